@@ -1,0 +1,1 @@
+"""Noria: durable commands and events."""

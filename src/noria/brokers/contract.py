@@ -1,0 +1,152 @@
+"""The few verbs that every broker keeps; `tests/contract` tests each sentence on each of them.
+
+Times are seconds. All verbs raise `BrokerUnavailable` if nobody answers within their deadline, and
+never hang. A *broker* here travels together with its *store* (`noria.store.contract`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from msgspec import Struct
+
+from noria.messages.topology import Topology
+from noria.messages.envelope import Envelope, Publication
+
+
+class Receipt(Struct, frozen=True, array_like=True):
+    """What became of one publication.
+
+    `outcome` is *stored*; *duplicate* (a unique or idempotency key was taken: `id` is the first message's);
+    *merged* (into the pending message `id`); or *pending*: not stored, because `pending` has the same key
+    at `version`: merge with it and publish again with `replaces=version`.
+    """
+
+    id: str
+    outcome: str = "stored"
+    version: int | None = None
+    pending: Envelope | None = None
+
+
+class Delivery(Struct, frozen=True, array_like=True, gc=False):
+    """A message lent to one consumer, until it settles it or is lost itself.
+
+    `attempt` counts from 1. `note` is what an earlier `Retry` left.
+    """
+
+    tag: int
+    queue: str
+    attempt: int
+    envelope: Envelope
+    note: str | None = None
+
+
+class Ack(Struct, frozen=True, array_like=True, tag="ack"):
+    """Done: it never comes back, and `then` is published with it or not at all.
+
+    `result` is kept if the message is tracked; `marked` says that handlers left marks to be forgotten.
+    """
+
+    delivery: int
+    then: tuple[Publication, ...] = ()
+    result: bytes | None = None
+    marked: bool = False
+
+
+class Retry(Struct, frozen=True, array_like=True, tag="retry"):
+    """Ready again after `after` seconds; `counted` says whether this attempt is spent.
+
+    `error` is remembered in the history of the message, `note` comes with the next delivery.
+    """
+
+    delivery: int
+    after: float = 0.0
+    counted: bool = True
+    error: str | None = None
+    note: str | None = None
+
+
+class Dead(Struct, frozen=True, array_like=True, tag="dead"):
+    """A dead letter: kept with its reason, error and history until somebody retries or discards it."""
+
+    delivery: int
+    reason: str
+    error: str | None = None
+
+
+Settlement = Ack | Retry | Dead
+
+
+class Refusal(Struct, frozen=True, array_like=True):
+    """Why one settlement was refused: *stale* (somebody else has it), *unroutable* or *pending* (see `Receipt`).
+
+    After *unroutable* and *pending* the delivery is still the consumer's, to settle in another way.
+    """
+
+    delivery: int
+    why: str
+    text: str = ""
+    receipts: tuple[Receipt, ...] = ()
+
+
+class Depth(Struct, frozen=True, array_like=True):
+    """How many messages of a queue are in each state; a message is counted in exactly one."""
+
+    ready: int = 0
+    running: int = 0
+    delayed: int = 0
+    dead: int = 0
+
+
+class Consumer(Protocol):
+    """A receiver of deliveries; when it is closed or lost, what it holds is ready again at its old place."""
+
+    async def receive(self, limit: int, wait: float) -> list[Delivery]:
+        """Give up to `limit` deliveries, larger priorities first, then in the order of publishing.
+
+        Answers as soon as there is one, or with an empty list after `wait` seconds. Never more are out than
+        the prefetch allows. A key that is running is never given to anybody else.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
+        """End deliveries; what is not in the answer is durable when this returns."""
+        ...
+
+    def resize(self, prefetch: int) -> None:
+        """Change how many deliveries may be out; what is out already stays."""
+        ...
+
+
+class Broker(Protocol):
+    """Where messages wait."""
+
+    async def declare(self, topology: Topology) -> None:
+        """Make exchanges, queues and bindings exist. Safe to repeat.
+
+        Raises `TopologyConflict`, naming both declarations, if one exists with other bindings or another kind.
+        """
+        ...
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """Store messages; when this returns they survive `kill -9` of every process.
+
+        All are stored or none: raises `Unroutable`, `KeyReused` or another `Rejected` (nothing is stored),
+        or `Unconfirmed` (unknown: publish again with the same ids). On an exchange that archives, nobody needs to
+        be bound. Receipts come in the order of the publications.
+        """
+        ...
+
+    def consume(self, queues: Sequence[str], *, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
+        """Open a consumer of these queues, served in turn. Raises `NotFound` for an undeclared queue."""
+        ...
+
+    async def depth(self, queue: str) -> Depth:
+        """Count the messages of a queue. Raises `NotFound`."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Delete what is ready and delayed, not what is running or dead, and say how many."""
+        ...

@@ -1,0 +1,1 @@
+"""Who handles a message: a registry and a fold over middleware."""

@@ -1,0 +1,1 @@
+"""The embedded engine: the one process that owns the SQLite file."""

@@ -1,0 +1,337 @@
+"""A client of the engine: many calls in flight, one write a turn, and a connection that heals.
+
+When the engine dies, calls wait for its successor until their deadline. A publication that was in flight is
+not repeated blindly: the successor says which request of this client was the last to be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from noria.engine.ledger import Ledger, Session
+from noria.engine.owner import Ownership, socket_path
+from noria.engine.server import Engine, steady_clock
+from noria.engine.verbs import DECODERS, Verbs
+from noria.engine.wire import PROTOCOL, Failure, Frames, decode_answer, decode_request, encode, error_of, failure_of, frame
+from noria.errors import AlreadyOwned, BrokerError, BrokerUnavailable, NoriaError, Unconfirmed
+
+DEADLINE: Final = 5.0
+_BEAT: Final = 2.0
+_SWEEP: Final = 0.25
+_RETRY: Final = 0.05
+_WAITS: Final = frozenset({"receive", "result"})
+
+Decode = Callable[[Raw], Any]
+decode_plain: Final[Decode] = msgspec.msgpack.Decoder().decode
+
+
+class _Call:
+    """A request that has no answer yet."""
+
+    __slots__ = ("body", "decode", "expires", "future", "sent", "serial", "verb")
+
+    def __init__(self, serial: int, verb: str, body: bytes, decode: Decode, expires: float, future: asyncio.Future[Any]) -> None:
+        self.serial = serial
+        self.verb = verb
+        self.body = body
+        self.decode = decode
+        self.expires = expires
+        self.future = future
+        self.sent = False
+
+
+class Client:
+    """Speaks the engine's verbs from one event loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        role: str = "client",
+        info: dict[str, Any] | None = None,
+        alone: bool = True,
+        engine: Engine | None = None,
+        deadline: float = DEADLINE,
+    ) -> None:
+        """Prepare a client of the engine of a file; it connects with the first call.
+
+        `alone`: where no engine runs, own the file for the moment of a call. `engine`: speak to an engine in
+        this process. `deadline`: seconds after which a call fails.
+        """
+        self.path = path
+        self.deadline = deadline
+        self.role = role
+        self.info = info or {}
+        self.held: Callable[[], Iterable[tuple[str, int]]] = tuple
+        self.on_lost: Callable[[set[int]], None] = lambda _: None
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
+        self._alone = alone
+        self._engine = engine
+        self._frames = Frames()
+        self._calls: dict[int, _Call] = {}
+        self._serial = 0
+        self._outbox: list[bytes] = []
+        self._flushing = False
+        self._write: Callable[[bytes], None] | None = None
+        self._close_link: Callable[[], None] = lambda: None
+        self._connector: asyncio.Task[None] | None = None
+        self._hello = -1
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+        self._beat_at = self._loop.time() + _BEAT
+
+    # --- calling
+
+    def call(self, verb: str, *arguments: Any, decode: Decode = decode_plain, deadline: float | None = None) -> asyncio.Future[Any]:
+        """Send a request and give the future of its answer.
+
+        Fails with the engine's refusal, or with `BrokerUnavailable` or `Unconfirmed` after `deadline` seconds.
+        """
+        if self._closed:
+            raise BrokerUnavailable("this client is closed")
+        self._serial += 1
+        serial = self._serial
+        future: asyncio.Future[Any] = self._loop.create_future()
+        body = frame((serial, verb, arguments))
+        call = _Call(serial, verb, body, decode, self._loop.time() + (deadline or self.deadline), future)
+        self._calls[serial] = call
+        if self._write is not None and self._hello < 0:
+            call.sent = True
+            self._outbox.append(body)
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+        elif self._connector is None:
+            self._connector = self._loop.create_task(self._connect())
+        return future
+
+    def cancel(self, serial: int) -> None:
+        """Ask that a waiting `receive` be answered now."""
+        if serial in self._calls and self._write is not None:
+            self.call("cancel", serial)
+
+    @property
+    def serial(self) -> int:
+        """The number of the latest call."""
+        return self._serial
+
+    async def close(self) -> None:
+        """Close the connection; calls without an answer fail."""
+        if self._closed:
+            return
+        self._flush()
+        self._closed = True
+        self._sweeper.cancel()
+        if self._connector is not None:
+            self._connector.cancel()
+        self._close_link()
+        self._write = None
+        for call in self._calls.values():
+            if not call.future.done():
+                call.future.set_exception(BrokerUnavailable("the client was closed before the answer came"))
+                call.future.exception()
+        self._calls.clear()
+
+    # --- the link
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._outbox and self._write is not None:
+            self._write(b"".join(self._outbox))
+        self._outbox.clear()
+
+    async def _connect(self) -> None:
+        try:
+            while self._calls and not self._closed:
+                if self._engine is not None:
+                    self._link_local(self._engine)
+                    return
+                try:
+                    await self._loop.create_unix_connection(lambda: _Link(self), str(socket_path(self.path)))
+                    return
+                except OSError:
+                    if self._alone:
+                        self._own_for_a_moment()
+                if self._calls:
+                    await asyncio.sleep(_RETRY)
+        finally:
+            self._connector = None
+
+    def _link_local(self, engine: Engine) -> None:
+        frames = Frames()
+        connection = engine.attach(lambda data: self._loop.call_soon(self.received, data) and None)
+
+        def write(data: bytes) -> None:
+            for body in frames.feed(data):
+                engine.submit(connection, decode_request(body))
+
+        self.linked(write, lambda: engine.detach(connection))
+
+    def linked(self, write: Callable[[bytes], None], close: Callable[[], None]) -> None:
+        """Take a fresh connection into use: say hello, then everything that waits."""
+        self._frames = Frames()
+        self._write = write
+        self._close_link = close
+        self._serial += 1
+        self._hello = self._serial
+        held = list(self.held())
+        hello = {"protocol": PROTOCOL, "name": self.name, "role": self.role, "info": self.info, "held": held}
+        write(frame((self._hello, "hello", (hello,))))
+        self._held = {tag for _, tag in held}
+
+    def unlinked(self) -> None:
+        """Notice that the connection is gone; what waits is sent again over the next."""
+        self._write = None
+        self._hello = -1
+        self._outbox.clear()
+        if not self._closed and (self._calls or self._held_any()) and self._connector is None:
+            self._connector = self._loop.create_task(self._connect())
+
+    def _held_any(self) -> bool:
+        return any(True for _ in self.held())
+
+    def received(self, data: bytes) -> None:
+        """Take bytes from the engine."""
+        calls = self._calls
+        for body in self._frames.feed(data):
+            answer = decode_answer(body)
+            if answer.serial == self._hello:
+                self._welcomed(answer.failure, answer.value)
+                continue
+            call = calls.pop(answer.serial, None)
+            if call is None or call.future.done():
+                continue
+            if answer.failure is not None:
+                call.future.set_exception(error_of(answer.failure))
+            else:
+                call.future.set_result(call.decode(answer.value))
+
+    def _welcomed(self, failure: Failure | None, value: Raw) -> None:
+        self._hello = -1
+        if failure is not None:
+            self._fail_all(error_of(failure))
+            return
+        welcome = decode_plain(value)
+        lost = self._held - set(welcome["kept"])
+        if lost:
+            self.on_lost(lost)
+        stored = int(welcome["stored"])
+        for call in list(self._calls.values()):
+            if call.sent and call.verb == "publish":
+                if call.serial <= stored:
+                    self._confirm(call)
+                    continue
+            elif call.sent and call.verb in ("settle", "fire"):
+                self._finish(call, Unconfirmed("the engine was restarted while it settled; what it stored is not delivered again"))
+                continue
+            call.sent = True
+            self._outbox.append(call.body)
+        self._flush()
+
+    def _confirm(self, call: _Call) -> None:
+        """Answer a publication that was stored just before the engine died."""
+        posted: list[Any] = decode_plain(decode_request(call.body[4:]).arguments)[0]
+        if any(len(p) > 7 and p[7] is not None for p in posted):
+            self._finish(call, Unconfirmed("the engine was restarted before it answered; send again with the same id or key"))
+        else:
+            self._calls.pop(call.serial, None)
+            if not call.future.done():
+                call.future.set_result(call.decode(Raw(encode([(p[0],) for p in posted]))))
+
+    def _own_for_a_moment(self) -> None:
+        """Do what waits as the owner of the file, where no engine runs."""
+        try:
+            ownership = Ownership(self.path)
+        except AlreadyOwned:
+            return  # an engine is starting, or another sender is in its moment
+        except OSError as error:
+            self._fail_all(BrokerUnavailable(f"{self.path} cannot be opened: {error}"))
+            return
+        try:
+            ledger = Ledger(self.path, steady_clock())
+            verbs, session = Verbs(ledger), Session(self.name)
+            try:
+                for call in list(self._calls.values()):
+                    self._perform(call, ledger, verbs, session)
+            finally:
+                ledger.close()
+        except NoriaError as error:
+            self._fail_all(error)
+        finally:
+            ownership.close()
+
+    def _perform(self, call: _Call, ledger: Ledger, verbs: Verbs, session: Session) -> None:
+        request = decode_request(call.body[4:])
+        decode = DECODERS.get(call.verb)
+        if decode is None:
+            self._finish(call, BrokerUnavailable(f'no engine runs for {self.path}, and "{call.verb}" needs one: start "noria run"'))
+            return
+        try:
+            value = getattr(verbs, call.verb)(session, *decode(request.arguments))
+            ledger.commit()
+        except (NoriaError, msgspec.DecodeError) as error:
+            ledger.undo()
+            self._finish(call, error if isinstance(error, NoriaError) else BrokerError(f"bad request: {error}"))
+            return
+        self._calls.pop(call.serial, None)
+        if not call.future.done():
+            call.future.set_result(call.decode(Raw(encode(value))))
+
+    # --- time
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for call in [c for c in self._calls.values() if c.expires < now]:
+            if call.sent and call.verb in ("publish", "settle", "fire"):
+                self._finish(call, Unconfirmed(f'no answer to "{call.verb}" within its deadline; repeat it with the same message id'))
+            elif call.verb == "receive":
+                self._calls.pop(call.serial, None)
+                if not call.future.done():
+                    call.future.set_result([])
+            else:
+                self._finish(call, BrokerUnavailable(f'the engine of {self.path} did not answer "{call.verb}" in time; is "noria run" up?'))
+        if self._write is not None and self._hello < 0 and now >= self._beat_at:
+            self._beat_at = now + _BEAT
+            if self._held_any():
+                self.call("ping").add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+
+    def _finish(self, call: _Call, error: NoriaError) -> None:
+        self._calls.pop(call.serial, None)
+        if not call.future.done():
+            call.future.set_exception(error)
+
+    def _fail_all(self, error: NoriaError) -> None:
+        for call in list(self._calls.values()):
+            self._finish(call, error)
+
+
+class _Link(asyncio.Protocol):
+    """The client's end of the Unix socket."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._client.linked(transport.write, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        self._client.received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._client.unlinked()
+
+
+

@@ -1,0 +1,607 @@
+"""The engine's transaction: what arrived in one turn is stored together, then lent to whoever waits.
+
+The ledger is synchronous, does no I/O but SQLite's, and reads no clock by itself. Its verbs are those of
+`verbs.py`; this file has the turn around them and the life of a message.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+import msgspec
+from msgspec import Raw
+
+from noria.engine.database import open_database
+from noria.engine.queues import HISTORY, HOLDER, MERGES, TRACKED, UNIQUE, Claim, QueueState
+from noria.engine.routes import Routes
+from noria.engine.wire import Posted
+from noria.errors import KeyReused, StorageFull
+
+_IDS_AT_ONCE: Final = 1_000_000
+_PROMOTED_AT_ONCE: Final = 1000
+_DEATHS_ALLOWED: Final = 3
+IDEMPOTENCY_KEPT: Final = 24 * 3600.0
+RESULTS_KEPT: Final = 24 * 3600.0
+
+_TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id > ? order by id limit ?"
+_TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
+_INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
+
+Row = tuple[int, str, int, int, str | None, str | None, bytes]
+
+
+class Session:
+    """One connected client; what it holds is given back when it ends."""
+
+    def __init__(self, name: str = "", role: str = "client") -> None:
+        self.name = name
+        self.role = role
+        self.info: dict[str, Any] = {}
+        self.claims: dict[int, Claim] = {}
+        self.last_seen = 0.0
+        self.serial = 0
+
+
+class Receiver:
+    """A session that waits for deliveries."""
+
+    __slots__ = ("limit", "queues", "reply", "session", "turn")
+
+    def __init__(self, session: Session, queues: list[QueueState], limit: int, reply: Callable[[Any], None]) -> None:
+        self.session = session
+        self.queues = queues
+        self.limit = limit
+        self.reply = reply
+        self.turn = 0
+
+
+class Ledger:
+    """The messages of one file."""
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        """Open the file; the caller holds its `Ownership`. Raises the errors of `open_database`."""
+        self.path = path
+        self.now = now
+        self.db = open_database(path)
+        self.routes = Routes(self.db)
+        self.claims: dict[int, Claim] = {}
+        self.receivers: list[Receiver] = []
+        self.served: list[tuple[Receiver, list[Any]]] = []
+        self.waiters: dict[str, list[Callable[[Any], None]]] = collections.defaultdict(list)
+        self.finished: list[str] = []
+        self._next = self._reserved = int(self._meta("next_id"))
+        self.was_held = int(self._meta("held")) != 0
+        self._set_meta("held", -1)
+        self._writing = False
+        self._added: list[int] = []
+        self._popped: list[Claim] = []
+        self._dirty: set[QueueState] = set()
+        self.next_due = self._first_due()
+        self.held_back = False
+        self._load()
+
+    # --- the turn
+
+    def write(self) -> None:
+        """Begin the turn's transaction if it has not begun."""
+        if not self._writing:
+            self.db.execute("begin immediate")
+            self._writing = True
+
+    def commit(self) -> None:
+        """Make the turn durable; raises `StorageFull` after undoing all of it."""
+        try:
+            if self._writing:
+                self._save_counters()
+                self.db.execute("commit")
+        except apsw.FullError as error:
+            self.undo()
+            raise StorageFull(f"no room to store more in {self.path.parent} ({error}); free some space, nothing was lost") from None
+        self._writing = False
+        self._added.clear()
+        self._popped.clear()
+        self._dirty.clear()
+
+    def undo(self) -> None:
+        """Take back everything since the last commit, in the file and in memory."""
+        if self._writing and not self.db.get_autocommit():
+            self.db.execute("rollback")
+        self._writing = False
+        for tag in self._added:
+            claim = self.claims.pop(tag, None)
+            if claim is not None:
+                del claim.session.claims[tag]
+                claim.queue.running -= 1
+        for claim in self._popped:
+            self.claims[claim.id] = claim.session.claims[claim.id] = claim
+            claim.queue.running += 1
+        self._added.clear()
+        self._popped.clear()
+        self._dirty.clear()
+        self.finished.clear()
+        self.receivers[:0] = [receiver for receiver, _ in self.served]
+        self.served.clear()
+        self._reload()
+
+    def close(self) -> None:
+        """Close the file, remembering whether anything was lent."""
+        if self._writing:
+            self.undo()
+        self._set_meta("held", len(self.claims))
+        self.db.close()
+
+    # --- publishing
+
+    def publish(self, posted: Sequence[Posted]) -> list[Any]:
+        """Store publications, all or none, and give their receipts."""
+        routes = [self.routes.match(p.exchange, p.routing_key) for p in posted]
+        for p in posted:
+            if p.options is not None and p.options.idempotency_key is not None:
+                self._refuse_reuse(p)
+        self.write()
+        now = self.now()
+        receipts: list[Any] = []
+        rows: list[tuple[Any, ...]] = []
+        archived: list[tuple[Any, ...]] = []
+        for p, queues in zip(posted, routes, strict=True):
+            options = p.options
+            envelope = bytes(p.envelope)
+            if options is None and p.delay <= 0:
+                rank = -p.priority
+                for queue in queues:
+                    rows.append((queue.id, rank, self.next_id(), p.message_id, 0, 0, None, None, envelope))
+                    queue.arrived(rank, 1)
+                    self._dirty.add(queue)
+                receipts.append((p.message_id,))
+            else:
+                receipts.append(self._publish_special(p, envelope, queues, now))
+            if p.exchange and len(receipts[-1]) == 1:
+                exchange = self.routes.exchanges[p.exchange]
+                if exchange.archive:
+                    archived.append((now, p.exchange, p.routing_key, p.message_id, envelope))
+        if rows:
+            self.db.executemany(_INSERT, rows)
+        if archived:
+            self.db.executemany("insert into archive (at, exchange, routing_key, message_id, envelope) values (?, ?, ?, ?, ?)", archived)
+        return receipts
+
+    def _publish_special(self, p: Posted, envelope: bytes, queues: Iterable[QueueState], now: float) -> tuple[Any, ...]:
+        options = p.options
+        flags = 0
+        key: str | None = None
+        if options is not None:
+            taken = self._taken(p, now)
+            if taken is not None:
+                return (taken, "duplicate")
+            key = options.key
+            flags = (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if options.merges else 0)
+        for queue in queues:
+            if flags & MERGES and key is not None:
+                answer = self._merge(p, envelope, queue, key, flags, now)
+                if answer is not None:
+                    return answer
+            self._insert(queue, -p.priority, p, envelope, flags, key, now)
+        if options is not None:
+            self._remember_keys(p, now)
+            if flags & TRACKED:
+                first = next(iter(queues), None)
+                self.db.execute(
+                    "insert or ignore into tracked (message_id, type, state, queue, at) values (?, ?, ?, ?, ?)",
+                    (p.message_id, p.type, "delayed" if p.delay > 0 else "ready", first.name if first else "", now),
+                )
+        return (p.message_id,)
+
+    def _insert(self, queue: QueueState, rank: int, p: Posted, envelope: bytes, flags: int, key: str | None, now: float) -> None:
+        identity = self.next_id()
+        due = now + p.delay if p.delay > 0 else None
+        if due is None:
+            self.db.execute(_INSERT, (queue.id, rank, identity, p.message_id, 0, flags, key, None, envelope))
+            queue.arrived(rank, 1)
+        else:
+            self.db.execute(_DELAY, (due, identity, queue.id, rank, p.message_id, 0, flags, key, None, envelope))
+            queue.delayed += 1
+            queue.published += 1
+            self._due_at(due)
+        self._dirty.add(queue)
+        if flags & MERGES:
+            self.db.execute(
+                "insert into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)", (queue.id, key, identity, due, rank, identity)
+            )
+
+    def _merge(self, p: Posted, envelope: bytes, queue: QueueState, key: str, flags: int, now: float) -> tuple[Any, ...] | None:
+        """Put a merged message in the place of the pending one, or say what is pending; None if nothing is."""
+        found = self.db.execute("select id, due, rank, version from pending where queue = ? and key = ?", (queue.id, key)).fetchone()
+        if found is None:
+            return None
+        identity, due, rank, version = found
+        message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))  # type: ignore[arg-type]
+        options = p.options
+        assert options is not None
+        if options.replaces != version:
+            return (message_id, "pending", version, Raw(old))
+        if due is None:
+            self.db.execute(
+                "update ready set envelope = ?, flags = ? where queue = ? and rank = ? and id = ?", (envelope, stored | flags, queue.id, rank, identity)
+            )
+        else:
+            self.db.execute("update delayed set envelope = ?, flags = ? where due = ? and id = ?", (envelope, stored | flags, due, identity))
+        self.db.execute("update pending set version = ? where queue = ? and key = ?", (self.next_id(), queue.id, key))
+        if options.tracked:
+            self.db.executemany(
+                "insert or ignore into tracked (message_id, type, state, queue, at, into_id) values (?, ?, 'ready', ?, ?, ?)",
+                [(merged, p.type, queue.name, now, message_id) for merged in options.merged_ids if merged != message_id],
+            )
+        for merged in options.merged_ids:
+            self._remember_keys(p, now, merged)
+        return (message_id, "merged")
+
+    def _pending_row(self, queue: QueueState, identity: int, due: float | None, rank: int) -> tuple[str, int, bytes]:
+        if due is None:
+            sql, place = "select message_id, flags, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
+        else:
+            sql, place = "select message_id, flags, envelope from delayed where due = ? and id = ?", (due, identity)
+        return self.db.execute(sql, place).fetchone()  # type: ignore[return-value]
+
+    def _refuse_reuse(self, p: Posted) -> None:
+        options = p.options
+        assert options is not None
+        row = self.db.execute(
+            "select fingerprint from idempotency where name = ? and until > ?", (options.idempotency_key, self.now())
+        ).fetchone()
+        if row is not None and row[0] != options.fingerprint:
+            raise KeyReused(f'idempotency key "{options.idempotency_key}" came with another body before; use a new key for a new request')
+
+    def _taken(self, p: Posted, now: float) -> str | None:
+        options = p.options
+        assert options is not None
+        if options.idempotency_key is not None:
+            row = self.db.execute("select message_id from idempotency where name = ? and until > ?", (options.idempotency_key, now)).fetchone()
+            if row is not None:
+                return str(row[0])
+        if options.unique is not None:
+            row = self.db.execute(
+                "select message_id from unique_key where name = ? and (until is null or until > ?)", (options.unique, now)
+            ).fetchone()
+            if row is not None:
+                return str(row[0])
+        return None
+
+    def _remember_keys(self, p: Posted, now: float, message_id: str | None = None) -> None:
+        options = p.options
+        assert options is not None
+        identity = message_id or p.message_id
+        if options.idempotency_key is not None:
+            self.db.execute(
+                "insert or replace into idempotency values (?, ?, ?, ?)",
+                (options.idempotency_key, identity, options.fingerprint or "", now + IDEMPOTENCY_KEPT),
+            )
+        if options.unique is not None:
+            until = None if options.unique_for is None else now + options.unique_for
+            self.db.execute("insert or replace into unique_key values (?, ?, ?)", (options.unique, identity, until))
+
+    # --- lending
+
+    def serve(self) -> None:
+        """Lend what is ready to those who wait, in turn."""
+        if self.held_back:
+            return
+        for receiver in list(self.receivers):
+            queues, lent = receiver.queues, list[Any]()
+            for offset in range(len(queues)):
+                queue = queues[(receiver.turn + offset) % len(queues)]
+                if queue.servable and len(lent) < receiver.limit:
+                    self._lend(queue, receiver, lent)
+            if lent:
+                receiver.turn += 1
+                self.receivers.remove(receiver)
+                self.served.append((receiver, lent))
+
+    def _lend(self, queue: QueueState, receiver: Receiver, lent: list[Any]) -> None:
+        session, limit = receiver.session, receiver.limit
+        for number in queue.order:
+            rank = queue.ranks[number]
+            while rank.returned and len(lent) < limit:
+                identity = heapq.heappop(rank.returned)
+                row = self.db.execute(_TAKE_ONE, (queue.id, number, identity)).fetchone()
+                if row is not None and identity not in self.claims:
+                    self._claim(queue, number, session, row, lent)  # type: ignore[arg-type]
+            while not rank.exhausted and len(lent) < limit:
+                wanted = limit - len(lent)
+                rows: list[Row] = self.db.execute(_TAKE, (queue.id, number, rank.cursor, wanted)).fetchall()  # type: ignore[assignment]
+                rank.exhausted = len(rows) < wanted
+                for row in rows:
+                    rank.cursor = row[0]
+                    if row[0] in self.claims:
+                        continue
+                    key = row[4]
+                    if key is not None and key in queue.held:
+                        if queue.held[key] != row[0]:
+                            queue.blocked.add(key)
+                        continue
+                    self._claim(queue, number, session, row, lent)
+            if len(lent) >= limit:
+                return
+
+    def _claim(self, queue: QueueState, rank: int, session: Session, row: Row, lent: list[Any]) -> None:
+        identity, message_id, attempt, flags, key, note, envelope = row
+        claim = Claim(session, queue, rank, identity, message_id, attempt, flags, key)
+        self.claims[identity] = session.claims[identity] = claim
+        self._added.append(identity)
+        queue.running += 1
+        if key is not None:
+            queue.held[key] = identity
+            if flags & MERGES:
+                self.write()
+                self.db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, identity))
+        lent.append((identity, queue.name, attempt + 1, Raw(envelope), note))
+
+    # --- ending
+
+    def claim_of(self, session: Session, tag: int) -> Claim | None:
+        """Give what this session holds under a tag, or nothing if it was lost."""
+        claim = self.claims.get(tag)
+        return claim if claim is not None and claim.session is session else None
+
+    def ack(self, claims: Sequence[tuple[Claim, bytes | None, bool]]) -> None:
+        """End claims as done, each with its result and whether handlers left marks."""
+        self.write()
+        self.db.executemany(_DELETE, [(c.queue.id, c.rank, c.id) for c, _, _ in claims])
+        for claim, result, marked in claims:
+            queue = claim.queue
+            self._drop(claim)
+            queue.rows -= 1
+            queue.done += 1
+            self._dirty.add(queue)
+            if claim.flags:
+                self._forget(claim)
+                if claim.flags & TRACKED:
+                    self.end_tracked(claim.message_id, "done", result, None)
+            if marked:
+                self.db.execute("delete from mark where message_id = ?", (claim.message_id,))
+            if claim.key is not None:
+                self._release_key(queue, claim.key)
+
+    def conflicts(self, posted: Sequence[Posted]) -> list[Any]:
+        """Give the receipts of those publications that must be merged with a pending message first."""
+        found: list[Any] = []
+        for p in posted:
+            if p.options is None or not p.options.merges or self._taken(p, self.now()) is not None:
+                continue
+            for queue in self.routes.match(p.exchange, p.routing_key):
+                row = self.db.execute("select id, due, rank, version from pending where queue = ? and key = ?", (queue.id, p.options.key)).fetchone()
+                if row is not None and row[3] != p.options.replaces:
+                    message_id, _, envelope = self._pending_row(queue, int(row[0]), row[1], int(row[2]))  # type: ignore[arg-type]
+                    found.append((message_id, "pending", row[3], Raw(envelope)))
+        return found
+
+    def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None) -> None:
+        """Make a claim ready again, at once at its old place or later."""
+        queue = claim.queue
+        if not counted and after <= 0 and note is None and error is None:
+            self._drop(claim)
+            queue.rank(claim.rank).give_back(claim.id)
+            return
+        self.write()
+        attempt = claim.attempt + (1 if counted else 0)
+        flags = claim.flags
+        if counted:
+            queue.retried += 1
+        if error is not None:
+            flags |= HISTORY
+            self.db.execute("insert into failure values (?, ?, ?, ?)", (self._scope(claim), self.now(), claim.attempt + 1, error))
+        place = (queue.id, claim.rank, claim.id)
+        if after <= 0:
+            self.db.execute("update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?", (attempt, flags, note, *place))
+            self._drop(claim)
+            queue.rank(claim.rank).give_back(claim.id)
+        else:
+            (envelope,) = self.db.execute(f"{_DELETE} returning envelope", place).fetchone()  # type: ignore[misc]
+            due = self.now() + after
+            if claim.key is not None:
+                flags |= HOLDER
+            self.db.execute(_DELAY, (due, claim.id, queue.id, claim.rank, claim.message_id, attempt, flags, claim.key, note, envelope))
+            self._drop(claim)
+            queue.rows -= 1
+            queue.delayed += 1
+            self._due_at(due)
+        self._dirty.add(queue)
+
+    def bury(self, claim: Claim, reason: str, error: str | None, *, attempt: int | None = None) -> None:
+        """Make a claim a dead letter with its history."""
+        self.write()
+        queue = claim.queue
+        (envelope,) = self.db.execute(f"{_DELETE} returning envelope", (queue.id, claim.rank, claim.id)).fetchone()  # type: ignore[misc]
+        spent = claim.attempt + 1 if attempt is None else attempt
+        scope = self._scope(claim)
+        history = [tuple(row) for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))]
+        self.db.execute(
+            "insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~(HISTORY | HOLDER), claim.key, reason, error, self.now(),
+             msgspec.msgpack.encode(history), envelope),
+        )  # fmt: skip
+        self.db.execute("delete from death where message_id = ?", (scope,))
+        self._forget(claim, marks=False)
+        if claim.flags & TRACKED:
+            self.end_tracked(claim.message_id, "dead", None, f"{reason}: {error}" if error else reason)
+        self._drop(claim)
+        queue.rows -= 1
+        queue.dead += 1
+        queue.died += 1
+        self._dirty.add(queue)
+        if claim.key is not None:
+            self._release_key(queue, claim.key)
+
+    def give_back(self, session: Session, started: frozenset[int] | None) -> None:
+        """Take everything from a session that ended; `started` are the tags that a dead worker was running."""
+        for tag, claim in list(session.claims.items()):
+            if started is None or tag not in started:
+                self._drop(claim)
+                claim.queue.rank(claim.rank).give_back(tag)
+                continue
+            self.write()
+            scope = self._scope(claim)
+            self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
+            (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()  # type: ignore[misc]
+            if int(deaths) >= _DEATHS_ALLOWED:  # type: ignore[arg-type]
+                self.bury(claim, "worker_lost", f"{deaths} workers died while they ran this message")
+            else:
+                self.retry(claim, 0.0, counted=True, error=f"worker {session.name} died while it ran this message", note=None)
+
+    def adopt(self, session: Session, held: Iterable[tuple[str, int]]) -> list[int]:
+        """Lend messages again to the client that held them before the engine was restarted; give those it may keep."""
+        kept: list[int] = []
+        for name, tag in held:
+            queue = self.routes.queues.get(name)
+            if queue is None or tag in self.claims:
+                continue
+            for rank in queue.order:
+                row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
+                if row is not None:
+                    self._claim(queue, rank, session, row, [])  # type: ignore[arg-type]
+                    kept.append(tag)
+                    break
+        return kept
+
+    # --- time
+
+    def promote(self) -> None:
+        """Make ready what is due."""
+        now = self.now()
+        if now < self.next_due:
+            return
+        rows = self.db.execute(
+            "select due, id, queue, rank, message_id, attempt, flags, key, note, envelope from delayed where due <= ? order by due, id limit ?",
+            (now, _PROMOTED_AT_ONCE),
+        ).fetchall()
+        if rows:
+            self.write()
+        for due, identity, queue_id, rank, message_id, attempt, flags, key, note, envelope in rows:  # type: ignore[misc]
+            queue = self.routes.by_id[queue_id]  # type: ignore[index]
+            self.db.execute("delete from delayed where due = ? and id = ?", (due, identity))
+            holder = flags & HOLDER  # type: ignore[operator]
+            new = identity if holder else self.next_id()
+            self.db.execute(_INSERT, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope))
+            if flags & MERGES:  # type: ignore[operator]
+                self.db.execute("update pending set id = ?, due = null where queue = ? and key = ? and id = ?", (new, queue_id, key, identity))
+            if holder:
+                queue.rank(rank).give_back(new)  # type: ignore[arg-type]
+            else:
+                queue.rank(rank).exhausted = False  # type: ignore[arg-type]
+            queue.rows += 1
+            queue.delayed -= 1
+            self._dirty.add(queue)
+        self.next_due = self._first_due()
+
+    # --- what the verbs share
+
+    def next_id(self) -> int:
+        """Give a number that grows for ever, also over restarts."""
+        if self._next >= self._reserved:
+            self._reserved = self._next + _IDS_AT_ONCE
+            self._set_meta("next_id", self._reserved)
+        self._next += 1
+        return self._next
+
+    def end_tracked(self, message_id: str, state: str, result: bytes | None, error: str | None) -> None:
+        """Store how a tracked message and all that were merged into it ended."""
+        self.db.execute(
+            "update tracked set state = ?, result = ?, error = ?, at = ? where message_id = ? or into_id = ?",
+            (state, result, error, self.now(), message_id, message_id),
+        )
+        self.finished.append(message_id)
+        self.finished += [str(row[0]) for row in self.db.execute("select message_id from tracked where into_id = ?", (message_id,))]
+
+    def touch(self, queue: QueueState) -> None:
+        """Store the counters of a queue with this turn."""
+        self._dirty.add(queue)
+
+    def refresh(self, queue: QueueState) -> None:
+        """Look at a queue afresh after rows were deleted or inserted in bulk; its counters are stored with this turn."""
+        self._dirty.add(queue)
+        self._fresh(queue)
+
+    def _drop(self, claim: Claim) -> None:
+        del self.claims[claim.id]
+        del claim.session.claims[claim.id]
+        claim.queue.running -= 1
+        self._popped.append(claim)
+
+    def _scope(self, claim: Claim) -> str:
+        return f"{claim.queue.id}/{claim.message_id}"
+
+    def _release_key(self, queue: QueueState, key: str) -> None:
+        queue.held.pop(key, None)
+        if key in queue.blocked:
+            row = self.db.execute("select rank, id from ready where queue = ? and key = ? order by rank, id limit 1", (queue.id, key)).fetchone()
+            if row is None:
+                queue.blocked.discard(key)
+            else:
+                queue.held[key] = int(row[1])  # type: ignore[arg-type]
+                queue.rank(int(row[0])).give_back(int(row[1]))  # type: ignore[arg-type]
+
+    def _forget(self, claim: Claim, *, marks: bool = True) -> None:
+        if claim.flags & HISTORY:
+            scope = self._scope(claim)
+            self.db.execute("delete from failure where message_id = ?", (scope,))
+            self.db.execute("delete from death where message_id = ?", (scope,))
+        if claim.flags & UNIQUE:
+            self.db.execute("delete from unique_key where message_id = ? and until is null", (claim.message_id,))
+
+    def _save_counters(self) -> None:
+        self.db.executemany(
+            "update queue set rows = ?, delayed = ?, dead = ? where id = ?", [(q.rows, q.delayed, q.dead, q.id) for q in self._dirty]
+        )
+
+    def _reload(self) -> None:
+        self.routes.reload()
+        for identity, rows, delayed, dead in self.db.execute("select id, rows, delayed, dead from queue"):
+            queue = self.routes.by_id.get(identity)  # type: ignore[arg-type]
+            if queue is not None:
+                queue.rows, queue.delayed, queue.dead = int(rows), int(delayed), int(dead)  # type: ignore[arg-type]
+        self._next = max(self._next, int(self._meta("next_id")))
+        self._reserved = self._next
+        self._load()
+        self.next_due = self._first_due()
+
+    def _load(self) -> None:
+        for queue in self.routes.queues.values():
+            self._fresh(queue)
+
+    def _fresh(self, queue: QueueState) -> None:
+        queue.ranks.clear()
+        queue.order.clear()
+        queue.blocked.clear()
+        queue.held = {c.key: c.id for c in self.claims.values() if c.queue is queue and c.key is not None}
+        for key, identity in self.db.execute("select key, id from delayed where queue = ? and flags & ?", (queue.id, HOLDER)):
+            queue.held[str(key)] = int(identity)  # type: ignore[arg-type]
+        rank: int | None = None
+        while True:  # one look-up for each priority, whatever the number of messages
+            row = self.db.execute(
+                "select rank from ready where queue = ? and rank > ? order by rank limit 1", (queue.id, -(2**62) if rank is None else rank)
+            ).fetchone()
+            if row is None:
+                return
+            rank = int(row[0])  # type: ignore[arg-type]
+            queue.rank(rank)
+
+    def _first_due(self) -> float:
+        row = self.db.execute("select min(due) from delayed").fetchone()
+        return float("inf") if row is None or row[0] is None else float(row[0])  # type: ignore[arg-type]
+
+    def _due_at(self, due: float) -> None:
+        self.next_due = min(self.next_due, due)
+
+    def _meta(self, name: str) -> int:
+        (value,) = self.db.execute("select value from meta where name = ?", (name,)).fetchone()  # type: ignore[misc]
+        return int(value)  # type: ignore[arg-type]
+
+    def _set_meta(self, name: str, value: int) -> None:
+        self.db.execute("update meta set value = ? where name = ?", (value, name))
+

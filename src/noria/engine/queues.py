@@ -1,0 +1,83 @@
+"""What the engine holds in memory of each queue: how far it was served, what is lent, which keys are taken.
+
+Nothing here grows with the backlog: only with what is lent, and with keys that others wait for.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from noria.engine.ledger import Session
+
+# Flags of a stored message: what else must be tidied up when it ends.
+TRACKED, UNIQUE, HISTORY, MERGES, HOLDER = 1, 2, 4, 8, 16
+
+
+class Claim(NamedTuple):
+    """A message that is lent to a session."""
+
+    session: Session
+    queue: QueueState
+    rank: int
+    id: int
+    message_id: str
+    attempt: int
+    flags: int
+    key: str | None
+
+
+@dataclass(slots=True)
+class Rank:
+    """The messages of one priority in one queue: served by `cursor`, but first what came back."""
+
+    cursor: int = 0
+    exhausted: bool = False
+    returned: list[int] = field(default_factory=list)
+
+    def give_back(self, identity: int) -> None:
+        """Remember a message that is ready again at its old place."""
+        heapq.heappush(self.returned, identity)
+
+
+@dataclass(slots=True, eq=False)
+class QueueState:
+    """One queue. `rows`, `delayed` and `dead` are kept in the file, the rest only here."""
+
+    id: int
+    name: str
+    bindings: tuple[tuple[str, str], ...]
+    origin: str
+    rows: int = 0
+    delayed: int = 0
+    dead: int = 0
+    running: int = 0
+    ranks: dict[int, Rank] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    held: dict[str, int] = field(default_factory=dict)
+    blocked: set[str] = field(default_factory=set)
+    published: int = 0
+    done: int = 0
+    retried: int = 0
+    died: int = 0
+
+    def rank(self, rank: int) -> Rank:
+        """Give the state of one priority."""
+        found = self.ranks.get(rank)
+        if found is None:
+            found = self.ranks[rank] = Rank()
+            self.order = sorted(self.ranks)
+        return found
+
+    def arrived(self, rank: int, count: int) -> None:
+        """Note that messages were stored behind the cursor."""
+        self.rank(rank).exhausted = False
+        self.rows += count
+        self.published += count
+
+    @property
+    def servable(self) -> bool:
+        """Whether there may be a message to lend; never false when there is one."""
+        return any(not r.exhausted or r.returned for r in self.ranks.values())

@@ -1,0 +1,122 @@
+"""What the engine remembers beside messages: marks, budgets, schedules, tracked states, the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from noria.engine.ledger import RESULTS_KEPT, Ledger
+from noria.engine.wire import Posted
+from noria.errors import NotFound
+from noria.messages.topology import passes
+
+
+class Records:
+    """The store's side of one file."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def mark(self, message_id: str, handler: str) -> None:
+        """Remember that a handler finished a message."""
+        self._ledger.write()
+        self._ledger.db.execute("insert or ignore into mark values (?, ?)", (message_id, handler))
+
+    def marks(self, message_id: str) -> list[str]:
+        """Give the handlers that finished a message."""
+        return [str(row[0]) for row in self._ledger.db.execute("select handler from mark where message_id = ?", (message_id,))]
+
+    def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> bool:
+        """Publish for a slot unless it or a later one was fired."""
+        last = self.last_fired(schedule)
+        if last is not None and last >= slot:
+            return False
+        if posted:
+            self._ledger.publish(posted)
+        self._ledger.write()
+        self._ledger.db.execute("insert or replace into schedule values (?, ?)", (schedule, slot))
+        return True
+
+    def last_fired(self, schedule: str) -> float | None:
+        """Give the latest slot of a schedule."""
+        row = self._ledger.db.execute("select slot from schedule where name = ?", (schedule,)).fetchone()
+        return None if row is None else float(row[0])  # type: ignore[arg-type]
+
+    def state(self, message_id: str) -> dict[str, Any]:
+        """Tell where a tracked message is, or raise `NotFound`."""
+        ledger = self._ledger
+        row = ledger.db.execute(
+            "select type, state, queue, into_id, result, error, progress from tracked where message_id = ?", (message_id,)
+        ).fetchone()
+        if row is None:
+            raise NotFound(
+                f"message {message_id} is not known: only messages sent over HTTP, asked for, or declared with results=True are "
+                f"tracked, and those that ended for {RESULTS_KEPT / 3600:g} hours"
+            )
+        name, state, queue, into, result, error, progress = row
+        if state not in ("done", "dead"):
+            state = self._living(str(queue), str(into or message_id))
+        return {
+            "id": message_id, "type": name, "state": state, "queue": queue, "merged_into": into, "result": result, "error": error,
+            "progress": msgspec.msgpack.decode(progress) if progress else None,  # type: ignore[arg-type]
+        }  # fmt: skip
+
+    def _living(self, queue: str, message_id: str) -> str:
+        found = self._ledger.routes.queues.get(queue)
+        if any(c.message_id == message_id for c in self._ledger.claims.values()):
+            return "running"
+        if found is not None and found.delayed:
+            row = self._ledger.db.execute("select 1 from delayed where queue = ? and message_id = ?", (found.id, message_id)).fetchone()
+            if row is not None:
+                return "delayed"
+        return "ready"
+
+    def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+        """Show how far a tracked message is."""
+        self._ledger.write()
+        self._ledger.db.execute(
+            "update tracked set progress = ? where message_id = ? or into_id = ?",
+            (msgspec.msgpack.encode((done, total, text)), message_id, message_id),
+        )
+
+    def take(self, budget: str, interval: float, burst: int) -> float:
+        """Reserve the next start of a budget and say in how many seconds it is."""
+        ledger = self._ledger
+        now = ledger.now()
+        row = ledger.db.execute("select tat from budget where name = ?", (budget,)).fetchone()
+        wait, tat = reserve(now, now if row is None else float(row[0]), interval, burst)  # type: ignore[arg-type]
+        ledger.write()
+        ledger.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
+        return wait
+
+    def archived(self, after: int, limit: int, pattern: str) -> list[Any]:
+        """Give archived messages in order; with a pattern, only those whose routing key fits."""
+        rows = self._ledger.db.execute(
+            "select seq, at, exchange, routing_key, envelope from archive where seq > ? order by seq limit ?", (after, max(0, min(limit, 1000)))
+        )
+        return [(seq, at, exchange, key, Raw(bytes(e))) for seq, at, exchange, key, e in rows if pattern == "#" or passes("topic", pattern, str(key))]  # type: ignore[arg-type]
+
+    def prune(self) -> None:
+        """Delete what was kept long enough: ended results, keys, clients, and the archive's old end."""
+        ledger, now = self._ledger, self._ledger.now()
+        ledger.write()
+        ledger.db.execute("delete from tracked where state in ('done', 'dead') and at < ?", (now - RESULTS_KEPT,))
+        ledger.db.execute("delete from idempotency where until < ?", (now,))
+        ledger.db.execute("delete from unique_key where until < ?", (now,))
+        ledger.db.execute("delete from client where at < ?", (now - RESULTS_KEPT,))
+        for exchange in ledger.routes.exchanges.values():
+            if exchange.archive:
+                kept = ledger.db.execute(
+                    "select seq from archive where exchange <> ? or at >= ? order by seq limit 1", (exchange.name, now - exchange.archive)
+                ).fetchone()
+                if kept is not None:
+                    ledger.db.execute("delete from archive where seq < ?", (kept[0],))
+
+
+def reserve(now: float, tat: float, interval: float, burst: int) -> tuple[float, float]:
+    """Give the seconds until the next start and the new theoretical arrival time (ITU-T I.371 §A.1)."""
+    start = max(now, tat - interval * (burst - 1))
+    return start - now, max(tat, start) + interval

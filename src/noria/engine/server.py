@@ -1,0 +1,465 @@
+"""The engine's loop: gathers what arrives in one turn, has the ledger commit it, then answers.
+
+One process runs it for each file. It holds no user code, starts no threads, and polls nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from noria import errors
+from noria.engine.ledger import Ledger, Receiver, Session
+from noria.engine.owner import Ownership, socket_path
+from noria.engine.verbs import DECODERS, Verbs
+from noria.engine.wire import PROTOCOL, Frames, Request, decode_request, encode, failure_of, frame
+from noria.errors import BrokerError, NoriaError
+
+log = logging.getLogger("noria.engine")
+
+GRACE: Final = 0.5  # seconds for clients to come back with what they hold, after an engine died
+FENCE: Final = 10.0  # seconds of silence after which a client that holds messages is given up
+_PRUNE_EVERY: Final = 60.0
+_STARTED: Final = struct.Struct("<Q")
+
+
+class Hello(msgspec.Struct):
+    """How a client presents itself; `held` are the (queue, tag) it had before its connection was cut."""
+
+    protocol: int
+    name: str
+    role: str = "client"
+    info: dict[str, Any] = {}
+    held: list[tuple[str, int]] = []
+
+
+_hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
+_receive: Final = msgspec.msgpack.Decoder(tuple[list[str], int, float]).decode
+_result: Final = msgspec.msgpack.Decoder(tuple[str, float]).decode
+_cancel: Final = msgspec.msgpack.Decoder(tuple[int]).decode
+
+
+class Connection:
+    """One client's side of the engine: a session, and the way to answer it."""
+
+    def __init__(self, send: Callable[[bytes], None], abort: Callable[[], None]) -> None:
+        self.session = Session()
+        self.outbox: list[bytes] = []
+        self.send = send
+        self.abort = abort
+        self.receiving: dict[int, tuple[Receiver, asyncio.TimerHandle]] = {}
+        self.stored = 0
+        self.closed = False
+
+    def answer(self, serial: int, value: Any) -> None:
+        """Put an answer into the outbox, to leave at the end of the turn."""
+        self.outbox.append(frame((serial, None, value)))
+
+    def refuse(self, serial: int, error: NoriaError) -> None:
+        """Put a refusal into the outbox."""
+        self.outbox.append(frame((serial, failure_of(error), None)))
+
+    def flush(self) -> None:
+        """Send what is in the outbox."""
+        if self.outbox and not self.closed:
+            self.send(b"".join(self.outbox))
+        self.outbox.clear()
+
+
+class Engine:
+    """Owns the ledger and runs its turns inside an event loop."""
+
+    def __init__(self, path: Path, *, now: Callable[[], float] | None = None, grace: float = GRACE) -> None:
+        """Open the file. Raises `AlreadyOwned`, `UnsafeStorage` or `CorruptStorage`."""
+        self._ownership = Ownership(path)
+        try:
+            self.ledger = Ledger(path, now or steady_clock())
+        except BaseException:
+            self._ownership.close()
+            raise
+        self.verbs = Verbs(self.ledger)
+        self.connections: set[Connection] = set()
+        self.started_at = time.time()
+        self.turns = 0
+        self._inbox: list[tuple[Connection, Request]] = []
+        self._lost: list[Connection] = []
+        self._scheduled = False
+        self._due: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._loop = asyncio.get_running_loop()
+        self._touched: set[Connection] = set()
+        self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
+        if self.ledger.was_held and grace > 0:
+            self.ledger.held_back = True
+            self._timers.append(self._loop.call_later(grace, self._serve_again))
+        self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
+        self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
+        self._wake_at_due()
+
+    # --- what connections bring
+
+    def attach(self, send: Callable[[bytes], None], abort: Callable[[], None] = lambda: None) -> Connection:
+        """Add a client; `send` carries answers to it, `abort` ends it."""
+        connection = Connection(send, abort)
+        self.connections.add(connection)
+        return connection
+
+    def submit(self, connection: Connection, request: Request) -> None:
+        """Take a request into the turn that is being gathered."""
+        connection.session.last_seen = self._loop.time()
+        self._inbox.append((connection, request))
+        self.schedule()
+
+    def detach(self, connection: Connection) -> None:
+        """Drop a client; what it held is ready again after this turn."""
+        if connection in self.connections:
+            connection.closed = True
+            self.connections.discard(connection)
+            self._lost.append(connection)
+            self.schedule()
+
+    def schedule(self) -> None:
+        """Have a turn run as soon as the loop has read everything that is there."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def close(self) -> None:
+        """Stop the timers and close the file."""
+        for timer in [*self._timers, *([self._due] if self._due else [])]:
+            timer.cancel()
+        for connection in list(self.connections):
+            for _, timer in connection.receiving.values():
+                timer.cancel()
+            connection.closed = True
+        self.connections.clear()
+        self.ledger.close()
+        self._ownership.close()
+        if not self.stopped.done():
+            self.stopped.set_result(None)
+
+    # --- the turn
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self.stopped.done():
+            return
+        self.turns += 1
+        inbox, self._inbox = self._inbox, []
+        lost, self._lost = self._lost, []
+        touched = self._touched
+        ledger = self.ledger
+        try:
+            for connection in lost:
+                self._bury_connection(connection)
+            for connection, request in inbox:
+                touched.add(connection)
+                self._perform(connection, request)
+            ledger.promote()
+            if ledger.receivers:
+                ledger.serve()
+            self._remember_serials(touched)
+            ledger.commit()
+        except apsw.FullError as error:
+            ledger.undo()
+            self._refuse_all(inbox, errors.StorageFull(f"no room to store more in {ledger.path.parent} ({error}); free some space, nothing was lost"))
+        except errors.StorageFull as error:
+            self._refuse_all(inbox, error)
+        except apsw.IOError as error:
+            self._give_up(error)
+            return
+        except Exception as error:  # one request must not take the others' answers with it
+            log.exception("a turn of %d requests failed and was undone", len(inbox))
+            ledger.undo()
+            self._refuse_all(inbox, errors.Rejected(f"the engine failed ({type(error).__name__}: {error}); nothing was stored"))
+        self._hand_over()
+        for connection in touched:
+            connection.flush()
+        touched.clear()
+        self._wake_at_due()
+        if ledger.next_due <= ledger.now() or (ledger.receivers and any(q.servable for r in ledger.receivers for q in r.queues) and not ledger.held_back):
+            self.schedule()
+
+    def _perform(self, connection: Connection, request: Request) -> None:
+        serial, verb = request.serial, request.verb
+        try:
+            special = _SPECIAL.get(verb)
+            if special is not None:
+                special(self, connection, request)
+                return
+            decode = DECODERS.get(verb)
+            if decode is None:
+                raise BrokerError(f'bad request: no verb is called "{verb}"')
+            arguments = decode(request.arguments)
+            connection.answer(serial, getattr(self.verbs, verb)(connection.session, *arguments))
+            if verb == "publish":
+                connection.stored = serial
+        except NoriaError as error:
+            connection.refuse(serial, error)
+        except msgspec.DecodeError as error:
+            connection.refuse(serial, BrokerError(f'bad request: "{verb}": {error}'))
+
+    def _refuse_all(self, inbox: list[tuple[Connection, Request]], error: NoriaError) -> None:
+        for connection, _ in inbox:
+            connection.outbox.clear()
+        for connection, request in inbox:
+            if request.verb in ("receive", "hello"):
+                continue  # still waiting, or must say hello again
+            connection.refuse(request.serial, error)
+
+    def _hand_over(self) -> None:
+        ledger = self.ledger
+        for receiver, lent in ledger.served:
+            receiver.reply(lent)
+        ledger.served.clear()
+        for message_id in ledger.finished:
+            for wake in ledger.waiters.pop(message_id, ()):
+                wake(message_id)
+        ledger.finished.clear()
+
+    def _remember_serials(self, touched: set[Connection]) -> None:
+        for connection in touched:
+            session = connection.session
+            if connection.stored > session.serial and session.name:
+                session.serial = connection.stored
+                self.ledger.write()
+                self.ledger.db.execute("insert or replace into client values (?, ?, ?)", (session.name, session.serial, self.ledger.now()))
+
+    def _give_up(self, error: BaseException) -> None:
+        """Stop at once after an I/O error: what was not acknowledged was not promised (design §7)."""
+        log.critical("the disk failed (%s); the engine stops, nothing was acknowledged falsely", error)
+        if not self.stopped.done():
+            self.stopped.set_result(error)
+
+    def _bury_connection(self, connection: Connection) -> None:
+        ledger, session = self.ledger, connection.session
+        for receiver, timer in connection.receiving.values():
+            timer.cancel()
+            if receiver in ledger.receivers:
+                ledger.receivers.remove(receiver)
+        if session.claims:
+            ledger.give_back(session, _started(session.info.get("slots")))
+
+    # --- verbs that wait, or are about the connection itself
+
+    def _say_hello(self, connection: Connection, request: Request) -> None:
+        (hello,) = _hello(request.arguments)
+        if hello.protocol != PROTOCOL:
+            raise BrokerError(f"this engine speaks protocol {PROTOCOL}, the client {hello.protocol}; restart both with the same noria")
+        session = connection.session
+        session.name, session.role, session.info = hello.name, hello.role, hello.info
+        kept = self.ledger.adopt(session, hello.held)
+        row = self.ledger.db.execute("select serial from client where name = ?", (hello.name,)).fetchone()
+        session.serial = connection.stored = int(row[0]) if row else 0  # type: ignore[arg-type]
+        connection.answer(request.serial, {"kept": kept, "stored": session.serial, "pid": os.getpid()})
+
+    def _receive(self, connection: Connection, request: Request) -> None:
+        names, limit, wait = _receive(request.arguments)
+        queues = [self.ledger.routes.queue(name) for name in names]
+        serial = request.serial
+
+        def reply(lent: list[Any]) -> None:
+            _, timer = connection.receiving.pop(serial)
+            timer.cancel()
+            connection.answer(serial, lent)
+            self._touched.add(connection)
+
+        def expire() -> None:
+            connection.receiving.pop(serial, None)
+            if receiver in self.ledger.receivers:
+                self.ledger.receivers.remove(receiver)
+            connection.answer(serial, [])
+            connection.flush()
+
+        receiver = Receiver(connection.session, queues, max(0, limit), reply)
+        connection.receiving[serial] = (receiver, self._loop.call_later(max(0.0, wait), expire))
+        self.ledger.receivers.append(receiver)
+
+    def _cancel(self, connection: Connection, request: Request) -> None:
+        (serial,) = _cancel(request.arguments)
+        found = connection.receiving.get(serial)
+        if found is not None and found[0] in self.ledger.receivers:
+            self.ledger.receivers.remove(found[0])
+            found[0].reply([])
+        connection.answer(request.serial, None)
+
+    def _await_result(self, connection: Connection, request: Request) -> None:
+        message_id, wait = _result(request.arguments)
+        state = self.verbs.records.state(message_id)
+        if state["state"] in ("done", "dead") or wait <= 0:
+            connection.answer(request.serial, state)
+            return
+
+        def wake(_: Any) -> None:
+            timer.cancel()
+            waiting = self.ledger.waiters.get(message_id)
+            if waiting is not None and wake in waiting:
+                waiting.remove(wake)
+                if not waiting:
+                    del self.ledger.waiters[message_id]
+            if not connection.closed:
+                connection.answer(request.serial, self.verbs.records.state(message_id))
+                connection.flush()
+
+        timer = self._loop.call_later(wait, wake, None)
+        self.ledger.waiters[message_id].append(wake)
+
+    def _ping(self, connection: Connection, request: Request) -> None:
+        connection.answer(request.serial, None)
+
+    def _overview(self, connection: Connection, request: Request) -> None:
+        ledger = self.ledger
+        connection.answer(request.serial, {
+            "engine": {"pid": os.getpid(), "path": str(ledger.path), "started_at": self.started_at, "turns": self.turns, "sqlite": apsw.sqlite_lib_version()},
+            "queues": [
+                {"name": q.name, "bindings": [list(b) for b in q.bindings], "origin": q.origin, "ready": q.rows - q.running, "running": q.running,
+                 "delayed": q.delayed, "dead": q.dead, "published": q.published, "done": q.done, "retried": q.retried, "died": q.died,
+                 "consumers": sum(1 for c in self.connections if q.name in c.session.info.get("queues", ()))}
+                for q in sorted(ledger.routes.queues.values(), key=lambda q: q.name)
+            ],
+            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in ledger.routes.exchanges.values()],
+            "clients": [
+                {"name": c.session.name, "role": c.session.role, "holding": len(c.session.claims), **{k: v for k, v in c.session.info.items() if k != "slots"}}
+                for c in self.connections if c.session.name
+            ],
+        })  # fmt: skip
+
+    # --- time
+
+    def _wake_at_due(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self.ledger.next_due != float("inf"):
+            self._due = self._loop.call_later(min(3600.0, max(0.0, self.ledger.next_due - self.ledger.now())), self.schedule)
+
+    def _serve_again(self) -> None:
+        self.ledger.held_back = False
+        self.schedule()
+
+    def _prune(self) -> None:
+        self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
+        try:
+            self.verbs.records.prune()
+            self.ledger.commit()
+        except NoriaError as error:
+            log.warning("could not tidy up: %s", error)
+        self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
+
+    def _fence(self) -> None:
+        limit = self._loop.time() - FENCE
+        for connection in list(self.connections):
+            session = connection.session
+            if session.claims and session.last_seen < limit:
+                log.warning("client %s was silent for %g s while holding %d messages; they are given to others", session.name, FENCE, len(session.claims))
+                self.detach(connection)
+                connection.abort()
+        self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
+
+
+_SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {
+    "hello": Engine._say_hello,  # pyright: ignore[reportPrivateUsage] - the table belongs to the class
+    "receive": Engine._receive,  # pyright: ignore[reportPrivateUsage]
+    "cancel": Engine._cancel,  # pyright: ignore[reportPrivateUsage]
+    "result": Engine._await_result,  # pyright: ignore[reportPrivateUsage]
+    "ping": Engine._ping,  # pyright: ignore[reportPrivateUsage]
+    "overview": Engine._overview,  # pyright: ignore[reportPrivateUsage]
+}
+
+
+def steady_clock() -> Callable[[], float]:
+    """Give the time since the epoch as it was at the start plus what a steady clock measured since.
+
+    A jump of the wall clock moves no deadline while the engine runs.
+    """
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset
+
+
+def _started(path: str | None) -> frozenset[int] | None:
+    """Read which tags a dead worker was running, from the table it kept in shared memory."""
+    if path is None:
+        return None
+    try:
+        table = Path(path).read_bytes()
+    except OSError:
+        return None
+    return frozenset(tag for (tag,) in _STARTED.iter_unpack(table[: len(table) // 8 * 8]) if tag)
+
+
+class _Served(asyncio.Protocol):
+    """A client on the Unix socket."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._frames = Frames()
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if not _same_user(transport.get_extra_info("socket")):
+            log.warning("refused a connection of another user")
+            transport.abort()
+            return
+        self._connection = self._engine.attach(transport.write, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        try:
+            for body in self._frames.feed(data):
+                self._engine.submit(connection, decode_request(body))
+        except (msgspec.DecodeError, ValueError) as error:
+            log.warning("dropped a client that does not speak the protocol: %s", error)
+            assert self._transport is not None
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._connection is not None:
+            self._engine.detach(self._connection)
+
+
+def _same_user(connected: socket.socket | None) -> bool:
+    if connected is None or not hasattr(socket, "SO_PEERCRED"):
+        return True
+    _, uid, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in (os.getuid(), 0)
+
+
+async def serve(path: Path, ready: Callable[[], None] = lambda: None) -> None:
+    """Serve a file until cancelled. Raises what opening it raises, and the `apsw.IOError` that ended it."""
+    engine = Engine(path)
+    address = socket_path(path)
+    address.unlink(missing_ok=True)
+    previous = os.umask(0o177)
+    try:
+        server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(engine), str(address), backlog=1024)
+    finally:
+        os.umask(previous)
+    try:
+        ready()
+        error = await asyncio.shield(engine.stopped)
+        if error is not None:
+            raise error
+    finally:
+        server.close()
+        address.unlink(missing_ok=True)
+        if engine.stopped.done() and engine.stopped.result() is not None:
+            os._exit(74)  # closing the file could write to the failed disk again
+        engine.close()
+
+
+__all__ = ["Engine", "encode", "serve", "steady_clock"]

@@ -1,0 +1,201 @@
+"""The verbs that clients say to the engine, each with the types of its arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from noria.engine.ledger import Ledger, Session
+from noria.engine.letters import Letters
+from noria.engine.queues import Claim
+from noria.engine.records import Records
+from noria.engine.wire import Posted
+from noria.errors import BrokerError, NotFound, Unroutable
+from noria.messages.topology import Topology
+
+
+class AckThen(msgspec.Struct, array_like=True, gc=False, tag="ack"):
+    """`Ack` with its publications still closed."""
+
+    tag: int
+    then: list[Posted] = []
+    result: bytes | None = None
+    marked: bool = False
+
+
+class RetryAfter(msgspec.Struct, array_like=True, gc=False, tag="retry"):
+    """`Retry`."""
+
+    tag: int
+    after: float = 0.0
+    counted: bool = True
+    error: str | None = None
+    note: str | None = None
+
+
+class Bury(msgspec.Struct, array_like=True, gc=False, tag="dead"):
+    """`Dead`."""
+
+    tag: int
+    reason: str
+    error: str | None = None
+
+
+class Verbs:
+    """What the engine does for one request; each method is a verb, its annotations are checked on the wire."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.letters = Letters(ledger)
+        self.records = Records(ledger)
+
+    # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
+
+    def declare(self, session: Session, topology: Topology) -> None:
+        self._ledger.write()
+        self._ledger.routes.declare(topology)
+
+    def publish(self, session: Session, posted: list[Posted]) -> list[Any]:
+        return self._ledger.publish(posted)
+
+    def settle(self, session: Session, settlements: list[AckThen | RetryAfter | Bury]) -> list[Any]:
+        ledger = self._ledger
+        refused: list[Any] = []
+        done: list[tuple[Claim, bytes | None, bool]] = []
+        seen: set[int] = set()
+        for settlement in settlements:
+            tag = settlement.tag
+            claim = ledger.claim_of(session, tag) if tag not in seen else None
+            if claim is None:
+                refused.append((tag, "stale", "the delivery was lost to somebody else, or settled already"))
+                continue
+            if isinstance(settlement, AckThen):
+                if settlement.then:
+                    refusal = self._publish_with(settlement)
+                    if refusal is not None:
+                        refused.append(refusal)
+                        continue
+                done.append((claim, settlement.result, settlement.marked))
+            elif isinstance(settlement, RetryAfter):
+                ledger.retry(claim, settlement.after, counted=settlement.counted, error=settlement.error, note=settlement.note)
+            else:
+                ledger.bury(claim, settlement.reason, settlement.error)
+            seen.add(tag)
+        if done:
+            ledger.ack(done)
+        return refused
+
+    def _publish_with(self, settlement: AckThen) -> tuple[Any, ...] | None:
+        try:
+            conflicts = self._ledger.conflicts(settlement.then)
+            if conflicts:
+                return (settlement.tag, "pending", "merge with the pending message first", conflicts)
+            self._ledger.publish(settlement.then)
+        except Unroutable as error:
+            return (settlement.tag, "unroutable", str(error))
+        return None
+
+    def depth(self, session: Session, queue: str) -> tuple[int, int, int, int]:
+        found = self._ledger.routes.queue(queue)
+        return (found.rows - found.running, found.running, found.delayed, found.dead)
+
+    def purge(self, session: Session, queue: str, delete: bool = False) -> int:
+        ledger = self._ledger
+        found = ledger.routes.queue(queue)
+        if delete and (found.running or found.dead):
+            raise BrokerError(f'queue "{queue}" has {found.running} running and {found.dead} dead messages; end or discard them before deleting it')
+        ledger.write()
+        held = {claim.id for claim in ledger.claims.values() if claim.queue is found}
+        doomed = [(rank, identity) for rank, identity in ledger.db.execute("select rank, id from ready where queue = ?", (found.id,)) if identity not in held]
+        ids = ledger.db.execute("select message_id from ready where queue = ? union all select message_id from delayed where queue = ?", (found.id, found.id)).fetchall()
+        running = {claim.message_id for claim in ledger.claims.values() if claim.queue is found}
+        for (message_id,) in ids:
+            if message_id not in running:
+                ledger.end_tracked(str(message_id), "dead", None, "purged")
+                ledger.db.execute("delete from unique_key where message_id = ? and until is null", (message_id,))
+        ledger.db.executemany("delete from ready where queue = ? and rank = ? and id = ?", [(found.id, *place) for place in doomed])
+        ledger.db.execute("delete from delayed where queue = ?", (found.id,))
+        ledger.db.execute("delete from pending where queue = ?", (found.id,))
+        count = len(doomed) + found.delayed
+        found.rows -= len(doomed)
+        found.delayed = 0
+        ledger.refresh(found)
+        if delete:
+            ledger.routes.remove(found)
+        return count
+
+    def peek(self, session: Session, queue: str, state: str, limit: int) -> list[Any]:
+        """Show messages of a queue without lending them."""
+        ledger = self._ledger
+        found = ledger.routes.queue(queue)
+        limit = max(0, min(limit, 1000))
+        if state == "delayed":
+            rows = ledger.db.execute("select id, attempt, due, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit))
+            return [(identity, attempt, due, Raw(bytes(envelope))) for identity, attempt, due, envelope in rows]  # type: ignore[arg-type]
+        if state == "running":
+            claims = sorted((c for c in ledger.claims.values() if c.queue is found), key=lambda c: c.id)[:limit]
+            taken = [ledger.db.execute("select id, attempt, null, envelope from ready where queue = ? and rank = ? and id = ?", (found.id, c.rank, c.id)).fetchone() for c in claims]
+            return [(row[0], row[1], None, Raw(bytes(row[3]))) for row in taken if row]  # type: ignore[arg-type]
+        if state != "ready":
+            raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "noria dead list")')
+        rows = ledger.db.execute("select id, attempt, null, envelope from ready where queue = ? order by rank, id limit ?", (found.id, limit + found.running))
+        return [(i, a, None, Raw(bytes(e))) for i, a, _, e in rows if i not in ledger.claims][:limit]  # type: ignore[arg-type]
+
+    # --- the store's verbs, kept in their own rooms
+
+    def mark(self, session: Session, message_id: str, handler: str) -> None:
+        self.records.mark(message_id, handler)
+
+    def marks(self, session: Session, message_id: str) -> list[str]:
+        return self.records.marks(message_id)
+
+    def take(self, session: Session, budget: str, interval: float, burst: int) -> float:
+        return self.records.take(budget, interval, burst)
+
+    def fire(self, session: Session, schedule: str, slot: float, posted: list[Posted]) -> bool:
+        return self.records.fire(schedule, slot, posted)
+
+    def last_fired(self, session: Session, schedule: str) -> float | None:
+        return self.records.last_fired(schedule)
+
+    def state(self, session: Session, message_id: str) -> dict[str, Any]:
+        return self.records.state(message_id)
+
+    def progress(self, session: Session, message_id: str, done: int, total: int, text: str) -> None:
+        self.records.progress(message_id, done, total, text)
+
+    def archived(self, session: Session, after: int, limit: int, pattern: str) -> list[Any]:
+        return self.records.archived(after, limit, pattern)
+
+    def list_letters(self, session: Session, queue: str | None, after: int, limit: int) -> list[Any]:
+        return self.letters.list(queue, after, limit)
+
+    def letter(self, session: Session, number: int) -> Any:
+        return self.letters.show(number)
+
+    def retry_letters(self, session: Session, numbers: list[int]) -> int:
+        return self.letters.retry(numbers)
+
+    def edit_letter(self, session: Session, number: int, body: bytes) -> None:
+        self.letters.edit(number, body)
+
+    def discard_letters(self, session: Session, numbers: list[int]) -> int:
+        return self.letters.discard(numbers)
+
+
+def argument_decoders(verbs: type) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
+    """Give for each public verb the decoder of its arguments; extra or missing ones are refused."""
+    found: dict[str, Callable[[Raw], tuple[Any, ...]]] = {}
+    for name, verb in inspect.getmembers(verbs, inspect.isfunction):
+        if not name.startswith("_"):
+            hints = inspect.get_annotations(verb, eval_str=True)
+            types = [hints[p] for p in list(inspect.signature(verb).parameters)[2:]]
+            found[name] = msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode  # type: ignore[misc]
+    return found
+
+
+DECODERS: Final = argument_decoders(Verbs)

@@ -1,0 +1,110 @@
+"""What clients and the engine say to each other: length-prefixed MessagePack frames over a Unix socket.
+
+A request is `[serial, verb, arguments]`, an answer `[serial, error or nil, value]`. Both sides send many
+frames in one write and never wait for each other's answers, except where a caller does.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from noria import errors
+from noria.messages.envelope import Options, Publication
+
+PROTOCOL: Final = 1
+LARGEST_FRAME: Final = 64 * 1024 * 1024
+
+_length: Final = struct.Struct(">I")
+encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Posted(Struct, array_like=True, gc=False):
+    """A publication as the engine sees it: the envelope stays closed."""
+
+    message_id: str
+    type: str
+    envelope: Raw
+    routing_key: str
+    exchange: str = ""
+    priority: int = 0
+    delay: float = 0.0
+    options: Options | None = None
+
+
+class Request(Struct, array_like=True, gc=False):
+    """One request of a client."""
+
+    serial: int
+    verb: str
+    arguments: Raw
+
+
+class Failure(Struct, array_like=True, gc=False):
+    """Why a request was refused: the name of an error of `noria.errors` and its text."""
+
+    kind: str
+    text: str
+
+
+class Answer(Struct, array_like=True, gc=False):
+    """The answer to one request."""
+
+    serial: int
+    failure: Failure | None
+    value: Raw
+
+
+decode_request: Final = msgspec.msgpack.Decoder(Request).decode
+decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
+
+
+def posted(publications: Sequence[Publication]) -> list[tuple[Any, ...]]:
+    """Write publications as the engine reads them."""
+    return [(p.envelope.id, p.envelope.type, p.envelope, p.routing_key, p.exchange, p.priority, p.delay, p.options) for p in publications]
+
+
+def frame(value: Any) -> bytes:
+    """Encode one frame."""
+    body = encode(value)
+    return _length.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Give every frame that is complete now; raises `ValueError` for one that is too large."""
+        buffer = self._buffer
+        buffer += data
+        at, end = 0, len(buffer)
+        whole = bytes(buffer)
+        while end - at >= 4:
+            (length,) = _length.unpack_from(whole, at)
+            if length > LARGEST_FRAME:
+                raise ValueError(f"a frame of {length} bytes is larger than {LARGEST_FRAME}")
+            if end - at - 4 < length:
+                break
+            yield whole[at + 4 : at + 4 + length]
+            at += 4 + length
+        del buffer[:at]
+
+
+def failure_of(error: errors.NoriaError) -> Failure:
+    """Describe an error for the wire."""
+    return Failure(type(error).__name__, str(error))
+
+
+def error_of(failure: Failure) -> errors.NoriaError:
+    """Give the error that a failure describes; only the classes of our own tree can come out."""
+    kind = getattr(errors, failure.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.NoriaError)) or kind in (errors.InvalidMessage, errors.CommandFailed):
+        return errors.BrokerError(f"{failure.kind}: {failure.text}")
+    return kind(failure.text)

@@ -1,0 +1,226 @@
+"""Every error that Noria raises, in one tree.
+
+::
+
+    NoriaError
+    ├── DefinitionError            the program is wrong; raised while it is imported or started
+    │   ├── InvalidCapability      a class keyword is unknown or does not fit its fields
+    │   ├── DuplicateName          two things claim one name
+    │   ├── NoHandler              a message has nobody to handle it
+    │   ├── TooLate                the application is already in use
+    │   └── InvalidSettings        the configuration cannot be used
+    ├── MessageError               the message is wrong; raised when it is built, sent or decoded
+    │   ├── InvalidMessage         a field does not fit, with the path of each
+    │   └── UnknownMessage         no class has this name
+    ├── BrokerError                the road is wrong
+    │   ├── BrokerUnavailable      nobody answers within the deadline; nothing was stored
+    │   ├── Unconfirmed            the answer was lost: repeat with the same message id
+    │   ├── Rejected               certainly not stored
+    │   │   ├── Unroutable         no queue takes this exchange and routing key
+    │   │   ├── StorageFull        no room on the disk; try again later
+    │   │   └── KeyReused          an idempotency key came back with another body
+    │   ├── TopologyConflict       two declarations of one exchange or queue disagree
+    │   ├── StaleDelivery          settled after it was lost; somebody else has it
+    │   └── NotFound               no such queue, message or letter
+    ├── StorageError               the file is wrong; nothing was written
+    │   ├── UnsafeStorage          this SQLite or this disk can lose data
+    │   ├── CorruptStorage         the file is damaged or made by a newer Noria
+    │   └── AlreadyOwned           another engine owns the file
+    ├── CommandFailed              what `ask` waited for ended as a dead letter
+    ├── ResultTimeout              what `ask` waited for is not done yet; it goes on
+    └── ChildFailed                a supervised process did not come up
+
+    Verdict                        not errors: what a handler says about its own message
+    ├── RetryLater                 again after some seconds, counted as an attempt
+    ├── Snooze                     again after some seconds, not counted
+    └── Reject                     never again: a dead letter with this reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+
+class NoriaError(Exception):
+    """The root of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class DefinitionError(NoriaError):
+    """The program is wrong."""
+
+    exit_code = 78
+
+
+class InvalidCapability(DefinitionError):
+    """A class keyword is unknown or does not fit the fields of its message."""
+
+
+class DuplicateName(DefinitionError):
+    """Two messages, handlers or queues claim the same name."""
+
+
+class NoHandler(DefinitionError):
+    """A message has nobody to handle it."""
+
+
+class TooLate(DefinitionError):
+    """The application is frozen since its first use: declare everything before."""
+
+
+class InvalidSettings(DefinitionError):
+    """The configuration cannot be used; the message names the setting and where it came from."""
+
+
+class MessageError(NoriaError):
+    """The message is wrong."""
+
+    exit_code = 2
+
+
+class InvalidMessage(MessageError):
+    """One or several fields do not fit: `faults` maps a JSONPath to what is wrong there."""
+
+    def __init__(self, name: str, faults: Mapping[str, str]) -> None:
+        self.name = name
+        self.faults = dict(faults)
+        listed = "; ".join(f"{path}: {fault}" for path, fault in self.faults.items())
+        super().__init__(f"{name} is not valid: {listed}")
+
+
+class UnknownMessage(MessageError):
+    """No message class has this name."""
+
+
+class BrokerError(NoriaError):
+    """The road is wrong."""
+
+    exit_code = 69
+
+
+class BrokerUnavailable(BrokerError):
+    """Nobody answered within the deadline; certainly nothing was stored."""
+
+
+class Unconfirmed(BrokerError):
+    """The connection was lost before the answer: repeat with the same message id."""
+
+    exit_code = 75
+
+
+class Rejected(BrokerError):
+    """The broker refused it; certainly nothing was stored."""
+
+    exit_code = 1
+
+
+class Unroutable(Rejected):
+    """No queue takes this exchange and routing key."""
+
+
+class StorageFull(Rejected):
+    """There is no room on the disk; what is stored is safe, try again later."""
+
+    exit_code = 75
+
+
+class KeyReused(Rejected):
+    """An idempotency key came back with a different body."""
+
+
+class TopologyConflict(BrokerError):
+    """Two declarations of one exchange or queue disagree; the message names both."""
+
+    exit_code = 78
+
+
+class StaleDelivery(BrokerError):
+    """A delivery was settled after it was lost; it belongs to somebody else now."""
+
+
+class NotFound(BrokerError):
+    """There is no such queue, message or dead letter."""
+
+    exit_code = 1
+
+
+class StorageError(NoriaError):
+    """The file is wrong; it was left untouched."""
+
+    exit_code = 78
+
+
+class UnsafeStorage(StorageError):
+    """This SQLite library or this file system can lose data, so it is refused."""
+
+
+class CorruptStorage(StorageError):
+    """The file is damaged, is no Noria file, or was made by a newer Noria."""
+
+
+class AlreadyOwned(StorageError):
+    """Another engine owns the file."""
+
+    exit_code = 75
+
+
+class CommandFailed(NoriaError):
+    """The command that `ask` waited for ended as a dead letter; `reason` says why."""
+
+    def __init__(self, message_id: str, reason: str) -> None:
+        self.message_id = message_id
+        self.reason = reason
+        super().__init__(f"command {message_id} failed: {reason}")
+
+
+class ResultTimeout(NoriaError):
+    """The command that `ask` waited for is not done yet; it goes on, ask again by its id."""
+
+    exit_code = 75
+
+
+class ChildFailed(NoriaError):
+    """A supervised process did not come up in time."""
+
+
+class Verdict(Exception):  # noqa: N818 - what a handler says, not an error
+    """What a handler says about its own message."""
+
+
+class RetryLater(Verdict):
+    """Handle the message again after `after` seconds; this attempt counts.
+
+    `after=None` leaves the time to the message's own back-off.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        self.after = after
+        self.reason = reason
+        super().__init__(reason or "asked for another attempt")
+
+
+class Snooze(Verdict):
+    """Handle the message again after `after` seconds; this attempt does not count."""
+
+    def __init__(self, after: float, reason: str = "", *, note: str | None = None) -> None:
+        self.after = after
+        self.reason = reason
+        self.note = note
+        super().__init__(reason or f"snoozed for {after:g} s")
+
+
+class Reject(Verdict):
+    """Never handle the message again: it becomes a dead letter with this reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def faults_of(error: BaseException) -> Sequence[tuple[str, str]]:
+    """Give the (path, fault) pairs of an invalid message, or one pair for the whole of it."""
+    if isinstance(error, InvalidMessage):
+        return list(error.faults.items())
+    return [("$", str(error))]

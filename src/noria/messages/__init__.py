@@ -1,0 +1,1 @@
+"""What travels: commands and events, their capabilities, and the envelope around them."""

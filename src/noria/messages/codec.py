@@ -1,0 +1,80 @@
+"""Messages to bytes and back: JSON by default, MessagePack by content type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from noria.errors import InvalidMessage
+
+JSON: Final = "application/json"
+MSGPACK: Final = "application/msgpack"
+
+encode_json: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
+_raw_json: Final = msgspec.json.Decoder()
+_raw_msgpack: Final = msgspec.msgpack.Decoder()
+
+
+def decoder(message: type, content_type: str = JSON) -> Callable[[bytes], Any]:
+    """Give the function that turns bytes into a checked message; it raises `msgspec.ValidationError`."""
+    if content_type.partition(";")[0].strip() == MSGPACK:
+        return msgspec.msgpack.Decoder(message).decode
+    return msgspec.json.Decoder(message).decode
+
+
+def decode_plain(body: bytes, content_type: str = JSON) -> Any:
+    """Decode without a type, for people who look at a message whose class is not at hand."""
+    return (_raw_msgpack if content_type == MSGPACK else _raw_json).decode(body)
+
+
+def decode_body(message: type, name: str, body: bytes) -> Any:
+    """Decode JSON from outside; raises `InvalidMessage` with the path of every field at fault."""
+    try:
+        return msgspec.json.decode(body, type=message)
+    except msgspec.ValidationError:
+        raise InvalidMessage(name, find_faults(message, _raw_json.decode(body), strings=True)) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidMessage(name, {"$": str(error)}) from None
+
+
+def find_faults(message: type, values: Any, *, strings: bool = False) -> dict[str, str]:
+    """Give the path of each field at fault with what is wrong there.
+
+    msgspec stops at the first fault; somebody who fills in a form wants all of them, so each field is
+    converted alone. `strings` is for values that came from JSON, where a date is a string.
+    """
+    if not isinstance(values, Mapping):
+        return {"$": f"Expected `object`, got `{_json_kind(values)}`"}
+    builtin = None if strings else (bytes, bytearray)
+    faults: dict[str, str] = {}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(message)}
+    for name, field in fields.items():
+        if name not in values:
+            if field.required:
+                faults[f"$.{name}"] = "Field required"
+            continue
+        try:
+            msgspec.convert(values[name], field.type, builtin_types=_JSON_LACKS if strings else builtin)
+        except msgspec.ValidationError as error:
+            fault, _, inner = str(error).partition(" - at `$")
+            faults[f"$.{name}{inner.rstrip('`')}"] = fault
+    for name in values:
+        if name not in fields:
+            faults[f"$.{name}"] = "Unknown field"
+    if not faults:  # a rule of the whole message, from its __post_init__
+        try:
+            msgspec.convert(values, message, builtin_types=_JSON_LACKS if strings else builtin)
+        except msgspec.ValidationError as error:
+            fault, _, inner = str(error).partition(" - at `$")
+            faults[f"${inner.rstrip('`')}"] = fault
+    return faults
+
+
+_JSON_LACKS: Final = ()
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {list: "array", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
+    return kinds.get(type(value), type(value).__name__)

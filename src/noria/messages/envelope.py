@@ -1,0 +1,64 @@
+"""What surrounds a message on its way: the envelope, and how it is to be published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class Envelope(Struct, frozen=True, array_like=True, gc=False):
+    """One message on the wire; a retry never changes it.
+
+    Format 1. If you add a field: append it with a default, so that stored envelopes still decode.
+    """
+
+    id: str
+    type: str
+    body: bytes
+    timestamp: float = 0.0
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = NO_HEADERS
+    correlation_id: str | None = None
+    reply_to: str | None = None
+
+
+class Options(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """The less common wishes of a publication.
+
+    key: at most one message of it runs at a time, in the order of publishing. merges: at most one message of
+    the key is pending; a second is answered `Pending`, to be merged by the sender. replaces: the version of
+    the pending message that this one is merged from. unique, unique_for: see `capabilities.Unique`.
+    idempotency_key, fingerprint: the same key with the same fingerprint is stored once. tracked: its state
+    and result can be asked for by id.
+    """
+
+    key: str | None = None
+    merges: bool = False
+    replaces: int | None = None
+    unique: str | None = None
+    unique_for: float | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    tracked: bool = False
+    merged_ids: tuple[str, ...] = ()
+
+
+class Publication(Struct, frozen=True, array_like=True, gc=False):
+    """An envelope and where it goes: the default exchange `""` routes by the queue's name."""
+
+    envelope: Envelope
+    routing_key: str
+    exchange: str = ""
+    priority: int = 0
+    delay: float = 0.0
+    options: Options | None = None
+
+
+def changed(options: Options | None, **changes: Any) -> Options:
+    """Give the options with some of them changed."""
+    return msgspec.structs.replace(options or Options(), **changes)

@@ -1,0 +1,95 @@
+"""Exchanges, queues and bindings, and what two declarations of one of them may not disagree on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from noria.errors import TopologyConflict
+from noria.messages.capabilities import Exchange
+
+EVENTS: Final = Exchange("events", "topic", archive=30 * 86400.0)
+
+
+class Binding(Struct, frozen=True, order=True):
+    """What of an exchange goes to a queue: on a topic exchange `*` stands for one word, `#` for any number."""
+
+    exchange: str
+    key: str = ""
+
+
+class Queue(Struct, frozen=True):
+    """A durable, named queue with all its bindings; `origin` says who declared it, for the conflict message."""
+
+    name: str
+    bindings: tuple[Binding, ...] = ()
+    origin: str = ""
+
+
+class Topology(Struct, frozen=True):
+    """Everything an application declares."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+
+
+def bind(name: str, *bindings: str | Binding, origin: str = "") -> Queue:
+    """Give a queue bound by `"exchange:key"` strings: `bind("push.ical", "channels:push.ical.*")`."""
+    parsed = tuple(b if isinstance(b, Binding) else Binding(*b.partition(":")[::2]) for b in bindings)
+    return Queue(name, tuple(sorted(set(parsed))), origin)
+
+
+def refuse_conflict(known: Queue, again: Queue) -> None:
+    """Raise `TopologyConflict` if the second declaration of a queue has other bindings.
+
+    In AMQP the bindings of both would add up, and each consumer would get what only the other asked for.
+    """
+    if sorted(known.bindings) != sorted(again.bindings):
+        raise TopologyConflict(
+            f'queue "{known.name}" is declared twice with different keys: {_listed(known)} by {known.origin or "an unnamed program"}, '
+            f"{_listed(again)} by {again.origin or 'an unnamed program'}; give one of them another name, "
+            f'or change the first declaration with "noria purge --delete {known.name}" once it is empty'
+        )
+
+
+def refuse_other_kind(known: Exchange, again: Exchange) -> None:
+    """Raise `TopologyConflict` if the second declaration of an exchange is of another kind or archive."""
+    if known != again:
+        raise TopologyConflict(
+            f'exchange "{known.name}" is {known.kind} (archive {known.archive:g} s) and was declared again as '
+            f"{again.kind} (archive {again.archive:g} s); use one declaration for both"
+        )
+
+
+def _listed(queue: Queue) -> str:
+    return ", ".join(f'"{b.exchange}:{b.key}"' for b in sorted(queue.bindings)) or "no binding"
+
+
+def passes(kind: Literal["direct", "topic", "fanout"], key: str, routing_key: str) -> bool:
+    """Tell whether a routing key passes a binding (AMQP 0-9-1, §3.1.3)."""
+    if kind == "fanout":
+        return True
+    if kind == "direct":
+        return key == routing_key
+    return _fits(key.split("."), routing_key.split(".") if routing_key else [])
+
+
+def _fits(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    reachable = {0}  # how many words the pattern so far may have used up
+    for part in pattern:
+        if part == "#":
+            reachable = set(range(min(reachable), len(words) + 1))
+        else:
+            reachable = {n + 1 for n in reachable if n < len(words) and part in ("*", words[n])}
+        if not reachable:
+            return False
+    return len(words) in reachable
+
+
+def match(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Give the names that fit any of the patterns, where `*` at the end or between dots is a wildcard."""
+    tests = [re.compile(".*".join(re.escape(part) for part in pattern.split("*"))).fullmatch for pattern in patterns]
+    return [name for name in names if any(test(name) for test in tests)]

@@ -1,0 +1,113 @@
+"""What must be remembered beside the broker; `tests/contract` tests each sentence on each store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from noria.messages.envelope import Envelope, Publication
+
+
+class State(Struct, frozen=True):
+    """Where a tracked message is in its life: delayed, ready, running, done or dead."""
+
+    id: str
+    type: str
+    state: str
+    queue: str = ""
+    result: bytes | None = None
+    error: str | None = None
+    progress: tuple[int, int, str] | None = None
+    merged_into: str | None = None
+
+
+class Letter(Struct, frozen=True):
+    """A dead letter, with everything needed to understand and repeat it."""
+
+    number: int
+    queue: str
+    reason: str
+    error: str | None
+    attempts: int
+    died_at: float
+    envelope: Envelope
+    history: tuple[tuple[float, int, str], ...] = ()
+
+
+class Record(Struct, frozen=True):
+    """One archived event: `seq` grows by exactly one from each to the next."""
+
+    seq: int
+    at: float
+    exchange: str
+    routing_key: str
+    envelope: Envelope
+
+
+class Store(Protocol):
+    """Marks, budgets, schedules, results and dead letters."""
+
+    async def mark(self, message_id: str, handler: str) -> None:
+        """Remember durably that this handler finished this message."""
+        ...
+
+    async def marks(self, message_id: str) -> frozenset[str]:
+        """Give the handlers that finished this message; forgotten when the message is done."""
+        ...
+
+    async def take(self, budget: str, interval: float, burst: int) -> float:
+        """Reserve the next start of a budget of one per `interval` seconds and say in how many seconds it is.
+
+        Generic cell rate algorithm (ITU-T I.371), one truth for all workers.
+        """
+        ...
+
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication]) -> bool:
+        """Publish for one slot of a schedule and remember it, or do nothing if it or a later one was fired."""
+        ...
+
+    async def last_fired(self, schedule: str) -> float | None:
+        """Give the latest slot of a schedule that was fired, or that was first remembered by `fire` without messages."""
+        ...
+
+    async def state(self, message_id: str) -> State:
+        """Tell where a tracked message is. Raises `NotFound`; results are kept for a day."""
+        ...
+
+    async def result(self, message_id: str, wait: float) -> State:
+        """Wait until a tracked message is done or dead, at most so many seconds, and tell where it is."""
+        ...
+
+    async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+        """Show how far a tracked message is."""
+        ...
+
+    async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        """List dead letters by number."""
+        ...
+
+    async def letter(self, number: int) -> Letter:
+        """Give one dead letter. Raises `NotFound`."""
+        ...
+
+    async def retry_letters(self, numbers: Sequence[int]) -> int:
+        """Make dead letters ready again with fresh attempts and say how many; marks of finished handlers stay."""
+        ...
+
+    async def edit_letter(self, number: int, body: bytes) -> None:
+        """Replace the body of a dead letter. Raises `NotFound`."""
+        ...
+
+    async def discard_letters(self, numbers: Sequence[int]) -> int:
+        """Delete dead letters and say how many."""
+        ...
+
+    async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
+        """Read the archive from `seq` > `after`, in order, gap-free."""
+        ...
+
+    async def overview(self) -> dict[str, Any]:
+        """Tell everything an operator asks first: queues with counts, connected processes, totals."""
+        ...

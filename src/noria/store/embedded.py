@@ -1,0 +1,72 @@
+"""The store contract kept by the embedded engine: the same file, the same connection, the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from noria.engine.client import Client
+from noria.engine.wire import posted
+from noria.messages.envelope import Envelope, Publication
+from noria.store.contract import Letter, Record, State
+
+_state: Final = msgspec.msgpack.Decoder(State).decode
+_Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...]]
+_letter: Final = msgspec.msgpack.Decoder(_Letter).decode
+_letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
+_records: Final = msgspec.msgpack.Decoder(list[tuple[int, float, str, str, Envelope]]).decode
+_RESULT_MARGIN = 5.0
+
+
+class EmbeddedStore:
+    """Speaks to the one process that owns the SQLite file."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def mark(self, message_id: str, handler: str) -> None:
+        await self._client.call("mark", message_id, handler)
+
+    async def marks(self, message_id: str) -> frozenset[str]:
+        return frozenset(await self._client.call("marks", message_id))
+
+    async def take(self, budget: str, interval: float, burst: int) -> float:
+        return await self._client.call("take", budget, interval, burst)
+
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication]) -> bool:
+        return await self._client.call("fire", schedule, slot, posted(publications))
+
+    async def last_fired(self, schedule: str) -> float | None:
+        return await self._client.call("last_fired", schedule)
+
+    async def state(self, message_id: str) -> State:
+        return await self._client.call("state", message_id, decode=_state)
+
+    async def result(self, message_id: str, wait: float) -> State:
+        return await self._client.call("result", message_id, wait, decode=_state, deadline=wait + _RESULT_MARGIN)
+
+    async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+        await self._client.call("progress", message_id, done, total, text)
+
+    async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        return [Letter(*row) for row in await self._client.call("list_letters", queue, after, limit, decode=_letters)]
+
+    async def letter(self, number: int) -> Letter:
+        return Letter(*await self._client.call("letter", number, decode=_letter))
+
+    async def retry_letters(self, numbers: Sequence[int]) -> int:
+        return await self._client.call("retry_letters", list(numbers))
+
+    async def edit_letter(self, number: int, body: bytes) -> None:
+        await self._client.call("edit_letter", number, body)
+
+    async def discard_letters(self, numbers: Sequence[int]) -> int:
+        return await self._client.call("discard_letters", list(numbers))
+
+    async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
+        return [Record(*row) for row in await self._client.call("archived", after, limit, pattern, decode=_records)]
+
+    async def overview(self) -> dict[str, Any]:
+        return await self._client.call("overview")

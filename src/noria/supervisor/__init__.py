@@ -1,0 +1,1 @@
+"""What keeps the processes of one host running."""

@@ -1,0 +1,1 @@
+"""What starts messages by itself."""

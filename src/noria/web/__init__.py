@@ -1,0 +1,1 @@
+"""How Noria is reached over HTTP."""
