@@ -1,1 +1,12 @@
-"""How a message travels."""
+"""How a message travels: the contract, and the one place that names its implementations."""
+
+from __future__ import annotations
+
+from noria.brokers.embedded import EmbeddedBroker
+from noria.engine.server import Engine
+from noria.settings import Settings
+
+
+def connect(settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> EmbeddedBroker:
+    """Give the broker that the settings name, inside a running event loop; it connects with its first verb."""
+    return EmbeddedBroker(settings.path, role=role, alone=alone, engine=engine, deadline=settings.deadline)

@@ -13,21 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from noria.messages.topology import Topology
-from noria.messages.envelope import Envelope, Publication
-
-
-class Receipt(Struct, frozen=True, array_like=True):
-    """What became of one publication.
-
-    `outcome` is *stored*; *duplicate* (a unique or idempotency key was taken: `id` is the first message's);
-    *merged* (into the pending message `id`); or *pending*: not stored, because `pending` has the same key
-    at `version`: merge with it and publish again with `replaces=version`.
-    """
-
-    id: str
-    outcome: str = "stored"
-    version: int | None = None
-    pending: Envelope | None = None
+from noria.messages.envelope import Envelope, Publication, Receipt
 
 
 class Delivery(Struct, frozen=True, array_like=True, gc=False):
@@ -150,3 +136,6 @@ class Broker(Protocol):
     async def purge(self, queue: str) -> int:
         """Delete what is ready and delayed, not what is running or dead, and say how many."""
         ...
+
+
+__all__ = ["Ack", "Broker", "Consumer", "Dead", "Delivery", "Depth", "Receipt", "Refusal", "Retry", "Settlement"]

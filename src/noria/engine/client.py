@@ -232,9 +232,7 @@ class Client:
                 if call.serial <= stored:
                     self._confirm(call)
                     continue
-            elif call.sent and call.verb in ("settle", "fire"):
-                self._finish(call, Unconfirmed("the engine was restarted while it settled; what it stored is not delivered again"))
-                continue
+            # All other verbs may be said twice: what was settled is refused as stale, what fired is not fired again.
             call.sent = True
             self._outbox.append(call.body)
         self._flush()

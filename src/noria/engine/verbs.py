@@ -147,8 +147,13 @@ class Verbs:
 
     # --- the store's verbs, kept in their own rooms
 
-    def mark(self, session: Session, message_id: str, handler: str) -> None:
-        self.records.mark(message_id, handler)
+    def mark(self, session: Session, message_id: str, handler: str, then: list[Posted]) -> list[Any]:
+        conflicts = self._ledger.conflicts(then)
+        if not conflicts:
+            if then:
+                self._ledger.publish(then)
+            self.records.mark(message_id, handler)
+        return conflicts
 
     def marks(self, session: Session, message_id: str) -> list[str]:
         return self.records.marks(message_id)

@@ -59,6 +59,20 @@ class Publication(Struct, frozen=True, array_like=True, gc=False):
     options: Options | None = None
 
 
+class Receipt(Struct, frozen=True, array_like=True):
+    """What became of one publication.
+
+    `outcome` is *stored*; *duplicate* (a unique or idempotency key was taken: `id` is the first message's);
+    *merged* (into the pending message `id`); or *pending*: not stored, because `pending` has the same key
+    at `version`: merge with it and publish again with `replaces=version`.
+    """
+
+    id: str
+    outcome: str = "stored"
+    version: int | None = None
+    pending: Envelope | None = None
+
+
 def changed(options: Options | None, **changes: Any) -> Options:
     """Give the options with some of them changed."""
     return msgspec.structs.replace(options or Options(), **changes)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from noria.messages.envelope import Envelope, Publication
+from noria.messages.envelope import Envelope, Publication, Receipt
 
 
 class State(Struct, frozen=True):
@@ -49,8 +49,11 @@ class Record(Struct, frozen=True):
 class Store(Protocol):
     """Marks, budgets, schedules, results and dead letters."""
 
-    async def mark(self, message_id: str, handler: str) -> None:
-        """Remember durably that this handler finished this message."""
+    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = ()) -> list[Receipt]:
+        """Remember durably that this handler finished this message; `then` is published with the mark or not at all.
+
+        Raises `Unroutable`. If one of them must be merged first, nothing is stored and the *pending* receipts are given.
+        """
         ...
 
     async def marks(self, message_id: str) -> frozenset[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from noria.engine.client import Client
 from noria.engine.wire import posted
-from noria.messages.envelope import Envelope, Publication
+from noria.messages.envelope import Envelope, Publication, Receipt
 from noria.store.contract import Letter, Record, State
 
 _state: Final = msgspec.msgpack.Decoder(State).decode
@@ -17,6 +17,7 @@ _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[flo
 _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
 _records: Final = msgspec.msgpack.Decoder(list[tuple[int, float, str, str, Envelope]]).decode
+_receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _RESULT_MARGIN = 5.0
 
 
@@ -26,8 +27,8 @@ class EmbeddedStore:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def mark(self, message_id: str, handler: str) -> None:
-        await self._client.call("mark", message_id, handler)
+    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = ()) -> list[Receipt]:
+        return await self._client.call("mark", message_id, handler, posted(then), decode=_receipts)
 
     async def marks(self, message_id: str) -> frozenset[str]:
         return frozenset(await self._client.call("marks", message_id))

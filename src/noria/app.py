@@ -1,0 +1,304 @@
+"""The application: declares, wires, and hands messages over; it does nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
+
+import msgspec
+
+from noria import brokers, store
+from noria.brokers.embedded import EmbeddedBroker
+from noria.bus.bus import Around, Bus, Draft, Middleware, new_id
+from noria.bus.context import Context, Ports
+from noria.bus.handler import Handler
+from noria.bus.merging import Merger
+from noria.bus.portal import Portal
+from noria.bus.providers import Providers
+from noria.bus.registry import Registry
+from noria.bus.task import Task
+from noria.engine.server import Engine
+from noria.errors import CommandFailed, DefinitionError, ResultTimeout, TooLate
+from noria.messages.capabilities import Capabilities
+from noria.messages.envelope import Publication, Receipt, changed
+from noria.messages.message import Command, Event, Message
+from noria.messages.topology import Queue
+from noria.middleware.defaults import defaults
+from noria.settings import Settings, load
+from noria.store.embedded import EmbeddedStore
+from noria.triggers.schedule import Schedule, Trigger
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Connection:
+    """The broker and store of one event loop."""
+
+    def __init__(self, broker: EmbeddedBroker, kept: EmbeddedStore) -> None:
+        self.broker = broker
+        self.store = kept
+        self.declared = asyncio.Lock()
+        self.is_declared = False
+
+
+class App:
+    """Messages, handlers and middleware of one program.
+
+    Everything is declared while the program is imported, and frozen with the first message.
+    """
+
+    def __init__(self, name: str = "app", *, settings: Settings | None = None, middleware: Sequence[Middleware] | None = None) -> None:
+        """Make an application; without `settings` they come from flags, environment and noria.toml."""
+        self.name = name
+        self._settings = settings
+        self.registry = Registry()
+        self.providers = Providers()
+        self.bus = Bus(self.registry, self.providers, defaults() if middleware is None else middleware)
+        self.merger = Merger(self.bus)
+        self.schedules: list[Schedule] = []
+        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
+        self._portal: Portal | None = None
+        self._portal_lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._role, self._alone = "client", True
+
+    # --- declaring
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        if self._settings is None:
+            self._settings = load()
+        return self._settings
+
+    def configure(self, settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> None:
+        """Use these settings; for the processes of `noria run` and for tests, before the first message."""
+        self._settings, self._role, self._alone, self._engine = settings, role, alone, engine
+
+    def handles(self, *messages: type[Command], queue: Queue | None = None) -> Callable[[F], F]:
+        """Register a handler of commands; several handlers of one command run in the order of their registration.
+
+        `queue` says that this handler serves what comes through that queue, and declares it.
+        """
+
+        def register(function: F) -> F:
+            self._refuse_if_frozen("handlers")
+            handler = Handler(function)
+            for message in messages:
+                self.registry.add_handler(message, handler, queue)
+            return function
+
+        if not messages:
+            raise DefinitionError("@app.handles needs the command: @app.handles(SyncProperty)")
+        return register
+
+    def on(self, what: type[Event] | str, *, name: str | None = None) -> Callable[[F], F]:
+        """Register a subscriber of an event, or of a pattern like `"bid.*"`, with its own durable queue."""
+
+        def register(function: F) -> F:
+            self._refuse_if_frozen("subscribers")
+            self.registry.add_subscriber(what, Handler(function), name)
+            return function
+
+        return register
+
+    def provides(self, function: F) -> F:
+        """Register what handlers get by annotation: a function, or a generator that cleans up behind its yield."""
+        self.providers.add(function)
+        return function
+
+    def use(self, middleware: Middleware | Around) -> None:
+        """Append a middleware: the first used is the outermost."""
+        self.bus.use(middleware)
+
+    def knows(self, *messages: type[Message]) -> None:
+        """Declare messages that this program sends but does not handle."""
+        for message in messages:
+            self.registry.add_message(message)
+
+    def schedule(self, trigger: Trigger, message: Command, *, name: str | None = None, misfire: str = "once") -> None:
+        """Send a command at each slot of a trigger: `cron("0 4 * * *")` or `every(60)`.
+
+        `misfire` says what becomes of slots missed while nothing ran: once, skip or all.
+        """
+        self._refuse_if_frozen("schedules")
+        self.knows(type(message))
+        self.schedules.append(Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire))
+
+    def task(self, function: Callable[P, R] | None = None, /, **capabilities: Unpack[Capabilities]) -> Any:
+        """Turn a function into a command with `.send(…)` of the same signature."""
+
+        def make(inner: Callable[P, R]) -> Task[P, R]:
+            self._refuse_if_frozen("tasks")
+            made = Task(self, self.providers, inner, capabilities)
+            self.registry.add_handler(made.command, made.handler, None)
+            return made
+
+        return make if function is None else make(function)
+
+    def _refuse_if_frozen(self, what: str) -> None:
+        if self.bus.frozen:
+            raise TooLate(f"{what} must be declared before the first message is sent or handled")
+
+    # --- sending
+
+    @overload
+    def send(self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Receipt: ...
+    @overload
+    def send(self, message: Sequence[Message], *, delay: float | None = None, priority: int | None = None, idempotency_key: None = None) -> list[Receipt]: ...
+    def send(self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Any:
+        """Store a message, or a sequence of them at once; when this returns they are durable.
+
+        A command without a queue is handled here and now. Raises `Unroutable`, `BrokerUnavailable`, `Unconfirmed`.
+        """
+        return self.wait_for(self.asend(message, delay=delay, priority=priority, idempotency_key=idempotency_key))
+
+    @overload
+    async def asend(self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Receipt: ...
+    @overload
+    async def asend(
+        self, message: Sequence[Message], *, delay: float | None = None, priority: int | None = None, idempotency_key: None = None
+    ) -> list[Receipt]: ...
+    async def asend(self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Any:
+        """See `send`."""
+        many = not isinstance(message, Message)
+        messages: Sequence[Message] = message if many else (message,)
+        publications: list[Publication] = []
+        receipts: list[Receipt] = []
+        for one in messages:
+            draft = Draft(new_id(), priority=priority or 0, delay=delay or 0.0)
+            if is_immediate(one):
+                await self.handle_now(one, draft.id)
+                receipts.append(Receipt(draft.id, "done"))
+                continue
+            if idempotency_key is not None:
+                draft.options = changed(None, idempotency_key=f"{one.__spec__.name}:{idempotency_key}", fingerprint=fingerprint(one))
+            publications.append(self.bus.prepare(one, draft))
+        if publications:
+            receipts += await self.publish_all(publications)
+        return receipts if many else receipts[0]
+
+    def publish(self, event: Event) -> Receipt:
+        """Publish an event to all its subscribers; without any it is archived only."""
+        return self.send(event)
+
+    async def apublish(self, event: Event) -> Receipt:
+        """See `publish`."""
+        return await self.asend(event)
+
+    def ask(self, command: Command, *, timeout: float = 30.0) -> Any:
+        """Send a command and wait for what its handlers return.
+
+        Raises `CommandFailed` if it ends as a dead letter, `ResultTimeout` if it is not done in time (it goes on).
+        """
+        return self.wait_for(self.aask(command, timeout=timeout))
+
+    async def aask(self, command: Command, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
+        """See `ask`."""
+        identity = new_id()
+        if is_immediate(command):
+            return await self.handle_now(command, identity)
+        draft = Draft(identity, options=changed(None, tracked=True))
+        (receipt,) = await self.publish_all([self.bus.prepare(command, draft)])
+        return await self.aresult(identity if receipt.outcome == "merged" else receipt.id, timeout=timeout)
+
+    async def aresult(self, message_id: str, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
+        """Wait for the result of a tracked message. Raises as `ask` does, and `NotFound`."""
+        connection = await self.connection()
+        state = await connection.store.result(message_id, timeout)
+        if state.state == "done":
+            return None if state.result is None else msgspec.json.decode(state.result)
+        if state.state == "dead":
+            raise CommandFailed(message_id, state.error or "dead")
+        raise ResultTimeout(f"command {message_id} is still {state.state} after {timeout:g} s; ask again by its id")
+
+    async def handle_now(self, message: Message, identity: str) -> Any:
+        """Run the handlers of a message in this process; what they yield is sent when they are done."""
+        context = Context(identity, sent_at=time.time(), ports=await self.ports() if is_limited(message) else None)
+        result = await self.bus.handle(message, context)
+        if context.then:
+            await self.asend(list(context.then))
+        return result
+
+    async def publish_all(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """Publish, merging with what is pending for as long as somebody else changes it meanwhile."""
+        connection = await self.connection()
+        if all(p.options is None for p in publications):
+            return await connection.broker.publish(publications)
+        return await self.merger.publish(publications, connection.broker.publish)
+
+    # --- connections
+
+    async def connection(self) -> Connection:
+        """Give the broker and store of the running event loop, with this application's topology declared."""
+        loop = asyncio.get_running_loop()
+        connection = self._connections.get(loop)
+        if connection is None:
+            broker = brokers.connect(self.settings, role=self._role, alone=self._alone, engine=self._engine)
+            connection = self._connections[loop] = Connection(broker, store.connect(broker.client))
+        if not connection.is_declared:
+            async with connection.declared:
+                if not connection.is_declared:
+                    await connection.broker.declare(self.registry.topology())
+                    connection.is_declared = True
+        return connection
+
+    async def ports(self) -> Ports:
+        """Give what handling needs from the store."""
+        connection = await self.connection()
+        kept = connection.store
+
+        async def mark(message_id: str, handler: str, then: list[Message]) -> bool:
+            publications: tuple[Publication, ...] = tuple(self.bus.prepare(m, Draft(new_id(), correlation_id=message_id)) for m in then)
+            while pending := await kept.mark(message_id, handler, publications):
+                publications = self.merger.merged(publications, pending)
+            return True
+
+        return Ports(mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take)
+
+    def wait_for(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine on this application's own event loop thread and give its result."""
+        with self._portal_lock:
+            if self._portal is None:
+                self._portal = Portal()
+        return self._portal.run(work)
+
+    async def aclose(self) -> None:
+        """Close the connection of the running event loop, and what was provided."""
+        connection = self._connections.pop(asyncio.get_running_loop(), None)
+        await self.bus.close()
+        if connection is not None:
+            await connection.broker.close()
+
+    def close(self) -> None:
+        """Close the connection that the synchronous verbs use."""
+        with self._portal_lock:
+            portal, self._portal = self._portal, None
+        if portal is not None:
+            portal.close(self.aclose())
+
+
+def is_immediate(message: Message) -> bool:
+    """Tell whether a message is handled here and now: a command without a queue or exchange."""
+    spec = message.__spec__
+    return isinstance(message, Command) and spec.queue is None and spec.exchange is None
+
+
+def is_limited(message: Message) -> bool:
+    """Tell whether handling needs the store even here and now."""
+    return message.__spec__.rate is not None
+
+
+def fingerprint(message: Message) -> str:
+    """Give what must be equal for two requests with one idempotency key to be the same."""
+    import hashlib  # noqa: PLC0415 - only those who use keys pay for it
+
+    return hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()
+
+

@@ -1,0 +1,162 @@
+"""Which messages there are, who handles them, and the queues that follow from it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from noria.bus.handler import Handler
+from noria.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
+from noria.messages.message import Command, Event, Message
+from noria.messages.template import expand
+from noria.messages.topology import EVENTS, Binding, Queue, Topology, bind, refuse_conflict, refuse_other_kind
+
+COMMANDS_EXCHANGE = ""
+
+
+@dataclass(frozen=True)
+class Route:
+    """The handlers of one message type in one queue, in order; queue `None` is any."""
+
+    message: type[Message]
+    handlers: list[Handler] = field(default_factory=list[Handler])
+
+
+@dataclass(frozen=True)
+class Subscriber:
+    """A handler of events with its own durable queue."""
+
+    handler: Handler
+    pattern: str
+    queue: Queue
+    message: type[Event] | None
+
+
+class Registry:
+    """Everything that was declared on one application."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, type[Message]] = {}
+        self.routes: dict[tuple[type[Message], str | None], Route] = {}
+        self.subscribers: dict[str, Subscriber] = {}
+        self.queues: dict[str, Queue] = {}
+        self.patterns: list[tuple[type[Message], str | None, str]] = []
+
+    # --- declaring
+
+    def add_message(self, message: type[Message]) -> None:
+        """Know a message class by its name and aliases; raises `DuplicateName`."""
+        spec = message.__spec__
+        for name in (spec.name, *spec.aliases):
+            known = self.messages.setdefault(name, message)
+            if known is not message:
+                raise DuplicateName(f'"{name}" is the name of both {_where(known)} and {_where(message)}; give one of them name="..."')
+
+    def add_handler(self, message: type[Command], handler: Handler, queue: Queue | None) -> None:
+        """Append a handler of a command, of what comes through one queue or of all."""
+        self.add_message(message)
+        spec = message.__spec__
+        if queue is not None:
+            if spec.queue is None and spec.exchange is None:
+                raise DefinitionError(f"{handler.name}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel")
+            queue = Queue(queue.name, queue.bindings, queue.origin or handler.origin)
+            self.add_queue(queue)
+        elif spec.exchange is not None and spec.queue is None:
+            raise DefinitionError(
+                f'{handler.name}: {message.__name__} is published to exchange "{spec.exchange.name}"; say which queue this handler serves: '
+                f'@app.handles({message.__name__}, queue=bind("name", "{spec.exchange.name}:{spec.routing_key}"))'
+            )
+        route = self.routes.setdefault((message, queue.name if queue else None), Route(message))
+        if any(h.name == handler.name for h in route.handlers):
+            raise DuplicateName(f"{handler.name} handles {message.__name__} twice")
+        route.handlers.append(handler)
+
+    def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None) -> None:
+        """Give an event handler its own durable queue, bound by the event's name or by a pattern."""
+        if isinstance(what, str):
+            pattern, message = what, None
+        else:
+            self.add_message(what)
+            pattern, message = what.__spec__.name, what
+        queue_name = name or f"on.{handler.function.__name__}"
+        known = self.subscribers.get(queue_name)
+        if known is not None:
+            raise DuplicateName(f'queue "{queue_name}" belongs to both {known.handler.origin} and {handler.origin}; give one of them name="..."')
+        exchange = (message.__spec__.exchange if message else None) or EVENTS
+        queue = bind(queue_name, Binding(exchange.name, pattern), origin=handler.origin)
+        self.add_queue(queue)
+        self.subscribers[queue_name] = Subscriber(handler, pattern, queue, message)
+
+    def add_queue(self, queue: Queue) -> None:
+        """Declare a queue; raises `TopologyConflict` if it is declared with other bindings."""
+        refuse_conflict(self.queues.setdefault(queue.name, queue), queue)
+
+    # --- asking
+
+    def message(self, name: str) -> type[Message]:
+        """Give the class of a name; raises `UnknownMessage` with a suggestion."""
+        found = self.messages.get(name)
+        if found is None:
+            near = difflib.get_close_matches(name, self.messages, n=1, cutoff=0.5)
+            hint = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(sorted(self.messages)) or 'none'}"
+            raise UnknownMessage(f'no message is called "{name}", {hint}')
+        return found
+
+    def commands(self) -> list[type[Command]]:
+        """Give the commands by name, each once."""
+        found = {m.__spec__.name: m for m in self.messages.values() if issubclass(m, Command)}
+        return [found[name] for name in sorted(found)]
+
+    def handlers_of(self, message: type[Message], queue: str | None) -> list[Handler]:
+        """Give the handlers of a message that came through a queue, in order; raises `NoHandler`."""
+        subscriber = self.subscribers.get(queue or "")
+        if subscriber is not None:
+            return [subscriber.handler]
+        route = self.routes.get((message, queue)) or self.routes.get((message, None))
+        if route is None:
+            where = f' in queue "{queue}"' if queue else ""
+            raise NoHandler(f"nothing handles {message.__name__}{where}; write a function and decorate it with @app.handles({message.__name__})")
+        return route.handlers
+
+    def consumed_queues(self) -> list[str]:
+        """Give the queues that this application's handlers serve."""
+        names: set[str] = set(self.subscribers)
+        for message, queue in self.routes:
+            spec = message.__spec__
+            if queue is not None:
+                names.add(queue)
+            elif spec.queue is not None:
+                names.update(expand(message.__name__, spec.queue, message))
+        return sorted(names)
+
+    def topology(self) -> Topology:
+        """Give all exchanges, queues and bindings; raises `TopologyConflict` if two declarations disagree."""
+        exchanges = {EVENTS.name: EVENTS}
+        queues = dict(self.queues)
+        for message in set(self.messages.values()):
+            spec = message.__spec__
+            if spec.exchange is not None:
+                refuse_other_kind(exchanges.setdefault(spec.exchange.name, spec.exchange), spec.exchange)
+            if spec.queue is not None:
+                for name in expand(message.__name__, spec.queue, message):
+                    bindings = (Binding(spec.exchange.name, name),) if spec.exchange is not None else ()
+                    queue = Queue(name, bindings, _where(message))
+                    known = queues.setdefault(name, queue)
+                    if bindings:
+                        refuse_conflict(known, queue)
+        return Topology(tuple(exchanges.values()), tuple(queues[name] for name in sorted(queues)))
+
+    def check(self, unmet: Callable[[Handler], list[str]]) -> None:
+        """Raise `DefinitionError` for handlers that ask for what nothing provides."""
+        handlers: list[Handler] = [h for route in self.routes.values() for h in route.handlers]
+        handlers += [s.handler for s in self.subscribers.values()]
+        for handler in handlers:
+            missing = unmet(handler)
+            if missing:
+                raise DefinitionError(f"{handler.origin} asks for {', '.join(missing)}, which nothing provides; add a function with @app.provides")
+
+
+def _where(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"

@@ -1,0 +1,108 @@
+"""When something starts by itself: the slots of a schedule. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+from msgspec import Struct
+
+from noria.errors import DefinitionError
+from noria.messages.message import Command
+
+_ALIASES = {"@yearly": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0", "@daily": "0 0 * * *", "@hourly": "0 * * * *"}
+_MOST_MISSED = 1000
+
+
+class Trigger(Struct, frozen=True):
+    """Gives the times at which something is due."""
+
+    def after(self, moment: float) -> float:
+        """Give the first slot after a moment, both in seconds since the epoch."""
+        raise NotImplementedError
+
+
+class Cron(Trigger, frozen=True):
+    """Slots by a cron expression in a time zone; a time that DST skips or repeats has one slot (as Debian's cron)."""
+
+    expression: str
+    zone: str = "UTC"
+
+    def __str__(self) -> str:
+        return f"cron({self.expression},{self.zone})"
+
+    def after(self, moment: float) -> float:
+        start = datetime.datetime.fromtimestamp(moment, ZoneInfo(self.zone))
+        return next(CronSim(self.expression, start)).timestamp()
+
+
+class Every(Trigger, frozen=True):
+    """Slots every so many seconds, counted from the epoch so that all schedulers agree on them."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"every({self.seconds:g})"
+
+    def after(self, moment: float) -> float:
+        slot = (moment // self.seconds + 1) * self.seconds
+        return slot if slot > moment else slot + self.seconds
+
+
+def cron(expression: str, zone: str = "UTC") -> Cron:
+    """Give a trigger like `cron("0 4 * * *", "Europe/Paris")`; raises `DefinitionError` for a wrong one."""
+    expression = _ALIASES.get(expression, expression)
+    try:
+        CronSim(expression, datetime.datetime(2026, 1, 1, tzinfo=ZoneInfo(zone)))
+    except CronSimError as error:
+        raise DefinitionError(f'cron("{expression}") is wrong: {error}; write minute hour day month weekday') from None
+    except (ZoneInfoNotFoundError, ValueError):
+        raise DefinitionError(f'cron: no time zone is called "{zone}"; write one like "Europe/Paris"') from None
+    return Cron(expression, zone)
+
+
+def every(seconds: float) -> Every:
+    """Give a trigger that fires every so many seconds."""
+    if seconds < 0.1:
+        raise DefinitionError(f"every({seconds}): at least 0.1 seconds are needed")
+    return Every(seconds)
+
+
+class Schedule(Struct, frozen=True):
+    """A command for each slot of a trigger; `misfire` is what becomes of missed slots: once, skip or all."""
+
+    name: str
+    trigger: Trigger
+    message: Command
+    misfire: str = "once"
+
+    def __post_init__(self) -> None:
+        if self.misfire not in ("once", "skip", "all"):
+            raise DefinitionError(f'schedule {self.name}: misfire="{self.misfire}" must be once, skip or all')
+
+
+def due(schedule: Schedule, last: float, now: float, late: float = 60.0) -> list[float]:
+    """Give the slots to fire now, oldest first, after the last that fired.
+
+    A slot is missed when it is older than `late` seconds: *once* fires only the newest of those missed, *skip* none,
+    *all* each (at most 1000).
+    """
+    slots = list(_slots(schedule.trigger, last, now))
+    missed = [slot for slot in slots if slot < now - late]
+    fresh = [slot for slot in slots if slot >= now - late]
+    if schedule.misfire == "all":
+        return slots
+    if schedule.misfire == "once" and missed and not fresh:
+        return missed[-1:]
+    return fresh
+
+
+def _slots(trigger: Trigger, last: float, now: float) -> Iterator[float]:
+    slot = trigger.after(last)
+    for _ in range(_MOST_MISSED):
+        if slot > now:
+            return
+        yield slot
+        slot = trigger.after(slot)

@@ -1,0 +1,16 @@
+"""How many messages a worker asks for ahead of its slots. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+AHEAD: Final = 0.02  # seconds of work to have at hand: longer than an answer of the broker takes
+MOST: Final = 500
+
+
+def ahead(rate: float, concurrency: int) -> int:
+    """Give how many messages to hold beyond those in slots, for a worker that ends `rate` messages a second.
+
+    A worker of slow handlers holds next to nothing that another could run; a fast one is never starved.
+    """
+    return max(1, min(MOST, round(rate * AHEAD), 50 * concurrency))

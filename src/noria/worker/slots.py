@@ -1,0 +1,40 @@
+"""Which messages are running, in memory that outlives this process by a moment.
+
+The table costs one store for each start and end. When the process is killed, the engine reads it and blames
+only messages that had started, never those that merely waited in the same prefetch.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+_TAG: Final = struct.Struct("<Q")
+
+
+class StartedTable:
+    """One tag for each slot, zero where nothing runs."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        """Make the file, readable by this user only."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = folder / f"{os.getpid()}-{os.urandom(4).hex()}.slots"
+        size = max(8, slots * 8)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(handle, size)
+            self._map = mmap.mmap(handle, size)
+        finally:
+            os.close(handle)
+
+    def start(self, slot: int, tag: int) -> None:
+        """Note that a slot runs a message; zero for none."""
+        _TAG.pack_into(self._map, slot * 8, tag)
+
+    def close(self) -> None:
+        """Forget the table: this process ends in order."""
+        self.path.unlink(missing_ok=True)
+        self._map.close()

@@ -1,0 +1,337 @@
+"""The loop that receives, runs and settles: long-lived slots, batches both ways, no task for a message.
+
+A slot is one asyncio task that handles messages one after the other. A handler that does not suspend costs
+its slot nothing but a function call; one that does suspends its slot, and the next slot goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
+from noria.bus.bus import Bus, Draft, Handle, new_id
+from noria.bus.context import Context, Ports
+from noria.errors import BrokerError, NoHandler, StorageFull, UnknownMessage
+from noria.messages.codec import encode_json
+from noria.messages.envelope import Publication, Receipt
+from noria.worker.hardlimits import HardLimits
+from noria.worker.prefetch import ahead
+from noria.worker.slots import StartedTable
+from noria.worker.verdict import decide, describe
+
+log = logging.getLogger("noria.worker")
+
+_WAIT = 20.0
+_MEASURE = 0.05
+_REFUSED_PAUSE = 0.5
+_NOT_READY_PAUSE = 5.0
+
+
+class MergingSender(Protocol):
+    """Prepares what handlers yielded, and merges what must be merged; the application is one."""
+
+    def merged(self, publications: Sequence[Publication], receipts: Sequence[Receipt]) -> tuple[Publication, ...]:
+        """Merge the publications with the pending messages of the receipts."""
+        ...
+
+
+class _Plan:
+    """How messages of one type in one queue are decoded and handled."""
+
+    __slots__ = ("decode", "handle", "kill_after")
+
+    def __init__(self, decode: Callable[[bytes], Any], handle: Handle, kill_after: float | None) -> None:
+        self.decode = decode
+        self.handle = handle
+        self.kill_after = kill_after
+
+
+class Worker:
+    """Runs the messages of some queues with a number of slots."""
+
+    def __init__(self, bus: Bus, consumer: Consumer, *, sender: MergingSender, ports: Ports, concurrency: int, table: StartedTable) -> None:
+        """Prepare; nothing is received before `run`."""
+        self._bus = bus
+        self._consumer = consumer
+        self._sender = sender
+        self._ports = ports
+        self._concurrency = concurrency
+        self._table = table
+        self._limits = HardLimits()
+        self._buffer: collections.deque[Delivery] = collections.deque()
+        self._plans: dict[tuple[str, str, str], _Plan] = {}
+        self._idle: list[asyncio.Future[None]] = []
+        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._settlements: list[Settlement] = []
+        self._flush_due = False
+        self._settling = 0
+        self._receives: set[asyncio.Task[None]] = set()
+        self._wanted = 0
+        self._settled = asyncio.Event()
+        self._quiet = False
+        self._stopping = False
+        self._rate = 0.0
+        self._measured_at = time.monotonic()
+        self._measured = 0
+        self.busy = 0
+        self.done = 0
+        self.failed = 0
+        self.last_received = time.monotonic()
+        self.finished = asyncio.Event()
+        self.most: int | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # --- life
+
+    async def run(self) -> None:
+        """Work until `stop` or `finish`; raises nothing that a message caused."""
+        for index in range(self._concurrency):
+            self._spawn(index)
+        self._ask()
+        await self.finished.wait()
+
+    async def stop(self, grace: float) -> int:
+        """Stop receiving, give back what did not start, finish what runs within `grace` seconds, give back the rest.
+
+        Says how many messages were cut off.
+        """
+        self._stopping = True
+        for receive in self._receives:
+            receive.cancel()
+        while self._buffer:
+            self._settlements.append(Retry(self._buffer.popleft().tag, 0.0, counted=False))
+        self._flush_soon()
+        deadline = self._loop.time() + grace
+        while self.busy and self._loop.time() < deadline:
+            self._settled.clear()
+            try:
+                await asyncio.wait_for(self._settled.wait(), deadline - self._loop.time())
+            except TimeoutError:
+                break
+        cut = self.busy
+        for slot in self._slots.values():
+            slot.cancel()
+        await asyncio.wait(self._slots.values(), timeout=2.0) if self._slots else None
+        while self._settlements or self._settling:
+            self._flush()
+            self._settled.clear()
+            if self._settling:
+                await self._settled.wait()
+        self.finished.set()
+        return cut
+
+    def quiet(self, on: bool) -> None:
+        """Stop or resume taking new messages, while what runs goes on."""
+        self._quiet = on
+        if not on:
+            self._ask()
+            self._wake()
+
+    # --- receiving
+
+    def _ask(self) -> None:
+        """Keep up to two requests on their way, for as many messages as slots and the buffer have room."""
+        if self._quiet or self._stopping:
+            return
+        capacity = self._concurrency + ahead(self._rate, self._concurrency)
+        room = capacity - len(self._buffer) - self.busy - self._wanted
+        if self.most is not None:
+            room = min(room, self.most - self.done - self.failed - len(self._buffer) - self.busy - self._wanted)
+        if room <= 0 or len(self._receives) >= 2 or (self._receives and room < capacity // 4):
+            return
+        limit = room if self._receives or room < 100 else room // 2 + 1
+        self._wanted += limit
+        self._consumer.resize(capacity + 2 * self._concurrency)
+        task = self._loop.create_task(self._receive(limit))
+        self._receives.add(task)
+        task.add_done_callback(self._receives.discard)
+
+    async def _receive(self, limit: int) -> None:
+        deliveries: list[Delivery] = []
+        try:
+            deliveries = await self._consumer.receive(limit, _WAIT)
+        except BrokerError as error:
+            log.warning("cannot receive (%s); trying again", error)
+            await asyncio.sleep(_REFUSED_PAUSE)
+        finally:
+            self._wanted -= limit
+        if deliveries:
+            self.last_received = time.monotonic()
+            if self._stopping:
+                self._settlements += [Retry(d.tag, 0.0, counted=False) for d in deliveries]
+                self._flush_soon()
+                return
+            self._buffer.extend(deliveries)
+            self._wake()
+        self._loop.call_soon(self._ask)
+
+    # --- running
+
+    def _spawn(self, index: int) -> None:
+        slot = self._loop.create_task(self._slot(index), name=f"slot-{index}", context=contextvars.Context())
+        self._slots[index] = slot
+
+    def _wake(self) -> None:
+        if self._buffer and self._idle and not self._quiet:
+            idle = self._idle.pop()
+            if idle.done():
+                self._wake()
+            else:
+                idle.set_result(None)
+
+    async def _slot(self, index: int) -> None:
+        buffer, table, run, limits = self._buffer, self._table, self._run, self._limits
+        clean = contextvars.copy_context()
+        while True:
+            if not buffer or self._quiet or self._stopping:
+                idle = self._loop.create_future()
+                self._idle.append(idle)
+                await idle
+                self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
+                continue
+            delivery = buffer.popleft()
+            table.start(index, delivery.tag)
+            self.busy += 1
+            try:
+                settlement = await run(delivery)
+            finally:
+                self.busy -= 1
+                table.start(index, 0)
+                if limits.active:
+                    limits.end(delivery.tag)
+            self._settlements.append(settlement)
+            if not self._flush_due:
+                self._flush_due = True
+                self._loop.call_soon(self._flush)
+            if self._stopping:
+                self._settled.set()
+                return
+            if contextvars.copy_context() != clean:
+                self._spawn(index)  # a handler left context variables behind: they must not reach the next message
+                self._loop.call_soon(self._wake)
+                return
+
+    async def _run(self, delivery: Delivery) -> Settlement:
+        """Decode, handle, decide: every delivery ends in exactly one settlement."""
+        envelope = delivery.envelope
+        plan = self._plans.get((envelope.type, delivery.queue, envelope.content_type))
+        try:
+            if plan is None:
+                plan = await self._plan(envelope.type, delivery.queue, envelope.content_type)
+            message = plan.decode(envelope.body)
+        except (UnknownMessage, NoHandler) as error:
+            self.failed += 1
+            return Dead(delivery.tag, "unknown message", str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.failed += 1
+            return Dead(delivery.tag, "undecodable", f"{envelope.type}: {error}")
+        except Exception as error:  # a provider that cannot be made is no fault of the message
+            log.exception("%s cannot be handled yet, again in %g s", envelope.type, _NOT_READY_PAUSE)
+            return Retry(delivery.tag, _NOT_READY_PAUSE, counted=False, error=describe(error))
+        context = Context(
+            envelope.id,
+            attempt=delivery.attempt,
+            queue=delivery.queue,
+            sent_at=envelope.timestamp,
+            headers=envelope.headers,
+            correlation_id=envelope.correlation_id,
+            note=delivery.note,
+            ports=self._ports,
+        )
+        if plan.kill_after is not None:
+            self._limits.begin(delivery.tag, plan.kill_after, f"{envelope.type} {envelope.id}")
+        try:
+            result = await plan.handle(message, context)
+            then = tuple(self._outgoing(context)) if context.then else ()
+            self.done += 1
+            return Ack(delivery.tag, then, None if result is None else encode_json(result), context.marked)
+        except asyncio.CancelledError as error:
+            if not self._stopping:
+                raise
+            return decide(delivery.tag, error)
+        except Exception as error:  # whatever a handler does, its delivery ends in one settlement
+            self.failed += 1
+            settlement = decide(delivery.tag, error)
+            self._report(delivery, settlement)
+            return settlement
+
+    async def _plan(self, name: str, queue: str, content_type: str) -> _Plan:
+        kind = self._bus.registry.message(name)
+        plan = _Plan(self._bus.decoder_of(kind, content_type), await self._bus.handle_of(kind, queue), kind.__spec__.kill_after)
+        self._plans[name, queue, content_type] = plan
+        return plan
+
+    def _outgoing(self, context: Context) -> list[Publication]:
+        return [self._bus.prepare(m, Draft(new_id(), correlation_id=context.correlation_id or context.id)) for m in context.then]
+
+    def _report(self, delivery: Delivery, settlement: Retry | Dead) -> None:
+        envelope = delivery.envelope
+        if isinstance(settlement, Dead):
+            log.error("%s %s is a dead letter after attempt %d: %s", envelope.type, envelope.id, delivery.attempt, settlement.reason)
+        elif settlement.counted:
+            last = (settlement.error or "").rsplit("\n", 1)[-1]
+            log.warning("%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, last, settlement.after)
+
+    # --- settling
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._settlements:
+            batch, self._settlements = self._settlements, []
+            self._settling += 1
+            self._measure(len(batch))
+            self._loop.create_task(self._settle(batch)).add_done_callback(self._batch_settled)
+        self._ask()
+
+    def _batch_settled(self, task: asyncio.Task[None]) -> None:
+        self._settling -= 1
+        self._settled.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("settling failed: %r; the broker delivers these messages again", error)
+        if self.most is not None and self.done + self.failed >= self.most and not self.busy and not self._settling:
+            self.finished.set()
+
+    async def _settle(self, batch: list[Settlement]) -> None:
+        while True:
+            try:
+                refusals = await self._consumer.settle(batch)
+                break
+            except StorageFull as error:
+                log.error("cannot settle: %s; trying again", error)
+                await asyncio.sleep(_REFUSED_PAUSE)
+        if refusals:
+            again = [s for r in refusals if (s := self._after_refusal(r, batch)) is not None]
+            if again:
+                await self._settle(again)
+
+    def _after_refusal(self, refusal: Refusal, batch: Sequence[Settlement]) -> Settlement | None:
+        settlement = next(s for s in batch if s.delivery == refusal.delivery)
+        if refusal.why == "pending" and isinstance(settlement, Ack):
+            return msgspec.structs.replace(settlement, then=self._sender.merged(settlement.then, refusal.receipts))
+        if refusal.why == "unroutable":
+            log.error("what a handler yielded cannot be routed: %s", refusal.text)
+            return Dead(refusal.delivery, "unroutable", refusal.text)
+        log.warning("a late settlement was refused: %s", refusal.text)
+        return None
+
+    def _measure(self, ended: int) -> None:
+        self._measured += ended
+        now = time.monotonic()
+        passed = now - self._measured_at
+        if passed >= _MEASURE:
+            self._rate = max(self._measured / passed, self._rate / 2)
+            self._measured, self._measured_at = 0, now
+
