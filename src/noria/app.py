@@ -235,12 +235,16 @@ class App:
 
     # --- connections
 
-    async def connection(self) -> Connection:
-        """Give the broker and store of the running event loop, with this application's topology declared."""
+    async def connection(self, info: dict[str, Any] | None = None) -> Connection:
+        """Give the broker and store of the running event loop, with this application's topology declared.
+
+        `info` is what the engine shows of this process; it counts with the first call.
+        """
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
             broker = brokers.connect(self.settings, role=self._role, alone=self._alone, engine=self._engine)
+            broker.client.info = info or {}
             connection = self._connections[loop] = Connection(broker, store.connect(broker.client))
         if not connection.is_declared:
             async with connection.declared:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +31,9 @@ class EmbeddedBroker:
     def __init__(self, path: Path, *, role: str = "client", alone: bool = True, engine: Engine | None = None, deadline: float = 5.0) -> None:
         """Prepare a broker inside a running event loop; see `noria.engine.client.Client`."""
         self.client = Client(path, role=role, alone=alone, engine=engine, deadline=deadline)
+        self.client.held = self._held
+        self.client.on_lost = self._lost
+        self._consumers: set[EmbeddedConsumer] = set()
 
     async def close(self) -> None:
         """Close the connection; what consumers held is ready again."""
@@ -45,10 +50,19 @@ class EmbeddedBroker:
         for queue in queues:
             await self.depth(queue)
         consumer = EmbeddedConsumer(self.client, tuple(queues), prefetch)
+        self._consumers.add(consumer)
         try:
             yield consumer
         finally:
             await consumer.close()
+            self._consumers.discard(consumer)
+
+    def _held(self) -> list[tuple[str, int]]:
+        return [place for consumer in self._consumers for place in consumer.held()]
+
+    def _lost(self, tags: set[int]) -> None:
+        for consumer in self._consumers:
+            consumer.lose(tags)
 
     async def depth(self, queue: str) -> Depth:
         return await self.client.call("depth", queue, decode=_depth)
@@ -70,46 +84,69 @@ class EmbeddedConsumer:
         self._queues = queues
         self._prefetch = prefetch
         self._out: dict[int, str] = {}
-        self._serials: set[int] = set()
+        self._asked: dict[int, int] = {}
+        self._turn = 0
         self._closed = False
-        client.held = self._held
-        client.on_lost = self._lost
         self.lost: set[int] = set()
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = prefetch
 
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
-        limit = min(limit, self._prefetch - len(self._out))
+        limit = min(limit, self._prefetch - len(self._out) - sum(self._asked.values()))
         if limit <= 0 or self._closed:
             return []
-        future = self._client.call("receive", self._queues, limit, wait, decode=_deliveries, deadline=wait + self._client.deadline)
+        queues = (*self._queues[self._turn :], *self._queues[: self._turn])
+        self._turn = (self._turn + 1) % len(self._queues)
+        future = self._client.call("receive", queues, limit, wait, decode=_deliveries, deadline=wait + self._client.deadline)
         serial = self._client.serial
-        self._serials.add(serial)
+        self._asked[serial] = limit
+        future.add_done_callback(lambda done: self._answered(serial, done))
         try:
-            deliveries: list[Delivery] = await future
-        finally:
-            self._serials.discard(serial)
-        for delivery in deliveries:
-            self._out[delivery.tag] = delivery.queue
-        return deliveries
+            deliveries: list[Delivery] = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._client.cancel(serial)
+            future.add_done_callback(self._return)
+            raise
+        return [] if self._closed else deliveries
+
+    def _answered(self, serial: int, future: asyncio.Future[list[Delivery]]) -> None:
+        del self._asked[serial]
+        if not future.cancelled() and future.exception() is None:
+            self._out.update((delivery.tag, delivery.queue) for delivery in future.result())
+            if self._closed:
+                self._return(future)
+
+    def _return(self, future: asyncio.Future[list[Delivery]]) -> None:
+        """Give back what came for a `receive` that nobody waits for any more."""
+        if future.cancelled() or future.exception() is not None:
+            return
+        back = [delivery.tag for delivery in future.result() if self._out.pop(delivery.tag, None) is not None]
+        if back:
+            with contextlib.suppress(BrokerUnavailable):
+                given = self._client.call("settle", [_closed(Retry(tag, 0.0, counted=False)) for tag in back])
+                given.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
+        held = [s for s in settlements if s.delivery in self._out]
+        stale = [Refusal(s.delivery, "stale", "this consumer does not hold the delivery") for s in settlements if s.delivery not in self._out]
+        if not held:
+            return stale
         try:
-            refusals: list[Refusal] = await self._client.call("settle", [_closed(s) for s in settlements], decode=_refusals)
+            refusals: list[Refusal] = await self._client.call("settle", [_closed(s) for s in held], decode=_refusals)
         except Unconfirmed:
             for settlement in settlements:
                 self._out.pop(settlement.delivery, None)
             raise
         kept = {r.delivery for r in refusals if r.why != "stale"}
-        for settlement in settlements:
+        for settlement in held:
             if settlement.delivery not in kept:
                 self._out.pop(settlement.delivery, None)
-        return refusals
+        return stale + refusals
 
     def stop(self) -> None:
         """Have a waiting `receive` answer at once."""
-        for serial in self._serials:
+        for serial in self._asked:
             self._client.cancel(serial)
 
     async def close(self) -> None:
@@ -122,15 +159,14 @@ class EmbeddedConsumer:
                 await self.settle(back)
             except (BrokerUnavailable, Unconfirmed):
                 self._out.clear()  # the engine does it when it sees the connection closed
-        self._client.held = tuple
 
-    def _held(self) -> list[tuple[str, int]]:
+    def held(self) -> list[tuple[str, int]]:
+        """Give the queue and tag of everything that is out."""
         return [(queue, tag) for tag, queue in self._out.items()]
 
-    def _lost(self, tags: set[int]) -> None:
-        for tag in tags:
-            self._out.pop(tag, None)
-        self.lost |= tags
+    def lose(self, tags: set[int]) -> None:
+        """Hear which deliveries a restarted engine gave to others."""
+        self.lost |= {tag for tag in tags if self._out.pop(tag, None) is not None}
 
 
 def _closed(settlement: Settlement) -> tuple[Any, ...]:

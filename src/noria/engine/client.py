@@ -13,7 +13,7 @@ import socket
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw
@@ -161,7 +161,7 @@ class Client:
                     await self._loop.create_unix_connection(lambda: _Link(self), str(socket_path(self.path)))
                     return
                 except OSError:
-                    if self._alone:
+                    if self._alone and any(call.verb not in _WAITS for call in self._calls.values()):
                         self._own_for_a_moment()
                 if self._calls:
                     await asyncio.sleep(_RETRY)
@@ -272,6 +272,8 @@ class Client:
     def _perform(self, call: _Call, ledger: Ledger, verbs: Verbs, session: Session) -> None:
         request = decode_request(call.body[4:])
         decode = DECODERS.get(call.verb)
+        if call.verb in _WAITS:
+            return  # an engine may still come, until the deadline
         if decode is None:
             self._finish(call, BrokerUnavailable(f'no engine runs for {self.path}, and "{call.verb}" needs one: start "noria run"'))
             return
@@ -322,8 +324,8 @@ class _Link(asyncio.Protocol):
         self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._client.linked(transport.write, transport.close)
+        stream = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
+        self._client.linked(stream.write, stream.close)
 
     def data_received(self, data: bytes) -> None:
         self._client.received(data)

@@ -52,14 +52,13 @@ class Session:
 class Receiver:
     """A session that waits for deliveries."""
 
-    __slots__ = ("limit", "queues", "reply", "session", "turn")
+    __slots__ = ("limit", "queues", "reply", "session")
 
     def __init__(self, session: Session, queues: list[QueueState], limit: int, reply: Callable[[Any], None]) -> None:
         self.session = session
         self.queues = queues
         self.limit = limit
         self.reply = reply
-        self.turn = 0
 
 
 class Ledger:
@@ -255,7 +254,7 @@ class Ledger:
         row = self.db.execute(
             "select fingerprint from idempotency where name = ? and until > ?", (options.idempotency_key, self.now())
         ).fetchone()
-        if row is not None and row[0] != options.fingerprint:
+        if row is not None and row[0] != (options.fingerprint or ""):
             raise KeyReused(f'idempotency key "{options.idempotency_key}" came with another body before; use a new key for a new request')
 
     def _taken(self, p: Posted, now: float) -> str | None:
@@ -289,17 +288,15 @@ class Ledger:
     # --- lending
 
     def serve(self) -> None:
-        """Lend what is ready to those who wait, in turn."""
+        """Lend what is ready to those who wait; each names its queues in the order of their turn."""
         if self.held_back:
             return
         for receiver in list(self.receivers):
-            queues, lent = receiver.queues, list[Any]()
-            for offset in range(len(queues)):
-                queue = queues[(receiver.turn + offset) % len(queues)]
+            lent = list[Any]()
+            for queue in receiver.queues:
                 if queue.servable and len(lent) < receiver.limit:
                     self._lend(queue, receiver, lent)
             if lent:
-                receiver.turn += 1
                 self.receivers.remove(receiver)
                 self.served.append((receiver, lent))
 

@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import apsw
 import msgspec
@@ -318,21 +318,17 @@ class Engine:
         connection.answer(request.serial, None)
 
     def _overview(self, connection: Connection, request: Request) -> None:
-        ledger = self.ledger
-        connection.answer(request.serial, {
-            "engine": {"pid": os.getpid(), "path": str(ledger.path), "started_at": self.started_at, "turns": self.turns, "sqlite": apsw.sqlite_lib_version()},
-            "queues": [
-                {"name": q.name, "bindings": [list(b) for b in q.bindings], "origin": q.origin, "ready": q.rows - q.running, "running": q.running,
-                 "delayed": q.delayed, "dead": q.dead, "published": q.published, "done": q.done, "retried": q.retried, "died": q.died,
-                 "consumers": sum(1 for c in self.connections if q.name in c.session.info.get("queues", ()))}
-                for q in sorted(ledger.routes.queues.values(), key=lambda q: q.name)
-            ],
-            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in ledger.routes.exchanges.values()],
-            "clients": [
-                {"name": c.session.name, "role": c.session.role, "holding": len(c.session.claims), **{k: v for k, v in c.session.info.items() if k != "slots"}}
-                for c in self.connections if c.session.name
-            ],
-        })  # fmt: skip
+        clients = [
+            {"name": c.session.name, "role": c.session.role, "holding": len(c.session.claims), **{k: v for k, v in c.session.info.items() if k != "slots"}}
+            for c in self.connections
+            if c.session.name
+        ]
+        overview = self.verbs.overview(connection.session)
+        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns}
+        overview["clients"] = clients
+        for queue in overview["queues"]:
+            queue["consumers"] = sum(1 for c in clients if queue["name"] in c.get("queues", ()))
+        connection.answer(request.serial, overview)
 
     # --- time
 
@@ -407,8 +403,7 @@ class _Served(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)
         if not _same_user(transport.get_extra_info("socket")):
             log.warning("refused a connection of another user")
             transport.abort()

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
+import apsw
 import msgspec
 from msgspec import Raw
 
@@ -14,7 +15,7 @@ from noria.engine.letters import Letters
 from noria.engine.queues import Claim
 from noria.engine.records import Records
 from noria.engine.wire import Posted
-from noria.errors import BrokerError, NotFound, Unroutable
+from noria.errors import BrokerError, NotFound, Rejected
 from noria.messages.topology import Topology
 
 
@@ -95,7 +96,7 @@ class Verbs:
             if conflicts:
                 return (settlement.tag, "pending", "merge with the pending message first", conflicts)
             self._ledger.publish(settlement.then)
-        except Unroutable as error:
+        except Rejected as error:
             return (settlement.tag, "unroutable", str(error))
         return None
 
@@ -144,6 +145,20 @@ class Verbs:
             raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "noria dead list")')
         rows = ledger.db.execute("select id, attempt, null, envelope from ready where queue = ? order by rank, id limit ?", (found.id, limit + found.running))
         return [(i, a, None, Raw(bytes(e))) for i, a, _, e in rows if i not in ledger.claims][:limit]  # type: ignore[arg-type]
+
+    def overview(self, session: Session) -> dict[str, Any]:
+        """Tell what an operator asks first; the engine adds its own process and its clients."""
+        ledger = self._ledger
+        return {
+            "engine": {"pid": 0, "path": str(ledger.path), "started_at": 0.0, "turns": 0, "sqlite": apsw.sqlite_lib_version()},
+            "queues": [
+                {"name": q.name, "bindings": [list(b) for b in q.bindings], "origin": q.origin, "ready": q.rows - q.running, "running": q.running,
+                 "delayed": q.delayed, "dead": q.dead, "published": q.published, "done": q.done, "retried": q.retried, "died": q.died, "consumers": 0}
+                for q in sorted(ledger.routes.queues.values(), key=lambda q: q.name)
+            ],
+            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in ledger.routes.exchanges.values()],
+            "clients": [],
+        }  # fmt: skip
 
     # --- the store's verbs, kept in their own rooms
 

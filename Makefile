@@ -1,0 +1,61 @@
+# The commands of this repository; `make` alone explains them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+export UV_LINK_MODE := copy
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help demo test check bench docs setup tools clean
+.DEFAULT_GOAL := help
+
+help: ## Explain these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Noria needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+
+$(VENV)/.demo: $(UV) pyproject.toml uv.lock
+	$(UV) sync --quiet --frozen --no-default-groups --all-extras --inexact
+	@touch $@
+
+$(VENV)/.tests: $(UV) pyproject.toml uv.lock
+	$(UV) sync --quiet --frozen --all-extras --inexact
+	@touch $@
+
+setup: $(VENV)/.tests ## Make the environment for working on Noria in .venv
+
+demo: $(VENV)/.demo ## Replay real bookings through the channel manager for 30 s (ARGS=--keep leaves it running)
+	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo $(ARGS)
+
+test: $(VENV)/.tests tools ## Run all tests, with real processes and real HTTP (ARGS="-k name")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.tests ## Format, lint, types, import layers: what must be clean at every commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.tests ## Measure drain, send and latency of the embedded engine on this machine
+	$(BIN)/python benchmarks/embedded.py $(ARGS)
+
+docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
+	$(UV) sync --quiet --frozen --all-extras --group docs --inexact
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build
+
+tools: ## Install what the tests need from Debian, when missing and root
+	@command -v promtool >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing prometheus for promtool" >&2; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; \
+	  else \
+	    echo "promtool is missing and this is not root: install Debian's package prometheus; its test will fail without" >&2; \
+	  fi; }
+
+clean: ## Remove what was built
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,56 @@
+"""The command line: `noria VERB`; each verb is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from noria.errors import NoriaError
+
+_VERBS: Final = {
+    "run": "noria.cli.run", "engine": "noria.cli.processes", "worker": "noria.cli.processes", "gateway": "noria.cli.processes",
+    "scheduler": "noria.cli.processes", "send": "noria.cli.sending", "publish": "noria.cli.sending", "queues": "noria.cli.looking",
+    "status": "noria.cli.looking", "inspect": "noria.cli.looking", "dead": "noria.cli.letters", "purge": "noria.cli.looking",
+    "doctor": "noria.cli.doctor", "openapi": "noria.cli.looking",
+}  # fmt: skip
+
+
+class Verbs(click.Group):
+    """Finds a verb's module by its name, so that `--help` imports nothing heavy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _VERBS.get(cmd_name)
+        return None if module is None else getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": None})
+@click.option("-A", "--app", metavar="MODULE:APP", help="The application, like shop.tasks:app (or NORIA_APP, or app in noria.toml).")
+@click.option("--broker", metavar="URL", help="Where messages wait, like sqlite:///noria.db.")
+@click.option("--config", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Instead of ./noria.toml.")
+@click.version_option(package_name="noria")
+@click.pass_context
+def cli(ctx: click.Context, app: str | None, broker: str | None, config: Path | None) -> None:
+    """Durable commands and events for Python.
+
+    Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 69 broker unreachable,
+    75 try again, 78 configuration.
+    """
+    ctx.obj = {"app": app, "broker": broker, "config": config}
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; what goes wrong is said in one sentence, with the exit code of its kind."""
+    try:
+        cli.main(args=arguments, prog_name="noria", standalone_mode=True)
+    except NoriaError as error:
+        click.echo(f"noria: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,131 @@
+"""`noria doctor`: what on this machine could hurt, each with the remedy."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import click
+
+from noria.cli.loading import bare_app, find_app, run_with, settings_of
+from noria.cli.tables import show
+from noria.engine.database import open_database, refuse_network_disk, refuse_unsafe_sqlite
+from noria.engine.owner import Ownership
+from noria.errors import AlreadyOwned, NoriaError
+from noria.settings import Settings
+from noria.web.guard import refuse_open_bind
+
+_LOW_DISK = 1024**3
+_SLOW_SYNC = 0.02
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check SQLite, the disk, the file, the engine, the limits and the application; exits with 1 if something is wrong."""
+    settings = settings_of(ctx)
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("python", _python), ("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file),
+        ("limits", _limits), ("bind", _bind), ("application", _application),
+    ]  # fmt: skip
+    rows: list[dict[str, str]] = []
+    for name, check in checks:
+        try:
+            rows.append({"check": name, "verdict": "ok", "text": check(settings)})
+        except (NoriaError, OSError) as error:
+            rows.append({"check": name, "verdict": "wrong", "text": str(error)})
+        except UserWarning as warning:
+            rows.append({"check": name, "verdict": "warning", "text": str(warning)})
+    show(rows, ("check", "verdict", "text"), as_json=as_json)
+    if any(row["verdict"] == "wrong" for row in rows):
+        ctx.exit(1)
+
+
+def _python(_: Settings) -> str:
+    return sys.version.split()[0]
+
+
+def _sqlite(_: Settings) -> str:
+    refuse_unsafe_sqlite()
+    return f"{apsw.sqlite_lib_version()} in apsw"
+
+
+def _disk(settings: Settings) -> str:
+    path = settings.path.resolve()
+    refuse_network_disk(path)
+    free = shutil.disk_usage(_existing(path.parent)).free
+    if free < _LOW_DISK:
+        raise UserWarning(f"{free / 1024**2:.0f} MiB are free in {path.parent}; less than 1 GiB leaves little room for a backlog")
+    return f"{free / 1024**3:.1f} GiB free in {path.parent}"
+
+
+def _sync(settings: Settings) -> str:
+    probe = _existing(settings.path.resolve().parent) / f".noria-doctor-{os.getpid()}"
+    handle = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        started = time.perf_counter()
+        for _ in range(20):
+            os.write(handle, b"x" * 4096)
+            os.fdatasync(handle)
+        each = (time.perf_counter() - started) / 20
+    finally:
+        os.close(handle)
+        probe.unlink()
+    if each > _SLOW_SYNC:
+        raise UserWarning(f"a sync takes {each * 1000:.1f} ms: single sends cannot be faster, batches can")
+    return f"{each * 1e6:.0f} µs for one sync"
+
+
+def _file(settings: Settings) -> str:
+    path = settings.path
+    if not path.exists():
+        return f"{path} does not exist yet; the first message makes it"
+    try:
+        with Ownership(path):
+            db = open_database(path)
+            try:
+                found = db.pragma("quick_check")
+            finally:
+                db.close()
+        if found != "ok":
+            raise NoriaError(f"{path} is damaged: {found}; restore a copy")
+        return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
+    except AlreadyOwned:
+
+        async def work(connection: object) -> str:
+            overview = await connection.store.overview()  # type: ignore[attr-defined]
+            return f"engine {overview['engine']['pid']} answers, {len(overview['clients'])} clients"
+
+        return run_with(bare_app(settings), work)
+
+
+def _limits(_: Settings) -> str:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 1024:
+        raise UserWarning(f"only {soft} files may be open; raise it with: ulimit -n 65536")
+    return f"{soft} open files"
+
+
+def _bind(settings: Settings) -> str:
+    refuse_open_bind(settings)
+    return f"{settings.host}:{settings.port}" + (" with a token" if settings.token else ", loopback only")
+
+
+def _application(settings: Settings) -> str:
+    if settings.app is None:
+        return "none named"
+    app = find_app(settings)
+    return f"{settings.app}: {len(app.registry.commands())} commands, {len(app.registry.consumed_queues())} queues"
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,36 @@
+"""What every supervised process does: say that it is ready, and end when its supervisor is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from noria.supervisor.child import PARENT_VARIABLE, READY_VARIABLE
+
+_LAST_GRACE = 10.0
+
+
+def say_ready() -> None:
+    """Tell the supervisor, if there is one, that this process can work."""
+    handle = os.environ.pop(READY_VARIABLE, None)
+    if handle is not None:
+        os.write(int(handle), b"ready\n")
+        os.close(int(handle))
+
+
+def end_with_parent(grace: float, *, delay: float = 0.0) -> None:
+    """End this process in order when the supervisor dies, and by force when that takes longer than its grace."""
+    handle = os.environ.pop(PARENT_VARIABLE, None)
+    if handle is not None:
+        threading.Thread(target=_watch, args=(int(handle), grace, delay), name="noria-parent", daemon=True).start()
+
+
+def _watch(handle: int, grace: float, delay: float) -> None:
+    while os.read(handle, 1):
+        pass
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace + _LAST_GRACE)
+    os._exit(70)

@@ -1,0 +1,250 @@
+"""The processes of a host: engine, worker, gateway and scheduler; `noria run` starts them all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import psutil
+import setproctitle
+
+from noria.app import App
+from noria.cli.lifetime import end_with_parent, say_ready
+from noria.cli.loading import find_app, settings_of
+from noria.cli.logs import set_up
+from noria.engine.server import serve
+from noria.engine.server import steady_clock
+from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings
+from noria.bus.bus import Draft, new_id
+from noria.messages.topology import match
+from noria.settings import Settings
+from noria.supervisor.backoff import RENEWED
+from noria.triggers.scheduler import Scheduler
+from noria.worker.slots import StartedTable
+from noria.worker.worker import Worker
+
+log = logging.getLogger("noria.process")
+
+_LOCK_PATIENCE = 60.0
+_RENEW_CHECK = 1.0
+
+
+def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0) -> None:
+    set_up(settings, role)
+    setproctitle.setproctitle(f"noria {role}")
+    end_with_parent(grace, delay=delay)
+
+
+@click.command()
+@click.pass_context
+def engine(ctx: click.Context) -> None:
+    """Own the file: the embedded engine, first up and last down."""
+    settings = settings_of(ctx)
+    _start(settings, "engine", 5.0, delay=settings.grace if os.environ.get("NORIA_PARENT_FD") else 0.0)
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        patience = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            served = loop.create_task(serve(settings.path, say_ready))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                loop.add_signal_handler(number, served.cancel)
+            try:
+                await served
+            except AlreadyOwned as error:
+                if time.monotonic() > patience:
+                    raise
+                log.info("waiting for the file: %s", error)
+                await asyncio.sleep(0.05)
+                continue
+            except asyncio.CancelledError:
+                pass
+            return
+
+    asyncio.run(main())
+
+
+@click.command()
+@click.option("-Q", "--queues", default="*", show_default=True, metavar="A,B*", help="Queues to serve; * is a wildcard.")
+@click.option("-X", "--exclude-queues", default="", metavar="A,B*", help="Queues to leave to others.")
+@click.option("-c", "--concurrency", default=100, show_default=True, type=click.IntRange(1, 10_000), help="Messages handled at once.")
+@click.option("-n", "--name", "--hostname", default="worker", show_default=True, help="The name shown by noria status.")
+@click.option("-l", "--loglevel", default=None, help="debug, info, warning or error.")
+@click.option("--max-messages", type=click.IntRange(1), help="Be renewed after so many messages.")
+@click.option("--max-age", type=float, help="Be renewed after so many seconds.")
+@click.option("--max-memory", type=click.IntRange(1), metavar="MIB", help="Be renewed above so much memory.")
+@click.option("--grace", "--shutdown-timeout", type=float, default=None, help="Seconds for running messages at the end.")
+@click.pass_context
+def worker(ctx: click.Context, queues: str, exclude_queues: str, concurrency: int, name: str, loglevel: str | None, grace: float | None, **limits: Any) -> None:
+    """Handle messages until told to end.
+
+    TERM finishes what runs within the grace, INT does so and a second one ends at once, QUIT ends at once, TSTP stops taking
+    messages and CONT takes them again, TTIN and USR1 write all stacks to stderr.
+    """
+    settings = settings_of(ctx, log_level=loglevel, grace=grace)
+    _start(settings, f"worker {name}", settings.grace)
+    app = find_app(settings, role="worker", alone=False)
+    wanted = match(queues.split(","), app.registry.consumed_queues())
+    left = set(match(exclude_queues.split(","), wanted)) if exclude_queues else set[str]()
+    served = [queue for queue in wanted if queue not in left]
+    if not served:
+        known = ", ".join(app.registry.consumed_queues()) or "none"
+        raise InvalidSettings(f'no queue fits "{queues}" without "{exclude_queues}"; this application serves: {known}')
+    code = asyncio.run(_work(app, served, concurrency, name, settings, limits))
+    logging.shutdown()
+    os._exit(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
+
+
+async def _work(app: App, queues: list[str], concurrency: int, name: str, settings: Settings, limits: dict[str, Any]) -> int:
+    loop = asyncio.get_running_loop()
+    table = StartedTable(Path(f"{settings.path.resolve()}.slots"), concurrency)
+    app.bus.set_threads(concurrency)
+    cold = asyncio.Event()
+    stop = asyncio.Event()
+    connecting = loop.create_task(_connect(app, {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "slots": str(table.path)}))
+
+    def warm() -> None:
+        if stop.is_set():
+            cold.set()
+        stop.set()
+        connecting.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, lambda: (stop.set(), connecting.cancel()))
+    loop.add_signal_handler(signal.SIGINT, warm)
+    loop.add_signal_handler(signal.SIGQUIT, lambda: (cold.set(), warm()))
+    for number in (signal.SIGTTIN, signal.SIGUSR1):
+        loop.add_signal_handler(number, _dump_tasks)
+    try:
+        connection = await connecting
+    except asyncio.CancelledError:
+        table.close()
+        return 0
+    code = 0
+    async with connection.broker.consume(queues, prefetch=2 * concurrency) as consumer:
+        work = Worker(app.bus, consumer, sender=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
+        work.most = limits["max_messages"]
+        loop.add_signal_handler(signal.SIGTSTP, work.quiet, True)
+        loop.add_signal_handler(signal.SIGCONT, work.quiet, False)
+        running = loop.create_task(work.run())
+        gc.collect()
+        gc.freeze()
+        say_ready()
+        log.info("%s serves %s with %d slots", name, ", ".join(queues), concurrency)
+        stopping = loop.create_task(stop.wait())
+        renewing = loop.create_task(_until_renewal(limits))
+        await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            code = RENEWED
+        consumer.stop()
+        grace = 0.0 if cold.is_set() else settings.grace
+        ending = loop.create_task(work.stop(grace))
+        cooling = loop.create_task(cold.wait())
+        await asyncio.wait((ending, cooling), return_when=asyncio.FIRST_COMPLETED)
+        cut = await (ending if ending.done() else work.stop(0.0))
+        for task in (stopping, renewing, cooling, running):
+            task.cancel()
+        log.info("%s ends after %d messages%s", name, work.done + work.failed, f", {cut} cut off and given back" if cut else "")
+    table.close()
+    await app.aclose()
+    return code
+
+
+async def _connect(app: App, info: dict[str, Any]) -> Any:
+    """Connect for as long as it takes: an engine that is away comes back."""
+    while True:
+        try:
+            return await app.connection(info)
+        except BrokerUnavailable as error:
+            log.warning("waiting for the engine: %s", error)
+
+
+async def _until_renewal(limits: dict[str, Any]) -> None:
+    started = time.monotonic()
+    me = psutil.Process()
+    while True:
+        await asyncio.sleep(_RENEW_CHECK)
+        if limits["max_age"] is not None and time.monotonic() - started > limits["max_age"]:
+            return
+        if limits["max_memory"] is not None and me.memory_info().rss > limits["max_memory"] * 1024 * 1024:
+            return
+
+
+def _dump_tasks() -> None:
+    """Write the stacks of all tasks and threads to stderr."""
+    lines = [f"--- {time.strftime('%H:%M:%S')} process {os.getpid()}"]
+    for task in asyncio.all_tasks():
+        frames = task.get_stack(limit=8)
+        lines.append(f"task {task.get_name()}: {task.get_coro()!r}")
+        lines += [f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in frames]
+    names: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001 - the documented way to see threads  # pyright: ignore[reportPrivateUsage]
+    for identity, frame in names.items():
+        lines.append(f"thread {identity}")
+        lines += [line.rstrip() for line in traceback.format_stack(frame, limit=8)]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+@click.command()
+@click.option("--host", default=None, help="Where to listen; anything but loopback needs a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="0 takes a free one.")
+@click.pass_context
+def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
+    """Take commands over HTTP."""
+    import uvicorn  # noqa: PLC0415 - only this verb needs it
+
+    from noria.web.gateway import gateway as make_gateway  # noqa: PLC0415
+
+    settings = settings_of(ctx, host=host, port=port)
+    _start(settings, "gateway", settings.grace)
+    app = find_app(settings, role="gateway", alone=False)
+    config = uvicorn.Config(
+        make_gateway(app), host=settings.host, port=settings.port, http="httptools", ws="none", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
+    )  # fmt: skip
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1]
+                log.info("gateway listens on http://%s:%d", settings.host, port)
+                Path(f"{settings.path}.gateway").write_text(f"http://{settings.host}:{port}\n")
+                await _connect(app, {"pid": os.getpid()})
+                say_ready()
+
+    Server(config).run()
+
+
+@click.command()
+@click.pass_context
+def scheduler(ctx: click.Context) -> None:
+    """Send what is scheduled; several may run, each slot is sent once."""
+    settings = settings_of(ctx)
+    _start(settings, "scheduler", 5.0)
+    app = find_app(settings, role="scheduler", alone=False)
+    names = [schedule.name for schedule in app.schedules]
+    log.info("%d schedules: %s", len(names), ", ".join(names) or "none")
+
+    async def main() -> None:
+        connection = await _connect(app, {"pid": os.getpid()})
+        turning = Scheduler(app.schedules, connection.store, lambda message: app.bus.prepare(message, Draft(new_id())), steady_clock())
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(turning.run())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, task.cancel)
+        say_ready()
+        await asyncio.gather(task, return_exceptions=True)
+        await app.aclose()
+
+    asyncio.run(main())

@@ -1,0 +1,102 @@
+"""`noria send` and `noria publish`: the same door as Python and HTTP, from the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from noria.app import App, is_immediate
+from noria.cli.loading import find_app, settings_of
+from noria.errors import InvalidMessage, UnknownMessage
+from noria.messages.codec import decode_body, encode_json
+from noria.messages.message import Command, Event, Message
+
+
+def parse(app: App, name: str, words: tuple[str, ...], base: type[Message]) -> Message:
+    """Build a message from `field=text`, `field:=json`, one JSON object, or `-` for JSON on stdin."""
+    kind = app.registry.message(name)
+    if not issubclass(kind, base):
+        raise UnknownMessage(f'"{name}" is {"an event: use noria publish" if issubclass(kind, Event) else "a command: use noria send"}')
+    if words == ("-",):
+        return decode_body(kind, name, sys.stdin.buffer.read())
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        return decode_body(kind, name, words[0].encode())
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    values: dict[str, Any] = {}
+    for word in words:
+        field, separator, text = word.partition("=")
+        if not separator:
+            raise click.UsageError(f'"{word}" is not understood; write field=text, field:=json, or one JSON object')
+        if field.endswith(":"):
+            try:
+                values[field[:-1]] = msgspec.json.decode(text)
+            except msgspec.DecodeError as error:
+                raise InvalidMessage(name, {f"$.{field[:-1]}": f"not JSON: {error}"}) from None
+        else:
+            values[field] = _lenient(fields[field].type, text) if field in fields else text
+    return decode_body(kind, name, encode_json(values))
+
+
+def _lenient(kind: Any, text: str) -> Any:
+    """Read text as the field's own type, where JSON would want a number or a boolean."""
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        return text
+
+
+@click.command()
+@click.argument("name")
+@click.argument("fields", nargs=-1)
+@click.option("--wait", type=float, default=None, metavar="SECONDS", help="Wait for the result and print it.")
+@click.option("--delay", type=float, default=None, metavar="SECONDS", help="Not before so many seconds.")
+@click.option("--priority", type=int, default=None, help="Larger is served first.")
+@click.option("--idempotency-key", default=None, help="The same key and body are taken once.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | None, as_json: bool, **options: Any) -> None:
+    """Send a command: noria send sync.property property_id=42 what:='["rates"]'."""
+    app = find_app(settings_of(ctx))
+    command = parse(app, name, fields, Command)
+
+    async def run() -> Any:
+        try:
+            if wait is not None or is_immediate(command):
+                assert isinstance(command, Command)
+                return {"result": await app.aask(command, timeout=wait or 30.0)}
+            receipt = await app.asend(command, **options)
+            return {"id": receipt.id, "outcome": receipt.outcome}
+        finally:
+            await app.aclose()
+
+    answer = asyncio.run(run())
+    if as_json:
+        click.echo(encode_json(answer))
+    elif "result" in answer:
+        click.echo(encode_json(answer["result"]))
+    else:
+        click.echo(answer["id"])
+        if answer["outcome"] != "stored":
+            click.echo(f"{answer['outcome']} with {answer['id']}", err=True)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("fields", nargs=-1)
+@click.pass_context
+def publish(ctx: click.Context, name: str, fields: tuple[str, ...]) -> None:
+    """Publish an event: noria publish calendar.pushed channel=alpine."""
+    app = find_app(settings_of(ctx))
+    event = parse(app, name, fields, Event)
+
+    async def run() -> str:
+        try:
+            return (await app.asend(event)).id
+        finally:
+            await app.aclose()
+
+    click.echo(asyncio.run(run()))

@@ -1,0 +1,115 @@
+"""One supervised process: started, known to be ready, asked to end, and never outliving its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+log = logging.getLogger("noria.supervisor")
+
+READY_VARIABLE = "NORIA_READY_FD"
+PARENT_VARIABLE = "NORIA_PARENT_FD"
+
+
+class ChildSpec(Struct, frozen=True):
+    """What to run: a name for people, the arguments behind `python -m noria`, and the grace to end in."""
+
+    name: str
+    arguments: tuple[str, ...]
+    grace: float = 30.0
+
+
+class Child:
+    """A process of a specification."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.process: asyncio.subprocess.Process | None = None
+        self.ready = asyncio.Event()
+        self.crashes = 0
+        self.starts = 0
+        self.planned_ends = 0
+        self.started_at = 0.0
+        self._life: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self.process.pid if self.process is not None and self.process.returncode is None else None
+
+    async def start(self, environment: Mapping[str, str]) -> None:
+        """Start it; `ready` is set when it says so.
+
+        It inherits the reading end of a pipe whose other end only we hold: when we die, it sees the end of it.
+        """
+        self.ready.clear()
+        ready_read, ready_write = os.pipe()
+        life_read, life_write = os.pipe()
+        command: Sequence[str] = (sys.executable, "-m", "noria", *self.spec.arguments)
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(ready_write, life_read),
+                start_new_session=True,  # a Ctrl-C in the terminal is for us; we tell the children
+                env={**environment, READY_VARIABLE: str(ready_write), PARENT_VARIABLE: str(life_read)},
+            )
+        except BaseException:
+            os.close(ready_read)
+            os.close(life_write)
+            raise
+        finally:
+            os.close(ready_write)
+            os.close(life_read)
+        self._life = life_write
+        self.starts += 1
+        self.started_at = time.monotonic()
+        self._watch_ready(ready_read)
+
+    def _watch_ready(self, handle: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def readable() -> None:
+            said = os.read(handle, 16)
+            loop.remove_reader(handle)
+            os.close(handle)
+            if said:
+                self.ready.set()
+
+        loop.add_reader(handle, readable)
+
+    def signal(self, number: int) -> None:
+        """Send a signal if it runs."""
+        if self.pid is not None and self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Wait for the end and give the exit code; a signal is its number, negative."""
+        assert self.process is not None
+        code = await self.process.wait()
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
+        return code
+
+    async def stop(self) -> None:
+        """Ask it to end, and end it when its grace is over."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self.spec.grace):
+                await self.process.wait()
+        except TimeoutError:
+            log.warning("%s (%d) did not end within %g s and is killed", self.spec.name, self.process.pid, self.spec.grace)
+            self.signal(signal.SIGKILL)
+            await self.process.wait()

@@ -1,0 +1,173 @@
+"""Keeps the processes of one host running: the engine first up and last down, the others in between.
+
+It holds no user code: it starts children by command line, and signals only enqueue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from noria.engine.owner import Ownership
+from noria.errors import AlreadyOwned, ChildFailed
+from noria.settings import Settings
+from noria.supervisor.backoff import CONFIGURATION, crashes_after, is_planned, pause
+from noria.supervisor.child import Child, ChildSpec
+
+log = logging.getLogger("noria.supervisor")
+
+_ENGINE_READY = 60.0
+_READY = 30.0
+
+
+def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) -> tuple[ChildSpec, list[ChildSpec]]:
+    """Give the engine and the other processes that the settings ask for."""
+    grace = settings.grace + 5.0
+    others: list[ChildSpec] = []
+    if gateway:
+        others.append(ChildSpec("gateway", ("gateway",), grace))
+    if scheduler:
+        others.append(ChildSpec("scheduler", ("scheduler",), 10.0))
+    for name, pool in settings.pools.items():
+        arguments = ["worker", "--name", name, "-c", str(pool.concurrency), "-Q", ",".join(pool.queues)]
+        if pool.exclude:
+            arguments += ["-X", ",".join(pool.exclude)]
+        for option in ("max_messages", "max_age", "max_memory"):
+            value = getattr(pool, option)
+            if value is not None:
+                arguments += [f"--{option.replace('_', '-')}", str(value)]
+        others += [ChildSpec(f"{name}-{number}", tuple(arguments), grace) for number in range(1, pool.processes + 1)]
+    return ChildSpec("engine", ("engine",), 10.0), others
+
+
+class Supervisor:
+    """Runs one engine and the processes around it until it is asked to end."""
+
+    def __init__(self, path: Path, engine: ChildSpec, others: Sequence[ChildSpec], status: Path | None = None) -> None:
+        """Prepare; raises `AlreadyOwned` if another supervisor runs for this file."""
+        try:
+            self._lock = Ownership(Path(f"{path}.supervisor"))
+        except AlreadyOwned as error:
+            raise AlreadyOwned(f"another noria run is up for {path}: {error}") from None
+        self._engine = Child(engine)
+        self._others = [Child(spec) for spec in others]
+        self._status = status
+        self._environment = dict(os.environ)
+        self._stopping = asyncio.Event()
+        self._failure: ChildFailed | None = None
+        self._keepers: list[asyncio.Task[None]] = []
+        self._reloading: asyncio.Task[None] | None = None
+
+    @property
+    def children(self) -> list[Child]:
+        """All processes, the engine first."""
+        return [self._engine, *self._others]
+
+    async def run(self) -> None:
+        """Start everything, keep it running, and return when all has ended in order.
+
+        Raises `ChildFailed` if a process cannot come up because of its configuration.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        for number in (signal.SIGTTIN, signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT):
+            loop.add_signal_handler(number, self._forward, number)
+        try:
+            self._keepers.append(loop.create_task(self._keep(self._engine)))
+            await self._until_ready(self._engine, _ENGINE_READY)
+            self._keepers += [loop.create_task(self._keep(child)) for child in self._others]
+            await asyncio.gather(*(self._until_ready(child, _READY) for child in self._others))
+            if not self._stopping.is_set():
+                log.info("all %d processes are ready", len(self.children))
+            await self._stopping.wait()
+        finally:
+            await self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _until_ready(self, child: Child, seconds: float) -> None:
+        ready = asyncio.create_task(child.ready.wait())
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((ready, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ready, stop):
+            task.cancel()
+        if not child.ready.is_set() and not self._stopping.is_set():
+            log.warning("%s is not ready after %g s", child.spec.name, seconds)
+
+    async def _keep(self, child: Child) -> None:
+        """Start a process again each time it ends."""
+        while not self._stopping.is_set():
+            await child.start(self._environment)
+            log.info("started %s (%d)", child.spec.name, child.pid or 0)
+            self._write_status()
+            code = await child.wait()
+            lived = time.monotonic() - child.started_at
+            if self._stopping.is_set():
+                return
+            if code == CONFIGURATION:
+                self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
+                self._failure_code()
+                return
+            child.crashes = crashes_after(child.crashes, code, lived)
+            if is_planned(code):
+                child.planned_ends += 1
+                log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
+                continue
+            wait = pause(child.crashes)
+            log.warning("%s ended with %d after %.1f s; crash %d in a row, again in %g s", child.spec.name, code, lived, child.crashes, wait)
+            if wait:
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), wait)
+                except TimeoutError:
+                    continue
+
+    def _failure_code(self) -> None:
+        self._stopping.set()
+
+    async def _end(self) -> None:
+        """End the others, then the engine."""
+        self._stopping.set()
+        if self._reloading is not None:
+            self._reloading.cancel()
+        await asyncio.gather(*(child.stop() for child in self._others))
+        await self._engine.stop()
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._status is not None:
+            self._status.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _reload(self) -> None:
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._replace_all())
+
+    async def _replace_all(self) -> None:
+        """Replace the processes with user code one by one, each when its successor is ready."""
+        for child in self._others:
+            log.info("reloading %s", child.spec.name)
+            before = child.starts
+            child.signal(signal.SIGTERM)
+            while child.starts == before and not self._stopping.is_set():
+                await asyncio.sleep(0.02)
+            await self._until_ready(child, _READY)
+
+    def _forward(self, number: int) -> None:
+        for child in self._others:
+            child.signal(number)
+
+    def _write_status(self) -> None:
+        """Say who runs, in a file beside the database, for `noria status` and for tests."""
+        if self._status is None:
+            return
+        lines = [f"{c.spec.name}\t{c.pid or ''}\t{c.starts}\t{c.crashes}\t{c.planned_ends}" for c in self.children]
+        draft = Path(f"{self._status}.new")
+        draft.write_text("\n".join([f"supervisor\t{os.getpid()}\t1\t0\t0", *lines]) + "\n")
+        draft.replace(self._status)

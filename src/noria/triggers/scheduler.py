@@ -1,0 +1,57 @@
+"""Fires the slots of schedules: any number of schedulers may run, each slot is sent once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from noria.errors import BrokerError, DefinitionError
+from noria.messages.envelope import Publication
+from noria.messages.message import Command
+from noria.store.contract import Store
+from noria.triggers.schedule import Schedule, due
+
+log = logging.getLogger("noria.scheduler")
+
+_LONGEST_SLEEP = 5.0
+_AFTER_FAILURE = 1.0
+
+
+class Scheduler:
+    """Sleeps until the next slot, then has the store fire it if nobody did."""
+
+    def __init__(self, schedules: Sequence[Schedule], store: Store, prepare: Callable[[Command], Publication], now: Callable[[], float]) -> None:
+        names = [schedule.name for schedule in schedules]
+        for name in names:
+            if names.count(name) > 1:
+                raise DefinitionError(f'two schedules are called "{name}"; give one of them name="..."')
+        self._schedules = schedules
+        self._store = store
+        self._prepare = prepare
+        self._now = now
+
+    async def run(self) -> None:
+        """Fire until cancelled; a broker that is away delays, it does not end this."""
+        while True:
+            try:
+                pause = await self.turn()
+            except BrokerError as error:
+                log.warning("cannot fire (%s); trying again", error)
+                pause = _AFTER_FAILURE
+            await asyncio.sleep(pause)
+
+    async def turn(self) -> float:
+        """Fire what is due now and give the seconds until something may be due."""
+        upcoming = _LONGEST_SLEEP
+        for schedule in self._schedules:
+            now = self._now()
+            last = await self._store.last_fired(schedule.name)
+            if last is None:
+                await self._store.fire(schedule.name, now, ())
+                last = now
+            for slot in due(schedule, last, now):
+                if await self._store.fire(schedule.name, slot, [self._prepare(schedule.message)]):
+                    log.info("fired %s for %s", schedule.name, slot)
+            upcoming = min(upcoming, schedule.trigger.after(max(last, now)) - now)
+        return max(0.001, upcoming)

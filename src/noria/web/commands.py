@@ -1,0 +1,157 @@
+"""Commands over HTTP: taken with 202 after the durable commit, asked after by id."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from noria.app import App, fingerprint, is_immediate
+from noria.bus.bus import Draft, new_id
+from noria.errors import CommandFailed, InvalidMessage, NoriaError, UnknownMessage
+from noria.messages.codec import decode_body, encode_json
+from noria.messages.envelope import changed
+from noria.messages.message import Command
+from noria.store.contract import State
+from noria.web.problems import problem, problem_of
+
+DEEPEST: Final = 64
+LONGEST_WAIT: Final = 60.0
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class Commands:
+    """The routes for commands and messages of one application."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def post(self, request: Request) -> Response:
+        """`POST /commands/{name}`."""
+        try:
+            return await self._post(request)
+        except NoriaError as error:
+            return problem_of(error)
+
+    async def _post(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        kind = self._app.registry.message(name)
+        if not issubclass(kind, Command):
+            raise UnknownMessage(f'"{name}" is an event; commands are: {", ".join(c.__spec__.name for c in self._app.registry.commands())}')
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return problem(415, "The body must be JSON", "send it with Content-Type: application/json")
+        key = request.headers.get("idempotency-key")
+        if key is not None and not _KEY.fullmatch(key):
+            return problem(400, "The idempotency key is not usable", "it must be 1 to 255 printable ASCII characters without spaces")
+        wait = _wanted_wait(request.headers.get("prefer", ""))
+        body = await request.body()
+        if too_deep(body):
+            return problem(400, "The body is nested too deeply", f"at most {DEEPEST} levels are taken")
+        try:
+            command: Command = decode_body(kind, name, body)
+        except InvalidMessage as error:
+            if list(error.faults) == ["$"] and _malformed(body):
+                return problem(400, "The body is not JSON", error.faults["$"])
+            raise
+        if is_immediate(command):
+            return await self._run_now(command)
+        draft = Draft(new_id(), headers=_traced(request), options=changed(None, tracked=True))
+        if key is not None:
+            draft.options = changed(draft.options, idempotency_key=f"{name}:{key}", fingerprint=fingerprint(command))
+        (receipt,) = await self._app.publish_all([self._app.bus.prepare(command, draft)])
+        headers: dict[str, str] = {}
+        identity = receipt.id if receipt.outcome == "duplicate" else draft.id
+        if receipt.outcome == "duplicate" and key is not None:
+            headers["Idempotent-Replayed"] = "true"
+        if wait is not None:
+            connection = await self._app.connection()
+            state = await connection.store.result(identity, wait)
+            headers["Preference-Applied"] = f"wait={wait:g}"
+            if state.state == "dead":
+                raise CommandFailed(identity, state.error or "dead")
+            if state.state == "done":
+                return Response(encode_json(shown(state)), 200, {"Location": f"/messages/{identity}", **headers}, "application/json")
+        headers["Location"] = f"/messages/{identity}"
+        return Response(encode_json({"id": identity, "outcome": receipt.outcome}), 202, headers, "application/json")
+
+    async def _run_now(self, command: Command) -> Response:
+        identity = new_id()
+        started = time.time()
+        try:
+            result = await self._app.handle_now(command, identity)
+        except NoriaError:
+            raise
+        except Exception as error:  # what a handler raises is the answer to this request only
+            raise CommandFailed(identity, f"{type(error).__name__}: {error}") from error
+        answer = {"id": identity, "type": command.__spec__.name, "state": "done", "result": result, "seconds": round(time.time() - started, 6)}
+        return Response(encode_json(answer), 200, media_type="application/json")
+
+    async def get(self, request: Request) -> Response:
+        """`GET /messages/{id}`, with `Prefer: wait=` until it ended."""
+        try:
+            connection = await self._app.connection()
+            wait = _wanted_wait(request.headers.get("prefer", ""))
+            state = await connection.store.result(request.path_params["id"], wait or 0.0)
+            return Response(encode_json(shown(state)), 200, media_type="application/json")
+        except NoriaError as error:
+            return problem_of(error)
+
+
+def shown(state: State) -> dict[str, Any]:
+    """Give the JSON of a message's state."""
+    answer: dict[str, Any] = {"id": state.id, "type": state.type, "state": state.state, "queue": state.queue}
+    if state.state == "done":
+        answer["result"] = None if state.result is None else msgspec.Raw(state.result)
+    if state.error is not None:
+        answer["error"] = state.error
+    if state.merged_into is not None:
+        answer["merged_into"] = state.merged_into
+    if state.progress is not None:
+        done, total, text = state.progress
+        answer["progress"] = {"done": done, "total": total, "text": text}
+    return answer
+
+
+def too_deep(body: bytes) -> bool:
+    """Tell whether JSON is nested deeper than is taken; cheap for what has few brackets."""
+    if body.count(b"[") + body.count(b"{") <= DEEPEST:
+        return False
+    depth = 0
+    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', body):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            if depth > DEEPEST:
+                return True
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+    return False
+
+
+def _malformed(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+    return False
+
+
+def _wanted_wait(prefer: str) -> float | None:
+    """Read the seconds of `Prefer: wait=` (RFC 7240 §4.3), within what is granted."""
+    for preference in prefer.split(","):
+        name, _, value = preference.strip().partition("=")
+        if name.strip().lower() == "wait":
+            try:
+                seconds = float(value.strip().strip('"'))
+            except ValueError:
+                return None
+            return min(max(seconds, 0.0), LONGEST_WAIT) if seconds == seconds else None  # noqa: PLR0124 - not a number
+    return None
+
+
+def _traced(request: Request) -> dict[str, str] | None:
+    found = {name: value for name in ("traceparent", "tracestate") if (value := request.headers.get(name)) is not None}
+    return found or None

@@ -1,0 +1,125 @@
+"""Who may speak to the gateway: loopback or a token, known hosts and origins, bounded requests."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from noria.errors import InvalidSettings
+from noria.settings import Settings
+from noria.web.problems import problem
+
+LARGEST_HEADERS: Final = 16 * 1024
+OPEN_PATHS: Final = frozenset({"/livez", "/healthz"})
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+class BodyTooLarge(Exception):
+    """The body went over the limit while it was read."""
+
+
+def refuse_open_bind(settings: Settings) -> None:
+    """Raise `InvalidSettings` for a bind that others can reach while no token is set."""
+    if not is_loopback(settings.host) and not settings.token:
+        raise InvalidSettings(
+            f"host {settings.host} can be reached from other machines and no token is set; set NORIA_TOKEN, or bind to 127.0.0.1"
+        )
+    if settings.token is not None and len(settings.token) < 16:
+        raise InvalidSettings("the token is shorter than 16 characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """Stands before the gateway and turns away what may not enter."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._digest = hashlib.sha256(settings.token.encode()).digest() if settings.token else None
+        self._max_body = settings.max_body
+        names = {*_LOOPBACK_NAMES, *settings.allowed_hosts}
+        if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            names.add(settings.host)
+        self._hosts = {name.lower() for name in names}
+        self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refused = self._refuse(scope)
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        try:
+            await self._app(scope, _limited(receive, self._max_body), send)
+        except BodyTooLarge:
+            await self._too_large()(scope, receive, send)
+
+    def _too_large(self) -> ASGIApp:
+        return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
+
+    def _refuse(self, scope: Scope) -> ASGIApp | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
+            return problem(431, "The headers are too large", f"at most {LARGEST_HEADERS} bytes are taken")
+        found: dict[bytes, bytes] = {}
+        hosts = 0
+        for name, value in headers:
+            hosts += name == b"host"
+            found[name] = value
+        host = found.get(b"host", b"").decode("latin-1").lower()
+        if hosts != 1 or _without_port(host) not in self._hosts:
+            return problem(421, "This host is not served here", "add it to allowed_hosts if it should be")
+        origin = found.get(b"origin")
+        if origin is not None:
+            name = origin.decode("latin-1").lower()
+            if name not in self._origins and name not in (f"http://{host}", f"https://{host}"):
+                return problem(403, "This origin may not speak to the gateway", "add it to allowed_origins if it should")
+        length = found.get(b"content-length")
+        if length is not None and (not length.isdigit() or int(length) > self._max_body):
+            return self._too_large()
+        if found.get(b"content-encoding", b"identity") != b"identity":
+            return problem(415, "Compressed bodies are not taken", "send the body as it is")
+        if self._digest is not None and scope["path"] not in OPEN_PATHS and not self._knows(found.get(b"authorization", b"")):
+            return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
+        return None
+
+    def _knows(self, authorization: bytes) -> bool:
+        scheme, _, token = authorization.partition(b" ")
+        digest = hashlib.sha256(token.strip()).digest()
+        assert self._digest is not None
+        return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _limited(receive: Receive, most: int) -> Callable[[], Awaitable[Message]]:
+    taken = 0
+
+    async def limited() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most:
+            raise BodyTooLarge
+        return message
+
+    return limited
