@@ -1,0 +1,125 @@
+"""The embedded engine under test: once inside this process with a clock of its own, once as a killed process."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Final
+
+from noria.brokers.embedded import EmbeddedBroker
+from noria.engine.server import Engine, serve
+from noria.store.embedded import EmbeddedStore
+
+from .engine import EngineUnderTest, Peer
+
+_START: Final = 1_000_000.0
+_PATIENCE: Final = 20.0
+
+
+class _Embedded(EngineUnderTest):
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "noria.db"
+        self._brokers: list[EmbeddedBroker] = []
+
+    def _peer(self, broker: EmbeddedBroker) -> Peer:
+        self._brokers.append(broker)
+        return Peer(broker, EmbeddedStore(broker.client), close=broker.close, vanish=broker.client.close)
+
+    async def drop_peers(self) -> None:
+        for broker in self._brokers:
+            await broker.client.close()
+        self._brokers.clear()
+
+
+class InsideEngine(_Embedded):
+    """The engine inside the process."""
+
+    moves_time = True
+    soon = 60.0
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._clock = _START
+        self._engine: Engine | None = None
+
+    async def start(self) -> None:
+        self._engine = Engine(self.path, now=self.now, grace=0.0)
+
+    async def stop(self) -> None:
+        """Leave the file as a killed process leaves it: nothing is tidied up, an open transaction is lost."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        engine.stopped.set_result(None)
+        engine.ledger.db.close()
+        engine._ownership.close()  # pyright: ignore[reportPrivateUsage] - what the death of a process does
+        for timer in [*engine._timers, engine._due]:  # pyright: ignore[reportPrivateUsage]
+            if timer is not None:
+                timer.cancel()
+        for connection in engine.connections:
+            connection.closed = True
+            for _, timer in connection.receiving.values():
+                timer.cancel()
+        for wakers in engine.ledger.waiters.values():
+            for wake in list(wakers):
+                wake.cancel() if isinstance(wake, asyncio.TimerHandle) else None
+        self._dead = engine
+
+    async def connect(self, *, deadline: float = 5.0) -> Peer:
+        return self._peer(EmbeddedBroker(self.path, engine=self._engine or self._dead, deadline=deadline))
+
+    def now(self) -> float:
+        return self._clock
+
+    async def advance(self, seconds: float) -> None:
+        self._clock += seconds
+        if self._engine is not None:
+            self._engine.schedule()
+
+
+_spawn = multiprocessing.get_context("forkserver")
+_spawn.set_forkserver_preload(["noria.engine.server"])
+
+
+def _serve(path: Path, ready: Path) -> None:
+    asyncio.run(serve(path, ready.touch))
+
+
+class SocketEngine(_Embedded):
+    """The engine as a process of its own, killed with SIGKILL."""
+
+    peers_survive = True
+    quiet = 0.05
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._ready = folder / "ready"
+        self._process: ForkServerProcess | None = None
+
+    async def start(self) -> None:
+        self._ready.unlink(missing_ok=True)
+        self._process = _spawn.Process(target=_serve, args=(self.path, self._ready), daemon=True)
+        self._process.start()
+        deadline = time.monotonic() + _PATIENCE
+        while not self._ready.exists():
+            assert self._process.is_alive() and time.monotonic() < deadline, "the engine did not come up"
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.join()
+            process.close()
+
+    async def connect(self, *, deadline: float = 5.0) -> Peer:
+        return self._peer(EmbeddedBroker(self.path, alone=False, deadline=deadline))
+
+    def now(self) -> float:
+        return time.time()
+
+    async def advance(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,73 @@
+"""What the suite asks of an engine under test, beside the two contracts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from noria.brokers.contract import Broker
+from noria.store.contract import Store
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One process that is connected to the engine.
+
+    `close` ends it politely; `vanish` cuts its connection as if it was killed, with nothing settled.
+    """
+
+    broker: Broker
+    store: Store
+    close: Callable[[], Awaitable[None]]
+    vanish: Callable[[], Awaitable[None]]
+
+
+class EngineUnderTest(ABC):
+    """A broker and store pair on fresh data.
+
+    quiet: seconds after which "nothing came" is believed. moves_time: `advance` costs no time, so that days can
+    pass. soon: a delay that is short for this engine, yet long enough to look before it has passed.
+    peers_survive: peers connected before a restart may be used after it.
+    """
+
+    quiet: float = 0.0
+    moves_time: bool = False
+    soon: float = 0.4
+    peers_survive: bool = False
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Bring the engine up."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Kill the engine; it stays down until `start`."""
+
+    @abstractmethod
+    async def connect(self, *, deadline: float = 5.0) -> Peer:
+        """Give a new peer, whose verbs fail after `deadline` seconds without an answer."""
+
+    @abstractmethod
+    async def drop_peers(self) -> None:
+        """Have every connected peer vanish."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Tell the time by which the engine judges delays."""
+
+    @abstractmethod
+    async def advance(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+
+    async def restart(self, *, keep_peers: bool = False) -> None:
+        """Kill the engine, and the peers with it unless they are kept, and bring it back on the same data."""
+        await self.stop()
+        if not keep_peers:
+            await self.drop_peers()
+        await self.start()
+
+    async def close(self) -> None:
+        """End peers and engine."""
+        await self.drop_peers()
+        await self.stop()
