@@ -1,0 +1,72 @@
+"""A property database in a file, and the sales channels as the process that they really are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from channel_manager.bookings import FIRST_NIGHT, find_schema
+from channel_manager.property import Listing, PropertyDatabase
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+
+
+def start_server(*options: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the channels on a free port; they listen when this returns."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "channel_manager.channel_server", "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+    )
+    assert process.stdout is not None
+    return process, f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+
+
+def stop_server(process: subprocess.Popen[str]) -> int:
+    process.terminate()
+    code = process.wait(10)
+    assert process.stdout is not None
+    process.stdout.close()
+    return code
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[tuple[psutil.Process, str]]:
+    process, url = start_server("--xsd", "auto")
+    yield psutil.Process(process.pid), url
+    stop_server(process)
+
+
+@pytest.fixture
+def http(server: tuple[psutil.Process, str]) -> Iterator[httpx2.Client]:
+    """A client of channels that know nothing yet and answer well."""
+    with httpx2.Client(base_url=server[1], timeout=10.0, trust_env=False) as client:
+        assert client.post("/reset").is_success
+        yield client
+
+
+@pytest.fixture
+def schema() -> Path:
+    found = find_schema()
+    if found is None:
+        pytest.skip("the AlpineBits schema is in shared/data, which is absent")
+    return found
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[PropertyDatabase]:
+    """One house of two units, on all three channels for ten nights."""
+    with PropertyDatabase(tmp_path / "property.db") as database:
+        database.create(1, "House 1", units=2, cents=9_000, first_night=FIRST_NIGHT)
+        for channel in ("alpine", "nimbus", "ical"):
+            database.offer(Listing(channel, f"{channel}-1", 1, 10, rates=channel == "nimbus"))
+        yield database
