@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from noria.engine.database import open_database
-from noria.engine.queues import HISTORY, HOLDER, MERGES, TRACKED, UNIQUE, Claim, QueueState
+from noria.engine.queues import HISTORY, HOLDER, MERGES, TRACKED, UNIQUE, Claim, QueueState, Session
 from noria.engine.routes import Routes
 from noria.engine.wire import Posted
 from noria.errors import KeyReused, StorageFull
@@ -32,21 +32,13 @@ _TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready w
 _TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
 _INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
+    from delayed where due <= ? order by due, id limit ?"""
 _DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
 
 Row = tuple[int, str, int, int, str | None, str | None, bytes]
-
-
-class Session:
-    """One connected client; what it holds is given back when it ends."""
-
-    def __init__(self, name: str = "", role: str = "client") -> None:
-        self.name = name
-        self.role = role
-        self.info: dict[str, Any] = {}
-        self.claims: dict[int, Claim] = {}
-        self.last_seen = 0.0
-        self.serial = 0
 
 
 class Receiver:
@@ -141,9 +133,10 @@ class Ledger:
     def publish(self, posted: Sequence[Posted]) -> list[Any]:
         """Store publications, all or none, and give their receipts."""
         routes = [self.routes.match(p.exchange, p.routing_key) for p in posted]
+        fingerprints: dict[str, str | None] = {}
         for p in posted:
             if p.options is not None and p.options.idempotency_key is not None:
-                self._refuse_reuse(p)
+                self._refuse_reuse(p, fingerprints.setdefault(p.options.idempotency_key, p.options.fingerprint))
         self.write()
         now = self.now()
         receipts: list[Any] = []
@@ -211,7 +204,8 @@ class Ledger:
         self._dirty.add(queue)
         if flags & MERGES:
             self.db.execute(
-                "insert into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)", (queue.id, key, identity, due, rank, identity)
+                "insert into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)",
+                (queue.id, key, identity, due, rank, identity),
             )
 
     def _merge(self, p: Posted, envelope: bytes, queue: QueueState, key: str, flags: int, now: float) -> tuple[Any, ...] | None:
@@ -220,17 +214,20 @@ class Ledger:
         if found is None:
             return None
         identity, due, rank, version = found
-        message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))  # type: ignore[arg-type]
+        message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))
         options = p.options
         assert options is not None
         if options.replaces != version:
             return (message_id, "pending", version, Raw(old))
         if due is None:
             self.db.execute(
-                "update ready set envelope = ?, flags = ? where queue = ? and rank = ? and id = ?", (envelope, stored | flags, queue.id, rank, identity)
+                "update ready set envelope = ?, flags = ? where queue = ? and rank = ? and id = ?",
+                (envelope, stored | flags, queue.id, rank, identity),
             )
         else:
-            self.db.execute("update delayed set envelope = ?, flags = ? where due = ? and id = ?", (envelope, stored | flags, due, identity))
+            self.db.execute(
+                "update delayed set envelope = ?, flags = ? where due = ? and id = ?", (envelope, stored | flags, due, identity)
+            )
         self.db.execute("update pending set version = ? where queue = ? and key = ?", (self.next_id(), queue.id, key))
         if options.tracked:
             self.db.executemany(
@@ -246,22 +243,24 @@ class Ledger:
             sql, place = "select message_id, flags, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
         else:
             sql, place = "select message_id, flags, envelope from delayed where due = ? and id = ?", (due, identity)
-        return self.db.execute(sql, place).fetchone()  # type: ignore[return-value]
+        return self.db.execute(sql, place).fetchone()
 
-    def _refuse_reuse(self, p: Posted) -> None:
+    def _refuse_reuse(self, p: Posted, first: str | None) -> None:
         options = p.options
         assert options is not None
         row = self.db.execute(
             "select fingerprint from idempotency where name = ? and until > ?", (options.idempotency_key, self.now())
         ).fetchone()
-        if row is not None and row[0] != (options.fingerprint or ""):
+        if first != options.fingerprint or (row is not None and row[0] != (options.fingerprint or "")):
             raise KeyReused(f'idempotency key "{options.idempotency_key}" came with another body before; use a new key for a new request')
 
     def _taken(self, p: Posted, now: float) -> str | None:
         options = p.options
         assert options is not None
         if options.idempotency_key is not None:
-            row = self.db.execute("select message_id from idempotency where name = ? and until > ?", (options.idempotency_key, now)).fetchone()
+            row = self.db.execute(
+                "select message_id from idempotency where name = ? and until > ?", (options.idempotency_key, now)
+            ).fetchone()
             if row is not None:
                 return str(row[0])
         if options.unique is not None:
@@ -308,10 +307,10 @@ class Ledger:
                 identity = heapq.heappop(rank.returned)
                 row = self.db.execute(_TAKE_ONE, (queue.id, number, identity)).fetchone()
                 if row is not None and identity not in self.claims:
-                    self._claim(queue, number, session, row, lent)  # type: ignore[arg-type]
+                    self._claim(queue, number, session, row, lent)
             while not rank.exhausted and len(lent) < limit:
                 wanted = limit - len(lent)
-                rows: list[Row] = self.db.execute(_TAKE, (queue.id, number, rank.cursor, wanted)).fetchall()  # type: ignore[assignment]
+                rows: list[Row] = self.db.execute(_TAKE, (queue.id, number, rank.cursor, wanted)).fetchall()
                 rank.exhausted = len(rows) < wanted
                 for row in rows:
                     rank.cursor = row[0]
@@ -366,16 +365,34 @@ class Ledger:
                 self._release_key(queue, claim.key)
 
     def conflicts(self, posted: Sequence[Posted]) -> list[Any]:
-        """Give the receipts of those publications that must be merged with a pending message first."""
+        """Give the receipts of those publications that must be merged first: with a pending message, which is shown,
+        or with an earlier one of the same call, of which there is nothing to show.
+        """
         found: list[Any] = []
+        names: set[tuple[str, str]] = set()
+        places: set[tuple[int, str]] = set()
         for p in posted:
-            if p.options is None or not p.options.merges or self._taken(p, self.now()) is not None:
+            options = p.options
+            if options is None:
+                continue
+            keys = {
+                (kind, name) for kind, name in (("idempotency", options.idempotency_key), ("unique", options.unique)) if name is not None
+            }
+            if keys & names or self._taken(p, self.now()) is not None:
+                continue  # a duplicate, which is not stored
+            names |= keys
+            if not options.merges or options.key is None:
                 continue
             for queue in self.routes.match(p.exchange, p.routing_key):
-                row = self.db.execute("select id, due, rank, version from pending where queue = ? and key = ?", (queue.id, p.options.key)).fetchone()
-                if row is not None and row[3] != p.options.replaces:
-                    message_id, _, envelope = self._pending_row(queue, int(row[0]), row[1], int(row[2]))  # type: ignore[arg-type]
+                row = self.db.execute(
+                    "select id, due, rank, version from pending where queue = ? and key = ?", (queue.id, options.key)
+                ).fetchone()
+                if (queue.id, options.key) in places:
+                    found.append((p.message_id, "pending"))
+                elif row is not None and row[3] != options.replaces:
+                    message_id, _, envelope = self._pending_row(queue, int(row[0]), row[1], int(row[2]))
                     found.append((message_id, "pending", row[3], Raw(envelope)))
+                places.add((queue.id, options.key))
         return found
 
     def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None) -> None:
@@ -395,11 +412,13 @@ class Ledger:
             self.db.execute("insert into failure values (?, ?, ?, ?)", (self._scope(claim), self.now(), claim.attempt + 1, error))
         place = (queue.id, claim.rank, claim.id)
         if after <= 0:
-            self.db.execute("update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?", (attempt, flags, note, *place))
+            self.db.execute(
+                "update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?", (attempt, flags, note, *place)
+            )
             self._drop(claim)
             queue.rank(claim.rank).give_back(claim.id)
         else:
-            (envelope,) = self.db.execute(f"{_DELETE} returning envelope", place).fetchone()  # type: ignore[misc]
+            (envelope,) = self.db.execute(f"{_DELETE} returning envelope", place).fetchone()
             due = self.now() + after
             if claim.key is not None:
                 flags |= HOLDER
@@ -414,12 +433,14 @@ class Ledger:
         """Make a claim a dead letter with its history."""
         self.write()
         queue = claim.queue
-        (envelope,) = self.db.execute(f"{_DELETE} returning envelope", (queue.id, claim.rank, claim.id)).fetchone()  # type: ignore[misc]
+        (envelope,) = self.db.execute(f"{_DELETE} returning envelope", (queue.id, claim.rank, claim.id)).fetchone()
         spent = claim.attempt + 1 if attempt is None else attempt
         scope = self._scope(claim)
-        history = [tuple(row) for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))]
+        history = [
+            tuple(row) for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))
+        ]
         self.db.execute(
-            "insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _BURY,
             (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~(HISTORY | HOLDER), claim.key, reason, error, self.now(),
              msgspec.msgpack.encode(history), envelope),
         )  # fmt: skip
@@ -445,8 +466,8 @@ class Ledger:
             self.write()
             scope = self._scope(claim)
             self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
-            (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()  # type: ignore[misc]
-            if int(deaths) >= _DEATHS_ALLOWED:  # type: ignore[arg-type]
+            (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
+            if int(deaths) >= _DEATHS_ALLOWED:
                 self.bury(claim, "worker_lost", f"{deaths} workers died while they ran this message")
             else:
                 self.retry(claim, 0.0, counted=True, error=f"worker {session.name} died while it ran this message", note=None)
@@ -461,7 +482,7 @@ class Ledger:
             for rank in queue.order:
                 row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
                 if row is not None:
-                    self._claim(queue, rank, session, row, [])  # type: ignore[arg-type]
+                    self._claim(queue, rank, session, row, [])
                     kept.append(tag)
                     break
         return kept
@@ -474,23 +495,25 @@ class Ledger:
         if now < self.next_due:
             return
         rows = self.db.execute(
-            "select due, id, queue, rank, message_id, attempt, flags, key, note, envelope from delayed where due <= ? order by due, id limit ?",
+            _DUE,
             (now, _PROMOTED_AT_ONCE),
         ).fetchall()
         if rows:
             self.write()
-        for due, identity, queue_id, rank, message_id, attempt, flags, key, note, envelope in rows:  # type: ignore[misc]
-            queue = self.routes.by_id[queue_id]  # type: ignore[index]
+        for due, identity, queue_id, rank, message_id, attempt, flags, key, note, envelope in rows:
+            queue = self.routes.by_id[queue_id]
             self.db.execute("delete from delayed where due = ? and id = ?", (due, identity))
-            holder = flags & HOLDER  # type: ignore[operator]
+            holder = flags & HOLDER
             new = identity if holder else self.next_id()
             self.db.execute(_INSERT, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope))
-            if flags & MERGES:  # type: ignore[operator]
-                self.db.execute("update pending set id = ?, due = null where queue = ? and key = ? and id = ?", (new, queue_id, key, identity))
+            if flags & MERGES:
+                self.db.execute(
+                    "update pending set id = ?, due = null where queue = ? and key = ? and id = ?", (new, queue_id, key, identity)
+                )
             if holder:
-                queue.rank(rank).give_back(new)  # type: ignore[arg-type]
+                queue.rank(rank).give_back(new)
             else:
-                queue.rank(rank).exhausted = False  # type: ignore[arg-type]
+                queue.rank(rank).exhausted = False
             queue.rows += 1
             queue.delayed -= 1
             self._dirty.add(queue)
@@ -536,12 +559,14 @@ class Ledger:
     def _release_key(self, queue: QueueState, key: str) -> None:
         queue.held.pop(key, None)
         if key in queue.blocked:
-            row = self.db.execute("select rank, id from ready where queue = ? and key = ? order by rank, id limit 1", (queue.id, key)).fetchone()
+            row = self.db.execute(
+                "select rank, id from ready where queue = ? and key = ? order by rank, id limit 1", (queue.id, key)
+            ).fetchone()
             if row is None:
                 queue.blocked.discard(key)
             else:
-                queue.held[key] = int(row[1])  # type: ignore[arg-type]
-                queue.rank(int(row[0])).give_back(int(row[1]))  # type: ignore[arg-type]
+                queue.held[key] = int(row[1])
+                queue.rank(int(row[0])).give_back(int(row[1]))
 
     def _forget(self, claim: Claim, *, marks: bool = True) -> None:
         if claim.flags & HISTORY:
@@ -559,9 +584,9 @@ class Ledger:
     def _reload(self) -> None:
         self.routes.reload()
         for identity, rows, delayed, dead in self.db.execute("select id, rows, delayed, dead from queue"):
-            queue = self.routes.by_id.get(identity)  # type: ignore[arg-type]
+            queue = self.routes.by_id.get(identity)
             if queue is not None:
-                queue.rows, queue.delayed, queue.dead = int(rows), int(delayed), int(dead)  # type: ignore[arg-type]
+                queue.rows, queue.delayed, queue.dead = int(rows), int(delayed), int(dead)
         self._next = max(self._next, int(self._meta("next_id")))
         self._reserved = self._next
         self._load()
@@ -577,7 +602,7 @@ class Ledger:
         queue.blocked.clear()
         queue.held = {c.key: c.id for c in self.claims.values() if c.queue is queue and c.key is not None}
         for key, identity in self.db.execute("select key, id from delayed where queue = ? and flags & ?", (queue.id, HOLDER)):
-            queue.held[str(key)] = int(identity)  # type: ignore[arg-type]
+            queue.held[str(key)] = int(identity)
         rank: int | None = None
         while True:  # one look-up for each priority, whatever the number of messages
             row = self.db.execute(
@@ -585,20 +610,19 @@ class Ledger:
             ).fetchone()
             if row is None:
                 return
-            rank = int(row[0])  # type: ignore[arg-type]
+            rank = int(row[0])
             queue.rank(rank)
 
     def _first_due(self) -> float:
         row = self.db.execute("select min(due) from delayed").fetchone()
-        return float("inf") if row is None or row[0] is None else float(row[0])  # type: ignore[arg-type]
+        return float("inf") if row is None or row[0] is None else float(row[0])
 
     def _due_at(self, due: float) -> None:
         self.next_due = min(self.next_due, due)
 
     def _meta(self, name: str) -> int:
-        (value,) = self.db.execute("select value from meta where name = ?", (name,)).fetchone()  # type: ignore[misc]
-        return int(value)  # type: ignore[arg-type]
+        (value,) = self.db.execute("select value from meta where name = ?", (name,)).fetchone()
+        return int(value)
 
     def _set_meta(self, name: str, value: int) -> None:
         self.db.execute("update meta set value = ? where name = ?", (value, name))
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class Records:
     def last_fired(self, schedule: str) -> float | None:
         """Give the latest slot of a schedule."""
         row = self._ledger.db.execute("select slot from schedule where name = ?", (schedule,)).fetchone()
-        return None if row is None else float(row[0])  # type: ignore[arg-type]
+        return None if row is None else float(row[0])
 
     def state(self, message_id: str) -> dict[str, Any]:
         """Tell where a tracked message is, or raise `NotFound`."""
@@ -61,7 +62,7 @@ class Records:
             state = self._living(str(queue), str(into or message_id))
         return {
             "id": message_id, "type": name, "state": state, "queue": queue, "merged_into": into, "result": result, "error": error,
-            "progress": msgspec.msgpack.decode(progress) if progress else None,  # type: ignore[arg-type]
+            "progress": msgspec.msgpack.decode(progress) if progress else None,
         }  # fmt: skip
 
     def _living(self, queue: str, message_id: str) -> str:
@@ -87,17 +88,20 @@ class Records:
         ledger = self._ledger
         now = ledger.now()
         row = ledger.db.execute("select tat from budget where name = ?", (budget,)).fetchone()
-        wait, tat = reserve(now, now if row is None else float(row[0]), interval, burst)  # type: ignore[arg-type]
+        wait, tat = reserve(now, now if row is None else float(row[0]), interval, burst)
         ledger.write()
         ledger.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
         return wait
 
     def archived(self, after: int, limit: int, pattern: str) -> list[Any]:
         """Give archived messages in order; with a pattern, only those whose routing key fits."""
-        rows = self._ledger.db.execute(
-            "select seq, at, exchange, routing_key, envelope from archive where seq > ? order by seq limit ?", (after, max(0, min(limit, 1000)))
+        rows = self._ledger.db.execute("select seq, at, exchange, routing_key, envelope from archive where seq > ? order by seq", (after,))
+        fitting = (
+            (seq, at, exchange, key, Raw(bytes(e)))
+            for seq, at, exchange, key, e in rows
+            if pattern == "#" or passes("topic", pattern, str(key))
         )
-        return [(seq, at, exchange, key, Raw(bytes(e))) for seq, at, exchange, key, e in rows if pattern == "#" or passes("topic", pattern, str(key))]  # type: ignore[arg-type]
+        return list(itertools.islice(fitting, max(0, min(limit, 1000))))
 
     def prune(self) -> None:
         """Delete what was kept long enough: ended results, keys, clients, and the archive's old end."""

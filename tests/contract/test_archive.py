@@ -1,0 +1,144 @@
+"""What was published on an archiving exchange, again: in order and without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from noria.brokers.contract import Ack
+from noria.errors import Unroutable
+from noria.messages.capabilities import Exchange
+from noria.messages.topology import Topology, bind
+from noria.store.contract import Record
+
+from .engine import EngineUnderTest, Peer
+from .scenes import drain, event, one, send, settle, to
+
+
+@pytest.fixture(autouse=True)
+async def topology(peer: Peer) -> None:
+    exchanges = (Exchange("kept", archive=3600.0), Exchange("also", "fanout", archive=3600.0), Exchange("plain", "fanout"))
+    await peer.broker.declare(Topology(exchanges, (bind("q", "kept:taken.#", "plain:"),)))
+
+
+def shown(records: list[Record]) -> list[str]:
+    return [r.envelope.body.decode() for r in records]
+
+
+def gap_free(records: list[Record]) -> bool:
+    return [r.seq for r in records] == list(range(records[0].seq, records[0].seq + len(records)))
+
+
+async def test_the_archive_is_empty_at_first(peer: Peer) -> None:
+    assert await peer.store.archived(0, 10) == []
+
+
+async def test_a_record_tells_when_where_and_what(engine: EngineUnderTest, peer: Peer) -> None:
+    before = engine.now()
+    await send(peer, sent := event("kept", "taken.x"))
+    (record,) = await peer.store.archived(0, 10)
+    assert (record.exchange, record.routing_key, record.envelope) == ("kept", "taken.x", sent.envelope)
+    assert before <= record.at <= engine.now()
+    assert record.seq > 0
+
+
+async def test_records_are_in_the_order_of_publishing_without_a_gap(peer: Peer) -> None:
+    for start in range(0, 30, 10):
+        await send(peer, *[event(("kept", "also")[n % 2], "taken.x", str(n)) for n in range(start, start + 10)])
+    records = await peer.store.archived(0, 100)
+    assert shown(records) == [str(n) for n in range(30)]
+    assert gap_free(records)
+
+
+async def test_what_is_published_at_once_leaves_no_gap(engine: EngineUnderTest, peer: Peer) -> None:
+    async def publish(number: int) -> None:
+        sender = await engine.connect()
+        for n in range(10):
+            await send(sender, event("kept", "x", f"{number}.{n}"))
+
+    await asyncio.gather(*[publish(n) for n in range(5)])
+    records = await peer.store.archived(0, 100)
+    assert len(records) == 50
+    assert gap_free(records)
+    for number in range(5):
+        assert [b for b in shown(records) if b.startswith(f"{number}.")] == [f"{number}.{n}" for n in range(10)]
+
+
+async def test_only_archiving_exchanges_are_archived(peer: Peer) -> None:
+    await send(peer, event("plain", "x", "plain"), to("q", "default"), event("kept", "taken.x", "kept"))
+    assert shown(await peer.store.archived(0, 10)) == ["kept"]
+
+
+async def test_an_event_is_archived_once_whether_nobody_one_or_many_take_it(peer: Peer) -> None:
+    await peer.broker.declare(Topology((), (bind("r", "kept:taken.x"),)))
+    await send(peer, event("kept", "nobody", "0"), event("kept", "taken.y", "1"), event("kept", "taken.x", "2"))
+    assert shown(await peer.store.archived(0, 10)) == ["0", "1", "2"]
+
+
+async def test_a_reader_goes_on_after_what_it_has_seen(peer: Peer) -> None:
+    await send(peer, *[event("kept", "x", str(n)) for n in range(10)])
+    seen: list[Record] = []
+    while page := await peer.store.archived(seen[-1].seq if seen else 0, 3):
+        assert len(page) <= 3
+        seen += page
+    assert shown(seen) == [str(n) for n in range(10)]
+    await send(peer, event("kept", "x", "new"))
+    assert shown(await peer.store.archived(seen[-1].seq, 3)) == ["new"]
+
+
+@pytest.mark.parametrize(("pattern", "wanted"), [("#", "0123"), ("a.*", "01"), ("a.#", "013"), ("*.c", "12"), ("b.c", "2"), ("nothing", "")])
+async def test_a_pattern_chooses_by_routing_key(peer: Peer, pattern: str, wanted: str) -> None:
+    await send(peer, *[event("kept", key, str(n)) for n, key in enumerate(("a.b", "a.c", "b.c", "a.b.c"))])
+    assert "".join(shown(await peer.store.archived(0, 10, pattern=pattern))) == wanted
+
+
+async def test_a_pattern_finds_what_is_far_behind_the_limit(peer: Peer) -> None:
+    await send(peer, *[event("kept", "noise", "n") for _ in range(50)], event("kept", "wanted.1", "1"), event("kept", "noise"), event("kept", "wanted.2", "2"))
+    (first,) = await peer.store.archived(0, 1, pattern="wanted.*")
+    assert shown([first, *await peer.store.archived(first.seq, 1, pattern="wanted.*")]) == ["1", "2"]
+
+
+async def test_what_was_not_published_leaves_no_gap(peer: Peer) -> None:
+    await send(peer, event("kept", "x", "1", unique="u"))
+    with pytest.raises(Unroutable):
+        await peer.broker.publish([event("kept", "x", "never"), to("missing")])
+    assert [r.outcome for r in await peer.broker.publish([event("kept", "x", "double", unique="u")])] == ["duplicate"]
+    await send(peer, event("kept", "x", "2"))
+    records = await peer.store.archived(0, 10)
+    assert shown(records) == ["1", "2"]
+    assert gap_free(records)
+
+
+async def test_what_an_ack_publishes_is_archived_and_what_a_refused_one_publishes_is_not(peer: Peer) -> None:
+    await send(peer, to("q", "a"))
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+        delivery = await one(consumer)
+        await consumer.settle([Ack(delivery.tag, (event("kept", "x", "never"), to("missing")))])
+        await settle(consumer, Ack(delivery.tag, (event("kept", "x", "then"),)))
+    assert shown(await peer.store.archived(0, 10)) == ["then"]
+
+
+async def test_what_a_schedule_and_a_mark_publish_is_archived(peer: Peer) -> None:
+    await peer.store.fire("s", 1.0, [event("kept", "x", "fired")])
+    await peer.store.mark("1", "h", [event("kept", "x", "marked")])
+    assert shown(await peer.store.archived(0, 10)) == ["fired", "marked"]
+
+
+async def test_taking_and_purging_leave_the_archive_as_it_is(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, event("kept", "taken.x", "1"), event("kept", "taken.x", "2"))
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+        await settle(consumer, Ack((await one(consumer)).tag))
+    await peer.broker.purge("q")
+    assert shown(await peer.store.archived(0, 10)) == ["1", "2"]
+    assert await drain(engine, peer, "q") == []
+
+
+async def test_the_archive_goes_on_without_a_gap_after_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, *[event("kept", "x", str(n)) for n in range(3)])
+    await engine.restart()
+    peer = await engine.connect()
+    await send(peer, event("kept", "x", "3"))
+    records = await peer.store.archived(0, 10)
+    assert shown(records) == ["0", "1", "2", "3"]
+    assert gap_free(records)

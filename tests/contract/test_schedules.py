@@ -1,0 +1,76 @@
+"""Each slot of a schedule is fired once, whatever the number of schedulers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from noria.brokers.contract import Depth
+from noria.errors import Unroutable
+
+from .engine import EngineUnderTest, Peer
+from .scenes import declare, drain, to
+
+
+@pytest.fixture(autouse=True)
+async def queue(peer: Peer) -> None:
+    await declare(peer, "q")
+
+
+async def test_a_slot_is_fired_once(engine: EngineUnderTest, peer: Peer) -> None:
+    assert await peer.store.fire("s", 100.0, [to("q", "a"), to("q", "b")]) is True
+    assert await peer.store.fire("s", 100.0, [to("q", "again")]) is False
+    assert await drain(engine, peer, "q") == ["a", "b"]
+
+
+async def test_an_older_slot_than_the_last_is_not_fired(engine: EngineUnderTest, peer: Peer) -> None:
+    await peer.store.fire("s", 100.0, [to("q", "a")])
+    assert await peer.store.fire("s", 99.5, [to("q", "older")]) is False
+    assert await peer.store.last_fired("s") == 100.0
+    assert await drain(engine, peer, "q") == ["a"]
+
+
+async def test_newer_slots_are_fired_one_after_the_other(engine: EngineUnderTest, peer: Peer) -> None:
+    for slot in (1.0, 2.0, 60.0):
+        assert await peer.store.fire("s", slot, [to("q", str(slot))])
+        assert await peer.store.last_fired("s") == slot
+    assert await drain(engine, peer, "q") == ["1.0", "2.0", "60.0"]
+
+
+async def test_schedules_are_independent(peer: Peer) -> None:
+    await peer.store.fire("s", 100.0, [to("q")])
+    assert await peer.store.last_fired("t") is None
+    assert await peer.store.fire("t", 1.0, [to("q")])
+    assert (await peer.store.last_fired("s"), await peer.store.last_fired("t")) == (100.0, 1.0)
+
+
+async def test_a_schedule_may_be_remembered_without_messages(peer: Peer) -> None:
+    assert await peer.store.fire("s", 100.0, []) is True
+    assert await peer.store.last_fired("s") == 100.0
+    assert await peer.store.fire("s", 100.0, [to("q")]) is False
+    assert await peer.broker.depth("q") == Depth()
+
+
+async def test_a_slot_whose_message_is_unroutable_is_not_fired(engine: EngineUnderTest, peer: Peer) -> None:
+    with pytest.raises(Unroutable):
+        await peer.store.fire("s", 100.0, [to("q", "a"), to("missing")])
+    assert await peer.store.last_fired("s") is None
+    assert await peer.store.fire("s", 100.0, [to("q", "b")])
+    assert await drain(engine, peer, "q") == ["b"]
+
+
+async def test_many_schedulers_at_once_fire_a_slot_once(engine: EngineUnderTest, peer: Peer) -> None:
+    peers = [await engine.connect() for _ in range(5)]
+    fired = await asyncio.gather(*[p.store.fire("s", 100.0, [to("q")]) for p in peers])
+    assert sorted(fired) == [False] * 4 + [True]
+    assert await peer.broker.depth("q") == Depth(ready=1)
+
+
+async def test_what_was_fired_is_remembered_over_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
+    await peer.store.fire("s", 100.0, [to("q", "a")])
+    await engine.restart()
+    peer = await engine.connect()
+    assert await peer.store.last_fired("s") == 100.0
+    assert await peer.store.fire("s", 100.0, [to("q", "again")]) is False
+    assert await drain(engine, peer, "q") == ["a"]
