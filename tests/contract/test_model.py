@@ -1,0 +1,419 @@
+"""Random lives of messages, compared step by step with a model in plain Python.
+
+`NORIA_HYPOTHESIS=many` runs it for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry
+from noria.messages.envelope import Envelope, Options, Publication
+from noria.messages.topology import Topology, bind
+
+from .conftest import ENGINES
+from .engine import EngineUnderTest, Peer
+
+QUEUE: Final = "q"
+PEERS: Final = 2
+PREFETCH: Final = 4
+MODELLED: Final = ("embedded",)
+MANY: Final = os.environ.get("NORIA_HYPOTHESIS") == "many"
+PROFILE: Final = settings(
+    max_examples=2000 if MANY else 120,
+    stateful_step_count=80 if MANY else 40,
+    deadline=None,
+    print_blob=True,
+    derandomize=not MANY,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+SHORT: Final = 10.0
+
+
+@dataclass(eq=False)
+class Life:
+    """What the model knows of one message; `order` is its place among those of its priority."""
+
+    id: str
+    body: str
+    priority: int
+    order: int
+    key: str | None = None
+    merges: bool = False
+    unique: str | None = None
+    state: str = "ready"
+    due: float = 0.0
+    attempt: int = 0
+    started: bool = False
+    holder: bool = False
+    peer: int | None = None
+    delivery: Delivery | None = None
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return (-self.priority, self.order)
+
+
+class Lives(RuleBasedStateMachine):
+    """One queue, two consumers, any number of deaths."""
+
+    make: Callable[[Path], EngineUnderTest]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.loop = asyncio.new_event_loop()
+        self.engine = type(self).make(Path(self.folder.name))
+        self.lives: list[Life] = []
+        self.gone: list[Delivery] = []
+        self.count = 0
+        self.orders = 0
+        self.done = self.purged = self.discarded = self.merged = self.published = 0
+        self.held: dict[str, Life] = {}
+        self.pending: dict[str, Life] = {}
+        self.seen: dict[str, int] = defaultdict(int)
+        self.peers: list[Peer] = []
+        self.consumers: list[Consumer] = []
+        self.stacks: list[AsyncExitStack] = []
+
+    # --- the engine's side
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    @initialize()
+    def begin(self) -> None:
+        async def begin() -> None:
+            await self.engine.start()
+            peer = await self.engine.connect()
+            await peer.broker.declare(Topology(queues=(bind(QUEUE),)))
+            self.watcher = peer
+            for _ in range(PEERS):
+                await self.join(len(self.peers))
+
+        self.run(begin())
+
+    async def join(self, number: int) -> None:
+        peer, stack = await self.engine.connect(), AsyncExitStack()
+        consumer = await stack.enter_async_context(peer.broker.consume([QUEUE], prefetch=PREFETCH))
+        self.peers[number : number + 1], self.consumers[number : number + 1], self.stacks[number : number + 1] = [peer], [consumer], [stack]
+
+    def teardown(self) -> None:
+        async def end() -> None:
+            for stack in self.stacks:
+                await stack.aclose()
+            await self.engine.close()
+            await asyncio.sleep(0)
+
+        self.run(end())
+        self.loop.close()
+        self.folder.cleanup()
+
+    # --- the model's side
+
+    def of(self, state: str) -> list[Life]:
+        return [life for life in self.lives if life.state == state]
+
+    def next_order(self) -> int:
+        self.orders += 1
+        return self.orders
+
+    def promote(self) -> None:
+        now = self.engine.now()
+        for life in sorted((x for x in self.of("delayed") if x.due <= now), key=lambda x: (x.due, x.order)):
+            life.state = "ready"
+            if not life.holder:
+                life.order = self.next_order()
+
+    def lendable(self) -> list[Life]:
+        """Give what may be lent now, in order."""
+        chosen: list[Life] = []
+        taken = {key for key, life in self.held.items() if life.state != "ready"}
+        for life in sorted(self.of("ready"), key=lambda x: x.place):
+            if life.key is not None:
+                holder = self.held.get(life.key)
+                if life.key in taken or (holder is not None and holder is not life):
+                    continue
+                taken.add(life.key)
+            chosen.append(life)
+        return chosen
+
+    def give_back(self, life: Life) -> None:
+        life.state, life.peer, life.delivery = "ready", None, None
+
+    def end(self, life: Life) -> None:
+        self.lives.remove(life)
+        self.release(life)
+
+    def release(self, life: Life) -> None:
+        if life.delivery is not None:
+            self.gone.append(life.delivery)
+        life.peer, life.delivery, life.holder = None, None, False
+        if life.key is not None and self.held.get(life.key) is life:
+            del self.held[life.key]
+
+    def forget_peers(self, numbers: range | tuple[int, ...]) -> None:
+        for life in self.of("running"):
+            if life.peer in numbers:
+                assert life.delivery is not None
+                self.gone.append(life.delivery)
+                self.give_back(life)
+
+    def new(self, priority: int, delay: float, key: str | None, merges: bool, unique: str | None) -> tuple[Publication, Life]:
+        self.count += 1
+        identity = f"m{self.count}"
+        merges = merges and key is not None
+        if merges:
+            key = f"merging {key}"
+        options = Options(key=key, merges=merges, unique=unique) if key or unique else None
+        publication = Publication(Envelope(identity, "t", identity.encode()), QUEUE, "", priority, delay, options)
+        life = Life(identity, identity, priority, 0, key, merges, unique)
+        if delay > 0:
+            life.state, life.due = "delayed", self.engine.now() + delay
+        return publication, life
+
+    def expected(self, life: Life) -> tuple[str, str]:
+        """Tell how a publication must be answered: the outcome and the id."""
+        if life.unique is not None and (owner := next((x for x in self.lives if x.unique == life.unique and x.state != "dead"), None)):
+            return "duplicate", owner.id
+        if life.merges and life.key in self.pending:
+            return "pending", self.pending[life.key].id
+        return "stored", life.id
+
+    def store(self, life: Life) -> None:
+        self.published += 1
+        life.order = self.next_order()
+        self.lives.append(life)
+        if life.merges:
+            assert life.key is not None
+            self.pending[life.key] = life
+
+    # --- rules
+
+    wishes = {
+        "priority": st.sampled_from([0, 0, 0, 1, -1]),
+        "delay": st.sampled_from([0.0, 0.0, 0.0, SHORT / 2, SHORT]),
+        "key": st.sampled_from([None, None, "a", "b"]),
+        "merges": st.booleans(),
+        "unique": st.sampled_from([None, None, None, "u", "v"]),
+    }
+
+    @rule(**wishes)
+    def publish(self, **wishes: Any) -> None:
+        publication, life = self.new(**wishes)
+        outcome, identity = self.expected(life)
+        (receipt,) = self.run(self.watcher.broker.publish([publication]))
+        assert (receipt.outcome, receipt.id) == (outcome, identity)
+        if outcome == "stored":
+            self.store(life)
+        elif outcome == "pending":
+            assert receipt.pending.body.decode() == self.pending[str(life.key)].body
+            self.merge(publication, receipt.version)
+
+    def merge(self, publication: Publication, version: int) -> None:
+        options = publication.options
+        assert options is not None and options.key is not None
+        target = self.pending[options.key]
+        body = f"{target.body}+{publication.envelope.id}"
+        envelope = Envelope(target.id, "t", body.encode())
+        for wrong in (version - 1, version + 1):
+            stale = Publication(envelope, QUEUE, "", 0, 0.0, Options(key=options.key, merges=True, replaces=wrong))
+            assert self.run(self.watcher.broker.publish([stale]))[0].outcome == "pending"
+        right = Publication(envelope, QUEUE, "", 0, 0.0, Options(key=options.key, merges=True, replaces=version))
+        (receipt,) = self.run(self.watcher.broker.publish([right]))
+        assert (receipt.outcome, receipt.id) == ("merged", target.id)
+        target.body = body
+        self.published += 1
+        self.merged += 1
+
+    @rule(many=st.lists(st.fixed_dictionaries({"priority": st.sampled_from([0, 1]), "key": st.sampled_from([None, "a", "b"])}), min_size=2, max_size=6))
+    def publish_many(self, many: list[dict[str, Any]]) -> None:
+        made = [self.new(delay=0.0, merges=False, unique=None, **wishes) for wishes in many]
+        receipts = self.run(self.watcher.broker.publish([p for p, _ in made]))
+        assert [(r.id, r.outcome) for r in receipts] == [(life.id, "stored") for _, life in made]
+        for _, life in made:
+            self.store(life)
+
+    @rule(number=st.integers(0, PEERS - 1), limit=st.integers(1, 5))
+    def receive(self, number: int, limit: int) -> None:
+        self.promote()
+        room = PREFETCH - sum(1 for life in self.of("running") if life.peer == number)
+        wanted = self.lendable()[: max(0, min(limit, room))]
+        deliveries: list[Delivery] = self.run(self.consumers[number].receive(limit, self.engine.quiet))
+        fresh = [life.id for life in wanted]
+        assert sorted(d.envelope.id for d in deliveries) == sorted(fresh)
+        first = [d.envelope.id for d in deliveries if self.seen[d.envelope.id] == 0]
+        assert first == [i for i in fresh if self.seen[i] == 0]
+        for delivery in deliveries:
+            life = next(x for x in wanted if x.id == delivery.envelope.id)
+            assert delivery.envelope.body.decode() == life.body
+            assert delivery.attempt == life.attempt + 1 >= self.seen[life.id]
+            self.seen[life.id] = delivery.attempt
+            life.state, life.peer, life.delivery, life.started, life.holder = "running", number, delivery, True, False
+            if life.key is not None:
+                self.held[life.key] = life
+                if self.pending.get(life.key) is life:
+                    del self.pending[life.key]
+
+    def settle(self, life: Life, settlement: Ack | Retry | Dead) -> list[Any]:
+        assert life.peer is not None
+        return self.run(self.consumers[life.peer].settle([settlement]))
+
+    @precondition(lambda self: self.of("running"))
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        life = data.draw(st.sampled_from(self.of("running")))
+        assert self.settle(life, Ack(life.delivery.tag)) == []
+        self.end(life)
+        self.done += 1
+
+    @precondition(lambda self: self.of("running"))
+    @rule(data=st.data(), wishes=st.fixed_dictionaries(wishes), unroutable=st.booleans())
+    def ack_then(self, data: st.DataObject, wishes: dict[str, Any], unroutable: bool) -> None:
+        life = data.draw(st.sampled_from(self.of("running")))
+        publication, new = self.new(**wishes)
+        outcome, _ = self.expected(new)
+        nowhere = Publication(publication.envelope, "missing")
+        refusals = self.settle(life, Ack(life.delivery.tag, (publication, nowhere) if unroutable else (publication,)))
+        if unroutable or outcome == "pending":
+            assert [r.delivery for r in refusals] == [life.delivery.tag]
+            assert refusals[0].why in (("unroutable", "pending") if unroutable else ("pending",))
+            return
+        assert refusals == []
+        if outcome == "stored":
+            self.store(new)
+        self.end(life)
+        self.done += 1
+
+    @precondition(lambda self: self.of("running"))
+    @rule(data=st.data(), after=st.sampled_from([0.0, 0.0, SHORT / 2, SHORT]), counted=st.booleans(), error=st.sampled_from([None, "boom"]))
+    def retry(self, data: st.DataObject, after: float, counted: bool, error: str | None) -> None:
+        life = data.draw(st.sampled_from(self.of("running")))
+        assert self.settle(life, Retry(life.delivery.tag, after, counted, error)) == []
+        if error is not None:
+            life.errors.append(error)
+        life.attempt += counted
+        self.gone.append(life.delivery)
+        self.give_back(life)
+        if after > 0:
+            life.state, life.due, life.holder = "delayed", self.engine.now() + after, life.key is not None
+
+    @precondition(lambda self: self.of("running"))
+    @rule(data=st.data())
+    def bury(self, data: st.DataObject) -> None:
+        life = data.draw(st.sampled_from(self.of("running")))
+        assert self.settle(life, Dead(life.delivery.tag, "no")) == []
+        life.state = "dead"
+        life.attempt += 1
+        self.release(life)
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data(), number=st.integers(0, PEERS - 1))
+    def settle_too_late(self, data: st.DataObject, number: int) -> None:
+        delivery = data.draw(st.sampled_from(self.gone[-10:]))
+        if any(life.delivery is not None and life.delivery.tag == delivery.tag for life in self.lives):
+            return
+        refusals = self.run(self.consumers[number].settle([Ack(delivery.tag, (Publication(delivery.envelope, QUEUE),))]))
+        assert [(r.delivery, r.why) for r in refusals] == [(delivery.tag, "stale")]
+
+    @rule(number=st.integers(0, PEERS - 1), polite=st.booleans())
+    def leave(self, number: int, polite: bool) -> None:
+        async def leave() -> None:
+            if polite:
+                await self.stacks[number].aclose()
+                await self.peers[number].close()
+            else:
+                await self.peers[number].vanish()
+                await self.stacks[number].aclose()
+            await self.join(number)
+
+        self.run(leave())
+        self.forget_peers((number,))
+
+    @rule()
+    def restart(self) -> None:
+        async def restart() -> None:
+            await self.engine.restart()
+            for stack in self.stacks:
+                await stack.aclose()
+            self.watcher = await self.engine.connect()
+            for number in range(PEERS):
+                await self.join(number)
+
+        self.run(restart())
+        self.forget_peers(range(PEERS))
+        self.held = {life.key: life for life in self.lives if life.holder and life.key is not None}
+
+    @rule(seconds=st.sampled_from([1.0, SHORT / 2, SHORT]))
+    def advance(self, seconds: float) -> None:
+        self.run(self.engine.advance(seconds))
+
+    @rule()
+    def purge(self) -> None:
+        doomed = self.of("ready") + self.of("delayed")
+        assert self.run(self.watcher.broker.purge(QUEUE)) == len(doomed)
+        for life in doomed:
+            self.end(life)
+        self.pending.clear()
+        self.purged += len(doomed)
+
+    @precondition(lambda self: self.of("dead"))
+    @rule(data=st.data(), again=st.booleans())
+    def decide_on_a_letter(self, data: st.DataObject, again: bool) -> None:
+        letter = data.draw(st.sampled_from(self.run(self.watcher.store.letters())))
+        life = next(x for x in self.of("dead") if x.id == letter.envelope.id)
+        assert (letter.attempts, [error for _, _, error in letter.history], letter.envelope.body.decode()) == (life.attempt, life.errors, life.body)
+        store = self.watcher.store
+        assert self.run((store.retry_letters if again else store.discard_letters)([letter.number])) == 1
+        if again:
+            life.state, life.attempt, life.errors, life.unique, life.order = "ready", 0, [], None, self.next_order()
+            self.seen[life.id] = 0
+        else:
+            self.lives.remove(life)
+            self.discarded += 1
+
+    # --- what always holds
+
+    @invariant()
+    def depth_is_that_of_the_model(self) -> None:
+        if not self.peers:
+            return
+        self.promote()
+        # A verb is answered before the engine looks at what is due: the first look has it promote.
+        self.run(self.watcher.broker.depth(QUEUE))
+        counts = {state: len(self.of(state)) for state in ("ready", "running", "delayed", "dead")}
+        assert self.run(self.watcher.broker.depth(QUEUE)) == Depth(**counts)
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        assert self.published == self.done + self.purged + self.discarded + self.merged + len(self.lives)
+
+    @invariant()
+    def one_runs_and_one_is_pending_of_a_key(self) -> None:
+        keys = [life.key for life in self.of("running") if life.key is not None]
+        assert len(keys) == len(set(keys))
+        waiting = [life.key for life in self.lives if life.merges and not life.started]
+        assert len(waiting) == len(set(waiting))
+
+
+@pytest.mark.timeout(7200 if MANY else 120)
+@pytest.mark.parametrize("name", MODELLED)
+def test_random_lives_agree_with_the_model(name: str) -> None:
+    machine = type(f"Lives_{name}", (Lives,), {"make": staticmethod(ENGINES[name])})
+    run_state_machine_as_test(machine, settings=PROFILE)
