@@ -19,8 +19,9 @@ import apsw
 import msgspec
 
 from noria import errors
-from noria.engine.ledger import Ledger, Receiver, Session
+from noria.engine.ledger import Ledger, Receiver
 from noria.engine.owner import Ownership, socket_path
+from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
 from noria.engine.wire import PROTOCOL, Frames, Request, decode_request, encode, failure_of, frame
 from noria.errors import BrokerError, NoriaError
@@ -172,7 +173,9 @@ class Engine:
             ledger.commit()
         except apsw.FullError as error:
             ledger.undo()
-            self._refuse_all(inbox, errors.StorageFull(f"no room to store more in {ledger.path.parent} ({error}); free some space, nothing was lost"))
+            self._refuse_all(
+                inbox, errors.StorageFull(f"no room to store more in {ledger.path.parent} ({error}); free some space, nothing was lost")
+            )
         except errors.StorageFull as error:
             self._refuse_all(inbox, error)
         except apsw.IOError as error:
@@ -187,7 +190,9 @@ class Engine:
             connection.flush()
         touched.clear()
         self._wake_at_due()
-        if ledger.next_due <= ledger.now() or (ledger.receivers and any(q.servable for r in ledger.receivers for q in r.queues) and not ledger.held_back):
+        if ledger.next_due <= ledger.now() or (
+            ledger.receivers and any(q.servable for r in ledger.receivers for q in r.queues) and not ledger.held_back
+        ):
             self.schedule()
 
     def _perform(self, connection: Connection, request: Request) -> None:
@@ -252,7 +257,8 @@ class Engine:
 
     # --- verbs that wait, or are about the connection itself
 
-    def _say_hello(self, connection: Connection, request: Request) -> None:
+    def say_hello(self, connection: Connection, request: Request) -> None:
+        """Take a client's name, and give back what it held before its connection was cut."""
         (hello,) = _hello(request.arguments)
         if hello.protocol != PROTOCOL:
             raise BrokerError(f"this engine speaks protocol {PROTOCOL}, the client {hello.protocol}; restart both with the same noria")
@@ -260,10 +266,11 @@ class Engine:
         session.name, session.role, session.info = hello.name, hello.role, hello.info
         kept = self.ledger.adopt(session, hello.held)
         row = self.ledger.db.execute("select serial from client where name = ?", (hello.name,)).fetchone()
-        session.serial = connection.stored = int(row[0]) if row else 0  # type: ignore[arg-type]
+        session.serial = connection.stored = int(row[0]) if row else 0
         connection.answer(request.serial, {"kept": kept, "stored": session.serial, "pid": os.getpid()})
 
-    def _receive(self, connection: Connection, request: Request) -> None:
+    def receive(self, connection: Connection, request: Request) -> None:
+        """Have a client wait for deliveries."""
         names, limit, wait = _receive(request.arguments)
         queues = [self.ledger.routes.queue(name) for name in names]
         serial = request.serial
@@ -285,7 +292,8 @@ class Engine:
         connection.receiving[serial] = (receiver, self._loop.call_later(max(0.0, wait), expire))
         self.ledger.receivers.append(receiver)
 
-    def _cancel(self, connection: Connection, request: Request) -> None:
+    def cancel(self, connection: Connection, request: Request) -> None:
+        """Answer a waiting `receive` now."""
         (serial,) = _cancel(request.arguments)
         found = connection.receiving.get(serial)
         if found is not None and found[0] in self.ledger.receivers:
@@ -293,7 +301,8 @@ class Engine:
             found[0].reply([])
         connection.answer(request.serial, None)
 
-    def _await_result(self, connection: Connection, request: Request) -> None:
+    def await_result(self, connection: Connection, request: Request) -> None:
+        """Answer when a tracked message ended, or after the wait."""
         message_id, wait = _result(request.arguments)
         state = self.verbs.records.state(message_id)
         if state["state"] in ("done", "dead") or wait <= 0:
@@ -314,12 +323,19 @@ class Engine:
         timer = self._loop.call_later(wait, wake, None)
         self.ledger.waiters[message_id].append(wake)
 
-    def _ping(self, connection: Connection, request: Request) -> None:
+    def ping(self, connection: Connection, request: Request) -> None:
+        """Answer, to show that both sides live."""
         connection.answer(request.serial, None)
 
-    def _overview(self, connection: Connection, request: Request) -> None:
+    def overview(self, connection: Connection, request: Request) -> None:
+        """Tell what an operator asks first."""
         clients = [
-            {"name": c.session.name, "role": c.session.role, "holding": len(c.session.claims), **{k: v for k, v in c.session.info.items() if k != "slots"}}
+            {
+                "name": c.session.name,
+                "role": c.session.role,
+                "holding": len(c.session.claims),
+                **{k: v for k, v in c.session.info.items() if k != "slots"},
+            }
             for c in self.connections
             if c.session.name
         ]
@@ -357,19 +373,24 @@ class Engine:
         for connection in list(self.connections):
             session = connection.session
             if session.claims and session.last_seen < limit:
-                log.warning("client %s was silent for %g s while holding %d messages; they are given to others", session.name, FENCE, len(session.claims))
+                log.warning(
+                    "client %s was silent for %g s while holding %d messages; they are given to others",
+                    session.name,
+                    FENCE,
+                    len(session.claims),
+                )
                 self.detach(connection)
                 connection.abort()
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
 
 
 _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {
-    "hello": Engine._say_hello,  # pyright: ignore[reportPrivateUsage] - the table belongs to the class
-    "receive": Engine._receive,  # pyright: ignore[reportPrivateUsage]
-    "cancel": Engine._cancel,  # pyright: ignore[reportPrivateUsage]
-    "result": Engine._await_result,  # pyright: ignore[reportPrivateUsage]
-    "ping": Engine._ping,  # pyright: ignore[reportPrivateUsage]
-    "overview": Engine._overview,  # pyright: ignore[reportPrivateUsage]
+    "hello": Engine.say_hello,
+    "receive": Engine.receive,
+    "cancel": Engine.cancel,
+    "result": Engine.await_result,
+    "ping": Engine.ping,
+    "overview": Engine.overview,
 }
 
 
@@ -422,7 +443,7 @@ class _Served(asyncio.Protocol):
             assert self._transport is not None
             self._transport.abort()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
             self._engine.detach(self._connection)
 
@@ -434,9 +455,12 @@ def _same_user(connected: socket.socket | None) -> bool:
     return uid in (os.getuid(), 0)
 
 
-async def serve(path: Path, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve a file until cancelled. Raises what opening it raises, and the `apsw.IOError` that ended it."""
-    engine = Engine(path)
+async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine: Engine | None = None) -> None:
+    """Serve a file until cancelled. Raises what opening it raises, and the `apsw.IOError` that ended it.
+
+    `engine` is one that was made in this event loop already, for tests with a clock of their own.
+    """
+    engine = engine or Engine(path)
     address = socket_path(path)
     address.unlink(missing_ok=True)
     previous = os.umask(0o177)

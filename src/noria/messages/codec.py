@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -13,8 +13,6 @@ JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"
 
 encode_json: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
-_raw_json: Final = msgspec.json.Decoder()
-_raw_msgpack: Final = msgspec.msgpack.Decoder()
 
 
 def decoder(message: type, content_type: str = JSON) -> Callable[[bytes], Any]:
@@ -26,17 +24,19 @@ def decoder(message: type, content_type: str = JSON) -> Callable[[bytes], Any]:
 
 def decode_plain(body: bytes, content_type: str = JSON) -> Any:
     """Decode without a type, for people who look at a message whose class is not at hand."""
-    return (_raw_msgpack if content_type == MSGPACK else _raw_json).decode(body)
+    return msgspec.msgpack.decode(body, type=Any) if content_type == MSGPACK else msgspec.json.decode(body, type=Any)
 
 
 def decode_body(message: type, name: str, body: bytes) -> Any:
     """Decode JSON from outside; raises `InvalidMessage` with the path of every field at fault."""
     try:
-        return msgspec.json.decode(body, type=message)
-    except msgspec.ValidationError:
-        raise InvalidMessage(name, find_faults(message, _raw_json.decode(body), strings=True)) from None
+        try:
+            return msgspec.json.decode(body, type=message)
+        except msgspec.ValidationError:  # msgspec stops here, also before a later place where the body is no JSON at all
+            faults = find_faults(message, msgspec.json.decode(body), strings=True)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidMessage(name, {"$": str(error)}) from None
+    raise InvalidMessage(name, faults)
 
 
 def find_faults(message: type, values: Any, *, strings: bool = False) -> dict[str, str]:
@@ -48,19 +48,20 @@ def find_faults(message: type, values: Any, *, strings: bool = False) -> dict[st
     if not isinstance(values, Mapping):
         return {"$": f"Expected `object`, got `{_json_kind(values)}`"}
     builtin = None if strings else (bytes, bytearray)
+    given = cast("Mapping[str, Any]", values)
     faults: dict[str, str] = {}
     fields = {field.encode_name: field for field in msgspec.structs.fields(message)}
     for name, field in fields.items():
-        if name not in values:
+        if name not in given:
             if field.required:
                 faults[f"$.{name}"] = "Field required"
             continue
         try:
-            msgspec.convert(values[name], field.type, builtin_types=_JSON_LACKS if strings else builtin)
+            msgspec.convert(given[name], field.type, builtin_types=_JSON_LACKS if strings else builtin)
         except msgspec.ValidationError as error:
             fault, _, inner = str(error).partition(" - at `$")
             faults[f"$.{name}{inner.rstrip('`')}"] = fault
-    for name in values:
+    for name in given:
         if name not in fields:
             faults[f"$.{name}"] = "Unknown field"
     if not faults:  # a rule of the whole message, from its __post_init__
@@ -77,4 +78,5 @@ _JSON_LACKS: Final = ()
 
 def _json_kind(value: Any) -> str:
     kinds = {list: "array", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
-    return kinds.get(type(value), type(value).__name__)
+    kind: type[Any] = type(value)
+    return kinds.get(kind, kind.__name__)

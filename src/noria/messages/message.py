@@ -31,14 +31,18 @@ else:
     class MessageMeta(type(msgspec.Struct)):
         """Takes the capabilities off the class keywords; what remains is msgspec's."""
 
-        def __new__(mcls, name, bases, namespace, **keywords):
+        def __new__(mcls, name, bases, namespace, /, **keywords):
             given = {k: keywords.pop(k) for k in list(keywords) if k not in _STRUCT_KEYWORDS}
             refuse_unknown(name, given)
             for keyword in ("frozen", "kw_only", "forbid_unknown_fields"):
                 keywords.setdefault(keyword, True)
             cls = super().__new__(mcls, name, bases, namespace, **keywords)
-            inherited = {k: v for base in reversed(cls.__mro__[1:]) for k, v in base.__dict__.get("__given__", {}).items()
-                         if k not in ("name", "aliases")}
+            inherited = {
+                k: v
+                for base in reversed(cls.__mro__[1:])
+                for k, v in base.__dict__.get("__given__", {}).items()
+                if k not in ("name", "aliases")
+            }
             type.__setattr__(cls, "__given__", {**inherited, **given})
             type.__setattr__(cls, "__spec__", complete(name, cls.__given__, merges=hasattr(cls, "merge")))
             check_fields(name, cls.__spec__, cls.__struct_fields__)

@@ -1,0 +1,85 @@
+"""Topology: what passes a binding, and what two declarations may not disagree on."""
+
+from typing import Literal
+
+import pytest
+
+from noria import Exchange, bind
+from noria.errors import TopologyConflict
+from noria.messages.topology import Binding, Queue, match, passes, refuse_conflict, refuse_other_kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "routing_key", "passing"),
+    [
+        ("fanout", "whatever", "x.y", True),
+        ("direct", "a.b", "a.b", True),
+        ("direct", "a.*", "a.b", False),
+        ("direct", "", "", True),
+        ("topic", "a.b", "a.b", True),
+        ("topic", "a.b", "a.c", False),
+        ("topic", "a.*", "a.b", True),
+        ("topic", "a.*", "a", False),
+        ("topic", "a.*", "a.b.c", False),
+        ("topic", "*", "a", True),
+        ("topic", "*", "", False),
+        ("topic", "#", "", True),
+        ("topic", "#", "a.b.c", True),
+        ("topic", "a.#", "a", True),
+        ("topic", "a.#", "a.b.c", True),
+        ("topic", "a.#", "b", False),
+        ("topic", "#.c", "a.b.c", True),
+        ("topic", "#.c", "c", True),
+        ("topic", "#.c", "c.d", False),
+        ("topic", "a.#.z", "a.z", True),
+        ("topic", "a.#.z", "a.b.c.z", True),
+        ("topic", "a.#.z", "a.b.c", False),
+        ("topic", "#.*", "", False),
+        ("topic", "#.*", "a", True),
+        ("topic", "*.#.*", "a", False),
+        ("topic", "*.#.*", "a.b", True),
+        ("topic", "#.#", "a", True),
+        ("topic", "a*", "ab", False),
+        ("topic", "a.b", "a.b.", False),
+        ("topic", "", "", False),
+        ("topic", "A", "a", False),
+    ],
+)
+def test_what_passes_a_binding(kind: Literal["direct", "topic", "fanout"], key: str, routing_key: str, passing: bool) -> None:
+    assert passes(kind, key, routing_key) is passing
+
+
+def test_a_queue_is_bound_by_exchange_and_key() -> None:
+    queue = bind("push.ical", "channels:push.ical.*", "audit:#", "channels:push.ical.*", origin="shop")
+    assert queue == Queue("push.ical", (Binding("audit", "#"), Binding("channels", "push.ical.*")), "shop")
+    assert bind("plain").bindings == ()
+    assert bind("news", "fanout").bindings == (Binding("fanout", ""),)
+
+
+def test_the_same_bindings_in_another_order_are_no_conflict() -> None:
+    refuse_conflict(Queue("q", (Binding("a"), Binding("b"))), Queue("q", (Binding("b"), Binding("a"))))
+
+
+def test_a_conflict_names_both_origins_and_both_keys() -> None:
+    with pytest.raises(TopologyConflict) as caught:
+        refuse_conflict(bind("on.bids", "events:bid.*", origin="shop.bids"), bind("on.bids", "events:bid.raised", origin="audit.log"))
+    said = str(caught.value)
+    for part in ('"on.bids"', "shop.bids", "audit.log", '"events:bid.*"', '"events:bid.raised"'):
+        assert part in said
+
+
+def test_an_exchange_keeps_its_kind_and_archive() -> None:
+    refuse_other_kind(Exchange("x", "topic"), Exchange("x", "topic"))
+    with pytest.raises(TopologyConflict, match='"x" is topic .* declared again as fanout'):
+        refuse_other_kind(Exchange("x", "topic"), Exchange("x", "fanout"))
+    with pytest.raises(TopologyConflict, match="archive 5 s"):
+        refuse_other_kind(Exchange("x", archive=5), Exchange("x"))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [(["*"], ["push.alpine", "push.ical", "compute"]), (["push.*"], ["push.alpine", "push.ical"]), (["compute"], ["compute"]), (["*.ical", "comp*"], ["push.ical", "compute"]),
+     (["push"], []), ([], []), (["push?ical"], [])],
+)  # fmt: skip
+def test_queues_are_chosen_by_wildcards(patterns: list[str], found: list[str]) -> None:
+    assert match(patterns, ["push.alpine", "push.ical", "compute"]) == found
