@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -50,15 +51,16 @@ class Task(Generic[P, R]):
             "__doc__": function.__doc__,
             **{n: d for n, (_, d) in fields.items() if d is not ...},
         }
-        self.command: type[Command] = type(Command)(name, (Command,), namespace, **given)
+        self.command: type[Command] = types.new_class(name, (Command,), given, lambda body: body.update(namespace))
         names = self._names
+        call: Callable[..., R] = function
 
-        def unpack(message: Any, *args: Any, **needs: Any) -> Any:
-            return function(**{n: getattr(message, n) for n in names}, **needs)  # type: ignore[call-arg]
+        def unpack(message: Any, **needs: Any) -> Any:
+            return call(**{n: getattr(message, n) for n in names}, **needs)
 
         unpacked = _coloured(function, unpack)
         hints = {n: k for n, k in handler.needs.items() if n not in fields}
-        unpacked.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        unpacked.__signature__ = inspect.Signature(
             [inspect.Parameter("message", inspect.Parameter.POSITIONAL_OR_KEYWORD), *(signature.parameters[n] for n in hints)]
         )
         unpacked.__annotations__ = {"message": self.command, **hints}
@@ -70,6 +72,8 @@ class Task(Generic[P, R]):
 
     def message(self, *args: P.args, **kwargs: P.kwargs) -> Command:
         """Give the command for these arguments."""
+        if len(args) > len(self._names):
+            raise TypeError(f"{self.handler.name} takes {len(self._names)} arguments that travel, not {len(args)}")
         return self.command(**{**dict(zip(self._names, args, strict=False)), **kwargs})
 
     def send(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
@@ -88,11 +92,11 @@ class Task(Generic[P, R]):
 def _no_message(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a stand-in whose first parameter is a message, to have the rest of the signature read."""
 
-    def stand_in(message: Any) -> None: ...
+    def stand_in() -> None: ...
 
     signature = inspect.signature(function)
     first = inspect.Parameter("message_", inspect.Parameter.POSITIONAL_ONLY)
-    stand_in.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])  # type: ignore[attr-defined]
+    stand_in.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])
     stand_in.__annotations__ = inspect.get_annotations(function, eval_str=True)
     return stand_in
 
@@ -118,4 +122,8 @@ def _coloured(function: Callable[..., Any], call: Callable[..., Any]) -> Callabl
             yield from call(*args, **needs)
 
         return generate_sync
-    return lambda *args, **needs: call(*args, **needs)
+
+    def plain(*args: Any, **needs: Any) -> Any:
+        return call(*args, **needs)
+
+    return plain

@@ -1,0 +1,172 @@
+"""Merging: pending messages of one key become one."""
+
+from typing import Self
+
+import msgspec
+import pytest
+
+from noria import Command, Receipt, replace
+from noria.bus.bus import Bus, Draft
+from noria.bus.merging import Merger
+from noria.bus.providers import Providers
+from noria.bus.registry import Registry
+from noria.messages.envelope import Envelope, Options, Publication, changed
+from noria.middleware.keys import Keys, Uniqueness
+
+
+class Sync(Command, queue="sync", key="{house}"):
+    house: int
+    what: frozenset[str]
+
+    def merge(self, newer: Self) -> Self:
+        return replace(self, what=self.what | newer.what)
+
+
+class Plain(Command, queue="plain"):
+    number: int
+
+
+@pytest.fixture
+def merger() -> Merger:
+    return Merger(Bus(Registry(), Providers(), (Keys(), Uniqueness())))
+
+
+def sync(merger: Merger, identity: str, house: int, *what: str) -> Publication:
+    return merger.bus.prepare(Sync(house=house, what=frozenset(what)), Draft(identity))
+
+
+def body(publication: Publication | Envelope) -> dict[str, object]:
+    envelope = publication.envelope if isinstance(publication, Publication) else publication
+    found = msgspec.json.decode(envelope.body)
+    if "what" in found:
+        found["what"] = set(found["what"])
+    return found
+
+
+class Shelf:
+    """A broker of one queue that knows pending messages by key, and can be interfered with."""
+
+    def __init__(self) -> None:
+        self.pending: dict[str, tuple[int, Envelope]] = {}
+        self.calls: list[int] = []
+        self.interfere: list[tuple[str, Envelope]] = []
+
+    async def publish(self, publications: list[Publication]) -> list[Receipt]:
+        self.calls.append(len(publications))
+        receipts: list[Receipt] = []
+        if self.interfere and len(self.calls) > 1:
+            key, envelope = self.interfere.pop()
+            self.pending[key] = (self.pending[key][0] + 1, envelope)
+        for p in publications:
+            options = p.options or Options()
+            found = self.pending.get(options.key or "")
+            if not options.merges:
+                receipts.append(Receipt(p.envelope.id))
+            elif found is None:
+                self.pending[options.key or ""] = (1, p.envelope)
+                receipts.append(Receipt(p.envelope.id))
+            elif options.replaces != found[0]:
+                receipts.append(Receipt(found[1].id, "pending", found[0], found[1]))
+            else:
+                self.pending[options.key or ""] = (found[0] + 1, p.envelope)
+                receipts.append(Receipt(found[1].id, "merged"))
+        return receipts
+
+
+async def test_a_second_message_of_a_key_is_merged_into_the_pending_one(merger: Merger) -> None:
+    shelf = Shelf()
+    (first,) = await merger.publish([sync(merger, "a", 1, "rates")], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    (second,) = await merger.publish([sync(merger, "b", 1, "texts")], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert (first.outcome, first.id) == ("stored", "a")
+    assert (second.outcome, second.id) == ("merged", "a")
+    assert body(shelf.pending["1"][1]) == {"house": 1, "what": {"rates", "texts"}}
+    assert shelf.pending["1"][1].id == "a"
+
+
+async def test_a_batch_is_folded_before_it_leaves_and_each_has_its_receipt(merger: Merger) -> None:
+    shelf = Shelf()
+    batch = [sync(merger, "a", 1, "x"), merger.bus.prepare(Plain(number=1), Draft("p")), sync(merger, "b", 2, "y"), sync(merger, "c", 1, "z")]
+    receipts = await merger.publish(batch, shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert [(r.id, r.outcome) for r in receipts] == [("a", "stored"), ("p", "stored"), ("b", "stored"), ("a", "merged")]
+    assert shelf.calls == [3]
+    assert body(shelf.pending["1"][1]) == {"house": 1, "what": {"x", "z"}}
+
+
+async def test_a_merge_is_repeated_while_others_change_the_pending_message(merger: Merger) -> None:
+    shelf = Shelf()
+    await merger.publish([sync(merger, "a", 1, "x")], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    shelf.calls.clear()
+    shelf.interfere = [("1", sync(merger, "a", 1, "x", "meanwhile").envelope)]
+    (receipt,) = await merger.publish([sync(merger, "b", 1, "y")], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert receipt.outcome == "merged"
+    assert body(shelf.pending["1"][1])["what"] == {"x", "y", "meanwhile"}
+    assert len(shelf.calls) == 3
+
+
+async def test_only_what_was_pending_is_published_again(merger: Merger) -> None:
+    shelf = Shelf()
+    await merger.publish([sync(merger, "a", 1, "x")], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    shelf.calls.clear()
+    await merger.publish([merger.bus.prepare(Plain(number=1), Draft("p")), sync(merger, "b", 1, "y")], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert shelf.calls == [2, 1]
+
+
+async def test_all_merged_ids_travel_so_that_every_asker_finds_its_result(merger: Merger) -> None:
+    seen: list[Publication] = []
+
+    async def publish(publications: list[Publication]) -> list[Receipt]:
+        seen.extend(publications)
+        return [Receipt(p.envelope.id) for p in publications]
+
+    await merger.publish([sync(merger, "a", 1, "x"), sync(merger, "b", 1, "y"), sync(merger, "c", 1, "z")], publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    (only,) = seen
+    assert only.options is not None
+    assert only.options.merged_ids == ("a", "b", "c")
+
+
+async def test_a_merge_that_adds_up_counts_each_message_once_however_often_it_is_repeated(merger: Merger) -> None:
+    class Count(Command, queue="counts", key="{name}"):
+        name: str
+        times: int = 1
+
+        def merge(self, newer: Self) -> Self:
+            return replace(self, times=self.times + newer.times)
+
+    shelf = Shelf()
+    for identity in ("a", "b", "c"):
+        shelf.calls.clear()
+        if identity == "c":
+            shelf.interfere = [("x", merger.bus.prepare(Count(name="x", times=10), Draft("a")).envelope)]
+        await merger.publish([merger.bus.prepare(Count(name="x"), Draft(identity))], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert body(shelf.pending["x"][1]) == {"name": "x", "times": 11}
+
+
+def test_a_yielded_message_is_merged_with_what_is_pending(merger: Merger) -> None:
+    pending = sync(merger, "old", 1, "x").envelope
+    originals = [sync(merger, "new", 1, "y"), sync(merger, "other", 2, "z")]
+    result = merger.merged(originals, originals, [Receipt("old", "pending", 7, pending), Receipt("other")])
+    assert [p.envelope.id for p in result] == ["old", "other"]
+    assert body(result[0])["what"] == {"x", "y"}
+    assert result[0].options is not None and result[0].options.replaces == 7
+    assert result[1].options is not None and result[1].options.replaces is None
+
+
+def test_the_larger_priority_and_the_shorter_delay_win(merger: Merger) -> None:
+    a, b = sync(merger, "a", 1, "x"), sync(merger, "b", 1, "y")
+    a = msgspec.structs.replace(a, priority=5, delay=10.0)
+    b = msgspec.structs.replace(b, priority=1, delay=2.0, options=changed(b.options, tracked=True))
+    (merged,) = merger.fold([a, b])
+    assert (merged.priority, merged.delay) == (5, 2.0)
+    assert merged.options is not None and merged.options.tracked
+
+
+def test_what_merge_makes_must_be_decodable(merger: Merger) -> None:
+    class Bad(Command, queue="bad", key="{n}"):
+        n: int
+
+        def merge(self, newer: Self) -> Self:
+            return msgspec.structs.replace(self, n="not a number")
+
+    a, b = merger.bus.prepare(Bad(n=1), Draft("a")), merger.bus.prepare(Bad(n=1), Draft("b"))
+    with pytest.raises(msgspec.ValidationError):
+        merger.fold([a, b])

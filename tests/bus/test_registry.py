@@ -1,0 +1,159 @@
+"""The registry: which messages there are, who handles them, and the queues that follow."""
+
+from typing import Literal
+
+import pytest
+
+from noria import App, Command, Event, Exchange, bind
+from noria.bus.handler import Handler
+from noria.bus.registry import Registry
+from noria.errors import DefinitionError, DuplicateName, NoHandler, TopologyConflict, UnknownMessage
+from noria.messages.topology import EVENTS, Binding
+
+
+class Push(Command, queue="push.{channel}"):
+    channel: Literal["alpine", "ical"]
+
+
+class Now(Command):
+    pass
+
+
+class Bid(Event):
+    pass
+
+
+class Job(Command, exchange="jobs", routing_key="job.{kind}"):
+    kind: str
+
+
+async def push(command: Push) -> None: ...
+async def other(command: Push) -> None: ...
+async def job(command: Job) -> None: ...
+async def note(event: Bid) -> None: ...
+
+
+def test_every_queue_of_a_template_is_declared_and_served() -> None:
+    registry = Registry()
+    registry.add_handler(Push, Handler(push), None)
+    assert registry.consumed_queues() == ["push.alpine", "push.ical"]
+    assert [q.name for q in registry.topology().queues] == ["push.alpine", "push.ical"]
+
+
+def test_a_message_that_is_only_sent_has_its_queues_declared_but_not_served() -> None:
+    registry = Registry()
+    registry.add_message(Push)
+    assert registry.consumed_queues() == []
+    assert [q.name for q in registry.topology().queues] == ["push.alpine", "push.ical"]
+
+
+def test_a_subscriber_has_a_durable_queue_of_its_own() -> None:
+    registry = Registry()
+    registry.add_subscriber(Bid, Handler(note), None)
+    registry.add_subscriber("bid.*", Handler(note), "audit")
+    queues = {q.name: q.bindings for q in registry.topology().queues}
+    assert queues == {"on.note": (Binding("events", "bid"),), "audit": (Binding("events", "bid.*"),)}
+    assert registry.consumed_queues() == ["audit", "on.note"]
+    assert EVENTS in registry.topology().exchanges
+
+
+def test_two_subscribers_of_one_name_are_refused_naming_both() -> None:
+    registry = Registry()
+    registry.add_subscriber(Bid, Handler(note), None)
+    with pytest.raises(DuplicateName, match=r'queue "on\.note" belongs to both .*note .*and .*note .*name='):
+        registry.add_subscriber("bid.*", Handler(note), None)
+
+
+def test_two_classes_of_one_name_are_refused_naming_both() -> None:
+    registry = Registry()
+    registry.add_message(Push)
+
+    class Pusher(Command, queue="q", name="push"):
+        pass
+
+    with pytest.raises(DuplicateName, match='"push" is the name of both .*Push and .*Pusher'):
+        registry.add_message(Pusher)
+
+
+def test_an_alias_finds_the_renamed_class() -> None:
+    class Renamed(Command, queue="q", aliases=("older.name",)):
+        pass
+
+    registry = Registry()
+    registry.add_message(Renamed)
+    assert registry.message("older.name") is registry.message("renamed") is Renamed
+    assert registry.commands() == [Renamed]
+
+
+def test_one_function_cannot_handle_a_command_twice() -> None:
+    registry = Registry()
+    registry.add_handler(Push, Handler(push), None)
+    with pytest.raises(DuplicateName, match="push handles Push twice"):
+        registry.add_handler(Push, Handler(push), None)
+
+
+def test_an_unknown_message_is_answered_with_the_nearest_name() -> None:
+    registry = Registry()
+    registry.add_message(Push)
+    with pytest.raises(UnknownMessage, match='no message is called "pusj", did you mean "push"'):
+        registry.message("pusj")
+    with pytest.raises(UnknownMessage, match="known are: push"):
+        registry.message("zzzzzz")
+
+
+def test_a_handler_of_one_queue_is_preferred_there() -> None:
+    registry = Registry()
+    registry.add_handler(Push, Handler(push), None)
+    registry.add_handler(Push, Handler(other), bind("push.extra"))
+    assert [h.function for h in registry.handlers_of(Push, "push.extra")] == [other]
+    assert [h.function for h in registry.handlers_of(Push, "push.ical")] == [push]
+
+
+def test_nobody_to_handle_a_message_is_an_error_with_the_queue() -> None:
+    with pytest.raises(NoHandler, match='nothing handles Push in queue "push.ical"'):
+        Registry().handlers_of(Push, "push.ical")
+
+
+def test_a_handler_of_an_exchanges_command_must_name_its_queue() -> None:
+    with pytest.raises(DefinitionError, match=r'is published to exchange "jobs".*queue=bind\("name", "jobs:job\.\{kind\}"\)'):
+        Registry().add_handler(Job, Handler(job), None)
+
+
+def test_a_command_without_a_queue_cannot_be_served_from_one() -> None:
+    async def now(command: Now) -> None: ...
+
+    with pytest.raises(DefinitionError, match="is handled here and now"):
+        Registry().add_handler(Now, Handler(now), bind("q"))
+
+
+def test_one_queue_with_two_bindings_is_a_conflict_naming_both_handlers() -> None:
+    registry = Registry()
+    registry.add_handler(Job, Handler(job), bind("work", "jobs:job.a"))
+    with pytest.raises(TopologyConflict, match=r'"jobs:job\.a" by .*job .*"jobs:job\.b" by .*other'):
+        registry.add_handler(Job, Handler(other), bind("work", "jobs:job.b"))
+
+
+def test_two_kinds_of_one_exchange_are_a_conflict() -> None:
+    class One(Command, exchange=Exchange("x", "topic"), routing_key="a"):
+        pass
+
+    class Two(Command, exchange=Exchange("x", "fanout"), routing_key="a"):
+        pass
+
+    registry = Registry()
+    registry.add_message(One)
+    registry.add_message(Two)
+    with pytest.raises(TopologyConflict, match='exchange "x"'):
+        registry.topology()
+
+
+def test_check_names_the_handler_and_what_nothing_provides() -> None:
+    class Tool:
+        pass
+
+    async def needy(command: Push, tool: Tool) -> None: ...
+
+    app = App()
+    app.handles(Push)(needy)
+    with pytest.raises(DefinitionError, match=r"needy .*asks for tool: .*Tool, which nothing provides; .*@app\.provides"):
+        app.registry.check(lambda handler: handler.unmet(app.providers))
