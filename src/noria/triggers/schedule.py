@@ -89,14 +89,23 @@ def due(schedule: Schedule, last: float, now: float, late: float = 60.0) -> list
     A slot is missed when it is older than `late` seconds: *once* fires only the newest of those missed, *skip* none,
     *all* each (at most 1000).
     """
-    slots = list(_slots(schedule.trigger, last, now))
-    missed = [slot for slot in slots if slot < now - late]
-    fresh = [slot for slot in slots if slot >= now - late]
+    trigger = schedule.trigger
     if schedule.misfire == "all":
-        return slots
-    if schedule.misfire == "once" and missed and not fresh:
-        return missed[-1:]
-    return fresh
+        return list(_slots(trigger, last, now))
+    fresh = list(_slots(trigger, max(last, now - late - 1e-6), now))
+    if fresh or schedule.misfire == "skip":
+        return fresh
+    return _newest(trigger, last, now, late)
+
+
+def _newest(trigger: Trigger, last: float, now: float, span: float) -> list[float]:
+    """Give the newest slot after the last, looking back further each time: a long absence is not walked through."""
+    while True:
+        start = max(last, now - span)
+        found = list(_slots(trigger, start, now))[-1:]
+        if found or start <= last:
+            return found
+        span *= 8
 
 
 def _slots(trigger: Trigger, last: float, now: float) -> Iterator[float]:

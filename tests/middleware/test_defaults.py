@@ -1,0 +1,142 @@
+"""The default middleware: each capability acts only through its own, and their order is respected."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytest
+
+from noria import App, Command, Context, Rate, Reject, Retry, Unique
+from noria.bus.bus import Draft, Middleware, new_id
+from noria.bus.handler import Handler
+from noria.messages.envelope import Options
+from noria.middleware.defaults import defaults
+from noria.middleware.delivery import Delivery
+from noria.middleware.keys import Keys, Tracking, Uniqueness
+from noria.middleware.limits import Expiry, TimeLimits
+from noria.middleware.rates import Rates
+from noria.middleware.retries import Retries
+from noria.testing import testing
+
+
+class Everything(
+    Command, queue="q", key="{n}", unique=Unique("{n}"), priority=4, delay=9.0, results=True,
+    retry=Retry(2), rate=Rate("1/s"), timeout=0.05, ttl=10.0,
+):  # fmt: skip
+    n: int
+
+    def merge(self, newer: Self) -> Self:
+        return newer
+
+
+def without(kind: type[Middleware]) -> list[Middleware]:
+    return [m for m in defaults() if not isinstance(m, kind)]
+
+
+def published(middleware: list[Middleware]) -> Any:
+    return App(middleware=middleware).bus.prepare(Everything(n=1), Draft(new_id()))
+
+
+def test_the_order_is_the_one_whose_reasons_are_written_down() -> None:
+    assert [type(m) for m in defaults()] == [Retries, Expiry, Rates, TimeLimits, Delivery, Keys, Uniqueness, Tracking]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shows"),
+    [
+        (Delivery, lambda p: (p.priority, p.delay) == (4, 9.0)),
+        (Keys, lambda p: p.options is not None and p.options.key == "1" and p.options.merges),
+        (Uniqueness, lambda p: p.options is not None and p.options.unique == "everything:1"),
+        (Tracking, lambda p: p.options is not None and p.options.tracked),
+    ],
+)  # fmt: skip
+def test_removing_a_middleware_removes_its_behaviour_on_the_way_out(kind: type[Middleware], shows: Callable[[Any], bool]) -> None:
+    assert shows(published(defaults()))
+    assert not shows(published(without(kind)))
+
+
+def test_without_any_middleware_a_message_only_travels() -> None:
+    publication = published([])
+    assert (publication.routing_key, publication.priority, publication.delay, publication.options) == ("q", 0, 0.0, None)
+    assert isinstance(published(defaults()).options, Options)
+
+
+class Failing(Command, queue="failing", retry=Retry(3, delay=1.0)):
+    pass
+
+
+class Stale(Command, queue="stale", ttl=0.000001):
+    pass
+
+
+class Slow(Command, queue="slow", timeout=0.02, retry=1):
+    pass
+
+
+class Paced(Command, queue="paced", rate="1/min"):
+    n: int
+
+
+def outcome(command: Command, middleware: list[Middleware], times: int = 1) -> tuple[list[int], list[str]]:
+    """Give the attempts that ran, and the reasons of dead letters."""
+
+
+    app, ran = App(middleware=middleware), list[int]()
+
+    async def handler(message: Any, context: Context) -> None:
+        ran.append(context.attempt)
+        if isinstance(message, Failing):
+            raise OSError("broken")
+        if isinstance(message, Slow):
+            await asyncio.sleep(0.1)
+
+    app.registry.add_handler(type(command), Handler(handler), None)
+    with testing(app) as t:
+        for _ in range(times):
+            t.send(command)
+        t.drain()
+        t.advance(30)
+        t.drain()
+        return ran, [letter.reason for letter in t.dead]
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "times", "expected", "removed"),
+    [
+        (Retries, Failing(), 1, ([1, 2], []), ([1], ["failed"])),
+        (Expiry, Stale(), 1, ([], ["expired"]), ([1], [])),
+        (TimeLimits, Slow(), 1, ([1], ["attempts spent"]), ([1], [])),
+        (Rates, Paced(n=1), 3, ([1], []), ([1, 1, 1], [])),
+    ],
+)
+def test_removing_a_middleware_removes_its_behaviour_on_the_way_in(
+    kind: type[Middleware], command: Command, times: int, expected: tuple[list[int], list[str]], removed: tuple[list[int], list[str]]
+) -> None:
+    ran, dead = outcome(command, defaults(), times)
+    assert (ran, [reason.partition(":")[0] for reason in dead]) == expected
+    ran, dead = outcome(command, without(kind), times)
+    assert (ran, dead) == removed
+
+
+def test_a_middleware_of_ones_own_runs_inside_the_defaults_so_that_its_failure_is_retried() -> None:
+    app, seen = App(), list[int]()
+
+    @app.handles(Failing)
+    async def handle(command: Failing) -> None: ...
+
+    async def breaking(message: Any, context: Context, call_next: Any) -> Any:
+        seen.append(context.attempt)
+        if context.attempt == 1:
+            raise OSError("broken around")
+        if context.attempt == 2:
+            raise Reject("enough")
+        return await call_next(message, context)
+
+    app.use(breaking)
+    with testing(app) as t:
+        t.send(Failing())
+        t.drain()
+        t.advance(60)
+        t.drain()
+        assert seen == [1, 2]
+        assert [letter.reason for letter in t.dead] == ["enough"]

@@ -1,0 +1,61 @@
+"""The capabilities `key`, `merge`, `unique` and `results`."""
+
+from typing import Any, Self
+
+import pytest
+
+from noria import Command, Unique
+from noria.bus.bus import Draft
+from noria.messages.envelope import Options
+from noria.middleware.keys import Keys, Tracking, Uniqueness
+
+from .wrapped import costs_nothing, published
+
+
+class Keyed(Command, queue="q", key="{house}"):
+    house: int
+
+
+class Merging(Command, queue="q", key="h{house}"):
+    house: int
+
+    def merge(self, newer: Self) -> Self:
+        return newer
+
+
+class Once(Command, queue="q", unique=Unique("{house}", window=60.0)):
+    house: int
+
+
+class Kept(Command, queue="q", results=True):
+    pass
+
+
+class Plain(Command, queue="q"):
+    pass
+
+
+def test_a_key_is_filled_from_the_message() -> None:
+    assert published(Keys(), Keyed(house=7)).options == Options(key="7")
+
+
+def test_a_message_that_merges_says_so_and_names_itself() -> None:
+    assert published(Keys(), Merging(house=7), Draft("me")).options == Options(key="h7", merges=True, merged_ids=("me",))
+
+
+def test_a_unique_key_belongs_to_its_message_type() -> None:
+    assert published(Uniqueness(), Once(house=7)).options == Options(unique="once:7", unique_for=60.0)
+
+
+def test_results_are_kept_for_those_who_ask_for_it() -> None:
+    assert published(Tracking(), Kept()).options == Options(tracked=True)
+
+
+def test_options_that_were_there_stay() -> None:
+    draft = Draft("id", options=Options(idempotency_key="k"))
+    assert published(Keys(), Keyed(house=7), draft).options == Options(key="7", idempotency_key="k")
+
+
+@pytest.mark.parametrize("middleware", [Keys(), Uniqueness(), Tracking()])
+def test_other_messages_pay_nothing(middleware: Any) -> None:
+    assert costs_nothing(middleware, Plain())

@@ -1,0 +1,25 @@
+"""Back-off: when a process that ended is started again."""
+
+import pytest
+
+from noria.supervisor.backoff import crashes_after, is_planned, pause
+
+
+@pytest.mark.parametrize(("code", "planned"), [(0, True), (77, True), (1, False), (75, False), (78, False), (-9, False), (-15, False)])
+def test_which_ends_were_planned(code: int, planned: bool) -> None:
+    assert is_planned(code) is planned
+
+
+@pytest.mark.parametrize(
+    ("crashes", "code", "lived", "after"),
+    [(0, 1, 0.1, 1), (1, 1, 0.1, 2), (5, -9, 9.9, 6), (5, -9, 10.0, 1), (5, 0, 0.1, 0), (5, 77, 0.1, 0), (0, 77, 1000.0, 0)],
+)
+def test_crashes_in_a_row(crashes: int, code: int, lived: float, after: int) -> None:
+    assert crashes_after(crashes, code, lived) == after
+
+
+def test_the_first_crash_costs_nothing_and_the_pause_never_exceeds_a_minute() -> None:
+    pauses = [pause(crashes) for crashes in range(20)]
+    assert pauses[:6] == [0.0, 0.0, 0.5, 1.0, 2.0, 4.0]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 60.0

@@ -1,0 +1,117 @@
+"""The settings: flag over environment over noria.toml over default."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noria.errors import InvalidSettings
+from noria.settings import Pool, Settings, load
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return tmp_path / "noria.toml"
+
+
+def test_without_anything_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(environment={}) == Settings()
+    assert Settings().path == Path("noria.db")
+    assert Settings(broker="sqlite:////var/lib/noria.db").path == Path("/var/lib/noria.db")
+
+
+def test_each_source_gives_way_to_the_one_before_it(toml: Path) -> None:
+    toml.write_text("port = 1001\n")
+    environment = {"NORIA_PORT": "1003", "PORT": "1002"}
+    assert load({"port": 1004}, environment, toml).port == 1004
+    assert load({"port": None}, environment, toml).port == 1003
+    assert load({}, {"PORT": "1002"}, toml).port == 1002
+    assert load({}, {}, toml).port == 1001
+    toml.write_text("")
+    assert load({}, {}, toml).port == 7070
+
+
+def test_noria_toml_beside_you_is_read_and_noria_config_names_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("noria.toml").write_text("port = 1\n")
+    Path("other.toml").write_text("port = 2\n")
+    assert load(environment={}).port == 1
+    assert load(environment={"NORIA_CONFIG": "other.toml"}).port == 2
+
+
+def test_a_file_that_was_named_must_exist_and_be_toml(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"nowhere\.toml does not exist"):
+        load({}, {"NORIA_CONFIG": str(tmp_path / "nowhere.toml")})
+    broken = tmp_path / "broken.toml"
+    broken.write_text("port = = 3")
+    with pytest.raises(InvalidSettings, match="is not valid TOML"):
+        load({}, {}, broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidSettings, match="is not valid TOML"):
+        load({}, {}, broken)
+
+
+def test_an_unknown_name_is_refused_with_its_source_and_the_known_ones(toml: Path) -> None:
+    toml.write_text("prot = 1\n")
+    with pytest.raises(InvalidSettings, match=r'noria\.toml: no setting is called "prot"; known are: .*port'):
+        load({}, {}, toml)
+    with pytest.raises(InvalidSettings, match='the command line: no setting is called "prot"'):
+        load({"prot": 1}, {}, None)
+
+
+def test_other_variables_of_the_environment_are_none_of_ours() -> None:
+    assert load({}, {"NORIA_READY_FD": "3", "NORIA_UNHEARD_OF": "x", "HOME": "/"}).port == 7070
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"NORIA_PORT": "many"}, "NORIA_PORT: port: "),
+        ({"PORT": "x"}, "PORT: port: "),
+        ({"NORIA_GRACE": "soon"}, "NORIA_GRACE: grace: "),
+        ({"NORIA_MAX_BODY": "1.5"}, "NORIA_MAX_BODY: max_body: "),
+        ({"NORIA_PORT": "70000"}, "port must be within"),
+        ({"NORIA_GRACE": "-1"}, "grace not negative"),
+        ({"NORIA_DEADLINE": "0"}, "deadline"),
+        ({"NORIA_BROKER": "redis://x"}, 'broker "redis://x" is not known; write sqlite:///noria.db'),
+        ({"NORIA_BROKER": "sqlite:///"}, "is not known"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_where_it_came_from(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load({}, environment)
+    assert said in str(caught.value)
+
+
+def test_a_wrong_value_names_the_source_that_won(toml: Path) -> None:
+    toml.write_text("port = 5\n")
+    with pytest.raises(InvalidSettings, match="^the command line: port"):
+        load({"port": "x"}, {"NORIA_PORT": "6"}, toml)
+
+
+def test_lists_in_the_environment_are_separated_by_commas() -> None:
+    found = load({}, {"NORIA_ALLOWED_HOSTS": "a.example,b.example", "NORIA_ALLOWED_ORIGINS": "https://a.example"})
+    assert found.allowed_hosts == ("a.example", "b.example")
+    assert found.allowed_origins == ("https://a.example",)
+
+
+def test_pools_are_tables_of_the_file(toml: Path) -> None:
+    toml.write_text('[pools.push]\nqueues = ["push.*"]\nprocesses = 3\n[pools.slow]\nmax_age = 60\n')
+    assert load({}, {}, toml).pools == {"push": Pool(queues=("push.*",), processes=3), "slow": Pool(max_age=60.0)}
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [('queus = ["a"]', "queus"), ("processes = -1", "processes must be"), ("concurrency = 0", "concurrency"), ("max_messages = 0", "max_messages"), ('max_age = "x"', "max_age")],
+)
+def test_a_wrong_pool_is_refused_naming_what_is_wrong(toml: Path, pool: str, said: str) -> None:
+    toml.write_text(f"[pools.push]\n{pool}\n")
+    with pytest.raises(InvalidSettings, match=r"noria\.toml") as caught:
+        load({}, {}, toml)
+    assert said in str(caught.value)
+
+
+def test_the_token_is_not_shown_by_mistake() -> None:
+    found: Any = load({}, {"NORIA_TOKEN": "a-very-secret-token-of-ours"})
+    assert found.token == "a-very-secret-token-of-ours"

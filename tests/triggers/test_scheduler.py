@@ -1,0 +1,98 @@
+"""The scheduler: each slot is sent once, whatever the number of schedulers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from noria import Command, every
+from noria.errors import BrokerUnavailable, DefinitionError
+from noria.messages.envelope import Envelope, Publication
+from noria.triggers.schedule import Schedule
+from noria.triggers.scheduler import Scheduler
+
+from ..waiting import auntil
+
+
+class Tick(Command, queue="q"):
+    pass
+
+
+class Memory:
+    """The store's two verbs for schedules."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = {}
+        self.fired: list[float] = []
+        self.away = 0
+
+    async def last_fired(self, schedule: str) -> float | None:
+        if self.away:
+            self.away -= 1
+            raise BrokerUnavailable("away")
+        return self.last.get(schedule)
+
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication]) -> bool:
+        if slot <= self.last.get(schedule, float("-inf")):
+            return False
+        self.last[schedule] = slot
+        self.fired += [slot for _ in publications]
+        return True
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def scheduler(memory: Any, clock: Clock, *schedules: Schedule) -> Scheduler:
+    return Scheduler(schedules or (Schedule("s", every(60), Tick()),), memory, lambda _: Publication(Envelope("id", "tick", b"{}"), "q"), clock)
+
+
+async def test_a_new_schedule_begins_with_its_next_slot() -> None:
+    memory, clock = Memory(), Clock()
+    assert await scheduler(memory, clock).turn() == 5.0
+    assert memory.fired == []
+    clock.now = 1019.0
+    assert await scheduler(memory, clock).turn() == pytest.approx(1.0)
+    clock.now = 1020.0
+    await scheduler(memory, clock).turn()
+    assert memory.fired == [1020.0]
+
+
+async def test_two_schedulers_fire_each_slot_once() -> None:
+    memory, clock = Memory(), Clock()
+    two = scheduler(memory, clock), scheduler(memory, clock)
+    for second in range(300):
+        clock.now = 1000.0 + second
+        for one in two:
+            await one.turn()
+    assert memory.fired == [1020.0, 1080.0, 1140.0, 1200.0, 1260.0]
+
+
+async def test_a_clock_that_jumps_back_repeats_nothing() -> None:
+    memory, clock = Memory(), Clock()
+    one = scheduler(memory, clock)
+    await one.turn()
+    for now in (1025.0, 960.0, 1025.0, 1090.0):
+        clock.now = now
+        assert await one.turn() > 0
+    assert memory.fired == [1020.0, 1080.0]
+
+
+async def test_a_broker_that_is_away_delays_and_ends_nothing() -> None:
+    import asyncio
+
+    memory, clock = Memory(), Clock()
+    memory.away = 1
+    task = asyncio.ensure_future(scheduler(memory, clock).run())
+    await auntil(lambda: memory.last)
+    task.cancel()
+    assert memory.away == 0
+
+
+def test_two_schedules_of_one_name_are_refused() -> None:
+    with pytest.raises(DefinitionError, match='two schedules are called "s"'):
+        scheduler(Memory(), Clock(), Schedule("s", every(60), Tick()), Schedule("s", every(30), Tick()))

@@ -1,0 +1,29 @@
+"""Hard limits: the end of a worker whose handler ignores its time."""
+
+import threading
+import time
+
+from noria.worker.hardlimits import HardLimits
+
+
+def test_a_message_over_its_limit_ends_the_process_within_a_moment() -> None:
+    ended = threading.Event()
+    limits = HardLimits(end=ended.set)
+    started = time.monotonic()
+    limits.begin(1, 0.2, "push 1")
+    assert limits.active
+    assert ended.wait(3)
+    assert 0.2 <= time.monotonic() - started < 1.0
+
+
+def test_a_message_that_ended_in_time_ends_nothing() -> None:
+    ended = threading.Event()
+    limits = HardLimits(end=ended.set)
+    limits.begin(1, 0.15, "push 1")
+    limits.begin(2, 60.0, "push 2")
+    limits.end(1)
+    limits.end(1)
+    assert not ended.wait(0.5)
+    assert limits.active
+    limits.end(2)
+    assert not limits.active

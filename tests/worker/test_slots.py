@@ -1,0 +1,35 @@
+"""The table of started messages."""
+
+import mmap
+import struct
+from pathlib import Path
+
+from noria.worker.slots import StartedTable
+
+
+def tags(path: Path) -> list[int]:
+    return [tag for (tag,) in struct.iter_unpack("<Q", path.read_bytes())]
+
+
+def test_what_started_can_be_read_by_another_process_at_once(tmp_path: Path) -> None:
+    table = StartedTable(tmp_path / "slots", 3)
+    assert tags(table.path) == [0, 0, 0]
+    table.start(0, 11)
+    table.start(2, 2**63)
+    assert tags(table.path) == [11, 0, 2**63]
+    table.start(0, 0)
+    assert tags(table.path) == [0, 0, 2**63]
+    table.close()
+
+
+def test_a_table_that_is_closed_in_order_is_gone(tmp_path: Path) -> None:
+    table = StartedTable(tmp_path / "slots", 1)
+    table.close()
+    assert list((tmp_path / "slots").iterdir()) == []
+
+
+def test_the_file_is_for_this_user_only(tmp_path: Path) -> None:
+    table = StartedTable(tmp_path / "slots", mmap.PAGESIZE)
+    assert table.path.stat().st_mode & 0o777 == 0o600
+    assert table.path.parent.stat().st_mode & 0o777 == 0o700
+    table.close()
