@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx2
 from msgspec import Struct
-from noria import App
 
 from channel_manager.property import PropertyDatabase
+from noria import App
 
 app = App("channels")
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from noria import Context
-
 from channel_manager.application import app
 from channel_manager.messages import PushCalendar, SyncProperty
 from channel_manager.property import PropertyDatabase
+from noria import Context
 
 
 @app.handles(SyncProperty)

@@ -26,6 +26,12 @@ from channel_manager.stage import Stage
 
 _MISBEHAVES = {"from": 0.25, "until": 0.6}
 _CHANNEL = "nimbus"
+_WELL: tuple[str, Mapping[str, float]] = ("well", {})
+_MANNERS: list[tuple[str, Mapping[str, float]]] = [
+    ("busy", {"share": 0.7, "retry_after": 1}),
+    ("drops", {"share": 0.5}),
+    ("slow", {"seconds": 0.5}),
+]
 _SETTLE = 60.0
 
 
@@ -83,7 +89,9 @@ class Board:
         for name, queue in queues.items():
             latency = stats["channels"].get(name.removeprefix("push."), {}).get("latency") if name.startswith("push.") else None
             cells = [str(queue[key]) for key in ("ready", "running", "delayed", "done")]
-            table.add_row(name, *cells, f"{self._rate_of(name, queue['done']):.0f}", str(queue["dead"]), _ms(latency, "p50"), _ms(latency, "p99"))
+            table.add_row(
+                name, *cells, f"{self._rate_of(name, queue['done']):.0f}", str(queue["dead"]), _ms(latency, "p50"), _ms(latency, "p99")
+            )
         p50, p99 = percentiles(office.seconds)
         line = f"back office: {office.done} masks posted, answered in p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
         legend = "p50 and p99: from the request to the channel's answer, retries included"
@@ -114,7 +122,7 @@ def play(stage: Stage, console: Console, seconds: float, rate: float) -> BackOff
     board = Board()
     started = time.monotonic()
     worker.start()
-    manners = iter([("busy", {"share": 0.7, "retry_after": 1}), ("drops", {"share": 0.5}), ("slow", {"seconds": 0.5})])
+    manners = iter(_MANNERS)
     begin, end = seconds * _MISBEHAVES["from"], seconds * _MISBEHAVES["until"]
     turn = (end - begin) / 3
     changes = [begin, begin + turn, begin + 2 * turn, end]
@@ -123,7 +131,7 @@ def play(stage: Stage, console: Console, seconds: float, rate: float) -> BackOff
         while (passed := time.monotonic() - started) < seconds:
             if changes and passed >= changes[0]:
                 changes.pop(0)
-                manner, more = next(manners, ("well", {}))
+                manner, more = next(manners, _WELL)
                 stage.manner(_CHANNEL, manner, **more)
                 note = "" if manner == "well" else f"{_CHANNEL} misbehaves: {manner} {more}"
             drawing = board.draw(stage, office, note)
@@ -190,7 +198,7 @@ def main() -> None:
         if chosen.keep:
             console.print(f"\n[bold]left running[/] at {stage.gateway_url} (Ctrl-C ends it): try")
             console.print(f"  curl {stage.gateway_url}/queues")
-            console.print(f"  curl {stage.gateway_url}/commands/sync.property -H 'Content-Type: application/json' -d '{{\"property_id\": 1, \"what\": [\"rates\"]}}'")
+            console.print(f"  noria inspect push.{_CHANNEL} --state delayed   (with the NORIA_BROKER above)")
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:

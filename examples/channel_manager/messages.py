@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from noria import Command, Event, Rate, Retry, replace
-
 from channel_manager.property import Night
+from noria import Command, Event, Rate, Retry, replace
 
 What = Literal["availability", "rates"]
 
@@ -41,7 +40,9 @@ class PushCalendar(
     def merge(self, newer: Self) -> Self:
         """Of each night only the newest is worth pushing."""
         nights = {night.date: night for night in (*self.nights, *newer.nights)}
-        return replace(newer, nights=tuple(nights[date] for date in sorted(nights)), requested_at=min(self.requested_at, newer.requested_at))
+        return replace(
+            newer, nights=tuple(nights[date] for date in sorted(nights)), requested_at=min(self.requested_at, newer.requested_at)
+        )
 
 
 class ConfirmPush(Command, queue="confirm"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import httpx2
-from noria import Context, Reject, RetryLater, bind
 
 from channel_manager.application import Channels, app
 from channel_manager.messages import CalendarPushed, ConfirmPush, PushCalendar
 from channel_manager.property import PropertyDatabase
 from channel_manager.shapes import alpine_request, ical_feed, nimbus_deltas
+from noria import Context, Reject, RetryLater, bind
 
 
 @app.handles(PushCalendar, queue=bind("push.alpine", "channels:push.alpine.*"))
@@ -24,7 +24,9 @@ async def push_alpine(push: PushCalendar, http: httpx2.AsyncClient, channels: Ch
 
 
 @app.handles(PushCalendar, queue=bind("push.nimbus", "channels:push.nimbus.*"))
-async def push_nimbus(push: PushCalendar, http: httpx2.AsyncClient, channels: Channels, properties: PropertyDatabase, context: Context) -> AsyncIterator[CalendarPushed]:
+async def push_nimbus(
+    push: PushCalendar, http: httpx2.AsyncClient, channels: Channels, properties: PropertyDatabase, context: Context
+) -> AsyncIterator[CalendarPushed]:
     """Nimbus: nights as JSON, accepted at once and confirmed later by message id; a closed listing is never sent again."""
     properties.sent(context.id, push.channel, push.listing)
     headers = {
@@ -34,7 +36,7 @@ async def push_nimbus(push: PushCalendar, http: httpx2.AsyncClient, channels: Ch
         "X-Requested-At": str(push.requested_at),
     }
     answer = await http.post(f"{channels.url}/nimbus/{push.listing}/deltas", content=nimbus_deltas(push.nights), headers=headers)
-    if answer.status_code == httpx2.codes.CONFLICT:
+    if answer.status_code == int(httpx2.codes.CONFLICT):
         refusal = answer.json()
         properties.confirm(context.id, "refused", refusal["code"])
         if not refusal["resend"]:
@@ -60,9 +62,9 @@ def confirm(confirmation: ConfirmPush, properties: PropertyDatabase) -> None:
 
 def check(answer: httpx2.Response) -> None:
     """Raise what the answer means: wait as long as the channel asks for, try again, or never again."""
-    if answer.status_code in (httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE):
+    if answer.status_code in (int(httpx2.codes.TOO_MANY_REQUESTS), int(httpx2.codes.SERVICE_UNAVAILABLE)):
         after = answer.headers.get("retry-after", "")
         raise RetryLater(f"the channel answered {answer.status_code}", after=float(after) if after.isdigit() else None)
-    if answer.status_code == httpx2.codes.BAD_REQUEST:
+    if answer.status_code == int(httpx2.codes.BAD_REQUEST):
         raise Reject(f"the channel does not understand us: {answer.text[:500]}")
     answer.raise_for_status()

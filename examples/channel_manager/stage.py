@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
@@ -140,7 +140,7 @@ class Stage:
         self.http.close()
         self.properties.close()
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -148,7 +148,7 @@ class Stage:
 
     def _port(self) -> int:
         if not hasattr(self, "_chosen"):
-            import socket  # noqa: PLC0415 - a free port is chosen once
+            import socket
 
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))

@@ -1,8 +1,9 @@
 """Durable commands and events for Python, from one SQLite file to a RabbitMQ cluster."""
 
-from noria.app import App, Task
+from noria.app import App
 from noria.bus.bus import Middleware
 from noria.bus.context import Context
+from noria.bus.task import Task
 from noria.errors import (
     BrokerUnavailable,
     CommandFailed,
@@ -24,7 +25,7 @@ from noria.triggers.schedule import cron, every
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - grouped, as a table of contents
     # The application
     "App", "Context", "Middleware", "Receipt", "Task",
     # Messages

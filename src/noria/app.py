@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 import msgspec
 
 from noria import brokers, store
-from noria.brokers.embedded import EmbeddedBroker
+from noria.brokers.contract import Broker
 from noria.bus.bus import Around, Bus, Draft, Middleware, new_id
 from noria.bus.context import Context, Ports
 from noria.bus.handler import Handler
@@ -29,7 +29,7 @@ from noria.messages.message import Command, Event, Message
 from noria.messages.topology import Queue
 from noria.middleware.defaults import defaults
 from noria.settings import Settings, load
-from noria.store.embedded import EmbeddedStore
+from noria.store.contract import Store
 from noria.triggers.schedule import Schedule, Trigger
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Connection:
     """The broker and store of one event loop."""
 
-    def __init__(self, broker: EmbeddedBroker, kept: EmbeddedStore) -> None:
+    def __init__(self, broker: Broker, kept: Store) -> None:
         self.broker = broker
         self.store = kept
         self.declared = asyncio.Lock()
@@ -149,9 +149,13 @@ class App:
     # --- sending
 
     @overload
-    def send(self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Receipt: ...
+    def send(
+        self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
+    ) -> Receipt: ...
     @overload
-    def send(self, message: Sequence[Message], *, delay: float | None = None, priority: int | None = None, idempotency_key: None = None) -> list[Receipt]: ...
+    def send(
+        self, message: Sequence[Message], *, delay: float | None = None, priority: int | None = None, idempotency_key: None = None
+    ) -> list[Receipt]: ...
     def send(self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Any:
         """Store a message, or a sequence of them at once; when this returns they are durable.
 
@@ -160,12 +164,16 @@ class App:
         return self.wait_for(self.asend(message, delay=delay, priority=priority, idempotency_key=idempotency_key))
 
     @overload
-    async def asend(self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Receipt: ...
+    async def asend(
+        self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
+    ) -> Receipt: ...
     @overload
     async def asend(
         self, message: Sequence[Message], *, delay: float | None = None, priority: int | None = None, idempotency_key: None = None
     ) -> list[Receipt]: ...
-    async def asend(self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Any:
+    async def asend(
+        self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
+    ) -> Any:
         """See `send`."""
         many = not isinstance(message, Message)
         messages: Sequence[Message] = message if many else (message,)
@@ -259,9 +267,10 @@ class App:
         kept = connection.store
 
         async def mark(message_id: str, handler: str, then: list[Message]) -> bool:
-            publications: tuple[Publication, ...] = tuple(self.bus.prepare(m, Draft(new_id(), correlation_id=message_id)) for m in then)
-            while pending := await kept.mark(message_id, handler, publications):
-                publications = self.merger.merged(publications, pending)
+            originals = self.merger.fold([self.bus.prepare(m, Draft(new_id(), correlation_id=message_id)) for m in then])
+            tried = originals
+            while receipts := await kept.mark(message_id, handler, tried):
+                tried = self.merger.merged(originals, tried, receipts)
             return True
 
         return Ports(mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take)
@@ -301,8 +310,6 @@ def is_limited(message: Message) -> bool:
 
 def fingerprint(message: Message) -> str:
     """Give what must be equal for two requests with one idempotency key to be the same."""
-    import hashlib  # noqa: PLC0415 - only those who use keys pay for it
+    import hashlib
 
     return hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()
-
-

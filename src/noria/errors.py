@@ -185,7 +185,7 @@ class ChildFailed(NoriaError):
     """A supervised process did not come up in time."""
 
 
-class Verdict(Exception):  # noqa: N818 - what a handler says, not an error
+class Verdict(Exception):
     """What a handler says about its own message."""
 
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from noria.messages.topology import Topology
 from noria.messages.envelope import Envelope, Publication, Receipt
+from noria.messages.topology import Topology
 
 
 class Delivery(Struct, frozen=True, array_like=True, gc=False):
@@ -68,7 +68,8 @@ Settlement = Ack | Retry | Dead
 class Refusal(Struct, frozen=True, array_like=True):
     """Why one settlement was refused: *stale* (somebody else has it), *unroutable* or *pending* (see `Receipt`).
 
-    After *unroutable* and *pending* the delivery is still the consumer's, to settle in another way.
+    After *unroutable* and *pending* the delivery is still the consumer's, to settle in another way; `receipts` are then
+    those of each publication of `then`, in order.
     """
 
     delivery: int
@@ -99,6 +100,10 @@ class Consumer(Protocol):
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
         """End deliveries; what is not in the answer is durable when this returns."""
+        ...
+
+    def stop(self) -> None:
+        """Have a waiting `receive` answer at once."""
         ...
 
     def resize(self, prefetch: int) -> None:
@@ -133,8 +138,19 @@ class Broker(Protocol):
         """Count the messages of a queue. Raises `NotFound`."""
         ...
 
-    async def purge(self, queue: str) -> int:
-        """Delete what is ready and delayed, not what is running or dead, and say how many."""
+    async def purge(self, queue: str, *, delete: bool = False) -> int:
+        """Delete what is ready and delayed, not what is running or dead, and say how many.
+
+        `delete` removes the queue and its bindings too, and is refused while messages are running or dead.
+        """
+        ...
+
+    async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
+        """Show messages of a queue that are ready, running or delayed, without lending them."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection; what consumers held is ready again."""
         ...
 
 

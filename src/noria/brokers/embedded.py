@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,9 @@ _depth: Final = msgspec.msgpack.Decoder(Depth).decode
 class EmbeddedBroker:
     """Speaks to the one process that owns the SQLite file."""
 
-    def __init__(self, path: Path, *, role: str = "client", alone: bool = True, engine: Engine | None = None, deadline: float = 5.0) -> None:
+    def __init__(
+        self, path: Path, *, role: str = "client", alone: bool = True, engine: Engine | None = None, deadline: float = 5.0
+    ) -> None:
         """Prepare a broker inside a running event loop; see `noria.engine.client.Client`."""
         self.client = Client(path, role=role, alone=alone, engine=engine, deadline=deadline)
         self.client.held = self._held
@@ -46,7 +48,7 @@ class EmbeddedBroker:
         return await self.client.call("publish", posted(publications), decode=_receipts)
 
     @asynccontextmanager
-    async def consume(self, queues: Sequence[str], *, prefetch: int) -> AsyncIterator[EmbeddedConsumer]:
+    async def consume(self, queues: Sequence[str], *, prefetch: int) -> AsyncGenerator[EmbeddedConsumer]:
         for queue in queues:
             await self.depth(queue)
         consumer = EmbeddedConsumer(self.client, tuple(queues), prefetch)
@@ -129,7 +131,9 @@ class EmbeddedConsumer:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
         held = [s for s in settlements if s.delivery in self._out]
-        stale = [Refusal(s.delivery, "stale", "this consumer does not hold the delivery") for s in settlements if s.delivery not in self._out]
+        stale = [
+            Refusal(s.delivery, "stale", "this consumer does not hold the delivery") for s in settlements if s.delivery not in self._out
+        ]
         if not held:
             return stale
         try:

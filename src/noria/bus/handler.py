@@ -28,7 +28,9 @@ class Handler:
         self.name = name or f"{function.__module__}.{function.__qualname__}"
         parameters = list(inspect.signature(function).parameters.values())
         if not parameters:
-            raise DefinitionError(f"{self.name} takes no message; write it like: def {function.__name__}(message: {function.__name__.title()})")
+            raise DefinitionError(
+                f"{self.name} takes no message; write it like: def {function.__name__}(message: {function.__name__.title()})"
+            )
         try:
             hints = typing.get_type_hints(function)
         except NameError as error:
@@ -58,7 +60,9 @@ class Handler:
 
     async def bind(self, providers: Providers, threads: ThreadPoolExecutor) -> Invoke:
         """Give the coroutine function that runs the handler with everything it needs."""
-        given = {n: await providers.get(k) for n, k in self.needs.items() if k is not Context and (n not in self.defaults or providers.knows(k))}
+        given = {
+            n: await providers.get(k) for n, k in self.needs.items() if k is not Context and (n not in self.defaults or providers.knows(k))
+        }
         context_name = next((n for n, k in self.needs.items() if k is Context), None)
         function = self.function
         if inspect.iscoroutinefunction(function) and not given and context_name is None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from noria.bus.bus import Bus, Draft
+from noria.bus.bus import Bus
 from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt, changed
 from noria.messages.message import Message
@@ -29,19 +29,37 @@ class Merger:
         while waiting:
             receipts = await publish([p for _, p in waiting])
             again: list[tuple[int, Publication]] = []
-            for (index, publication), receipt in zip(waiting, receipts, strict=True):
+            for (index, _), receipt in zip(waiting, receipts, strict=True):
                 if receipt.outcome == "pending":
-                    again.append((index, self._merge(publication, receipt)))
+                    again.append((index, self._merge(folded[index], receipt)))
                 else:
                     final[index] = receipt
             waiting = again
         return [
-            msgspec.structs.replace(final[position], outcome="merged") if publications[n].envelope.id != folded[position].envelope.id else final[position]
+            msgspec.structs.replace(final[position], outcome="merged")
+            if publications[n].envelope.id != folded[position].envelope.id
+            else final[position]
             for n, position in enumerate(positions)
         ]
 
+    def fold(self, publications: Sequence[Publication]) -> tuple[Publication, ...]:
+        """Merge those of one key among themselves."""
+        return tuple(self._fold(publications)[0])
+
+    def merged(
+        self, originals: Sequence[Publication], tried: Sequence[Publication], receipts: Sequence[Receipt]
+    ) -> tuple[Publication, ...]:
+        """Merge each original whose receipt shows a pending message with it; keep what was tried where nothing changed.
+
+        It is always the original that is merged: a merge need not be idempotent.
+        """
+        return tuple(
+            self._merge(original, receipt) if receipt.outcome == "pending" else before
+            for original, before, receipt in zip(originals, tried, receipts, strict=True)
+        )
+
     def _fold(self, publications: Sequence[Publication]) -> tuple[list[Publication], list[int]]:
-        """Merge those of one key among themselves first; give what is left, and where each went."""
+        """Merge those of one key among themselves; give what is left, and where each went."""
         folded: list[Publication] = []
         positions: list[int] = []
         places: dict[tuple[str, str, str], int] = {}
@@ -61,35 +79,17 @@ class Merger:
             positions.append(at)
         return folded, positions
 
-    def merged(self, publications: Sequence[Publication], receipts: Sequence[Receipt]) -> tuple[Publication, ...]:
-        """Merge publications with the pending messages that the receipts show."""
-        pending = {r.pending.id: r for r in receipts if r.pending is not None}
-        folded, _ = self._fold(publications)
-        result: list[Publication] = []
-        for publication in folded:
-            options = publication.options
-            match = next((r for r in pending.values() if options and options.merges and self._same_key(publication, r)), None)
-            result.append(self._merge(publication, match) if match else publication)
-        return tuple(result)
-
-    def _same_key(self, publication: Publication, receipt: Receipt) -> bool:
-        assert receipt.pending is not None and publication.options is not None
-        if receipt.pending.type != publication.envelope.type:
-            return False
-        return self._prepared_again(receipt).options.key == publication.options.key  # type: ignore[union-attr]
-
-    def _prepared_again(self, receipt: Receipt) -> Publication:
-        assert receipt.pending is not None
-        kind = self.registry.message(receipt.pending.type)
-        pending = self.bus.decoder_of(kind, receipt.pending.content_type)(receipt.pending.body)
-        return self.bus.prepare(pending, Draft(receipt.pending.id))
-
     def _merge(self, publication: Publication, receipt: Receipt) -> Publication:
-        """Merge a publication into the pending message of its key."""
-        assert receipt.pending is not None
-        older = Publication(receipt.pending, publication.routing_key, publication.exchange, publication.priority, publication.delay, publication.options)
+        """Merge a publication into the pending message of its key; if that runs by now, it stays as it is."""
+        if receipt.pending is None:
+            return publication
+        older = Publication(
+            receipt.pending, publication.routing_key, publication.exchange, publication.priority, publication.delay, publication.options
+        )
         merged = self._combine(older, publication)
-        options = changed(merged.options, replaces=receipt.version, merged_ids=publication.options.merged_ids if publication.options else ())
+        options = changed(
+            merged.options, replaces=receipt.version, merged_ids=publication.options.merged_ids if publication.options else ()
+        )
         return msgspec.structs.replace(merged, options=options)
 
     def _combine(self, older: Publication, newer: Publication) -> Publication:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import typing
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -96,7 +96,7 @@ _ITERATORS = (
 
 
 @contextlib.asynccontextmanager
-async def _closing(generator: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _closing(generator: AsyncIterator[Any]) -> AsyncGenerator[Any]:
     made = await anext(generator)
     try:
         yield made
@@ -105,7 +105,7 @@ async def _closing(generator: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 @contextlib.contextmanager
-def _closing_sync(generator: Iterator[Any]) -> Iterator[Any]:
+def _closing_sync(generator: Iterator[Any]) -> Generator[Any]:
     made = next(generator)
     try:
         yield made

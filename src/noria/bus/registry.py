@@ -60,7 +60,9 @@ class Registry:
         spec = message.__spec__
         if queue is not None:
             if spec.queue is None and spec.exchange is None:
-                raise DefinitionError(f"{handler.name}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel")
+                raise DefinitionError(
+                    f"{handler.name}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel"
+                )
             queue = Queue(queue.name, queue.bindings, queue.origin or handler.origin)
             self.add_queue(queue)
         elif spec.exchange is not None and spec.queue is None:
@@ -83,7 +85,9 @@ class Registry:
         queue_name = name or f"on.{handler.function.__name__}"
         known = self.subscribers.get(queue_name)
         if known is not None:
-            raise DuplicateName(f'queue "{queue_name}" belongs to both {known.handler.origin} and {handler.origin}; give one of them name="..."')
+            raise DuplicateName(
+                f'queue "{queue_name}" belongs to both {known.handler.origin} and {handler.origin}; give one of them name="..."'
+            )
         exchange = (message.__spec__.exchange if message else None) or EVENTS
         queue = bind(queue_name, Binding(exchange.name, pattern), origin=handler.origin)
         self.add_queue(queue)
@@ -117,7 +121,9 @@ class Registry:
         route = self.routes.get((message, queue)) or self.routes.get((message, None))
         if route is None:
             where = f' in queue "{queue}"' if queue else ""
-            raise NoHandler(f"nothing handles {message.__name__}{where}; write a function and decorate it with @app.handles({message.__name__})")
+            raise NoHandler(
+                f"nothing handles {message.__name__}{where}; write a function and decorate it with @app.handles({message.__name__})"
+            )
         return route.handlers
 
     def consumed_queues(self) -> list[str]:
@@ -155,7 +161,9 @@ class Registry:
         for handler in handlers:
             missing = unmet(handler)
             if missing:
-                raise DefinitionError(f"{handler.origin} asks for {', '.join(missing)}, which nothing provides; add a function with @app.provides")
+                raise DefinitionError(
+                    f"{handler.origin} asks for {', '.join(missing)}, which nothing provides; add a function with @app.provides"
+                )
 
 
 def _where(thing: Any) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 import click
 
+from noria.app import Connection
 from noria.cli.loading import bare_app, find_app, run_with, settings_of
 from noria.cli.tables import show
 from noria.engine.database import open_database, refuse_network_disk, refuse_unsafe_sqlite
@@ -99,8 +100,8 @@ def _file(settings: Settings) -> str:
         return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
     except AlreadyOwned:
 
-        async def work(connection: object) -> str:
-            overview = await connection.store.overview()  # type: ignore[attr-defined]
+        async def work(connection: Connection) -> str:
+            overview = await connection.store.overview()
             return f"engine {overview['engine']['pid']} answers, {len(overview['clients'])} clients"
 
         return run_with(bare_app(settings), work)

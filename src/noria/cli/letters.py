@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -57,7 +58,7 @@ def show_letter(ctx: click.Context, number: int) -> None:
 @click.pass_context
 def edit_letter(ctx: click.Context, number: int, body: str) -> None:
     """Replace the body of a dead letter by other JSON ("-" reads stdin)."""
-    text = click.get_text_stream("stdin").read() if body == "-" else body
+    text = sys.stdin.read() if body == "-" else body
     try:
         msgspec.json.decode(text)
     except msgspec.DecodeError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -29,13 +29,15 @@ def find_app(settings: Settings, *, role: str = "client", alone: bool = True) ->
     if settings.app is None:
         raise InvalidSettings("no application is named: use -A module:app, NORIA_APP, or app in noria.toml")
     name, _, attribute = settings.app.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise InvalidSettings(f'no module is called "{error.name}" (for -A {settings.app}); it was looked for in {os.getcwd()} and on sys.path') from None
+            raise InvalidSettings(
+                f'no module is called "{error.name}" (for -A {settings.app}); it was looked for in {Path.cwd()!s} and on sys.path'
+            ) from None
         raise
     found: Any = getattr(module, attribute or "app", None)
     if not isinstance(found, App):
@@ -63,5 +65,3 @@ def run_with(app: App, work: Callable[[Connection], Awaitable[R]]) -> R:
             await app.aclose()
 
     return asyncio.run(run())
-
-

@@ -21,7 +21,9 @@ def set_up(settings: Settings, role: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     people = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    last: Any = structlog.dev.ConsoleRenderer(colors=people and not os.environ.get("NO_COLOR")) if people else structlog.processors.JSONRenderer()
+    last: Any = (
+        structlog.dev.ConsoleRenderer(colors=people and not os.environ.get("NO_COLOR")) if people else structlog.processors.JSONRenderer()
+    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -69,7 +69,9 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
             try:
                 found = await connection.store.state(what)
             except NotFound as error:
-                raise NotFound(f'"{what}" is neither a queue ({", ".join(names) or "none are declared"}) nor a known message: {error}') from None
+                raise NotFound(
+                    f'"{what}" is neither a queue ({", ".join(names) or "none are declared"}) nor a known message: {error}'
+                ) from None
             result = None if found.result is None else msgspec.json.decode(found.result)
             return True, [{**msgspec.structs.asdict(found), "result": result}]
         rows: list[dict[str, Any]] = []
@@ -77,12 +79,25 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
             for delivery in await connection.broker.peek(what, one, limit):
                 envelope = delivery.envelope
                 rows.append(
-                    {"state": one, "id": envelope.id, "type": envelope.type, "attempt": delivery.attempt, "sent": when(envelope.timestamp), "body": body_of(envelope)}
+                    {
+                        "state": one,
+                        "id": envelope.id,
+                        "type": envelope.type,
+                        "attempt": delivery.attempt,
+                        "sent": when(envelope.timestamp),
+                        "body": body_of(envelope),
+                    }
                 )
         return False, rows[:limit]
 
     single, rows = run_with(app, work)
-    show(rows, ("id", "type", "state", "queue", "result", "error", "merged_into") if single else ("state", "id", "type", "attempt", "sent", "body"), as_json=as_json)
+    show(
+        rows,
+        ("id", "type", "state", "queue", "result", "error", "merged_into")
+        if single
+        else ("state", "id", "type", "attempt", "sent", "body"),
+        as_json=as_json,
+    )
 
 
 @click.command()
@@ -115,9 +130,9 @@ def purge(ctx: click.Context, queue: str, force: bool, delete: bool) -> None:
 @click.pass_context
 def openapi(ctx: click.Context) -> None:
     """Print the OpenAPI document of the application's gateway."""
-    import importlib.metadata  # noqa: PLC0415 - only this verb needs it
+    import importlib.metadata
 
-    from noria.web.openapi import document  # noqa: PLC0415
+    from noria.web.openapi import document
 
     app = find_app(settings_of(ctx))
     click.echo(msgspec.json.format(msgspec.json.encode(document(app, importlib.metadata.version("noria"))), indent=2).decode())

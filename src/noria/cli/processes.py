@@ -19,13 +19,12 @@ import psutil
 import setproctitle
 
 from noria.app import App
+from noria.bus.bus import Draft, new_id
 from noria.cli.lifetime import end_with_parent, say_ready
 from noria.cli.loading import find_app, settings_of
 from noria.cli.logs import set_up
-from noria.engine.server import serve
-from noria.engine.server import steady_clock
+from noria.engine.server import serve, steady_clock
 from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings
-from noria.bus.bus import Draft, new_id
 from noria.messages.topology import match
 from noria.settings import Settings
 from noria.supervisor.backoff import RENEWED
@@ -87,7 +86,16 @@ def engine(ctx: click.Context) -> None:
 @click.option("--max-memory", type=click.IntRange(1), metavar="MIB", help="Be renewed above so much memory.")
 @click.option("--grace", "--shutdown-timeout", type=float, default=None, help="Seconds for running messages at the end.")
 @click.pass_context
-def worker(ctx: click.Context, queues: str, exclude_queues: str, concurrency: int, name: str, loglevel: str | None, grace: float | None, **limits: Any) -> None:
+def worker(
+    ctx: click.Context,
+    queues: str,
+    exclude_queues: str,
+    concurrency: int,
+    name: str,
+    loglevel: str | None,
+    grace: float | None,
+    **limits: Any,
+) -> None:
     """Handle messages until told to end.
 
     TERM finishes what runs within the grace, INT does so and a second one ends at once, QUIT ends at once, TSTP stops taking
@@ -113,7 +121,9 @@ async def _work(app: App, queues: list[str], concurrency: int, name: str, settin
     app.bus.set_threads(concurrency)
     cold = asyncio.Event()
     stop = asyncio.Event()
-    connecting = loop.create_task(_connect(app, {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "slots": str(table.path)}))
+    connecting = loop.create_task(
+        _connect(app, {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "slots": str(table.path)})
+    )
 
     def warm() -> None:
         if stop.is_set():
@@ -133,7 +143,7 @@ async def _work(app: App, queues: list[str], concurrency: int, name: str, settin
         return 0
     code = 0
     async with connection.broker.consume(queues, prefetch=2 * concurrency) as consumer:
-        work = Worker(app.bus, consumer, sender=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
+        work = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
         work.most = limits["max_messages"]
         loop.add_signal_handler(signal.SIGTSTP, work.quiet, True)
         loop.add_signal_handler(signal.SIGCONT, work.quiet, False)
@@ -201,9 +211,9 @@ def _dump_tasks() -> None:
 @click.pass_context
 def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     """Take commands over HTTP."""
-    import uvicorn  # noqa: PLC0415 - only this verb needs it
+    import uvicorn
 
-    from noria.web.gateway import gateway as make_gateway  # noqa: PLC0415
+    from noria.web.gateway import gateway as make_gateway
 
     settings = settings_of(ctx, host=host, port=port)
     _start(settings, "gateway", settings.grace)
@@ -219,7 +229,6 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
             if self.started:
                 port = self.servers[0].sockets[0].getsockname()[1]
                 log.info("gateway listens on http://%s:%d", settings.host, port)
-                Path(f"{settings.path}.gateway").write_text(f"http://{settings.host}:{port}\n")
                 await _connect(app, {"pid": os.getpid()})
                 say_ready()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import Any, cast
 
 import click
 import msgspec
@@ -25,7 +25,7 @@ def parse(app: App, name: str, words: tuple[str, ...], base: type[Message]) -> M
         return decode_body(kind, name, sys.stdin.buffer.read())
     if len(words) == 1 and words[0].lstrip().startswith("{"):
         return decode_body(kind, name, words[0].encode())
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(cast("Any", kind))}
     values: dict[str, Any] = {}
     for word in words:
         field, separator, text = word.partition("=")

@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import socket
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,11 +17,12 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import Raw
 
-from noria.engine.ledger import Ledger, Session
+from noria.engine.ledger import Ledger
 from noria.engine.owner import Ownership, socket_path
+from noria.engine.queues import Session
 from noria.engine.server import Engine, steady_clock
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import PROTOCOL, Failure, Frames, decode_answer, decode_request, encode, error_of, failure_of, frame
+from noria.engine.wire import PROTOCOL, Failure, Frames, decode_answer, decode_request, encode, error_of, frame
 from noria.errors import AlreadyOwned, BrokerError, BrokerUnavailable, NoriaError, Unconfirmed
 
 DEADLINE: Final = 5.0
@@ -228,10 +228,9 @@ class Client:
             self.on_lost(lost)
         stored = int(welcome["stored"])
         for call in list(self._calls.values()):
-            if call.sent and call.verb == "publish":
-                if call.serial <= stored:
-                    self._confirm(call)
-                    continue
+            if call.sent and call.verb == "publish" and call.serial <= stored:
+                self._confirm(call)
+                continue
             # All other verbs may be said twice: what was settled is refused as stale, what fired is not fired again.
             call.sent = True
             self._outbox.append(call.body)
@@ -330,8 +329,5 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._client.received(data)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._client.unlinked()
-
-
-

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.resources
 import os
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol, cast
 
 import apsw
 
@@ -24,6 +25,34 @@ _PRAGMAS: Final = {
 }
 
 
+class Cursor(Protocol):
+    """The rows of a statement, whose types are those of the schema."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Database(Protocol):
+    """What the engine uses of an `apsw.Connection`."""
+
+    def execute(self, statements: str, bindings: Sequence[Any] = ...) -> Cursor: ...
+
+    def executemany(self, statements: str, sequenceofbindings: Iterable[Sequence[Any]]) -> Cursor: ...
+
+    def pragma(self, name: str, value: Any = ...) -> Any: ...
+
+    def last_insert_rowid(self) -> int: ...
+
+    def get_autocommit(self) -> bool: ...
+
+    def set_busy_timeout(self, milliseconds: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def migrations() -> list[tuple[int, str]]:
     """Give the numbered migrations that this Noria knows, in order."""
     folder = importlib.resources.files("noria.engine").joinpath("sql")
@@ -36,7 +65,8 @@ def refuse_unsafe_sqlite(version: int = apsw.SQLITE_VERSION_NUMBER) -> None:
     fixed = version >= 3051003 or 3050007 <= version < 3051000 or 3044006 <= version < 3045000
     if not fixed:
         raise UnsafeStorage(
-            f"SQLite {apsw.sqlite_lib_version()} can corrupt a database in WAL mode (fixed in 3.51.3); install a current apsw: pip install -U apsw"
+            f"SQLite {apsw.sqlite_lib_version()} can corrupt a database in WAL mode (fixed in 3.51.3); "
+            "install a current apsw: pip install -U apsw"
         )
 
 
@@ -53,7 +83,7 @@ def refuse_network_disk(path: Path) -> None:
 def _file_system(folder: Path) -> int:
     if sys.platform != "linux":
         return 0
-    import ctypes  # noqa: PLC0415 - only Linux has this layout of struct statfs
+    import ctypes
 
     buffer = ctypes.create_string_buffer(256)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -62,7 +92,7 @@ def _file_system(folder: Path) -> int:
     return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF
 
 
-def open_database(path: Path) -> apsw.Connection:
+def open_database(path: Path) -> Database:
     """Open or create the file, with every setting read back and the schema migrated.
 
     Raises `UnsafeStorage` or `CorruptStorage`; the caller holds the owner's lock.
@@ -72,15 +102,19 @@ def open_database(path: Path) -> apsw.Connection:
     refuse_network_disk(path)
     fresh = not path.exists() or path.stat().st_size == 0
     if fresh and Path(f"{path}-wal").exists() and Path(f"{path}-wal").stat().st_size > 0:
-        raise CorruptStorage(f"{path} is missing or empty, but its -wal file is there: it was truncated or half copied; nothing was changed")
+        raise CorruptStorage(
+            f"{path} is missing or empty, but its -wal file is there: it was truncated or half copied; nothing was changed"
+        )
     previous = os.umask(0o177)
     try:
-        db = apsw.Connection(str(path))
+        db = cast("Database", apsw.Connection(str(path)))
         try:
             _configure(db, path, fresh=fresh)
         except apsw.Error as error:
             db.close()
-            raise CorruptStorage(f"{path} cannot be read as a Noria file ({error}); it was left as it is, restore a copy or choose another path") from None
+            raise CorruptStorage(
+                f"{path} cannot be read as a Noria file ({error}); it was left as it is, restore a copy or choose another path"
+            ) from None
         except Exception:
             db.close()
             raise
@@ -91,7 +125,7 @@ def open_database(path: Path) -> apsw.Connection:
     return db
 
 
-def _configure(db: apsw.Connection, path: Path, *, fresh: bool) -> None:
+def _configure(db: Database, path: Path, *, fresh: bool) -> None:
     db.set_busy_timeout(2000)
     if fresh:
         db.execute("pragma page_size=8192")
@@ -110,9 +144,9 @@ def _configure(db: apsw.Connection, path: Path, *, fresh: bool) -> None:
     _migrate(db, path)
 
 
-def _migrate(db: apsw.Connection, path: Path) -> None:
+def _migrate(db: Database, path: Path) -> None:
     known = migrations()
-    version = int(db.pragma("user_version"))  # type: ignore[arg-type]
+    version = int(db.pragma("user_version"))
     newest = known[-1][0]
     if version > newest:
         raise CorruptStorage(f"{path} has schema {version}, made by a newer Noria; this one knows {newest}: upgrade noria")

@@ -36,6 +36,7 @@ _BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reas
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
     from delayed where due <= ? order by due, id limit ?"""
+_PENDING = "select id, due, rank, version from pending where queue = ? and key = ?"
 _DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
 
 Row = tuple[int, str, int, int, str | None, str | None, bytes]
@@ -210,9 +211,9 @@ class Ledger:
 
     def _merge(self, p: Posted, envelope: bytes, queue: QueueState, key: str, flags: int, now: float) -> tuple[Any, ...] | None:
         """Put a merged message in the place of the pending one, or say what is pending; None if nothing is."""
-        found = self.db.execute("select id, due, rank, version from pending where queue = ? and key = ?", (queue.id, key)).fetchone()
+        found = self.db.execute(_PENDING, (queue.id, key)).fetchone()
         if found is None:
-            return None
+            return None if p.options is None or p.options.replaces is None else (p.message_id, "pending")
         identity, due, rank, version = found
         message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))
         options = p.options
@@ -365,35 +366,34 @@ class Ledger:
                 self._release_key(queue, claim.key)
 
     def conflicts(self, posted: Sequence[Posted]) -> list[Any]:
-        """Give the receipts of those publications that must be merged first: with a pending message, which is shown,
-        or with an earlier one of the same call, of which there is nothing to show.
+        """Give a receipt for each publication if any of them must be merged first, or nothing.
+
+        Two of one key in one call are in conflict too: the caller merges them before it asks.
         """
-        found: list[Any] = []
         names: set[tuple[str, str]] = set()
         places: set[tuple[int, str]] = set()
-        for p in posted:
-            options = p.options
-            if options is None:
-                continue
-            keys = {
-                (kind, name) for kind, name in (("idempotency", options.idempotency_key), ("unique", options.unique)) if name is not None
-            }
-            if keys & names or self._taken(p, self.now()) is not None:
-                continue  # a duplicate, which is not stored
-            names |= keys
-            if not options.merges or options.key is None:
-                continue
-            for queue in self.routes.match(p.exchange, p.routing_key):
-                row = self.db.execute(
-                    "select id, due, rank, version from pending where queue = ? and key = ?", (queue.id, options.key)
-                ).fetchone()
-                if (queue.id, options.key) in places:
-                    found.append((p.message_id, "pending"))
-                elif row is not None and row[3] != options.replaces:
-                    message_id, _, envelope = self._pending_row(queue, int(row[0]), row[1], int(row[2]))
-                    found.append((message_id, "pending", row[3], Raw(envelope)))
-                places.add((queue.id, options.key))
-        return found
+        receipts = [self._conflict(p, names, places) for p in posted]
+        return [r or (p.message_id,) for p, r in zip(posted, receipts, strict=True)] if any(receipts) else []
+
+    def _conflict(self, p: Posted, names: set[tuple[str, str]], places: set[tuple[int, str]]) -> tuple[Any, ...] | None:
+        options = p.options
+        if options is None:
+            return None
+        keys = {(kind, name) for kind, name in (("idempotency", options.idempotency_key), ("unique", options.unique)) if name is not None}
+        if keys & names or self._taken(p, self.now()) is not None:
+            return None  # a duplicate, which is not stored
+        names |= keys
+        if not options.merges or options.key is None:
+            return None
+        for queue in self.routes.match(p.exchange, p.routing_key):
+            row = self.db.execute(_PENDING, (queue.id, options.key)).fetchone()
+            if (queue.id, options.key) in places or (row is None and options.replaces is not None):
+                return (p.message_id, "pending")
+            places.add((queue.id, options.key))
+            if row is not None and row[3] != options.replaces:
+                message_id, _, envelope = self._pending_row(queue, row[0], row[1], row[2])
+                return (message_id, "pending", row[3], Raw(envelope))
+        return None
 
     def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None) -> None:
         """Make a claim ready again, at once at its old place or later."""

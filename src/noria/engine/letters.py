@@ -14,6 +14,8 @@ from noria.errors import NotFound
 from noria.messages.envelope import Envelope
 
 _COLUMNS = "number, queue, reason, error, attempts, died_at, history, envelope"
+_READY = """insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope)
+    values (?, ?, ?, ?, 0, ?, ?, null, ?)"""
 _decode = msgspec.msgpack.Decoder(Envelope).decode
 
 
@@ -51,15 +53,17 @@ class Letters:
             if row is None:
                 continue
             queue_id, rank, message_id, flags, key, envelope = row
-            queue = ledger.routes.by_id[queue_id]  # type: ignore[index]
+            queue = ledger.routes.by_id[queue_id]
             ledger.db.execute(
-                "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, 0, ?, ?, null, ?)",
-                (queue_id, rank, ledger.next_id(), message_id, int(flags) & ~MERGES, key, envelope),  # type: ignore[arg-type]
+                _READY,
+                (queue_id, rank, ledger.next_id(), message_id, int(flags) & ~MERGES, key, envelope),
             )
             ledger.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
-            ledger.db.execute("update tracked set state = 'ready', error = null where message_id = ? or into_id = ?", (message_id, message_id))
+            ledger.db.execute(
+                "update tracked set state = 'ready', error = null where message_id = ? or into_id = ?", (message_id, message_id)
+            )
             queue.dead -= 1
-            queue.arrived(int(rank), 1)  # type: ignore[arg-type]
+            queue.arrived(int(rank), 1)
             ledger.touch(queue)
             count += 1
         return count
@@ -70,7 +74,7 @@ class Letters:
         row = ledger.db.execute("select envelope from dead where number = ?", (number,)).fetchone()
         if row is None:
             raise NotFound(f'no dead letter has the number {number}; "noria dead list" shows them')
-        changed = msgspec.structs.replace(_decode(row[0]), body=body)  # type: ignore[arg-type]
+        changed = msgspec.structs.replace(_decode(row[0]), body=body)
         ledger.write()
         ledger.db.execute("update dead set envelope = ? where number = ?", (msgspec.msgpack.encode(changed), number))
 
@@ -83,7 +87,7 @@ class Letters:
             row = ledger.db.execute("delete from dead where number = ? returning queue, message_id", (number,)).fetchone()
             if row is not None:
                 queue_id, message_id = row
-                queue = ledger.routes.by_id[queue_id]  # type: ignore[index]
+                queue = ledger.routes.by_id[queue_id]
                 ledger.db.execute("delete from mark where message_id = ?", (message_id,))
                 ledger.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
                 queue.dead -= 1

@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from noria.errors import AlreadyOwned
 
@@ -50,7 +51,7 @@ class Ownership:
             os.close(self._handle)
             self._handle = -1
 
-    def __enter__(self) -> Ownership:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from noria.engine.ledger import Session
+from typing import Any, NamedTuple
 
 # Flags of a stored message: what else must be tidied up when it ends.
 TRACKED, UNIQUE, HISTORY, MERGES, HOLDER = 1, 2, 4, 8, 16
+
+
+class Session:
+    """One connected client; what it holds is given back when it ends."""
+
+    def __init__(self, name: str = "", role: str = "client") -> None:
+        self.name = name
+        self.role = role
+        self.info: dict[str, Any] = {}
+        self.claims: dict[int, Claim] = {}
+        self.last_seen = 0.0
+        self.serial = 0
 
 
 class Claim(NamedTuple):

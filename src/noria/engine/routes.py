@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import apsw
 import msgspec
 
+from noria.engine.database import Database
 from noria.engine.queues import QueueState
 from noria.errors import NotFound, Unroutable
 from noria.messages.capabilities import Exchange
@@ -17,17 +17,17 @@ _bindings = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 class Routes:
     """The exchanges and queues of one file."""
 
-    def __init__(self, db: apsw.Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, QueueState] = {}
         self.by_id: dict[int, QueueState] = {}
         self._cache: dict[tuple[str, str], tuple[QueueState, ...]] = {}
         for name, kind, archive in db.execute("select name, kind, archive from exchange"):
-            self.exchanges[str(name)] = Exchange(str(name), str(kind), float(archive))  # type: ignore[arg-type]
+            self.exchanges[str(name)] = Exchange(name, kind, archive)
         for row in db.execute("select id, name, bindings, origin, rows, delayed, dead from queue"):
             identity, name, bindings, origin, rows, delayed, dead = row
-            queue = QueueState(int(identity), str(name), _bindings(str(bindings)), str(origin), int(rows), int(delayed), int(dead))  # type: ignore[arg-type]
+            queue = QueueState(int(identity), str(name), _bindings(str(bindings)), str(origin), int(rows), int(delayed), int(dead))
             self.queues[queue.name] = self.by_id[queue.id] = queue
 
     def queue(self, name: str) -> QueueState:
@@ -103,7 +103,9 @@ class Routes:
         known = self.exchanges.get(exchange)
         if known is None:
             raise Unroutable(f'no exchange is called "{exchange}"; declared are: {", ".join(sorted(self.exchanges)) or "none"}')
-        takers = tuple(q for q in self.queues.values() if any(b[0] == exchange and passes(known.kind, b[1], routing_key) for b in q.bindings))
+        takers = tuple(
+            q for q in self.queues.values() if any(b[0] == exchange and passes(known.kind, b[1], routing_key) for b in q.bindings)
+        )
         if not takers and known.archive == 0:
             raise Unroutable(f'no queue takes "{routing_key}" from exchange "{exchange}"; bind one, or archive the exchange')
         return takers

@@ -10,9 +10,9 @@ import apsw
 import msgspec
 from msgspec import Raw
 
-from noria.engine.ledger import Ledger, Session
+from noria.engine.ledger import Ledger
 from noria.engine.letters import Letters
-from noria.engine.queues import Claim
+from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
 from noria.engine.wire import Posted
 from noria.errors import BrokerError, NotFound, Rejected
@@ -108,11 +108,19 @@ class Verbs:
         ledger = self._ledger
         found = ledger.routes.queue(queue)
         if delete and (found.running or found.dead):
-            raise BrokerError(f'queue "{queue}" has {found.running} running and {found.dead} dead messages; end or discard them before deleting it')
+            raise BrokerError(
+                f'queue "{queue}" has {found.running} running and {found.dead} dead messages; end or discard them before deleting it'
+            )
         ledger.write()
         held = {claim.id for claim in ledger.claims.values() if claim.queue is found}
-        doomed = [(rank, identity) for rank, identity in ledger.db.execute("select rank, id from ready where queue = ?", (found.id,)) if identity not in held]
-        ids = ledger.db.execute("select message_id from ready where queue = ? union all select message_id from delayed where queue = ?", (found.id, found.id)).fetchall()
+        doomed = [
+            (rank, identity)
+            for rank, identity in ledger.db.execute("select rank, id from ready where queue = ?", (found.id,))
+            if identity not in held
+        ]
+        ids = ledger.db.execute(
+            "select message_id from ready where queue = ? union all select message_id from delayed where queue = ?", (found.id, found.id)
+        ).fetchall()
         running = {claim.message_id for claim in ledger.claims.values() if claim.queue is found}
         for (message_id,) in ids:
             if message_id not in running:
@@ -135,16 +143,25 @@ class Verbs:
         found = ledger.routes.queue(queue)
         limit = max(0, min(limit, 1000))
         if state == "delayed":
-            rows = ledger.db.execute("select id, attempt, due, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit))
-            return [(identity, attempt, due, Raw(bytes(envelope))) for identity, attempt, due, envelope in rows]  # type: ignore[arg-type]
+            rows = ledger.db.execute(
+                "select id, attempt, due, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit)
+            )
+            return [(identity, attempt, due, Raw(bytes(envelope))) for identity, attempt, due, envelope in rows]
         if state == "running":
             claims = sorted((c for c in ledger.claims.values() if c.queue is found), key=lambda c: c.id)[:limit]
-            taken = [ledger.db.execute("select id, attempt, null, envelope from ready where queue = ? and rank = ? and id = ?", (found.id, c.rank, c.id)).fetchone() for c in claims]
-            return [(row[0], row[1], None, Raw(bytes(row[3]))) for row in taken if row]  # type: ignore[arg-type]
+            taken = [
+                ledger.db.execute(
+                    "select id, attempt, null, envelope from ready where queue = ? and rank = ? and id = ?", (found.id, c.rank, c.id)
+                ).fetchone()
+                for c in claims
+            ]
+            return [(row[0], row[1], None, Raw(bytes(row[3]))) for row in taken if row]
         if state != "ready":
             raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "noria dead list")')
-        rows = ledger.db.execute("select id, attempt, null, envelope from ready where queue = ? order by rank, id limit ?", (found.id, limit + found.running))
-        return [(i, a, None, Raw(bytes(e))) for i, a, _, e in rows if i not in ledger.claims][:limit]  # type: ignore[arg-type]
+        rows = ledger.db.execute(
+            "select id, attempt, null, envelope from ready where queue = ? order by rank, id limit ?", (found.id, limit + found.running)
+        )
+        return [(i, a, None, Raw(bytes(e))) for i, a, _, e in rows if i not in ledger.claims][:limit]
 
     def overview(self, session: Session) -> dict[str, Any]:
         """Tell what an operator asks first; the engine adds its own process and its clients."""
@@ -152,8 +169,7 @@ class Verbs:
         return {
             "engine": {"pid": 0, "path": str(ledger.path), "started_at": 0.0, "turns": 0, "sqlite": apsw.sqlite_lib_version()},
             "queues": [
-                {"name": q.name, "bindings": [list(b) for b in q.bindings], "origin": q.origin, "ready": q.rows - q.running, "running": q.running,
-                 "delayed": q.delayed, "dead": q.dead, "published": q.published, "done": q.done, "retried": q.retried, "died": q.died, "consumers": 0}
+                _shown(q)
                 for q in sorted(ledger.routes.queues.values(), key=lambda q: q.name)
             ],
             "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in ledger.routes.exchanges.values()],
@@ -207,6 +223,14 @@ class Verbs:
         return self.letters.discard(numbers)
 
 
+def _shown(queue: QueueState) -> dict[str, Any]:
+    return {
+        "name": queue.name, "bindings": [list(b) for b in queue.bindings], "origin": queue.origin,
+        "ready": queue.rows - queue.running, "running": queue.running, "delayed": queue.delayed, "dead": queue.dead,
+        "published": queue.published, "done": queue.done, "retried": queue.retried, "died": queue.died, "consumers": 0,
+    }  # fmt: skip
+
+
 def argument_decoders(verbs: type) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
     """Give for each public verb the decoder of its arguments; extra or missing ones are refused."""
     found: dict[str, Callable[[Raw], tuple[Any, ...]]] = {}
@@ -214,7 +238,7 @@ def argument_decoders(verbs: type) -> dict[str, Callable[[Raw], tuple[Any, ...]]
         if not name.startswith("_"):
             hints = inspect.get_annotations(verb, eval_str=True)
             types = [hints[p] for p in list(inspect.signature(verb).parameters)[2:]]
-            found[name] = msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode  # type: ignore[misc]
+            found[name] = msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode
     return found
 
 

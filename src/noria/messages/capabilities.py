@@ -11,8 +11,18 @@ from msgspec import Struct
 
 from noria.errors import InvalidCapability
 
-_PERIODS: Final = {"s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0,
-                   "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
+_PERIODS: Final = {
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "h": 3600.0,
+    "hour": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+}
 
 
 class Retry(Struct, frozen=True):

@@ -33,7 +33,9 @@ def check_fields(owner: str, spec: MessageSpec, known: Sequence[str]) -> None:
     for keyword, template in templates.items():
         for field in fields_of(template or ""):
             if field not in known:
-                raise InvalidCapability(f'{owner}: {keyword}="{template}" names "{field}", but the fields are: {", ".join(known) or "none"}')
+                raise InvalidCapability(
+                    f'{owner}: {keyword}="{template}" names "{field}", but the fields are: {", ".join(known) or "none"}'
+                )
 
 
 def renderer(template: str) -> Callable[[Any], str]:

@@ -22,8 +22,9 @@ class TimeLimits(Middleware):
             return call_next
 
         async def limited(message: Any, context: Context) -> Any:
+            limit = asyncio.timeout(timeout)
             try:
-                async with asyncio.timeout(timeout) as limit:
+                async with limit:
                     return await call_next(message, context)
             except TimeoutError as error:
                 if limit.expired():

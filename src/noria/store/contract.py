@@ -52,7 +52,7 @@ class Store(Protocol):
     async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = ()) -> list[Receipt]:
         """Remember durably that this handler finished this message; `then` is published with the mark or not at all.
 
-        Raises `Unroutable`. If one of them must be merged first, nothing is stored and the *pending* receipts are given.
+        Raises `Unroutable`. If one of them must be merged first, nothing is stored and the receipts of all are given.
         """
         ...
 

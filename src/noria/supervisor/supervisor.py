@@ -121,7 +121,9 @@ class Supervisor:
                 log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
                 continue
             wait = pause(child.crashes)
-            log.warning("%s ended with %d after %.1f s; crash %d in a row, again in %g s", child.spec.name, code, lived, child.crashes, wait)
+            log.warning(
+                "%s ended with %d after %.1f s; crash %d in a row, again in %g s", child.spec.name, code, lived, child.crashes, wait
+            )
             if wait:
                 try:
                     await asyncio.wait_for(self._stopping.wait(), wait)
@@ -153,11 +155,9 @@ class Supervisor:
         """Replace the processes with user code one by one, each when its successor is ready."""
         for child in self._others:
             log.info("reloading %s", child.spec.name)
-            before = child.starts
+            child.ready.clear()
             child.signal(signal.SIGTERM)
-            while child.starts == before and not self._stopping.is_set():
-                await asyncio.sleep(0.02)
-            await self._until_ready(child, _READY)
+            await self._until_ready(child, _READY + child.spec.grace)
 
     def _forward(self, number: int) -> None:
         for child in self._others:

@@ -21,7 +21,9 @@ _AFTER_FAILURE = 1.0
 class Scheduler:
     """Sleeps until the next slot, then has the store fire it if nobody did."""
 
-    def __init__(self, schedules: Sequence[Schedule], store: Store, prepare: Callable[[Command], Publication], now: Callable[[], float]) -> None:
+    def __init__(
+        self, schedules: Sequence[Schedule], store: Store, prepare: Callable[[Command], Publication], now: Callable[[], float]
+    ) -> None:
         names = [schedule.name for schedule in schedules]
         for name in names:
             if names.count(name) > 1:

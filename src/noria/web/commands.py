@@ -47,7 +47,6 @@ class Commands:
         key = request.headers.get("idempotency-key")
         if key is not None and not _KEY.fullmatch(key):
             return problem(400, "The idempotency key is not usable", "it must be 1 to 255 printable ASCII characters without spaces")
-        wait = _wanted_wait(request.headers.get("prefer", ""))
         body = await request.body()
         if too_deep(body):
             return problem(400, "The body is nested too deeply", f"at most {DEEPEST} levels are taken")
@@ -59,6 +58,10 @@ class Commands:
             raise
         if is_immediate(command):
             return await self._run_now(command)
+        return await self._store(request, command, key)
+
+    async def _store(self, request: Request, command: Command, key: str | None) -> Response:
+        name, wait = command.__spec__.name, _wanted_wait(request.headers.get("prefer", ""))
         draft = Draft(new_id(), headers=_traced(request), options=changed(None, tracked=True))
         if key is not None:
             draft.options = changed(draft.options, idempotency_key=f"{name}:{key}", fingerprint=fingerprint(command))
@@ -87,7 +90,13 @@ class Commands:
             raise
         except Exception as error:  # what a handler raises is the answer to this request only
             raise CommandFailed(identity, f"{type(error).__name__}: {error}") from error
-        answer = {"id": identity, "type": command.__spec__.name, "state": "done", "result": result, "seconds": round(time.time() - started, 6)}
+        answer = {
+            "id": identity,
+            "type": command.__spec__.name,
+            "state": "done",
+            "result": result,
+            "seconds": round(time.time() - started, 6),
+        }
         return Response(encode_json(answer), 200, media_type="application/json")
 
     async def get(self, request: Request) -> Response:

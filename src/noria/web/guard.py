@@ -30,7 +30,9 @@ def refuse_open_bind(settings: Settings) -> None:
             f"host {settings.host} can be reached from other machines and no token is set; set NORIA_TOKEN, or bind to 127.0.0.1"
         )
     if settings.token is not None and len(settings.token) < 16:
-        raise InvalidSettings("the token is shorter than 16 characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'")
+        raise InvalidSettings(
+            "the token is shorter than 16 characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -17,16 +18,18 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter("noria_http_requests", "Requests by route and status.", ("route", "status"), registry=self._registry)
-        self.seconds = Histogram("noria_http_request_seconds", "Seconds from request to answer.", ("route",), registry=self._registry, buckets=_BUCKETS)
+        self.seconds = Histogram(
+            "noria_http_request_seconds", "Seconds from request to answer.", ("route",), registry=self._registry, buckets=_BUCKETS
+        )
 
     def expose(self, overview: Mapping[str, Any]) -> tuple[bytes, str]:
         """Give the text of all metrics and its content type."""
         scrape = CollectorRegistry()
-        scrape.register(_Overview(overview))  # type: ignore[arg-type] - any object with collect() will do
+        scrape.register(_Overview(overview))
         return exposition.generate_latest(scrape) + exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
 
 
-class _Overview:
+class _Overview(Collector):
     """Metrics made from the engine's overview at the moment of the scrape."""
 
     def __init__(self, overview: Mapping[str, Any]) -> None:

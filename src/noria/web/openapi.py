@@ -9,7 +9,10 @@ from noria.app import App
 from noria.messages.message import Command
 from noria.messages.schema import components
 
-_PROBLEM = {"description": "What was wrong (RFC 9457).", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+_PROBLEM = {
+    "description": "What was wrong (RFC 9457).",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 _ERRORS = ("400", "401", "403", "413", "415", "421", "422", "431", "503")
 
 
@@ -47,10 +50,11 @@ def _command(command: type[Command], schema: dict[str, Any]) -> dict[str, Any]:
         "parameters": [
             {"name": "Idempotency-Key", "in": "header", "description": "The same key and body are taken once within 24 hours.",
              "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}},
-            {"name": "Prefer", "in": "header", "description": "wait=SECONDS: answer when it is done (RFC 7240).", "schema": {"type": "string"}},
+            {"name": "Prefer", "in": "header", "description": "wait=SECONDS: answer when it is done (RFC 7240).",
+             "schema": {"type": "string"}},
         ] if travels else [],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {**({"202": accepted} if travels else {}), "200": done, **{status: _PROBLEM for status in (*_ERRORS, "409")}},
+        "responses": {**({"202": accepted} if travels else {}), "200": done, **dict.fromkeys((*_ERRORS, "409"), _PROBLEM)},
     }  # fmt: skip
 
 
@@ -64,14 +68,18 @@ def _message() -> dict[str, Any]:
         ],
         "responses": {
             "200": {"description": "Its state.", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/State"}}}},
-            **{status: _PROBLEM for status in ("401", "403", "404", "413", "415", "421", "431", "503")},
+            **dict.fromkeys(("401", "403", "404", "413", "415", "421", "431", "503"), _PROBLEM),
         },
     }
 
 
 def _health(name: str, text: str) -> dict[str, Any]:
     answers = {"200": {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}}
-    return {"operationId": name, "summary": text, "responses": {**answers, **{status: _PROBLEM for status in ("401", "403", "413", "415", "421", "431", "503")}}}
+    return {
+        "operationId": name,
+        "summary": text,
+        "responses": {**answers, **dict.fromkeys(("401", "403", "413", "415", "421", "431", "503"), _PROBLEM)},
+    }
 
 
 def is_immediate_class(command: type[Command]) -> bool:
@@ -91,7 +99,10 @@ _SCHEMAS: dict[str, Any] = {
             "id": {"type": "string"}, "type": {"type": "string"}, "queue": {"type": "string"}, "result": {}, "error": {"type": "string"},
             "state": {"enum": ["delayed", "ready", "running", "done", "dead"]},
             "merged_into": {"type": "string"}, "seconds": {"type": "number"},
-            "progress": {"type": "object", "properties": {"done": {"type": "integer"}, "total": {"type": "integer"}, "text": {"type": "string"}}},
+            "progress": {
+                "type": "object",
+                "properties": {"done": {"type": "integer"}, "total": {"type": "integer"}, "text": {"type": "string"}},
+            },
         },
         "required": ["id", "type", "state"],
     },
@@ -99,9 +110,10 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "properties": {
             "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"},
-            "errors": {"type": "array", "items": {"type": "object", "properties": {"path": {"type": "string"}, "detail": {"type": "string"}}, "required": ["path", "detail"]}},
+            "errors": {"type": "array", "items": {
+                "type": "object", "properties": {"path": {"type": "string"}, "detail": {"type": "string"}}, "required": ["path", "detail"],
+            }},
         },
         "required": ["type", "title", "status"],
     },
 }  # fmt: skip
-

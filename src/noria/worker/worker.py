@@ -35,12 +35,14 @@ _REFUSED_PAUSE = 0.5
 _NOT_READY_PAUSE = 5.0
 
 
-class MergingSender(Protocol):
-    """Prepares what handlers yielded, and merges what must be merged; the application is one."""
+class Merging(Protocol):
+    """Merges what handlers yielded, among itself and with what is pending."""
 
-    def merged(self, publications: Sequence[Publication], receipts: Sequence[Receipt]) -> tuple[Publication, ...]:
-        """Merge the publications with the pending messages of the receipts."""
-        ...
+    def fold(self, publications: Sequence[Publication]) -> tuple[Publication, ...]: ...
+
+    def merged(
+        self, originals: Sequence[Publication], tried: Sequence[Publication], receipts: Sequence[Receipt]
+    ) -> tuple[Publication, ...]: ...
 
 
 class _Plan:
@@ -57,11 +59,11 @@ class _Plan:
 class Worker:
     """Runs the messages of some queues with a number of slots."""
 
-    def __init__(self, bus: Bus, consumer: Consumer, *, sender: MergingSender, ports: Ports, concurrency: int, table: StartedTable) -> None:
+    def __init__(self, bus: Bus, consumer: Consumer, *, merging: Merging, ports: Ports, concurrency: int, table: StartedTable) -> None:
         """Prepare; nothing is received before `run`."""
         self._bus = bus
         self._consumer = consumer
-        self._sender = sender
+        self._merging = merging
         self._ports = ports
         self._concurrency = concurrency
         self._table = table
@@ -250,7 +252,7 @@ class Worker:
             self._limits.begin(delivery.tag, plan.kill_after, f"{envelope.type} {envelope.id}")
         try:
             result = await plan.handle(message, context)
-            then = tuple(self._outgoing(context)) if context.then else ()
+            then = self._outgoing(context) if context.then else ()
             self.done += 1
             return Ack(delivery.tag, then, None if result is None else encode_json(result), context.marked)
         except asyncio.CancelledError as error:
@@ -269,8 +271,9 @@ class Worker:
         self._plans[name, queue, content_type] = plan
         return plan
 
-    def _outgoing(self, context: Context) -> list[Publication]:
-        return [self._bus.prepare(m, Draft(new_id(), correlation_id=context.correlation_id or context.id)) for m in context.then]
+    def _outgoing(self, context: Context) -> tuple[Publication, ...]:
+        cause = context.correlation_id or context.id
+        return self._merging.fold([self._bus.prepare(m, Draft(new_id(), correlation_id=cause)) for m in context.then])
 
     def _report(self, delivery: Delivery, settlement: Retry | Dead) -> None:
         envelope = delivery.envelope
@@ -278,7 +281,9 @@ class Worker:
             log.error("%s %s is a dead letter after attempt %d: %s", envelope.type, envelope.id, delivery.attempt, settlement.reason)
         elif settlement.counted:
             last = (settlement.error or "").rsplit("\n", 1)[-1]
-            log.warning("%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, last, settlement.after)
+            log.warning(
+                "%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, last, settlement.after
+            )
 
     # --- settling
 
@@ -305,22 +310,21 @@ class Worker:
             self.finished.set()
 
     async def _settle(self, batch: list[Settlement]) -> None:
-        while True:
+        originals = {settlement.delivery: settlement for settlement in batch}
+        tried = originals
+        while tried:
             try:
-                refusals = await self._consumer.settle(batch)
-                break
+                refusals = await self._consumer.settle(list(tried.values()))
             except StorageFull as error:
                 log.error("cannot settle: %s; trying again", error)
                 await asyncio.sleep(_REFUSED_PAUSE)
-        if refusals:
-            again = [s for r in refusals if (s := self._after_refusal(r, batch)) is not None]
-            if again:
-                await self._settle(again)
+                continue
+            again = ((r.delivery, self._after_refusal(r, originals[r.delivery], tried[r.delivery])) for r in refusals)
+            tried = {tag: settlement for tag, settlement in again if settlement is not None}
 
-    def _after_refusal(self, refusal: Refusal, batch: Sequence[Settlement]) -> Settlement | None:
-        settlement = next(s for s in batch if s.delivery == refusal.delivery)
-        if refusal.why == "pending" and isinstance(settlement, Ack):
-            return msgspec.structs.replace(settlement, then=self._sender.merged(settlement.then, refusal.receipts))
+    def _after_refusal(self, refusal: Refusal, original: Settlement, tried: Settlement) -> Settlement | None:
+        if refusal.why == "pending" and isinstance(original, Ack) and isinstance(tried, Ack):
+            return msgspec.structs.replace(tried, then=self._merging.merged(original.then, tried.then, refusal.receipts))
         if refusal.why == "unroutable":
             log.error("what a handler yielded cannot be routed: %s", refusal.text)
             return Dead(refusal.delivery, "unroutable", refusal.text)
@@ -334,4 +338,3 @@ class Worker:
         if passed >= _MEASURE:
             self._rate = max(self._measured / passed, self._rate / 2)
             self._measured, self._measured_at = 0, now
-
