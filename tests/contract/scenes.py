@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from noria.brokers.contract import Ack, Consumer, Delivery, Depth
+from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry, Settlement
 from noria.messages.envelope import Envelope, Options, Publication, Receipt
 from noria.messages.topology import Topology, bind
 
@@ -18,13 +18,18 @@ from .engine import EngineUnderTest, Peer
 
 PATIENCE: Final = 10.0
 
+End = Callable[[int], Settlement]
+
 
 def envelope(name: str, **fields: Any) -> Envelope:
     """Give an envelope whose body is its name and whose id is new."""
-    return Envelope(**{"id": f"{name}-{uuid.uuid4().hex}", "type": "test.message", "body": name.encode(), **fields})
+    values: dict[str, Any] = {"id": f"{name}-{uuid.uuid4().hex}", "type": "test.message", "body": name.encode(), **fields}
+    return Envelope(**values)
 
 
-def to(queue: str, name: str = "m", *, exchange: str = "", priority: int = 0, delay: float = 0.0, id: str | None = None, **options: Any) -> Publication:
+def to(
+    queue: str, name: str = "m", *, exchange: str = "", priority: int = 0, delay: float = 0.0, id: str | None = None, **options: Any
+) -> Publication:
     """Give a publication of a message of this name; what is not named here is an option."""
     made = envelope(name) if id is None else envelope(name, id=id)
     return Publication(made, queue, exchange, priority, delay, Options(**options) if options else None)
@@ -79,9 +84,24 @@ def names(deliveries: Sequence[Delivery]) -> list[str]:
     return [name(d) for d in deliveries]
 
 
-async def settle(consumer: Consumer, *settlements: Any) -> None:
+async def settle(consumer: Consumer, *settlements: Settlement) -> None:
     """Settle, and expect that nothing is refused."""
     assert await consumer.settle(settlements) == []
+
+
+def done(tag: int) -> Settlement:
+    """End a delivery as done."""
+    return Ack(tag)
+
+
+def dead(tag: int) -> Settlement:
+    """End a delivery as dead."""
+    return Dead(tag, "no")
+
+
+def later(tag: int) -> Settlement:
+    """Put a delivery off for an hour."""
+    return Retry(tag, 3600.0)
 
 
 async def ack(consumer: Consumer, *deliveries: Delivery) -> None:

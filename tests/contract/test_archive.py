@@ -87,14 +87,22 @@ async def test_a_reader_goes_on_after_what_it_has_seen(peer: Peer) -> None:
     assert shown(await peer.store.archived(seen[-1].seq, 3)) == ["new"]
 
 
-@pytest.mark.parametrize(("pattern", "wanted"), [("#", "0123"), ("a.*", "01"), ("a.#", "013"), ("*.c", "12"), ("b.c", "2"), ("nothing", "")])
+@pytest.mark.parametrize(
+    ("pattern", "wanted"), [("#", "0123"), ("a.*", "01"), ("a.#", "013"), ("*.c", "12"), ("b.c", "2"), ("nothing", "")]
+)
 async def test_a_pattern_chooses_by_routing_key(peer: Peer, pattern: str, wanted: str) -> None:
     await send(peer, *[event("kept", key, str(n)) for n, key in enumerate(("a.b", "a.c", "b.c", "a.b.c"))])
     assert "".join(shown(await peer.store.archived(0, 10, pattern=pattern))) == wanted
 
 
 async def test_a_pattern_finds_what_is_far_behind_the_limit(peer: Peer) -> None:
-    await send(peer, *[event("kept", "noise", "n") for _ in range(50)], event("kept", "wanted.1", "1"), event("kept", "noise"), event("kept", "wanted.2", "2"))
+    await send(
+        peer,
+        *[event("kept", "noise", "n") for _ in range(50)],
+        event("kept", "wanted.1", "1"),
+        event("kept", "noise"),
+        event("kept", "wanted.2", "2"),
+    )
     (first,) = await peer.store.archived(0, 1, pattern="wanted.*")
     assert shown([first, *await peer.store.archived(first.seq, 1, pattern="wanted.*")]) == ["1", "2"]
 

@@ -22,7 +22,7 @@ async def test_a_new_queue_is_empty(peer: Peer) -> None:
 async def test_each_message_is_counted_in_exactly_one_state(peer: Peer) -> None:
     await send(peer, *[to("q", str(n)) for n in range(10)], to("q", delay=3600.0), to("r"))
     async with peer.broker.consume(["q"], prefetch=6) as consumer:
-        a, b, c, d, e, f = await gather(consumer, 6)
+        a, b, c, d, e, _ = await gather(consumer, 6)
         assert await peer.broker.depth("q") == Depth(ready=4, running=6, delayed=1)
         await settle(consumer, Dead(a.tag, "no"), Retry(b.tag), Retry(c.tag, 3600.0), Retry(d.tag, counted=False))
         assert await peer.broker.depth("q") == Depth(ready=6, running=2, delayed=2, dead=1)

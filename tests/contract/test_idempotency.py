@@ -22,7 +22,9 @@ def once(text: str, fingerprint: str | None = "f", key: str = "i", queue: str = 
 
 
 @pytest.mark.parametrize("fingerprint", ["f", "", None])
-async def test_the_same_key_and_fingerprint_is_a_duplicate_with_the_first_id(engine: EngineUnderTest, peer: Peer, fingerprint: str | None) -> None:
+async def test_the_same_key_and_fingerprint_is_a_duplicate_with_the_first_id(
+    engine: EngineUnderTest, peer: Peer, fingerprint: str | None
+) -> None:
     (first,) = await send(peer, once("a", fingerprint))
     for _ in range(3):
         (receipt,) = await peer.broker.publish([once("b", fingerprint)])

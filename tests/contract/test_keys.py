@@ -11,7 +11,7 @@ from noria.brokers.contract import Ack, Dead, Depth, Retry
 from noria.messages.envelope import Publication
 
 from .engine import EngineUnderTest, Peer
-from .scenes import PATIENCE, ack, declare, depth_becomes, drain, gather, name, names, nothing, one, send, settle, to
+from .scenes import PATIENCE, End, ack, dead, declare, depth_becomes, done, drain, gather, name, names, nothing, one, send, settle, to
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +66,8 @@ async def test_a_long_row_of_one_key_does_not_hide_another(peer: Peer) -> None:
         assert names(await gather(consumer, 2, limit=3)) == ["0", "behind"]
 
 
-@pytest.mark.parametrize("end", [lambda tag: Ack(tag), lambda tag: Dead(tag, "no")], ids=["ack", "dead"])
-async def test_the_next_of_a_key_comes_to_one_who_waits_when_the_first_ends(engine: EngineUnderTest, peer: Peer, end: type[Ack]) -> None:
+@pytest.mark.parametrize("end", [done, dead])
+async def test_the_next_of_a_key_comes_to_one_who_waits_when_the_first_ends(engine: EngineUnderTest, peer: Peer, end: End) -> None:
     other = await engine.connect()
     await send(peer, *keyed("a", "b"))
     async with peer.broker.consume(["q"], prefetch=1) as holder, other.broker.consume(["q"], prefetch=1) as waiter:

@@ -43,7 +43,13 @@ async def test_a_letter_tells_everything_about_its_death(engine: EngineUnderTest
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         await settle(consumer, Dead((await one(consumer)).tag, "rejected", "ValueError: 13\n  at line 1"))
     (letter,) = await peer.store.letters()
-    assert (letter.queue, letter.reason, letter.error, letter.attempts, letter.envelope) == ("q", "rejected", "ValueError: 13\n  at line 1", 1, sent.envelope)
+    assert (letter.queue, letter.reason, letter.error, letter.attempts, letter.envelope) == (
+        "q",
+        "rejected",
+        "ValueError: 13\n  at line 1",
+        1,
+        sent.envelope,
+    )
     assert before <= letter.died_at <= engine.now()
     assert await peer.store.letter(letter.number) == letter
 
@@ -144,7 +150,12 @@ async def test_an_edited_letter_runs_again_with_its_new_body(peer: Peer) -> None
     (letter,) = await die(peer, to("q", "bad"))
     await peer.store.edit_letter(letter.number, "gut 🌍".encode())
     changed = await peer.store.letter(letter.number)
-    assert (changed.envelope.body, changed.envelope.id, changed.reason, changed.died_at) == ("gut 🌍".encode(), letter.envelope.id, "no", letter.died_at)
+    assert (changed.envelope.body, changed.envelope.id, changed.reason, changed.died_at) == (
+        "gut 🌍".encode(),
+        letter.envelope.id,
+        "no",
+        letter.died_at,
+    )
     await peer.store.retry_letters([letter.number])
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         assert name(await one(consumer)) == "gut 🌍"

@@ -88,19 +88,25 @@ async def test_a_mark_with_an_unroutable_publication_is_not_remembered(peer: Pee
     assert await peer.broker.depth("q") == Depth()
 
 
-async def test_a_mark_whose_publication_must_be_merged_stores_nothing_and_shows_what_is_pending(engine: EngineUnderTest, peer: Peer) -> None:
+async def test_a_mark_whose_publication_must_be_merged_stores_nothing_and_shows_what_is_pending(
+    engine: EngineUnderTest, peer: Peer
+) -> None:
     first = to("q", "a", key="k", merges=True)
     await send(peer, first)
-    (receipt,) = await peer.store.mark("1", "h", [to("r"), to("q", "b", key="k", merges=True)])
+    other, receipt = await peer.store.mark("1", "h", [to("r"), to("q", "b", key="k", merges=True)])
+    assert other.outcome == "stored"
     assert (receipt.outcome, receipt.pending) == ("pending", first.envelope)
     assert await peer.store.marks("1") == frozenset()
     assert await peer.broker.depth("r") == Depth()
-    assert await peer.store.mark("1", "h", [to("r"), to("q", "a+b", id=first.envelope.id, key="k", merges=True, replaces=receipt.version)]) == []
+    assert (
+        await peer.store.mark("1", "h", [to("r"), to("q", "a+b", id=first.envelope.id, key="k", merges=True, replaces=receipt.version)])
+        == []
+    )
     assert await drain(engine, peer, "q") == ["a+b"]
 
 
 async def test_two_of_one_key_in_one_mark_are_not_lost(peer: Peer) -> None:
     twice = [to("q", text, key="k", merges=True) for text in "ab"]
-    assert [r.outcome for r in await peer.store.mark("1", "h", twice)] == ["pending"]
+    assert [r.outcome for r in await peer.store.mark("1", "h", twice)] == ["stored", "pending"]
     assert await peer.store.marks("1") == frozenset()
     assert await peer.broker.depth("q") == Depth()

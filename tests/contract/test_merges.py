@@ -115,15 +115,20 @@ async def test_at_most_one_runs_and_one_is_pending(engine: EngineUnderTest, peer
         await nothing(engine, consumer)
 
 
-async def test_a_merge_that_comes_after_the_start_is_stored_as_a_message_of_its_own(engine: EngineUnderTest, peer: Peer) -> None:
+async def test_a_merge_that_comes_after_the_start_is_refused_and_the_original_is_stored_as_a_message_of_its_own(
+    engine: EngineUnderTest, peer: Peer
+) -> None:
     await send(peer, merging("a"))
     receipt = await pending(peer, merging("b"))
     async with peer.broker.consume(["q"], prefetch=5) as consumer:
         running = await one(consumer)
-        assert [r.outcome for r in await peer.broker.publish([merged("a+b", receipt)])] == ["stored"]
+        (late,) = await peer.broker.publish([merged("a+b", receipt)])
+        assert (late.outcome, late.pending) == ("pending", None)
+        original = merging("b")
+        assert [(r.outcome, r.id) for r in await peer.broker.publish([original])] == [("stored", original.envelope.id)]
         assert name(running) == "a"
         await ack(consumer, running)
-        assert name(await one(consumer)) == "a+b"
+        assert name(await one(consumer)) == "b"
 
 
 async def test_other_keys_and_other_queues_do_not_merge(engine: EngineUnderTest, peer: Peer) -> None:
@@ -237,7 +242,9 @@ async def test_what_is_published_during_a_run_gets_the_result_of_the_next(peer: 
     assert [(await peer.store.state(p.envelope.id)).result for p in (a, b)] == [b"1", b"2"]
 
 
-async def test_an_ack_whose_publication_must_be_merged_is_refused_stores_nothing_and_is_still_held(engine: EngineUnderTest, peer: Peer) -> None:
+async def test_an_ack_whose_publication_must_be_merged_is_refused_stores_nothing_and_is_still_held(
+    engine: EngineUnderTest, peer: Peer
+) -> None:
     await send(peer, to("r", "running"))
     first = merging("a")
     await send(peer, first)
@@ -271,7 +278,7 @@ async def test_two_of_one_key_in_one_ack_are_not_lost(engine: EngineUnderTest, p
     async with peer.broker.consume(["r"], prefetch=1) as consumer:
         delivery = await one(consumer)
         (refusal,) = await consumer.settle([Ack(delivery.tag, (merging("a"), merging("b")))])
-        assert (refusal.delivery, refusal.why, [r.outcome for r in refusal.receipts]) == (delivery.tag, "pending", ["pending"])
+        assert (refusal.delivery, refusal.why, [r.outcome for r in refusal.receipts]) == (delivery.tag, "pending", ["stored", "pending"])
         assert await peer.broker.depth("q") == Depth()
         await settle(consumer, Ack(delivery.tag, (merging("a+b"),)))
     assert await drain(engine, peer, "q") == ["a+b"]

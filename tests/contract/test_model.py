@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,22 +27,26 @@ from noria.messages.topology import Topology, bind
 from .conftest import ENGINES
 from .engine import EngineUnderTest, Peer
 
+Result = TypeVar("Result")
+
 QUEUE: Final = "q"
 PEERS: Final = 2
 PREFETCH: Final = 4
 MODELLED: Final = ("embedded",)
 MANY: Final = os.environ.get("NORIA_HYPOTHESIS") == "many"
 PROFILE: Final = settings(
-    max_examples=2000 if MANY else 120,
-    stateful_step_count=80 if MANY else 40,
+    max_examples=2000 if MANY else 250,
+    stateful_step_count=100 if MANY else 50,
     deadline=None,
     print_blob=True,
     derandomize=not MANY,
     database=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
 SHORT: Final = 10.0
+CALM: Final = 7  # steps between two disturbances, so that lives get somewhere
+PRIORITY_OF: Final = {"a": 0, "b": 1}
 
 
 @dataclass(eq=False)
@@ -70,6 +74,12 @@ class Life:
         return (-self.priority, self.order)
 
 
+def tag(life: Life) -> int:
+    """Give the tag under which a running message is out."""
+    assert life.delivery is not None
+    return life.delivery.tag
+
+
 class Lives(RuleBasedStateMachine):
     """One queue, two consumers, any number of deaths."""
 
@@ -82,19 +92,21 @@ class Lives(RuleBasedStateMachine):
         self.engine = type(self).make(Path(self.folder.name))
         self.lives: list[Life] = []
         self.gone: list[Delivery] = []
+        self.calm = 0
         self.count = 0
         self.orders = 0
         self.done = self.purged = self.discarded = self.merged = self.published = 0
         self.held: dict[str, Life] = {}
         self.pending: dict[str, Life] = {}
         self.seen: dict[str, int] = defaultdict(int)
+        self.watcher: Peer
         self.peers: list[Peer] = []
         self.consumers: list[Consumer] = []
         self.stacks: list[AsyncExitStack] = []
 
     # --- the engine's side
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return self.loop.run_until_complete(work)
 
     @initialize()
@@ -155,6 +167,8 @@ class Lives(RuleBasedStateMachine):
         return chosen
 
     def give_back(self, life: Life) -> None:
+        assert life.delivery is not None
+        self.gone.append(life.delivery)
         life.state, life.peer, life.delivery = "ready", None, None
 
     def end(self, life: Life) -> None:
@@ -171,16 +185,15 @@ class Lives(RuleBasedStateMachine):
     def forget_peers(self, numbers: range | tuple[int, ...]) -> None:
         for life in self.of("running"):
             if life.peer in numbers:
-                assert life.delivery is not None
-                self.gone.append(life.delivery)
                 self.give_back(life)
 
     def new(self, priority: int, delay: float, key: str | None, merges: bool, unique: str | None) -> tuple[Publication, Life]:
         self.count += 1
         identity = f"m{self.count}"
         merges = merges and key is not None
-        if merges:
-            key = f"merging {key}"
+        if key is not None:  # whether the key or the priority decides is not promised, so a key has one priority
+            priority = PRIORITY_OF[key]
+            key = f"merging {key}" if merges else key
         options = Options(key=key, merges=merges, unique=unique) if key or unique else None
         publication = Publication(Envelope(identity, "t", identity.encode()), QUEUE, "", priority, delay, options)
         life = Life(identity, identity, priority, 0, key, merges, unique)
@@ -206,7 +219,7 @@ class Lives(RuleBasedStateMachine):
 
     # --- rules
 
-    wishes = {
+    wishes: ClassVar[dict[str, st.SearchStrategy[Any]]] = {
         "priority": st.sampled_from([0, 0, 0, 1, -1]),
         "delay": st.sampled_from([0.0, 0.0, 0.0, SHORT / 2, SHORT]),
         "key": st.sampled_from([None, None, "a", "b"]),
@@ -214,8 +227,8 @@ class Lives(RuleBasedStateMachine):
         "unique": st.sampled_from([None, None, None, "u", "v"]),
     }
 
-    @rule(**wishes)
-    def publish(self, **wishes: Any) -> None:
+    @rule(wishes=st.fixed_dictionaries(wishes))
+    def publish(self, wishes: dict[str, Any]) -> None:
         publication, life = self.new(**wishes)
         outcome, identity = self.expected(life)
         (receipt,) = self.run(self.watcher.broker.publish([publication]))
@@ -223,6 +236,7 @@ class Lives(RuleBasedStateMachine):
         if outcome == "stored":
             self.store(life)
         elif outcome == "pending":
+            assert receipt.pending is not None and receipt.version is not None
             assert receipt.pending.body.decode() == self.pending[str(life.key)].body
             self.merge(publication, receipt.version)
 
@@ -242,7 +256,11 @@ class Lives(RuleBasedStateMachine):
         self.published += 1
         self.merged += 1
 
-    @rule(many=st.lists(st.fixed_dictionaries({"priority": st.sampled_from([0, 1]), "key": st.sampled_from([None, "a", "b"])}), min_size=2, max_size=6))
+    @rule(
+        many=st.lists(
+            st.fixed_dictionaries({"priority": st.sampled_from([0, 1]), "key": st.sampled_from([None, "a", "b"])}), min_size=2, max_size=6
+        )
+    )
     def publish_many(self, many: list[dict[str, Any]]) -> None:
         made = [self.new(delay=0.0, merges=False, unique=None, **wishes) for wishes in many]
         receipts = self.run(self.watcher.broker.publish([p for p, _ in made]))
@@ -250,7 +268,7 @@ class Lives(RuleBasedStateMachine):
         for _, life in made:
             self.store(life)
 
-    @rule(number=st.integers(0, PEERS - 1), limit=st.integers(1, 5))
+    @rule(number=st.integers(0, PEERS - 1), limit=st.sampled_from([1, 2, 5, 5]))
     def receive(self, number: int, limit: int) -> None:
         self.promote()
         room = PREFETCH - sum(1 for life in self.of("running") if life.peer == number)
@@ -279,7 +297,7 @@ class Lives(RuleBasedStateMachine):
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
         life = data.draw(st.sampled_from(self.of("running")))
-        assert self.settle(life, Ack(life.delivery.tag)) == []
+        assert self.settle(life, Ack(tag(life))) == []
         self.end(life)
         self.done += 1
 
@@ -287,15 +305,17 @@ class Lives(RuleBasedStateMachine):
     @rule(data=st.data(), wishes=st.fixed_dictionaries(wishes), unroutable=st.booleans())
     def ack_then(self, data: st.DataObject, wishes: dict[str, Any], unroutable: bool) -> None:
         life = data.draw(st.sampled_from(self.of("running")))
+        plain, other = self.new(0, 0.0, None, False, None)
         publication, new = self.new(**wishes)
         outcome, _ = self.expected(new)
         nowhere = Publication(publication.envelope, "missing")
-        refusals = self.settle(life, Ack(life.delivery.tag, (publication, nowhere) if unroutable else (publication,)))
+        refusals = self.settle(life, Ack(tag(life), (plain, publication, nowhere) if unroutable else (plain, publication)))
         if unroutable or outcome == "pending":
-            assert [r.delivery for r in refusals] == [life.delivery.tag]
+            assert [r.delivery for r in refusals] == [tag(life)]
             assert refusals[0].why in (("unroutable", "pending") if unroutable else ("pending",))
             return
         assert refusals == []
+        self.store(other)
         if outcome == "stored":
             self.store(new)
         self.end(life)
@@ -305,11 +325,10 @@ class Lives(RuleBasedStateMachine):
     @rule(data=st.data(), after=st.sampled_from([0.0, 0.0, SHORT / 2, SHORT]), counted=st.booleans(), error=st.sampled_from([None, "boom"]))
     def retry(self, data: st.DataObject, after: float, counted: bool, error: str | None) -> None:
         life = data.draw(st.sampled_from(self.of("running")))
-        assert self.settle(life, Retry(life.delivery.tag, after, counted, error)) == []
+        assert self.settle(life, Retry(tag(life), after, counted, error)) == []
         if error is not None:
             life.errors.append(error)
         life.attempt += counted
-        self.gone.append(life.delivery)
         self.give_back(life)
         if after > 0:
             life.state, life.due, life.holder = "delayed", self.engine.now() + after, life.key is not None
@@ -318,7 +337,7 @@ class Lives(RuleBasedStateMachine):
     @rule(data=st.data())
     def bury(self, data: st.DataObject) -> None:
         life = data.draw(st.sampled_from(self.of("running")))
-        assert self.settle(life, Dead(life.delivery.tag, "no")) == []
+        assert self.settle(life, Dead(tag(life), "no")) == []
         life.state = "dead"
         life.attempt += 1
         self.release(life)
@@ -332,8 +351,18 @@ class Lives(RuleBasedStateMachine):
         refusals = self.run(self.consumers[number].settle([Ack(delivery.tag, (Publication(delivery.envelope, QUEUE),))]))
         assert [(r.delivery, r.why) for r in refusals] == [(delivery.tag, "stale")]
 
-    @rule(number=st.integers(0, PEERS - 1), polite=st.booleans())
-    def leave(self, number: int, polite: bool) -> None:
+    @precondition(lambda self: self.calm >= CALM)
+    @rule(kind=st.sampled_from(["leave", "vanish", "vanish", "restart", "purge"]), number=st.integers(0, PEERS - 1))
+    def disturb(self, kind: str, number: int) -> None:
+        self.calm = 0
+        if kind == "restart":
+            self.restart()
+        elif kind == "purge":
+            self.purge()
+        else:
+            self.leave(number, polite=kind == "leave")
+
+    def leave(self, number: int, *, polite: bool) -> None:
         async def leave() -> None:
             if polite:
                 await self.stacks[number].aclose()
@@ -346,7 +375,6 @@ class Lives(RuleBasedStateMachine):
         self.run(leave())
         self.forget_peers((number,))
 
-    @rule()
     def restart(self) -> None:
         async def restart() -> None:
             await self.engine.restart()
@@ -364,7 +392,6 @@ class Lives(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.run(self.engine.advance(seconds))
 
-    @rule()
     def purge(self) -> None:
         doomed = self.of("ready") + self.of("delayed")
         assert self.run(self.watcher.broker.purge(QUEUE)) == len(doomed)
@@ -378,7 +405,11 @@ class Lives(RuleBasedStateMachine):
     def decide_on_a_letter(self, data: st.DataObject, again: bool) -> None:
         letter = data.draw(st.sampled_from(self.run(self.watcher.store.letters())))
         life = next(x for x in self.of("dead") if x.id == letter.envelope.id)
-        assert (letter.attempts, [error for _, _, error in letter.history], letter.envelope.body.decode()) == (life.attempt, life.errors, life.body)
+        assert (letter.attempts, [error for _, _, error in letter.history], letter.envelope.body.decode()) == (
+            life.attempt,
+            life.errors,
+            life.body,
+        )
         store = self.watcher.store
         assert self.run((store.retry_letters if again else store.discard_letters)([letter.number])) == 1
         if again:
@@ -394,6 +425,7 @@ class Lives(RuleBasedStateMachine):
     def depth_is_that_of_the_model(self) -> None:
         if not self.peers:
             return
+        self.calm += 1
         self.promote()
         # A verb is answered before the engine looks at what is due: the first look has it promote.
         self.run(self.watcher.broker.depth(QUEUE))

@@ -110,7 +110,11 @@ async def test_a_later_message_of_smaller_priority_comes_after_a_used_up_larger_
     assert await drain(engine, peer, "q") == ["high again", "low"]
 
 
-@pytest.mark.parametrize("body", [b"", b"\x00", bytes(range(256)), "grüße, 世界 🌍".encode(), b"x" * (1 << 20)], ids=["empty", "nul", "all-bytes", "unicode", "1-MiB"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\x00", bytes(range(256)), "grüße, 世界 🌍".encode(), b"x" * (1 << 20)],
+    ids=["empty", "nul", "all-bytes", "unicode", "1-MiB"],
+)
 async def test_a_body_arrives_as_it_was_sent(peer: Peer, body: bytes) -> None:
     await send(peer, Publication(envelope("m", body=body), "q"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
@@ -126,7 +130,14 @@ async def test_many_large_bodies_arrive_in_one_answer(peer: Peer) -> None:
 
 async def test_an_envelope_arrives_with_every_field(peer: Peer) -> None:
     sent = Envelope(
-        "the-id", "property.sync", b"\x93\x01\x02\x03", 1234.5, "application/msgpack", {"traceparent": "00-ab-cd-01", "näme": "wörld 🌍", "empty": ""}, "correlation", "answers"
+        "the-id",
+        "property.sync",
+        b"\x93\x01\x02\x03",
+        1234.5,
+        "application/msgpack",
+        {"traceparent": "00-ab-cd-01", "näme": "wörld 🌍", "empty": ""},
+        "correlation",
+        "answers",
     )
     await send(peer, Publication(sent, "q"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:

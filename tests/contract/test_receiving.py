@@ -7,10 +7,28 @@ import time
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Delivery, Depth, Retry, Settlement
+from noria.brokers.contract import Delivery, Depth
 
 from .engine import EngineUnderTest, Peer
-from .scenes import PATIENCE, ack, declare, depth_becomes, eventually, gather, name, names, nothing, one, send, settle, to
+from .scenes import (
+    PATIENCE,
+    End,
+    ack,
+    dead,
+    declare,
+    depth_becomes,
+    done,
+    eventually,
+    gather,
+    later,
+    name,
+    names,
+    nothing,
+    one,
+    send,
+    settle,
+    to,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +96,8 @@ async def test_receives_at_the_same_time_share_one_prefetch(engine: EngineUnderT
         assert (await peer.broker.depth("q")).running <= 4
 
 
-@pytest.mark.parametrize("end", [lambda tag: Ack(tag), lambda tag: Retry(tag, 3600.0), lambda tag: Dead(tag, "no")], ids=["ack", "retry", "dead"])
-async def test_what_is_settled_makes_room_for_another(engine: EngineUnderTest, peer: Peer, end: type[Settlement]) -> None:
+@pytest.mark.parametrize("end", [done, later, dead])
+async def test_what_is_settled_makes_room_for_another(engine: EngineUnderTest, peer: Peer, end: End) -> None:
     await send(peer, *[to("q", str(n)) for n in range(3)])
     async with peer.broker.consume(["q"], prefetch=2) as consumer:
         first, _ = await gather(consumer, 2)

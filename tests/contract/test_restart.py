@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -68,7 +70,9 @@ async def test_what_was_settled_stays_settled(engine: EngineUnderTest, peer: Pee
     await send(peer, *[to("q", str(n)) for n in range(4)])
     async with peer.broker.consume(["q"], prefetch=4) as consumer:
         a, b, c, d = await gather(consumer, 4)
-        await settle(consumer, Ack(a.tag, (to("r", "then"),)), Dead(b.tag, "no"), Retry(c.tag, 3600.0), Retry(d.tag, note="n", error="boom"))
+        await settle(
+            consumer, Ack(a.tag, (to("r", "then"),)), Dead(b.tag, "no"), Retry(c.tag, 3600.0), Retry(d.tag, note="n", error="boom")
+        )
         peer = await reborn(engine)
     assert await peer.broker.depth("q") == Depth(ready=1, delayed=1, dead=1)
     async with peer.broker.consume(["q"], prefetch=4) as consumer:
@@ -208,9 +212,10 @@ async def test_what_nobody_answers_is_an_error_within_the_deadline(engine: Engin
     peer = await engine.connect(deadline=0.3)
     await peer.broker.depth("q")
     await engine.stop()
-    verbs = [
-        peer.broker.publish([to("q")]), peer.broker.depth("q"), peer.broker.purge("q"), peer.broker.declare(Topology()), peer.store.state("x"), peer.store.letters(),
-        peer.store.take("b", 1.0, 1), peer.store.marks("x"), peer.store.fire("s", 1.0, []), peer.store.archived(0, 1), peer.store.overview(),
+    broker, store = peer.broker, peer.store
+    verbs: list[Coroutine[Any, Any, object]] = [
+        broker.publish([to("q")]), broker.depth("q"), broker.purge("q"), broker.declare(Topology()), store.state("x"), store.letters(),
+        store.take("b", 1.0, 1), store.marks("x"), store.fire("s", 1.0, []), store.archived(0, 1), store.overview(),
     ]  # fmt: skip
     for answer in await asyncio.gather(*verbs, return_exceptions=True):
         assert isinstance(answer, BrokerUnavailable | Unconfirmed)

@@ -43,7 +43,15 @@ async def test_a_tracked_message_goes_through_all_five_states(engine: EngineUnde
 async def test_a_state_tells_what_and_where(peer: Peer) -> None:
     identity = await tracked(peer)
     found = await peer.store.state(identity)
-    assert (found.id, found.type, found.queue, found.result, found.error, found.progress, found.merged_into) == (identity, "test.message", "q", None, None, None, None)
+    assert (found.id, found.type, found.queue, found.result, found.error, found.progress, found.merged_into) == (
+        identity,
+        "test.message",
+        "q",
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 async def test_a_message_that_waits_for_its_retry_is_delayed_and_one_retried_at_once_is_ready(peer: Peer) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Refusal, Retry
+from noria.brokers.contract import Ack, Dead, Depth, Refusal, Retry, Settlement
 from noria.messages.envelope import Publication
 
 from .engine import EngineUnderTest, Peer
-from .scenes import ack, declare, drain, eventually, gather, name, names, nothing, one, send, settle, to
+from .scenes import End, ack, dead, declare, done, drain, eventually, gather, later, name, names, nothing, one, send, settle, to
 
 
 @pytest.fixture(autouse=True)
 async def queue(peer: Peer) -> None:
     await declare(peer, "q", "r")
+
+
+def publishing(tag: int) -> Settlement:
+    return Ack(tag, (to("r", "never"),))
 
 
 def whys(refusals: list[Refusal]) -> list[tuple[int, str]]:
@@ -56,13 +60,17 @@ async def test_deliveries_may_end_in_another_order_than_they_came(engine: Engine
 async def test_what_an_ack_publishes_arrives(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
-        await settle(consumer, Ack((await one(consumer)).tag, (to("r", "1"), to("r", "2", priority=5), to("q", "3"), to("r", "4", delay=3600.0))))
+        await settle(
+            consumer, Ack((await one(consumer)).tag, (to("r", "1"), to("r", "2", priority=5), to("q", "3"), to("r", "4", delay=3600.0)))
+        )
     assert await drain(engine, peer, "r") == ["2", "1"]
     assert await drain(engine, peer, "q") == ["3"]
     assert (await peer.broker.depth("r")).delayed == 1
 
 
-async def test_an_ack_with_an_unroutable_publication_is_refused_stores_nothing_and_is_still_held(engine: EngineUnderTest, peer: Peer) -> None:
+async def test_an_ack_with_an_unroutable_publication_is_refused_stores_nothing_and_is_still_held(
+    engine: EngineUnderTest, peer: Peer
+) -> None:
     await send(peer, to("q", "a"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         delivery = await one(consumer)
@@ -80,7 +88,9 @@ async def test_a_refused_ack_does_not_keep_the_others_of_its_call_from_ending(en
     await send(peer, *[to("q", str(n)) for n in range(3)])
     async with peer.broker.consume(["q"], prefetch=3) as consumer:
         a, b, c = await gather(consumer, 3)
-        assert whys(await consumer.settle([Ack(a.tag, (to("r", "then a"),)), Ack(b.tag, (to("missing"),)), Dead(c.tag, "no")])) == [(b.tag, "unroutable")]
+        assert whys(await consumer.settle([Ack(a.tag, (to("r", "then a"),)), Ack(b.tag, (to("missing"),)), Dead(c.tag, "no")])) == [
+            (b.tag, "unroutable")
+        ]
         assert await peer.broker.depth("q") == Depth(running=1, dead=1)
     assert await drain(engine, peer, "r") == ["then a"]
 
@@ -90,7 +100,9 @@ async def test_an_ack_whose_publication_reuses_a_key_is_refused_alone_and_is_sti
     await send(peer, *[to("q", str(n)) for n in range(3)])
     async with peer.broker.consume(["q"], prefetch=3) as consumer:
         a, b, c = await gather(consumer, 3)
-        refusals = await consumer.settle([Retry(a.tag, 3600.0), Ack(b.tag, (to("r", "1"), to("r", "2", idempotency_key="i", fingerprint="y"))), Ack(c.tag)])
+        refusals = await consumer.settle(
+            [Retry(a.tag, 3600.0), Ack(b.tag, (to("r", "1"), to("r", "2", idempotency_key="i", fingerprint="y"))), Ack(c.tag)]
+        )
         assert [r.delivery for r in refusals] == [b.tag]
         assert await peer.broker.depth("q") == Depth(running=1, delayed=1)
         await ack(consumer, b)
@@ -185,11 +197,15 @@ async def test_a_dead_message_leaves_the_queue_and_is_kept(engine: EngineUnderTe
 
 async def test_a_delivery_that_never_was_is_stale(peer: Peer) -> None:
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
-        assert whys(await consumer.settle([Ack(10**12), Retry(-1), Dead(10**12 + 1, "no")])) == [(10**12, "stale"), (-1, "stale"), (10**12 + 1, "stale")]
+        assert whys(await consumer.settle([Ack(10**12), Retry(-1), Dead(10**12 + 1, "no")])) == [
+            (10**12, "stale"),
+            (-1, "stale"),
+            (10**12 + 1, "stale"),
+        ]
 
 
-@pytest.mark.parametrize("again", [Ack, Retry, lambda tag: Dead(tag, "no"), lambda tag: Ack(tag, (to("r", "never"),))], ids=["ack", "retry", "dead", "ack-then"])
-async def test_a_second_settlement_is_stale_and_does_nothing(peer: Peer, again: type[Ack]) -> None:
+@pytest.mark.parametrize("again", [done, later, dead, publishing])
+async def test_a_second_settlement_is_stale_and_does_nothing(peer: Peer, again: End) -> None:
     await send(peer, to("q", "a"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         delivery = await one(consumer)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Retry
+from noria.brokers.contract import Ack, Depth, Retry
 
 from .engine import EngineUnderTest, Peer
-from .scenes import ack, declare, drain, needs_moving_time, one, send, settle, to
+from .scenes import End, ack, dead, declare, done, drain, needs_moving_time, one, send, settle, to
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +52,8 @@ async def test_the_key_is_taken_while_its_message_is_delayed_running_or_waits_fo
         await refused(peer, receipt.id)
 
 
-@pytest.mark.parametrize("end", [lambda tag: Ack(tag), lambda tag: Dead(tag, "no")], ids=["done", "dead"])
-async def test_the_key_is_free_when_its_message_is_done_or_dead(peer: Peer, end: type[Ack]) -> None:
+@pytest.mark.parametrize("end", [done, dead])
+async def test_the_key_is_free_when_its_message_is_done_or_dead(peer: Peer, end: End) -> None:
     await send(peer, to("q", unique="u"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         await settle(consumer, end((await one(consumer)).tag))

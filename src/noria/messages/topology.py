@@ -74,7 +74,11 @@ def passes(kind: Literal["direct", "topic", "fanout"], key: str, routing_key: st
         return True
     if kind == "direct":
         return key == routing_key
-    return _fits(key.split("."), routing_key.split(".") if routing_key else [])
+    return _fits(_words(key), _words(routing_key))
+
+
+def _words(key: str) -> list[str]:
+    return key.split(".") if key else []  # as RabbitMQ has it: the empty key has no words
 
 
 def _fits(pattern: Sequence[str], words: Sequence[str]) -> bool:
