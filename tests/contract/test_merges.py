@@ -252,7 +252,7 @@ async def test_an_ack_whose_publication_must_be_merged_is_refused_stores_nothing
         delivery = await one(consumer)
         (refusal,) = await consumer.settle([Ack(delivery.tag, (to("r", "plain"), merging("b")))])
         assert (refusal.delivery, refusal.why) == (delivery.tag, "pending")
-        (receipt,) = refusal.receipts
+        _, receipt = refusal.receipts
         assert (receipt.id, receipt.outcome, receipt.pending) == (first.envelope.id, "pending", first.envelope)
         assert await peer.broker.depth("r") == Depth(running=1)
         await settle(consumer, Ack(delivery.tag, (to("r", "plain"), merged("a+b", receipt))))

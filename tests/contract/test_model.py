@@ -296,7 +296,9 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.of("running"))
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
-        life = data.draw(st.sampled_from(self.of("running")))
+        self.acked(data.draw(st.sampled_from(self.of("running"))))
+
+    def acked(self, life: Life) -> None:
         assert self.settle(life, Ack(tag(life))) == []
         self.end(life)
         self.done += 1
@@ -324,7 +326,9 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.of("running"))
     @rule(data=st.data(), after=st.sampled_from([0.0, 0.0, SHORT / 2, SHORT]), counted=st.booleans(), error=st.sampled_from([None, "boom"]))
     def retry(self, data: st.DataObject, after: float, counted: bool, error: str | None) -> None:
-        life = data.draw(st.sampled_from(self.of("running")))
+        self.retried(data.draw(st.sampled_from(self.of("running"))), after, error, counted=counted)
+
+    def retried(self, life: Life, after: float, error: str | None, *, counted: bool) -> None:
         assert self.settle(life, Retry(tag(life), after, counted, error)) == []
         if error is not None:
             life.errors.append(error)
@@ -336,11 +340,29 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.of("running"))
     @rule(data=st.data())
     def bury(self, data: st.DataObject) -> None:
-        life = data.draw(st.sampled_from(self.of("running")))
+        self.buried(data.draw(st.sampled_from(self.of("running"))))
+
+    def buried(self, life: Life) -> None:
         assert self.settle(life, Dead(tag(life), "no")) == []
         life.state = "dead"
         life.attempt += 1
         self.release(life)
+
+    @precondition(lambda self: self.of("ready"))
+    @rule(
+        number=st.integers(0, PEERS - 1),
+        ends=st.lists(st.sampled_from(["ack", "ack", "retry", "uncounted", "later", "dead"]), min_size=1, max_size=PREFETCH),
+    )
+    def work(self, number: int, ends: list[str]) -> None:
+        """Receive and end at once, so that lives get somewhere."""
+        self.receive(number, len(ends))
+        for life, end in zip([x for x in self.of("running") if x.peer == number], ends, strict=False):
+            if end == "ack":
+                self.acked(life)
+            elif end == "dead":
+                self.buried(life)
+            else:
+                self.retried(life, SHORT / 2 if end == "later" else 0.0, end, counted=end != "uncounted")
 
     @precondition(lambda self: self.gone)
     @rule(data=st.data(), number=st.integers(0, PEERS - 1))
