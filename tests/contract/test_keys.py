@@ -60,6 +60,18 @@ async def test_other_keys_and_messages_without_one_are_not_blocked(peer: Peer) -
         assert names(await gather(consumer, 4)) == ["a", "c", "d", "f"]
 
 
+async def test_a_key_that_becomes_free_lets_nobody_overtake(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, *keyed("1", "2"))
+    async with peer.broker.consume(["q"], prefetch=5) as consumer:
+        first = await one(consumer)
+        await nothing(engine, consumer)
+        await ack(consumer, first)
+        second = await one(consumer)
+        await send(peer, to("q", "3"), *keyed("4"))
+        await ack(consumer, second)
+    assert await drain(engine, peer, "q") == ["3", "4"]
+
+
 async def test_a_long_row_of_one_key_does_not_hide_another(peer: Peer) -> None:
     await send(peer, *keyed(*[str(n) for n in range(300)]), *keyed("behind", key="other"))
     async with peer.broker.consume(["q"], prefetch=10) as consumer:

@@ -564,9 +564,9 @@ class Ledger:
             ).fetchone()
             if row is None:
                 queue.blocked.discard(key)
-            else:
+            elif int(row[1]) <= (rank := queue.rank(int(row[0]))).cursor:  # else it comes in its turn
                 queue.held[key] = int(row[1])
-                queue.rank(int(row[0])).give_back(int(row[1]))
+                rank.give_back(int(row[1]))
 
     def _forget(self, claim: Claim, *, marks: bool = True) -> None:
         if claim.flags & HISTORY:
