@@ -25,7 +25,7 @@ def raising(error: Exception) -> Any:
 async def test_a_failure_is_another_attempt_after_a_growing_pause(attempt: int, pause: float) -> None:
     failure = OSError("broken")
     with pytest.raises(RetryLater, match="broken") as caught:
-        await handled(Retries(), Thrice(), raising(failure), Context("id", attempt=attempt))
+        await handled(Retries(), Thrice(), raising(failure), Context("id", queue="q", attempt=attempt))
     assert caught.value.after == pause
     assert caught.value.__cause__ is failure
 
@@ -33,7 +33,7 @@ async def test_a_failure_is_another_attempt_after_a_growing_pause(attempt: int, 
 async def test_the_last_failure_is_the_end_with_its_cause() -> None:
     failure = OSError("broken")
     with pytest.raises(Reject, match="attempts spent") as caught:
-        await handled(Retries(), Thrice(), raising(failure), Context("id", attempt=3))
+        await handled(Retries(), Thrice(), raising(failure), Context("id", queue="q", attempt=3))
     assert caught.value.__cause__ is failure
 
 
@@ -42,28 +42,35 @@ async def test_an_attempt_beyond_the_last_is_not_begun() -> None:
         raise AssertionError("must not run")
 
     with pytest.raises(Reject, match="attempts spent"):
-        await handled(Retries(), Thrice(), handler, Context("id", attempt=4))
+        await handled(Retries(), Thrice(), handler, Context("id", queue="q", attempt=4))
 
 
 async def test_a_handler_may_say_when() -> None:
     with pytest.raises(RetryLater) as caught:
-        await handled(Retries(), Thrice(), raising(RetryLater("busy", after=77.0)))
+        await handled(Retries(), Thrice(), raising(RetryLater("busy", after=77.0)), Context("id", queue="q"))
     assert caught.value.after == 77.0
     with pytest.raises(RetryLater) as caught:
-        await handled(Retries(), Thrice(), raising(RetryLater("busy")))
+        await handled(Retries(), Thrice(), raising(RetryLater("busy")), Context("id", queue="q"))
     assert caught.value.after == 2.0
 
 
 async def test_asking_for_another_attempt_does_not_go_on_for_ever() -> None:
     with pytest.raises(Reject, match="attempts spent: busy"):
-        await handled(Retries(), Thrice(), raising(RetryLater("busy", after=1.0)), Context("id", attempt=3))
+        await handled(Retries(), Thrice(), raising(RetryLater("busy", after=1.0)), Context("id", queue="q", attempt=3))
 
 
 @pytest.mark.parametrize("verdict", [Snooze(5.0), Reject("never")])
 async def test_other_verdicts_pass_unchanged(verdict: Exception) -> None:
     with pytest.raises(type(verdict)) as caught:
-        await handled(Retries(), Thrice(), raising(verdict), Context("id", attempt=3))
+        await handled(Retries(), Thrice(), raising(verdict), Context("id", queue="q", attempt=3))
     assert caught.value is verdict
+
+
+async def test_a_message_handled_here_and_now_fails_with_its_own_error() -> None:
+    failure = OSError("broken")
+    with pytest.raises(OSError, match="broken") as caught:
+        await handled(Retries(), Thrice(), raising(failure), Context("id", queue=""))
+    assert caught.value is failure
 
 
 async def test_a_result_passes_unchanged() -> None:

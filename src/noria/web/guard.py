@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noria.errors import InvalidSettings
@@ -19,8 +20,12 @@ OPEN_PATHS: Final = frozenset({"/livez", "/healthz"})
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
-class BodyTooLarge(Exception):
-    """The body went over the limit while it was read."""
+class BodyTooLarge(HTTPException):
+    """The body went over the limit while it was read; whoever reads it answers so."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(413, "The body is too large", {"Connection": "close"})
+        self.most = most
 
 
 def refuse_open_bind(settings: Settings) -> None:
@@ -66,10 +71,7 @@ class Guard:
         if refused is not None:
             await refused(scope, receive, send)
             return
-        try:
-            await self._app(scope, _limited(receive, self._max_body), send)
-        except BodyTooLarge:
-            await self._too_large()(scope, receive, send)
+        await self._app(scope, _limited(receive, self._max_body), send)
 
     def _too_large(self) -> ASGIApp:
         return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
@@ -121,7 +123,7 @@ def _limited(receive: Receive, most: int) -> Callable[[], Awaitable[Message]]:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > most:
-            raise BodyTooLarge
+            raise BodyTooLarge(most)
         return message
 
     return limited

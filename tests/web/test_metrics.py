@@ -1,0 +1,57 @@
+"""What Prometheus scrapes."""
+
+import shutil
+import subprocess
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from .shop import Open
+
+
+def sample(text: str, name: str, **labels: str) -> float | None:
+    for family in text_string_to_metric_families(text):
+        for found in family.samples:
+            if found.name == name and labels.items() <= found.labels.items():
+                return found.value
+    return None
+
+
+async def test_queues_and_requests_are_counted(shop: Open) -> None:
+    for address in ("a", "b"):
+        await shop.client.post("/commands/invite", json={"address": address})
+    await shop.client.post("/commands/nobody-knows-this", json={})
+    text = (await shop.client.get("/metrics")).text
+    assert sample(text, "noria_queue_messages", queue="invites", state="ready") == 2
+    assert sample(text, "noria_messages_total", queue="invites", outcome="published") == 2
+    assert sample(text, "noria_http_requests_total", route="commands", status="202") == 2
+    assert sample(text, "noria_http_requests_total", route="commands", status="404") == 1
+    assert sample(text, "noria_http_request_seconds_count", route="commands") == 3
+
+
+async def test_what_was_handled_and_who_is_connected_is_counted(shop: Open) -> None:
+    async with shop.working():
+        await shop.client.post("/commands/refresh", json={"house": 1, "what": []}, headers={"Prefer": "wait=10"})
+        text = (await shop.client.get("/metrics")).text
+    assert sample(text, "noria_messages_total", queue="refresh", outcome="done") == 1
+    assert sample(text, "noria_queue_messages", queue="refresh", state="ready") == 0
+    assert (sample(text, "noria_clients", role="client") or 0) >= 1
+
+
+async def test_paths_of_strangers_are_no_labels(shop: Open) -> None:
+    for path in ("/wp-admin", "/x/y/z", "/%00"):
+        await shop.client.get(path)
+    text = (await shop.client.get("/metrics")).text
+    assert sample(text, "noria_http_requests_total", route="other", status="404") == 3
+    assert "wp-admin" not in text
+
+
+async def test_promtool_finds_no_fault(shop: Open) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    await shop.client.post("/commands/invite", json={"address": "a"})
+    answer = await shop.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    checked = subprocess.run([promtool, "check", "metrics"], input=answer.content, capture_output=True, timeout=20, check=False)
+    assert (checked.returncode, checked.stdout.decode(), checked.stderr.decode()) == (0, "", "")
