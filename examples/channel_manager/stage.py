@@ -74,6 +74,25 @@ class Stage:
         self.gateway_url = f"http://127.0.0.1:{self._port()}"
         self.wait_for(self._ready, "noria run to be ready", _START)
 
+    def start_doors(self) -> None:
+        """Start the engine and the gateway only: commands are taken, nobody works."""
+        self.noria("engine", name="engine")
+        self.noria("gateway", name="gateway")
+        self.gateway_url = f"http://127.0.0.1:{self._port()}"
+        self.wait_for(self._open, "the gateway to be ready", _START)
+
+    def start_worker(self, name: str, queues: str, *options: str) -> None:
+        """Start one worker process for some queues and wait until it serves them."""
+        before = sum(queue["consumers"] for queue in self.queues().values())
+        self.noria("worker", "-n", name, "-Q", queues, *options, name=name)
+        self.wait_for(lambda: sum(q["consumers"] for q in self.queues().values()) > before, f"{name} to serve {queues}", _START)
+
+    def _open(self) -> bool:
+        try:
+            return self.http.get(f"{self.gateway_url}/readyz").status_code == 200
+        except httpx2.HTTPError:
+            return False
+
     def _ready(self) -> bool:
         try:
             queues = self.http.get(f"{self.gateway_url}/queues").json()["queues"]
@@ -132,10 +151,16 @@ class Stage:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+        finally:
+            if process.stdout is not None:
+                process.stdout.close()
 
     def close(self) -> None:
         """End everything, the channels last."""
-        for name in sorted(self.processes, key=lambda name: name == "channels"):
+        for name, process in self.processes.items():
+            if name not in ("channels", "engine"):
+                process.send_signal(signal.SIGTERM)
+        for name in sorted(self.processes, key=("engine", "channels").__contains__):
             self.stop(name)
         self.http.close()
         self.properties.close()

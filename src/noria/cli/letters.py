@@ -86,6 +86,7 @@ def retry_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | Non
 @click.pass_context
 def discard_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | None, force: bool) -> None:
     """Delete dead letters for good."""
+    _refuse_unclear(numbers, queue)
     if not force:
         what = f"all dead letters of {queue}" if queue else f"dead letters {', '.join(map(str, numbers))}"
         click.confirm(f"Delete {what} for good?", abort=True, err=True)
@@ -93,8 +94,7 @@ def discard_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | N
 
 
 def _all_or_some(ctx: click.Context, numbers: tuple[int, ...], queue: str | None, verb: str) -> int:
-    if bool(numbers) == (queue is not None):
-        raise click.UsageError("name numbers, or a queue with -Q")
+    _refuse_unclear(numbers, queue)
 
     async def work(connection: Connection) -> int:
         act = connection.store.retry_letters if verb == "retry" else connection.store.discard_letters
@@ -107,6 +107,11 @@ def _all_or_some(ctx: click.Context, numbers: tuple[int, ...], queue: str | None
         return count
 
     return run_with(bare_app(settings_of(ctx)), work)
+
+
+def _refuse_unclear(numbers: tuple[int, ...], queue: str | None) -> None:
+    if bool(numbers) == (queue is not None):
+        raise click.UsageError("name numbers, or a queue with -Q")
 
 
 def _row(letter: Letter) -> dict[str, Any]:

@@ -232,7 +232,13 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
                 await _connect(app, {"pid": os.getpid()})
                 say_ready()
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _obeyed)  # uvicorn raises a signal again when it has shut down: that is an end in order
     Server(config).run()
+
+
+def _obeyed(_: int, __: FrameType | None) -> None:
+    """The signal was obeyed."""
 
 
 @click.command()
