@@ -1,0 +1,173 @@
+"""`noria` as a real process in a folder with a small application."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+APPLICATION = '''
+import datetime
+from typing import Literal, Self
+from noria import App, Command, Event, Reject, Retry, replace
+
+app = App("shop")
+
+
+class Order(Command, queue="orders", retry=Retry(2, delay=0.0, jitter=0.0)):
+    customer: str
+    count: int = 1
+    when: datetime.date | None = None
+    tags: frozenset[str] = frozenset()
+
+
+class Refresh(Command, queue="refresh", key="{house}"):
+    house: int
+    what: frozenset[Literal["rates", "texts"]]
+
+    def merge(self, newer: Self) -> Self:
+        return replace(self, what=self.what | newer.what)
+
+
+class Add(Command):
+    a: int
+    b: float = 0.0
+
+
+class Sold(Event):
+    customer: str
+
+
+@app.handles(Order)
+async def order(command: Order):
+    if command.customer == "Eve":
+        raise Reject("we do not sell to Eve")
+    return {"sold to": command.customer}
+
+
+@app.handles(Refresh)
+async def refresh(command: Refresh): ...
+
+
+@app.handles(Add)
+async def add(command: Add):
+    return command.a + command.b
+
+
+@app.on(Sold)
+async def sold(event: Sold): ...
+'''
+
+
+class Ended:
+    """What a process left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as JSON."""
+        return json.loads(self.out)
+
+
+Noria = Callable[..., Ended]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Give an environment without settings of the developer's own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")}
+    return {**kept, "COLUMNS": "200", **more}
+
+
+_fork = multiprocessing.get_context("forkserver")  # a process of its own for each verb, that has the imports done
+_fork.set_forkserver_preload(["pytest", __name__, "noria.cli", "noria.cli.sending", "noria.cli.looking", "noria.cli.letters", "noria.engine.client", "noria.app", "noria.cli.loading", "noria.cli.tables", "rich.table"])
+
+
+def _main(folder: Path, env: dict[str, str], arguments: tuple[str, ...], files: tuple[Path, Path, Path]) -> None:
+    """Be `python -m noria`, in a process that the fork server made."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[:] = ["", *(p for p in sys.path if p)]
+    for handle, (path, flags) in enumerate(zip(files, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
+        os.dup2(os.open(path, flags), handle)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 - for the life of the process
+    from noria.cli import main  # noqa: PLC0415 - not in the parent
+
+    try:
+        main(list(arguments))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+@pytest.fixture
+def noria(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Noria:
+    """Run `noria …` beside the application."""
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    aside = tmp_path_factory.mktemp("streams")
+
+    def run(*arguments: str, stdin: str = "", code: int | None = 0, env: dict[str, str] | None = None) -> Ended:
+        files = (aside / "in", aside / "out", aside / "err")
+        files[0].write_text(stdin)
+        for path in files[1:]:
+            path.write_text("")
+        given = environment(**({"NORIA_APP": "shop:app"} if env is None else env))
+        process = _fork.Process(target=_main, args=(tmp_path, given, arguments, files))
+        process.start()
+        process.join(60)
+        assert process.exitcode is not None, f"noria {arguments} hangs"
+        ended = Ended(process.exitcode, files[1].read_text(), files[2].read_text())
+        process.close()
+        if code is not None:
+            assert ended.code == code, f"exit code {ended.code}\n{ended.out}\n{ended.err}"
+        return ended
+
+    return run
+
+
+def python_m_noria(folder: Path, *arguments: str) -> Ended:
+    """Run `python -m noria …` as a shell does."""
+    command = [sys.executable, "-m", "noria", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def worked(tmp_path: Path, noria: Noria) -> Callable[[], None]:
+    """Handle everything that is ready, in this process, with the same file and application."""
+
+    def work() -> None:
+        script = (
+            "import asyncio, pathlib\n"
+            "from noria.settings import Settings\n"
+            "from noria.engine.server import Engine\n"
+            "from noria.worker.slots import StartedTable\n"
+            "from noria.worker.worker import Worker\n"
+            "from shop import app\n"
+            "async def main():\n"
+            "    engine = Engine(pathlib.Path('noria.db'), grace=0.0)\n"
+            "    app.configure(Settings(), engine=engine)\n"
+            "    connection = await app.connection()\n"
+            "    async with connection.broker.consume(app.registry.consumed_queues(), prefetch=20) as consumer:\n"
+            "        worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=1,\n"
+            "                        table=StartedTable(pathlib.Path('slots'), 1))\n"
+            "        running = asyncio.ensure_future(worker.run())\n"
+            "        while any(q['ready'] or q['running'] for q in (await connection.store.overview())['queues']):\n"
+            "            await asyncio.sleep(0.005)\n"
+            "        await worker.stop(1.0)\n"
+            "        await running\n"
+            "    await app.aclose()\n"
+            "    engine.close()\n"
+            "asyncio.run(main())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return work
