@@ -88,13 +88,12 @@ class Ledger:
             self._writing = True
 
     def commit(self) -> None:
-        """Make the turn durable; raises `StorageFull` after undoing all of it."""
+        """Make the turn durable; raises `StorageFull`, after which the caller must `undo`."""
         try:
             if self._writing:
                 self._save_counters()
                 self.db.execute("commit")
         except apsw.FullError as error:
-            self.undo()
             raise StorageFull(f"no room to store more in {self.path.parent} ({error}); free some space, nothing was lost") from None
         self._writing = False
         self._added.clear()

@@ -31,6 +31,7 @@ log = logging.getLogger("noria.engine")
 GRACE: Final = 0.5  # seconds for clients to come back with what they hold, after an engine died
 FENCE: Final = 10.0  # seconds of silence after which a client that holds messages is given up
 _PRUNE_EVERY: Final = 60.0
+_AFTER_FAILURE: Final = 0.1
 _STARTED: Final = struct.Struct("<Q")
 
 
@@ -160,6 +161,7 @@ class Engine:
         lost, self._lost = self._lost, []
         touched = self._touched
         ledger = self.ledger
+        failure: NoriaError | None = None
         try:
             for connection in lost:
                 self._bury_connection(connection)
@@ -171,28 +173,26 @@ class Engine:
                 ledger.serve()
             self._remember_serials(touched)
             ledger.commit()
-        except apsw.FullError as error:
-            ledger.undo()
-            self._refuse_all(
-                inbox, errors.StorageFull(f"no room to store more in {ledger.path.parent} ({error}); free some space, nothing was lost")
-            )
-        except errors.StorageFull as error:
-            self._refuse_all(inbox, error)
+        except (apsw.FullError, errors.StorageFull) as error:
+            failure = errors.StorageFull(f"no room to store more in {ledger.path.parent} ({error}); free some space, nothing was lost")
         except apsw.IOError as error:
             self._give_up(error)
             return
         except Exception as error:  # one request must not take the others' answers with it
             log.exception("a turn of %d requests failed and was undone", len(inbox))
+            failure = errors.Rejected(f"the engine failed ({type(error).__name__}: {error}); nothing was stored")
+        if failure is not None:
             ledger.undo()
-            self._refuse_all(inbox, errors.Rejected(f"the engine failed ({type(error).__name__}: {error}); nothing was stored"))
+            self._lost[:0] = lost
+            self._refuse_all(inbox, failure)
         self._hand_over()
         for connection in touched:
             connection.flush()
         touched.clear()
         self._wake_at_due()
-        if ledger.next_due <= ledger.now() or (
-            ledger.receivers and any(q.servable for r in ledger.receivers for q in r.queues) and not ledger.held_back
-        ):
+        if failure is not None:
+            self._timers.append(self._loop.call_later(_AFTER_FAILURE, self.schedule))
+        elif ledger.next_due <= ledger.now():
             self.schedule()
 
     def _perform(self, connection: Connection, request: Request) -> None:
@@ -274,6 +274,9 @@ class Engine:
         names, limit, wait = _receive(request.arguments)
         queues = [self.ledger.routes.queue(name) for name in names]
         serial = request.serial
+        if limit <= 0:
+            connection.answer(serial, [])
+            return
 
         def reply(lent: list[Any]) -> None:
             _, timer = connection.receiving.pop(serial)
@@ -288,7 +291,7 @@ class Engine:
             connection.answer(serial, [])
             connection.flush()
 
-        receiver = Receiver(connection.session, queues, max(0, limit), reply)
+        receiver = Receiver(connection.session, queues, limit, reply)
         connection.receiving[serial] = (receiver, self._loop.call_later(max(0.0, wait), expire))
         self.ledger.receivers.append(receiver)
 
@@ -360,11 +363,13 @@ class Engine:
         self.schedule()
 
     def _prune(self) -> None:
+        _sweep_tables(self.ledger.path)
         self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
         try:
             self.verbs.records.prune()
             self.ledger.commit()
-        except NoriaError as error:
+        except (NoriaError, apsw.FullError) as error:
+            self.ledger.undo()
             log.warning("could not tidy up: %s", error)
         self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
 
@@ -401,6 +406,14 @@ def steady_clock() -> Callable[[], float]:
     """
     offset = time.time() - time.monotonic()
     return lambda: time.monotonic() + offset
+
+
+def _sweep_tables(database: Path) -> None:
+    """Remove the tables of workers that are dead; they were read when the worker's connection closed."""
+    for table in Path(f"{database.resolve()}.slots").glob("*.slots"):
+        pid = table.name.partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            table.unlink(missing_ok=True)
 
 
 def _started(path: str | None) -> frozenset[int] | None:
