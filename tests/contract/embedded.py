@@ -1,15 +1,20 @@
 """The embedded engine under test: once inside this process with a clock of its own, once as a killed process."""
 
+# pyright: reportPrivateUsage=false - a death and a cut cable are seen from inside
+
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
 from noria.brokers.embedded import EmbeddedBroker
+from noria.engine.client import Client
 from noria.engine.server import Engine, serve
 from noria.store.embedded import EmbeddedStore
 
@@ -19,6 +24,20 @@ _START: Final = 1_000_000.0
 _PATIENCE: Final = 20.0
 
 
+@asynccontextmanager
+async def _cut(client: Client) -> AsyncIterator[None]:
+    """Hang up, and lead the client nowhere until it may find the engine again."""
+    way = client.path, client._engine, client._alone
+    client.path, client._engine, client._alone = client.path.with_name("nowhere"), None, False
+    client._close_link()
+    if way[1] is not None:
+        client.unlinked()
+    try:
+        yield
+    finally:
+        client.path, client._engine, client._alone = way
+
+
 class _Embedded(EngineUnderTest):
     def __init__(self, folder: Path) -> None:
         self.path = folder / "noria.db"
@@ -26,7 +45,7 @@ class _Embedded(EngineUnderTest):
 
     def _peer(self, broker: EmbeddedBroker) -> Peer:
         self._brokers.append(broker)
-        return Peer(broker, EmbeddedStore(broker.client), close=broker.close, vanish=broker.client.close)
+        return Peer(broker, EmbeddedStore(broker.client), close=broker.close, vanish=broker.client.close, cut=lambda: _cut(broker.client))
 
     async def drop_peers(self) -> None:
         for broker in self._brokers:
@@ -44,6 +63,7 @@ class InsideEngine(_Embedded):
         super().__init__(folder)
         self._clock = _START
         self._engine: Engine | None = None
+        self._dead: Engine | None = None
 
     async def start(self) -> None:
         self._engine = Engine(self.path, now=self.now, grace=0.0)
@@ -55,17 +75,14 @@ class InsideEngine(_Embedded):
             return
         engine.stopped.set_result(None)
         engine.ledger.db.close()
-        engine._ownership.close()  # pyright: ignore[reportPrivateUsage] - what the death of a process does
-        for timer in [*engine._timers, engine._due]:  # pyright: ignore[reportPrivateUsage]
+        engine._ownership.close()
+        for timer in [*engine._timers, engine._due]:
             if timer is not None:
                 timer.cancel()
         for connection in engine.connections:
             connection.closed = True
             for _, timer in connection.receiving.values():
                 timer.cancel()
-        for wakers in engine.ledger.waiters.values():
-            for wake in list(wakers):
-                wake.cancel() if isinstance(wake, asyncio.TimerHandle) else None
         self._dead = engine
 
     async def connect(self, *, deadline: float = 5.0) -> Peer:

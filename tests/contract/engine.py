@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from noria.brokers.contract import Broker
@@ -14,13 +15,15 @@ from noria.store.contract import Store
 class Peer:
     """One process that is connected to the engine.
 
-    `close` ends it politely; `vanish` cuts its connection as if it was killed, with nothing settled.
+    `close` ends it politely; `vanish` cuts its connection as if it was killed, with nothing settled; `cut` takes
+    the connection away for a while from a peer that lives on.
     """
 
     broker: Broker
     store: Store
     close: Callable[[], Awaitable[None]]
     vanish: Callable[[], Awaitable[None]]
+    cut: Callable[[], AbstractAsyncContextManager[None]]
 
 
 class EngineUnderTest(ABC):

@@ -130,6 +130,33 @@ async def test_a_late_ack_from_a_new_connection_is_refused(engine: EngineUnderTe
         await ack(other, theirs)
 
 
+async def test_a_peer_that_was_cut_off_cannot_settle_what_somebody_else_got_meanwhile(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, to("q", "a"))
+    frozen = await engine.connect()
+    async with frozen.broker.consume(["q"], prefetch=1) as holder, peer.broker.consume(["q"], prefetch=1) as other:
+        delivery = await one(holder)
+        async with frozen.cut():
+            theirs = await one(other)
+            late = asyncio.create_task(holder.settle([Ack(delivery.tag, (to("r"),))]))
+            await peer.broker.depth("q")
+        assert [r.why for r in await asyncio.wait_for(late, PATIENCE)] == ["stale"]
+        assert await peer.broker.depth("q") == Depth(running=1)
+        assert await peer.broker.depth("r") == Depth()
+        await ack(other, theirs)
+
+
+async def test_a_peer_that_was_cut_off_goes_on_and_nothing_is_lost(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, to("q", "a"), to("q", "b"))
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+        delivery = await one(consumer)
+        async with peer.cut():
+            pass
+        refused = [r.why for r in await consumer.settle([Ack(delivery.tag)])]
+        assert refused in ([], ["stale"])
+        await send(peer, to("q", "c"))
+    assert await drain(engine, peer, "q") == (["a", "b", "c"] if refused else ["b", "c"])
+
+
 async def test_what_two_peers_lost_comes_back_in_the_order_of_publishing(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[to("q", str(n)) for n in range(6)])
     one_peer, other = await engine.connect(), await engine.connect()

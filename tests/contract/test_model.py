@@ -35,7 +35,7 @@ PREFETCH: Final = 4
 MODELLED: Final = ("embedded",)
 MANY: Final = os.environ.get("NORIA_HYPOTHESIS") == "many"
 PROFILE: Final = settings(
-    max_examples=2000 if MANY else 250,
+    max_examples=2000 if MANY else 400,
     stateful_step_count=100 if MANY else 50,
     deadline=None,
     print_blob=True,
