@@ -1,6 +1,7 @@
 """The embedded engine under test: once inside this process with a clock of its own, once as a killed process."""
 
-# pyright: reportPrivateUsage=false - a death and a cut cable are seen from inside
+# A death and a cut cable are made from inside.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
