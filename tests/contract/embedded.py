@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -26,7 +26,7 @@ _PATIENCE: Final = 20.0
 
 
 @asynccontextmanager
-async def _cut(client: Client) -> AsyncIterator[None]:
+async def _cut(client: Client) -> AsyncGenerator[None]:
     """Hang up, and lead the client nowhere until it may find the engine again."""
     way = client.path, client._engine, client._alone
     client.path, client._engine, client._alone = client.path.with_name("nowhere"), None, False
