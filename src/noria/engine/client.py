@@ -153,7 +153,7 @@ class Client:
 
     async def _connect(self) -> None:
         try:
-            while self._calls and not self._closed:
+            while self._wanted and not self._closed:
                 if self._engine is not None:
                     self._link_local(self._engine)
                     return
@@ -163,7 +163,7 @@ class Client:
                 except OSError:
                     if self._alone and any(call.verb not in _WAITS for call in self._calls.values()):
                         self._own_for_a_moment()
-                if self._calls:
+                if self._wanted:
                     await asyncio.sleep(_RETRY)
         finally:
             self._connector = None
@@ -195,11 +195,16 @@ class Client:
         self._write = None
         self._hello = -1
         self._outbox.clear()
-        if not self._closed and (self._calls or self._held_any()) and self._connector is None:
+        if not self._closed and self._wanted and self._connector is None:
             self._connector = self._loop.create_task(self._connect())
 
     def _held_any(self) -> bool:
         return any(True for _ in self.held())
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether a connection is needed: somebody waits for an answer, or what is held must be claimed again."""
+        return bool(self._calls) or self._held_any()
 
     def received(self, data: bytes) -> None:
         """Take bytes from the engine."""

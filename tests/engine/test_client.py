@@ -1,0 +1,159 @@
+"""A client heals: calls wait for the engine's successor, and what was in flight is stored once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from noria.brokers.contract import Ack
+from noria.brokers.embedded import EmbeddedBroker
+from noria.engine.owner import Ownership
+from noria.errors import BrokerUnavailable, Unconfirmed
+from noria.messages.envelope import Envelope, Options, Publication
+from noria.messages.topology import Topology, bind
+from tests.waiting import auntil, until
+
+
+class EngineProcess:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "noria.db"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "noria", "--broker", f"sqlite:///{self.path}", "engine"]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[EngineProcess]:
+    made = EngineProcess(tmp_path)
+    until(lambda: (tmp_path / "noria.db.sock").exists(), "the engine")
+    yield made
+    made.kill()
+
+
+def message(number: int, options: Options | None = None) -> Publication:
+    return Publication(Envelope(f"m{number}", "t", b"{}"), "q", options=options)
+
+
+async def test_where_nothing_runs_a_sender_owns_the_file_for_a_moment_only(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "noria.db")
+    await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.publish([message(n) for n in range(3)])
+    Ownership(tmp_path / "noria.db").close()
+    assert (await broker.depth("q")).ready == 3
+    await broker.close()
+
+
+async def test_where_nothing_runs_waiting_fails_within_its_deadline(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "noria.db", deadline=0.3)
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="noria run"):
+        await broker.client.call("result", "m1", 0.1, deadline=0.5)
+    assert time.monotonic() - started < 2.0
+    await broker.close()
+
+
+async def test_senders_at_once_without_an_engine_all_store_everything(tmp_path: Path) -> None:
+    brokers = [EmbeddedBroker(tmp_path / "noria.db") for _ in range(5)]
+    await asyncio.gather(*(broker.declare(Topology(queues=(bind("q"),))) for broker in brokers))
+    await asyncio.gather(*(broker.publish([message(n)]) for n, broker in enumerate(brokers)))
+    assert (await brokers[0].depth("q")).ready == 5
+    for broker in brokers:
+        await broker.close()
+
+
+async def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubles_nothing(engine: EngineProcess) -> None:
+    broker = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    confirmed: list[str] = []
+    stop = asyncio.Event()
+
+    async def publish(lane: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            (receipt,) = await broker.publish([Publication(Envelope(f"{lane}-{number}", "t", b"{}"), "q")])
+            confirmed.append(receipt.id)
+
+    lanes = [asyncio.create_task(publish(lane)) for lane in range(8)]
+    for _ in range(5):
+        before = len(confirmed)
+        await auntil(lambda before=before: len(confirmed) > before + 100, "publications to be confirmed")
+        await asyncio.to_thread(engine.kill)
+        engine.start()
+    stop.set()
+    await asyncio.gather(*lanes)
+    stored: list[str] = []
+    async with broker.consume(["q"], prefetch=500) as consumer:
+        while deliveries := await consumer.receive(500, 2.0):
+            stored += [d.envelope.id for d in deliveries]
+            await consumer.settle([Ack(d.tag) for d in deliveries])
+    assert sorted(stored) == sorted(confirmed)
+    await broker.close()
+
+
+async def test_a_worker_keeps_what_it_holds_over_the_death_of_the_engine(engine: EngineProcess) -> None:
+    broker = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.publish([message(n) for n in range(4)])
+    async with broker.consume(["q"], prefetch=2) as consumer:
+        held = await consumer.receive(2, 5.0)
+        engine.kill()
+        engine.start()
+        other = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+        async with other.consume(["q"], prefetch=4) as rival:
+            taken = await rival.receive(4, 10.0)
+            assert [d.envelope.id for d in taken] == ["m2", "m3"], "what is held is not lent twice"
+            assert await consumer.settle([Ack(d.tag) for d in held]) == []
+        await other.close()
+    assert (await broker.depth("q")).ready == 2
+    await broker.close()
+
+
+async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guessed(engine: EngineProcess) -> None:
+    broker = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    serial = broker.client.serial
+    call = asyncio.ensure_future(broker.publish([message(1, Options(key="k", merges=True))]))
+    await auntil(call.done)
+    sent = broker.client._calls
+    assert not sent
+    assert broker.client.serial > serial
+    # The successor says that the request was stored, but not what was answered: only a plain one can be confirmed.
+    from noria.engine.client import _Call
+    from noria.engine.wire import frame, posted
+
+    future = asyncio.get_running_loop().create_future()
+    body = frame((99, "publish", (posted([message(1, Options(key="k", merges=True))]),)))
+    broker.client._confirm(_Call(99, "publish", body, lambda value: value, 0.0, future))
+    with pytest.raises(Unconfirmed, match="same id"):
+        await future
+    await broker.close()
+
+
+async def test_a_frozen_engine_is_an_error_within_the_deadline_never_a_hang(engine: EngineProcess) -> None:
+    broker = EmbeddedBroker(engine.path, alone=False, deadline=0.5)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    engine.process.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(Unconfirmed):
+            await broker.publish([message(1)])
+        with pytest.raises(BrokerUnavailable):
+            await broker.depth("q")
+        assert time.monotonic() - started < 3.0
+    finally:
+        engine.process.send_signal(signal.SIGCONT)
+    await broker.close()

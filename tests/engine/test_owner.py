@@ -1,0 +1,63 @@
+"""There is one owner of a file, and the operating system says when it is gone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from noria.engine.owner import Ownership, socket_path
+from noria.errors import AlreadyOwned
+from tests.waiting import until
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from noria.engine.owner import Ownership
+held = Ownership(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+    with Ownership(tmp_path / "noria.db"), pytest.raises(AlreadyOwned, match=str(os.getpid())):
+        Ownership(tmp_path / "noria.db")
+
+
+def test_a_killed_owner_frees_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "noria.db"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(AlreadyOwned, match=str(holder.pid)):
+        Ownership(path)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+
+    def free() -> bool:
+        with Ownership(path):
+            return True
+
+    assert until(free)
+
+
+def test_a_symbolic_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "noria.db.lock").symlink_to(victim)
+    with pytest.raises(OSError):
+        Ownership(tmp_path / "noria.db")
+    assert victim.read_text() == "precious"
+
+
+def test_a_long_path_gets_a_socket_in_a_private_folder(tmp_path: Path) -> None:
+    short, long = socket_path(Path("/tmp/noria.db")), socket_path(tmp_path / ("d" * 120) / "noria.db")
+    assert short == Path("/tmp/noria.db.sock")
+    assert len(os.fsencode(long)) <= 100
+    assert long.parent.stat().st_mode & 0o777 == 0o700
+    assert long == socket_path(tmp_path / ("d" * 120) / "noria.db")

@@ -1,0 +1,210 @@
+"""The engine's turns: what comes together is stored together, and nobody's mistake is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from noria.brokers.contract import Ack
+from noria.brokers.embedded import EmbeddedBroker
+from noria.engine import server
+from noria.engine.owner import socket_path
+from noria.engine.server import Engine, serve
+from noria.engine.wire import frame
+from noria.errors import BrokerError, Rejected, StorageFull
+from noria.messages.envelope import Envelope, Publication
+from noria.messages.topology import Topology, bind
+from tests.waiting import auntil
+
+
+def message(number: int = 0, queue: str = "q") -> Publication:
+    return Publication(Envelope(f"m{number}", "t", b"{}"), queue)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    made = Engine(tmp_path / "noria.db", grace=0.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def broker(engine: Engine) -> AsyncIterator[EmbeddedBroker]:
+    made = EmbeddedBroker(engine.ledger.path, engine=engine)
+    await made.declare(Topology(queues=(bind("q"),)))
+    yield made
+    await made.close()
+
+
+async def test_requests_of_one_moment_share_a_commit(engine: Engine, broker: EmbeddedBroker) -> None:
+    others = [EmbeddedBroker(engine.ledger.path, engine=engine) for _ in range(8)]
+    await asyncio.gather(*(other.depth("q") for other in others))
+    before = engine.turns
+    await asyncio.gather(*(other.publish([message(n)]) for n, other in enumerate(others * 8)))
+    assert engine.turns - before <= 3
+    assert (await broker.depth("q")).ready == 64
+    for other in others:
+        await other.close()
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("nonsense", ()),
+        ("_publish_with", ()),
+        ("publish", ("text",)),
+        ("publish", ([["id"]],)),
+        ("depth", (1, 2, 3)),
+        ("settle", ([["shrug", 1]],)),
+    ],
+)
+async def test_a_wrong_request_is_refused_and_the_next_one_served(broker: EmbeddedBroker, verb: str, arguments: tuple[object, ...]) -> None:
+    with pytest.raises(BrokerError, match="bad request"):
+        await broker.client.call(verb, *arguments)
+    assert (await broker.depth("q")).ready == 0
+
+
+async def test_one_refused_request_does_not_touch_the_others_of_its_turn(broker: EmbeddedBroker) -> None:
+    outcomes = await asyncio.gather(
+        broker.publish([message(1)]), broker.publish([message(2, "missing")]), broker.publish([message(3)]), return_exceptions=True
+    )
+    assert isinstance(outcomes[1], Rejected)
+    assert (await broker.depth("q")).ready == 2
+
+
+async def test_a_full_disk_undoes_the_turn_refuses_it_and_recovers(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish([message(1)])
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        (held,) = await consumer.receive(1, 1.0)
+        commit = engine.ledger._save_counters
+
+        def full() -> None:
+            raise apsw.FullError("database or disk is full")
+
+        monkeypatch.setattr(engine.ledger, "_save_counters", full)
+        with pytest.raises(StorageFull):
+            await broker.publish([message(2)])
+        with pytest.raises(StorageFull):
+            await consumer.settle([Ack(held.tag)])
+        monkeypatch.setattr(engine.ledger, "_save_counters", commit)
+        assert (await broker.depth("q")).running == 1, "what was held is still held"
+        assert await consumer.settle([Ack(held.tag)]) == []
+        await broker.publish([message(3)])
+        assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m3"]
+
+
+async def test_a_connection_lost_while_the_disk_is_full_gives_back_later(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish([message(1)])
+    other = EmbeddedBroker(engine.ledger.path, engine=engine)
+    async with other.consume(["q"], prefetch=5) as consumer:
+        assert len(await consumer.receive(1, 1.0)) == 1
+        promote = engine.ledger.promote
+
+        def full() -> None:
+            raise apsw.FullError("database or disk is full")
+
+        monkeypatch.setattr(engine.ledger, "promote", full)
+        await other.client.close()
+    monkeypatch.setattr(engine.ledger, "promote", promote)
+
+    async def back() -> bool:
+        return (await broker.depth("q")).ready == 1
+
+    await auntil(back, "the message to be ready again")
+
+
+async def test_a_client_that_is_silent_while_it_holds_messages_is_given_up(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish([message(1)])
+    silent = EmbeddedBroker(engine.ledger.path, engine=engine)
+    async with silent.consume(["q"], prefetch=1) as consumer:
+        (lost,) = await consumer.receive(1, 1.0)
+        monkeypatch.setattr(server, "FENCE", -1.0)
+        engine._fence()
+        monkeypatch.setattr(server, "FENCE", 1e9)
+
+        async def back() -> bool:
+            return (await broker.depth("q")).ready == 1
+
+        await auntil(back, "the message to be given to others")
+        async with broker.consume(["q"], prefetch=1) as other:
+            (again,) = await other.receive(1, 1.0)
+            assert again.tag == lost.tag
+            assert (await broker.depth("q")).running == 1
+
+
+async def test_an_io_error_ends_the_engine_without_an_answer(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise apsw.IOError("disk I/O error")
+
+    monkeypatch.setattr(engine.ledger, "commit", broken)
+    call = asyncio.ensure_future(broker.publish([message(1)]))
+    error = await asyncio.wait_for(asyncio.shield(engine.stopped), 5.0)
+    assert isinstance(error, apsw.IOError)
+    assert not call.done(), "what was not stored must not be acknowledged"
+    call.cancel()
+
+
+async def test_the_socket_is_private_and_a_client_that_speaks_nonsense_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "noria.db"
+    ready = asyncio.Event()
+    served = asyncio.create_task(serve(path, ready.set))
+    await asyncio.wait_for(ready.wait(), 10.0)
+    address = socket_path(path)
+    assert stat.S_IMODE(os.stat(address).st_mode) == 0o600
+    for nonsense in (b"GET / HTTP/1.1\r\n\r\n", frame("no request"), struct.pack(">I", 2**31)):
+        reader, writer = await asyncio.open_unix_connection(str(address))
+        writer.write(nonsense)
+        try:
+            assert await asyncio.wait_for(reader.read(), 5.0) == b""
+        except ConnectionResetError:
+            pass
+        writer.close()
+    broker = EmbeddedBroker(path)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    assert (await broker.depth("q")).ready == 0
+    await broker.close()
+    served.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await served
+    assert not address.exists()
+
+
+def test_another_user_is_told_apart_by_the_kernel() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX)
+    with left, right:
+        assert server._same_user(left)
+
+
+def test_tables_of_dead_workers_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "noria.db.slots"
+    folder.mkdir()
+    dead, alive = folder / "4194304-aa.slots", folder / f"{os.getpid()}-bb.slots"
+    dead.touch()
+    alive.touch()
+    server._sweep_tables(tmp_path / "noria.db")
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_the_started_table_is_read_as_tags_without_zeros(tmp_path: Path) -> None:
+    table = tmp_path / "t.slots"
+    table.write_bytes(struct.pack("<4Q", 0, 7, 0, 2**40) + b"rest")
+    assert server._started(str(table)) == {7, 2**40}
+    assert server._started(str(tmp_path / "missing")) is None
+    assert server._started(None) is None
