@@ -64,6 +64,11 @@ def test_other_variables_of_the_environment_are_none_of_ours() -> None:
     assert load({}, {"NORIA_READY_FD": "3", "NORIA_UNHEARD_OF": "x", "HOME": "/"}).port == 7070
 
 
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    found = load({}, {"NORIA_APP": "", "NORIA_TOKEN": "", "NORIA_PORT": "", "PORT": "", "NORIA_ALLOWED_HOSTS": ""})
+    assert found == Settings()
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
@@ -103,7 +108,13 @@ def test_pools_are_tables_of_the_file(toml: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pool", "said"),
-    [('queus = ["a"]', "queus"), ("processes = -1", "processes must be"), ("concurrency = 0", "concurrency"), ("max_messages = 0", "max_messages"), ('max_age = "x"', "max_age")],
+    [
+        ('queus = ["a"]', "queus"),
+        ("processes = -1", "processes must be"),
+        ("concurrency = 0", "concurrency"),
+        ("max_messages = 0", "max_messages"),
+        ('max_age = "x"', "max_age"),
+    ],
 )
 def test_a_wrong_pool_is_refused_naming_what_is_wrong(toml: Path, pool: str, said: str) -> None:
     toml.write_text(f"[pools.push]\n{pool}\n")

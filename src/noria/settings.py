@@ -94,7 +94,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
             put({name: environment[variable]}, variable)
     for name in Settings.__struct_fields__:
         value = environment.get(_PREFIX + name.upper())
-        if value is not None and name != "pools":
+        if value and name != "pools":
             put({name: value.split(",") if name.startswith("allowed_") else value}, _PREFIX + name.upper())
     put({name: value for name, value in (flags or {}).items() if value is not None}, "the command line")
     return _checked(values, sources)

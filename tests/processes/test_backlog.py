@@ -34,7 +34,9 @@ async def take(broker: EmbeddedBroker, queue: str) -> float:
 
 
 async def test_taking_from_two_hundred_thousand_is_as_fast_as_from_two_thousand(tmp_path: Path) -> None:
-    engine = subprocess.Popen([sys.executable, "-m", "noria", "--broker", "sqlite:///noria.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "noria", "--broker", "sqlite:///noria.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
     broker = EmbeddedBroker(tmp_path / "noria.db", alone=False, deadline=20.0)
     try:
         await auntil(lambda: (tmp_path / "noria.db.sock").exists(), "the engine")

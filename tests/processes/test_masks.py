@@ -52,7 +52,9 @@ def masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "noria", *arguments], env={**os.environ, "NORIA_APP": "masks:app"}, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "noria", *arguments], env={**os.environ, "NORIA_APP": "masks:app"}, stderr=subprocess.DEVNULL
+    )
 
 
 async def test_ten_thousand_masks_on_a_hundred_keys_leave_a_hundred_pending_and_lose_no_field(masks: Any) -> None:

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +24,7 @@ from noria.bus.bus import Draft, new_id
 from noria.cli.lifetime import end_with_parent, say_ready
 from noria.cli.loading import find_app, settings_of
 from noria.cli.logs import set_up
-from noria.engine.server import serve, steady_clock
+from noria.engine.server import Engine, serve, steady_clock
 from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings
 from noria.messages.topology import match
 from noria.settings import Settings
@@ -38,10 +39,10 @@ _LOCK_PATIENCE = 60.0
 _RENEW_CHECK = 1.0
 
 
-def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0) -> None:
+def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> None:
     set_up(settings, role)
     setproctitle.setproctitle(f"noria {role}")
-    end_with_parent(grace, delay=delay)
+    end_with_parent(grace, delay=delay, over=over)
 
 
 @click.command()
@@ -49,15 +50,25 @@ def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0) -
 def engine(ctx: click.Context) -> None:
     """Own the file: the embedded engine, first up and last down."""
     settings = settings_of(ctx)
-    _start(settings, "engine", 5.0, delay=settings.grace if os.environ.get("NORIA_PARENT_FD") else 0.0)
+    serving: list[Engine] = []
+
+    def unneeded() -> bool:
+        """Tell whether the processes of this host that drain when their supervisor dies have ended."""
+        return not any(c.session.role != "client" for engine in serving for c in list(engine.connections))
+
+    _start(settings, "engine", 5.0, delay=settings.grace, over=unneeded)
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
+
+    async def own() -> None:
+        serving[:] = [Engine(settings.path)]
+        await serve(settings.path, say_ready, engine=serving[0])
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         patience = time.monotonic() + _LOCK_PATIENCE
         while True:
-            served = loop.create_task(serve(settings.path, say_ready))
+            served = loop.create_task(own())
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 loop.add_signal_handler(number, served.cancel)
             try:
@@ -191,13 +202,21 @@ async def _until_renewal(limits: dict[str, Any]) -> None:
             return
 
 
+def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    """Give the frames from a coroutine down to what it waits for; `Task.get_stack` stops at the first."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+
+
 def _dump_tasks() -> None:
     """Write the stacks of all tasks and threads to stderr."""
     lines = [f"--- {time.strftime('%H:%M:%S')} process {os.getpid()}"]
     for task in asyncio.all_tasks():
-        frames = task.get_stack(limit=8)
         lines.append(f"task {task.get_name()}: {task.get_coro()!r}")
-        lines += [f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in frames]
+        lines += [f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in _awaited(task.get_coro())]
     names: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001 - the documented way to see threads  # pyright: ignore[reportPrivateUsage]
     for identity, frame in names.items():
         lines.append(f"thread {identity}")

@@ -1,0 +1,237 @@
+"""`noria run` as real processes in a folder, with a small application whose handlers write what they do."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+from ..waiting import until
+
+APPLICATION = """
+import asyncio, os, pathlib, time
+from noria import App, Command, Context, Retry, every
+
+app = App("mill")
+here = pathlib.Path(__file__).parent
+
+
+def write(*words):
+    handle = os.open(here / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, (" ".join(map(str, (f"{time.time():.6f}", os.getpid(), *words))) + "\\n").encode())
+    os.close(handle)
+
+
+class Work(Command, queue="work", retry=Retry(20, delay=0.0, jitter=0.0)):
+    name: str
+    seconds: float = 0.0
+
+
+class Deadly(Command, queue="work", retry=Retry(20, delay=0.0, jitter=0.0)):
+    name: str = "deadly"
+
+
+class Hang(Command, queue="hang", kill_after=0.5, retry=Retry(2, delay=0.0, jitter=0.0)):
+    name: str = "hang"
+
+
+class Tick(Command, queue="ticks"):
+    pass
+
+
+@app.handles(Work)
+async def work(command: Work, context: Context):
+    write("start", command.name, context.attempt)
+    if command.seconds:
+        deadline = time.monotonic() + command.seconds
+        while time.monotonic() < deadline and not (here / "release").exists():
+            await asyncio.sleep(0.01)
+    write("end", command.name, context.attempt)
+
+
+@app.handles(Deadly)
+async def deadly(command: Deadly, context: Context):
+    write("start", command.name, context.attempt)
+    await asyncio.sleep(0.05)
+    os.kill(os.getpid(), 9)
+
+
+@app.handles(Hang)
+async def hang(command: Hang, context: Context):
+    write("start", command.name, context.attempt)
+    if context.attempt == 1:
+        time.sleep(60)
+    write("end", command.name, context.attempt)
+
+
+@app.handles(Tick)
+async def tick(command: Tick):
+    write("tick")
+"""
+
+
+class Line(NamedTuple):
+    """One line that a handler wrote."""
+
+    at: float
+    pid: int
+    word: str
+    name: str
+    attempt: int
+
+
+class Row(NamedTuple):
+    """One process in the status file of `noria run`."""
+
+    name: str
+    pid: int
+    starts: int
+    crashes: int
+    planned_ends: int
+
+
+class Mill:
+    """A folder in which `noria run` may run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        (folder / "mill.py").write_text(APPLICATION)
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")}
+        self.environment |= {"NORIA_APP": "mill:app", "NORIA_PORT": "0"}
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def configure(self, text: str) -> None:
+        """Write noria.toml."""
+        (self.folder / "noria.toml").write_text(text)
+
+    def run(self, *arguments: str) -> None:
+        """Start `noria run` and wait until all its processes are ready."""
+        before = self.errors().count("processes are ready")
+        with (self.folder / "stderr").open("ab") as errors:
+            command = [sys.executable, "-m", "noria", "run", *arguments]
+            self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=errors, stderr=errors)
+        self.started.append(self.process)
+        until(
+            lambda: self.errors().count("processes are ready") > before or self.process is None or self.process.poll() is not None,
+            "noria run to be ready",
+            30,
+        )
+        assert self.process.poll() is None, self.errors()
+
+    def noria(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run another verb."""
+        command = [sys.executable, "-m", "noria", *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, env={**self.environment, **environment}, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
+        return done
+
+    def script(self, text: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a Python program beside the application."""
+        return subprocess.Popen(
+            [sys.executable, "-c", text, *arguments], cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE
+        )
+
+    def send(self, *messages: str) -> None:
+        """Send messages written as Python, like `Work(name="a")`, in one program."""
+        done = self.script(f"from mill import *\napp.send([{', '.join(messages)}])\napp.close()")
+        assert done.wait(30) == 0
+        if done.stdout:
+            done.stdout.close()
+
+    def letters(self) -> list[dict[str, Any]]:
+        """List dead letters."""
+        return json.loads(self.noria("dead", "list", "--json").stdout)
+
+    def queues(self) -> dict[str, dict[str, Any]]:
+        """Give the counts of all queues."""
+        return {q["name"]: q for q in json.loads(self.noria("queues", "--json").stdout)}
+
+    def lines(self, word: str = "") -> list[Line]:
+        """Read what handlers wrote."""
+        path = self.folder / "log"
+        if not path.exists():
+            return []
+        words = [line.split() for line in path.read_text().splitlines()]
+        found = [Line(float(w[0]), int(w[1]), w[2], w[3] if len(w) > 3 else "", int(w[4]) if len(w) > 4 else 0) for w in words]
+        return [line for line in found if not word or line.word == word]
+
+    def names(self, word: str) -> list[str]:
+        """Give the names in lines of one word, in order."""
+        return [line.name for line in self.lines(word)]
+
+    def errors(self) -> str:
+        """Read what all processes said."""
+        path = self.folder / "stderr"
+        return path.read_text() if path.exists() else ""
+
+    def rows(self) -> dict[str, Row]:
+        """Read the status file."""
+        try:
+            text = (self.folder / "noria.db.processes").read_text()
+        except FileNotFoundError:
+            return {}
+        rows = [line.split("\t") for line in text.splitlines()]
+        return {r[0]: Row(r[0], int(r[1] or 0), int(r[2]), int(r[3]), int(r[4])) for r in rows}
+
+    def pid(self, name: str) -> int:
+        """Give the process id of one process that runs."""
+        return until(lambda: self.rows()[name].pid)
+
+    def address(self) -> str:
+        """Give the address of the gateway, as it said it."""
+        return until(lambda: re.findall(r"gateway listens on (http://[\d.:]+)", self.errors()))[-1]
+
+    def release(self) -> None:
+        """Let every `Work` end."""
+        (self.folder / "release").touch()
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 40) -> float:
+        """End `noria run` with a signal and give how long that took."""
+        assert self.process is not None
+        started = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(seconds)
+        return time.monotonic() - started
+
+    def processes(self) -> list[psutil.Process]:
+        """Find all processes that work in this folder."""
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            try:
+                if process.cwd() == str(self.folder) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        for started in self.started:
+            if started.poll() is None:
+                started.kill()
+                started.wait()
+        for process in self.processes():
+            if process.pid != os.getpid():
+                process.kill()
+
+
+@pytest.fixture
+def mill(tmp_path: Path) -> Iterator[Mill]:
+    """A folder with the application; whatever runs there is ended after the test."""
+    mill = Mill(tmp_path)
+    yield mill
+    mill.close()
+
+
+Wait = Callable[..., Any]

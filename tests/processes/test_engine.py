@@ -1,0 +1,65 @@
+"""The engine killed under a stream of sends."""
+
+import os
+import signal
+
+import pytest
+
+from ..waiting import until
+from .conftest import Mill
+
+SENDER = """
+import sys, time
+from mill import *
+from noria import BrokerUnavailable, Unconfirmed
+sent, unknown = 0, 0
+deadline = time.monotonic() + 4.0
+with open(f"acknowledged-{sys.argv[1]}", "w") as log:
+    while time.monotonic() < deadline:
+        name = f"{sys.argv[1]}-{sent}"
+        try:
+            app.send(Work(name=name))
+        except (BrokerUnavailable, Unconfirmed):
+            unknown += 1
+        else:
+            log.write(name + "\\n")
+            log.flush()
+        sent += 1
+app.close()
+print(sent, unknown)
+"""
+
+
+@pytest.mark.timeout(90)
+def test_nothing_acknowledged_is_lost_when_the_engine_is_killed_and_workers_come_back(mill: Mill) -> None:
+    mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 10\n")
+    mill.run("--no-gateway", "--no-scheduler")
+    senders = [mill.script(SENDER, name) for name in ("a", "b")]
+    for kill in range(2):
+        until(lambda: len(mill.names("end")) > 50 * (kill + 1))  # noqa: B023 - called at once
+        starts = mill.rows()["engine"].starts
+        os.kill(mill.pid("engine"), signal.SIGKILL)
+        until(lambda: mill.rows()["engine"].starts > starts)  # noqa: B023
+    said = [sender.communicate(timeout=30)[0] for sender in senders]
+    assert [sender.returncode for sender in senders] == [0, 0]
+    acknowledged = [name for who in ("a", "b") for name in (mill.folder / f"acknowledged-{who}").read_text().split()]
+    assert len(acknowledged) > 200
+    until(lambda: set(acknowledged) <= set(mill.names("end")), "everything acknowledged to be handled", 30)
+    assert [int(text.split()[1]) for text in said] == [0, 0], "an engine that comes back within the deadline is no error to a sender"
+    assert mill.rows()["mill-1"].starts == mill.rows()["mill-2"].starts == 1, "workers reconnect, they are not restarted"
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_what_runs_while_the_engine_dies_ends_once(mill: Mill) -> None:
+    mill.configure("[pools.mill]\nconcurrency = 10\n")
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send(*(f"Work(name='w{n}', seconds=30)" for n in range(8)))
+    until(lambda: len(mill.names("start")) == 8)
+    starts = mill.rows()["engine"].starts
+    os.kill(mill.pid("engine"), signal.SIGKILL)
+    until(lambda: mill.rows()["engine"].starts > starts)
+    mill.release()
+    until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0 and len(set(mill.names("end"))) == 8)
+    assert sorted(mill.names("end")) == sorted(f"w{n}" for n in range(8)), "the workers came back with what they held"
+    mill.end()

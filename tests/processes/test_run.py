@@ -1,0 +1,121 @@
+"""`noria run`: one for each file, nothing outlives it, and it refuses what is unsafe."""
+
+import os
+import signal
+import time
+
+import httpx2
+import psutil
+import pytest
+
+from ..waiting import until
+from .conftest import Mill
+
+
+@pytest.mark.timeout(60)
+def test_everything_starts_serves_and_ends_in_order(mill: Mill) -> None:
+    mill.run()
+    rows = mill.rows()
+    assert list(rows) == ["supervisor", "engine", "gateway", "scheduler", "default-1"]
+    assert mill.process is not None and rows["supervisor"].pid == mill.process.pid
+    base = mill.address()
+    with httpx2.Client(base_url=base, trust_env=False) as client:
+        assert client.get("/readyz").json()["engine"] == rows["engine"].pid
+        answer = client.post("/commands/work", json={"name": "by_http"}, headers={"Prefer": "wait=10"})
+        assert (answer.status_code, answer.json()["state"]) == (200, "done")
+    status = mill.noria("status", "--json").stdout
+    assert str(rows["default-1"].pid) in status
+    mill.end(signal.SIGINT)
+    assert mill.process.returncode == 0
+    assert mill.rows() == {}
+    until(lambda: not [p for p in mill.processes() if p.pid != os.getpid()])
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{base}/livez", trust_env=False)
+
+
+@pytest.mark.timeout(60)
+def test_nothing_outlives_a_killed_supervisor(mill: Mill) -> None:
+    mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 2\n")
+    mill.run()
+    assert mill.process is not None
+    mill.send("Work(name='running', seconds=1)")
+    until(lambda: mill.names("start"))
+    children = [psutil.Process(row.pid) for name, row in mill.rows().items() if name != "supervisor"]
+    assert len(children) == 5
+    mill.process.kill()
+    mill.process.wait()
+    killed = time.monotonic()
+    until(lambda: not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE], "all children to end", 40)
+    took = time.monotonic() - killed
+    assert took <= 15, f"orphans for {took:.1f} s"
+    assert mill.names("end") == ["running"], "what ran was finished first"
+
+
+@pytest.mark.timeout(60)
+def test_a_new_run_takes_over_after_a_killed_supervisor(mill: Mill) -> None:
+    mill.configure("[pools.mill]\nconcurrency = 2\n")
+    mill.run("--no-gateway", "--no-scheduler")
+    assert mill.process is not None
+    mill.process.kill()
+    mill.process.wait()
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send("Work(name='after')")
+    until(lambda: "after" in mill.names("end"), seconds=30)
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_a_second_run_for_the_same_file_is_refused_naming_the_first(mill: Mill) -> None:
+    mill.run("--no-gateway", "--no-scheduler")
+    assert mill.process is not None
+    second = mill.noria("run", code=75)
+    assert f"another noria run is up for noria.db: noria.db.supervisor is owned by process {mill.process.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    mill.send("Work(name='still_here')")
+    until(lambda: mill.names("end") == ["still_here"])
+    mill.end()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("run", "--host", "0.0.0.0"), {}, "no token is set; set NORIA_TOKEN"),
+        (("gateway",), {"NORIA_HOST": "0.0.0.0"}, "no token is set; set NORIA_TOKEN"),
+        (("run",), {"NORIA_TOKEN": "short"}, "shorter than 16 characters"),
+        (("run",), {"NORIA_APP": ""}, "no application is named"),
+        (("worker", "-Q", "nowhere"), {}, 'no queue fits "nowhere"'),
+        (("worker",), {"NORIA_APP": "mill:nothing"}, 'no application called "nothing"'),
+    ],
+)
+def test_what_cannot_run_is_refused_with_78_and_the_remedy(
+    mill: Mill, arguments: tuple[str, ...], environment: dict[str, str], said: str
+) -> None:
+    refused = mill.noria(*arguments, code=78, **environment)
+    assert said in refused.stderr
+    assert refused.stdout == ""
+
+
+@pytest.mark.timeout(60)
+def test_a_child_that_cannot_run_with_its_configuration_ends_the_run(mill: Mill) -> None:
+    mill.configure('[pools.mill]\nqueues = ["nowhere"]\n')
+    ended = mill.noria("run", "--no-gateway", "--no-scheduler", code=1)
+    assert 'no queue fits "nowhere"' in ended.stderr
+    assert "mill-1 cannot run with this configuration" in ended.stderr
+
+
+@pytest.mark.timeout(60)
+def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> None:
+    (mill.folder / "timed.py").write_text("from mill import *\napp.schedule(every(0.5), Tick())\n")
+    mill.environment["NORIA_APP"] = "timed:app"
+    mill.run("--no-gateway")
+    second = mill.script("from noria.cli import main\nmain(['scheduler'])")
+    until(lambda: len(mill.lines("tick")) >= 8, seconds=20)
+    second.terminate()
+    assert second.wait(10) == 0
+    if second.stdout:
+        second.stdout.close()
+    mill.end()
+    moments = [line.at for line in mill.lines("tick")]
+    slots = [round(at * 2) for at in moments]
+    late = [at - round(at * 2) / 2 for at in moments]
+    assert sorted(set(slots)) == slots == list(range(slots[0], slots[0] + len(slots))), f"slots {slots}, lateness {late}"

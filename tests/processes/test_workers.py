@@ -1,0 +1,197 @@
+"""Workers that die, drain, pause, are renewed and replaced."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from ..waiting import until
+from .conftest import Mill
+
+TWO = """
+[pools.mill]
+processes = 2
+concurrency = 4
+"""
+ONE = """
+[pools.mill]
+processes = 1
+concurrency = {slots}
+"""
+
+
+@pytest.mark.timeout(60)
+def test_what_a_killed_worker_ran_runs_elsewhere_within_a_second(mill: Mill) -> None:
+    mill.configure(TWO.replace("concurrency = 4", "concurrency = 1"))
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send(*(f"Work(name='w{n}', seconds=30)" for n in range(6)))
+    first = until(lambda: len(mill.lines("start")) == 2 and mill.lines("start")[0])
+    victim = first.pid
+    (other,) = {line.pid for line in mill.lines("start")} - {victim}
+    os.kill(victim, signal.SIGKILL)
+    killed = time.time()
+    mill.release()
+    again = until(lambda: [line for line in mill.lines("start") if line.name == first.name and line.at > killed])
+    assert again[0].pid != victim
+    assert again[0].at - killed < 1.0, f"after {again[0].at - killed:.2f} s"
+    assert again[0].attempt == 2, "it had started, so its attempt counts"
+    until(lambda: len(set(mill.names("end"))) == 6)
+    attempts = {line.name: line.attempt for line in mill.lines("end")}
+    assert sorted(attempts.values()) == [1, 1, 1, 1, 1, 2], "what merely waited in the prefetch is not counted"
+    assert other
+    until(lambda: mill.rows()["mill-1"].starts + mill.rows()["mill-2"].starts == 3)
+    assert mill.rows()["mill-1"].crashes + mill.rows()["mill-2"].crashes == 1
+    mill.end()
+
+
+@pytest.mark.timeout(90)
+def test_a_message_that_kills_its_worker_three_times_is_a_dead_letter_and_its_neighbours_are_not_blamed(mill: Mill) -> None:
+    mill.configure(ONE.format(slots=1))
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send("Deadly()", *(f"Work(name='n{n}')" for n in range(20)))
+    until(lambda: len(mill.names("end")) >= 20, seconds=30)
+    assert [line.attempt for line in mill.lines("start") if line.name == "deadly"] == [1, 2, 3]
+    assert {line.attempt for line in mill.lines("end")} == {1}
+    assert sorted(mill.names("end")) == sorted(f"n{n}" for n in range(20)), "each ran exactly once"
+    (letter,) = mill.letters()
+    assert (letter["type"], letter["reason"]) == ("deadly", "worker_lost")
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_term_finishes_what_runs_and_gives_the_rest_back_uncounted(mill: Mill) -> None:
+    mill.configure(ONE.format(slots=2))
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send(*(f"Work(name='w{n}', seconds=1)" for n in range(6)))
+    until(lambda: len(mill.names("start")) == 2)
+    mill.end(signal.SIGTERM)
+    assert mill.process is not None and mill.process.returncode == 0
+    assert sorted(mill.names("end")) == sorted(mill.names("start")) == ["w0", "w1"]
+    assert mill.queues()["work"]["ready"] == 4
+    mill.release()
+    mill.run("--no-gateway", "--no-scheduler")
+    until(lambda: len(mill.names("end")) == 6)
+    assert {line.attempt for line in mill.lines("end")} == {1}
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_what_does_not_end_within_the_grace_is_cut_off_and_given_back_uncounted(mill: Mill) -> None:
+    mill.configure("grace = 0.5\n" + ONE.format(slots=2))
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send("Work(name='long', seconds=30)")
+    until(lambda: mill.names("start"))
+    assert mill.end(signal.SIGTERM) < 5
+    assert mill.names("end") == []
+    mill.release()
+    mill.run("--no-gateway", "--no-scheduler")
+    until(lambda: mill.names("end") == ["long"])
+    assert mill.lines("end")[0].attempt == 1
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)])
+def test_a_second_int_or_a_quit_ends_a_worker_at_once_and_gives_back(mill: Mill, signals: tuple[signal.Signals, ...]) -> None:
+    mill.configure(ONE.format(slots=2))
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send("Work(name='long', seconds=60)")
+    first = until(lambda: mill.lines("start"))[0]
+    started = time.time()
+    os.kill(first.pid, signals[0])
+    for number in signals[1:]:
+        until(lambda: True)
+        time.sleep(0.3)  # the first one is being obeyed: it waits for what runs
+        assert mill.names("end") == []
+        os.kill(first.pid, number)
+    again = until(lambda: mill.lines("start")[1:])[0]
+    assert again.attempt == 1, "given back, not counted"
+    assert again.at - started < 5
+    mill.release()
+    until(lambda: mill.names("end") == ["long"])
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_tstp_pauses_and_cont_resumes(mill: Mill) -> None:
+    mill.configure(ONE.format(slots=2))
+    mill.run("--no-gateway", "--no-scheduler")
+    assert mill.process is not None
+    mill.send("Work(name='running', seconds=30)")
+    until(lambda: mill.names("start"))
+    mill.process.send_signal(signal.SIGTSTP)
+    mill.send(*(f"Work(name='w{n}')" for n in range(5)))
+    mill.release()
+    until(lambda: mill.names("end") == ["running"], "what runs goes on")
+    time.sleep(0.5)  # nothing is to happen
+    assert mill.names("start") == ["running"]
+    mill.process.send_signal(signal.SIGCONT)
+    until(lambda: len(mill.names("end")) == 6)
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_ttin_writes_the_stacks_of_tasks_and_threads(mill: Mill) -> None:
+    mill.configure(ONE.format(slots=2))
+    mill.run("--no-gateway", "--no-scheduler")
+    assert mill.process is not None
+    mill.send("Work(name='running', seconds=30)")
+    until(lambda: mill.names("start"))
+    worker = mill.pid("mill-1")
+    mill.process.send_signal(signal.SIGTTIN)
+    until(lambda: f"process {worker}" in mill.errors() and "slot-" in mill.errors() and " work\n" in mill.errors())
+    assert "mill.py" in mill.errors()
+    mill.release()
+    until(lambda: mill.names("end") == ["running"], "it goes on as if nothing was")
+    mill.end()
+
+
+@pytest.mark.timeout(90)
+def test_hup_replaces_the_workers_one_by_one_and_nothing_is_lost(mill: Mill) -> None:
+    mill.configure(TWO)
+    mill.run("--no-gateway", "--no-scheduler")
+    assert mill.process is not None
+    before = {mill.pid("mill-1"), mill.pid("mill-2")}
+    mill.send(*(f"Work(name='w{n}', seconds=0.02)" for n in range(300)))
+    until(lambda: len(mill.names("end")) > 5)
+    mill.process.send_signal(signal.SIGHUP)
+    until(lambda: mill.rows()["mill-1"].starts == mill.rows()["mill-2"].starts == 2, seconds=30)
+    until(lambda: len(mill.names("end")) >= 300, seconds=30)
+    assert sorted(mill.names("end")) == sorted(f"w{n}" for n in range(300)), "each ran exactly once"
+    assert {line.attempt for line in mill.lines("end")} == {1}
+    assert not before & {mill.pid("mill-1"), mill.pid("mill-2")}
+    assert mill.rows()["mill-1"].crashes == mill.rows()["mill-2"].crashes == 0
+    assert mill.rows()["engine"].starts == 1, "the engine holds no user code and stays"
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_renewal_after_so_many_messages_is_no_crash_and_costs_no_pause(mill: Mill) -> None:
+    mill.configure(ONE.format(slots=4) + "max_messages = 20\n")
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send(*(f"Work(name='w{n}')" for n in range(50)))
+    until(lambda: len(mill.names("end")) >= 50, seconds=30)
+    until(lambda: mill.rows()["mill-1"].starts == 3)
+    row = mill.rows()["mill-1"]
+    assert (row.crashes, row.planned_ends) == (0, 2)
+    handled = [line.pid for line in mill.lines("end")]
+    assert sorted(handled.count(pid) for pid in set(handled)) == [10, 20, 20]
+    assert {line.attempt for line in mill.lines("end")} == {1}
+    gaps = [b.at - a.at for a, b in zip(mill.lines("end"), mill.lines("end")[1:], strict=False)]
+    assert max(gaps) < 3, "a planned end is followed by a start at once"
+    mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_a_hung_handler_ends_its_worker_after_kill_after_and_is_retried(mill: Mill) -> None:
+    mill.configure(ONE.format(slots=2))
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send("Hang()")
+    until(lambda: mill.names("end") == ["hang"], seconds=20)
+    first, second = mill.lines("start")
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.pid != second.pid
+    assert "ran longer than its kill_after" in mill.errors()
+    assert mill.rows()["mill-1"].crashes == 1
+    mill.end()
