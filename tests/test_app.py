@@ -25,6 +25,7 @@ from noria import (
     Unique,
     Unroutable,
     bind,
+    every,
     replace,
 )
 from noria.cli.sending import parse
@@ -155,7 +156,12 @@ def by_cli(auction: Auction, kind: type[Command], values: dict[str, Any]) -> Any
         return t.ask(command)
 
 
-DOORS: dict[str, Callable[[Auction, type[Command], dict[str, Any]], Any]] = {"python": by_python, "http": by_http, "cli": by_cli, "queue": by_queue}
+DOORS: dict[str, Callable[[Auction, type[Command], dict[str, Any]], Any]] = {
+    "python": by_python,
+    "http": by_http,
+    "cli": by_cli,
+    "queue": by_queue,
+}
 
 
 @pytest.mark.parametrize(("door", "kind"), [(d, k) for d in DOORS for k in (Bid, BidNow) if not (d == "queue" and k is BidNow)])
@@ -276,8 +282,8 @@ def test_every_asker_of_merged_commands_gets_the_result_of_the_run_that_covered_
             await asyncio.to_thread(t.drain)
             return await asyncio.gather(*asked)
 
-    every = sorted(f"w{n}" for n in range(askers))
-    assert asyncio.run(ask()) == [every] * askers
+    covered = sorted(f"w{n}" for n in range(askers))
+    assert asyncio.run(ask()) == [covered] * askers
     assert len(auction.log) == 1
 
 
@@ -551,14 +557,16 @@ def test_everything_is_declared_before_the_first_message() -> None:
     @app.handles(BidNow)
     async def bid(command: BidNow) -> None: ...
 
+    async def around(message: Any, context: Context, call_next: Any) -> Any: ...
+
     with testing(app) as t:
         t.send(BidNow(user="a", amount=70))
         for declare in (
             lambda: app.handles(Bid)(bid),
             lambda: app.on(BidRaised)(bid),
-            lambda: app.use(lambda m, c, n: n(m, c)),
+            lambda: app.use(around),
             lambda: app.task(lambda: None),
-            lambda: app.schedule(__import__("noria").every(60), Bid(user="a", amount=1)),
+            lambda: app.schedule(every(60), Bid(user="a", amount=1)),
         ):
             with pytest.raises(TooLate):
                 declare()
@@ -580,7 +588,7 @@ def test_a_handler_of_one_queue_gets_only_what_comes_through_it() -> None:
         log.append(f"ical {command.channel}")
 
     @app.handles(Push, queue=bind("all", "channels:push.*"))
-    async def every(command: Push) -> None:
+    async def all_of_them(command: Push) -> None:
         log.append(f"all {command.channel}")
 
     with testing(app) as t:

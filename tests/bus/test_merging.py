@@ -85,7 +85,12 @@ async def test_a_second_message_of_a_key_is_merged_into_the_pending_one(merger: 
 
 async def test_a_batch_is_folded_before_it_leaves_and_each_has_its_receipt(merger: Merger) -> None:
     shelf = Shelf()
-    batch = [sync(merger, "a", 1, "x"), merger.bus.prepare(Plain(number=1), Draft("p")), sync(merger, "b", 2, "y"), sync(merger, "c", 1, "z")]
+    batch = [
+        sync(merger, "a", 1, "x"),
+        merger.bus.prepare(Plain(number=1), Draft("p")),
+        sync(merger, "b", 2, "y"),
+        sync(merger, "c", 1, "z"),
+    ]
     receipts = await merger.publish(batch, shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     assert [(r.id, r.outcome) for r in receipts] == [("a", "stored"), ("p", "stored"), ("b", "stored"), ("a", "merged")]
     assert shelf.calls == [3]
@@ -165,7 +170,7 @@ def test_what_merge_makes_must_be_decodable(merger: Merger) -> None:
         n: int
 
         def merge(self, newer: Self) -> Self:
-            return msgspec.structs.replace(self, n="not a number")
+            return msgspec.structs.replace(self, n="not a number")  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
 
     a, b = merger.bus.prepare(Bad(n=1), Draft("a")), merger.bus.prepare(Bad(n=1), Draft("b"))
     with pytest.raises(msgspec.ValidationError):

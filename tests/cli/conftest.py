@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-APPLICATION = '''
+APPLICATION = """
 import datetime
 from typing import Literal, Self
 from noria import App, Command, Event, Reject, Retry, replace
@@ -61,7 +61,7 @@ async def add(command: Add):
 
 @app.on(Sold)
 async def sold(event: Sold): ...
-'''
+"""
 
 
 class Ended:
@@ -86,7 +86,21 @@ def environment(**more: str) -> dict[str, str]:
 
 
 _fork = multiprocessing.get_context("forkserver")  # a process of its own for each verb, that has the imports done
-_fork.set_forkserver_preload(["pytest", __name__, "noria.cli", "noria.cli.sending", "noria.cli.looking", "noria.cli.letters", "noria.engine.client", "noria.app", "noria.cli.loading", "noria.cli.tables", "rich.table"])
+_fork.set_forkserver_preload(
+    [
+        "pytest",
+        __name__,
+        "noria.cli",
+        "noria.cli.sending",
+        "noria.cli.looking",
+        "noria.cli.letters",
+        "noria.engine.client",
+        "noria.app",
+        "noria.cli.loading",
+        "noria.cli.tables",
+        "rich.table",
+    ]
+)
 
 
 def _main(folder: Path, env: dict[str, str], arguments: tuple[str, ...], files: tuple[Path, Path, Path]) -> None:
@@ -167,7 +181,9 @@ def worked(tmp_path: Path, noria: Noria) -> Callable[[], None]:
             "    engine.close()\n"
             "asyncio.run(main())\n"
         )
-        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stderr
 
     return work

@@ -74,7 +74,25 @@ def test_openapi_prints_the_document(noria: Noria) -> None:
     assert "/commands/order" in document["paths"]
 
 
-@pytest.mark.parametrize("verb", ["queues", "status", "inspect", "purge", "dead", "send", "publish", "run", "worker", "gateway", "scheduler", "engine", "doctor", "openapi"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "queues",
+        "status",
+        "inspect",
+        "purge",
+        "dead",
+        "send",
+        "publish",
+        "run",
+        "worker",
+        "gateway",
+        "scheduler",
+        "engine",
+        "doctor",
+        "openapi",
+    ],
+)
 def test_every_verb_has_help(noria: Noria, verb: str) -> None:
     ended = noria(verb, "--help")
     assert ended.out.startswith(f"Usage: noria {verb}")

@@ -29,11 +29,14 @@ def test_a_class_name_becomes_words_joined_by_dots(class_name: str, name: str) -
     assert wire_name(class_name) == name
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("retries", "retry"), ("queu", "queue"), ("time_out", "timeout"), ("prio", "priority"), ("uniq", "unique")])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("retries", "retry"), ("queu", "queue"), ("time_out", "timeout"), ("prio", "priority"), ("uniq", "unique")]
+)
 def test_a_misspelt_keyword_is_answered_with_the_one_that_was_meant(wrong: str, right: str) -> None:
     keywords: dict[str, Any] = {wrong: 1}
     with pytest.raises(InvalidCapability, match=f'Misspelt: unknown capability "{wrong}", did you mean "{right}"\\?'):
-        type(Command)("Misspelt", (Command,), {}, **keywords)
+        make: Any = type(Command)
+        make("Misspelt", (Command,), {}, **keywords)
 
 
 def test_a_keyword_like_nothing_else_is_answered_with_all_there_are() -> None:
@@ -83,7 +86,16 @@ def test_short_forms_mean_the_long_ones() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "seconds"),
-    [("10/s", 0.1), ("1/s", 1.0), ("100/min", 0.6), ("5/10s", 2.0), ("60/hour", 60.0), ("1/d", 86400.0), (" 3 / 1 h ", 1200.0), ("2/second", 0.5)],
+    [
+        ("10/s", 0.1),
+        ("1/s", 1.0),
+        ("100/min", 0.6),
+        ("5/10s", 2.0),
+        ("60/hour", 60.0),
+        ("1/d", 86400.0),
+        (" 3 / 1 h ", 1200.0),
+        ("2/second", 0.5),
+    ],
 )
 def test_a_rate_is_one_start_in_so_many_seconds(limit: str, seconds: float) -> None:
     assert Rate(limit).interval == pytest.approx(seconds)

@@ -41,14 +41,18 @@ def test_plain_decoding_needs_no_type() -> None:
     assert decode_plain(msgspec.msgpack.encode({"a": 1}), MSGPACK) == {"a": 1}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"guest": "\xff"}', b"nul", b"[" * 100_000, b"[", b'{"guest": 1,', b'{"guest": 1} x'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff\xfe", b'{"guest": "\xff"}', b"nul", b"[" * 100_000, b"[", b'{"guest": 1,', b'{"guest": 1} x']
+)
 def test_what_is_no_json_has_one_fault_at_the_root(body: bytes) -> None:
     with pytest.raises(InvalidMessage) as caught:
         decode_body(Stay, "stay", body)
     assert list(caught.value.faults) == ["$"]
 
 
-@pytest.mark.parametrize(("body", "kind"), [(b"[]", "array"), (b"3", "int"), (b'"x"', "str"), (b"null", "null"), (b"true", "bool"), (b"1.5", "float")])
+@pytest.mark.parametrize(
+    ("body", "kind"), [(b"[]", "array"), (b"3", "int"), (b'"x"', "str"), (b"null", "null"), (b"true", "bool"), (b"1.5", "float")]
+)
 def test_json_that_is_no_object_is_named_by_its_kind(body: bytes, kind: str) -> None:
     with pytest.raises(InvalidMessage) as caught:
         decode_body(Stay, "stay", body)

@@ -34,7 +34,14 @@ def test_broken_braces_are_no_template(template: str) -> None:
 
 @pytest.mark.parametrize(
     ("template", "rendered"),
-    [("plain", "plain"), ("{colour}", "red"), ("q.{colour}.{litres}", "q.red.3"), ("100%.{litres}", "100%.3"), ("{litres}{litres}", "33"), ("a%s.{litres}", "a%s.3")],
+    [
+        ("plain", "plain"),
+        ("{colour}", "red"),
+        ("q.{colour}.{litres}", "q.red.3"),
+        ("100%.{litres}", "100%.3"),
+        ("{litres}{litres}", "33"),
+        ("a%s.{litres}", "a%s.3"),
+    ],
 )
 def test_a_template_is_filled_from_the_message(template: str, rendered: str) -> None:
     message = Paint(colour=Colour.RED, speed="fast", litres=3)
@@ -61,4 +68,5 @@ def test_a_template_that_names_no_field_is_refused_when_the_class_is_made(keywor
 
     value: Any = Rate("1/s", key="{nobody}") if keyword == "rate" else "{nobody}"
     with pytest.raises(InvalidCapability, match='names "nobody", but the fields are: number'):
-        type(Command)("Wrong", (Command,), {"__annotations__": {"number": int}}, **{keyword: value})
+        make: Any = type(Command)
+        make("Wrong", (Command,), {"__annotations__": {"number": int}}, **{keyword: value})

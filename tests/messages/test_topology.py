@@ -41,7 +41,7 @@ from noria.messages.topology import Binding, Queue, match, passes, refuse_confli
         ("topic", "#.#", "a", True),
         ("topic", "a*", "ab", False),
         ("topic", "a.b", "a.b.", False),
-        ("topic", "", "", False),
+        ("topic", "", "", True),
         ("topic", "A", "a", False),
     ],
 )

@@ -81,7 +81,8 @@ async def test_a_result_passes_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempt", "chance", "pause"), [(1, 0.0, 1.0), (2, 0.0, 3.0), (3, 0.0, 9.0), (20, 0.0, 100.0), (10**9, 0.0, 100.0), (1, 1.0, 0.8), (3, 0.5, 8.1)]
+    ("attempt", "chance", "pause"),
+    [(1, 0.0, 1.0), (2, 0.0, 3.0), (3, 0.0, 9.0), (20, 0.0, 100.0), (10**9, 0.0, 100.0), (1, 1.0, 0.8), (3, 0.5, 8.1)],
 )
 def test_the_pause_grows_to_a_limit_and_is_shortened_by_chance(attempt: int, chance: float, pause: float) -> None:
     assert backoff(Retry(delay=1.0, factor=3.0, most=100.0, jitter=0.2), attempt, chance) == pytest.approx(pause)

@@ -26,7 +26,8 @@ def test_what_a_killed_worker_ran_runs_elsewhere_within_a_second(mill: Mill) -> 
     mill.configure(TWO.replace("concurrency = 4", "concurrency = 1"))
     mill.run("--no-gateway", "--no-scheduler")
     mill.send(*(f"Work(name='w{n}', seconds=30)" for n in range(6)))
-    first = until(lambda: len(mill.lines("start")) == 2 and mill.lines("start")[0])
+    until(lambda: len(mill.lines("start")) == 2)
+    first = mill.lines("start")[0]
     victim = first.pid
     (other,) = {line.pid for line in mill.lines("start")} - {victim}
     os.kill(victim, signal.SIGKILL)
@@ -101,7 +102,6 @@ def test_a_second_int_or_a_quit_ends_a_worker_at_once_and_gives_back(mill: Mill,
     started = time.time()
     os.kill(first.pid, signals[0])
     for number in signals[1:]:
-        until(lambda: True)
         time.sleep(0.3)  # the first one is being obeyed: it waits for what runs
         assert mill.names("end") == []
         os.kill(first.pid, number)

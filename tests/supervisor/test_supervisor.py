@@ -19,7 +19,9 @@ def test_the_default_is_an_engine_a_gateway_a_scheduler_and_one_worker() -> None
 
 def test_pools_become_workers_with_their_options() -> None:
     pools = {
-        "push": Pool(queues=("push.*", "mail"), exclude=("push.slow",), processes=2, concurrency=5, max_messages=100, max_age=60.0, max_memory=512),
+        "push": Pool(
+            queues=("push.*", "mail"), exclude=("push.slow",), processes=2, concurrency=5, max_messages=100, max_age=60.0, max_memory=512
+        ),
         "off": Pool(processes=0),
     }
     _, others = plan(Settings(pools=pools), gateway=False, scheduler=False)

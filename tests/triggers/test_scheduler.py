@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 
 from noria import Command, every
+from noria.bus.bus import Bus
+from noria.bus.merging import Merger
+from noria.bus.providers import Providers
+from noria.bus.registry import Registry
 from noria.errors import BrokerUnavailable, DefinitionError
 from noria.messages.envelope import Envelope, Publication
 from noria.triggers.schedule import Schedule
@@ -32,7 +36,7 @@ class Memory:
             raise BrokerUnavailable("away")
         return self.last.get(schedule)
 
-    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication]) -> bool:
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Any = None) -> bool:
         if slot <= self.last.get(schedule, float("-inf")):
             return False
         self.last[schedule] = slot
@@ -48,7 +52,10 @@ class Clock:
 
 
 def scheduler(memory: Any, clock: Clock, *schedules: Schedule) -> Scheduler:
-    return Scheduler(schedules or (Schedule("s", every(60), Tick()),), memory, lambda _: Publication(Envelope("id", "tick", b"{}"), "q"), clock)
+    return Scheduler(
+        schedules or (Schedule("s", every(60), Tick()),), memory,
+        prepare=lambda _: Publication(Envelope("id", "tick", b"{}"), "q"), merging=Merger(Bus(Registry(), Providers())), now=clock,
+    )  # fmt: skip
 
 
 async def test_a_new_schedule_begins_with_its_next_slot() -> None:

@@ -143,7 +143,9 @@ async def test_a_body_over_the_limit_is_413_also_when_its_length_is_not_announce
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "+5", ""])
 async def test_a_length_that_is_no_number_is_413(shop: Open, length: str) -> None:
-    answer = await shop.client.post("/commands/invite", content=b"{}", headers={"Content-Length": length, "Content-Type": "application/json"})
+    answer = await shop.client.post(
+        "/commands/invite", content=b"{}", headers={"Content-Length": length, "Content-Type": "application/json"}
+    )
     assert answer.status_code == 413
 
 

@@ -7,7 +7,16 @@ from noria.worker.prefetch import MOST, ahead
 
 @pytest.mark.parametrize(
     ("rate", "concurrency", "count"),
-    [(0.0, 1, 1), (0.5, 100, 1), (50.0, 100, 1), (1000.0, 100, 20), (1000.0, 1, 20), (10_000.0, 1, 50), (10_000.0, 4, 200), (1e9, 10_000, MOST)],
+    [
+        (0.0, 1, 1),
+        (0.5, 100, 1),
+        (50.0, 100, 1),
+        (1000.0, 100, 20),
+        (1000.0, 1, 20),
+        (10_000.0, 1, 50),
+        (10_000.0, 4, 200),
+        (1e9, 10_000, MOST),
+    ],
 )
 def test_what_is_held_ahead(rate: float, concurrency: int, count: int) -> None:
     assert ahead(rate, concurrency) == count
