@@ -25,7 +25,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-APPLICATION = '''
+APPLICATION = """
 import os, time
 from noria import App, Command, Event, replace
 
@@ -62,7 +62,7 @@ async def stamp(message: Stamp) -> None:
 
 @app.handles(Mask)
 async def mask(message: Mask) -> None: ...
-'''
+"""
 
 
 class Bench:
@@ -71,7 +71,12 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "work.py").write_text(APPLICATION)
-        self.environment = {**os.environ, "NORIA_APP": "work:app", "NORIA_BROKER": f"sqlite:///{folder}/noria.db", "NORIA_LOG_LEVEL": "error"}
+        self.environment = {
+            **os.environ,
+            "NORIA_APP": "work:app",
+            "NORIA_BROKER": f"sqlite:///{folder}/noria.db",
+            "NORIA_LOG_LEVEL": "error",
+        }
         os.chdir(folder)
         os.environ.update(self.environment)
         sys.path.insert(0, str(folder))
@@ -244,11 +249,19 @@ def main() -> None:
         finally:
             bench.close()
     rows = [
-        {"work": work, "system": "noria", "unit": unit, "median": round(statistics.median(values), 2), "runs": [round(v, 2) for v in values]}
+        {
+            "work": work,
+            "system": "noria",
+            "unit": unit,
+            "median": round(statistics.median(values), 2),
+            "runs": [round(v, 2) for v in values],
+        }
         for (work, unit), values in found.items()
     ]
     output.write_text(json.dumps(rows, indent=1) + "\n")
-    table = Table(title=f"noria, embedded engine, synchronous=FULL · {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    table = Table(
+        title=f"noria, embedded engine, synchronous=FULL · {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
     for column in ("work", "median", "unit", "runs"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for row in rows:

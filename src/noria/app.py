@@ -47,6 +47,15 @@ class Connection:
         self.is_declared = False
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """Where an application runs: its settings, its role, and whether it may own the file for the moment of a send."""
+
+    settings: Settings | None = None
+    role: str = "client"
+    alone: bool = True
+    engine: Engine | None = None
+
+
 class App:
     """Messages, handlers and middleware of one program.
 
@@ -56,7 +65,7 @@ class App:
     def __init__(self, name: str = "app", *, settings: Settings | None = None, middleware: Sequence[Middleware] | None = None) -> None:
         """Make an application; without `settings` they come from flags, environment and noria.toml."""
         self.name = name
-        self._settings = settings
+        self.setting = Setting(settings)
         self.registry = Registry()
         self.providers = Providers()
         self.bus = Bus(self.registry, self.providers, defaults() if middleware is None else middleware)
@@ -65,21 +74,20 @@ class App:
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
-        self._engine: Engine | None = None
-        self._role, self._alone = "client", True
 
     # --- declaring
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
-        if self._settings is None:
-            self._settings = load()
-        return self._settings
+        if self.setting.settings is None:
+            self.setting = msgspec.structs.replace(self.setting, settings=load())
+        assert self.setting.settings is not None
+        return self.setting.settings
 
     def configure(self, settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> None:
         """Use these settings; for the processes of `noria run` and for tests, before the first message."""
-        self._settings, self._role, self._alone, self._engine = settings, role, alone, engine
+        self.setting = Setting(settings, role, alone, engine)
 
     def handles(self, *messages: type[Command], queue: Queue | None = None) -> Callable[[F], F]:
         """Register a handler of commands; several handlers of one command run in the order of their registration.
@@ -251,7 +259,7 @@ class App:
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
-            broker = brokers.connect(self.settings, role=self._role, alone=self._alone, engine=self._engine)
+            broker = brokers.connect(self.settings, role=self.setting.role, alone=self.setting.alone, engine=self.setting.engine)
             broker.client.info = info or {}
             connection = self._connections[loop] = Connection(broker, store.connect(broker.client))
         if not connection.is_declared:

@@ -23,11 +23,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
-from noria.app import App, is_immediate
+from noria.app import App, Setting, is_immediate
 from noria.bus.portal import Portal
 from noria.engine.server import Engine, serve
 from noria.engine.wire import Posted
@@ -46,7 +46,7 @@ _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is 
 _decode_envelope: Final[Callable[[Any], Envelope]] = msgspec.msgpack.Decoder(Envelope).decode
 
 
-def testing(app: App, *, concurrency: int = 1) -> Trial:
+def testing(app: App, *, concurrency: int = 1) -> Trial:  # noqa: PT028 - it is no test
     """Give the context manager that runs an application without processes.
 
     With `concurrency` 1 messages are handled one after the other, in the same order in each run. A handler that
@@ -132,7 +132,7 @@ class Trial:
 
     # --- entering and leaving
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> Self:
         self.app.close()
         try:
             self._start()
@@ -144,7 +144,7 @@ class Trial:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._exits.close()
 
-    async def __aenter__(self) -> Trial:
+    async def __aenter__(self) -> Self:
         await self.app.aclose()
         await asyncio.to_thread(self.__enter__)
         return self
@@ -162,16 +162,15 @@ class Trial:
         self._path = folder / "noria.db"
         self._serve()
         self._worker = Portal()
-        before = app._settings, app._role, app._alone, app._engine  # pyright: ignore[reportPrivateUsage] - put back at the end
+        before = app.setting
         exits.callback(self._put_back, before)
         exits.callback(lambda: self._worker.close(app.aclose()))
         exits.callback(app.close)
         app.configure(Settings(broker=f"sqlite:///{self._path}"), alone=False)
         app.bus.set_threads(self._concurrency)
 
-    def _put_back(self, before: tuple[Any, Any, Any, Any]) -> None:
-        app = self.app
-        app._settings, app._role, app._alone, app._engine = before  # pyright: ignore[reportPrivateUsage]
+    def _put_back(self, before: Setting) -> None:
+        self.app.setting = before
 
     def _serve(self) -> None:
         """Run the engine in a thread of its own, with our clock, noting what it stores."""

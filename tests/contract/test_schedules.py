@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from noria.brokers.contract import Depth
 from noria.errors import Unroutable
+from noria.messages.envelope import Publication, Receipt
 
 from .engine import EngineUnderTest, Peer
-from .scenes import declare, drain, to
+from .scenes import declare, drain, send, to
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +76,18 @@ async def test_what_was_fired_is_remembered_over_a_restart(engine: EngineUnderTe
     assert await peer.store.last_fired("s") == 100.0
     assert await peer.store.fire("s", 100.0, [to("q", "again")]) is False
     assert await drain(engine, peer, "q") == ["a"]
+
+
+async def test_a_merging_message_is_merged_before_its_slot_counts_as_fired(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, to("q", "a", key="k", merges=True))
+    original = to("q", "b", key="k", merges=True)
+    assert await peer.store.fire("s", 100.0, [original]) is False
+    assert await peer.store.last_fired("s") is None
+
+    def merge(tried: Sequence[Publication], receipts: Sequence[Receipt]) -> Sequence[Publication]:
+        (receipt,) = receipts
+        assert receipt.pending is not None
+        return [to("q", "a+b", id=receipt.pending.id, key="k", merges=True, replaces=receipt.version)]
+
+    assert await peer.store.fire("s", 100.0, [original], merge) is True
+    assert await drain(engine, peer, "q") == ["a+b"]

@@ -93,8 +93,8 @@ class Consumer(Protocol):
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
         """Give up to `limit` deliveries, larger priorities first, then in the order of publishing.
 
-        Answers as soon as there is one, or with an empty list after `wait` seconds. Never more are out than
-        the prefetch allows. A key that is running is never given to anybody else.
+        Answers as soon as there is one, or with an empty list after `wait` seconds (at once when the prefetch is
+        used up). Never more are out than the prefetch allows. A key that is running is never given to anybody else.
         """
         ...
 
@@ -124,7 +124,8 @@ class Broker(Protocol):
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """Store messages; when this returns they survive `kill -9` of every process.
 
-        All are stored or none: raises `Unroutable`, `KeyReused` or another `Rejected` (nothing is stored),
+        All that are new are stored or none (a *duplicate* is there already, a *pending* one must be merged first):
+        raises `Unroutable`, `KeyReused` or another `Rejected` (nothing is stored),
         or `Unconfirmed` (unknown: publish again with the same ids). On an exchange that archives, nobody needs to
         be bound. Receipts come in the order of the publications.
         """

@@ -272,7 +272,13 @@ def scheduler(ctx: click.Context) -> None:
 
     async def main() -> None:
         connection = await _connect(app, {"pid": os.getpid()})
-        turning = Scheduler(app.schedules, connection.store, lambda message: app.bus.prepare(message, Draft(new_id())), steady_clock())
+        turning = Scheduler(
+            app.schedules,
+            connection.store,
+            prepare=lambda message: app.bus.prepare(message, Draft(new_id())),
+            merging=app.merger,
+            now=steady_clock(),
+        )
         loop = asyncio.get_running_loop()
         task = loop.create_task(turning.run())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -20,7 +20,7 @@ from noria.engine.database import open_database
 from noria.engine.queues import HISTORY, HOLDER, MERGES, TRACKED, UNIQUE, Claim, QueueState, Session
 from noria.engine.routes import Routes
 from noria.engine.wire import Posted
-from noria.errors import KeyReused, StorageFull
+from noria.errors import KeyReused, StorageFull, Unroutable
 
 _IDS_AT_ONCE: Final = 1_000_000
 _PROMOTED_AT_ONCE: Final = 1000
@@ -133,6 +133,10 @@ class Ledger:
     def publish(self, posted: Sequence[Posted]) -> list[Any]:
         """Store publications, all or none, and give their receipts."""
         routes = [self.routes.match(p.exchange, p.routing_key) for p in posted]
+        for p, queues in zip(posted, routes, strict=True):
+            if len(queues) > 1 and p.options is not None and p.options.merges:
+                names = ", ".join(queue.name for queue in queues)
+                raise Unroutable(f'"{p.routing_key}" goes to several queues ({names}): a message that merges can wait in one only')
         fingerprints: dict[str, str | None] = {}
         for p in posted:
             if p.options is not None and p.options.idempotency_key is not None:

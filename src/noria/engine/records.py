@@ -30,16 +30,18 @@ class Records:
         """Give the handlers that finished a message."""
         return [str(row[0]) for row in self._ledger.db.execute("select handler from mark where message_id = ?", (message_id,))]
 
-    def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> bool:
-        """Publish for a slot unless it or a later one was fired."""
+    def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
+        """Publish for a slot unless it or a later one was fired, or say what must be merged first."""
         last = self.last_fired(schedule)
         if last is not None and last >= slot:
-            return False
+            return False, []
+        if conflicts := self._ledger.conflicts(posted):
+            return False, conflicts
         if posted:
             self._ledger.publish(posted)
         self._ledger.write()
         self._ledger.db.execute("insert or replace into schedule values (?, ?)", (schedule, slot))
-        return True
+        return True, []
 
     def last_fired(self, schedule: str) -> float | None:
         """Give the latest slot of a schedule."""

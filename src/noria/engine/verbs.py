@@ -192,7 +192,7 @@ class Verbs:
     def take(self, session: Session, budget: str, interval: float, burst: int) -> float:
         return self.records.take(budget, interval, burst)
 
-    def fire(self, session: Session, schedule: str, slot: float, posted: list[Posted]) -> bool:
+    def fire(self, session: Session, schedule: str, slot: float, posted: list[Posted]) -> tuple[bool, list[Any]]:
         return self.records.fire(schedule, slot, posted)
 
     def last_fired(self, session: Session, schedule: str) -> float | None:

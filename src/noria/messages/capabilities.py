@@ -171,6 +171,11 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSp
         values["unique"] = Unique(values["unique"])
     if isinstance(values.get("exchange"), str):
         values["exchange"] = Exchange(values["exchange"])
+    _refuse_contradictions(owner, values, merges=merges)
+    return MessageSpec(merges=merges, **values)
+
+
+def _refuse_contradictions(owner: str, values: Mapping[str, Any], *, merges: bool) -> None:
     for keyword in ("timeout", "kill_after", "ttl"):
         if keyword in values and not values[keyword] > 0:
             raise InvalidCapability(f"{owner}: {keyword}={values[keyword]} must be more than 0 seconds")
@@ -178,10 +183,11 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSp
         raise InvalidCapability(f"{owner}: delay={values['delay']} must not be negative")
     if merges and "key" not in values:
         raise InvalidCapability(f'{owner}: has a merge method but no key; say which pending messages are one: key="{{field}}"')
+    if merges and "unique" in values:
+        raise InvalidCapability(f"{owner}: has both merge and unique; a second pending message is either merged or refused")
     if "routing_key" in values and "exchange" not in values:
         raise InvalidCapability(f"{owner}: routing_key needs an exchange to be published to")
     if "exchange" in values and "routing_key" not in values and "queue" not in values:
         raise InvalidCapability(f"{owner}: exchange needs a routing_key (or a queue to be bound by its own name)")
     if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", values["name"]):
         raise InvalidCapability(f'{owner}: name="{values["name"]}" must be lower-case words joined by dots')
-    return MessageSpec(merges=merges, **values)

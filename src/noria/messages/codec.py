@@ -24,7 +24,7 @@ def decoder(message: type, content_type: str = JSON) -> Callable[[bytes], Any]:
 
 def decode_plain(body: bytes, content_type: str = JSON) -> Any:
     """Decode without a type, for people who look at a message whose class is not at hand."""
-    return msgspec.msgpack.decode(body, type=Any) if content_type == MSGPACK else msgspec.json.decode(body, type=Any)
+    return cast("Any", msgspec.msgpack.decode(body) if content_type == MSGPACK else msgspec.json.decode(body))
 
 
 def decode_body(message: type, name: str, body: bytes) -> Any:
@@ -78,5 +78,4 @@ _JSON_LACKS: Final = ()
 
 def _json_kind(value: Any) -> str:
     kinds = {list: "array", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
-    kind: type[Any] = type(value)
-    return kinds.get(kind, kind.__name__)
+    return next((name for kind, name in kinds.items() if type(value) is kind), "unknown")

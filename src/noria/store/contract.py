@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from noria.messages.envelope import Envelope, Publication, Receipt
+
+Merge = Callable[[Sequence[Publication], Sequence[Receipt]], Sequence[Publication]]
 
 
 class State(Struct, frozen=True):
@@ -67,8 +69,11 @@ class Store(Protocol):
         """
         ...
 
-    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication]) -> bool:
-        """Publish for one slot of a schedule and remember it, or do nothing if it or a later one was fired."""
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
+        """Publish for one slot of a schedule and remember it, or do nothing if it or a later one was fired.
+
+        `merge` is asked for other publications when one must be merged with a pending message first, as often as needed.
+        """
         ...
 
     async def last_fired(self, schedule: str) -> float | None:

@@ -10,7 +10,7 @@ import msgspec
 from noria.engine.client import Client
 from noria.engine.wire import posted
 from noria.messages.envelope import Envelope, Publication, Receipt
-from noria.store.contract import Letter, Record, State
+from noria.store.contract import Letter, Merge, Record, State
 
 _state: Final = msgspec.msgpack.Decoder(State).decode
 _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...]]
@@ -18,6 +18,7 @@ _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
 _records: Final = msgspec.msgpack.Decoder(list[tuple[int, float, str, str, Envelope]]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
+_fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
 _RESULT_MARGIN = 5.0
 
 
@@ -36,8 +37,13 @@ class EmbeddedStore:
     async def take(self, budget: str, interval: float, burst: int) -> float:
         return await self._client.call("take", budget, interval, burst)
 
-    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication]) -> bool:
-        return await self._client.call("fire", schedule, slot, posted(publications))
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
+        tried = publications
+        while True:
+            fired, receipts = await self._client.call("fire", schedule, slot, posted(tried), decode=_fired)
+            if not receipts or merge is None:
+                return fired
+            tried = merge(tried, receipts)
 
     async def last_fired(self, schedule: str) -> float | None:
         return await self._client.call("last_fired", schedule)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 
+from noria.bus.merging import Merger
 from noria.errors import BrokerError, DefinitionError
 from noria.messages.envelope import Publication
 from noria.messages.message import Command
@@ -22,7 +24,13 @@ class Scheduler:
     """Sleeps until the next slot, then has the store fire it if nobody did."""
 
     def __init__(
-        self, schedules: Sequence[Schedule], store: Store, prepare: Callable[[Command], Publication], now: Callable[[], float]
+        self,
+        schedules: Sequence[Schedule],
+        store: Store,
+        *,
+        prepare: Callable[[Command], Publication],
+        merging: Merger,
+        now: Callable[[], float],
     ) -> None:
         names = [schedule.name for schedule in schedules]
         for name in names:
@@ -31,6 +39,7 @@ class Scheduler:
         self._schedules = schedules
         self._store = store
         self._prepare = prepare
+        self._merging = merging
         self._now = now
 
     async def run(self) -> None:
@@ -53,7 +62,9 @@ class Scheduler:
                 await self._store.fire(schedule.name, now, ())
                 last = now
             for slot in due(schedule, last, now):
-                if await self._store.fire(schedule.name, slot, [self._prepare(schedule.message)]):
+                original = [self._prepare(schedule.message)]
+                merge = functools.partial(self._merging.merged, original)
+                if await self._store.fire(schedule.name, slot, original, merge):
                     log.info("fired %s for %s", schedule.name, slot)
             upcoming = min(upcoming, schedule.trigger.after(max(last, now)) - now)
         return max(0.001, upcoming)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
 from channel_manager.bookings import FIRST_NIGHT
 from channel_manager.check import TERMS, differences
 from channel_manager.property import DAY, Listing
 from channel_manager.stage import Stage
-
 from tests.waiting import until
 
 PROPERTIES = 8
@@ -321,7 +321,9 @@ def test_r17_the_applications_queries_are_not_slowed_by_the_queue(doors: Stage) 
             http.post(f"{doors.gateway_url}/commands/confirm.push", json={"message_id": str(n), "listing": "x", "status": "ok"})
     assert ready(doors, "confirm") == 2000
     assert query_seconds() <= 1.5 * empty
-    assert doors.properties.path.stat().st_size < (doors.folder / "noria.db").stat().st_size + (doors.folder / "noria.db-wal").stat().st_size
+    assert (
+        doors.properties.path.stat().st_size < (doors.folder / "noria.db").stat().st_size + (doors.folder / "noria.db-wal").stat().st_size
+    )
 
 
 @pytest.mark.parametrize("manner", [{"manner": "broken"}, {"manner": "slow", "seconds": 3.0}, {"manner": "drops"}])
@@ -348,7 +350,9 @@ def test_r21_pushes_are_retried_and_an_error_that_must_not_be_resent_is_not(stag
     stage.start_noria()
     stage.manner("alpine", "busy", retry_after=1, share=1.0)
     stage.post_mask(1, "availability")
-    stage.wait_for(lambda: stage.stats()["channels"].get("alpine", {"outcomes": {}})["outcomes"].get("busy", 0) >= 2, "two refusals", SETTLED)
+    stage.wait_for(
+        lambda: stage.stats()["channels"].get("alpine", {"outcomes": {}})["outcomes"].get("busy", 0) >= 2, "two refusals", SETTLED
+    )
     stage.manner("alpine", "well")
     settle(stage)
     log = stage.http.get(f"{stage.channels_url}/log").json()["entries"]
@@ -382,7 +386,9 @@ def test_r21_a_rate_holds_across_all_workers(tmp_path: Path) -> None:
         "from limited import app, Call\napp.send([Call(channel=c, number=n) for n in range(50) for c in ('a', 'b')])\napp.close()\n"
     )
     (tmp_path / "noria.toml").write_text('app = "limited:app"\n[pools.default]\nprocesses = 2\n')
-    run = subprocess.Popen([sys.executable, "-m", "noria", "run", "--no-gateway", "--no-scheduler"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "noria", "run", "--no-gateway", "--no-scheduler"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
     try:
         subprocess.run([sys.executable, "send.py"], cwd=tmp_path, check=True, timeout=30)
         log = tmp_path / "calls.log"
