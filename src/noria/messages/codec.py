@@ -15,7 +15,7 @@ MSGPACK: Final = "application/msgpack"
 encode_json: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
 
 
-def decoder(message: type, content_type: str = JSON) -> Callable[[bytes], Any]:
+def decoder(message: type[Any], content_type: str = JSON) -> Callable[[bytes], Any]:
     """Give the function that turns bytes into a checked message; it raises `msgspec.ValidationError`."""
     if content_type.partition(";")[0].strip() == MSGPACK:
         return msgspec.msgpack.Decoder(message).decode
@@ -24,10 +24,10 @@ def decoder(message: type, content_type: str = JSON) -> Callable[[bytes], Any]:
 
 def decode_plain(body: bytes, content_type: str = JSON) -> Any:
     """Decode without a type, for people who look at a message whose class is not at hand."""
-    return cast("Any", msgspec.msgpack.decode(body) if content_type == MSGPACK else msgspec.json.decode(body))
+    return msgspec.msgpack.decode(body) if content_type == MSGPACK else msgspec.json.decode(body)
 
 
-def decode_body(message: type, name: str, body: bytes) -> Any:
+def decode_body(message: type[Any], name: str, body: bytes) -> Any:
     """Decode JSON from outside; raises `InvalidMessage` with the path of every field at fault."""
     try:
         try:
@@ -39,7 +39,7 @@ def decode_body(message: type, name: str, body: bytes) -> Any:
     raise InvalidMessage(name, faults)
 
 
-def find_faults(message: type, values: Any, *, strings: bool = False) -> dict[str, str]:
+def find_faults(message: type[Any], values: Any, *, strings: bool = False) -> dict[str, str]:
     """Give the path of each field at fault with what is wrong there.
 
     msgspec stops at the first fault; somebody who fills in a form wants all of them, so each field is
