@@ -9,7 +9,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check bench docs setup tools clean
+.PHONY: help demo test check coverage bench docs setup tools clean
 .DEFAULT_GOAL := help
 
 help: ## Explain these commands
@@ -36,11 +36,21 @@ demo: $(VENV)/.demo ## Replay real bookings through the channel manager for 30 s
 test: $(VENV)/.tests tools ## Run all tests, with real processes and real HTTP (ARGS="-k name")
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.tests ## Format, lint, types, import layers: what must be clean at every commit
+check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must be clean at every commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory coverage
+
+coverage: $(VENV)/.tests ## Measure what the tests inside one process cover; below 80 % is an error
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
+	  -k "not socket and not schemathesis and not model"
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report --fail-under=80 >.coverage.txt || { cat .coverage.txt; exit 1; }
+	@tail -3 .coverage.txt
+
 
 bench: $(VENV)/.tests ## Measure drain, send and latency of the embedded engine on this machine
 	$(BIN)/python benchmarks/embedded.py $(ARGS)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -25,9 +25,6 @@ class Everything(
 ):  # fmt: skip
     n: int
 
-    def merge(self, newer: Self) -> Self:
-        return newer
-
 
 def without(kind: type[Middleware]) -> list[Middleware]:
     return [m for m in defaults() if not isinstance(m, kind)]
@@ -45,7 +42,7 @@ def test_the_order_is_the_one_whose_reasons_are_written_down() -> None:
     ("kind", "shows"),
     [
         (Delivery, lambda p: (p.priority, p.delay) == (4, 9.0)),
-        (Keys, lambda p: p.options is not None and p.options.key == "1" and p.options.merges),
+        (Keys, lambda p: p.options is not None and p.options.key == "1"),
         (Uniqueness, lambda p: p.options is not None and p.options.unique == "everything:1"),
         (Tracking, lambda p: p.options is not None and p.options.tracked),
     ],
