@@ -28,6 +28,7 @@ from noria import App, Pool, Settings, errors
 from noria.errors import NoriaError, Verdict
 from noria.messages.capabilities import Capabilities, MessageSpec
 from noria.settings import load
+from noria.testing import Trial
 from noria.web.gateway import gateway
 from noria.web.problems import _STATUS
 
@@ -396,6 +397,12 @@ def test_the_verbs_of_the_application_are_those_of_the_code() -> None:
     internal = {"wait_for", "publish_all", "handle_now", "connection", "ports", "settings"}
 
     assert rows == {name for name in vars(App) if not name.startswith("_")} - internal
+
+
+def test_the_verbs_of_a_trial_are_those_of_the_code() -> None:
+    rows = {plain(row[0]).partition("(")[0] for row in rows_of("docs/how-to/testing.md", "## What a trial can do")}
+
+    assert rows == {name for name in vars(Trial) if not name.startswith("_")}
 
 
 def test_the_reference_of_the_command_line_is_what_the_program_says() -> None:
