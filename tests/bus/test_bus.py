@@ -216,6 +216,24 @@ async def test_a_failure_in_the_second_of_three_handlers_resumes_at_the_second()
     assert context.marked
 
 
+async def test_what_several_handlers_yield_leaves_once_each_with_the_mark_of_its_own() -> None:
+    memory = Memory()
+
+    async def first(command: Work):
+        yield Worked(number=1)
+
+    async def second(command: Work):
+        yield Worked(number=2)
+
+    async def third(command: Work):
+        yield Worked(number=3)
+
+    context = Context("id", ports=memory.ports())
+    await bus_of(first, second, third).handle(Work(), context)
+    assert memory.published == [Worked(number=1), Worked(number=2)]
+    assert context.then == [Worked(number=3)]
+
+
 async def test_marks_of_one_message_say_nothing_of_another() -> None:
     log, memory = list[str](), Memory()
 

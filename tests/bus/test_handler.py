@@ -140,15 +140,16 @@ def test_the_origin_says_where_the_function_stands() -> None:
 
 
 async def test_a_plain_function_that_runs_out_of_time_is_interrupted_in_its_thread(threads: ThreadPoolExecutor) -> None:
-    running, ended = threading.Event(), threading.Event()
+    running, interrupted, over = threading.Event(), threading.Event(), threading.Event()
 
     def spin(command: Do) -> None:
         running.set()
         try:
-            while True:
+            while not over.is_set():
                 pass
-        finally:
-            ended.set()
+        except BaseException:
+            interrupted.set()
+            raise
 
     invoke = await Handler(spin).bind(Providers(), threads)
 
@@ -160,4 +161,6 @@ async def test_a_plain_function_that_runs_out_of_time_is_interrupted_in_its_thre
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(ended.wait, 5)
+    was_interrupted = await asyncio.to_thread(interrupted.wait, 3)
+    over.set()
+    assert was_interrupted

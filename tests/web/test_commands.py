@@ -220,6 +220,8 @@ async def test_a_body_that_is_nested_too_deeply_is_400_before_it_is_parsed(shop:
     ("body", "deep"),
     [
         (b"[" * 64 + b"]" * 64, False),
+        (b"[[]," + b"[" * 63 + b"]" * 63 + b"]", False),
+        (b"[[]," + b"[" * 64 + b"]" * 64 + b"]", True),
         (b"[" * 65 + b"]" * 65, True),
         (b'{"a":' * 65 + b"1" + b"}" * 65, True),
         (b"[" + b"[]," * 1000 + b"[]]", False),
