@@ -1,6 +1,5 @@
 """The documentation is true: each of its blocks runs, and its tables say what the code does."""
 
-import ast
 import asyncio
 import configparser
 import importlib
@@ -310,8 +309,7 @@ def test_the_tests_that_pages_name_exist(page: str) -> None:
     missing: list[str] = []
     for path, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", (ROOT / page).read_text()):
         source = ROOT / path
-        names = {n.name for n in ast.walk(ast.parse(source.read_text())) if hasattr(n, "name")} if source.exists() else set()
-        if name not in names:
+        if not source.exists() or not re.search(rf"^(async )?def {name}\(", source.read_text(), re.MULTILINE):
             missing.append(f"{path}::{name}")
 
     assert missing == []
