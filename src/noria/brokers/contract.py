@@ -99,7 +99,10 @@ class Consumer(Protocol):
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
-        """End deliveries; what is not in the answer is durable when this returns."""
+        """End deliveries; what is not in the answer is durable when this returns.
+
+        After `BrokerUnavailable` or `Unconfirmed` say it again: what was settled meanwhile is refused as *stale*.
+        """
         ...
 
     def stop(self) -> None:

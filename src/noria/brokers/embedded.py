@@ -136,12 +136,7 @@ class EmbeddedConsumer:
         ]
         if not held:
             return stale
-        try:
-            refusals: list[Refusal] = await self._client.call("settle", [_closed(s) for s in held], decode=_refusals)
-        except Unconfirmed:
-            for settlement in settlements:
-                self._out.pop(settlement.delivery, None)
-            raise
+        refusals: list[Refusal] = await self._client.call("settle", [_closed(s) for s in held], decode=_refusals)
         kept = {r.delivery for r in refusals if r.why != "stale"}
         for settlement in held:
             if settlement.delivery not in kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import inspect
 import threading
@@ -96,7 +97,7 @@ def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecut
     async def invoke(message: Message, context: Context) -> Any:
         run = _Run()
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, run, inner, message, context)
+            return await asyncio.get_running_loop().run_in_executor(threads, contextvars.copy_context().run, run, inner, message, context)
         except asyncio.CancelledError:
             run.interrupt()
             raise

@@ -17,9 +17,13 @@ encode_json: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
 
 def decoder(message: type[Any], content_type: str = JSON) -> Callable[[bytes], Any]:
     """Give the function that turns bytes into a checked message; it raises `msgspec.ValidationError`."""
-    if content_type.partition(";")[0].strip() == MSGPACK:
-        return msgspec.msgpack.Decoder(message).decode
-    return msgspec.json.Decoder(message).decode
+    match content_type.partition(";")[0].strip().lower():
+        case "application/json" | "":
+            return msgspec.json.Decoder(message).decode
+        case "application/msgpack":
+            return msgspec.msgpack.Decoder(message).decode
+        case _:
+            raise msgspec.DecodeError(f'content type "{content_type}" is neither {JSON} nor {MSGPACK}')
 
 
 def decode_plain(body: bytes, content_type: str = JSON) -> Any:

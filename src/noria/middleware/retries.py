@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,12 @@ class Retries(Middleware):
                 raise again(retry, context.attempt, chance, asked, asked.after) from asked.__cause__
             except Verdict:
                 raise
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the worker stops
+                cancelled = RuntimeError("a task or future that the handler waited for was cancelled")
+                raise again(retry, context.attempt, chance, cancelled, None) from error
             except Exception as error:  # whatever a handler raises is a failed attempt
                 raise again(retry, context.attempt, chance, error, None) from error
 

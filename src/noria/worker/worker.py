@@ -19,7 +19,7 @@ import msgspec
 from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from noria.bus.bus import Bus, Draft, Handle, new_id
 from noria.bus.context import Context, Ports
-from noria.errors import BrokerError, NoHandler, StorageFull, UnknownMessage
+from noria.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
 from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt
 from noria.worker.hardlimits import HardLimits
@@ -256,9 +256,10 @@ class Worker:
             self.done += 1
             return Ack(delivery.tag, then, None if result is None else encode_json(result), context.marked)
         except asyncio.CancelledError as error:
-            if not self._stopping:
-                raise
-            return decide(delivery.tag, error)
+            if self._stopping:
+                return decide(delivery.tag, error)
+            self.failed += 1  # by something that the handler waited for: without Retries that is the end of it
+            return Dead(delivery.tag, "failed", "a task or future that the handler waited for was cancelled")
         except Exception as error:  # whatever a handler does, its delivery ends in one settlement
             self.failed += 1
             settlement = decide(delivery.tag, error)
@@ -315,7 +316,9 @@ class Worker:
         while tried:
             try:
                 refusals = await self._consumer.settle(list(tried.values()))
-            except StorageFull as error:
+            except (StorageFull, BrokerUnavailable, Unconfirmed) as error:
+                if self._stopping:
+                    raise
                 log.error("cannot settle: %s; trying again", error)
                 await asyncio.sleep(_REFUSED_PAUSE)
                 continue

@@ -1,0 +1,195 @@
+"""The worker's loop: every delivery ends in one settlement, whatever its handler does, and no slot is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from noria import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
+from noria.brokers.contract import Refusal, Settlement
+from noria.engine.server import Engine
+from noria.errors import BrokerUnavailable, Unconfirmed
+from noria.messages.envelope import Envelope, Publication
+from noria.worker.slots import StartedTable
+from noria.worker.worker import Worker
+from tests.waiting import auntil
+
+trace: contextvars.ContextVar[str] = contextvars.ContextVar("trace", default="clean")
+
+
+class Do(Command, queue="work", retry=Retry(2, delay=0.0, jitter=0.0)):
+    what: str
+
+
+class Shop:
+    """An application with one handler that does what it is told, and a worker for it."""
+
+    def __init__(self, path: Path, concurrency: int = 2) -> None:
+        self.app = App("shop")
+        self.engine = Engine(path / "noria.db", grace=0.0)
+        self.app.configure(Settings(broker=f"sqlite:///{path / 'noria.db'}"), engine=self.engine)
+        self.ran: list[str] = []
+        self.seen: list[str] = []
+        self.gate = asyncio.Event()
+        self.app.handles(Do)(self.do)
+        self.concurrency = concurrency
+        self.path = path
+
+    async def do(self, command: Do, context: Context) -> Any:
+        self.ran.append(command.what)
+        self.seen.append(trace.get())
+        match command.what:
+            case "cancelled":
+                await asyncio.ensure_future(self._cancelled())
+            case "leak":
+                trace.set("leaked")
+            case "wait":
+                await self.gate.wait()
+            case "reject":
+                raise Reject("no good")
+            case "later" if context.attempt == 1:
+                raise RetryLater(after=0.0)
+            case "snooze" if context.note is None:
+                raise Snooze(0.0, note="slept")
+            case "unencodable":
+                return object()
+            case _:
+                return None
+
+    async def _cancelled(self) -> None:
+        raise asyncio.CancelledError
+
+    async def __aenter__(self) -> Self:
+        self.connection = await self.app.connection()
+        self.scope = self.connection.broker.consume(["work"], prefetch=10)
+        self.consumer = await self.scope.__aenter__()
+        table = StartedTable(self.path, self.concurrency)
+        self.worker = Worker(
+            self.app.bus, self.consumer, merging=self.app.merger, ports=await self.app.ports(), concurrency=self.concurrency, table=table
+        )
+        self.running = asyncio.create_task(self.worker.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.gate.set()
+        await self.worker.stop(5.0)
+        await self.running
+        await self.scope.__aexit__(None, None, None)
+        await self.app.aclose()
+        self.engine.close()
+
+    async def send(self, *what: str) -> None:
+        await self.app.asend([Do(what=w) for w in what])
+
+    async def settled(self) -> None:
+        async def empty() -> bool:
+            depth = await self.connection.broker.depth("work")
+            return depth.ready == depth.running == depth.delayed == 0
+
+        await auntil(empty, "everything to be settled")
+
+    async def dead(self) -> list[tuple[str, int]]:
+        return [(letter.reason, letter.attempts) for letter in await self.connection.store.letters()]
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    async with Shop(tmp_path) as made:
+        yield made
+
+
+async def test_a_cancelled_future_inside_a_handler_is_a_failed_attempt_and_costs_no_slot(shop: Shop) -> None:
+    await shop.send(*["cancelled"] * 3, "fine")
+    await shop.settled()
+    assert shop.ran.count("cancelled") == 6
+    assert await shop.dead() == [("attempts spent", 2)] * 3
+    await shop.send("fine")
+    await shop.settled()
+    assert shop.ran.count("fine") == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "runs", "dead"),
+    [("fine", 1, []), ("later", 2, []), ("snooze", 2, []), ("reject", 1, [("no good", 1)]), ("unencodable", 1, [("failed", 1)])],
+)
+async def test_each_outcome_ends_in_its_settlement(shop: Shop, what: str, runs: int, dead: list[tuple[str, int]]) -> None:
+    await shop.send(what)
+    await shop.settled()
+    assert shop.ran == [what] * runs
+    assert await shop.dead() == dead
+
+
+async def test_context_variables_of_one_message_do_not_reach_the_next(shop: Shop) -> None:
+    await shop.send(*["leak"] * 6)
+    await shop.settled()
+    assert shop.seen == ["clean"] * 6
+
+
+async def test_a_handler_that_waits_does_not_stop_the_other_slots(shop: Shop) -> None:
+    await shop.send("wait", "fine", "fine", "fine")
+    await auntil(lambda: shop.ran.count("fine") == 3)
+    assert (await shop.connection.broker.depth("work")).running == 1
+    shop.gate.set()
+    await shop.settled()
+
+
+@pytest.mark.parametrize(
+    ("envelope", "reason"),
+    [
+        (Envelope("1", "nobody.knows", b"{}"), "unknown message"),
+        (Envelope("1", "do", b"{"), "undecodable"),
+        (Envelope("1", "do", b'{"what": 5}'), "undecodable"),
+        (Envelope("1", "do", b'{"what": "fine", "more": 1}'), "undecodable"),
+        (Envelope("1", "do", b"\xff\xfe"), "undecodable"),
+        (Envelope("1", "do", b"[" * 100_000), "undecodable"),
+        (Envelope("1", "do", b"{}", content_type="application/x-pickle"), "undecodable"),
+    ],
+)
+async def test_what_cannot_be_understood_is_parked_and_never_run(shop: Shop, envelope: Envelope, reason: str) -> None:
+    await shop.connection.broker.publish([Publication(envelope, "work")])
+    await shop.settled()
+    assert [reason for reason, _ in await shop.dead()] == [reason]
+    assert shop.ran == []
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), Unconfirmed("no answer")])
+async def test_a_settlement_that_finds_no_engine_is_said_again_until_it_is_heard(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    settle, tries = shop.consumer.settle, 0
+
+    async def away_once(settlements: Sequence[Settlement]) -> list[Refusal]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise error
+        return await settle(settlements)
+
+    monkeypatch.setattr(shop.consumer, "settle", away_once)
+    await shop.send("fine")
+    await shop.settled()
+    assert (shop.ran, tries) == (["fine"], 2)
+
+
+async def test_stopping_gives_back_what_did_not_start_without_counting_an_attempt(tmp_path: Path) -> None:
+    async with Shop(tmp_path, concurrency=1) as shop:
+        await shop.send("wait", "fine", "fine")
+        await auntil(lambda: shop.ran == ["wait"])
+        assert await shop.worker.stop(0.0) == 1
+        deliveries = await shop.connection.broker.peek("work")
+        depth = await shop.connection.broker.depth("work")
+        assert (depth.ready, depth.running) == (3, 0)
+        assert [delivery.attempt for delivery in deliveries] == [1, 1, 1]
+
+
+async def test_a_worker_of_so_many_messages_takes_no_more(shop: Shop) -> None:
+    shop.worker.most = 3
+    await shop.send(*["fine"] * 5)
+    await asyncio.wait_for(shop.worker.finished.wait(), 10.0)
+    assert len(shop.ran) == 3
+    assert (await shop.connection.broker.depth("work")).ready == 2
