@@ -176,19 +176,24 @@ class Trial:
         """Run the engine in a thread of its own, with our clock, noting what it stores."""
         portal = Portal()
         served: list[asyncio.Task[None]] = []
+        engines: list[Engine] = []
 
         async def start() -> None:
             engine = Engine(self._path, now=lambda: self._clock, grace=0.0)
+            engines.append(engine)
             self._record(engine)
             ready = asyncio.Event()
             served.append(asyncio.create_task(serve(self._path, ready.set, engine=engine)))
             await ready.wait()
 
         async def stop() -> None:
+            for connection in [c for engine in engines for c in engine.connections]:
+                connection.abort()  # its client is closed by now; the socket shall not outlive the loop
             for task in served:
                 task.cancel()
             await asyncio.gather(*served, return_exceptions=True)
-            await asyncio.sleep(0)
+            for _ in range(3):
+                await asyncio.sleep(0)
 
         self._exits.callback(lambda: portal.close(stop()))
         portal.run(start())
