@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
-import functools
 import inspect
 import threading
 import typing
@@ -97,9 +96,9 @@ def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecut
 
     async def invoke(message: Message, context: Context) -> Any:
         run = _Run()
-        call_in_context = functools.partial(contextvars.copy_context().run, run, inner, message, context)
+        variables = contextvars.copy_context()
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, call_in_context)
+            return await asyncio.get_running_loop().run_in_executor(threads, lambda: variables.run(run, inner, message, context))
         except asyncio.CancelledError:
             run.interrupt()
             raise
