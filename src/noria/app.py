@@ -188,13 +188,11 @@ class App:
         publications: list[Publication] = []
         receipts: list[Receipt] = []
         for one in messages:
-            draft = Draft(new_id(), priority=priority or 0, delay=delay or 0.0)
+            draft = draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key)
             if is_immediate(one):
                 await self.handle_now(one, draft.id)
                 receipts.append(Receipt(draft.id, "done"))
                 continue
-            if idempotency_key is not None:
-                draft.options = changed(None, idempotency_key=f"{one.__spec__.name}:{idempotency_key}", fingerprint=fingerprint(one))
             publications.append(self.bus.prepare(one, draft))
         if publications:
             receipts += await self.publish_all(publications)
@@ -208,21 +206,37 @@ class App:
         """See `publish`."""
         return await self.asend(event)
 
-    def ask(self, command: Command, *, timeout: float = 30.0) -> Any:
+    def ask(
+        self,
+        command: Command,
+        *,
+        timeout: float = 30.0,
+        delay: float | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
         """Send a command and wait for what its handlers return.
 
         Raises `CommandFailed` if it ends as a dead letter, `ResultTimeout` if it is not done in time (it goes on).
         """
-        return self.wait_for(self.aask(command, timeout=timeout))
+        return self.wait_for(self.aask(command, timeout=timeout, delay=delay, priority=priority, idempotency_key=idempotency_key))
 
-    async def aask(self, command: Command, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
+    async def aask(
+        self,
+        command: Command,
+        *,
+        timeout: float = 30.0,  # noqa: ASYNC109 - the word users know
+        delay: float | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
         """See `ask`."""
-        identity = new_id()
+        draft = draft_of(command, delay=delay, priority=priority, idempotency_key=idempotency_key)
         if is_immediate(command):
-            return await self.handle_now(command, identity)
-        draft = Draft(identity, options=changed(None, tracked=True))
+            return await self.handle_now(command, draft.id)
+        draft.options = changed(draft.options, tracked=True)
         (receipt,) = await self.publish_all([self.bus.prepare(command, draft)])
-        return await self.aresult(identity if receipt.outcome == "merged" else receipt.id, timeout=timeout)
+        return await self.aresult(draft.id if receipt.outcome == "merged" else receipt.id, timeout=timeout)
 
     async def aresult(self, message_id: str, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
         """Wait for the result of a tracked message. Raises as `ask` does, and `NotFound`."""
@@ -303,6 +317,14 @@ class App:
             portal, self._portal = self._portal, None
         if portal is not None:
             portal.close(self.aclose())
+
+
+def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:
+    """Give the draft of a message with what its sender asked for."""
+    draft = Draft(new_id(), priority=priority, delay=delay)
+    if idempotency_key is not None:
+        draft.options = changed(None, idempotency_key=f"{message.__spec__.name}:{idempotency_key}", fingerprint=fingerprint(message))
+    return draft
 
 
 def is_immediate(message: Message) -> bool:

@@ -14,7 +14,7 @@
     │   └── UnknownMessage         no class has this name
     ├── BrokerError                the road is wrong
     │   ├── BrokerUnavailable      nobody answers within the deadline; nothing was stored
-    │   ├── Unconfirmed            the answer was lost: repeat with the same message id
+    │   ├── Unconfirmed            the answer was lost: it may be stored or not
     │   ├── Rejected               certainly not stored
     │   │   ├── Unroutable         no queue takes this exchange and routing key
     │   │   ├── StorageFull        no room on the disk; try again later
@@ -28,7 +28,7 @@
     │   └── AlreadyOwned           another engine owns the file
     ├── CommandFailed              what `ask` waited for ended as a dead letter
     ├── ResultTimeout              what `ask` waited for is not done yet; it goes on
-    └── ChildFailed                a supervised process did not come up
+    └── ChildFailed                a supervised process cannot run
 
     Verdict                        not errors: what a handler says about its own message
     ├── RetryLater                 again after some seconds, counted as an attempt
@@ -105,7 +105,7 @@ class BrokerUnavailable(BrokerError):
 
 
 class Unconfirmed(BrokerError):
-    """The connection was lost before the answer: repeat with the same message id."""
+    """The answer was lost, so it may be stored or not; with an idempotency key it can be sent again safely."""
 
     exit_code = 75
 
@@ -182,7 +182,9 @@ class ResultTimeout(NoriaError):
 
 
 class ChildFailed(NoriaError):
-    """A supervised process did not come up in time."""
+    """A supervised process cannot run; it said why."""
+
+    exit_code = 78
 
 
 class Verdict(Exception):

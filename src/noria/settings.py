@@ -15,6 +15,8 @@ from noria.errors import InvalidSettings
 
 _UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level"}
 _PREFIX: Final = "NORIA_"
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+_FORMATS: Final = ("auto", "console", "json")
 
 
 class Pool(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +61,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("port must be within 0..65535")
         if self.deadline <= 0 or self.grace < 0 or self.max_body <= 0:
             raise ValueError("deadline and max_body must be more than 0, grace not negative")
+        if self.log_level.lower() not in _LEVELS:
+            raise ValueError(f'log_level "{self.log_level}" must be one of {", ".join(_LEVELS)}')
+        if self.log_format not in _FORMATS:
+            raise ValueError(f'log_format "{self.log_format}" must be one of {", ".join(_FORMATS)}')
         if not self.broker.startswith("sqlite:///") or self.broker == "sqlite:///":
             raise ValueError(f'broker "{self.broker}" is not known; write sqlite:///noria.db, or with four slashes for an absolute path')
 
@@ -94,7 +100,9 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
             put({name: environment[variable]}, variable)
     for name in Settings.__struct_fields__:
         value = environment.get(_PREFIX + name.upper())
-        if value and name != "pools":
+        if value and name == "pools":
+            raise InvalidSettings("NORIA_POOLS: pools are declared in noria.toml, each with its queues and processes")
+        if value:
             put({name: value.split(",") if name.startswith("allowed_") else value}, _PREFIX + name.upper())
     put({name: value for name, value in (flags or {}).items() if value is not None}, "the command line")
     return _checked(values, sources)

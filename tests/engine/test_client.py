@@ -138,7 +138,7 @@ async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guesse
     future = asyncio.get_running_loop().create_future()
     body = frame((99, "publish", (posted([message(1, Options(key="k", merges=True))]),)))
     broker.client._confirm(_Call(99, "publish", body, lambda value: value, 0.0, future))
-    with pytest.raises(Unconfirmed, match="same id"):
+    with pytest.raises(Unconfirmed, match="idempotency key"):
         await future
     await broker.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from noria.engine.owner import Ownership, socket_path
-from noria.errors import AlreadyOwned
+from noria.errors import AlreadyOwned, UnsafeStorage
 from tests.waiting import until
 
 HOLDER = """
@@ -61,3 +61,16 @@ def test_a_long_path_gets_a_socket_in_a_private_folder(tmp_path: Path) -> None:
     assert len(os.fsencode(long)) <= 100
     assert long.parent.stat().st_mode & 0o777 == 0o700
     assert long == socket_path(tmp_path / ("d" * 120) / "noria.db")
+
+
+def test_a_folder_for_sockets_that_others_may_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    long = tmp_path / ("d" * 120) / "noria.db"
+    folder = socket_path(long).parent
+    folder.chmod(0o755)
+    with pytest.raises(UnsafeStorage, match="private folder"):
+        socket_path(long)
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(UnsafeStorage, match="private folder"):
+        socket_path(long)

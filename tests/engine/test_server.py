@@ -16,7 +16,7 @@ import pytest
 from noria.brokers.contract import Ack
 from noria.brokers.embedded import EmbeddedBroker
 from noria.engine import server
-from noria.engine.owner import socket_path
+from noria.engine.owner import is_of_this_user, socket_path
 from noria.engine.server import Engine, serve
 from noria.engine.wire import frame
 from noria.errors import BrokerError, Rejected, StorageFull
@@ -188,7 +188,7 @@ async def test_the_socket_is_private_and_a_client_that_speaks_nonsense_is_droppe
 def test_another_user_is_told_apart_by_the_kernel() -> None:
     left, right = socket.socketpair(socket.AF_UNIX)
     with left, right:
-        assert server._same_user(left)
+        assert is_of_this_user(left)
 
 
 def test_tables_of_dead_workers_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:

@@ -57,8 +57,14 @@ async def test_a_rate_without_a_key_is_one_budget_for_all() -> None:
 
 async def test_a_message_whose_turn_is_later_gives_its_slot_away() -> None:
     with pytest.raises(Snooze) as caught:
-        await handled(Rates(), Push(channel="a"), handler, Budget(4.5).context())
+        await handled(Rates(), Push(channel="a"), handler, Budget(4.5).context(queue="push"))
     assert (caught.value.after, caught.value.note) == (4.5, RESERVED)
+
+
+async def test_here_and_now_there_is_no_queue_to_wait_in_so_the_caller_waits() -> None:
+    started = time.monotonic()
+    assert await handled(Rates(), Push(channel="a"), handler, Budget(0.05).context()) == "handled"
+    assert time.monotonic() - started >= 0.049
 
 
 async def test_a_message_that_comes_back_with_its_reservation_starts_without_another() -> None:

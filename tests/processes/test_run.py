@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -98,7 +101,7 @@ def test_what_cannot_run_is_refused_with_78_and_the_remedy(
 @pytest.mark.timeout(60)
 def test_a_child_that_cannot_run_with_its_configuration_ends_the_run(mill: Mill) -> None:
     mill.configure('[pools.mill]\nqueues = ["nowhere"]\n')
-    ended = mill.noria("run", "--no-gateway", "--no-scheduler", code=1)
+    ended = mill.noria("run", "--no-gateway", "--no-scheduler", code=78)
     assert 'no queue fits "nowhere"' in ended.stderr
     assert "mill-1 cannot run with this configuration" in ended.stderr
 
@@ -119,3 +122,17 @@ def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> N
     slots = [round(at * 2) for at in moments]
     late = [at - round(at * 2) / 2 for at in moments]
     assert sorted(set(slots)) == slots == list(range(slots[0], slots[0] + len(slots))), f"slots {slots}, lateness {late}"
+
+
+def test_an_application_whose_commands_are_all_handled_here_and_now_runs_too(tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text(
+        "from noria import App, Command\napp = App('here')\nclass Now(Command): pass\n@app.handles(Now)\ndef now(_: Now) -> str: return 'done'\n"
+    )
+    command = [sys.executable, "-m", "noria", "-A", "here:app", "run", "--no-gateway", "--no-scheduler"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        try:
+            assert any("all 2 processes are ready" in line for line in run.stderr)
+        finally:
+            run.terminate()
+        assert run.wait(30) == 0

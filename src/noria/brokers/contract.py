@@ -129,8 +129,8 @@ class Broker(Protocol):
 
         All that are new are stored or none (a *duplicate* is there already, a *pending* one must be merged first):
         raises `Unroutable`, `KeyReused` or another `Rejected` (nothing is stored),
-        or `Unconfirmed` (unknown: publish again with the same ids). On an exchange that archives, nobody needs to
-        be bound. Receipts come in the order of the publications.
+        or `Unconfirmed` (it may be stored or not: only an idempotency key makes it safe to say again).
+        On an exchange that archives, nobody needs to be bound. Receipts come in the order of the publications.
         """
         ...
 

@@ -31,8 +31,8 @@ class Draft(msgspec.Struct):
     headers: dict[str, str] | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
-    priority: int = 0
-    delay: float = 0.0
+    priority: int | None = None
+    delay: float | None = None
     options: Options | None = None
 
 
@@ -188,7 +188,7 @@ def _seal(kind: type[Message], spec: MessageSpec) -> Send:
         envelope = Envelope(
             draft.id, name, encode_json(message), clock(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
         )
-        return Publication(envelope, key(message), exchange, draft.priority, draft.delay, draft.options)
+        return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, draft.options)
 
     return seal
 

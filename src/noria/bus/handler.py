@@ -7,8 +7,9 @@ import contextvars
 import ctypes
 import inspect
 import threading
+import types
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,11 +33,7 @@ class Handler:
             raise DefinitionError(
                 f"{self.name} takes no message; write it like: def {function.__name__}(message: {function.__name__.title()})"
             )
-        try:
-            hints = typing.get_type_hints(function)
-        except NameError as error:
-            raise DefinitionError(f"{self.name}: an annotation cannot be resolved ({error}); import it at the top of the module") from None
-        self.message_type: Any = hints.get(parameters[0].name)
+        hints = _hints(function, [parameter.name for parameter in parameters[1:]], self.name)
         self.needs: dict[str, Any] = {}
         for parameter in parameters[1:]:
             if parameter.name in hints:
@@ -77,6 +74,16 @@ class Handler:
         if inspect.isasyncgenfunction(function):
             return _yielding(call)
         return _threaded(call, threads, yields=inspect.isgeneratorfunction(function))
+
+
+def _hints(function: Callable[..., Any], names: Sequence[str], owner: str) -> dict[str, Any]:
+    """Resolve the annotations of some parameters, also of a function inside another one."""
+    written = {name: kind for name, kind in getattr(function, "__annotations__", {}).items() if name in names}
+    inside: dict[str, Any] = dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=written), getattr(function, "__globals__", {}), inside)
+    except NameError as error:
+        raise DefinitionError(f"{owner}: an annotation cannot be resolved ({error}); import it at the top of the module") from None
 
 
 def _yielding(call: Callable[[Message, Context], AsyncIterator[Any]]) -> Invoke:

@@ -118,9 +118,10 @@ def worker(
     wanted = match(queues.split(","), app.registry.consumed_queues())
     left = set(match(exclude_queues.split(","), wanted)) if exclude_queues else set[str]()
     served = [queue for queue in wanted if queue not in left]
-    if not served:
+    if not served and (queues != "*" or exclude_queues):
         known = ", ".join(app.registry.consumed_queues()) or "none"
-        raise InvalidSettings(f'no queue fits "{queues}" without "{exclude_queues}"; this application serves: {known}')
+        without = f' without "{exclude_queues}"' if exclude_queues else ""
+        raise InvalidSettings(f'no queue fits "{queues}"{without}; this application serves: {known}')
     code = asyncio.run(_work(app, served, concurrency, name, settings, limits))
     logging.shutdown()
     os._exit(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
@@ -152,33 +153,46 @@ async def _work(app: App, queues: list[str], concurrency: int, name: str, settin
     except asyncio.CancelledError:
         table.close()
         return 0
-    code = 0
+    if not queues:
+        say_ready()
+        log.info("%s has no queue to serve: all commands of this application are handled where they are sent", name)
+        await stop.wait()
+        table.close()
+        await app.aclose()
+        return 0
     async with connection.broker.consume(queues, prefetch=2 * concurrency) as consumer:
         work = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
         work.most = limits["max_messages"]
         loop.add_signal_handler(signal.SIGTSTP, work.quiet, True)
         loop.add_signal_handler(signal.SIGCONT, work.quiet, False)
-        running = loop.create_task(work.run())
-        gc.collect()
-        gc.freeze()
-        say_ready()
         log.info("%s serves %s with %d slots", name, ", ".join(queues), concurrency)
-        stopping = loop.create_task(stop.wait())
-        renewing = loop.create_task(_until_renewal(limits))
-        await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
-            code = RENEWED
-        consumer.stop()
-        grace = 0.0 if cold.is_set() else settings.grace
-        ending = loop.create_task(work.stop(grace))
-        cooling = loop.create_task(cold.wait())
-        await asyncio.wait((ending, cooling), return_when=asyncio.FIRST_COMPLETED)
-        cut = await (ending if ending.done() else work.stop(0.0))
-        for task in (stopping, renewing, cooling, running):
-            task.cancel()
-        log.info("%s ends after %d messages%s", name, work.done + work.failed, f", {cut} cut off and given back" if cut else "")
+        code = await _until_the_end(work, stop, cold, settings.grace, limits)
+        log.info("%s ends after %d messages", name, work.done + work.failed)
     table.close()
     await app.aclose()
+    return code
+
+
+async def _until_the_end(work: Worker, stop: asyncio.Event, cold: asyncio.Event, grace: float, limits: dict[str, Any]) -> int:
+    """Work until told to stop or due for renewal, end in order, and give the exit code."""
+    loop = asyncio.get_running_loop()
+    running = loop.create_task(work.run())
+    gc.collect()
+    gc.freeze()
+    say_ready()
+    stopping, renewing = loop.create_task(stop.wait()), loop.create_task(_until_renewal(limits))
+    await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
+    code = 0 if stop.is_set() else RENEWED
+    ending = loop.create_task(work.stop(0.0 if cold.is_set() else grace))
+    cooling = loop.create_task(cold.wait())
+    await asyncio.wait((ending, cooling), return_when=asyncio.FIRST_COMPLETED)
+    cut = await (ending if ending.done() else work.stop(0.0))
+    if cut:
+        log.warning("%d messages were cut off and given back", cut)
+    for task in (stopping, renewing, cooling, running):
+        task.cancel()
     return code
 
 

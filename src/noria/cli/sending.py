@@ -11,7 +11,7 @@ import msgspec
 
 from noria.app import App, is_immediate
 from noria.cli.loading import find_app, settings_of
-from noria.errors import InvalidMessage, UnknownMessage
+from noria.errors import InvalidMessage, NoriaError, UnknownMessage
 from noria.messages.codec import decode_body, encode_json
 from noria.messages.message import Command, Event, Message
 
@@ -62,14 +62,20 @@ def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | N
     """Send a command: noria send sync.property property_id=42 what:='["rates"]'."""
     app = find_app(settings_of(ctx))
     command = parse(app, name, fields, Command)
+    if is_immediate(command) and any(value is not None for value in options.values()):
+        raise click.UsageError(f"{name} is handled here and now: it takes no delay, priority or idempotency key")
 
     async def run() -> Any:
         try:
             if wait is not None or is_immediate(command):
                 assert isinstance(command, Command)
-                return {"result": await app.aask(command, timeout=wait or 30.0)}
+                return {"result": await app.aask(command, timeout=wait or 30.0, **options)}
             receipt = await app.asend(command, **options)
             return {"id": receipt.id, "outcome": receipt.outcome}
+        except NoriaError:
+            raise
+        except Exception as error:  # of a handler that ran here and now: people want its sentence, not our stack
+            raise NoriaError(f"{name} failed: {type(error).__name__}: {error}") from error
         finally:
             await app.aclose()
 

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from noria.engine.ledger import Ledger
-from noria.engine.owner import Ownership, socket_path
+from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
 from noria.engine.server import Engine, steady_clock
 from noria.engine.verbs import DECODERS, Verbs
@@ -245,7 +245,7 @@ class Client:
         """Answer a publication that was stored just before the engine died."""
         posted: list[Any] = decode_plain(decode_request(call.body[4:]).arguments)[0]
         if any(len(p) > 7 and p[7] is not None for p in posted):
-            self._finish(call, Unconfirmed("the engine was restarted before it answered; send again with the same id or key"))
+            self._finish(call, Unconfirmed("the engine was restarted before it answered; send again with an idempotency key"))
         else:
             self._calls.pop(call.serial, None)
             if not call.future.done():
@@ -298,7 +298,7 @@ class Client:
         now = self._loop.time()
         for call in [c for c in self._calls.values() if c.expires < now]:
             if call.sent and call.verb in ("publish", "settle", "fire"):
-                self._finish(call, Unconfirmed(f'no answer to "{call.verb}" within its deadline; repeat it with the same message id'))
+                self._finish(call, Unconfirmed(f'no answer to "{call.verb}" within its deadline; it may be stored or not'))
             elif call.verb == "receive":
                 self._calls.pop(call.serial, None)
                 if not call.future.done():
@@ -329,6 +329,9 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
+        if not is_of_this_user(stream.get_extra_info("socket")):
+            stream.abort()  # somebody poses as the engine
+            return
         self._client.linked(stream.write, stream.close)
 
     def data_received(self, data: bytes) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import socket
+import stat
+import struct
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from noria.errors import AlreadyOwned
+from noria.errors import AlreadyOwned, UnsafeStorage
 
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux
 
@@ -22,7 +25,18 @@ def socket_path(database: Path) -> Path:
         return beside
     folder = Path(tempfile.gettempdir()) / f"noria-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise UnsafeStorage(f"{folder} is not a private folder of this user; remove it, or put the database where its path is shorter")
     return folder / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:32]}.sock"
+
+
+def is_of_this_user(connected: socket.socket | None) -> bool:
+    """Tell whether the process at the other end of a Unix socket belongs to this user, or to root."""
+    if connected is None or not hasattr(socket, "SO_PEERCRED"):
+        return True
+    _, uid, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in (os.getuid(), 0)
 
 
 class Ownership:

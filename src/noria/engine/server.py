@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import struct
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import msgspec
 
 from noria import errors
 from noria.engine.ledger import Ledger, Receiver
-from noria.engine.owner import Ownership, socket_path
+from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
 from noria.engine.wire import PROTOCOL, Frames, Request, decode_request, encode, failure_of, frame
@@ -438,7 +437,7 @@ class _Served(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
-        if not _same_user(transport.get_extra_info("socket")):
+        if not is_of_this_user(transport.get_extra_info("socket")):
             log.warning("refused a connection of another user")
             transport.abort()
             return
@@ -459,13 +458,6 @@ class _Served(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
             self._engine.detach(self._connection)
-
-
-def _same_user(connected: socket.socket | None) -> bool:
-    if connected is None or not hasattr(socket, "SO_PEERCRED"):
-        return True
-    _, uid, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return uid in (os.getuid(), 0)
 
 
 async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine: Engine | None = None) -> None:

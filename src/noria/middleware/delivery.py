@@ -18,8 +18,8 @@ class Delivery(Middleware):
         priority, delay = spec.priority, spec.delay
 
         def timed(message: Any, draft: Draft) -> Publication:
-            draft.priority = draft.priority or priority
-            draft.delay = draft.delay or delay
+            draft.priority = priority if draft.priority is None else draft.priority
+            draft.delay = delay if draft.delay is None else draft.delay
             return call_next(message, draft)
 
         return timed

@@ -113,7 +113,7 @@ class Supervisor:
                 return
             if code == CONFIGURATION:
                 self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
-                self._failure_code()
+                self._stopping.set()
                 return
             child.crashes = crashes_after(child.crashes, code, lived)
             if is_planned(code):
@@ -129,9 +129,6 @@ class Supervisor:
                     await asyncio.wait_for(self._stopping.wait(), wait)
                 except TimeoutError:
                     continue
-
-    def _failure_code(self) -> None:
-        self._stopping.set()
 
     async def _end(self) -> None:
         """End the others, then the engine."""
@@ -152,7 +149,7 @@ class Supervisor:
             self._reloading = asyncio.get_running_loop().create_task(self._replace_all())
 
     async def _replace_all(self) -> None:
-        """Replace the processes with user code one by one, each when its successor is ready."""
+        """Replace the processes with user code one by one: the next when the successor of the one before is ready."""
         for child in self._others:
             log.info("reloading %s", child.spec.name)
             child.ready.clear()
@@ -169,5 +166,6 @@ class Supervisor:
             return
         lines = [f"{c.spec.name}\t{c.pid or ''}\t{c.starts}\t{c.crashes}\t{c.planned_ends}" for c in self.children]
         draft = Path(f"{self._status}.new")
+        draft.touch(mode=0o600)
         draft.write_text("\n".join([f"supervisor\t{os.getpid()}\t1\t0\t0", *lines]) + "\n")
         draft.replace(self._status)

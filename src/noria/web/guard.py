@@ -93,6 +93,8 @@ class Guard:
             name = origin.decode("latin-1").lower()
             if name not in self._origins and name not in (f"http://{host}", f"https://{host}"):
                 return problem(403, "This origin may not speak to the gateway", "add it to allowed_origins if it should")
+        if found.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and origin is None:
+            return problem(403, "Another site may not speak to the gateway", "a browser says that this request comes from another site")
         length = found.get(b"content-length")
         if length is not None and (not length.isdigit() or int(length) > self._max_body):
             return self._too_large()
