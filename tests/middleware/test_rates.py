@@ -31,12 +31,12 @@ class Budget:
         self.wait = wait
         self.asked: list[tuple[str, float, int]] = []
 
-    def context(self, note: str | None = None) -> Context:
+    def context(self, note: str | None = None, queue: str = "") -> Context:
         async def take(budget: str, interval: float, burst: int) -> float:
             self.asked.append((budget, interval, burst))
             return self.wait
 
-        return Context("id", note=note, ports=Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take))
+        return Context("id", note=note, queue=queue, ports=Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take))
 
 
 async def handler(message: Any, context: Context) -> str:
