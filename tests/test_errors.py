@@ -6,7 +6,7 @@ import re
 import pytest
 
 from noria import errors
-from noria.errors import InvalidMessage, NoriaError, Verdict, faults_of
+from noria.errors import NoriaError, Verdict
 
 
 def drawn() -> dict[str, tuple[str | None, str]]:
@@ -52,8 +52,3 @@ def test_exit_codes(name: str, code: int) -> None:
 
 def test_verdicts_are_no_errors_of_ours() -> None:
     assert not issubclass(Verdict, NoriaError)
-
-
-def test_faults_of_an_invalid_message_are_its_own_and_one_for_any_other_error() -> None:
-    assert faults_of(InvalidMessage("m", {"$.a": "x", "$.b": "y"})) == [("$.a", "x"), ("$.b", "y")]
-    assert faults_of(ValueError("z")) == [("$", "z")]

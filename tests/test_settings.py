@@ -45,10 +45,10 @@ def test_a_file_that_was_named_must_exist_and_be_toml(tmp_path: Path) -> None:
         load({}, {"NORIA_CONFIG": str(tmp_path / "nowhere.toml")})
     broken = tmp_path / "broken.toml"
     broken.write_text("port = = 3")
-    with pytest.raises(InvalidSettings, match="is not valid TOML"):
+    with pytest.raises(InvalidSettings, match="cannot be read as TOML"):
         load({}, {}, broken)
     broken.write_bytes(b"\xff\xfe")
-    with pytest.raises(InvalidSettings, match="is not valid TOML"):
+    with pytest.raises(InvalidSettings, match="cannot be read as TOML"):
         load({}, {}, broken)
 
 

@@ -64,7 +64,11 @@ class BackOffice:
         what = "rates" if action.kind == "rate" else "availability"
         body = {"property_id": action.property_id, "what": [what]}
         started = time.perf_counter()
-        answer = http.post(f"{self._stage.gateway_url}/commands/sync.property", json=body)
+        try:
+            answer = http.post(f"{self._stage.gateway_url}/commands/sync.property", json=body)
+        except httpx2.HTTPError:
+            self.answers[0] = self.answers.get(0, 0) + 1
+            return
         self.seconds.append(time.perf_counter() - started)
         self.answers[answer.status_code] = self.answers.get(answer.status_code, 0) + 1
         self.done += 1
@@ -119,9 +123,18 @@ def play(stage: Stage, console: Console, seconds: float, rate: float) -> BackOff
     """Replay for some seconds while one channel misbehaves in the middle."""
     office = BackOffice(stage, rate)
     worker = threading.Thread(target=office.run, name="back-office")
+    worker.start()
+    try:
+        return watch(stage, console, seconds, office)
+    finally:
+        office.stop()
+        worker.join()
+
+
+def watch(stage: Stage, console: Console, seconds: float, office: BackOffice) -> BackOffice:
+    """Show what goes on, and have the channel misbehave in its time."""
     board = Board()
     started = time.monotonic()
-    worker.start()
     manners = iter(_MANNERS)
     begin, end = seconds * _MISBEHAVES["from"], seconds * _MISBEHAVES["until"]
     turn = (end - begin) / 3
@@ -141,10 +154,9 @@ def play(stage: Stage, console: Console, seconds: float, rate: float) -> BackOff
                 console.print(drawing)
             time.sleep(0.5)
         office.stop()
-        worker.join()
         note = "the back office went home; waiting until every channel knows everything"
         deadline = time.monotonic() + _SETTLE
-        while not stage.idle() and time.monotonic() < deadline:
+        while not (office.ended and stage.idle()) and time.monotonic() < deadline:
             live.update(board.draw(stage, office, note), refresh=console.is_terminal)
             time.sleep(0.2)
         live.update(board.draw(stage, office, ""), refresh=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 import weakref
@@ -22,8 +23,10 @@ from noria.bus.providers import Providers
 from noria.bus.registry import Registry
 from noria.bus.task import Task
 from noria.engine.server import Engine
-from noria.errors import CommandFailed, DefinitionError, ResultTimeout, TooLate
+from noria.engine.wire import FURTHEST
+from noria.errors import CommandFailed, DefinitionError, InvalidMessage, ResultTimeout, TooLate
 from noria.messages.capabilities import Capabilities
+from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt, changed
 from noria.messages.message import Command, Event, Message
 from noria.messages.topology import Queue
@@ -71,9 +74,12 @@ class App:
         self.bus = Bus(self.registry, self.providers, defaults() if middleware is None else middleware)
         self.merger = Merger(self.bus)
         self.schedules: list[Schedule] = []
+        self._inherited: object = None
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _leave_behind(this()))
 
     # --- declaring
 
@@ -136,6 +142,8 @@ class App:
         `misfire` says what becomes of slots missed while nothing ran: once, skip or all.
         """
         self._refuse_if_frozen("schedules")
+        if is_immediate(message):
+            raise DefinitionError(f"{type(message).__name__} is handled here and now; give it a queue to be scheduled")
         self.knows(type(message))
         self.schedules.append(Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire))
 
@@ -273,6 +281,9 @@ class App:
         loop = asyncio.get_running_loop()
         connection = self._connections.get(loop)
         if connection is None:
+            for other in [known for known in self._connections if known.is_closed()]:
+                del self._connections[other]  # its connection closes with the last reference
+        if connection is None:
             broker = brokers.connect(self.settings, role=self.setting.role, alone=self.setting.alone, engine=self.setting.engine)
             broker.client.info = info or {}
             connection = self._connections[loop] = Connection(broker, store.connect(broker.client))
@@ -288,14 +299,22 @@ class App:
         connection = await self.connection()
         kept = connection.store
 
-        async def mark(message_id: str, handler: str, then: list[Message]) -> bool:
+        async def mark(message_id: str, handler: str, then: list[Message], result: Any) -> bool:
+            kept_result = None if result is None else encode_json(result)
             originals = self.merger.fold([self.bus.prepare(m, Draft(new_id(), correlation_id=message_id)) for m in then])
             tried = originals
-            while receipts := await kept.mark(message_id, handler, tried):
+            while receipts := await kept.mark(message_id, handler, tried, kept_result):
                 tried = self.merger.merged(originals, tried, receipts)
             return True
 
         return Ports(mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take)
+
+    def forget_connections(self) -> None:
+        """Begin anew in a forked child: with its own thread and its own connection."""
+        self._portal_lock = threading.Lock()
+        self._inherited = (self._portal, self._connections)
+        self._portal = None
+        self._connections = weakref.WeakKeyDictionary()
 
     def wait_for(self, work: Coroutine[Any, Any, R]) -> R:
         """Run a coroutine on this application's own event loop thread and give its result."""
@@ -319,8 +338,18 @@ class App:
             portal.close(self.aclose())
 
 
+def _leave_behind(app: App | None) -> None:
+    """Forget the thread and the connections of the parent process, which a forked child does not have."""
+    if app is not None:
+        app.forget_connections()
+
+
 def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:
     """Give the draft of a message with what its sender asked for."""
+    if delay is not None and not 0 <= delay <= FURTHEST:
+        raise InvalidMessage(message.__spec__.name, {"delay": f"must be within 0 and {FURTHEST:g} seconds, not {delay}"})
+    if idempotency_key is not None and is_immediate(message):
+        raise InvalidMessage(message.__spec__.name, {"idempotency_key": "is not kept for a command that is handled here and now"})
     draft = Draft(new_id(), priority=priority, delay=delay)
     if idempotency_key is not None:
         draft.options = changed(None, idempotency_key=f"{message.__spec__.name}:{idempotency_key}", fingerprint=fingerprint(message))

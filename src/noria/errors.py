@@ -20,7 +20,6 @@
     │   │   ├── StorageFull        no room on the disk; try again later
     │   │   └── KeyReused          an idempotency key came back with another body
     │   ├── TopologyConflict       two declarations of one exchange or queue disagree
-    │   ├── StaleDelivery          settled after it was lost; somebody else has it
     │   └── NotFound               no such queue, message or letter
     ├── StorageError               the file is wrong; nothing was written
     │   ├── UnsafeStorage          this SQLite or this disk can lose data
@@ -38,7 +37,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -136,10 +135,6 @@ class TopologyConflict(BrokerError):
     exit_code = 78
 
 
-class StaleDelivery(BrokerError):
-    """A delivery was settled after it was lost; it belongs to somebody else now."""
-
-
 class NotFound(BrokerError):
     """There is no such queue, message or dead letter."""
 
@@ -219,10 +214,3 @@ class Reject(Verdict):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
-
-
-def faults_of(error: BaseException) -> Sequence[tuple[str, str]]:
-    """Give the (path, fault) pairs of an invalid message, or one pair for the whole of it."""
-    if isinstance(error, InvalidMessage):
-        return list(error.faults.items())
-    return [("$", str(error))]

@@ -91,8 +91,8 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     if chosen.exists():
         try:
             put(tomllib.loads(chosen.read_text()), str(chosen))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidSettings(f"{chosen} is not valid TOML: {error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise InvalidSettings(f"{chosen} cannot be read as TOML: {error}") from None
     elif file is not None or "NORIA_CONFIG" in environment:
         raise InvalidSettings(f"{chosen} does not exist")
     for variable, name in _UNPREFIXED.items():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from noria import Command, Context, Event, Exchange
@@ -57,17 +58,17 @@ class Memory:
     """Handler marks in memory, as the store keeps them."""
 
     def __init__(self) -> None:
-        self.marked: dict[str, set[str]] = {}
+        self.marked: dict[str, dict[str, bytes | None]] = {}
         self.published: list[Message] = []
 
     def ports(self) -> Ports:
-        async def mark(message_id: str, handler: str, then: list[Message]) -> bool:
-            self.marked.setdefault(message_id, set()).add(handler)
+        async def mark(message_id: str, handler: str, then: list[Message], result: Any) -> bool:
+            self.marked.setdefault(message_id, {})[handler] = None if result is None else msgspec.json.encode(result)
             self.published += then
             return True
 
-        async def marks(message_id: str) -> frozenset[str]:
-            return frozenset(self.marked.get(message_id, ()))
+        async def marks(message_id: str) -> dict[str, bytes | None]:
+            return dict(self.marked.get(message_id, {}))
 
         async def progress(message_id: str, done: int, total: int, text: str) -> None: ...
 

@@ -24,6 +24,6 @@ async def test_progress_goes_to_the_store_under_the_messages_id() -> None:
 async def test_without_a_store_nothing_is_remembered_and_nothing_fails() -> None:
     context = Context("id")
     await context.progress(1, 2)
-    assert await context.ports.marks("id") == frozenset()
+    assert await context.ports.marks("id") == {}
     assert await context.ports.mark("id", "handler", []) is False
     assert await context.ports.take("budget", 1.0, 1) == 0.0

@@ -17,15 +17,15 @@ async def queue(peer: Peer) -> None:
 
 
 async def test_a_message_without_marks_has_none(peer: Peer) -> None:
-    assert await peer.store.marks("unknown") == frozenset()
+    assert set(await peer.store.marks("unknown")) == set()
 
 
 async def test_marks_are_remembered_for_each_message(engine: EngineUnderTest, peer: Peer) -> None:
     for message, handler in (("1", "a"), ("1", "b"), ("2", "c"), ("1", "a")):
         await peer.store.mark(message, handler)
     other = await engine.connect()
-    assert await other.store.marks("1") == {"a", "b"}
-    assert await other.store.marks("2") == {"c"}
+    assert set(await other.store.marks("1")) == {"a", "b"}
+    assert set(await other.store.marks("2")) == {"c"}
 
 
 async def test_marks_are_forgotten_when_the_message_is_done(peer: Peer) -> None:
@@ -35,8 +35,8 @@ async def test_marks_are_forgotten_when_the_message_is_done(peer: Peer) -> None:
         await peer.store.mark(receipt.id, "a")
         await peer.store.mark("another", "b")
         await settle(consumer, Ack(delivery.tag, marked=True))
-    assert await peer.store.marks(receipt.id) == frozenset()
-    assert await peer.store.marks("another") == {"b"}
+    assert set(await peer.store.marks(receipt.id)) == set()
+    assert set(await peer.store.marks("another")) == {"b"}
 
 
 @pytest.mark.parametrize("after", [0.0, 3600.0])
@@ -46,7 +46,7 @@ async def test_marks_stay_over_a_retry(peer: Peer, after: float) -> None:
         delivery = await one(consumer)
         await peer.store.mark(receipt.id, "a")
         await settle(consumer, Retry(delivery.tag, after, error="boom"))
-    assert await peer.store.marks(receipt.id) == {"a"}
+    assert set(await peer.store.marks(receipt.id)) == {"a"}
 
 
 async def test_marks_stay_while_a_message_is_dead_and_when_it_is_retried(peer: Peer) -> None:
@@ -55,11 +55,11 @@ async def test_marks_stay_while_a_message_is_dead_and_when_it_is_retried(peer: P
         delivery = await one(consumer)
         await peer.store.mark(receipt.id, "a")
         await settle(consumer, Dead(delivery.tag, "no"))
-        assert await peer.store.marks(receipt.id) == {"a"}
+        assert set(await peer.store.marks(receipt.id)) == {"a"}
         await peer.store.retry_letters([letter.number for letter in await peer.store.letters()])
-        assert await peer.store.marks(receipt.id) == {"a"}
+        assert set(await peer.store.marks(receipt.id)) == {"a"}
         await settle(consumer, Ack((await one(consumer)).tag, marked=True))
-    assert await peer.store.marks(receipt.id) == frozenset()
+    assert set(await peer.store.marks(receipt.id)) == set()
 
 
 async def test_marks_stay_when_the_consumer_is_lost_and_over_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
@@ -70,21 +70,21 @@ async def test_marks_stay_when_the_consumer_is_lost_and_over_a_restart(engine: E
         await lost.store.mark(receipt.id, "a")
         await lost.vanish()
         await depth_becomes(peer, "q", ready=1)
-    assert await peer.store.marks(receipt.id) == {"a"}
+    assert set(await peer.store.marks(receipt.id)) == {"a"}
     await engine.restart()
-    assert await (await engine.connect()).store.marks(receipt.id) == {"a"}
+    assert set(await (await engine.connect()).store.marks(receipt.id)) == {"a"}
 
 
 async def test_what_a_handler_yielded_is_published_with_its_mark(engine: EngineUnderTest, peer: Peer) -> None:
     assert await peer.store.mark("1", "a", [to("q", "x"), to("r", "y")]) == []
     assert await drain(engine, peer, "q", "r") == ["x", "y"]
-    assert await peer.store.marks("1") == {"a"}
+    assert set(await peer.store.marks("1")) == {"a"}
 
 
 async def test_a_mark_with_an_unroutable_publication_is_not_remembered(peer: Peer) -> None:
     with pytest.raises(Unroutable):
         await peer.store.mark("1", "a", [to("q"), to("missing")])
-    assert await peer.store.marks("1") == frozenset()
+    assert set(await peer.store.marks("1")) == set()
     assert await peer.broker.depth("q") == Depth()
 
 
@@ -96,7 +96,7 @@ async def test_a_mark_whose_publication_must_be_merged_stores_nothing_and_shows_
     other, receipt = await peer.store.mark("1", "h", [to("r"), to("q", "b", key="k", merges=True)])
     assert other.outcome == "stored"
     assert (receipt.outcome, receipt.pending) == ("pending", first.envelope)
-    assert await peer.store.marks("1") == frozenset()
+    assert set(await peer.store.marks("1")) == set()
     assert await peer.broker.depth("r") == Depth()
     assert (
         await peer.store.mark("1", "h", [to("r"), to("q", "a+b", id=first.envelope.id, key="k", merges=True, replaces=receipt.version)])
@@ -108,5 +108,5 @@ async def test_a_mark_whose_publication_must_be_merged_stores_nothing_and_shows_
 async def test_two_of_one_key_in_one_mark_are_not_lost(peer: Peer) -> None:
     twice = [to("q", text, key="k", merges=True) for text in "ab"]
     assert [r.outcome for r in await peer.store.mark("1", "h", twice)] == ["stored", "pending"]
-    assert await peer.store.marks("1") == frozenset()
+    assert set(await peer.store.marks("1")) == set()
     assert await peer.broker.depth("q") == Depth()

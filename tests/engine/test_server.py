@@ -18,9 +18,9 @@ from noria.brokers.embedded import EmbeddedBroker
 from noria.engine import server
 from noria.engine.owner import is_of_this_user, socket_path
 from noria.engine.server import Engine, serve
-from noria.engine.wire import frame
+from noria.engine.wire import LARGEST_FRAME, frame
 from noria.errors import BrokerError, Rejected, StorageFull
-from noria.messages.envelope import Envelope, Publication
+from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
 from tests.waiting import auntil
 
@@ -208,3 +208,49 @@ def test_the_started_table_is_read_as_tags_without_zeros(tmp_path: Path) -> None
     assert server._started(str(table)) == {7, 2**40}
     assert server._started(str(tmp_path / "missing")) is None
     assert server._started(None) is None
+
+
+async def test_a_lend_is_bounded_by_bytes_so_that_its_answer_always_fits(broker: EmbeddedBroker) -> None:
+    body = b"x" * 3_000_000
+    for n in range(8):
+        await broker.publish([Publication(Envelope(f"m{n}", "t", body), "q")])
+    async with broker.consume(["q"], prefetch=50) as consumer:
+        taken: list[str] = []
+        while deliveries := await consumer.receive(50, 0.2):
+            assert len(deliveries) <= 3
+            taken += [d.envelope.id for d in deliveries]
+        assert taken == [f"m{n}" for n in range(8)]
+
+
+async def test_a_send_that_is_too_large_is_refused_at_once_and_certainly_not_stored(broker: EmbeddedBroker) -> None:
+    with pytest.raises(Rejected, match="more than"):
+        await broker.publish([Publication(Envelope("m", "t", b"x" * (LARGEST_FRAME + 1)), "q")])
+    assert (await broker.depth("q")).ready == 0
+
+
+@pytest.mark.parametrize(("verb", "arguments"), [("letter", (2**63,)), ("retry_letters", ([2**64 - 1],)), ("archived", (2**63, 1, "#"))])
+async def test_a_number_that_sqlite_cannot_hold_is_one_clients_mistake(
+    broker: EmbeddedBroker, verb: str, arguments: tuple[object, ...]
+) -> None:
+    wrong, right = await asyncio.gather(broker.client.call(verb, *arguments), broker.publish([message(1)]), return_exceptions=True)
+    assert isinstance(wrong, BrokerError)
+    assert "bad request" in str(wrong)
+    assert right[0].outcome == "stored"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("change", [{"priority": 2**40}, {"delay": float("inf")}, {"delay": float("nan")}])
+async def test_a_publication_beyond_all_bounds_is_refused(broker: EmbeddedBroker, change: dict[str, float]) -> None:
+    with pytest.raises(BrokerError, match="bad request"):
+        await broker.publish([Publication(Envelope("m", "t", b"{}"), "q", **change)])  # type: ignore[arg-type]
+
+
+async def test_a_mask_that_was_lent_and_did_not_start_is_pending_again(broker: EmbeddedBroker) -> None:
+    def mask(identity: str) -> Publication:
+        return Publication(Envelope(identity, "t", b"{}"), "q", options=Options(key="k", merges=True))
+
+    await broker.publish([mask("a")])
+    async with broker.consume(["q"], prefetch=1) as consumer:
+        assert len(await consumer.receive(1, 1.0)) == 1
+    (receipt,) = await broker.publish([mask("b")])
+    assert (receipt.outcome, receipt.id) == ("pending", "a")
+    assert (await broker.depth("q")).ready == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +46,11 @@ def test_an_error_crosses_the_wire_as_itself() -> None:
 @pytest.mark.parametrize("kind", ["SystemExit", "os", "annotations", "Mapping", "faults_of", "InvalidMessage", "Nonsense", "__builtins__"])
 def test_what_is_no_error_of_ours_becomes_a_plain_broker_error(kind: str) -> None:
     assert type(error_of(Failure(kind, "text"))) is errors.BrokerError
+
+
+def test_a_large_frame_that_comes_in_small_pieces_is_read_once() -> None:
+    stream, frames = frame(b"x" * 8_000_000), Frames()
+    started = time.process_time()
+    found = [body for at in range(0, len(stream), 65536) for body in frames.feed(stream[at : at + 65536])]
+    assert len(found) == 1
+    assert time.process_time() - started < 0.5

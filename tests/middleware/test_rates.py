@@ -36,7 +36,9 @@ class Budget:
             self.asked.append((budget, interval, burst))
             return self.wait
 
-        return Context("id", note=note, queue=queue, ports=Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take))
+        return Context(
+            "id", note=note, queue=queue, ports=Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take)
+        )
 
 
 async def handler(message: Any, context: Context) -> str:

@@ -1,7 +1,9 @@
 """`noria run`: one for each file, nothing outlives it, and it refuses what is unsafe."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,3 +138,83 @@ def test_an_application_whose_commands_are_all_handled_here_and_now_runs_too(tmp
         finally:
             run.terminate()
         assert run.wait(30) == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_second_interrupt_ends_a_run_without_waiting_for_what_runs(mill: Mill) -> None:
+    mill.run()
+    mill.noria("send", "work", "name=long", "seconds:=30")
+    until(lambda: "start long" in mill_log(mill), "the handler to run")
+    assert mill.process is not None
+    started = time.monotonic()
+    mill.process.send_signal(signal.SIGINT)
+    gateway = mill.rows()["gateway"].pid
+    until(lambda: not psutil.pid_exists(gateway) or psutil.Process(gateway).status() == psutil.STATUS_ZOMBIE, "the first to be heard")
+    assert mill.process.poll() is None, "the first one waits for what runs"
+    mill.process.send_signal(signal.SIGINT)
+    assert mill.process.wait(15) == 0
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_for_workers_does_not_end_the_others(mill: Mill) -> None:
+    mill.run()
+    before = mill.rows()
+    assert mill.process is not None
+    mill.process.send_signal(signal.SIGUSR1)
+    until(lambda: "thread" in mill.errors(), "the stacks of the worker")
+    assert {name: row.pid for name, row in mill.rows().items()} == {name: row.pid for name, row in before.items()}
+
+
+@pytest.mark.timeout(60)
+def test_a_status_file_that_cannot_be_written_does_not_stop_the_supervision(mill: Mill) -> None:
+    mill.run()
+    worker = mill.rows()["default-1"].pid
+    status = mill.folder / "noria.db.processes"
+    status.unlink()
+    status.mkdir()
+    for starts in (2, 3):
+        os.kill(worker, signal.SIGKILL)
+        until(lambda starts=starts: mill.errors().count("started default-1") == starts, "another worker")
+        worker = int(re.findall(r"started default-1 \((\d+)\)", mill.errors())[-1])
+    assert "cannot write" in mill.errors()
+
+
+@pytest.mark.timeout(60)
+def test_a_port_that_is_taken_ends_the_run_with_a_sentence(mill: Mill) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = mill.noria("run", "--no-scheduler", "--port", str(taken.getsockname()[1]), code=78)
+    assert "cannot listen on 127.0.0.1" in ended.stderr
+
+
+@pytest.mark.timeout(60)
+def test_a_reload_with_a_broken_application_keeps_the_rest_running(mill: Mill) -> None:
+    mill.run()
+    engine = mill.rows()["engine"].pid
+    good = (mill.folder / "mill.py").read_text()
+    (mill.folder / "mill.py").write_text("this is no python")
+    assert mill.process is not None
+    os.kill(mill.rows()["default-1"].pid, signal.SIGTERM)
+    until(lambda: mill.rows()["default-1"].crashes >= 1, "the broken application to be seen")
+    assert mill.process.poll() is None
+    (mill.folder / "mill.py").write_text(good)
+    mill.noria("send", "work", "name=again")
+    until(lambda: "end again" in mill_log(mill), "the mended application to work", 30.0)
+    assert mill.rows()["engine"].pid == engine
+
+
+@pytest.mark.timeout(60)
+def test_a_handler_that_is_killed_for_hanging_alone_is_blamed(mill: Mill) -> None:
+    mill.run()
+    mill.noria("send", "work", "name=neighbour", "seconds:=2")
+    until(lambda: "start neighbour 1" in mill_log(mill), "the neighbour to run")
+    mill.noria("send", "hang")
+    until(lambda: "end hang 2" in mill_log(mill) and "end neighbour 1" in mill_log(mill), "both to end", 30.0)
+    assert "start neighbour 2" not in mill_log(mill), "the neighbour's attempt was not counted"
+
+
+def mill_log(mill: Mill) -> str:
+    log = mill.folder / "log"
+    return re.sub(r"^\S+ \S+ ", "", log.read_text(), flags=re.M) if log.exists() else ""

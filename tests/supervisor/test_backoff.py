@@ -5,14 +5,18 @@ import pytest
 from noria.supervisor.backoff import crashes_after, is_planned, pause
 
 
-@pytest.mark.parametrize(("code", "planned"), [(0, True), (77, True), (1, False), (75, False), (78, False), (-9, False), (-15, False)])
-def test_which_ends_were_planned(code: int, planned: bool) -> None:
-    assert is_planned(code) is planned
+@pytest.mark.parametrize(
+    ("code", "lived", "asked", "planned"),
+    [(0, 0.1, True, True), (0, 0.1, False, False), (0, 10.0, False, True), (77, 0.1, False, True), (1, 99.0, True, False),
+     (75, 99.0, False, False), (78, 99.0, False, False), (-9, 99.0, True, False), (-15, 99.0, True, False)],
+)  # fmt: skip
+def test_which_ends_were_planned(code: int, lived: float, asked: bool, planned: bool) -> None:
+    assert is_planned(code, lived, asked=asked) is planned
 
 
 @pytest.mark.parametrize(
     ("crashes", "code", "lived", "after"),
-    [(0, 1, 0.1, 1), (1, 1, 0.1, 2), (5, -9, 9.9, 6), (5, -9, 10.0, 1), (5, 0, 0.1, 0), (5, 77, 0.1, 0), (0, 77, 1000.0, 0)],
+    [(0, 1, 0.1, 1), (1, 1, 0.1, 2), (5, -9, 9.9, 6), (5, -9, 10.0, 1), (5, 0, 0.1, 6), (5, 77, 0.1, 0), (0, 77, 1000.0, 0)],
 )
 def test_crashes_in_a_row(crashes: int, code: int, lived: float, after: int) -> None:
     assert crashes_after(crashes, code, lived) == after

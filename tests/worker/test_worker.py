@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,10 +12,11 @@ from typing import Any, Self
 import pytest
 
 from noria import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
-from noria.brokers.contract import Refusal, Settlement
+from noria.brokers.contract import Ack, Refusal, Settlement
 from noria.engine.server import Engine
-from noria.errors import BrokerUnavailable, Unconfirmed
+from noria.errors import BrokerUnavailable, Rejected, Unconfirmed
 from noria.messages.envelope import Envelope, Publication
+from noria.worker import worker as worker_module
 from noria.worker.slots import StartedTable
 from noria.worker.worker import Worker
 from tests.waiting import auntil
@@ -56,6 +58,8 @@ class Shop:
                 raise RetryLater(after=0.0)
             case "snooze" if context.note is None:
                 raise Snooze(0.0, note="slept")
+            case "busy":
+                time.sleep(0.05)
             case "unencodable":
                 return object()
             case _:
@@ -193,3 +197,100 @@ async def test_a_worker_of_so_many_messages_takes_no_more(shop: Shop) -> None:
     await asyncio.wait_for(shop.worker.finished.wait(), 10.0)
     assert len(shop.ran) == 3
     assert (await shop.connection.broker.depth("work")).ready == 2
+
+
+async def test_a_settlement_that_the_broker_cannot_store_becomes_a_failed_attempt(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_REFUSED_PAUSE", 0.01)
+    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.01)
+    settle = shop.consumer.settle
+
+    async def refuse_acks(settlements: Sequence[Settlement]) -> list[Refusal]:
+        if any(isinstance(settlement, Ack) for settlement in settlements):
+            raise Rejected("this cannot be stored")
+        return await settle(settlements)
+
+    monkeypatch.setattr(shop.consumer, "settle", refuse_acks)
+    await shop.send("fine")
+
+    async def failed_once() -> bool:
+        rows = await shop.connection.store.overview()
+        return next(q for q in rows["queues"] if q["name"] == "work")["retried"] >= 1
+
+    await auntil(failed_once, "the attempt to be given up instead of held for ever")
+    monkeypatch.setattr(shop.consumer, "settle", settle)
+    await shop.settled()
+
+
+async def test_quiet_gives_back_what_did_not_start_so_that_others_can_run_it(tmp_path: Path) -> None:
+    async with Shop(tmp_path, concurrency=1) as shop:
+        await shop.send("wait", "fine", "fine")
+        await auntil(lambda: shop.ran == ["wait"])
+        shop.worker.quiet(True)
+
+        async def given_back() -> bool:
+            depth = await shop.connection.broker.depth("work")
+            return (depth.ready, depth.running) == (2, 1)
+
+        await auntil(given_back, "the buffer to be given back")
+        shop.gate.set()
+        shop.worker.quiet(False)
+        await shop.settled()
+        assert shop.ran == ["wait", "fine", "fine"]
+
+
+async def test_handlers_that_never_suspend_leave_the_loop_its_turn(shop: Shop) -> None:
+    gaps: list[float] = []
+
+    async def watch() -> None:
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(0)
+            now = time.monotonic()
+            gaps.append(now - before)
+            before = now
+
+    watching = asyncio.create_task(watch())
+    await shop.send(*["busy"] * 20)
+    await shop.settled()
+    watching.cancel()
+    assert max(gaps) < 0.5, "twenty handlers of 50 ms each must not run as one"
+
+
+class Sync(Command, queue="threads", timeout=0.05, retry=1, key="{n}"):
+    n: int
+
+
+async def test_a_thread_that_ignores_its_timeout_keeps_its_slot_and_its_key_until_it_ends(tmp_path: Path) -> None:
+    app, running, most = App("sync"), list[int](), list[int]()
+    engine = Engine(tmp_path / "noria.db", grace=0.0)
+    app.configure(Settings(broker=f"sqlite:///{tmp_path / 'noria.db'}"), engine=engine)
+
+    @app.handles(Sync)
+    def hang(command: Sync) -> None:
+        running.append(command.n)
+        most.append(running.count(command.n))
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline:
+            try:
+                time.sleep(0.3)
+            except BaseException:  # what a library does that swallows everything
+                pass
+        running.remove(command.n)
+
+    app.bus.set_threads(4)
+    connection = await app.connection()
+    async with connection.broker.consume(["threads"], prefetch=10) as consumer:
+        table = StartedTable(tmp_path, 4)
+        worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=4, table=table)
+        task = asyncio.create_task(worker.run())
+        await app.asend([Sync(n=1) for _ in range(3)])
+
+        async def over() -> bool:
+            return (await connection.broker.depth("threads")).dead == 3
+
+        await auntil(over, "all three to time out")
+        assert max(most) == 1, "two of one key ran at once"
+        await worker.stop(1.0)
+        await task
+    await app.aclose()
+    engine.close()

@@ -15,7 +15,7 @@ from noria.bus.context import Context
 from noria.bus.handler import Handler, Invoke
 from noria.bus.providers import Providers
 from noria.bus.registry import Registry
-from noria.errors import TooLate
+from noria.errors import InvalidMessage, TooLate
 from noria.messages.capabilities import MessageSpec
 from noria.messages.codec import JSON, decoder, encode_json
 from noria.messages.envelope import NO_HEADERS, Envelope, Options, Publication
@@ -185,6 +185,9 @@ def _seal(kind: type[Message], spec: MessageSpec) -> Send:
     name, clock = spec.name, time.time
 
     def seal(message: Any, draft: Draft) -> Publication:
+        parts: list[Any] = [part for pair in draft.headers.items() for part in pair] if draft.headers else []
+        if not all(isinstance(part, str) for part in parts):
+            raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
         envelope = Envelope(
             draft.id, name, encode_json(message), clock(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
         )
@@ -205,11 +208,13 @@ def _in_order(invokes: Sequence[tuple[str, Invoke]]) -> Handle:
         result: Any = None
         for position, (name, invoke) in enumerate(invokes):
             if name in finished:
+                kept = finished[name]
+                result = result if kept is None else msgspec.json.decode(kept)
                 continue
             outcome = await invoke(message, context)
             result = outcome if outcome is not None else result
             last = position == len(invokes) - 1
-            if not last and await ports.mark(context.id, name, context.then):
+            if not last and await ports.mark(context.id, name, context.then, outcome):
                 context.then.clear()
         return result
 

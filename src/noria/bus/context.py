@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from noria.messages.envelope import NO_HEADERS
 from noria.messages.message import Message
 
 Progress = Callable[[str, int, int, str], Awaitable[None]]
-Marks = Callable[[str], Awaitable[frozenset[str]]]
-Mark = Callable[[str, str, list[Message]], Awaitable[bool]]
+Marks = Callable[[str], Awaitable[Mapping[str, bytes | None]]]
+Mark = Callable[[str, str, list[Message], Any], Awaitable[bool]]
 
 
 class Context:
@@ -82,8 +83,8 @@ class Ports:
 async def _forget(*_: object) -> None: ...
 
 
-async def _no_marks(_: str) -> frozenset[str]:
-    return frozenset()
+async def _no_marks(_: str) -> Mapping[str, bytes | None]:
+    return {}
 
 
 async def _no_mark(*_: object) -> bool:

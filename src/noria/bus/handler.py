@@ -104,10 +104,13 @@ def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecut
     async def invoke(message: Message, context: Context) -> Any:
         run = _Run()
         variables = contextvars.copy_context()
+        running = asyncio.get_running_loop().run_in_executor(threads, lambda: variables.run(run, inner, message, context))
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, lambda: variables.run(run, inner, message, context))
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
+            # A thread cannot be ended: its slot and its key stay taken until it has really ended, or the worker does.
             run.interrupt()
+            await asyncio.wait((running,))
             raise
 
     return invoke

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from noria.bus.bus import Bus
+from noria.errors import Rejected
 from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt, changed
 from noria.messages.message import Message
@@ -95,9 +96,14 @@ class Merger:
     def _combine(self, older: Publication, newer: Publication) -> Publication:
         kind = self.registry.message(older.envelope.type)
         decode = self.bus.decoder_of(kind)
-        merged: Message = decode(older.envelope.body).merge(decode(newer.envelope.body))
-        body = encode_json(merged)
-        decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
+        try:
+            merged: Message = decode(older.envelope.body).merge(decode(newer.envelope.body))
+            body = encode_json(merged)
+            decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
+            raise Rejected(
+                f"{older.envelope.type} {older.envelope.id} is pending and cannot be merged with: {error}; purge or handle it first"
+            ) from error
         ids = (*(older.options.merged_ids if older.options else ()), *(newer.options.merged_ids if newer.options else ()))
         tracked = bool((older.options and older.options.tracked) or (newer.options and newer.options.tracked))
         return Publication(

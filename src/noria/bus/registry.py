@@ -13,8 +13,6 @@ from noria.messages.message import Command, Event, Message
 from noria.messages.template import expand
 from noria.messages.topology import EVENTS, Binding, Queue, Topology, bind, refuse_conflict, refuse_other_kind
 
-COMMANDS_EXCHANGE = ""
-
 
 @dataclass(frozen=True)
 class Route:
@@ -42,7 +40,6 @@ class Registry:
         self.routes: dict[tuple[type[Message], str | None], Route] = {}
         self.subscribers: dict[str, Subscriber] = {}
         self.queues: dict[str, Queue] = {}
-        self.patterns: list[tuple[type[Message], str | None, str]] = []
 
     # --- declaring
 

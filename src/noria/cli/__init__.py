@@ -54,3 +54,6 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        click.echo(f"noria: {error}", err=True)
+        sys.exit(1)

@@ -22,7 +22,7 @@ def dead() -> None:
 
 @dead.command("list")
 @click.option("-Q", "--queue", default=None, help="Of one queue only.")
-@click.option("--after", default=0, help="Numbers larger than this one.")
+@click.option("--after", default=0, type=click.IntRange(0, 2**63 - 1), help="Numbers larger than this one.")
 @click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -38,7 +38,7 @@ def list_letters(ctx: click.Context, queue: str | None, after: int, limit: int, 
 
 
 @dead.command("show")
-@click.argument("number", type=int)
+@click.argument("number", type=click.IntRange(0, 2**63 - 1))
 @click.pass_context
 def show_letter(ctx: click.Context, number: int) -> None:
     """Show one dead letter with its body, error and history, as JSON."""
@@ -53,7 +53,7 @@ def show_letter(ctx: click.Context, number: int) -> None:
 
 
 @dead.command("edit")
-@click.argument("number", type=int)
+@click.argument("number", type=click.IntRange(0, 2**63 - 1))
 @click.argument("body")
 @click.pass_context
 def edit_letter(ctx: click.Context, number: int, body: str) -> None:
@@ -71,7 +71,7 @@ def edit_letter(ctx: click.Context, number: int, body: str) -> None:
 
 
 @dead.command("retry")
-@click.argument("numbers", nargs=-1, type=int)
+@click.argument("numbers", nargs=-1, type=click.IntRange(0, 2**63 - 1))
 @click.option("-Q", "--queue", default=None, help="All of one queue.")
 @click.pass_context
 def retry_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | None) -> None:
@@ -80,7 +80,7 @@ def retry_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | Non
 
 
 @dead.command("discard")
-@click.argument("numbers", nargs=-1, type=int)
+@click.argument("numbers", nargs=-1, type=click.IntRange(0, 2**63 - 1))
 @click.option("-Q", "--queue", default=None, help="All of one queue.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.pass_context
@@ -100,10 +100,12 @@ def _all_or_some(ctx: click.Context, numbers: tuple[int, ...], queue: str | None
         act = connection.store.retry_letters if verb == "retry" else connection.store.discard_letters
         if numbers:
             return await act(numbers)
-        count = after = 0
-        while letters := await connection.store.letters(queue, after=after, limit=500):
-            count += await act([letter.number for letter in letters])
-            after = letters[-1].number
+        found: list[int] = []
+        while letters := await connection.store.letters(queue, after=found[-1] if found else 0, limit=500):
+            found += [letter.number for letter in letters]
+        count = 0  # first all numbers, then the act: what dies again meanwhile is not acted on twice
+        for first in range(0, len(found), 500):
+            count += await act(found[first : first + 500])
         return count
 
     return run_with(bare_app(settings_of(ctx)), work)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from noria.app import App, Connection
-from noria.errors import InvalidSettings
+from noria.errors import InvalidSettings, NotFound
 from noria.settings import Settings, load
 
 R = TypeVar("R")
@@ -32,7 +32,11 @@ def find_app(settings: Settings, *, role: str = "client", alone: bool = True) ->
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
+        if name.startswith("."):
+            raise ValueError(name)
         module = importlib.import_module(name)
+    except (TypeError, ValueError):
+        raise InvalidSettings(f"-A {settings.app} names no module; write it like shop.tasks:app") from None
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise InvalidSettings(
@@ -50,6 +54,8 @@ def find_app(settings: Settings, *, role: str = "client", alone: bool = True) ->
 
 def bare_app(settings: Settings) -> App:
     """Give an application without messages, to look at queues with."""
+    if not settings.path.exists():
+        raise NotFound(f"{settings.path} does not exist yet; the first message makes it (is --broker or NORIA_BROKER right?)")
     app = App("noria", settings=settings)
     app.configure(settings)
     return app

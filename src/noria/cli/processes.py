@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -267,7 +268,12 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _obeyed)  # uvicorn raises a signal again when it has shut down: that is an end in order
-    Server(config).run()
+    try:
+        Server(config).run()
+    except SystemExit as ended:
+        if ended.code:
+            raise InvalidSettings(f"the gateway cannot listen on {settings.host}:{settings.port}; see what it said above") from None
+        raise
 
 
 def _obeyed(_: int, __: FrameType | None) -> None:
@@ -298,7 +304,8 @@ def scheduler(ctx: click.Context) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, task.cancel)
         say_ready()
-        await asyncio.gather(task, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
         await app.aclose()
 
     asyncio.run(main())

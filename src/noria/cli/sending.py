@@ -53,8 +53,8 @@ def _lenient(kind: Any, text: str) -> Any:
 @click.argument("name")
 @click.argument("fields", nargs=-1)
 @click.option("--wait", type=float, default=None, metavar="SECONDS", help="Wait for the result and print it.")
-@click.option("--delay", type=float, default=None, metavar="SECONDS", help="Not before so many seconds.")
-@click.option("--priority", type=int, default=None, help="Larger is served first.")
+@click.option("--delay", type=click.FloatRange(0), default=None, metavar="SECONDS", help="Not before so many seconds.")
+@click.option("--priority", type=click.IntRange(-(2**31), 2**31 - 1), default=None, help="Larger is served first.")
 @click.option("--idempotency-key", default=None, help="The same key and body are taken once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

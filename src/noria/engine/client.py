@@ -22,8 +22,8 @@ from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
 from noria.engine.server import Engine, steady_clock
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import PROTOCOL, Failure, Frames, decode_answer, decode_request, encode, error_of, frame
-from noria.errors import AlreadyOwned, BrokerError, BrokerUnavailable, NoriaError, Unconfirmed
+from noria.engine.wire import LARGEST_FRAME, PROTOCOL, Failure, Frames, decode_answer, decode_request, encode, error_of, frame
+from noria.errors import AlreadyOwned, BrokerError, BrokerUnavailable, NoriaError, Rejected, Unconfirmed
 
 DEADLINE: Final = 5.0
 _BEAT: Final = 2.0
@@ -104,6 +104,8 @@ class Client:
         serial = self._serial
         future: asyncio.Future[Any] = self._loop.create_future()
         body = frame((serial, verb, arguments))
+        if len(body) > LARGEST_FRAME:
+            raise Rejected(f"{len(body)} bytes are more than the {LARGEST_FRAME} that can be sent at once; send fewer or smaller messages")
         call = _Call(serial, verb, body, decode, self._loop.time() + (deadline or self.deadline), future)
         self._calls[serial] = call
         if self._write is not None and self._hello < 0:
@@ -220,7 +222,13 @@ class Client:
             if answer.failure is not None:
                 call.future.set_exception(error_of(answer.failure))
             else:
-                call.future.set_result(call.decode(answer.value))
+                self._resolve(call, answer.value)
+
+    def _resolve(self, call: _Call, value: Raw) -> None:
+        try:
+            call.future.set_result(call.decode(value))
+        except msgspec.DecodeError as error:
+            call.future.set_exception(BrokerError(f'the answer to "{call.verb}" cannot be read: {error}'))
 
     def _welcomed(self, failure: Failure | None, value: Raw) -> None:
         self._hello = -1
@@ -233,7 +241,7 @@ class Client:
             self.on_lost(lost)
         stored = int(welcome["stored"])
         for call in list(self._calls.values()):
-            if call.sent and call.verb == "publish" and call.serial <= stored:
+            if call.sent and call.verb == "publish" and call.serial <= stored and call.serial not in welcome["refused"]:
                 self._confirm(call)
                 continue
             # All other verbs may be said twice: what was settled is refused as stale, what fired is not fired again.

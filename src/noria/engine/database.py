@@ -107,7 +107,10 @@ def open_database(path: Path) -> Database:
         )
     previous = os.umask(0o177)
     try:
-        db = cast("Database", apsw.Connection(str(path)))
+        try:
+            db = cast("Database", apsw.Connection(str(path)))
+        except apsw.Error as error:
+            raise CorruptStorage(f"{path} cannot be opened as a database: {error}") from None
         try:
             _configure(db, path, fresh=fresh)
         except apsw.Error as error:

@@ -19,7 +19,7 @@ from msgspec import Raw
 from noria.engine.database import open_database
 from noria.engine.queues import HISTORY, HOLDER, MERGES, TRACKED, UNIQUE, Claim, QueueState, Session
 from noria.engine.routes import Routes
-from noria.engine.wire import Posted
+from noria.engine.wire import LENT_AT_ONCE, Posted
 from noria.errors import KeyReused, StorageFull, Unroutable
 
 _IDS_AT_ONCE: Final = 1_000_000
@@ -45,12 +45,13 @@ Row = tuple[int, str, int, int, str | None, str | None, bytes]
 class Receiver:
     """A session that waits for deliveries."""
 
-    __slots__ = ("limit", "queues", "reply", "session")
+    __slots__ = ("limit", "queues", "reply", "room", "session")
 
     def __init__(self, session: Session, queues: list[QueueState], limit: int, reply: Callable[[Any], None]) -> None:
         self.session = session
         self.queues = queues
         self.limit = limit
+        self.room = LENT_AT_ONCE  # bytes; at least one message is lent whatever its size
         self.reply = reply
 
 
@@ -307,12 +308,13 @@ class Ledger:
         session, limit = receiver.session, receiver.limit
         for number in queue.order:
             rank = queue.ranks[number]
-            while rank.returned and len(lent) < limit:
+            while rank.returned and len(lent) < limit and receiver.room > 0:
                 identity = heapq.heappop(rank.returned)
                 row = self.db.execute(_TAKE_ONE, (queue.id, number, identity)).fetchone()
                 if row is not None and identity not in self.claims:
                     self._claim(queue, number, session, row, lent)
-            while not rank.exhausted and len(lent) < limit:
+                    receiver.room -= len(row[6])
+            while not rank.exhausted and len(lent) < limit and receiver.room > 0:
                 wanted = limit - len(lent)
                 rows: list[Row] = self.db.execute(_TAKE, (queue.id, number, rank.cursor, wanted)).fetchall()
                 rank.exhausted = len(rows) < wanted
@@ -326,6 +328,10 @@ class Ledger:
                             queue.blocked.add(key)
                         continue
                     self._claim(queue, number, session, row, lent)
+                    receiver.room -= len(row[6])
+                    if receiver.room <= 0:  # the rest of what was read is served next time
+                        rank.exhausted = False
+                        break
             if len(lent) >= limit:
                 return
 
@@ -402,8 +408,7 @@ class Ledger:
         """Make a claim ready again, at once at its old place or later."""
         queue = claim.queue
         if not counted and after <= 0 and note is None and error is None:
-            self._drop(claim)
-            queue.rank(claim.rank).give_back(claim.id)
+            self._return(claim)
             return
         self.write()
         attempt = claim.attempt + (1 if counted else 0)
@@ -450,7 +455,7 @@ class Ledger:
         self.db.execute("delete from death where message_id = ?", (scope,))
         self._forget(claim, marks=False)
         if claim.flags & TRACKED:
-            self.end_tracked(claim.message_id, "dead", None, f"{reason}: {error}" if error else reason)
+            self.end_tracked(claim.message_id, "dead", None, f"{reason}: {_last_line(error)}" if error else reason)
         self._drop(claim)
         queue.rows -= 1
         queue.dead += 1
@@ -463,8 +468,7 @@ class Ledger:
         """Take everything from a session that ended; `started` are the tags that a dead worker was running."""
         for tag, claim in list(session.claims.items()):
             if started is None or tag not in started:
-                self._drop(claim)
-                claim.queue.rank(claim.rank).give_back(tag)
+                self._return(claim)
                 continue
             self.write()
             scope = self._scope(claim)
@@ -550,6 +554,17 @@ class Ledger:
         self._dirty.add(queue)
         self._fresh(queue)
 
+    def _return(self, claim: Claim) -> None:
+        """Put a message that did not start back to its old place; it is pending again unless another one is."""
+        self._drop(claim)
+        claim.queue.rank(claim.rank).give_back(claim.id)
+        if claim.flags & MERGES:
+            self.write()
+            self.db.execute(
+                "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, null, ?, ?)",
+                (claim.queue.id, claim.key, claim.id, claim.rank, self.next_id()),
+            )
+
     def _drop(self, claim: Claim) -> None:
         del self.claims[claim.id]
         del claim.session.claims[claim.id]
@@ -563,7 +578,7 @@ class Ledger:
         queue.held.pop(key, None)
         if key in queue.blocked:
             row = self.db.execute(
-                "select rank, id from ready where queue = ? and key = ? order by rank, id limit 1", (queue.id, key)
+                "select rank, id from ready indexed by ready_by_key where queue = ? and key = ? order by rank, id limit 1", (queue.id, key)
             ).fetchone()
             if row is None:
                 queue.blocked.discard(key)
@@ -629,3 +644,8 @@ class Ledger:
 
     def _set_meta(self, name: str, value: int) -> None:
         self.db.execute("update meta set value = ? where name = ?", (value, name))
+
+
+def _last_line(error: str) -> str:
+    """Give what a traceback says: those who ask for a result need not see our source."""
+    return error.strip().rsplit("\n", 1)[-1]

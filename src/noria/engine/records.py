@@ -21,14 +21,14 @@ class Records:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def mark(self, message_id: str, handler: str) -> None:
-        """Remember that a handler finished a message."""
+    def mark(self, message_id: str, handler: str, result: bytes | None) -> None:
+        """Remember that a handler finished a message, and what it returned."""
         self._ledger.write()
-        self._ledger.db.execute("insert or ignore into mark values (?, ?)", (message_id, handler))
+        self._ledger.db.execute("insert or ignore into mark values (?, ?, ?)", (message_id, handler, result))
 
-    def marks(self, message_id: str) -> list[str]:
-        """Give the handlers that finished a message."""
-        return [str(row[0]) for row in self._ledger.db.execute("select handler from mark where message_id = ?", (message_id,))]
+    def marks(self, message_id: str) -> dict[str, bytes | None]:
+        """Give the handlers that finished a message, each with what it returned."""
+        return dict(self._ledger.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
 
     def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
         """Publish for a slot unless it or a later one was fired, or say what must be merged first."""

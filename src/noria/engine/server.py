@@ -22,7 +22,7 @@ from noria.engine.ledger import Ledger, Receiver
 from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import PROTOCOL, Frames, Request, decode_request, encode, failure_of, frame
+from noria.engine.wire import LARGEST_FRAME, PROTOCOL, Frames, Request, decode_request, encode, failure_of, frame
 from noria.errors import BrokerError, NoriaError
 
 log = logging.getLogger("noria.engine")
@@ -60,11 +60,16 @@ class Connection:
         self.abort = abort
         self.receiving: dict[int, tuple[Receiver, asyncio.TimerHandle]] = {}
         self.stored = 0
+        self.refused: list[int] = []
         self.closed = False
 
     def answer(self, serial: int, value: Any) -> None:
         """Put an answer into the outbox, to leave at the end of the turn."""
-        self.outbox.append(frame((serial, None, value)))
+        answer = frame((serial, None, value))
+        if len(answer) > LARGEST_FRAME:
+            self.refuse(serial, BrokerError(f"the answer has {len(answer)} bytes, more than {LARGEST_FRAME}; ask for fewer at once"))
+        else:
+            self.outbox.append(answer)
 
     def refuse(self, serial: int, error: NoriaError) -> None:
         """Put a refusal into the outbox."""
@@ -187,6 +192,7 @@ class Engine:
         self._hand_over()
         for connection in touched:
             connection.flush()
+            connection.refused.clear()
         touched.clear()
         self._wake_at_due()
         if failure is not None:
@@ -210,6 +216,8 @@ class Engine:
                 connection.stored = serial
         except NoriaError as error:
             connection.refuse(serial, error)
+            if verb == "publish":
+                connection.refused.append(serial)
         except msgspec.DecodeError as error:
             connection.refuse(serial, BrokerError(f'bad request: "{verb}": {error}'))
 
@@ -217,8 +225,12 @@ class Engine:
         for connection, _ in inbox:
             connection.outbox.clear()
         for connection, request in inbox:
-            if request.verb in ("receive", "hello"):
-                continue  # still waiting, or must say hello again
+            if request.verb == "receive":
+                continue  # it still waits
+            if request.verb == "hello":
+                self._inbox.append((connection, request))  # no connection can go on without its answer
+                continue
+            connection.stored = connection.session.serial
             connection.refuse(request.serial, error)
 
     def _hand_over(self) -> None:
@@ -237,7 +249,10 @@ class Engine:
             if connection.stored > session.serial and session.name:
                 session.serial = connection.stored
                 self.ledger.write()
-                self.ledger.db.execute("insert or replace into client values (?, ?, ?)", (session.name, session.serial, self.ledger.now()))
+                self.ledger.db.execute(
+                    "insert or replace into client values (?, ?, ?, ?)",
+                    (session.name, session.serial, self.ledger.now(), msgspec.json.encode(connection.refused).decode()),
+                )
 
     def _give_up(self, error: BaseException) -> None:
         """Stop at once after an I/O error: what was not acknowledged was not promised (design §7)."""
@@ -264,9 +279,9 @@ class Engine:
         session = connection.session
         session.name, session.role, session.info = hello.name, hello.role, hello.info
         kept = self.ledger.adopt(session, hello.held)
-        row = self.ledger.db.execute("select serial from client where name = ?", (hello.name,)).fetchone()
+        row = self.ledger.db.execute("select serial, refused from client where name = ?", (hello.name,)).fetchone()
         session.serial = connection.stored = int(row[0]) if row else 0
-        connection.answer(request.serial, {"kept": kept, "stored": session.serial, "pid": os.getpid()})
+        connection.answer(request.serial, {"kept": kept, "stored": session.serial, "refused": msgspec.json.decode(row[1]) if row else []})
 
     def receive(self, connection: Connection, request: Request) -> None:
         """Have a client wait for deliveries."""

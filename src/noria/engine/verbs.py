@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import apsw
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from noria.engine.ledger import Ledger
 from noria.engine.letters import Letters
 from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
-from noria.engine.wire import Posted
+from noria.engine.wire import FURTHEST, Number, Posted
 from noria.errors import BrokerError, NotFound, Rejected
 from noria.messages.topology import Topology
 
@@ -22,7 +22,7 @@ from noria.messages.topology import Topology
 class AckThen(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     """`Ack` with its publications still closed."""
 
-    tag: int
+    tag: Number
     then: list[Posted] = []
     result: bytes | None = None
     marked: bool = False
@@ -31,8 +31,8 @@ class AckThen(msgspec.Struct, array_like=True, gc=False, tag="ack"):
 class RetryAfter(msgspec.Struct, array_like=True, gc=False, tag="retry"):
     """`Retry`."""
 
-    tag: int
-    after: float = 0.0
+    tag: Number
+    after: Annotated[float, Meta(ge=0, le=FURTHEST)] = 0.0
     counted: bool = True
     error: str | None = None
     note: str | None = None
@@ -41,7 +41,7 @@ class RetryAfter(msgspec.Struct, array_like=True, gc=False, tag="retry"):
 class Bury(msgspec.Struct, array_like=True, gc=False, tag="dead"):
     """`Dead`."""
 
-    tag: int
+    tag: Number
     reason: str
     error: str | None = None
 
@@ -137,7 +137,7 @@ class Verbs:
             ledger.routes.remove(found)
         return count
 
-    def peek(self, session: Session, queue: str, state: str, limit: int) -> list[Any]:
+    def peek(self, session: Session, queue: str, state: str, limit: Number) -> list[Any]:
         """Show messages of a queue without lending them."""
         ledger = self._ledger
         found = ledger.routes.queue(queue)
@@ -178,15 +178,17 @@ class Verbs:
 
     # --- the store's verbs, kept in their own rooms
 
-    def mark(self, session: Session, message_id: str, handler: str, then: list[Posted]) -> list[Any]:
+    def mark(self, session: Session, message_id: str, handler: str, then: list[Posted], result: bytes | None) -> list[Any]:
+        if handler in self.records.marks(message_id):
+            return []  # said again after an answer was lost
         conflicts = self._ledger.conflicts(then)
         if not conflicts:
             if then:
                 self._ledger.publish(then)
-            self.records.mark(message_id, handler)
+            self.records.mark(message_id, handler, result)
         return conflicts
 
-    def marks(self, session: Session, message_id: str) -> list[str]:
+    def marks(self, session: Session, message_id: str) -> dict[str, bytes | None]:
         return self.records.marks(message_id)
 
     def take(self, session: Session, budget: str, interval: float, burst: int) -> float:
@@ -201,25 +203,25 @@ class Verbs:
     def state(self, session: Session, message_id: str) -> dict[str, Any]:
         return self.records.state(message_id)
 
-    def progress(self, session: Session, message_id: str, done: int, total: int, text: str) -> None:
+    def progress(self, session: Session, message_id: str, done: Number, total: Number, text: str) -> None:
         self.records.progress(message_id, done, total, text)
 
-    def archived(self, session: Session, after: int, limit: int, pattern: str) -> list[Any]:
+    def archived(self, session: Session, after: Number, limit: Number, pattern: str) -> list[Any]:
         return self.records.archived(after, limit, pattern)
 
-    def list_letters(self, session: Session, queue: str | None, after: int, limit: int) -> list[Any]:
+    def list_letters(self, session: Session, queue: str | None, after: Number, limit: Number) -> list[Any]:
         return self.letters.list(queue, after, limit)
 
-    def letter(self, session: Session, number: int) -> Any:
+    def letter(self, session: Session, number: Number) -> Any:
         return self.letters.show(number)
 
-    def retry_letters(self, session: Session, numbers: list[int]) -> int:
+    def retry_letters(self, session: Session, numbers: list[Number]) -> int:
         return self.letters.retry(numbers)
 
-    def edit_letter(self, session: Session, number: int, body: bytes) -> None:
+    def edit_letter(self, session: Session, number: Number, body: bytes) -> None:
         self.letters.edit(number, body)
 
-    def discard_letters(self, session: Session, numbers: list[int]) -> int:
+    def discard_letters(self, session: Session, numbers: list[Number]) -> int:
         return self.letters.discard(numbers)
 
 

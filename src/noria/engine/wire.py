@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from noria import errors
 from noria.messages.envelope import Options, Publication
 
 PROTOCOL: Final = 1
 LARGEST_FRAME: Final = 64 * 1024 * 1024
+LENT_AT_ONCE: Final = 8 * 1024 * 1024
+FURTHEST: Final = 100 * 366 * 86400.0  # seconds that a delay may have
+
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 _length: Final = struct.Struct(">I")
 encode: Final = msgspec.msgpack.Encoder().encode
@@ -31,8 +35,8 @@ class Posted(Struct, array_like=True, gc=False):
     envelope: Raw
     routing_key: str
     exchange: str = ""
-    priority: int = 0
-    delay: float = 0.0
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
+    delay: Annotated[float, Meta(le=FURTHEST)] = 0.0
     options: Options | None = None
 
 
@@ -79,18 +83,23 @@ class Frames:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._needed = 4
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Give every frame that is complete now; raises `ValueError` for one that is too large."""
         buffer = self._buffer
         buffer += data
+        if len(buffer) < self._needed:
+            return  # do not look through a large frame each time a piece of it comes
         at, end = 0, len(buffer)
         whole = bytes(buffer)
+        self._needed = 4
         while end - at >= 4:
             (length,) = _length.unpack_from(whole, at)
             if length > LARGEST_FRAME:
                 raise ValueError(f"a frame of {length} bytes is larger than {LARGEST_FRAME}")
             if end - at - 4 < length:
+                self._needed = length + 4
                 break
             yield whole[at + 4 : at + 4 + length]
             at += 4 + length

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypedDict
 
+import msgspec
 from msgspec import Struct
 
 from noria.errors import InvalidCapability
@@ -163,7 +164,7 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSp
     """
     refuse_unknown(owner, given)
     values: dict[str, Any] = {"name": wire_name(owner), **given}
-    if isinstance(values.get("retry"), int):
+    if type(values.get("retry")) is int:
         values["retry"] = Retry(values["retry"])
     if isinstance(values.get("rate"), str):
         values["rate"] = Rate(values["rate"])
@@ -171,8 +172,13 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSp
         values["unique"] = Unique(values["unique"])
     if isinstance(values.get("exchange"), str):
         values["exchange"] = Exchange(values["exchange"])
+    try:
+        spec = msgspec.convert({**values, "merges": merges}, MessageSpec, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        fault, _, place = str(error).partition(" - at `$.")
+        raise InvalidCapability(f"{owner}: {place.rstrip('`') or 'a capability'}: {fault}") from None
     _refuse_contradictions(owner, values, merges=merges)
-    return MessageSpec(merges=merges, **values)
+    return spec
 
 
 def _refuse_contradictions(owner: str, values: Mapping[str, Any], *, merges: bool) -> None:

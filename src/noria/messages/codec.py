@@ -40,6 +40,8 @@ def decode_body(message: type[Any], name: str, body: bytes) -> Any:
             faults = find_faults(message, msgspec.json.decode(body), strings=True)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidMessage(name, {"$": str(error)}) from None
+    except Exception as error:  # what a message's own __post_init__ raises beyond ValueError, an assertion perhaps
+        raise InvalidMessage(name, {"$": f"{type(error).__name__}: {error}"}) from error
     raise InvalidMessage(name, faults)
 
 

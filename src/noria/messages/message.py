@@ -66,11 +66,6 @@ class Event(Message):
     """What happened: past tense, any number of subscribers."""
 
 
-def spec_of(message: type[Message] | Message) -> MessageSpec:
-    """Give the checked capabilities of a message or its class."""
-    return message.__spec__
-
-
 M = TypeVar("M", bound=Message)
 
 

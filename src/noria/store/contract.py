@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -51,15 +51,15 @@ class Record(Struct, frozen=True):
 class Store(Protocol):
     """Marks, budgets, schedules, results and dead letters."""
 
-    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = ()) -> list[Receipt]:
-        """Remember durably that this handler finished this message; `then` is published with the mark or not at all.
+    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
+        """Remember durably that this handler finished this message, and what it returned; `then` is published with the mark or not at all.
 
         Raises `Unroutable`. If one of them must be merged first, nothing is stored and the receipts of all are given.
         """
         ...
 
-    async def marks(self, message_id: str) -> frozenset[str]:
-        """Give the handlers that finished this message; forgotten when the message is done."""
+    async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
+        """Give the handlers that finished this message with their results; forgotten when the message is done."""
         ...
 
     async def take(self, budget: str, interval: float, burst: int) -> float:

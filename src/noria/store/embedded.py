@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,11 +28,11 @@ class EmbeddedStore:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = ()) -> list[Receipt]:
-        return await self._client.call("mark", message_id, handler, posted(then), decode=_receipts)
+    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
+        return await self._client.call("mark", message_id, handler, posted(then), result, decode=_receipts)
 
-    async def marks(self, message_id: str) -> frozenset[str]:
-        return frozenset(await self._client.call("marks", message_id))
+    async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
+        return await self._client.call("marks", message_id)
 
     async def take(self, budget: str, interval: float, burst: int) -> float:
         return await self._client.call("take", budget, interval, burst)

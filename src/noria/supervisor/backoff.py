@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-PLANNED: Final = frozenset({0, 64 + 13})  # 0: asked to end; 77: renewed itself after its messages, age or memory
-RENEWED: Final = 77
+RENEWED: Final = 77  # what a worker ends with after its messages, age or memory
 CONFIGURATION: Final = 78
 HEALTHY_AFTER: Final = 10.0
 _PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
 
-def is_planned(code: int) -> bool:
-    """Tell whether a process ended as planned: it is replaced at once, and no crash is counted."""
-    return code in PLANNED
+def is_planned(code: int, lived: float, *, asked: bool) -> bool:
+    """Tell whether a process ended as planned: renewed, or in order when it was asked to, or after a healthy life."""
+    return code == RENEWED or (code == 0 and (asked or lived >= HEALTHY_AFTER))
 
 
-def crashes_after(crashes: int, code: int, lived: float) -> int:
+def crashes_after(crashes: int, code: int, lived: float, *, asked: bool = False) -> int:
     """Give the number of crashes in a row after a process ended; a long life begins anew."""
-    if is_planned(code):
+    if is_planned(code, lived, asked=asked):
         return 0
     return 1 if lived >= HEALTHY_AFTER else crashes + 1
 

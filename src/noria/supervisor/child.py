@@ -37,6 +37,8 @@ class Child:
         self.crashes = 0
         self.starts = 0
         self.planned_ends = 0
+        self.was_ready = False
+        self.asked = False
         self.started_at = 0.0
         self._life: int | None = None
 
@@ -51,6 +53,7 @@ class Child:
         It inherits the reading end of a pipe whose other end only we hold: when we die, it sees the end of it.
         """
         self.ready.clear()
+        self.asked = False
         ready_read, ready_write = os.pipe()
         life_read, life_write = os.pipe()
         command: Sequence[str] = (sys.executable, "-m", "noria", *self.spec.arguments)
@@ -82,6 +85,7 @@ class Child:
             loop.remove_reader(handle)
             os.close(handle)
             if said:
+                self.was_ready = True
                 self.ready.set()
 
         loop.add_reader(handle, readable)
@@ -89,6 +93,7 @@ class Child:
     def signal(self, number: int) -> None:
         """Send a signal if it runs."""
         if self.pid is not None and self.process is not None:
+            self.asked = self.asked or number == signal.SIGTERM
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
@@ -101,11 +106,11 @@ class Child:
             self._life = None
         return code
 
-    async def stop(self) -> None:
-        """Ask it to end, and end it when its grace is over."""
+    async def stop(self, *, cold: bool = False) -> None:
+        """Ask it to end, at once if `cold`, and end it when its grace is over."""
         if self.process is None or self.process.returncode is not None:
             return
-        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGQUIT if cold and self.spec.arguments[0] == "worker" else signal.SIGTERM)
         try:
             async with asyncio.timeout(self.spec.grace):
                 await self.process.wait()

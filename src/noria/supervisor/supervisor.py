@@ -16,7 +16,7 @@ from pathlib import Path
 from noria.engine.owner import Ownership
 from noria.errors import AlreadyOwned, ChildFailed
 from noria.settings import Settings
-from noria.supervisor.backoff import CONFIGURATION, crashes_after, is_planned, pause
+from noria.supervisor.backoff import CONFIGURATION, crashes_after, pause
 from noria.supervisor.child import Child, ChildSpec
 
 log = logging.getLogger("noria.supervisor")
@@ -59,6 +59,7 @@ class Supervisor:
         self._status = status
         self._environment = dict(os.environ)
         self._stopping = asyncio.Event()
+        self._cold = False
         self._failure: ChildFailed | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._reloading: asyncio.Task[None] | None = None
@@ -74,8 +75,9 @@ class Supervisor:
         Raises `ChildFailed` if a process cannot come up because of its configuration.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        loop.add_signal_handler(signal.SIGQUIT, self._quit)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         for number in (signal.SIGTTIN, signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT):
             loop.add_signal_handler(number, self._forward, number)
@@ -102,40 +104,53 @@ class Supervisor:
             log.warning("%s is not ready after %g s", child.spec.name, seconds)
 
     async def _keep(self, child: Child) -> None:
-        """Start a process again each time it ends."""
+        """Start a process again each time it ends, whatever happens."""
         while not self._stopping.is_set():
-            await child.start(self._environment)
+            wait = pause(child.crashes)
+            if wait:
+                await self._pause(wait)
+                if self._stopping.is_set():
+                    return
+            try:
+                await child.start(self._environment)
+            except OSError as error:
+                child.crashes += 1
+                log.error("%s cannot be started (%s), again in %g s", child.spec.name, error, pause(child.crashes))
+                continue
             log.info("started %s (%d)", child.spec.name, child.pid or 0)
             self._write_status()
             code = await child.wait()
-            lived = time.monotonic() - child.started_at
-            if self._stopping.is_set():
-                return
-            if code == CONFIGURATION:
-                self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
-                self._stopping.set()
-                return
-            child.crashes = crashes_after(child.crashes, code, lived)
-            if is_planned(code):
-                child.planned_ends += 1
-                log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
-                continue
-            wait = pause(child.crashes)
-            log.warning(
-                "%s ended with %d after %.1f s; crash %d in a row, again in %g s", child.spec.name, code, lived, child.crashes, wait
-            )
-            if wait:
-                try:
-                    await asyncio.wait_for(self._stopping.wait(), wait)
-                except TimeoutError:
-                    continue
+            if not self._stopping.is_set():
+                self._ended(child, code, time.monotonic() - child.started_at)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _ended(self, child: Child, code: int, lived: float) -> None:
+        """Decide what the end of a process means, and say it."""
+        if code == CONFIGURATION and not child.was_ready:
+            self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
+            self._stopping.set()
+            return
+        child.crashes = crashes_after(child.crashes, code, lived, asked=child.asked)
+        if child.crashes == 0:
+            child.planned_ends += 1
+            log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
+            return
+        log.warning(
+            "%s ended with %d after %.1f s; crash %d in a row, again in %g s",
+            child.spec.name, code, lived, child.crashes, pause(child.crashes),
+        )  # fmt: skip
 
     async def _end(self) -> None:
         """End the others, then the engine."""
         self._stopping.set()
         if self._reloading is not None:
             self._reloading.cancel()
-        await asyncio.gather(*(child.stop() for child in self._others))
+        await asyncio.gather(*(child.stop(cold=self._cold) for child in self._others))
         await self._engine.stop()
         for keeper in self._keepers:
             keeper.cancel()
@@ -156,9 +171,22 @@ class Supervisor:
             child.signal(signal.SIGTERM)
             await self._until_ready(child, _READY + child.spec.grace)
 
+    def _interrupted(self) -> None:
+        """The first Ctrl-C ends in order, the second at once."""
+        if self._stopping.is_set():
+            self._quit()
+        self._stopping.set()
+
+    def _quit(self) -> None:
+        self._cold = True
+        self._stopping.set()
+        self._forward(signal.SIGQUIT)
+
     def _forward(self, number: int) -> None:
+        """Hand a signal on to the workers: the others have no use for it."""
         for child in self._others:
-            child.signal(number)
+            if child.spec.arguments[0] == "worker":
+                child.signal(number)
 
     def _write_status(self) -> None:
         """Say who runs, in a file beside the database, for `noria status` and for tests."""
@@ -166,6 +194,9 @@ class Supervisor:
             return
         lines = [f"{c.spec.name}\t{c.pid or ''}\t{c.starts}\t{c.crashes}\t{c.planned_ends}" for c in self.children]
         draft = Path(f"{self._status}.new")
-        draft.touch(mode=0o600)
-        draft.write_text("\n".join([f"supervisor\t{os.getpid()}\t1\t0\t0", *lines]) + "\n")
-        draft.replace(self._status)
+        try:
+            draft.touch(mode=0o600)
+            draft.write_text("\n".join([f"supervisor\t{os.getpid()}\t1\t0\t0", *lines]) + "\n")
+            draft.replace(self._status)
+        except OSError as error:
+            log.warning("cannot write %s (%s); the processes run on", self._status, error)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from noria.bus.merging import Merger
-from noria.errors import BrokerError, DefinitionError
+from noria.errors import BrokerError, BrokerUnavailable, DefinitionError, NoriaError, Unconfirmed
 from noria.messages.envelope import Publication
 from noria.messages.message import Command
 from noria.store.contract import Store
@@ -56,15 +56,25 @@ class Scheduler:
         """Fire what is due now and give the seconds until something may be due."""
         upcoming = _LONGEST_SLEEP
         for schedule in self._schedules:
-            now = self._now()
-            last = await self._store.last_fired(schedule.name)
-            if last is None:
-                await self._store.fire(schedule.name, now, ())
-                last = now
-            for slot in due(schedule, last, now):
-                original = [self._prepare(schedule.message)]
-                merge = functools.partial(self._merging.merged, original)
-                if await self._store.fire(schedule.name, slot, original, merge):
-                    log.info("fired %s for %s", schedule.name, slot)
-            upcoming = min(upcoming, schedule.trigger.after(max(last, now)) - now)
+            try:
+                upcoming = min(upcoming, await self._fire(schedule))
+            except (BrokerUnavailable, Unconfirmed):
+                raise
+            except NoriaError as error:  # one schedule's trouble must not keep the others from firing
+                log.error("cannot fire %s: %s", schedule.name, error)
+                upcoming = min(upcoming, _AFTER_FAILURE)
         return max(0.001, upcoming)
+
+    async def _fire(self, schedule: Schedule) -> float:
+        """Fire what is due of one schedule and give the seconds until its next slot."""
+        now = self._now()
+        last = await self._store.last_fired(schedule.name)
+        if last is None:
+            await self._store.fire(schedule.name, now, ())
+            last = now
+        for slot in due(schedule, last, now):
+            original = [self._prepare(schedule.message)]
+            merge = functools.partial(self._merging.merged, original)
+            if await self._store.fire(schedule.name, slot, original, merge):
+                log.info("fired %s for %s", schedule.name, slot)
+        return schedule.trigger.after(max(last, now)) - now

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from noria.app import App, fingerprint, is_immediate
 from noria.bus.bus import Draft, new_id
-from noria.errors import CommandFailed, InvalidMessage, NoriaError, UnknownMessage
+from noria.errors import BrokerError, CommandFailed, DefinitionError, InvalidMessage, NoriaError, UnknownMessage
 from noria.messages.codec import decode_body, encode_json
 from noria.messages.envelope import changed
 from noria.messages.message import Command
@@ -72,9 +72,8 @@ class Commands:
         identity = receipt.id if receipt.outcome == "duplicate" else draft.id
         if receipt.outcome == "duplicate" and key is not None:
             headers["Idempotent-Replayed"] = "true"
-        if wait is not None:
-            connection = await self._app.connection()
-            state = await connection.store.result(identity, wait)
+        state = None if wait is None else await self._awaited(identity, wait)
+        if state is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
             if state.state == "dead":
                 raise CommandFailed(identity, state.error or "dead")
@@ -83,12 +82,20 @@ class Commands:
         headers["Location"] = f"/messages/{identity}"
         return Response(encode_json({"id": identity, "outcome": receipt.outcome}), 202, headers, "application/json")
 
+    async def _awaited(self, identity: str, wait: float) -> State | None:
+        """Wait for the end of a stored command; if that cannot be known, it is stored all the same."""
+        try:
+            connection = await self._app.connection()
+            return await connection.store.result(identity, wait)
+        except BrokerError:
+            return None
+
     async def _run_now(self, command: Command) -> Response:
         identity = new_id()
         started = time.time()
         try:
             result = await self._app.handle_now(command, identity)
-        except NoriaError:
+        except (BrokerError, DefinitionError):
             raise
         except Exception as error:  # what a handler raises is the answer to this request only
             raise CommandFailed(identity, f"{type(error).__name__}: {error}") from error

@@ -59,7 +59,7 @@ class Guard:
         self._max_body = settings.max_body
         names = {*_LOOPBACK_NAMES, *settings.allowed_hosts}
         if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-            names.add(settings.host)
+            names.add(f"[{settings.host}]" if ":" in settings.host else settings.host)
         self._hosts = {name.lower() for name in names}
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
 
@@ -86,7 +86,7 @@ class Guard:
             hosts += name == b"host"
             found[name] = value
         host = found.get(b"host", b"").decode("latin-1").lower()
-        if hosts != 1 or _without_port(host) not in self._hosts:
+        if hosts != 1 or not self._serves(host):
             return problem(421, "This host is not served here", "add it to allowed_hosts if it should be")
         origin = found.get(b"origin")
         if origin is not None:
@@ -104,6 +104,10 @@ class Guard:
             return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
         return None
 
+    def _serves(self, host: str) -> bool:
+        name, port = _split(host)
+        return (port == "" or port.isdigit()) and (name in self._hosts or host in self._hosts)
+
     def _knows(self, authorization: bytes) -> bool:
         scheme, _, token = authorization.partition(b" ")
         digest = hashlib.sha256(token.strip()).digest()
@@ -111,10 +115,13 @@ class Guard:
         return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
 
 
-def _without_port(host: str) -> str:
+def _split(host: str) -> tuple[str, str]:
+    """Give the name and the port of a Host header (RFC 9110 §7.2); an IPv6 address keeps its brackets."""
     if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+        name, _, rest = host.partition("]")
+        return f"{name}]", rest.removeprefix(":") if rest.startswith(":") or not rest else "?"
+    name, separator, port = host.partition(":")
+    return name, port if not separator or port else "?"
 
 
 def _limited(receive: Receive, most: int) -> Callable[[], Awaitable[Message]]:

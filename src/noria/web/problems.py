@@ -24,6 +24,8 @@ _STATUS: dict[type[NoriaError], tuple[int, str]] = {
     errors.BrokerUnavailable: (503, "The broker does not answer"),
     errors.Unroutable: (422, "No queue takes this message"),
     errors.Rejected: (503, "The broker refused the message"),
+    errors.BrokerError: (503, "The broker refuses"),
+    errors.DefinitionError: (503, "The application is not set up for this"),
 }
 
 

@@ -20,7 +20,8 @@ EXIT_CODE = 75
 class HardLimits:
     """Ends this process when a message runs longer than it may; the supervisor starts another."""
 
-    def __init__(self, end: Callable[[], None] = lambda: os._exit(EXIT_CODE)) -> None:
+    def __init__(self, blame: Callable[[int], None] = lambda _: None, end: Callable[[], None] = lambda: os._exit(EXIT_CODE)) -> None:
+        self._blame = blame
         self._end = end
         self._limits: dict[int, tuple[float, str]] = {}
         self._thread: threading.Thread | None = None
@@ -45,8 +46,9 @@ class HardLimits:
         while True:
             time.sleep(_TICK)
             now = time.monotonic()
-            for limit, what in list(self._limits.values()):
+            for tag, (limit, what) in list(self._limits.items()):
                 if now > limit:
                     log.critical("%s ran longer than its kill_after; this worker ends, the message is retried", what)
+                    self._blame(tag)
                     self._end()
                     return

@@ -19,7 +19,7 @@ import msgspec
 from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from noria.bus.bus import Bus, Draft, Handle, new_id
 from noria.bus.context import Context, Ports
-from noria.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
+from noria.errors import BrokerError, NoHandler, Rejected, StorageFull, UnknownMessage
 from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt
 from noria.worker.hardlimits import HardLimits
@@ -33,6 +33,8 @@ _WAIT = 20.0
 _MEASURE = 0.05
 _REFUSED_PAUSE = 0.5
 _NOT_READY_PAUSE = 5.0
+_REFUSALS = 3
+_SHORT = 0.05
 
 
 class Merging(Protocol):
@@ -67,7 +69,7 @@ class Worker:
         self._ports = ports
         self._concurrency = concurrency
         self._table = table
-        self._limits = HardLimits()
+        self._limits = HardLimits(self._blame)
         self._buffer: collections.deque[Delivery] = collections.deque()
         self._plans: dict[tuple[str, str, str], _Plan] = {}
         self._idle: list[asyncio.Future[None]] = []
@@ -108,9 +110,7 @@ class Worker:
         self._stopping = True
         for receive in self._receives:
             receive.cancel()
-        while self._buffer:
-            self._settlements.append(Retry(self._buffer.popleft().tag, 0.0, counted=False))
-        self._flush_soon()
+        self._give_back()
         deadline = self._loop.time() + grace
         while self.busy and self._loop.time() < deadline:
             self._settled.clear()
@@ -136,6 +136,16 @@ class Worker:
         if not on:
             self._ask()
             self._wake()
+            return
+        for receive in self._receives:
+            receive.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Return what waits in the buffer to others, without counting an attempt."""
+        while self._buffer:
+            self._settlements.append(Retry(self._buffer.popleft().tag, 0.0, counted=False))
+        self._flush_soon()
 
     # --- receiving
 
@@ -158,6 +168,7 @@ class Worker:
 
     async def _receive(self, limit: int) -> None:
         deliveries: list[Delivery] = []
+        asked = time.monotonic()
         try:
             deliveries = await self._consumer.receive(limit, _WAIT)
         except BrokerError as error:
@@ -173,6 +184,9 @@ class Worker:
                 return
             self._buffer.extend(deliveries)
             self._wake()
+        elif time.monotonic() - asked < _SHORT:  # everything allowed is out: until something is settled there is nothing to ask for
+            self._loop.call_later(_SHORT, self._ask)
+            return
         self._loop.call_soon(self._ask)
 
     # --- running
@@ -192,11 +206,16 @@ class Worker:
     async def _slot(self, index: int) -> None:
         buffer, table, run, limits = self._buffer, self._table, self._run, self._limits
         clean = contextvars.copy_context()
+        turn_ends = 0.0
         while True:
+            if time.monotonic() > turn_ends:  # handlers that never suspend must not keep the loop from its other duties
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + _SHORT
             if not buffer or self._quiet or self._stopping:
                 idle = self._loop.create_future()
                 self._idle.append(idle)
                 await idle
+                turn_ends = time.monotonic() + _SHORT
                 self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
                 continue
             delivery = buffer.popleft()
@@ -225,19 +244,23 @@ class Worker:
         """Decode, handle, decide: every delivery ends in exactly one settlement."""
         envelope = delivery.envelope
         plan = self._plans.get((envelope.type, delivery.queue, envelope.content_type))
-        try:
-            if plan is None:
+        if plan is None:
+            try:
                 plan = await self._plan(envelope.type, delivery.queue, envelope.content_type)
+            except (UnknownMessage, NoHandler) as error:
+                self.failed += 1
+                return Dead(delivery.tag, "unknown message", str(error))
+            except msgspec.DecodeError as error:
+                self.failed += 1
+                return Dead(delivery.tag, "undecodable", f"{envelope.type}: {error}")
+            except Exception:  # a provider that cannot be made is no fault of the message
+                log.exception("%s cannot be handled yet, again in %g s", envelope.type, _NOT_READY_PAUSE)
+                return Retry(delivery.tag, _NOT_READY_PAUSE, counted=False)
+        try:
             message = plan.decode(envelope.body)
-        except (UnknownMessage, NoHandler) as error:
+        except Exception as error:  # also what a message's own __post_init__ raises: it will not be better next time
             self.failed += 1
-            return Dead(delivery.tag, "unknown message", str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.failed += 1
-            return Dead(delivery.tag, "undecodable", f"{envelope.type}: {error}")
-        except Exception as error:  # a provider that cannot be made is no fault of the message
-            log.exception("%s cannot be handled yet, again in %g s", envelope.type, _NOT_READY_PAUSE)
-            return Retry(delivery.tag, _NOT_READY_PAUSE, counted=False, error=describe(error))
+            return Dead(delivery.tag, "undecodable", f"{envelope.type}: {type(error).__name__}: {error}")
         context = Context(
             envelope.id,
             attempt=delivery.attempt,
@@ -288,6 +311,11 @@ class Worker:
 
     # --- settling
 
+    def _blame(self, tag: int) -> None:
+        """Before this process is ended: leave only this message in the table, its neighbours are innocent."""
+        for index in range(self._concurrency):
+            self._table.start(index, tag if index == 0 else 0)
+
     def _flush_soon(self) -> None:
         if not self._flush_due:
             self._flush_due = True
@@ -311,15 +339,20 @@ class Worker:
             self.finished.set()
 
     async def _settle(self, batch: list[Settlement]) -> None:
+        """Say the settlements until each is heard; what cannot be settled as it is becomes a failed attempt."""
         originals = {settlement.delivery: settlement for settlement in batch}
-        tried = originals
+        tried: dict[int, Settlement] = originals
+        refused = 0
         while tried:
             try:
                 refusals = await self._consumer.settle(list(tried.values()))
-            except (StorageFull, BrokerUnavailable, Unconfirmed) as error:
+            except BrokerError as error:
                 if self._stopping:
                     raise
                 log.error("cannot settle: %s; trying again", error)
+                refused += isinstance(error, Rejected) and not isinstance(error, StorageFull)
+                if refused >= _REFUSALS:  # something in it is what the broker cannot store
+                    tried = {tag: Retry(tag, _NOT_READY_PAUSE, error=describe(error)) for tag in tried}
                 await asyncio.sleep(_REFUSED_PAUSE)
                 continue
             again = ((r.delivery, self._after_refusal(r, originals[r.delivery], tried[r.delivery])) for r in refusals)
@@ -327,7 +360,11 @@ class Worker:
 
     def _after_refusal(self, refusal: Refusal, original: Settlement, tried: Settlement) -> Settlement | None:
         if refusal.why == "pending" and isinstance(original, Ack) and isinstance(tried, Ack):
-            return msgspec.structs.replace(tried, then=self._merging.merged(original.then, tried.then, refusal.receipts))
+            try:
+                return msgspec.structs.replace(tried, then=self._merging.merged(original.then, tried.then, refusal.receipts))
+            except Exception as error:  # the merge is the user's code, and the pending body may be of another version
+                log.exception("what a handler yielded cannot be merged with what is pending")
+                return Retry(refusal.delivery, _NOT_READY_PAUSE, error=describe(error))
         if refusal.why == "unroutable":
             log.error("what a handler yielded cannot be routed: %s", refusal.text)
             return Dead(refusal.delivery, "unroutable", refusal.text)

@@ -18,7 +18,7 @@ create table ready (
     attempt integer not null, flags integer not null, key text, note text, envelope blob not null,
     primary key (queue, rank, id)
 ) strict, without rowid;
-create index ready_by_key on ready (queue, key, id) where key is not null;
+create index ready_by_key on ready (queue, key, rank, id) where key is not null;
 
 create table delayed (
     due real not null, id integer not null, queue integer not null, rank integer not null, message_id text not null,
@@ -46,7 +46,7 @@ create index failure_by_message on failure (message_id);
 -- How often a worker died with the message started.
 create table death (message_id text primary key, count integer not null) strict, without rowid;
 
-create table mark (message_id text not null, handler text not null, primary key (message_id, handler)) strict, without rowid;
+create table mark (message_id text not null, handler text not null, result blob, primary key (message_id, handler)) strict, without rowid;
 
 create table tracked (
     message_id text primary key, type text not null, state text not null, queue text not null, at real not null,
@@ -72,4 +72,4 @@ create table archive (
 ) strict;
 
 -- The last request of each client that is stored: what a client asks after its connection was cut.
-create table client (name text primary key, serial integer not null, at real not null) strict, without rowid;
+create table client (name text primary key, serial integer not null, at real not null, refused text not null) strict, without rowid;
