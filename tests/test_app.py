@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -623,3 +625,29 @@ def test_what_is_provided_is_one_instance_closed_at_the_end() -> None:
         assert len(seen) == 4 and len(set(seen)) == 1
         assert closed == []
     assert closed == ["tool"]
+
+
+FORKING = """
+import os, sys
+from noria import App, Command
+app = App("forking")
+
+class Job(Command, queue="jobs"):
+    n: int
+
+app.send(Job(n=1))
+child = os.fork()
+if child == 0:
+    app.send(Job(n=2))
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+app.send(Job(n=3))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_child_sends_over_a_connection_of_its_own(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], cwd=tmp_path, timeout=30, check=False)
+    assert ended.returncode == 0
+    shown = subprocess.run([sys.executable, "-m", "noria", "inspect", "jobs", "--json"], cwd=tmp_path, capture_output=True, check=True)
+    assert sorted(row["body"]["n"] for row in json.loads(shown.stdout)) == [1, 2, 3]

@@ -217,6 +217,23 @@ async def test_a_failure_in_the_second_of_three_handlers_resumes_at_the_second()
     assert context.marked
 
 
+async def test_the_result_of_a_finished_handler_is_still_there_after_a_resume() -> None:
+    memory, broken = Memory(), [True]
+
+    async def first(command: Work) -> dict[str, int]:
+        return {"order": 5}
+
+    async def second(command: Work) -> None:
+        if broken:
+            raise OSError("not now")
+
+    bus = bus_of(first, second)
+    with pytest.raises(OSError, match="not now"):
+        await bus.handle(Work(), Context("id", ports=memory.ports()))
+    broken.clear()
+    assert await bus.handle(Work(), Context("id", attempt=2, ports=memory.ports())) == {"order": 5}
+
+
 async def test_what_several_handlers_yield_leaves_once_each_with_the_mark_of_its_own() -> None:
     memory = Memory()
 
