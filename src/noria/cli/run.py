@@ -25,8 +25,8 @@ from noria.web.guard import refuse_open_bind
 def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool, no_scheduler: bool) -> None:
     """Run everything on this host: engine, gateway, scheduler and supervised workers.
 
-    TERM and INT end it in order, HUP replaces workers one by one, TSTP and CONT pause and resume them. Pools of workers are declared in
-    noria.toml.
+    TERM and INT end it in order, a second INT and QUIT at once, HUP replaces workers one by one, TSTP and CONT pause and
+    resume them. Pools of workers are declared in noria.toml.
     """
     settings = settings_of(ctx, host=host, port=port)
     if settings.app is None:
