@@ -157,3 +157,61 @@ async def test_a_frozen_engine_is_an_error_within_the_deadline_never_a_hang(engi
     finally:
         engine.process.send_signal(signal.SIGCONT)
     await broker.close()
+
+
+async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path: Path) -> None:
+    path, accepted = tmp_path / "noria.db", 0
+
+    async def die_at_once(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        writer.transport.abort()
+
+    dying = await asyncio.start_unix_server(die_at_once, str(tmp_path / "noria.db.sock"))
+    broker = EmbeddedBroker(path, alone=False, deadline=10.0)
+    call = asyncio.ensure_future(broker.declare(Topology(queues=(bind("q"),))))
+    await auntil(lambda: accepted >= 5, "it to be tried again and again")
+    dying.close()
+    await dying.wait_closed()
+    engine = EngineProcess(tmp_path)
+    try:
+        await asyncio.wait_for(call, 10.0)
+        assert (await broker.depth("q")).ready == 0
+    finally:
+        await broker.close()
+        engine.kill()
+
+
+async def test_what_was_stored_before_the_engine_died_is_not_stored_again_by_a_sender_that_owns_the_file(tmp_path: Path) -> None:
+    engine = EngineProcess(tmp_path)
+    await auntil((tmp_path / "noria.db.sock").exists)
+    broker = EmbeddedBroker(engine.path, alone=True, deadline=20.0)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    confirmed: list[str] = []
+    stop = asyncio.Event()
+
+    async def publish(lane: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            (receipt,) = await broker.publish([Publication(Envelope(f"{lane}-{number}", "t", b"{}"), "q")])
+            confirmed.append(receipt.id)
+
+    lanes = [asyncio.create_task(publish(lane)) for lane in range(8)]
+    for _ in range(3):
+        before = len(confirmed)
+        await auntil(lambda before=before: len(confirmed) > before + 50, "publications to be confirmed")
+        await asyncio.to_thread(engine.kill)
+        before = len(confirmed)
+        await auntil(lambda before=before: len(confirmed) > before + 8, "the sender to own the file for a moment")
+        engine.start()
+    stop.set()
+    await asyncio.gather(*lanes)
+    stored: list[str] = []
+    async with broker.consume(["q"], prefetch=500) as consumer:
+        while deliveries := await consumer.receive(500, 2.0):
+            stored += [d.envelope.id for d in deliveries]
+            await consumer.settle([Ack(d.tag) for d in deliveries])
+    assert sorted(stored) == sorted(confirmed)
+    await broker.close()
+    engine.kill()

@@ -10,10 +10,11 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
+import apsw
 import msgspec
 from msgspec import Raw
 
@@ -161,7 +162,8 @@ class Client:
                     return
                 try:
                     await self._loop.create_unix_connection(lambda: _Link(self), str(socket_path(self.path)))
-                    return
+                    if self._write is not None:
+                        return  # else it was lost again before we heard of it: a dying engine still had us in its backlog
                 except OSError:
                     if self._alone and any(call.verb not in _WAITS for call in self._calls.values()):
                         self._own_for_a_moment()
@@ -241,13 +243,17 @@ class Client:
             self.on_lost(lost)
         stored = int(welcome["stored"])
         for call in list(self._calls.values()):
-            if call.sent and call.verb == "publish" and call.serial <= stored and call.serial not in welcome["refused"]:
+            if self._is_stored(call, stored, welcome["refused"]):
                 self._confirm(call)
                 continue
             # All other verbs may be said twice: what was settled is refused as stale, what fired is not fired again.
             call.sent = True
             self._outbox.append(call.body)
         self._flush()
+
+    def _is_stored(self, call: _Call, stored: int, refused: Collection[int]) -> bool:
+        """Tell whether a publication that was sent over a connection that broke had been stored by then."""
+        return call.sent and call.verb == "publish" and call.serial <= stored and call.serial not in refused
 
     def _confirm(self, call: _Call) -> None:
         """Answer a publication that was stored just before the engine died."""
@@ -272,12 +278,18 @@ class Client:
             ledger = Ledger(self.path, steady_clock())
             verbs, session = Verbs(ledger), Session(self.name)
             try:
+                stored, refused = ledger.stored_of(self.name)
                 for call in list(self._calls.values()):
-                    self._perform(call, ledger, verbs, session)
+                    if self._is_stored(call, stored, refused):
+                        self._confirm(call)
+                    else:
+                        self._perform(call, ledger, verbs, session)
             finally:
                 ledger.close()
         except NoriaError as error:
             self._fail_all(error)
+        except apsw.Error as error:
+            self._fail_all(BrokerUnavailable(f"{self.path} cannot be used: {error}"))
         finally:
             ownership.close()
 

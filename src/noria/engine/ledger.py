@@ -545,6 +545,11 @@ class Ledger:
         self.finished.append(message_id)
         self.finished += [str(row[0]) for row in self.db.execute("select message_id from tracked where into_id = ?", (message_id,))]
 
+    def stored_of(self, client: str) -> tuple[int, list[int]]:
+        """Give the last request of a client that was stored, and those refused in the same turn."""
+        row = self.db.execute("select serial, refused from client where name = ?", (client,)).fetchone()
+        return (int(row[0]), msgspec.json.decode(row[1])) if row else (0, [])
+
     def touch(self, queue: QueueState) -> None:
         """Store the counters of a queue with this turn."""
         self._dirty.add(queue)

@@ -279,9 +279,9 @@ class Engine:
         session = connection.session
         session.name, session.role, session.info = hello.name, hello.role, hello.info
         kept = self.ledger.adopt(session, hello.held)
-        row = self.ledger.db.execute("select serial, refused from client where name = ?", (hello.name,)).fetchone()
-        session.serial = connection.stored = int(row[0]) if row else 0
-        connection.answer(request.serial, {"kept": kept, "stored": session.serial, "refused": msgspec.json.decode(row[1]) if row else []})
+        stored, refused = self.ledger.stored_of(hello.name)
+        session.serial = connection.stored = stored
+        connection.answer(request.serial, {"kept": kept, "stored": stored, "refused": refused})
 
     def receive(self, connection: Connection, request: Request) -> None:
         """Have a client wait for deliveries."""
