@@ -51,7 +51,8 @@ class BackOffice:
     def run(self) -> None:
         """Work at the rate until stopped or out of bookings."""
         started = time.monotonic()
-        with ThreadPoolExecutor(8) as clerks, httpx2.Client(timeout=30.0, trust_env=False) as http:
+        # The clerks are the inner ones: they finish their last posts before the client is closed.
+        with httpx2.Client(timeout=30.0, trust_env=False) as http, ThreadPoolExecutor(8) as clerks:
             for number, action in enumerate(self._actions):
                 pause = started + number / self._rate - time.monotonic()
                 if self._stop.wait(max(0.0, pause)):
