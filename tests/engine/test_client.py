@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from noria.brokers.contract import Ack
 from noria.brokers.embedded import EmbeddedBroker
+from noria.engine.client import _Call
+from noria.engine.ledger import Ledger
 from noria.engine.owner import Ownership
+from noria.engine.wire import frame, posted
 from noria.errors import BrokerUnavailable, Unconfirmed
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
@@ -132,9 +136,6 @@ async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guesse
     assert not sent
     assert broker.client.serial > serial
     # The successor says that the request was stored, but not what was answered: only a plain one can be confirmed.
-    from noria.engine.client import _Call
-    from noria.engine.wire import frame, posted
-
     future = asyncio.get_running_loop().create_future()
     body = frame((99, "publish", (posted([message(1, Options(key="k", merges=True))]),)))
     broker.client._confirm(_Call(99, "publish", body, lambda value: value, 0.0, future))
@@ -215,3 +216,41 @@ async def test_what_was_stored_before_the_engine_died_is_not_stored_again_by_a_s
     assert sorted(stored) == sorted(confirmed)
     await broker.close()
     engine.kill()
+
+
+async def test_a_link_lost_before_its_maker_hears_of_it_is_made_again(engine: EngineProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, tries = asyncio.get_running_loop(), 0
+    connect = loop.create_unix_connection
+
+    async def lose_the_first(factory: Any, path: str) -> Any:
+        nonlocal tries
+        tries += 1
+        transport, link = await connect(factory, path)
+        if tries == 1:
+            transport.abort()
+            await auntil(lambda: broker.client._write is None, "the link to be lost")
+        return transport, link
+
+    monkeypatch.setattr(loop, "create_unix_connection", lose_the_first)
+    broker = EmbeddedBroker(engine.path, alone=False, deadline=3.0)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    assert tries == 2
+    await broker.close()
+
+
+async def test_a_momentary_owner_confirms_what_its_dead_engine_had_stored(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "noria.db")
+    await broker.declare(Topology(queues=(bind("q"),)))
+    ledger = Ledger(tmp_path / "noria.db", time.time)
+    ledger.db.execute("insert into client values (?, 1000, 0.0, '[1000]')", (broker.client.name,))
+    ledger.close()
+    futures = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    for serial, future in zip((999, 1000), futures, strict=True):  # 999 was stored, 1000 refused in the same turn
+        body = frame((serial, "publish", (posted([message(serial)]),)))
+        call = _Call(serial, "publish", body, lambda value: value, 1e12, future)
+        call.sent = True
+        broker.client._calls[serial] = call
+    broker.client._own_for_a_moment()
+    assert all(future.done() for future in futures)
+    assert (await broker.depth("q")).ready == 1, "only the refused one is stored now"
+    await broker.close()
