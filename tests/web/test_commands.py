@@ -8,8 +8,6 @@ import apsw
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from noria.web.commands import too_deep
-
 from ..waiting import auntil
 from .shop import Open, opened
 
@@ -216,23 +214,18 @@ async def test_a_body_that_is_nested_too_deeply_is_400_before_it_is_parsed(shop:
     assert "64 levels" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize(
-    ("body", "deep"),
-    [
-        (b"[" * 64 + b"]" * 64, False),
-        (b"[[]," + b"[" * 63 + b"]" * 63 + b"]", False),
-        (b"[[]," + b"[" * 64 + b"]" * 64 + b"]", True),
-        (b"[" * 65 + b"]" * 65, True),
-        (b'{"a":' * 65 + b"1" + b"}" * 65, True),
-        (b"[" + b"[]," * 1000 + b"[]]", False),
-        (b'["' + b"[" * 1000 + b'"]', False),
-        (b'["\\"' + b"[" * 1000 + b'"]', False),
-        (b'["\\\\", ' + b"[" * 65, True),
-        (b"[" * 65, True),
-    ],
-)
-def test_depth_counts_brackets_outside_of_texts(body: bytes, deep: bool) -> None:
-    assert too_deep(body) is deep
+async def test_a_field_that_comes_twice_is_400_and_not_the_last_one(shop: Open) -> None:
+    body = b'{"address": "a", "address": "b"}'
+    answer = await shop.client.post("/commands/invite", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert '"address" comes twice' in answer.json()["detail"]
+    assert await shop.stored("invites") == 0
+
+
+async def test_more_than_ten_thousand_fields_are_400(shop: Open) -> None:
+    answer = await shop.client.post("/commands/invite", json={f"f{n}": 1 for n in range(10_001)})
+    assert answer.status_code == 400
+    assert "at most 10000" in answer.json()["detail"]
 
 
 async def test_an_unknown_command_is_404_with_the_nearest_name(shop: Open) -> None:

@@ -248,12 +248,13 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     import uvicorn
 
     from noria.web.gateway import gateway as make_gateway
+    from noria.web.patience import Patient
 
     settings = settings_of(ctx, host=host, port=port)
     _start(settings, "gateway", settings.grace)
     app = find_app(settings, role="gateway", alone=False)
     config = uvicorn.Config(
-        make_gateway(app), host=settings.host, port=settings.port, http="httptools", ws="none", log_config=None, access_log=False,
+        make_gateway(app), host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import msgspec
 from noria.app import App, is_immediate
 from noria.cli.loading import find_app, settings_of
 from noria.errors import InvalidMessage, NoriaError, UnknownMessage
+from noria.messages.bounds import excess_of
 from noria.messages.codec import decode_body, encode_json
 from noria.messages.message import Command, Event, Message
 
@@ -22,23 +24,50 @@ def parse(app: App, name: str, words: tuple[str, ...], base: type[Message]) -> M
     if not issubclass(kind, base):
         raise UnknownMessage(f'"{name}" is {"an event: use noria publish" if issubclass(kind, Event) else "a command: use noria send"}')
     if words == ("-",):
-        return decode_body(kind, name, sys.stdin.buffer.read())
+        return _decoded(kind, name, sys.stdin.buffer.read())
     if len(words) == 1 and words[0].lstrip().startswith("{"):
-        return decode_body(kind, name, words[0].encode())
+        return _decoded(kind, name, os.fsencode(words[0]))
     fields = {field.encode_name: field for field in msgspec.structs.fields(cast("Any", kind))}
     values: dict[str, Any] = {}
     for word in words:
-        field, separator, text = word.partition("=")
-        if not separator:
+        given, separator, text = word.partition("=")
+        field = given.removesuffix(":")
+        if not separator or not field:
             raise click.UsageError(f'"{word}" is not understood; write field=text, field:=json, or one JSON object')
-        if field.endswith(":"):
-            try:
-                values[field[:-1]] = msgspec.json.decode(text)
-            except msgspec.DecodeError as error:
-                raise InvalidMessage(name, {f"$.{field[:-1]}": f"not JSON: {error}"}) from None
-        else:
-            values[field] = _lenient(fields[field].type, text) if field in fields else text
+        if field in values:
+            raise click.UsageError(f'"{field}" is given twice; name each field once')
+        if not _is_text(word):
+            raise InvalidMessage(name, {f"$.{field!a}": "the terminal sent what is no UTF-8; send such bytes as base64"})
+        values[field] = _parsed(name, field, text) if given.endswith(":") else text
+        if field == given and field in fields:
+            values[field] = _lenient(fields[field].type, text)
     return decode_body(kind, name, encode_json(values))
+
+
+def _decoded(kind: type[Message], name: str, body: bytes) -> Message:
+    """Decode one JSON object as HTTP does."""
+    if excess := excess_of(body):
+        raise InvalidMessage(name, {"$": f"the JSON is {excess[0]}; {excess[1]}"})
+    return decode_body(kind, name, body)
+
+
+def _is_text(word: str) -> bool:
+    """Tell whether a word of the command line came as UTF-8; Python keeps other bytes as surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parsed(name: str, field: str, text: str) -> Any:
+    """Read the JSON of one field."""
+    if excess := excess_of(text.encode()):
+        raise InvalidMessage(name, {f"$.{field}": f"the JSON is {excess[0]}; {excess[1]}"})
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidMessage(name, {f"$.{field}": f"not JSON: {error}"}) from None
 
 
 def _lenient(kind: Any, text: str) -> Any:

@@ -7,19 +7,19 @@ import time
 from typing import Any, Final
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from noria.app import App, fingerprint, is_immediate
 from noria.bus.bus import Draft, new_id
 from noria.errors import BrokerError, CommandFailed, DefinitionError, InvalidMessage, NoriaError, UnknownMessage
+from noria.messages.bounds import excess_of
 from noria.messages.codec import decode_body, encode_json
 from noria.messages.envelope import changed
 from noria.messages.message import Command
 from noria.store.contract import State
 from noria.web.problems import problem, problem_of
 
-DEEPEST: Final = 64
 LONGEST_WAIT: Final = 60.0
 # What `curl -d` sends without being told otherwise is taken too; a web page of another origin is turned away by the guard.
 _TAKEN = frozenset({"application/json", "application/x-www-form-urlencoded"})
@@ -38,6 +38,8 @@ class Commands:
             return await self._post(request)
         except NoriaError as error:
             return problem_of(error)
+        except ClientDisconnect:  # it left before its body had come: nobody hears this answer, and nothing was stored
+            return problem(400, "The body did not come")
 
     async def _post(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -50,8 +52,8 @@ class Commands:
         if key is not None and not _KEY.fullmatch(key):
             return problem(400, "The idempotency key is not usable", "it must be 1 to 255 printable ASCII characters without spaces")
         body = await request.body()
-        if too_deep(body):
-            return problem(400, "The body is nested too deeply", f"at most {DEEPEST} levels are taken")
+        if excess := excess_of(body):
+            return problem(400, f"The body is {excess[0]}", excess[1])
         try:
             command: Command = decode_body(kind, name, body)
         except InvalidMessage as error:
@@ -132,21 +134,6 @@ def shown(state: State) -> dict[str, Any]:
         done, total, text = state.progress
         answer["progress"] = {"done": done, "total": total, "text": text}
     return answer
-
-
-def too_deep(body: bytes) -> bool:
-    """Tell whether JSON is nested deeper than is taken; cheap for what has few brackets."""
-    if body.count(b"[") + body.count(b"{") <= DEEPEST:
-        return False
-    depth = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', body):
-        if token[0] in (b"[", b"{"):
-            depth += 1
-            if depth > DEEPEST:
-                return True
-        elif token[0] in (b"]", b"}"):
-            depth -= 1
-    return False
 
 
 def _malformed(body: bytes) -> bool:

@@ -1,0 +1,228 @@
+"""A client that speaks slowly, endlessly or not at all, against a real server with short deadlines."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from noria.web import patience
+from noria.web.patience import Patient
+
+from ..waiting import auntil
+
+
+class Server:
+    """A uvicorn whose application says back what it read, when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        self.left = 0
+        config = uvicorn.Config(
+            self.app,
+            host="127.0.0.1",
+            port=0,
+            http=Patient,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=60,
+        )
+        self.server = uvicorn.Server(config)
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        await self.may_read.wait()
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.left += 1
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        self.bodies.append(body)
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    @property
+    def port(self) -> int:
+        return self.server.servers[0].sockets[0].getsockname()[1]
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    monkeypatch.setattr(patience, "HEAD_WITHIN", 0.4)
+    monkeypatch.setattr(patience, "BODY_WITHIN", 0.8)
+    made = Server()
+    running = asyncio.ensure_future(made.server._serve())
+    await auntil(lambda: made.server.started)
+    yield made
+    made.may_answer.set()
+    made.may_read.set()
+    made.server.should_exit = made.server.force_exit = True
+    await running
+
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[int, Any]:
+    """Read one response and give its status and body."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    lines = head.decode().split("\r\n")
+    headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines[1:] if line}
+    body = await asyncio.wait_for(reader.readexactly(int(headers["content-length"])), 10)
+    status = int(lines[0].split()[1])
+    if status >= 400:
+        assert headers["content-type"] == "application/problem+json"
+        assert headers["connection"] == "close"
+        return status, json.loads(body)
+    return status, body
+
+
+async def hung_up(reader: asyncio.StreamReader) -> bool:
+    with contextlib.suppress(ConnectionError):
+        return await asyncio.wait_for(reader.read(), 10) == b""
+    return True
+
+
+async def drip(writer: asyncio.StreamWriter, piece: bytes, until: float) -> None:
+    """Send a piece again and again, as a client that wants to be taken for a slow one."""
+    ends = time.monotonic() + until
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < ends:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+
+async def test_headers_that_come_slowly_are_408_although_something_always_comes(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        dripping = asyncio.ensure_future(drip(writer, b"X-Slow: 1\r\n", 5))
+        status, problem = await answer_of(reader)
+        assert (status, problem["title"]) == (408, "The headers did not come in time")
+        assert await hung_up(reader)
+        dripping.cancel()
+    assert server.bodies == []
+
+
+async def test_a_body_that_comes_slowly_is_408(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        dripping = asyncio.ensure_future(drip(writer, b"x", 5))
+        status, problem = await answer_of(reader)
+        assert (status, problem["title"]) == (408, "The body did not come in time")
+        assert await hung_up(reader)
+        dripping.cancel()
+    await auntil(lambda: server.left == 1, "the application to hear that the client is gone")
+
+
+async def test_who_says_nothing_at_all_is_hung_up_on_in_silence(server: Server) -> None:
+    async with server.client() as (reader, _):
+        assert await hung_up(reader)
+
+
+async def test_empty_lines_do_not_keep_a_connection(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(GET)
+        assert (await answer_of(reader))[0] == 200
+        dripping = asyncio.ensure_future(drip(writer, b"\r\n", 5))
+        assert await hung_up(reader)
+        dripping.cancel()
+
+
+async def test_the_second_request_of_a_connection_has_a_deadline_too(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(GET)
+        assert (await answer_of(reader))[0] == 200
+        writer.write(b"GET / HT")
+        assert (await answer_of(reader))[0] == 408
+
+
+async def test_who_waits_for_an_answer_is_not_hurried(server: Server) -> None:
+    server.may_answer.clear()
+    async with server.client() as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab\r\n")
+        await auntil(lambda: server.bodies == [b"ab"])
+        await asyncio.sleep(1.2)  # longer than both deadlines: this is what is claimed to do nothing
+        server.may_answer.set()
+        assert (await answer_of(reader))[0] == 200
+
+
+async def test_a_body_that_we_do_not_read_is_not_late(server: Server) -> None:
+    server.may_read.clear()
+    async with server.client() as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n" + b"x" * 500_000)
+        await asyncio.sleep(1.2)  # longer than the deadline of a body
+        server.may_read.set()
+        writer.write(b"x" * 400_000)
+        assert (await answer_of(reader))[0] == 200
+    assert len(server.bodies[0]) == 900_000
+
+
+async def test_a_connection_that_is_used_again_and_again_lives(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        for _ in range(5):
+            writer.write(GET)
+            assert (await answer_of(reader))[0] == 200
+            await asyncio.sleep(0.2)  # all together longer than a deadline
+
+
+async def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(GET * 3)
+        assert [(await answer_of(reader))[0] for _ in range(3)] == [200, 200, 200]
+
+
+async def test_headers_without_end_are_431_before_they_fill_the_memory(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Endless: ")
+        answer = asyncio.ensure_future(answer_of(reader))
+        sent = 0
+        while not answer.done():
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+            sent += 10_000
+            await asyncio.sleep(0.01)
+        assert (await answer)[0] == 431
+    assert sent <= 2 * patience.LARGEST_HEAD
+
+
+async def test_what_is_no_http_is_400(server: Server) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        status, problem = await answer_of(reader)
+        assert (status, problem["title"]) == (400, "The request is not HTTP")
+        assert await hung_up(reader)
+
+
+async def test_garbage_behind_a_request_does_not_deny_that_it_was_taken(server: Server) -> None:
+    server.may_answer.clear()
+    async with server.client() as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab\x00\x01\x02 more than was said\r\n\r\n")
+        await auntil(lambda: server.bodies == [b"ab"])
+        server.may_answer.set()
+        assert (await answer_of(reader))[0] == 200
+        assert await hung_up(reader)
