@@ -199,7 +199,7 @@ class Trial:
         portal.run(start())
 
     def _record(self, engine: Engine) -> None:
-        publish = engine.ledger.publish
+        publish = engine.verbs.intake.publish
 
         def recording(posted: Sequence[Posted]) -> list[Any]:
             receipts = publish(posted)
@@ -208,7 +208,7 @@ class Trial:
                     self._stored.append(_decode_envelope(one.envelope))
             return receipts
 
-        engine.ledger.publish = recording
+        engine.verbs.intake.publish = recording
 
     # --- in the worker's thread
 

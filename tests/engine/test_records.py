@@ -9,7 +9,8 @@ import pytest
 
 from noria.brokers.contract import Ack
 from noria.brokers.embedded import EmbeddedBroker
-from noria.engine.ledger import IDEMPOTENCY_KEPT, RESULTS_KEPT
+from noria.engine.intake import IDEMPOTENCY_KEPT
+from noria.engine.ledger import RESULTS_KEPT
 from noria.engine.records import reserve
 from noria.engine.server import Engine
 from noria.errors import NotFound

@@ -18,7 +18,7 @@ from noria.brokers.embedded import EmbeddedBroker
 from noria.engine import server
 from noria.engine.owner import is_of_this_user, socket_path
 from noria.engine.server import Engine, serve
-from noria.engine.wire import LARGEST_FRAME, frame
+from noria.engine.wire import LARGEST_FRAME, decode_request, frame
 from noria.errors import BrokerError, Rejected, StorageFull
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
@@ -80,6 +80,17 @@ async def test_one_refused_request_does_not_touch_the_others_of_its_turn(broker:
     assert (await broker.depth("q")).ready == 2
 
 
+async def published(broker: EmbeddedBroker, publication: Publication) -> None:
+    """Publish as soon as there is room."""
+    while True:
+        try:
+            await broker.publish([publication])
+        except StorageFull:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
 async def test_a_full_disk_undoes_the_turn_refuses_it_and_recovers(
     engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +110,9 @@ async def test_a_full_disk_undoes_the_turn_refuses_it_and_recovers(
         monkeypatch.setattr(engine.ledger, "_save_counters", commit)
         assert (await broker.depth("q")).running == 1, "what was held is still held"
         assert await consumer.settle([Ack(held.tag)]) == []
-        await broker.publish([message(3)])
+        with pytest.raises(StorageFull):  # the ballast is not back yet
+            await broker.publish([message(2)])
+        await asyncio.wait_for(published(broker, message(3)), 10)
         assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m3"]
 
 
@@ -191,23 +204,41 @@ def test_another_user_is_told_apart_by_the_kernel() -> None:
         assert is_of_this_user(left)
 
 
-def test_tables_of_dead_workers_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    folder = tmp_path / "noria.db.slots"
-    folder.mkdir()
-    dead, alive = folder / "4194304-aa.slots", folder / f"{os.getpid()}-bb.slots"
-    dead.touch()
-    alive.touch()
-    server._sweep_tables(tmp_path / "noria.db")
-    assert not dead.exists()
-    assert alive.exists()
+async def test_messages_that_ran_when_worker_and_engine_died_together_are_blamed_once(tmp_path: Path) -> None:
+    path = tmp_path / "noria.db"
+    engine = Engine(path, grace=0.0)
+    broker = EmbeddedBroker(path, engine=engine)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.publish([message(1), message(2)])
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        started, waiting = await consumer.receive(2, 1.0)
+    engine.ledger.was_held = True
+    await broker.close()
+    engine.close()
+    table = tmp_path / "noria.db.slots" / "4194304-aa.slots"
+    table.parent.mkdir()
+    table.write_bytes(struct.pack("<d3Q", 0.0, 0, started.tag, 0))
+    old = tmp_path / "noria.db.slots" / "4194304-bb.slots"
+    old.write_bytes(struct.pack("<dQ", 0.0, waiting.tag))
+    os.utime(old, (1, 1))  # of an earlier boot: a power failure is no worker's fault
+    engine = Engine(path, grace=0.0)
+    broker = EmbeddedBroker(path, engine=engine)
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        again = await consumer.receive(2, 1.0)
+        assert {d.envelope.id: d.attempt for d in again} == {"m1": 2, "m2": 1}
+    assert not table.exists()
+    assert not old.exists()
+    await broker.close()
+    engine.close()
 
 
-def test_the_started_table_is_read_as_tags_without_zeros(tmp_path: Path) -> None:
-    table = tmp_path / "t.slots"
-    table.write_bytes(struct.pack("<4Q", 0, 7, 0, 2**40) + b"rest")
-    assert server._started(str(table)) == {7, 2**40}
-    assert server._started(str(tmp_path / "missing")) is None
-    assert server._started(None) is None
+async def test_text_that_is_no_utf8_fails_its_own_request_only(engine: Engine, broker: EmbeddedBroker) -> None:
+    answers: list[bytes] = []
+    stranger = engine.attach(answers.append)
+    engine.submit(stranger, decode_request(b"\x93\x01\xa5depth\x91\xa2\x80\x80"))
+    await broker.publish([message(1)])
+    assert b"bad request" in b"".join(answers)
+    assert (await broker.depth("q")).ready == 1
 
 
 async def test_a_lend_is_bounded_by_bytes_so_that_its_answer_always_fits(broker: EmbeddedBroker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noria import errors
-from noria.engine.wire import LARGEST_FRAME, Failure, Frames, decode_request, error_of, failure_of, frame
+from noria.engine.wire import LARGEST_FRAME, UNREADABLE, Failure, Frames, decode_request, error_of, failure_of, frame
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20), st.lists(st.integers(1, 50), max_size=40))
@@ -29,12 +30,8 @@ def test_a_frame_that_claims_to_be_huge_is_refused() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_decode_error_and_nothing_else(body: bytes) -> None:
-    import msgspec
-
-    try:
+    with contextlib.suppress(*UNREADABLE):
         decode_request(body)
-    except msgspec.DecodeError:
-        pass
 
 
 def test_an_error_crosses_the_wire_as_itself() -> None:

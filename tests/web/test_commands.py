@@ -60,6 +60,12 @@ async def test_a_full_disk_is_503_and_nothing_is_stored(shop: Open, monkeypatch:
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
     assert await shop.stored("orders") == 0
+    assert (await shop.client.get("/readyz")).status_code == 503
+
+    async def room() -> bool:
+        return (await shop.client.get("/readyz")).status_code == 200
+
+    await auntil(room, "the engine to have room again")
     assert (await shop.client.post("/commands/order", json=ORDER)).status_code == 202
 
 

@@ -23,7 +23,7 @@ from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
 from noria.engine.server import Engine, steady_clock
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import LARGEST_FRAME, PROTOCOL, Failure, Frames, decode_answer, decode_request, encode, error_of, frame
+from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Failure, Frames, decode_answer, decode_request, encode, error_of, frame
 from noria.errors import AlreadyOwned, BrokerError, BrokerUnavailable, NoriaError, Rejected, Unconfirmed
 
 DEADLINE: Final = 5.0
@@ -229,7 +229,7 @@ class Client:
     def _resolve(self, call: _Call, value: Raw) -> None:
         try:
             call.future.set_result(call.decode(value))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             call.future.set_exception(BrokerError(f'the answer to "{call.verb}" cannot be read: {error}'))
 
     def _welcomed(self, failure: Failure | None, value: Raw) -> None:
@@ -285,7 +285,7 @@ class Client:
                     else:
                         self._perform(call, ledger, verbs, session)
             finally:
-                ledger.close()
+                ledger.close(momentary=True)
         except NoriaError as error:
             self._fail_all(error)
         except apsw.Error as error:
@@ -304,7 +304,7 @@ class Client:
         try:
             value = getattr(verbs, call.verb)(session, *decode(request.arguments))
             ledger.commit()
-        except (NoriaError, msgspec.DecodeError) as error:
+        except (NoriaError, *UNREADABLE) as error:
             ledger.undo()
             self._finish(call, error if isinstance(error, NoriaError) else BrokerError(f"bad request: {error}"))
             return

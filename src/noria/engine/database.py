@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
@@ -49,6 +49,10 @@ class Database(Protocol):
     def get_autocommit(self) -> bool: ...
 
     def set_busy_timeout(self, milliseconds: int) -> None: ...
+
+    def set_wal_hook(self, callable: Callable[[Any, str, int], int]) -> None: ...  # noqa: A002 - apsw's name
+
+    def wal_checkpoint(self, dbname: str | None = ..., mode: int = ...) -> tuple[int, int]: ...
 
     def close(self) -> None: ...
 
@@ -131,7 +135,7 @@ def open_database(path: Path) -> Database:
 def _configure(db: Database, path: Path, *, fresh: bool) -> None:
     db.set_busy_timeout(2000)
     if fresh:
-        db.execute("pragma page_size=8192")
+        db.execute("pragma page_size=4096")
     else:
         mark = db.pragma("application_id")
         if mark != APPLICATION_ID:
@@ -142,7 +146,7 @@ def _configure(db: Database, path: Path, *, fresh: bool) -> None:
         if found != wanted:
             raise UnsafeStorage(f"{path}: pragma {name} is {found!r} and cannot be set to {wanted!r} on this disk")
     db.pragma("cache_size", -65536)
-    db.pragma("wal_autocheckpoint", 4000)
+    db.pragma("wal_autocheckpoint", 0)  # the ledger does it, between two turns, and hears of its errors
     db.pragma("journal_size_limit", 64 * 1024 * 1024)
     _migrate(db, path)
 

@@ -17,27 +17,32 @@ import msgspec
 from msgspec import Raw
 
 from noria.engine.database import open_database
+from noria.engine.log import CHECKPOINT, Log
 from noria.engine.queues import HISTORY, HOLDER, MERGES, TRACKED, UNIQUE, Claim, QueueState, Session
 from noria.engine.routes import Routes
-from noria.engine.wire import LENT_AT_ONCE, Posted
-from noria.errors import KeyReused, StorageFull, Unroutable
+from noria.engine.seal import seal, stand_in, unseal
+from noria.engine.wire import LENT_AT_ONCE
+from noria.errors import CorruptStorage, StorageFull
+from noria.messages.codec import encode_json
 
 _IDS_AT_ONCE: Final = 1_000_000
 _PROMOTED_AT_ONCE: Final = 1000
+_LOOKED_AT_ONCE: Final = 10_000  # rows in one turn: a key with a long line behind it must not stop everybody
 _DEATHS_ALLOWED: Final = 3
-IDEMPOTENCY_KEPT: Final = 24 * 3600.0
 RESULTS_KEPT: Final = 24 * 3600.0
 
 _TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id > ? order by id limit ?"
 _TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
-_INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
     from delayed where due <= ? order by due, id limit ?"""
-_PENDING = "select id, due, rank, version from pending where queue = ? and key = ?"
+_TALLY = "insert or replace into tally values (?, ?)"
 _DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
+
+_serials = msgspec.json.Decoder(tuple[int, list[int], float]).decode
 
 Row = tuple[int, str, int, int, str | None, str | None, bytes]
 
@@ -78,6 +83,11 @@ class Ledger:
         self._dirty: set[QueueState] = set()
         self.next_due = self._first_due()
         self.held_back = False
+        self._log = Log(path, int(self.db.pragma("page_size")))
+        self._log_pages = 0
+        self.db.set_wal_hook(self._logged)
+        self.unfinished = False  # whether `serve` stopped before it had looked at all there is
+        self._looked = 0
         self._load()
 
     # --- the turn
@@ -101,6 +111,20 @@ class Ledger:
         self._popped.clear()
         self._dirty.clear()
 
+    def _logged(self, _: Any, __: str, pages: int) -> int:
+        self._log_pages = pages
+        return 0
+
+    def tend_log(self) -> None:
+        """Write a long log back into the file, between two turns. Raises `apsw.IOError`: an error of the disk is never retried.
+
+        SQLite's own checkpoint in a commit would ignore it, and the next one might believe a disk that had lost the pages.
+        """
+        if self._log_pages > CHECKPOINT:
+            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._log_pages = 0
+        self._log.reach(self._log_pages)
+
     def undo(self) -> None:
         """Take back everything since the last commit, in the file and in memory."""
         if self._writing and not self.db.get_autocommit():
@@ -111,7 +135,10 @@ class Ledger:
             if claim is not None:
                 del claim.session.claims[tag]
                 claim.queue.running -= 1
+        added = set(self._added)
         for claim in self._popped:
+            if claim.id in added:  # lent and ended in the turn that is undone
+                continue
             self.claims[claim.id] = claim.session.claims[claim.id] = claim
             claim.queue.running += 1
         self._added.clear()
@@ -122,202 +149,44 @@ class Ledger:
         self.served.clear()
         self._reload()
 
-    def close(self) -> None:
-        """Close the file, remembering whether anything was lent."""
+    def close(self, *, momentary: bool = False) -> None:
+        """Close the file, remembering whether anything was lent; a momentary owner leaves that as it found it."""
         if self._writing:
             self.undo()
-        self._set_meta("held", len(self.claims))
+        self._set_meta("held", int(self.was_held) if momentary else len(self.claims))
         self.db.close()
-
-    # --- publishing
-
-    def publish(self, posted: Sequence[Posted]) -> list[Any]:
-        """Store publications, all or none, and give their receipts."""
-        routes = [self.routes.match(p.exchange, p.routing_key) for p in posted]
-        for p, queues in zip(posted, routes, strict=True):
-            if len(queues) > 1 and p.options is not None and p.options.merges:
-                names = ", ".join(queue.name for queue in queues)
-                raise Unroutable(f'"{p.routing_key}" goes to several queues ({names}): a message that merges can wait in one only')
-        fingerprints: dict[str, str | None] = {}
-        for p in posted:
-            if p.options is not None and p.options.idempotency_key is not None:
-                self._refuse_reuse(p, fingerprints.setdefault(p.options.idempotency_key, p.options.fingerprint))
-        self.write()
-        now = self.now()
-        receipts: list[Any] = []
-        rows: list[tuple[Any, ...]] = []
-        archived: list[tuple[Any, ...]] = []
-        for p, queues in zip(posted, routes, strict=True):
-            options = p.options
-            envelope = bytes(p.envelope)
-            if options is None and p.delay <= 0:
-                rank = -p.priority
-                for queue in queues:
-                    rows.append((queue.id, rank, self.next_id(), p.message_id, 0, 0, None, None, envelope))
-                    queue.arrived(rank, 1)
-                    self._dirty.add(queue)
-                receipts.append((p.message_id,))
-            else:
-                receipts.append(self._publish_special(p, envelope, queues, now))
-            if p.exchange and len(receipts[-1]) == 1:
-                exchange = self.routes.exchanges[p.exchange]
-                if exchange.archive:
-                    archived.append((now, p.exchange, p.routing_key, p.message_id, envelope))
-        if rows:
-            self.db.executemany(_INSERT, rows)
-        if archived:
-            self.db.executemany("insert into archive (at, exchange, routing_key, message_id, envelope) values (?, ?, ?, ?, ?)", archived)
-        return receipts
-
-    def _publish_special(self, p: Posted, envelope: bytes, queues: Iterable[QueueState], now: float) -> tuple[Any, ...]:
-        options = p.options
-        flags = 0
-        key: str | None = None
-        if options is not None:
-            taken = self._taken(p, now)
-            if taken is not None:
-                return (taken, "duplicate")
-            key = options.key
-            flags = (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if options.merges else 0)
-        for queue in queues:
-            if flags & MERGES and key is not None:
-                answer = self._merge(p, envelope, queue, key, flags, now)
-                if answer is not None:
-                    return answer
-            self._insert(queue, -p.priority, p, envelope, flags, key, now)
-        if options is not None:
-            self._remember_keys(p, now)
-            if flags & TRACKED:
-                first = next(iter(queues), None)
-                self.db.execute(
-                    "insert or ignore into tracked (message_id, type, state, queue, at) values (?, ?, ?, ?, ?)",
-                    (p.message_id, p.type, "delayed" if p.delay > 0 else "ready", first.name if first else "", now),
-                )
-        return (p.message_id,)
-
-    def _insert(self, queue: QueueState, rank: int, p: Posted, envelope: bytes, flags: int, key: str | None, now: float) -> None:
-        identity = self.next_id()
-        due = now + p.delay if p.delay > 0 else None
-        if due is None:
-            self.db.execute(_INSERT, (queue.id, rank, identity, p.message_id, 0, flags, key, None, envelope))
-            queue.arrived(rank, 1)
-        else:
-            self.db.execute(_DELAY, (due, identity, queue.id, rank, p.message_id, 0, flags, key, None, envelope))
-            queue.delayed += 1
-            queue.published += 1
-            self._due_at(due)
-        self._dirty.add(queue)
-        if flags & MERGES:
-            self.db.execute(
-                "insert into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)",
-                (queue.id, key, identity, due, rank, identity),
-            )
-
-    def _merge(self, p: Posted, envelope: bytes, queue: QueueState, key: str, flags: int, now: float) -> tuple[Any, ...] | None:
-        """Put a merged message in the place of the pending one, or say what is pending; None if nothing is."""
-        found = self.db.execute(_PENDING, (queue.id, key)).fetchone()
-        if found is None:
-            return None if p.options is None or p.options.replaces is None else (p.message_id, "pending")
-        identity, due, rank, version = found
-        message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))
-        options = p.options
-        assert options is not None
-        if options.replaces != version:
-            return (message_id, "pending", version, Raw(old))
-        if due is None:
-            self.db.execute(
-                "update ready set envelope = ?, flags = ? where queue = ? and rank = ? and id = ?",
-                (envelope, stored | flags, queue.id, rank, identity),
-            )
-        else:
-            self.db.execute(
-                "update delayed set envelope = ?, flags = ? where due = ? and id = ?", (envelope, stored | flags, due, identity)
-            )
-        self.db.execute("update pending set version = ? where queue = ? and key = ?", (self.next_id(), queue.id, key))
-        if options.tracked:
-            self.db.executemany(
-                "insert or ignore into tracked (message_id, type, state, queue, at, into_id) values (?, ?, 'ready', ?, ?, ?)",
-                [(merged, p.type, queue.name, now, message_id) for merged in options.merged_ids if merged != message_id],
-            )
-        for merged in options.merged_ids:
-            self._remember_keys(p, now, merged)
-        return (message_id, "merged")
-
-    def _pending_row(self, queue: QueueState, identity: int, due: float | None, rank: int) -> tuple[str, int, bytes]:
-        if due is None:
-            sql, place = "select message_id, flags, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
-        else:
-            sql, place = "select message_id, flags, envelope from delayed where due = ? and id = ?", (due, identity)
-        return self.db.execute(sql, place).fetchone()
-
-    def _refuse_reuse(self, p: Posted, first: str | None) -> None:
-        options = p.options
-        assert options is not None
-        row = self.db.execute(
-            "select fingerprint from idempotency where name = ? and until > ?", (options.idempotency_key, self.now())
-        ).fetchone()
-        if first != options.fingerprint or (row is not None and row[0] != (options.fingerprint or "")):
-            raise KeyReused(f'idempotency key "{options.idempotency_key}" came with another body before; use a new key for a new request')
-
-    def _taken(self, p: Posted, now: float) -> str | None:
-        options = p.options
-        assert options is not None
-        if options.idempotency_key is not None:
-            row = self.db.execute(
-                "select message_id from idempotency where name = ? and until > ?", (options.idempotency_key, now)
-            ).fetchone()
-            if row is not None:
-                return str(row[0])
-        if options.unique is not None:
-            row = self.db.execute(
-                "select message_id from unique_key where name = ? and (until is null or until > ?)", (options.unique, now)
-            ).fetchone()
-            if row is not None:
-                return str(row[0])
-        return None
-
-    def _remember_keys(self, p: Posted, now: float, message_id: str | None = None) -> None:
-        options = p.options
-        assert options is not None
-        identity = message_id or p.message_id
-        if options.idempotency_key is not None:
-            self.db.execute(
-                "insert or replace into idempotency values (?, ?, ?, ?)",
-                (options.idempotency_key, identity, options.fingerprint or "", now + IDEMPOTENCY_KEPT),
-            )
-        if options.unique is not None:
-            until = None if options.unique_for is None else now + options.unique_for
-            self.db.execute("insert or replace into unique_key values (?, ?, ?)", (options.unique, identity, until))
 
     # --- lending
 
     def serve(self) -> None:
         """Lend what is ready to those who wait; each names its queues in the order of their turn."""
+        self.unfinished = False
+        self._looked = 0
         if self.held_back:
             return
         for receiver in list(self.receivers):
             lent = list[Any]()
             for queue in receiver.queues:
-                if queue.servable and len(lent) < receiver.limit:
+                if queue.servable and len(lent) < receiver.limit and not self.unfinished:
                     self._lend(queue, receiver, lent)
             if lent:
                 self.receivers.remove(receiver)
                 self.served.append((receiver, lent))
 
     def _lend(self, queue: QueueState, receiver: Receiver, lent: list[Any]) -> None:
-        session, limit = receiver.session, receiver.limit
+        limit = receiver.limit
         for number in queue.order:
             rank = queue.ranks[number]
             while rank.returned and len(lent) < limit and receiver.room > 0:
                 identity = heapq.heappop(rank.returned)
                 row = self.db.execute(_TAKE_ONE, (queue.id, number, identity)).fetchone()
                 if row is not None and identity not in self.claims:
-                    self._claim(queue, number, session, row, lent)
-                    receiver.room -= len(row[6])
+                    self._claim(queue, number, receiver, row, lent)
             while not rank.exhausted and len(lent) < limit and receiver.room > 0:
                 wanted = limit - len(lent)
                 rows: list[Row] = self.db.execute(_TAKE, (queue.id, number, rank.cursor, wanted)).fetchall()
                 rank.exhausted = len(rows) < wanted
+                self._looked += len(rows)
                 for row in rows:
                     rank.cursor = row[0]
                     if row[0] in self.claims:
@@ -327,16 +196,29 @@ class Ledger:
                         if queue.held[key] != row[0]:
                             queue.blocked.add(key)
                         continue
-                    self._claim(queue, number, session, row, lent)
-                    receiver.room -= len(row[6])
+                    self._claim(queue, number, receiver, row, lent)
                     if receiver.room <= 0:  # the rest of what was read is served next time
                         rank.exhausted = False
                         break
+                if self._looked > _LOOKED_AT_ONCE:
+                    self.unfinished = True
+                    return
             if len(lent) >= limit:
                 return
 
-    def _claim(self, queue: QueueState, rank: int, session: Session, row: Row, lent: list[Any]) -> None:
-        identity, message_id, attempt, flags, key, note, envelope = row
+    def _claim(self, queue: QueueState, rank: int, receiver: Receiver, row: Row, lent: list[Any]) -> None:
+        identity, _, attempt, _, _, note, stored = row
+        claim = self._hold(queue, rank, receiver.session, row)
+        try:
+            envelope = unseal(stored)
+        except CorruptStorage as error:
+            self._bury_damaged(claim, stored, str(error))
+            return
+        receiver.room -= len(stored)
+        lent.append((identity, queue.name, attempt + 1, Raw(envelope), note))
+
+    def _hold(self, queue: QueueState, rank: int, session: Session, row: Row) -> Claim:
+        identity, message_id, attempt, flags, key, _, _ = row
         claim = Claim(session, queue, rank, identity, message_id, attempt, flags, key)
         self.claims[identity] = session.claims[identity] = claim
         self._added.append(identity)
@@ -346,7 +228,15 @@ class Ledger:
             if flags & MERGES:
                 self.write()
                 self.db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, identity))
-        lent.append((identity, queue.name, attempt + 1, Raw(envelope), note))
+        return claim
+
+    def _bury_damaged(self, claim: Claim, stored: bytes, error: str) -> None:
+        self.write()
+        self.db.execute(
+            "update ready set envelope = ? where queue = ? and rank = ? and id = ?",
+            (seal(stand_in(stored, claim.message_id)), claim.queue.id, claim.rank, claim.id),
+        )
+        self.bury(claim, "damaged", error, attempt=claim.attempt)
 
     # --- ending
 
@@ -374,36 +264,6 @@ class Ledger:
             if claim.key is not None:
                 self._release_key(queue, claim.key)
 
-    def conflicts(self, posted: Sequence[Posted]) -> list[Any]:
-        """Give a receipt for each publication if any of them must be merged first, or nothing.
-
-        Two of one key in one call are in conflict too: the caller merges them before it asks.
-        """
-        names: set[tuple[str, str]] = set()
-        places: set[tuple[int, str]] = set()
-        receipts = [self._conflict(p, names, places) for p in posted]
-        return [r or (p.message_id,) for p, r in zip(posted, receipts, strict=True)] if any(receipts) else []
-
-    def _conflict(self, p: Posted, names: set[tuple[str, str]], places: set[tuple[int, str]]) -> tuple[Any, ...] | None:
-        options = p.options
-        if options is None:
-            return None
-        keys = {(kind, name) for kind, name in (("idempotency", options.idempotency_key), ("unique", options.unique)) if name is not None}
-        if keys & names or self._taken(p, self.now()) is not None:
-            return None  # a duplicate, which is not stored
-        names |= keys
-        if not options.merges or options.key is None:
-            return None
-        for queue in self.routes.match(p.exchange, p.routing_key):
-            row = self.db.execute(_PENDING, (queue.id, options.key)).fetchone()
-            if (queue.id, options.key) in places or (row is None and options.replaces is not None):
-                return (p.message_id, "pending")
-            places.add((queue.id, options.key))
-            if row is not None and row[3] != options.replaces:
-                message_id, _, envelope = self._pending_row(queue, row[0], row[1], row[2])
-                return (message_id, "pending", row[3], Raw(envelope))
-        return None
-
     def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None) -> None:
         """Make a claim ready again, at once at its old place or later."""
         queue = claim.queue
@@ -430,11 +290,11 @@ class Ledger:
             due = self.now() + after
             if claim.key is not None:
                 flags |= HOLDER
-            self.db.execute(_DELAY, (due, claim.id, queue.id, claim.rank, claim.message_id, attempt, flags, claim.key, note, envelope))
+            self.db.execute(DELAY, (due, claim.id, queue.id, claim.rank, claim.message_id, attempt, flags, claim.key, note, envelope))
             self._drop(claim)
             queue.rows -= 1
             queue.delayed += 1
-            self._due_at(due)
+            self.due_at(due)
         self._dirty.add(queue)
 
     def bury(self, claim: Claim, reason: str, error: str | None, *, attempt: int | None = None) -> None:
@@ -470,14 +330,26 @@ class Ledger:
             if started is None or tag not in started:
                 self._return(claim)
                 continue
-            self.write()
-            scope = self._scope(claim)
-            self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
-            (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
-            if int(deaths) >= _DEATHS_ALLOWED:
-                self.bury(claim, "worker_lost", f"{deaths} workers died while they ran this message")
-            else:
-                self.retry(claim, 0.0, counted=True, error=f"worker {session.name} died while it ran this message", note=None)
+            self._blame(claim, f"worker {session.name} died while it ran this message")
+
+    def blame(self, tag: int) -> None:
+        """Count a death for a message that was running when its worker and the engine died in the same moment."""
+        for queue in self.routes.queues.values():
+            for rank in queue.order:
+                row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
+                if row is not None and tag not in self.claims:
+                    self._blame(self._hold(queue, rank, Session(), row), "a worker died while it ran this message, and the engine with it")
+                    return
+
+    def _blame(self, claim: Claim, error: str) -> None:
+        self.write()
+        scope = self._scope(claim)
+        self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
+        (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
+        if int(deaths) >= _DEATHS_ALLOWED:
+            self.bury(claim, "worker_lost", f"{deaths} workers died while they ran this message")
+        else:
+            self.retry(claim, 0.0, counted=True, error=error, note=None)
 
     def adopt(self, session: Session, held: Iterable[tuple[str, int]]) -> list[int]:
         """Lend messages again to the client that held them before the engine was restarted; give those it may keep."""
@@ -489,7 +361,7 @@ class Ledger:
             for rank in queue.order:
                 row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
                 if row is not None:
-                    self._claim(queue, rank, session, row, [])
+                    self._hold(queue, rank, session, row)
                     kept.append(tag)
                     break
         return kept
@@ -512,7 +384,7 @@ class Ledger:
             self.db.execute("delete from delayed where due = ? and id = ?", (due, identity))
             holder = flags & HOLDER
             new = identity if holder else self.next_id()
-            self.db.execute(_INSERT, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope))
+            self.db.execute(INSERT, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope))
             if flags & MERGES:
                 self.db.execute(
                     "update pending set id = ?, due = null where queue = ? and key = ? and id = ?", (new, queue_id, key, identity)
@@ -547,8 +419,18 @@ class Ledger:
 
     def stored_of(self, client: str) -> tuple[int, list[int]]:
         """Give the last request of a client that was stored, and those refused in the same turn."""
-        row = self.db.execute("select serial, refused from client where name = ?", (client,)).fetchone()
-        return (int(row[0]), msgspec.json.decode(row[1])) if row else (0, [])
+        row = self.db.execute("select value from tally where name = ?", (f"client {client}",)).fetchone()
+        return _serials(row[0])[:2] if row else (0, [])
+
+    def remember_serial(self, client: str, serial: int, refused: list[int]) -> None:
+        """Store the last request of a client that this turn stores, and those that it refused."""
+        self.write()
+        self.db.execute(_TALLY, (f"client {client}", encode_json((serial, refused, self.now()))))
+
+    def forget_serials(self, before: float) -> None:
+        """Forget clients that have stored nothing since."""
+        rows = self.db.execute("select name, value from tally where name like 'client %'").fetchall()
+        self.db.executemany("delete from tally where name = ?", [(name,) for name, value in rows if _serials(value)[2] < before])
 
     def touch(self, queue: QueueState) -> None:
         """Store the counters of a queue with this turn."""
@@ -600,16 +482,10 @@ class Ledger:
             self.db.execute("delete from unique_key where message_id = ? and until is null", (claim.message_id,))
 
     def _save_counters(self) -> None:
-        self.db.executemany(
-            "update queue set rows = ?, delayed = ?, dead = ? where id = ?", [(q.rows, q.delayed, q.dead, q.id) for q in self._dirty]
-        )
+        self.db.executemany(_TALLY, [(f"queue {q.id}", encode_json((q.rows, q.delayed, q.dead))) for q in self._dirty])
 
     def _reload(self) -> None:
         self.routes.reload()
-        for identity, rows, delayed, dead in self.db.execute("select id, rows, delayed, dead from queue"):
-            queue = self.routes.by_id.get(identity)
-            if queue is not None:
-                queue.rows, queue.delayed, queue.dead = int(rows), int(delayed), int(dead)
         self._next = max(self._next, int(self._meta("next_id")))
         self._reserved = self._next
         self._load()
@@ -640,7 +516,7 @@ class Ledger:
         row = self.db.execute("select min(due) from delayed").fetchone()
         return float("inf") if row is None or row[0] is None else float(row[0])
 
-    def _due_at(self, due: float) -> None:
+    def due_at(self, due: float) -> None:
         self.next_due = min(self.next_due, due)
 
     def _meta(self, name: str) -> int:

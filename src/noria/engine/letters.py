@@ -10,10 +10,11 @@ from msgspec import Raw
 
 from noria.engine.ledger import Ledger
 from noria.engine.queues import MERGES
+from noria.engine.seal import seal, unseal, unseal_or_stand_in
 from noria.errors import NotFound
 from noria.messages.envelope import Envelope
 
-_COLUMNS = "number, queue, reason, error, attempts, died_at, history, envelope"
+_COLUMNS = "number, queue, reason, error, attempts, died_at, history, message_id, envelope"
 _READY = """insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope)
     values (?, ?, ?, ?, 0, ?, ?, null, ?)"""
 _decode = msgspec.msgpack.Decoder(Envelope).decode
@@ -69,14 +70,14 @@ class Letters:
         return count
 
     def edit(self, number: int, body: bytes) -> None:
-        """Replace the body of a letter, or raise `NotFound`."""
+        """Replace the body of a letter, or raise `NotFound`, or `CorruptStorage` if the disk changed it."""
         ledger = self._ledger
         row = ledger.db.execute("select envelope from dead where number = ?", (number,)).fetchone()
         if row is None:
             raise NotFound(f'no dead letter has the number {number}; "noria dead list" shows them')
-        changed = msgspec.structs.replace(_decode(row[0]), body=body)
+        changed = msgspec.structs.replace(_decode(unseal(row[0])), body=body)
         ledger.write()
-        ledger.db.execute("update dead set envelope = ? where number = ?", (msgspec.msgpack.encode(changed), number))
+        ledger.db.execute("update dead set envelope = ? where number = ?", (seal(msgspec.msgpack.encode(changed)), number))
 
     def discard(self, numbers: Sequence[int]) -> int:
         """Delete letters for good, and say how many there were."""
@@ -96,5 +97,6 @@ class Letters:
         return count
 
     def _shown(self, row: Any) -> Any:
-        number, queue, reason, error, attempts, died_at, history, envelope = row
-        return (number, self._ledger.routes.by_id[queue].name, reason, error, attempts, died_at, Raw(bytes(envelope)), Raw(bytes(history)))
+        number, queue, reason, error, attempts, died_at, history, message_id, stored = row
+        envelope = unseal_or_stand_in(stored, message_id)
+        return (number, self._ledger.routes.by_id[queue].name, reason, error, attempts, died_at, Raw(envelope), Raw(history))

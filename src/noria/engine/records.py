@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
+from noria.engine.intake import Intake
 from noria.engine.ledger import RESULTS_KEPT, Ledger
+from noria.engine.seal import unseal_or_stand_in
 from noria.engine.wire import Posted
 from noria.errors import NotFound
 from noria.messages.topology import passes
+
+_LOOKED_AT_ONCE: Final = 10_000
 
 
 class Records:
     """The store's side of one file."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, intake: Intake) -> None:
         self._ledger = ledger
+        self._intake = intake
 
     def mark(self, message_id: str, handler: str, result: bytes | None) -> None:
         """Remember that a handler finished a message, and what it returned."""
@@ -35,10 +39,10 @@ class Records:
         last = self.last_fired(schedule)
         if last is not None and last >= slot:
             return False, []
-        if conflicts := self._ledger.conflicts(posted):
+        if conflicts := self._intake.conflicts(posted):
             return False, conflicts
         if posted:
-            self._ledger.publish(posted)
+            self._intake.publish(posted)
         self._ledger.write()
         self._ledger.db.execute("insert or replace into schedule values (?, ?)", (schedule, slot))
         return True, []
@@ -95,15 +99,21 @@ class Records:
         ledger.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
         return wait
 
-    def archived(self, after: int, limit: int, pattern: str) -> list[Any]:
-        """Give archived messages in order; with a pattern, only those whose routing key fits."""
-        rows = self._ledger.db.execute("select seq, at, exchange, routing_key, envelope from archive where seq > ? order by seq", (after,))
-        fitting = (
-            (seq, at, exchange, key, Raw(bytes(e)))
-            for seq, at, exchange, key, e in rows
-            if pattern == "#" or passes("topic", pattern, str(key))
+    def archived(self, after: int, limit: int, pattern: str) -> tuple[list[Any], int]:
+        """Give archived messages in order, with a pattern only those whose routing key fits, and how far was looked."""
+        rows = self._ledger.db.execute(
+            "select seq, at, exchange, routing_key, message_id, envelope from archive where seq > ? order by seq limit ?",
+            (after, _LOOKED_AT_ONCE),
         )
-        return list(itertools.islice(fitting, max(0, min(limit, 1000))))
+        limit = max(0, min(limit, 1000))
+        found: list[Any] = []
+        for seq, at, exchange, key, message_id, stored in rows:
+            if len(found) >= limit:
+                return found, int(seq) - 1
+            if pattern == "#" or passes("topic", pattern, str(key)):
+                found.append((seq, at, exchange, key, Raw(unseal_or_stand_in(stored, message_id))))
+            after = int(seq)
+        return found, after
 
     def prune(self) -> None:
         """Delete what was kept long enough: ended results, keys, clients, and the archive's old end."""
@@ -112,7 +122,7 @@ class Records:
         ledger.db.execute("delete from tracked where state in ('done', 'dead') and at < ?", (now - RESULTS_KEPT,))
         ledger.db.execute("delete from idempotency where until < ?", (now,))
         ledger.db.execute("delete from unique_key where until < ?", (now,))
-        ledger.db.execute("delete from client where at < ?", (now - RESULTS_KEPT,))
+        ledger.forget_serials(now - RESULTS_KEPT)
         for exchange in ledger.routes.exchanges.values():
             if exchange.archive:
                 kept = ledger.db.execute(

@@ -11,6 +11,7 @@ from noria.messages.capabilities import Exchange
 from noria.messages.topology import Binding, Queue, Topology, passes, refuse_conflict, refuse_other_kind
 
 _CACHE_LIMIT = 10_000
+_counts = msgspec.json.Decoder(tuple[int, int, int]).decode
 _bindings = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 
 
@@ -25,10 +26,10 @@ class Routes:
         self._cache: dict[tuple[str, str], tuple[QueueState, ...]] = {}
         for name, kind, archive in db.execute("select name, kind, archive from exchange"):
             self.exchanges[str(name)] = Exchange(name, kind, archive)
-        for row in db.execute("select id, name, bindings, origin, rows, delayed, dead from queue"):
-            identity, name, bindings, origin, rows, delayed, dead = row
-            queue = QueueState(int(identity), str(name), _bindings(str(bindings)), str(origin), int(rows), int(delayed), int(dead))
+        for identity, name, bindings, origin in db.execute("select id, name, bindings, origin from queue"):
+            queue = QueueState(int(identity), str(name), _bindings(str(bindings)), str(origin))
             self.queues[queue.name] = self.by_id[queue.id] = queue
+        self._count()
 
     def queue(self, name: str) -> QueueState:
         """Give a declared queue, or raise `NotFound` with the names that are known."""
@@ -70,17 +71,24 @@ class Routes:
         self._cache.clear()
 
     def reload(self) -> None:
-        """Forget exchanges and queues whose declaration was rolled back."""
+        """Forget what was rolled back: declarations and counts."""
         stored = {str(name) for (name,) in self._db.execute("select name from exchange")}
         self.exchanges = {name: exchange for name, exchange in self.exchanges.items() if name in stored}
         ids = {identity for (identity,) in self._db.execute("select id from queue")}
         self.by_id = {identity: queue for identity, queue in self.by_id.items() if identity in ids}
         self.queues = {queue.name: queue for queue in self.by_id.values()}
+        self._count()
         self._cache.clear()
+
+    def _count(self) -> None:
+        tally = dict(self._db.execute("select name, value from tally where name like 'queue %'").fetchall())
+        for queue in self.by_id.values():
+            queue.rows, queue.delayed, queue.dead = _counts(tally.get(f"queue {queue.id}", b"[0,0,0]"))
 
     def remove(self, queue: QueueState) -> None:
         """Forget a queue and its bindings."""
         self._db.execute("delete from queue where id = ?", (queue.id,))
+        self._db.execute("delete from tally where name = ?", (f"queue {queue.id}",))
         del self.queues[queue.name], self.by_id[queue.id]
         self._cache.clear()
 

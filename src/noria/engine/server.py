@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +17,13 @@ import apsw
 import msgspec
 
 from noria import errors
+from noria.engine import tables
+from noria.engine.ballast import Ballast
 from noria.engine.ledger import Ledger, Receiver
 from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import LARGEST_FRAME, PROTOCOL, Frames, Request, decode_request, encode, failure_of, frame
+from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Request, decode_request, encode, failure_of, frame
 from noria.errors import BrokerError, NoriaError
 
 log = logging.getLogger("noria.engine")
@@ -31,7 +32,8 @@ GRACE: Final = 0.5  # seconds for clients to come back with what they hold, afte
 FENCE: Final = 10.0  # seconds of silence after which a client that holds messages is given up
 _PRUNE_EVERY: Final = 60.0
 _AFTER_FAILURE: Final = 0.1
-_STARTED: Final = struct.Struct("<Q")
+_LOOK_FOR_ROOM: Final = 1.0
+_NEEDS_ROOM: Final = frozenset({"publish", "fire", "declare"})  # what a full disk refuses; settling goes on from the ballast
 
 
 class Hello(msgspec.Struct):
@@ -104,10 +106,14 @@ class Engine:
         self._timers: list[asyncio.TimerHandle] = []
         self._loop = asyncio.get_running_loop()
         self._touched: set[Connection] = set()
+        self._ballast = Ballast(path)
+        self._read_tables: list[Path] = []
+        self.full = not self._ballast.lay()
+        if self.full:
+            self._look_for_room()
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
-        if self.ledger.was_held and grace > 0:
-            self.ledger.held_back = True
-            self._timers.append(self._loop.call_later(grace, self._serve_again))
+        self.ledger.held_back = self.ledger.was_held
+        self._timers.append(self._loop.call_later(grace if self.ledger.was_held else 0.0, self._serve_again))
         self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
         self._wake_at_due()
@@ -150,6 +156,7 @@ class Engine:
             connection.closed = True
         self.connections.clear()
         self.ledger.close()
+        self._ballast.remove()
         self._ownership.close()
         if not self.stopped.done():
             self.stopped.set_result(None)
@@ -163,9 +170,31 @@ class Engine:
         self.turns += 1
         inbox, self._inbox = self._inbox, []
         lost, self._lost = self._lost, []
-        touched = self._touched
-        ledger = self.ledger
-        failure: NoriaError | None = None
+        failure = self._store(inbox, lost)
+        if self.stopped.done():
+            return
+        if failure is not None:
+            self.ledger.undo()
+            self._lost[:0] = lost
+            self._read_tables.clear()
+            if isinstance(failure, errors.StorageFull) and self._ballast.give_up():
+                self._begin_again(inbox)
+                return
+            self._refuse_all(inbox, failure)
+        self._hand_over()
+        for connection in self._touched:
+            connection.flush()
+            connection.refused.clear()
+        self._touched.clear()
+        self._wake_at_due()
+        if failure is None:
+            self._tidy()
+        else:
+            self._timers.append(self._loop.call_later(_AFTER_FAILURE, self.schedule))
+
+    def _store(self, inbox: list[tuple[Connection, Request]], lost: list[Connection]) -> NoriaError | None:
+        """Do what came in and commit it; give what went wrong, after which nothing of it is stored."""
+        ledger, touched = self.ledger, self._touched
         try:
             for connection in lost:
                 self._bury_connection(connection)
@@ -177,32 +206,37 @@ class Engine:
                 ledger.serve()
             self._remember_serials(touched)
             ledger.commit()
-        except (apsw.FullError, errors.StorageFull) as error:
-            failure = errors.StorageFull(f"no room to store more in {ledger.path.parent} ({error}); free some space, nothing was lost")
-        except apsw.IOError as error:
+        except (apsw.FullError, errors.StorageFull):
+            return self._no_room()
+        except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
             self._give_up(error)
-            return
         except Exception as error:  # one request must not take the others' answers with it
             log.exception("a turn of %d requests failed and was undone", len(inbox))
-            failure = errors.Rejected(f"the engine failed ({type(error).__name__}: {error}); nothing was stored")
-        if failure is not None:
-            ledger.undo()
-            self._lost[:0] = lost
-            self._refuse_all(inbox, failure)
-        self._hand_over()
-        for connection in touched:
-            connection.flush()
-            connection.refused.clear()
-        touched.clear()
-        self._wake_at_due()
-        if failure is not None:
-            self._timers.append(self._loop.call_later(_AFTER_FAILURE, self.schedule))
-        elif ledger.next_due <= ledger.now():
+            return errors.Rejected(f"the engine failed ({type(error).__name__}: {error}); nothing was stored")
+        return None
+
+    def _tidy(self) -> None:
+        """Do what follows a turn, when its answers are on their way."""
+        ledger = self.ledger
+        while self._read_tables:
+            self._read_tables.pop().unlink(missing_ok=True)
+        self._tend_log()
+        if ledger.unfinished or ledger.next_due <= ledger.now():
             self.schedule()
+
+    def _tend_log(self) -> None:
+        try:
+            self.ledger.tend_log()
+        except (apsw.FullError, apsw.BusyError) as error:
+            log.warning("the log cannot be written back now: %s", error)  # it grows until it can
+        except (apsw.IOError, apsw.CorruptError) as error:
+            self._give_up(error)
 
     def _perform(self, connection: Connection, request: Request) -> None:
         serial, verb = request.serial, request.verb
         try:
+            if self.full and verb in _NEEDS_ROOM:
+                raise self._no_room()
             special = _SPECIAL.get(verb)
             if special is not None:
                 special(self, connection, request)
@@ -218,7 +252,7 @@ class Engine:
             connection.refuse(serial, error)
             if verb == "publish":
                 connection.refused.append(serial)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             connection.refuse(serial, BrokerError(f'bad request: "{verb}": {error}'))
 
     def _refuse_all(self, inbox: list[tuple[Connection, Request]], error: NoriaError) -> None:
@@ -248,15 +282,14 @@ class Engine:
             session = connection.session
             if connection.stored > session.serial and session.name:
                 session.serial = connection.stored
-                self.ledger.write()
-                self.ledger.db.execute(
-                    "insert or replace into client values (?, ?, ?, ?)",
-                    (session.name, session.serial, self.ledger.now(), msgspec.json.encode(connection.refused).decode()),
-                )
+                self.ledger.remember_serial(session.name, session.serial, connection.refused)
 
     def _give_up(self, error: BaseException) -> None:
-        """Stop at once after an I/O error: what was not acknowledged was not promised (design §7)."""
-        log.critical("the disk failed (%s); the engine stops, nothing was acknowledged falsely", error)
+        """Stop at once after an I/O error or at a damaged page: what was not acknowledged was not promised (design §7)."""
+        if isinstance(error, apsw.IOError):
+            log.critical("the disk failed (%s); the engine stops, nothing was acknowledged falsely", error)
+        else:
+            log.critical("%s is damaged (%s); the engine stops, the file is left as it is: see noria recover", self.ledger.path, error)
         if not self.stopped.done():
             self.stopped.set_result(error)
 
@@ -267,7 +300,10 @@ class Engine:
             if receiver in ledger.receivers:
                 ledger.receivers.remove(receiver)
         if session.claims:
-            ledger.give_back(session, _started(session.info.get("slots")))
+            table = session.info.get("slots")
+            ledger.give_back(session, tables.started_in(Path(table)) if table else None)
+            if table:
+                self._read_tables.append(Path(table))
 
     # --- verbs that wait, or are about the connection itself
 
@@ -357,7 +393,7 @@ class Engine:
             if c.session.name
         ]
         overview = self.verbs.overview(connection.session)
-        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns}
+        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.full}
         overview["clients"] = clients
         for queue in overview["queues"]:
             queue["consumers"] = sum(1 for c in clients if queue["name"] in c.get("queues", ()))
@@ -373,11 +409,42 @@ class Engine:
             self._due = self._loop.call_later(min(3600.0, max(0.0, self.ledger.next_due - self.ledger.now())), self.schedule)
 
     def _serve_again(self) -> None:
+        """Lend again, after those who held something had the time to come back; blame what dead workers were running."""
         self.ledger.held_back = False
+        for table in tables.orphans(self.ledger.path):
+            if tables.is_of_this_boot(table):
+                for tag in tables.started_in(table) or ():
+                    self.ledger.blame(tag)
+            self._read_tables.append(table)
         self.schedule()
 
+    # --- room on the disk
+
+    def _no_room(self) -> errors.StorageFull:
+        return errors.StorageFull(
+            f"no room to store more in {self.ledger.path.parent}; free some space, nothing was lost and what is stored goes on"
+        )
+
+    def _begin_again(self, inbox: list[tuple[Connection, Request]]) -> None:
+        """Do a turn again that met a full disk, now with the room of the ballast and without what is new."""
+        self.full = True
+        log.error("%s: what is new is refused, what is stored goes on from the ballast", self._no_room())
+        for connection, _ in inbox:
+            connection.outbox.clear()
+            connection.refused.clear()
+        self._inbox[:0] = [(c, request) for c, request in inbox if not (request.verb == "receive" and request.serial in c.receiving)]
+        self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
+        self.schedule()
+
+    def _look_for_room(self) -> None:
+        if self._ballast.lay():
+            if self.full:
+                log.warning("there is room again in %s", self.ledger.path.parent)
+            self.full = False
+        else:
+            self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
+
     def _prune(self) -> None:
-        _sweep_tables(self.ledger.path)
         self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
         try:
             self.verbs.records.prune()
@@ -391,7 +458,7 @@ class Engine:
         limit = self._loop.time() - FENCE
         for connection in list(self.connections):
             session = connection.session
-            if session.claims and session.last_seen < limit:
+            if session.claims and session.last_seen < limit and not self._lives(session, limit):
                 log.warning(
                     "client %s was silent for %g s while holding %d messages; they are given to others",
                     session.name,
@@ -401,6 +468,11 @@ class Engine:
                 self.detach(connection)
                 connection.abort()
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
+
+    def _lives(self, session: Session, limit: float) -> bool:
+        """Tell whether a silent worker is not frozen: its loop is kept by a handler, but its process beats."""
+        table = session.info.get("slots")
+        return bool(table) and tables.last_beat(Path(table)) > time.monotonic() - (self._loop.time() - limit)
 
 
 _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {
@@ -420,25 +492,6 @@ def steady_clock() -> Callable[[], float]:
     """
     offset = time.time() - time.monotonic()
     return lambda: time.monotonic() + offset
-
-
-def _sweep_tables(database: Path) -> None:
-    """Remove the tables of workers that are dead; they were read when the worker's connection closed."""
-    for table in Path(f"{database.resolve()}.slots").glob("*.slots"):
-        pid = table.name.partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            table.unlink(missing_ok=True)
-
-
-def _started(path: str | None) -> frozenset[int] | None:
-    """Read which tags a dead worker was running, from the table it kept in shared memory."""
-    if path is None:
-        return None
-    try:
-        table = Path(path).read_bytes()
-    except OSError:
-        return None
-    return frozenset(tag for (tag,) in _STARTED.iter_unpack(table[: len(table) // 8 * 8]) if tag)
 
 
 class _Served(asyncio.Protocol):
@@ -465,7 +518,7 @@ class _Served(asyncio.Protocol):
         try:
             for body in self._frames.feed(data):
                 self._engine.submit(connection, decode_request(body))
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             log.warning("dropped a client that does not speak the protocol: %s", error)
             assert self._transport is not None
             self._transport.abort()
@@ -497,7 +550,8 @@ async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine:
         server.close()
         address.unlink(missing_ok=True)
         if engine.stopped.done() and engine.stopped.result() is not None:
-            os._exit(74)  # closing the file could write to the failed disk again
+            failed = isinstance(engine.stopped.result(), apsw.IOError)
+            os._exit(74 if failed else 78)  # closing the file could write to the failed disk again
         engine.close()
 
 

@@ -10,10 +10,12 @@ import apsw
 import msgspec
 from msgspec import Meta, Raw
 
+from noria.engine.intake import Intake
 from noria.engine.ledger import Ledger
 from noria.engine.letters import Letters
 from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
+from noria.engine.seal import unseal_or_stand_in
 from noria.engine.wire import FURTHEST, Number, Posted
 from noria.errors import BrokerError, NotFound, Rejected
 from noria.messages.topology import Topology
@@ -51,8 +53,9 @@ class Verbs:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.intake = Intake(ledger)
         self.letters = Letters(ledger)
-        self.records = Records(ledger)
+        self.records = Records(ledger, self.intake)
 
     # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
 
@@ -61,7 +64,7 @@ class Verbs:
         self._ledger.routes.declare(topology)
 
     def publish(self, session: Session, posted: list[Posted]) -> list[Any]:
-        return self._ledger.publish(posted)
+        return self.intake.publish(posted)
 
     def settle(self, session: Session, settlements: list[AckThen | RetryAfter | Bury]) -> list[Any]:
         ledger = self._ledger
@@ -92,10 +95,10 @@ class Verbs:
 
     def _publish_with(self, settlement: AckThen) -> tuple[Any, ...] | None:
         try:
-            conflicts = self._ledger.conflicts(settlement.then)
+            conflicts = self.intake.conflicts(settlement.then)
             if conflicts:
                 return (settlement.tag, "pending", "merge with the pending message first", conflicts)
-            self._ledger.publish(settlement.then)
+            self.intake.publish(settlement.then)
         except Rejected as error:
             return (settlement.tag, "unroutable", str(error))
         return None
@@ -144,24 +147,26 @@ class Verbs:
         limit = max(0, min(limit, 1000))
         if state == "delayed":
             rows = ledger.db.execute(
-                "select id, attempt, due, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit)
+                "select id, attempt, due, message_id, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit)
             )
-            return [(identity, attempt, due, Raw(bytes(envelope))) for identity, attempt, due, envelope in rows]
+            return [_peeked(row) for row in rows]
         if state == "running":
             claims = sorted((c for c in ledger.claims.values() if c.queue is found), key=lambda c: c.id)[:limit]
             taken = [
                 ledger.db.execute(
-                    "select id, attempt, null, envelope from ready where queue = ? and rank = ? and id = ?", (found.id, c.rank, c.id)
+                    "select id, attempt, null, message_id, envelope from ready where queue = ? and rank = ? and id = ?",
+                    (found.id, c.rank, c.id),
                 ).fetchone()
                 for c in claims
             ]
-            return [(row[0], row[1], None, Raw(bytes(row[3]))) for row in taken if row]
+            return [_peeked(row) for row in taken if row]
         if state != "ready":
             raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "noria dead list")')
         rows = ledger.db.execute(
-            "select id, attempt, null, envelope from ready where queue = ? order by rank, id limit ?", (found.id, limit + found.running)
+            "select id, attempt, null, message_id, envelope from ready where queue = ? order by rank, id limit ?",
+            (found.id, limit + found.running),
         )
-        return [(i, a, None, Raw(bytes(e))) for i, a, _, e in rows if i not in ledger.claims][:limit]
+        return [_peeked(row) for row in rows if row[0] not in ledger.claims][:limit]
 
     def overview(self, session: Session) -> dict[str, Any]:
         """Tell what an operator asks first; the engine adds its own process and its clients."""
@@ -181,10 +186,10 @@ class Verbs:
     def mark(self, session: Session, message_id: str, handler: str, then: list[Posted], result: bytes | None) -> list[Any]:
         if handler in self.records.marks(message_id):
             return []  # said again after an answer was lost
-        conflicts = self._ledger.conflicts(then)
+        conflicts = self.intake.conflicts(then)
         if not conflicts:
             if then:
-                self._ledger.publish(then)
+                self.intake.publish(then)
             self.records.mark(message_id, handler, result)
         return conflicts
 
@@ -206,7 +211,7 @@ class Verbs:
     def progress(self, session: Session, message_id: str, done: Number, total: Number, text: str) -> None:
         self.records.progress(message_id, done, total, text)
 
-    def archived(self, session: Session, after: Number, limit: Number, pattern: str) -> list[Any]:
+    def archived(self, session: Session, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int]:
         return self.records.archived(after, limit, pattern)
 
     def list_letters(self, session: Session, queue: str | None, after: Number, limit: Number) -> list[Any]:
@@ -223,6 +228,11 @@ class Verbs:
 
     def discard_letters(self, session: Session, numbers: list[Number]) -> int:
         return self.letters.discard(numbers)
+
+
+def _peeked(row: Any) -> tuple[Any, ...]:
+    identity, attempt, due, message_id, stored = row
+    return (identity, attempt, due, Raw(unseal_or_stand_in(stored, message_id)))
 
 
 def _shown(queue: QueueState) -> dict[str, Any]:

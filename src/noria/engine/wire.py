@@ -23,6 +23,8 @@ FURTHEST: Final = 100 * 366 * 86400.0  # seconds that a delay may have
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding bytes from outside may raise
+
 _length: Final = struct.Struct(">I")
 encode: Final = msgspec.msgpack.Encoder().encode
 

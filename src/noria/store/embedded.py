@@ -16,7 +16,7 @@ _state: Final = msgspec.msgpack.Decoder(State).decode
 _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...]]
 _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
-_records: Final = msgspec.msgpack.Decoder(list[tuple[int, float, str, str, Envelope]]).decode
+_records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
 _RESULT_MARGIN = 5.0
@@ -73,7 +73,14 @@ class EmbeddedStore:
         return await self._client.call("discard_letters", list(numbers))
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
-        return [Record(*row) for row in await self._client.call("archived", after, limit, pattern, decode=_records)]
+        found: list[Record] = []
+        while len(found) < limit:  # the engine looks at so many at once, whether they fit or not
+            rows, looked = await self._client.call("archived", after, limit - len(found), pattern, decode=_records)
+            found += [Record(*row) for row in rows]
+            if looked == after:
+                break
+            after = looked
+        return found
 
     async def overview(self) -> dict[str, Any]:
         return await self._client.call("overview")

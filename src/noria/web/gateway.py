@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noria.app import App
-from noria.errors import BrokerError, NoriaError
+from noria.errors import BrokerError, NoriaError, StorageFull
 from noria.messages.codec import encode_json
 from noria.web.commands import Commands
 from noria.web.guard import Guard, refuse_open_bind
@@ -42,6 +42,8 @@ def gateway(app: App) -> ASGIApp:
             overview = await connection.store.overview()
         except NoriaError as error:
             return problem_of(error if isinstance(error, BrokerError) else BrokerError(str(error)))
+        if overview["engine"]["full"]:
+            return problem_of(StorageFull("the disk of the engine is full: new messages are refused until there is room again"))
         return _json({"status": "ok", "engine": overview["engine"]["pid"]})
 
     async def show_metrics(_: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Which messages are running, in memory that outlives this process by a moment.
+"""Which messages are running, in memory that outlives this process by a moment; `noria.engine.tables` reads it.
 
 The table costs one store for each start and end. When the process is killed, the engine reads it and blames
 only messages that had started, never those that merely waited in the same prefetch.
@@ -12,17 +12,18 @@ import struct
 from pathlib import Path
 from typing import Final
 
+_BEAT: Final = struct.Struct("<d")
 _TAG: Final = struct.Struct("<Q")
 
 
 class StartedTable:
-    """One tag for each slot, zero where nothing runs."""
+    """The last heartbeat, then one tag for each slot, zero where nothing runs."""
 
     def __init__(self, folder: Path, slots: int) -> None:
         """Make the file, readable by this user only."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = folder / f"{os.getpid()}-{os.urandom(4).hex()}.slots"
-        size = max(8, slots * 8)
+        size = _BEAT.size + slots * _TAG.size
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(handle, size)
@@ -32,7 +33,15 @@ class StartedTable:
 
     def start(self, slot: int, tag: int) -> None:
         """Note that a slot runs a message; zero for none."""
-        _TAG.pack_into(self._map, slot * 8, tag)
+        _TAG.pack_into(self._map, _BEAT.size + slot * _TAG.size, tag)
+
+    def running(self, slot: int) -> int:
+        """Give the tag that a slot runs, zero for none."""
+        return int(_TAG.unpack_from(self._map, _BEAT.size + slot * _TAG.size)[0])
+
+    def beat(self, now: float) -> None:
+        """Note that this process runs; `now` is of the machine's monotonic clock."""
+        _BEAT.pack_into(self._map, 0, now)
 
     def close(self) -> None:
         """Forget the table: this process ends in order."""

@@ -1,4 +1,5 @@
 -- The first schema. Numbers of migrations only grow; a migration that was released is never edited.
+-- Every envelope is stored behind its checksum (seal.py).
 -- A message is a row of exactly one of ready, delayed and dead. "Running" is not stored: the engine holds it in
 -- memory for the connection it lent the message to, so a lent message is ready again when either of them dies.
 
@@ -8,9 +9,12 @@ insert into meta values ('next_id', 1), ('held', 0);
 create table exchange (name text primary key, kind text not null, archive real not null) strict, without rowid;
 
 create table queue (
-    id integer primary key, name text not null unique, bindings text not null, origin text not null,
-    rows integer not null default 0, delayed integer not null default 0, dead integer not null default 0
+    id integer primary key autoincrement, name text not null unique, bindings text not null, origin text not null
 ) strict;
+
+-- What nearly every commit changes, together, so that it is one page: "queue <id>" is [rows, delayed, dead]; "client <name>" is
+-- [serial, refused, at], its last request that is stored: what a client asks after its connection was cut.
+create table tally (name text primary key, value blob not null) strict, without rowid;
 
 -- rank is the priority times -1, so that the order of the key is the order of serving.
 create table ready (
@@ -70,6 +74,3 @@ create table archive (
     seq integer primary key autoincrement, at real not null, exchange text not null, routing_key text not null,
     message_id text not null, envelope blob not null
 ) strict;
-
--- The last request of each client that is stored: what a client asks after its connection was cut.
-create table client (name text primary key, serial integer not null, at real not null, refused text not null) strict, without rowid;

@@ -1,0 +1,61 @@
+"""Room on the disk that is kept for settling: given up when the disk is full, so that what runs can still end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+LARGEST: Final = 16 * 1024 * 1024
+
+
+class Ballast:
+    """A file of allocated blocks beside the database."""
+
+    def __init__(self, database: Path, largest: int = LARGEST) -> None:
+        """Prepare; nothing is allocated before `lay`. `largest` is in bytes."""
+        self._path = Path(f"{database}.ballast")
+        self._largest = largest
+        self._size = 0
+        self.laid = False
+
+    def lay(self) -> bool:
+        """Allocate it if that leaves at least as much again free; says whether it is there."""
+        if self.laid:
+            return True
+        try:
+            free = free_bytes(self._path.parent)
+            size = self._size or min(self._largest, free // 4)
+            if size < self._largest // 16 or free < 2 * size:
+                return False
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(handle, 0, size)
+            except OSError:
+                os.ftruncate(handle, 0)
+                return False
+            finally:
+                os.close(handle)
+        except OSError:
+            return False
+        self._size = size
+        self.laid = True
+        return True
+
+    def give_up(self) -> bool:
+        """Free its blocks; says whether there were any."""
+        was_laid, self.laid = self.laid, False
+        if was_laid:
+            os.truncate(self._path, 0)
+        return was_laid
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        self.laid = False
+        self._path.unlink(missing_ok=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Give the bytes that this user can still store there."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
