@@ -1,0 +1,218 @@
+"""Faults planted into Noria on purpose: a harness that does not catch one has no teeth.
+
+A plant changes noria inside the process that calls `plant`. Processes that a test starts get it by their environment:
+`environment(name)` gives the variables that make `site/sitecustomize.py` plant it in every Python process below.
+Nothing in `src/` knows of this. To add one: a function with `@planted(...)` that imports what it changes, and changes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+SITE = Path(__file__).parent / "site"
+VARIABLE = "NORIA_PLANT"
+
+
+class Plant(NamedTuple):
+    """One fault: what it breaks, in a sentence, and the harness that must catch it."""
+
+    name: str
+    says: str
+    harness: str
+    apply: Callable[[], None]
+
+
+PLANTS: dict[str, Plant] = {}
+
+
+def planted(harness: str, says: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a plant; its name is that of the function, with dashes."""
+
+    def register(apply: Callable[[], None]) -> Callable[[], None]:
+        name = apply.__name__.replace("_", "-")
+        assert name not in PLANTS, name
+        PLANTS[name] = Plant(name, says, harness, apply)
+        return apply
+
+    return register
+
+
+def plant(name: str) -> None:
+    """Plant a fault in this process."""
+    PLANTS[name].apply()
+
+
+def of(harness: str) -> list[str]:
+    """Give the names of the plants that a harness must catch."""
+    return [plant.name for plant in PLANTS.values() if plant.harness == harness]
+
+
+def environment(name: str | None = None) -> dict[str, str]:
+    """Give the variables with which a child process finds `tests`, and carries the plant if one is named."""
+    before = os.environ.get("PYTHONPATH")
+    paths = [str(ROOT), *([before] if before else [])]
+    if name is None:
+        return {"PYTHONPATH": os.pathsep.join(paths)}
+    assert name in PLANTS, name
+    return {"PYTHONPATH": os.pathsep.join([str(SITE), *paths]), VARIABLE: name}
+
+
+# --- for the storm
+
+
+@planted("storm", "the worker acknowledges when it takes a message up, not when its handlers returned")
+def ack_before_handler() -> None:
+    from noria.brokers.contract import Ack
+    from noria.worker.worker import Worker
+
+    run = Worker._run
+
+    async def early(self: Any, delivery: Any) -> Any:
+        await self._consumer.settle([Ack(delivery.tag)])
+        return await run(self, delivery)
+
+    Worker._run = early
+
+
+@planted("storm", "a retry is acknowledged before the next attempt is stored")
+def retry_acked_before_it_is_published() -> None:
+    import asyncio
+
+    from noria.brokers.contract import Ack, Retry
+    from noria.engine.wire import posted
+    from noria.messages.envelope import Publication
+    from noria.worker.worker import Worker
+
+    run = Worker._run
+
+    async def gap(self: Any, delivery: Any) -> Any:
+        settlement = await run(self, delivery)
+        if not isinstance(settlement, Retry) or not settlement.counted:
+            return settlement
+        await self._consumer.settle([Ack(delivery.tag)])
+        await asyncio.sleep(0.05)
+        await self._consumer._client.call("publish", posted([Publication(delivery.envelope, delivery.queue, delay=settlement.after)]))
+        return Ack(delivery.tag)
+
+    Worker._run = gap
+
+
+@planted("storm", "what a client held is not given back when its connection is closed")
+def claims_never_given_back() -> None:
+    from noria.engine.ledger import Ledger
+
+    Ledger.give_back = lambda self, session, started: None
+
+
+@planted("storm", "a handler is marked as finished before it ran")
+def mark_before_handler() -> None:
+    from noria.bus import bus
+
+    in_order = bus._in_order
+
+    def early(invokes: Any) -> Any:
+        async def marked(name: str, invoke: Any, message: Any, context: Any) -> Any:
+            if name != invokes[-1][0]:
+                await context.ports.mark(context.id, name, [], None)
+            return await invoke(message, context)
+
+        return in_order([(name, functools.partial(marked, name, invoke)) for name, invoke in invokes])
+
+    bus._in_order = early
+
+
+@planted("storm", "publications are answered before they are committed")
+def answer_before_commit() -> None:
+    import time
+
+    from noria.engine.ledger import Ledger
+
+    commit, latest = Ledger.commit, [0.0]
+
+    def late(self: Any) -> None:
+        if time.monotonic() - latest[0] > 0.05:
+            latest[0] = time.monotonic()
+            commit(self)
+
+    Ledger.commit = late
+
+
+@planted("storm", "idempotency keys are not stored with their messages")
+def keys_not_stored() -> None:
+    from noria.engine.verbs import Verbs
+    from noria.messages.envelope import changed
+
+    publish = Verbs.publish
+
+    def forgetful(self: Any, session: Any, posted: list[Any]) -> list[Any]:
+        for p in posted:
+            if p.options is not None:
+                p.options = changed(p.options, idempotency_key=None, fingerprint=None)
+        return publish(self, session, posted)
+
+    Verbs.publish = forgetful
+
+
+@planted("storm", "a late settlement is accepted from whoever held the message once")
+def fencing_off() -> None:
+    from noria.engine.ledger import Ledger
+
+    adopt = Ledger.adopt
+    Ledger.claim_of = lambda self, session, tag: self.claims.get(tag)
+    Ledger.adopt = lambda self, session, held: [*adopt(self, session, held), *(tag for _, tag in held if tag in self.claims)]
+
+
+@planted("storm", "of two masks that merge, only the newer is kept")
+def merge_drops_a_field() -> None:
+    from noria.bus.merging import Merger
+
+    combine = Merger._combine
+
+    def newest(self: Any, older: Any, newer: Any) -> Any:
+        import msgspec
+
+        merged = combine(self, older, newer)
+        return msgspec.structs.replace(merged, envelope=msgspec.structs.replace(merged.envelope, body=newer.envelope.body))
+
+    Merger._combine = newest
+
+
+@planted("storm", "messages of one key run side by side")
+def key_order_ignored() -> None:
+    from noria.middleware.keys import Keys
+
+    wrap = Keys.wrap_send
+    Keys.wrap_send = lambda self, spec, call_next: wrap(self, spec, call_next) if spec.merges else call_next
+
+
+@planted("storm", "after a reconnection the client takes what was in flight for stored")
+def client_confirms_blindly() -> None:
+    from noria.engine.client import Client
+
+    Client._is_stored = lambda self, call, stored, refused: call.sent and call.verb == "publish"
+
+
+@planted("storm", "what a handler yields is sent on its own before the acknowledgement")
+def yields_leave_before_the_ack() -> None:
+    import msgspec
+
+    from noria.worker.worker import Worker
+
+    run = Worker._run
+
+    async def apart(self: Any, delivery: Any) -> Any:
+        from noria.brokers.contract import Ack
+        from noria.engine.wire import posted
+
+        settlement = await run(self, delivery)
+        if isinstance(settlement, Ack) and settlement.then:
+            await self._consumer._client.call("publish", posted(settlement.then))
+            return msgspec.structs.replace(settlement, then=())
+        return settlement
+
+    Worker._run = apart
