@@ -43,6 +43,10 @@ class Hang(Command, queue="hang", kill_after=0.5, retry=Retry(2, delay=0.0, jitt
     name: str = "hang"
 
 
+class Busy(Command, queue="work"):
+    seconds: float
+
+
 class Tick(Command, queue="ticks"):
     pass
 
@@ -70,6 +74,13 @@ async def hang(command: Hang, context: Context):
     if context.attempt == 1:
         time.sleep(60)
     write("end", command.name, context.attempt)
+
+
+@app.handles(Busy)
+async def busy(command: Busy, context: Context):
+    write("start", "busy", context.attempt)
+    time.sleep(command.seconds)
+    write("end", "busy", context.attempt)
 
 
 @app.handles(Tick)

@@ -1,25 +1,53 @@
-"""What every supervised process does: say that it is ready, and end when its supervisor is gone."""
+"""What every supervised process does: say that it is ready and that it lives, and end when its supervisor is gone."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from noria.supervisor.child import PARENT_VARIABLE, READY_VARIABLE
 
+BEAT: Final = 1.0  # seconds between two signs of life
 _LAST_GRACE = 10.0
 _LOOK = 0.1
 
 
-def say_ready() -> None:
-    """Tell the supervisor, if there is one, that this process can work."""
-    handle = os.environ.pop(READY_VARIABLE, None)
-    if handle is not None:
-        os.write(int(handle), b"ready\n")
-        os.close(int(handle))
+class Lifeline:
+    """The pipe to the supervisor, if there is one: it hears when this process can work, and then that it lives."""
+
+    def __init__(self) -> None:
+        """Take the pipe over from the environment, so that no child of ours inherits it by name."""
+        handle = os.environ.pop(READY_VARIABLE, None)
+        self._handle = None if handle is None else int(handle)
+        self._ready = False
+        if self._handle is not None:
+            os.set_blocking(self._handle, False)
+            os.set_inheritable(self._handle, False)
+
+    def ready(self) -> None:
+        """Say that this process can work."""
+        self._ready = True
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that this process lives."""
+        if self._handle is not None and self._ready:
+            try:
+                os.write(self._handle, b".")
+            except BlockingIOError:
+                return  # the supervisor is frozen
+            except OSError:
+                self._handle = None  # it is gone
+
+    def beat_from_loop(self) -> None:
+        """Beat for as long as the running event loop turns."""
+        self.beat()
+        asyncio.get_running_loop().call_later(BEAT, self.beat_from_loop)
 
 
 def end_with_parent(grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> None:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import psutil
@@ -22,7 +22,7 @@ import setproctitle
 
 from noria.app import App
 from noria.bus.bus import Draft, new_id
-from noria.cli.lifetime import end_with_parent, say_ready
+from noria.cli.lifetime import Lifeline, end_with_parent
 from noria.cli.loading import find_app, settings_of
 from noria.cli.logs import set_up
 from noria.engine.server import Engine, serve, steady_clock
@@ -31,6 +31,7 @@ from noria.messages.topology import match
 from noria.settings import Settings
 from noria.supervisor.backoff import RENEWED
 from noria.triggers.scheduler import Scheduler
+from noria.worker.pulse import Pulse
 from noria.worker.slots import StartedTable
 from noria.worker.worker import Worker
 
@@ -40,10 +41,11 @@ _LOCK_PATIENCE = 60.0
 _RENEW_CHECK = 1.0
 
 
-def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> None:
+def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> Lifeline:
     set_up(settings, role)
     setproctitle.setproctitle(f"noria {role}")
     end_with_parent(grace, delay=delay, over=over)
+    return Lifeline()
 
 
 @click.command()
@@ -57,13 +59,17 @@ def engine(ctx: click.Context) -> None:
         """Tell whether the processes of this host that drain when their supervisor dies have ended."""
         return not any(c.session.role != "client" for engine in serving for c in list(engine.connections))
 
-    _start(settings, "engine", 5.0, delay=settings.grace, over=unneeded)
+    line = _start(settings, "engine", 5.0, delay=settings.grace, over=unneeded)
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
 
     async def own() -> None:
+        def ready() -> None:
+            line.ready()
+            line.beat_from_loop()
+
         serving[:] = [Engine(settings.path)]
-        await serve(settings.path, say_ready, engine=serving[0])
+        await serve(settings.path, ready, engine=serving[0])
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -114,7 +120,7 @@ def worker(
     messages and CONT takes them again, TTIN and USR1 write all stacks to stderr.
     """
     settings = settings_of(ctx, log_level=loglevel, grace=grace)
-    _start(settings, f"worker {name}", settings.grace)
+    line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", alone=False)
     wanted = match(queues.split(","), app.registry.consumed_queues())
     left = set(match(exclude_queues.split(","), wanted)) if exclude_queues else set[str]()
@@ -123,12 +129,22 @@ def worker(
         known = ", ".join(app.registry.consumed_queues()) or "none"
         without = f' without "{exclude_queues}"' if exclude_queues else ""
         raise InvalidSettings(f'no queue fits "{queues}"{without}; this application serves: {known}')
-    code = asyncio.run(_work(app, served, concurrency, name, settings, limits))
+    code = asyncio.run(_work(app, Pool(name, served, concurrency, limits), settings, line))
     logging.shutdown()
     os._exit(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
 
 
-async def _work(app: App, queues: list[str], concurrency: int, name: str, settings: Settings, limits: dict[str, Any]) -> int:
+class Pool(NamedTuple):
+    """What a worker process was asked to be."""
+
+    name: str
+    queues: list[str]
+    concurrency: int
+    limits: dict[str, Any]
+
+
+async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int:
+    name, queues, concurrency, limits = pool
     loop = asyncio.get_running_loop()
     table = StartedTable(Path(f"{settings.path.resolve()}.slots"), concurrency)
     app.bus.set_threads(concurrency)
@@ -155,7 +171,8 @@ async def _work(app: App, queues: list[str], concurrency: int, name: str, settin
         table.close()
         return 0
     if not queues:
-        say_ready()
+        line.ready()
+        line.beat_from_loop()
         log.info("%s has no queue to serve: all commands of this application are handled where they are sent", name)
         await stop.wait()
         table.close()
@@ -164,23 +181,33 @@ async def _work(app: App, queues: list[str], concurrency: int, name: str, settin
     async with connection.broker.consume(queues, prefetch=2 * concurrency) as consumer:
         work = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
         work.most = limits["max_messages"]
+
+        def beat(now: float) -> None:
+            table.beat(now)
+            line.beat()
+
+        pulse = Pulse(beat, work.blame_task)
+        pulse.start()
         loop.add_signal_handler(signal.SIGTSTP, work.quiet, True)
         loop.add_signal_handler(signal.SIGCONT, work.quiet, False)
         log.info("%s serves %s with %d slots", name, ", ".join(queues), concurrency)
-        code = await _until_the_end(work, stop, cold, settings.grace, limits)
+        code = await _until_the_end(work, line, stop, cold, grace=settings.grace, limits=limits)
+        pulse.stop()
         log.info("%s ends after %d messages", name, work.done + work.failed)
     table.close()
     await app.aclose()
     return code
 
 
-async def _until_the_end(work: Worker, stop: asyncio.Event, cold: asyncio.Event, grace: float, limits: dict[str, Any]) -> int:
+async def _until_the_end(
+    work: Worker, line: Lifeline, stop: asyncio.Event, cold: asyncio.Event, *, grace: float, limits: dict[str, Any]
+) -> int:
     """Work until told to stop or due for renewal, end in order, and give the exit code."""
     loop = asyncio.get_running_loop()
     running = loop.create_task(work.run())
     gc.collect()
     gc.freeze()
-    say_ready()
+    line.ready()
     stopping, renewing = loop.create_task(stop.wait()), loop.create_task(_until_renewal(limits))
     await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
     if running.done():
@@ -251,7 +278,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     from noria.web.patience import Patient
 
     settings = settings_of(ctx, host=host, port=port)
-    _start(settings, "gateway", settings.grace)
+    line = _start(settings, "gateway", settings.grace)
     app = find_app(settings, role="gateway", alone=False)
     config = uvicorn.Config(
         make_gateway(app), host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None, access_log=False,
@@ -265,7 +292,8 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
                 port = self.servers[0].sockets[0].getsockname()[1]
                 log.info("gateway listens on http://%s:%d", settings.host, port)
                 await _connect(app, {"pid": os.getpid()})
-                say_ready()
+                line.ready()
+                line.beat_from_loop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _obeyed)  # uvicorn raises a signal again when it has shut down: that is an end in order
@@ -286,7 +314,7 @@ def _obeyed(_: int, __: FrameType | None) -> None:
 def scheduler(ctx: click.Context) -> None:
     """Send what is scheduled; several may run, each slot is sent once."""
     settings = settings_of(ctx)
-    _start(settings, "scheduler", 5.0)
+    line = _start(settings, "scheduler", 5.0)
     app = find_app(settings, role="scheduler", alone=False)
     names = [schedule.name for schedule in app.schedules]
     log.info("%d schedules: %s", len(names), ", ".join(names) or "none")
@@ -304,7 +332,8 @@ def scheduler(ctx: click.Context) -> None:
         task = loop.create_task(turning.run())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, task.cancel)
-        say_ready()
+        line.ready()
+        line.beat_from_loop()
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await app.aclose()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+import psutil
 from msgspec import Struct
 
 log = logging.getLogger("noria.supervisor")
@@ -20,11 +21,12 @@ PARENT_VARIABLE = "NORIA_PARENT_FD"
 
 
 class ChildSpec(Struct, frozen=True):
-    """What to run: a name for people, the arguments behind `python -m noria`, and the grace to end in."""
+    """What to run: a name for people, the arguments behind `python -m noria`, the grace to end in, the silence to bear."""
 
     name: str
     arguments: tuple[str, ...]
     grace: float = 30.0
+    patience: float = 12.0
 
 
 class Child:
@@ -40,6 +42,7 @@ class Child:
         self.was_ready = False
         self.asked = False
         self.started_at = 0.0
+        self.heard_at = 0.0
         self._life: int | None = None
 
     @property
@@ -75,17 +78,21 @@ class Child:
         self._life = life_write
         self.starts += 1
         self.started_at = time.monotonic()
-        self._watch_ready(ready_read)
+        self._listen(ready_read)
 
-    def _watch_ready(self, handle: int) -> None:
+    def _listen(self, handle: int) -> None:
+        """Hear the first sign of life as "ready", and each that follows."""
         loop = asyncio.get_running_loop()
+        process = self.process
 
         def readable() -> None:
-            said = os.read(handle, 16)
-            loop.remove_reader(handle)
-            os.close(handle)
-            if said:
-                self.was_ready = True
+            if not os.read(handle, 4096):
+                loop.remove_reader(handle)
+                os.close(handle)
+                return
+            self.heard_at = time.monotonic()
+            self.was_ready = True
+            if process is self.process and not self.asked:
                 self.ready.set()
 
         loop.add_reader(handle, readable)
@@ -96,6 +103,17 @@ class Child:
             self.asked = self.asked or number == signal.SIGTERM
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
+
+    def silence(self, now: float) -> float:
+        """Give the seconds since the last sign of life; none before it was ready or when it was asked to end."""
+        return now - self.heard_at if self.pid is not None and self.ready.is_set() and not self.asked else 0.0
+
+    def is_busy(self) -> bool:
+        """Tell whether it computes or waits for the disk, as opposed to being frozen."""
+        try:
+            return psutil.Process(self.pid).status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
+        except psutil.Error:
+            return False
 
     async def wait(self) -> int:
         """Wait for the end and give the exit code; a signal is its number, negative."""

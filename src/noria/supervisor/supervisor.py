@@ -23,6 +23,8 @@ log = logging.getLogger("noria.supervisor")
 
 _ENGINE_READY = 60.0
 _READY = 30.0
+_LOOK = 0.5
+_BUSY = 5.0  # how many times longer a process may be silent that computes or waits for the disk
 
 
 def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) -> tuple[ChildSpec, list[ChildSpec]]:
@@ -42,7 +44,7 @@ def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) ->
             if value is not None:
                 arguments += [f"--{option.replace('_', '-')}", str(value)]
         others += [ChildSpec(f"{name}-{number}", tuple(arguments), grace) for number in range(1, pool.processes + 1)]
-    return ChildSpec("engine", ("engine",), 10.0), others
+    return ChildSpec("engine", ("engine",), 10.0, patience=3.0), others
 
 
 class Supervisor:
@@ -85,6 +87,7 @@ class Supervisor:
             self._keepers.append(loop.create_task(self._keep(self._engine)))
             await self._until_ready(self._engine, _ENGINE_READY)
             self._keepers += [loop.create_task(self._keep(child)) for child in self._others]
+            self._keepers.append(loop.create_task(self._listen()))
             await asyncio.gather(*(self._until_ready(child, _READY) for child in self._others))
             if not self._stopping.is_set():
                 log.info("all %d processes are ready", len(self.children))
@@ -123,6 +126,22 @@ class Supervisor:
             if not self._stopping.is_set():
                 self._ended(child, code, time.monotonic() - child.started_at)
 
+    async def _listen(self) -> None:
+        """Kill a process that gives no sign of life any more; it is started again as after any other death."""
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK)
+            now = time.monotonic()
+            if now - looked > 2 * _LOOK:  # we were not running ourselves, and could hear nobody
+                for child in self.children:
+                    child.heard_at = max(child.heard_at, now)
+            looked = now
+            for child in self.children:
+                silence = child.silence(now)
+                if silence > child.spec.patience and (silence > _BUSY * child.spec.patience or not child.is_busy()):
+                    log.error("%s (%d) gave no sign of life for %.1f s and is killed", child.spec.name, child.pid or 0, silence)
+                    child.signal(signal.SIGKILL)
+
     async def _pause(self, seconds: float) -> None:
         try:
             await asyncio.wait_for(self._stopping.wait(), seconds)
@@ -131,7 +150,7 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int, lived: float) -> None:
         """Decide what the end of a process means, and say it."""
-        if code == CONFIGURATION and not child.was_ready:
+        if code == CONFIGURATION and (not child.was_ready or child is self._engine):
             self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
             self._stopping.set()
             return

@@ -311,6 +311,12 @@ class Worker:
 
     # --- settling
 
+    def blame_task(self, name: str) -> None:
+        """Before this process is ended because of one of its tasks: blame the message that it runs, if it is a slot."""
+        number = name.removeprefix("slot-")
+        if number != name and number.isdigit() and (tag := self._table.running(int(number))):
+            self._blame(tag)
+
     def _blame(self, tag: int) -> None:
         """Before this process is ended: leave only this message in the table, its neighbours are innocent."""
         for index in range(self._concurrency):

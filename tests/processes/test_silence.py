@@ -1,0 +1,44 @@
+"""Frozen processes are found and replaced, and slow ones are left alone."""
+
+import signal
+import time
+
+import psutil
+
+from ..waiting import until
+from .conftest import Mill
+
+
+def test_a_frozen_engine_is_replaced_and_a_send_that_waits_for_it_is_confirmed(mill: Mill) -> None:
+    mill.run()
+    engine = psutil.Process(mill.pid("engine"))
+    engine.send_signal(signal.SIGSTOP)
+    frozen = time.monotonic()
+    mill.send('Work(name="after")')  # one call with its usual deadline of 5 s
+    assert time.monotonic() - frozen < 8, "interpreter start included"
+    until(lambda: "after" in mill.names("end"))
+    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+    assert "engine" in mill.errors()
+    assert "gave no sign of life" in mill.errors()
+
+
+def test_a_frozen_worker_is_replaced_and_what_it_held_runs_elsewhere(mill: Mill) -> None:
+    mill.run()
+    worker = psutil.Process(mill.pid("default-1"))
+    mill.send('Work(name="held", seconds=60)')
+    until(lambda: "held" in mill.names("start"))
+    worker.send_signal(signal.SIGSTOP)
+    mill.release()
+    until(lambda: "held" in mill.names("end"), "the message to run elsewhere", 25)
+    assert [line.pid for line in mill.lines("end")] != [worker.pid]
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the frozen worker to be killed", 25)
+
+
+def test_a_handler_that_keeps_the_loop_for_a_while_loses_neither_its_message_nor_its_worker(mill: Mill) -> None:
+    mill.run()
+    before = mill.pid("default-1")
+    mill.send("Busy(seconds=14.0)")  # longer than the engine's and the supervisor's patience with the silent
+    until(lambda: "busy" in mill.names("end"), "the handler to end", 30)
+    assert mill.names("start") == ["busy"], "it ran once"
+    assert mill.pid("default-1") == before
+    assert "the event loop has not turned" in mill.errors()
