@@ -207,6 +207,14 @@ async def test_what_is_no_json_is_400(shop: Open, body: bytes) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"), [(b"", "it is empty"), (b'{"customer": "\xc3\xa9\xff"}', "not UTF-8 (byte 16)"), (b'{"customer": ]', "byte 13")]
+)
+async def test_what_is_no_json_is_told_where_it_is_none(shop: Open, body: bytes, detail: str) -> None:
+    answer = await shop.client.post("/commands/order", content=body, headers={"Content-Type": "application/json"})
+    assert detail in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("body", [b"[]", b"1", b'"x"', b"null"])
 async def test_json_that_is_no_object_is_422(shop: Open, body: bytes) -> None:
     answer = await shop.client.post("/commands/order", content=body, headers={"Content-Type": "application/json"})
@@ -266,6 +274,23 @@ async def test_trace_headers_travel_with_the_message(shop: Open) -> None:
     connection = await shop.app.connection()
     (delivery,) = await connection.broker.peek("orders")
     assert delivery.envelope.headers == {"traceparent": trace}
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({"traceparent": "x" * 10_000}, {}),
+        ({"traceparent": "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01"}, {}),
+        ({"tracestate": "a=1"}, {}),
+        ({"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "tracestate": "x" * 600}, {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}),
+        ({"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "tracestate": "v=1"}, {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "tracestate": "v=1"}),
+    ],
+)  # fmt: skip
+async def test_a_trace_that_cannot_be_read_is_left_behind(shop: Open, headers: dict[str, str], taken: dict[str, str]) -> None:
+    assert (await shop.client.post("/commands/order", json=ORDER, headers=headers)).status_code == 202
+    connection = await shop.app.connection()
+    (delivery,) = await connection.broker.peek("orders")
+    assert delivery.envelope.headers == taken
 
 
 async def test_two_hundred_at_once_are_all_stored(shop: Open) -> None:

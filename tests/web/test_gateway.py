@@ -72,3 +72,9 @@ async def test_when_the_engine_comes_back_so_does_the_gateway(tmp_path: Path) ->
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
     await app.aclose()
+
+
+async def test_a_wrong_address_or_method_says_what_would_be_right(shop: Open) -> None:
+    nowhere, wrong = await shop.client.get("/nowhere"), await shop.client.get("/commands/order")
+    assert (nowhere.status_code, nowhere.json()["detail"]) == (404, "what there is stands in /openapi.json")
+    assert (wrong.status_code, wrong.json()["detail"], wrong.headers["allow"]) == (405, "taken here: POST", "POST")

@@ -192,3 +192,28 @@ async def test_every_refusal_is_a_problem_document(tmp_path: Path) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == answer.status_code
         assert answer.json()["title"]
+
+
+@pytest.mark.parametrize("name", ["Origin", "Authorization", "Content-Type", "Idempotency-Key"])
+async def test_a_header_that_decides_something_is_taken_once(shop: Open, name: str) -> None:
+    headers = [("Content-Type", "application/json"), (name, "http://localhost:7070"), (name, "application/json")]
+    answer = await shop.client.post("/commands/invite", content=b'{"address": "a"}', headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == f"send {name.lower()} once"
+    assert await shop.stored("invites") == 0
+
+
+async def test_an_address_over_8_kib_is_414(shop: Open) -> None:
+    assert (await shop.client.get("/livez?" + "x" * 8000)).status_code == 200
+    assert (await shop.client.get("/livez?" + "x" * 8200)).status_code == 414
+    assert (await shop.client.get("/messages/" + "x" * 8200)).status_code == 414
+
+
+async def test_compression_is_refused_in_any_of_its_headers(shop: Open) -> None:
+    headers = [("Content-Encoding", "gzip"), ("Content-Encoding", "identity"), ("Content-Type", "application/json")]
+    assert (await shop.client.post("/commands/invite", content=b"{}", headers=headers)).status_code == 415
+
+
+async def test_a_length_of_very_many_digits_is_413(shop: Open) -> None:
+    answer = await shop.client.post("/commands/invite", content=b"{}", headers={"Content-Length": "9" * 5000})
+    assert answer.status_code == 413

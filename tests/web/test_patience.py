@@ -226,3 +226,30 @@ async def test_garbage_behind_a_request_does_not_deny_that_it_was_taken(server: 
         server.may_answer.set()
         assert (await answer_of(reader))[0] == 200
         assert await hung_up(reader)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        b"POST http://evil.example/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["encoding", "encodings", "chunk", "whole address", "connect"],
+)
+async def test_what_could_mean_two_things_is_400_at_once(server: Server, request_: bytes) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(request_)
+        status, problem = await asyncio.wait_for(answer_of(reader), 0.3)
+        assert (status, problem["title"]) == (400, "The request is not HTTP")
+        assert await hung_up(reader)
+    assert server.bodies == []
+
+
+async def test_an_upgrade_is_answered_in_http_and_fills_no_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    async with server.client() as (reader, writer):
+        writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"))
+        assert (await answer_of(reader))[0] == 200
+    assert caplog.records == []

@@ -24,6 +24,8 @@ LONGEST_WAIT: Final = 60.0
 # What `curl -d` sends without being told otherwise is taken too; a web page of another origin is turned away by the guard.
 _TAKEN = frozenset({"application/json", "application/x-www-form-urlencoded"})
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{0,200})?")
+_LONGEST_STATE: Final = 512
 
 
 class Commands:
@@ -57,8 +59,8 @@ class Commands:
         try:
             command: Command = decode_body(kind, name, body)
         except InvalidMessage as error:
-            if list(error.faults) == ["$"] and _malformed(body):
-                return problem(400, "The body is not JSON", error.faults["$"])
+            if list(error.faults) == ["$"] and (fault := _malformed(body)):
+                return problem(400, "The body is not JSON", fault)
             raise
         if is_immediate(command):
             return await self._run_now(command)
@@ -136,12 +138,18 @@ def shown(state: State) -> dict[str, Any]:
     return answer
 
 
-def _malformed(body: bytes) -> bool:
+def _malformed(body: bytes) -> str | None:
+    """Say why a body is no JSON, if that is so."""
+    if not body:
+        return "it is empty; send an object with the fields of the command"
     try:
+        body.decode()
         msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return True
-    return False
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8 (byte {error.start})"
+    except (msgspec.DecodeError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def _wanted_wait(prefer: str) -> float | None:
@@ -158,5 +166,8 @@ def _wanted_wait(prefer: str) -> float | None:
 
 
 def _traced(request: Request) -> dict[str, str] | None:
-    found = {name: value for name in ("traceparent", "tracestate") if (value := request.headers.get(name)) is not None}
-    return found or None
+    """Give the trace that the message takes along; one that cannot be read is left behind (W3C Trace Context §3.2)."""
+    parent, state = request.headers.get("traceparent", ""), request.headers.get("tracestate", "")
+    if not _TRACE.fullmatch(parent):
+        return None
+    return {"traceparent": parent, "tracestate": state} if 0 < len(state) <= _LONGEST_STATE and state.isascii() else {"traceparent": parent}

@@ -18,7 +18,7 @@ from noria.app import App
 from noria.errors import BrokerError, NoriaError, StorageFull
 from noria.messages.codec import encode_json
 from noria.web.commands import Commands
-from noria.web.guard import Guard, refuse_open_bind
+from noria.web.guard import BodyTooLarge, Guard, refuse_open_bind
 from noria.web.metrics import Metrics
 from noria.web.openapi import document
 from noria.web.problems import problem, problem_of
@@ -119,7 +119,10 @@ def _route_of(path: str) -> str:
 
 async def _http_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, error.detail, headers=dict(error.headers) if error.headers else None)
+    headers = dict(error.headers or {})
+    details = {404: "what there is stands in /openapi.json", 405: f"taken here: {headers.get('Allow', '')}"}
+    detail = f"at most {error.most} bytes are taken" if isinstance(error, BodyTooLarge) else details.get(error.status_code, "")
+    return problem(error.status_code, error.detail, detail, headers=headers)
 
 
 async def _failure(_: Request, error: Exception) -> Response:

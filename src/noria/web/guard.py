@@ -16,8 +16,11 @@ from noria.settings import Settings
 from noria.web.problems import problem
 
 LARGEST_HEADERS: Final = 16 * 1024
+LONGEST_ADDRESS: Final = 8 * 1024
 OPEN_PATHS: Final = frozenset({"/livez", "/healthz"})
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+# Two of these would be two meanings: what stands between us and the client may have believed the other one.
+_ONCE: Final = frozenset({b"origin", b"authorization", b"content-type", b"content-length", b"idempotency-key"})
 
 
 class BodyTooLarge(HTTPException):
@@ -78,28 +81,31 @@ class Guard:
 
     def _refuse(self, scope: Scope) -> ASGIApp | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        if sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
-            return problem(431, "The headers are too large", f"at most {LARGEST_HEADERS} bytes are taken")
+        if oversized := _oversized(scope):
+            return oversized
         found: dict[bytes, bytes] = {}
-        hosts = 0
+        hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
+        if len(hosts) != 1:
+            return problem(421, "This host is not served here", f"send one Host header, not {len(hosts)}")
+        host = hosts[0]
+        if not self._serves(host):
+            return problem(421, "This host is not served here", f'add "{host}" to allowed_hosts if it should be')
         for name, value in headers:
-            hosts += name == b"host"
+            if name in found and name in _ONCE:
+                return problem(400, "A header comes twice", f"send {name.decode()} once")
+            if name == b"content-encoding" and value.strip().lower() != b"identity":
+                return problem(415, "Compressed bodies are not taken", "send the body as it is")
             found[name] = value
-        host = found.get(b"host", b"").decode("latin-1").lower()
-        if hosts != 1 or not self._serves(host):
-            return problem(421, "This host is not served here", "add it to allowed_hosts if it should be")
         origin = found.get(b"origin")
         if origin is not None:
             name = origin.decode("latin-1").lower()
             if name not in self._origins and name not in (f"http://{host}", f"https://{host}"):
-                return problem(403, "This origin may not speak to the gateway", "add it to allowed_origins if it should")
+                return problem(403, "This origin may not speak to the gateway", f'add "{name}" to allowed_origins if it should')
         if found.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and origin is None:
             return problem(403, "Another site may not speak to the gateway", "a browser says that this request comes from another site")
         length = found.get(b"content-length")
-        if length is not None and (not length.isdigit() or int(length) > self._max_body):
+        if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self._max_body):
             return self._too_large()
-        if found.get(b"content-encoding", b"identity") != b"identity":
-            return problem(415, "Compressed bodies are not taken", "send the body as it is")
         if self._digest is not None and scope["path"] not in OPEN_PATHS and not self._knows(found.get(b"authorization", b"")):
             return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
         return None
@@ -113,6 +119,14 @@ class Guard:
         digest = hashlib.sha256(token.strip()).digest()
         assert self._digest is not None
         return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
+
+
+def _oversized(scope: Scope) -> ASGIApp | None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADERS:
+        return problem(431, "The headers are too large", f"at most {LARGEST_HEADERS} bytes are taken")
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_ADDRESS:
+        return problem(414, "The address is too long", f"at most {LONGEST_ADDRESS} bytes are taken; send long values in the body")
+    return None
 
 
 def _split(host: str) -> tuple[str, str]:

@@ -54,6 +54,11 @@ class Patient(HttpToolsProtocol):
         self._stage, self._begun, self._head = "head", True, 0
 
     def on_headers_complete(self) -> None:
+        if not self.url.startswith((b"/", b"*")):
+            raise ValueError("a whole address, as a proxy is sent it, would make the Host header mean nothing")
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise ValueError("a body in another encoding has no end that we could see")  # RFC 9112 §6.3
         super().on_headers_complete()
         self._stage = "body"
         self._allow(BODY_WITHIN)
@@ -65,12 +70,16 @@ class Patient(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; a request before it is answered first, for it may have been stored."""
-        if not self._answered:
+        broken = self._stage == "body" and not self.cycle.response_started and not self.pipeline
+        if not self._answered and not broken:
             self.cycle.keep_alive = False
             return
         self._turn_away(
             problem(400, "The request is not HTTP", "write the lines, Content-Length and Transfer-Encoding as RFC 9112 has them")
         )
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Go on in HTTP/1.1, as RFC 9110 §7.8 allows, and say nothing: any client could fill the log with it."""
 
     @property
     def _answered(self) -> bool:
