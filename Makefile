@@ -9,7 +9,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check coverage bench docs setup tools clean
+.PHONY: help demo test check coverage bench bench-quick docs setup tools clean
 .DEFAULT_GOAL := help
 
 help: ## Explain these commands
@@ -45,15 +45,17 @@ check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must
 
 coverage: $(VENV)/.tests ## Measure what the tests inside one process cover; below 80 % is an error
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
+	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
 	  -k "not socket and not schemathesis and not model"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=80 >.coverage.txt || { cat .coverage.txt; exit 1; }
 	@tail -3 .coverage.txt
 
+bench: $(VENV)/.tests ## Measure Noria and its peers in turns, print a table, write benchmarks/results.json (ARGS="--runs 1 drain")
+	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench: $(VENV)/.tests ## Measure drain, send and latency of the embedded engine on this machine
-	$(BIN)/python benchmarks/embedded.py $(ARGS)
+bench-quick: $(VENV)/.tests ## Measure Noria alone, in small sizes, within a minute or so
+	@$(BIN)/python -m benchmarks --scale quick --runs 1 --systems noria --output benchmarks/out/quick.json $(ARGS)
 
 docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(UV) sync --quiet --frozen --all-extras --group docs --inexact

@@ -1,0 +1,114 @@
+"""Measures: for each run, each work, each system in turn, so that the machine's noise hits all of them alike."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from benchmarks import backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
+from benchmarks.results import Results
+from benchmarks.scale import SCALES, Scale
+from benchmarks.stage import NotMeasured, Session
+from benchmarks.table import show
+from benchmarks.works import Figure
+
+Measure = Callable[[Session, Scale], AsyncIterator[Figure]]
+
+FAMILIES: dict[str, dict[str, Measure]] = {
+    "drain": {"noria": drain.measure},
+    "together": {"noria": drain.measure_together},
+    "send": {"noria": sending.measure},
+    "latency": {"noria": latency.measure},
+    "backlog": {"noria": backlog.measure},
+    "neighbours": {"noria": neighbours.measure},
+    "gateway": {"noria": gateway.measure},
+    "idle": {"noria": idle.measure},
+    "triggers": {"noria": triggers.measure},
+    "masks": {"noria": masks.measure},
+}
+_RESULTS = Path(__file__).with_name("results.json")
+
+
+def _options() -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    options.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(FAMILIES)}; all without any")
+    options.add_argument("--runs", type=int, default=3)
+    options.add_argument("--scale", choices=SCALES, default="full")
+    options.add_argument("--systems", default="", help="noria,huey,…; all without it")
+    options.add_argument("--append", action="store_true", help="add runs to the rows that are there, instead of beginning them anew")
+    options.add_argument("--at-once", action="store_true", help="all works side by side: only to see that they work")
+    options.add_argument("--table", action="store_true", help="only print what was measured before")
+    options.add_argument("--output", type=Path, default=_RESULTS)
+    chosen = options.parse_args()
+    unknown = [work for work in chosen.works if work not in FAMILIES]
+    if unknown:
+        options.error(f"no works are called {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    return chosen
+
+
+class Measuring:
+    """One call of the bench."""
+
+    def __init__(self, chosen: argparse.Namespace, results: Results) -> None:
+        self._chosen = chosen
+        self._scale = SCALES[chosen.scale]
+        self._results = results
+        self._begun: set[tuple[str, str]] = set()
+        self.missing: dict[str, str] = {}
+
+    async def all(self) -> None:
+        """Run everything that was asked for."""
+        wanted = self._chosen.systems.split(",") if self._chosen.systems else None
+        with tempfile.TemporaryDirectory(prefix="noria-bench-") as folder:
+            async with contextlib.aclosing(Session(Path(folder))) as session:
+                for _ in range(self._chosen.runs):
+                    turns = [
+                        functools.partial(self._one, session, family, system, measure)
+                        for family in self._chosen.works or FAMILIES
+                        for system, measure in FAMILIES[family].items()
+                        if wanted is None or system in wanted
+                    ]
+                    if self._chosen.at_once:
+                        await asyncio.gather(*(turn() for turn in turns))
+                    else:
+                        for turn in turns:
+                            await turn()
+
+    async def _one(self, session: Session, family: str, system: str, measure: Measure) -> None:
+        if system in self.missing:
+            return
+        started = time.monotonic()
+        try:
+            async for figure in measure(session, self._scale):
+                if not self._chosen.append and (figure.work.name, system) not in self._begun:
+                    self._results.forget(figure.work.name, system)
+                self._begun.add((figure.work.name, system))
+                self._results.add(system, figure)
+        except NotMeasured as reason:
+            self.missing[system] = str(reason)
+            return
+        print(f"{family}, {system}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure, write, print."""
+    chosen = _options()
+    results = Results.read(chosen.output)
+    measuring = Measuring(chosen, results)
+    if not chosen.table:
+        try:
+            asyncio.run(measuring.all())
+        finally:
+            results.write(chosen.output)
+    show(results.rows(), results.medians, SCALES[chosen.scale], measuring.missing)
+
+
+if __name__ == "__main__":
+    main()

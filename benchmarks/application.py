@@ -1,0 +1,113 @@
+"""The application under measurement: a 200-byte typed command, and what the other works need."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from benchmarks import tally
+from noria import App, Command, replace
+
+app = App("bench")
+
+FIELDS: dict[str, Any] = {
+    "id": 1234567,
+    "name": "report.refresh",
+    "user": "alice@example.com",
+    "tags": ["a", "b", "c"],
+    "note": "x" * 81,
+    "ok": True,
+    "ratio": 0.25,
+}
+
+
+class Noop(Command, queue="noop"):
+    """What is sent and drained; 200 bytes of JSON."""
+
+    id: int
+    name: str
+    user: str
+    tags: list[str]
+    note: str
+    ok: bool
+    ratio: float
+
+
+class Stamp(Command, queue="stamp"):
+    """The same with the time at which it was sent."""
+
+    at: float
+    id: int
+    name: str
+    user: str
+    note: str
+
+
+class Mask(Command, queue="mask", key="{property_id}"):
+    """What changed of one property: pending ones become one."""
+
+    property_id: int
+    nights: frozenset[int]
+    note: str
+
+    def merge(self, newer: Mask) -> Mask:
+        return replace(self, nights=self.nights | newer.nights)
+
+
+class Pause(Command, queue="pause"):
+    """A trigger that waits for somebody else's server."""
+
+    at: float
+    seconds: float
+
+
+class Block(Command, queue="block"):
+    """The same with a library that blocks its thread."""
+
+    at: float
+    seconds: float
+
+
+class Burn(Command, queue="burn"):
+    """Computes in Python without a pause."""
+
+    seconds: float
+
+
+@app.handles(Noop)
+async def noop(command: Noop) -> None: ...
+
+
+@app.handles(Stamp)
+async def stamp(command: Stamp) -> None:
+    tally.since(command.at)
+
+
+@app.handles(Mask)
+async def mask(command: Mask) -> None: ...
+
+
+@app.handles(Pause)
+async def pause(command: Pause) -> None:
+    await asyncio.sleep(command.seconds)
+    tally.since(command.at)
+
+
+@app.handles(Block)
+def block(command: Block) -> None:
+    time.sleep(command.seconds)
+    tally.since(command.at)
+
+
+@app.handles(Burn)
+def burn(command: Burn) -> None:
+    tally.note()
+    burn_for(command.seconds)
+
+
+def burn_for(seconds: float) -> None:
+    """Compute for so long; the interpreter's lock is given up only when it asks for it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(10_000))

@@ -1,0 +1,81 @@
+"""Draining: a backlog that waits, and workers that begin all at once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+from benchmarks.meters import cpu
+from benchmarks.scale import Scale
+from benchmarks.stage import Session, Stage
+from benchmarks.works import DRAIN_ONE, DRAIN_TWO, TOGETHER, WORKER_CPU, Figure
+
+_SAMPLE = 0.01
+_FROM, _TO = 0.15, 0.95
+
+
+class Sample(NamedTuple):
+    """What was seen at one moment of a drain."""
+
+    at: float
+    done: int
+    cpu: float
+
+
+class Drained(NamedTuple):
+    """Messages a second, and microseconds of worker CPU for each."""
+
+    rate: float
+    cpu: float
+
+
+def slope(samples: list[Sample], count: int) -> Drained:
+    """Give the rate between 15 % and 95 % of the backlog, so that neither start nor end counts."""
+    first = next(sample for sample in samples if sample.done >= _FROM * count)
+    last = next((sample for sample in samples if sample.done >= _TO * count and sample.at > first.at), samples[-1])
+    if last.done == first.done:  # so few that one look saw them all
+        first = samples[0]
+    done = last.done - first.done
+    return Drained(done / (last.at - first.at), 1e6 * (last.cpu - first.cpu) / done)
+
+
+async def drained(stage: Stage, processes: int, count: int, *, resting: int = 0) -> Drained:
+    """Send a backlog to workers that are quiet, wake them, and watch `count` messages go; `resting` wait below."""
+    async with stage.workers(processes, "noop") as workers:
+        for worker in workers:
+            worker.signal(signal.SIGTSTP)  # documented: a worker then takes nothing new
+        missing = resting + count - await stage.left("noop")
+        await stage.send("fill", count=missing - 1)  # and one more to warm up
+        waiting = (await stage.depth("noop")).ready
+        if waiting != resting + count:
+            raise RuntimeError(f"{waiting} messages wait where {resting + count} should: the workers were not quiet")
+        pids = [worker.pid for worker in workers]
+        samples = [Sample(time.perf_counter(), 0, cpu(pids))]
+        for worker in workers:
+            worker.signal(signal.SIGCONT)
+        while samples[-1].done < count:
+            await asyncio.sleep(_SAMPLE)
+            left = await stage.left("noop")
+            samples.append(Sample(time.perf_counter(), resting + count - left, cpu(pids)))
+    return slope(samples, count)
+
+
+async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
+    """Drain with one and with two worker processes, and while somebody sends."""
+    async with session.stage() as stage:
+        one = await drained(stage, 1, scale.drained)
+        yield Figure(DRAIN_ONE, one.rate)
+        yield Figure(WORKER_CPU, one.cpu)
+    async with session.stage() as stage:
+        yield Figure(DRAIN_TWO, (await drained(stage, 2, scale.drained)).rate)
+
+
+async def measure_together(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
+    """Send by hundreds and drain at once, from the first send to the last message done."""
+    async with session.stage() as stage, stage.workers(1, "noop"):
+        sent = await stage.send("hundreds", count=scale.drained)
+        await stage.until_left("noop", 0)
+        yield Figure(TOGETHER, scale.drained / (time.time() - sent["started"]))

@@ -1,0 +1,25 @@
+"""Masks: sending to keys that have a pending message already, so that two become one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from benchmarks.scale import Scale
+from benchmarks.sending import rate
+from benchmarks.stage import Session
+from benchmarks.works import AMASK, MASK, MASK_HUNDREDS, Figure
+
+
+async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
+    """Each mask adds a night to the pending one of its property, and none is handled meanwhile."""
+    for work, how, count in (
+        (MASK, "masks", scale.masks),
+        (AMASK, "awaited_masks", scale.masks),
+        (MASK_HUNDREDS, "masks_by_hundreds", scale.masks_by_hundreds),
+    ):
+        async with session.stage() as stage:
+            sent = await stage.send_by(1, how, count=count, keys=scale.keys)
+            waiting = (await stage.depth("mask")).ready
+            if waiting != scale.keys:
+                raise RuntimeError(f"{waiting} masks are pending, not one for each of {scale.keys} properties")
+            yield Figure(work, rate(count, sent))

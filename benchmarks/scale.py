@@ -1,0 +1,45 @@
+"""How much of everything is measured: in full, quickly, or just enough to see that the bench works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes of all works; a peer that is slow drains less, so that its share of the time stays like the others'."""
+
+    drained: int = 100_000
+    drained_slowly: int = 20_000
+    sent: int = 5_000
+    sent_by_hundreds: int = 60_000
+    senders: int = 8
+    stamped: int = 500
+    shallow: int = 1_000
+    deep: int = 3_000_000
+    rounds: int = 3
+    blocks: int = 10
+    block: int = 200
+    posting: float = 5.0
+    settling: float = 2.0
+    idling: float = 10.0
+    idlers: int = 10
+    handlers: int = 61
+    pause: float = 0.8
+    keys: int = 1_000
+    masks: int = 5_000
+    masks_by_hundreds: int = 20_000
+
+
+SCALES: Final = {
+    "full": Scale(),
+    "quick": Scale(
+        drained=40_000, drained_slowly=8_000, sent=2_000, sent_by_hundreds=20_000, stamped=150, deep=200_000, rounds=1, blocks=5,
+        posting=2.0, settling=1.0, idling=3.0, masks=2_000, masks_by_hundreds=10_000,
+    ),
+    "tiny": Scale(
+        drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, stamped=20, shallow=200, deep=4_000, rounds=1, blocks=1,
+        block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20, masks=40, masks_by_hundreds=200,
+    ),
+}  # fmt: skip

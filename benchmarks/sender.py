@@ -1,0 +1,201 @@
+"""A process that sends, as a user's program does: `python -m benchmarks.sender HOW '{"count": 1000}'`.
+
+It connects, says that it is ready, waits for a line, sends, and says when it began and ended and what CPU it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.application import FIELDS, Block, Burn, Mask, Noop, Pause, Stamp, app
+from noria import Command
+
+EVERY = 0.01
+_NOTE = "x" * 100
+
+
+def one_by_one(count: int) -> None:
+    """Send with the synchronous verb."""
+    for _ in range(count):
+        app.send(Noop(**FIELDS))
+
+
+async def awaited_one_by_one(count: int) -> None:
+    """Send with the asynchronous verb."""
+    for _ in range(count):
+        await app.asend(Noop(**FIELDS))
+
+
+async def tasks(count: int, senders: int = 8) -> None:
+    """Let eight tasks of one loop send at once."""
+    await asyncio.gather(*(awaited_one_by_one(count // senders) for _ in range(senders)))
+
+
+def threads(count: int, senders: int = 8) -> None:
+    """Let eight threads send at once."""
+    all_of_them = [threading.Thread(target=one_by_one, args=(count // senders,)) for _ in range(senders)]
+    for thread in all_of_them:
+        thread.start()
+    for thread in all_of_them:
+        thread.join()
+
+
+def hundreds(count: int) -> None:
+    """Send a hundred with each call."""
+    for _ in range(count // 100):
+        app.send([Noop(**FIELDS) for _ in range(100)])
+
+
+async def fill(count: int) -> None:
+    """Make a backlog as fast as it goes."""
+    message = Noop(**FIELDS)
+    left = count
+    waiting: set[asyncio.Task[Any]] = set()
+    while left or waiting:
+        while left and len(waiting) < 2:
+            size = min(500, left)
+            left -= size
+            waiting.add(asyncio.create_task(app.asend([message] * size)))
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+
+def _stamped(at: float) -> Stamp:
+    return Stamp(at=at, id=1234567, name="report.refresh", user="alice@example.com", note="x" * 95)
+
+
+def paced(count: int) -> None:
+    """Send one every 10 ms."""
+    due = time.perf_counter()
+    for _ in range(count):
+        due += EVERY
+        time.sleep(max(0.0, due - time.perf_counter()))
+        app.send(_stamped(time.time()))
+
+
+async def awaited_paced(count: int) -> None:
+    """Send one every 10 ms from an event loop."""
+    due = time.perf_counter()
+    for _ in range(count):
+        due += EVERY
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await app.asend(_stamped(time.time()))
+
+
+def _mask(number: int, keys: int) -> Mask:
+    return Mask(property_id=number % keys, nights=frozenset((number // keys,)), note=_NOTE)
+
+
+def masks(count: int, keys: int) -> None:
+    """Send masks of properties that have a pending one; each adds a night."""
+    for number in range(keys, keys + count):
+        app.send(_mask(number, keys))
+
+
+async def awaited_masks(count: int, keys: int) -> None:
+    """The same with the asynchronous verb."""
+    for number in range(keys, keys + count):
+        await app.asend(_mask(number, keys))
+
+
+def masks_by_hundreds(count: int, keys: int) -> None:
+    """Send a hundred masks of different properties with each call."""
+    for first in range(keys, keys + count, 100):
+        app.send([_mask(number, keys) for number in range(first, first + 100)])
+
+
+def pauses(count: int, milliseconds: int) -> None:
+    """Send triggers that wait, all at once."""
+    app.send([Pause(at=time.time(), seconds=milliseconds / 1000)] * count)
+
+
+def blocks(count: int, milliseconds: int) -> None:
+    """Send triggers that block their thread, all at once."""
+    app.send([Block(at=time.time(), seconds=milliseconds / 1000)] * count)
+
+
+def burns(count: int, seconds: int) -> None:
+    """Send what computes for so long."""
+    app.send([Burn(seconds=float(seconds))] * count)
+
+
+def _repeatedly(count: int) -> None:
+    """Send so many for each line that is read, and say how long each took."""
+    for _ in sys.stdin:
+        took: list[float] = []
+        for _ in range(count):
+            started = time.perf_counter()
+            app.send(Noop(**FIELDS))
+            took.append(time.perf_counter() - started)
+        print(json.dumps(took), flush=True)
+
+
+_WAYS: dict[str, Callable[..., Any]] = {
+    way.__name__: way
+    for way in (
+        one_by_one, awaited_one_by_one, tasks, threads, hundreds, fill, paced, awaited_paced, masks, awaited_masks, masks_by_hundreds,
+        pauses, blocks, burns,
+    )
+}  # fmt: skip
+
+
+def _warm(how: str, sizes: dict[str, int]) -> Command | list[Mask]:
+    """Give what is sent before the clock starts: it connects, and makes keys pending."""
+    if "masks" in how:
+        return [_mask(number, sizes["keys"]) for number in range(sizes["keys"])]
+    if "paced" in how:
+        return _stamped(0.0)
+    if how == "pauses":
+        return Pause(at=0.0, seconds=0.0)
+    return Block(at=0.0, seconds=0.0) if how == "blocks" else Noop(**FIELDS)
+
+
+def main(how: str, sizes: dict[str, int]) -> None:
+    """Send as told."""
+    warm = _warm(how, sizes)
+    if how == "repeatedly":
+        app.send(warm)
+        print(json.dumps("ready"), flush=True)
+        _repeatedly(**sizes)
+        return
+    way = _WAYS[how]
+    if not inspect.iscoroutinefunction(way):
+        app.send(warm)
+        print(json.dumps("ready"), flush=True)
+        sys.stdin.readline()
+        print(json.dumps(_timed(lambda: way(**sizes))), flush=True)
+        app.close()
+        return
+
+    async def run() -> None:
+        await app.asend(warm)
+        print(json.dumps("ready"), flush=True)
+        sys.stdin.readline()
+        cpu, started = time.process_time(), time.time()
+        await way(**sizes)
+        print(json.dumps(_told(started, cpu)), flush=True)
+        await app.aclose()
+
+    asyncio.run(run())
+
+
+def _timed(work: Callable[[], None]) -> dict[str, float]:
+    cpu, started = time.process_time(), time.time()
+    work()
+    return _told(started, cpu)
+
+
+def _told(started: float, cpu: float) -> dict[str, float]:
+    return {"started": started, "ended": time.time(), "cpu": time.process_time() - cpu}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

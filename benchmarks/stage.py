@@ -1,0 +1,239 @@
+"""A folder with Noria's own processes in it, as a user would start them, and a connection to ask the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal as signals
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tally import VARIABLE, Tally
+from noria.brokers.contract import Depth
+from noria.brokers.embedded import EmbeddedBroker
+from noria.errors import BrokerError
+from noria.store.embedded import EmbeddedStore
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 120.0
+LOOK = 0.005
+
+
+class NotMeasured(Exception):
+    """A system cannot be measured here, and why."""
+
+
+async def until(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
+        await asyncio.sleep(LOOK)
+
+
+class Program:
+    """A process of the bench or of a system, which ends with the measurement."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self.log = log
+        self.pid = process.pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    async def end(self, number: int = signals.SIGTERM, seconds: float = 10.0) -> None:
+        """End it, by force when it takes too long."""
+        self.signal(number)
+        try:
+            await asyncio.wait_for(self.process.wait(), seconds)
+        except TimeoutError:
+            self.signal(signals.SIGKILL)
+            await self.process.wait()
+
+    async def line(self) -> Any:
+        """Read the next JSON line that it prints."""
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)
+        if not line:
+            raise RuntimeError(f"a program of the bench ended: {self.log.read_text()[-2000:]}")
+        return json.loads(line)
+
+    def go(self) -> None:
+        """Let a program that said that it is ready begin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"go\n")
+
+
+class Folder:
+    """Where one measurement happens: its files, its environment, its processes."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.tally = Tally(path / "tally")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_") and name not in ("PORT", "LOG_LEVEL")}
+        self.environment = {**kept, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", VARIABLE: str(self.tally.folder)}
+        self._programs: list[Program] = []
+
+    async def start(self, *command: str, **environment: str) -> Program:
+        """Start a process of which the bench reads stdout; stderr goes to a file of its own."""
+        log = self.path / f"{len(self._programs)}.log"
+        with log.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=self.path,
+                env={**self.environment, **environment},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                limit=1 << 24,
+            )
+        program = Program(process, log)
+        self._programs.append(program)
+        return program
+
+    async def close(self) -> None:
+        """End all processes, the last started first."""
+        for program in reversed(self._programs):
+            if program.process.returncode is None:
+                await program.end()
+
+
+class Stage(Folder):
+    """A folder in which Noria runs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.environment |= {
+            "NORIA_APP": "benchmarks.application:app",
+            "NORIA_BROKER": f"sqlite:///{path}/noria.db",
+            "NORIA_LOG_LEVEL": "info",
+        }
+        self.broker = EmbeddedBroker(path / "noria.db", alone=False, deadline=PATIENCE)
+        self.store = EmbeddedStore(self.broker.client)
+
+    async def noria(self, *arguments: str) -> Program:
+        """Start a verb of Noria."""
+        return await self.start(sys.executable, "-m", "noria", *arguments)
+
+    async def python(self, module: str, *arguments: str) -> Program:
+        """Start a program of the bench."""
+        return await self.start(sys.executable, "-m", module, *arguments)
+
+    async def engine(self) -> Program:
+        """Start the engine and wait until it answers."""
+        program = await self.noria("engine")
+        await self.store.overview()
+        return program
+
+    @contextlib.asynccontextmanager
+    async def workers(self, count: int, queue: str) -> AsyncGenerator[list[Program]]:
+        """Run worker processes that all wait for messages of a queue."""
+        programs = [await self.noria("worker", "-Q", queue) for _ in range(count)]
+        try:
+            await self.until_served(queue, count)
+            yield programs
+        finally:
+            for program in programs:
+                await program.end()
+
+    async def until_served(self, queue: str, count: int) -> None:
+        """Wait until so many workers serve a queue."""
+        deadline = time.monotonic() + PATIENCE
+        while sum(queue in client.get("queues", ()) for client in (await self.store.overview())["clients"]) != count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{count} workers of {queue} did not come up")
+            await asyncio.sleep(LOOK)
+
+    async def depth(self, queue: str) -> Depth:
+        """Ask how many messages wait; a queue that nobody declared yet has none."""
+        try:
+            return await self.broker.depth(queue)
+        except BrokerError:
+            return Depth()
+
+    async def left(self, queue: str) -> int:
+        """Ask how many messages are not done."""
+        depth = await self.depth(queue)
+        return depth.ready + depth.running
+
+    async def until_left(self, queue: str, count: int, look: float = LOOK) -> None:
+        """Wait until no more than so many messages are not done."""
+        deadline = time.monotonic() + PATIENCE
+        while await self.left(queue) > count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{queue} was not drained")
+            await asyncio.sleep(look)
+
+    async def send(self, how: str, **sizes: int) -> Any:
+        """Have a process of its own send; gives what it measured."""
+        return (await self.send_by(1, how, **sizes))[0]
+
+    async def send_by(self, senders: int, how: str, **sizes: int) -> list[Any]:
+        """Have several processes send at once, from the moment at which all are connected."""
+        programs = [await self.python("benchmarks.sender", how, json.dumps(sizes)) for _ in range(senders)]
+        for program in programs:
+            await program.line()
+        for program in programs:
+            program.go()
+        found = [await program.line() for program in programs]
+        for program in programs:
+            await program.process.wait()
+        return found
+
+    async def close(self) -> None:
+        await self.broker.close()
+        await super().close()
+
+
+class Session:
+    """One call of the bench: a folder for everything, and what is measured in it is removed at its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._lasting = contextlib.AsyncExitStack()
+
+    async def keep(self, lasting: contextlib.AbstractAsyncContextManager[Any]) -> Any:
+        """Begin what lives until the session ends, like a peer's broker."""
+        return await self._lasting.enter_async_context(lasting)
+
+    async def aclose(self) -> None:
+        """End what was kept."""
+        await self._lasting.aclose()
+
+    @contextlib.asynccontextmanager
+    async def stage(self, *, name: str | None = None, engine: bool = True) -> AsyncGenerator[Stage]:
+        """Give a fresh folder with an engine; a named one is kept until the session ends."""
+        async with self._kept(name, Stage) as stage:
+            if engine:
+                await stage.engine()
+            yield stage
+
+    @contextlib.asynccontextmanager
+    async def folder(self) -> AsyncGenerator[Folder]:
+        """Give a fresh folder for another system."""
+        async with self._kept(None, Folder) as folder:
+            yield folder
+
+    @contextlib.asynccontextmanager
+    async def _kept(self, name: str | None, kind: type[Any]) -> AsyncGenerator[Any]:
+        self._count += 1
+        path = self._folder / (name or str(self._count))
+        folder = kind(path)
+        try:
+            yield folder
+        finally:
+            await folder.close()
+            if name is None:
+                shutil.rmtree(path)

@@ -1,0 +1,63 @@
+"""Prints the rows, and beside each of Noria's what it must reach and whether it does."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results import Row
+from benchmarks.scale import Scale
+from benchmarks.works import WORKS, Bound, Medians
+
+_WORKS = {work.name: work for work in WORKS}
+
+
+def said(value: float) -> str:
+    """Write a figure with as many digits as it deserves."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _must(bound: Bound, medians: Medians) -> str:
+    limit = bound.limit(medians)
+    return bound.text if limit is None or said(limit) in bound.text else f"{bound.text} ({said(limit)})"
+
+
+def verdict(row: Row, medians: Medians) -> tuple[str, str]:
+    """Give what a row must reach, and whether it is ok, missed, or not to be known."""
+    work = _WORKS[row["work"]]
+    if row["system"] != "noria" or not (work.bounds or work.aim):
+        return "", ""
+    must = "; ".join(_must(bound, medians) for bound in work.bounds)
+    if work.aim:
+        must += f"; aim {work.aim}"
+    kept = [bound.kept(row["median"], medians) for bound in work.bounds]
+    return must, "missed" if False in kept else "?" if None in kept else "ok"
+
+
+def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, str]) -> None:
+    """Print everything that was measured, and why something was not."""
+    console = Console(width=max(150, Console().width))
+    title = f"{platform.machine()}, {os.cpu_count()} cores shared by everything, Python {platform.python_version()}"
+    table = Table(title=title)
+    for column in ("work", "system", "median", "unit", "must reach", "", "runs"):
+        table.add_column(column, justify="right" if column in ("median", "runs") else "left")
+    last = ""
+    for row in rows:
+        must, mark = verdict(row, medians)
+        colour = {"ok": "green", "missed": "bold red"}.get(mark, "")
+        runs = " ".join(said(value) for value in row["runs"])
+        name = "" if row["work"] == last else row["work"]
+        table.add_row(name, row["system"], said(row["median"]), row["unit"], must, f"[{colour}]{mark}[/]" if colour else mark, runs)
+        last = row["work"]
+    console.print(table)
+    for system, reason in missing.items():
+        console.print(f"not measured: {system}: {reason}", highlight=False)
+    console.print(
+        f"Shallow is {scale.shallow:,} waiting, deep is {scale.deep:,}; {scale.drained:,} are drained. "
+        "Clients, engine, workers and gateway share the cores. Read ratios, not third digits.",
+        highlight=False,
+    )

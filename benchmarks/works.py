@@ -1,0 +1,141 @@
+"""The rows that the bench measures, each with its unit and with what it must reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+Medians = Mapping[tuple[str, str], float]
+"""The median of each row, by work and system."""
+
+
+class Bound(NamedTuple):
+    """What a figure must reach, given those of the same session: none if it cannot be known."""
+
+    text: str
+    limit: Callable[[Medians], float | None]
+    at_least: bool
+
+    def kept(self, value: float, medians: Medians) -> bool | None:
+        """Tell whether a figure is good enough; none if what it is compared with was not measured."""
+        limit = self.limit(medians)
+        if limit is None:
+            return None
+        return value >= limit if self.at_least else value <= limit
+
+
+class Work(NamedTuple):
+    """One row for each system that can do it."""
+
+    name: str
+    unit: str
+    bounds: tuple[Bound, ...] = ()
+    aim: str = ""
+
+
+class Figure(NamedTuple):
+    """What one run of one work gave."""
+
+    work: Work
+    value: float
+
+
+def _fixed(value: float) -> Callable[[Medians], float | None]:
+    def limit(_: Medians) -> float | None:
+        return value
+
+    return limit
+
+
+def _of(system: str, work: str, factor: float = 1.0) -> Callable[[Medians], float | None]:
+    def limit(medians: Medians) -> float | None:
+        found = medians.get((work, system))
+        return None if found is None else factor * found
+
+    return limit
+
+
+def at_least(value: float) -> Bound:
+    """A figure that must not be smaller."""
+    return Bound(f"≥ {value:,g}", _fixed(value), at_least=True)
+
+
+def at_most(value: float) -> Bound:
+    """A figure that must not be larger."""
+    return Bound(f"≤ {value:,g}", _fixed(value), at_least=False)
+
+
+def times(factor: float, system: str, work: str) -> Bound:
+    """So many times what another system did in the same session."""
+    return Bound(f"≥ {factor:g} × {system}", _of(system, work, factor), at_least=True)
+
+
+def not_below(work: str) -> Bound:
+    """Not below what Noria did in another work of the same session."""
+    return Bound(f"≥ {work}", _of("noria", work), at_least=True)
+
+
+MESSAGES: Final = "messages/s"
+_DRAIN: Final = "drain, one worker process"
+_SEND, _EIGHT, _HUNDREDS = at_least(6_000), at_least(18_000), at_least(120_000)
+_P50, _P99 = at_most(0.9), at_most(1.6)
+_UNHARMED: Final = at_least(0.8)
+
+DRAIN_ONE = Work(_DRAIN, MESSAGES, (times(8, "huey", _DRAIN), times(0.25, "limit", _DRAIN)), "120,000")
+DRAIN_TWO = Work("drain, two worker processes", MESSAGES, (not_below(_DRAIN),))
+WORKER_CPU = Work("drain, one worker process: worker CPU for each message", "µs", (at_most(12),))
+
+SEND = Work("send one by one", MESSAGES, (_SEND,))
+ASEND = Work("asend one by one", MESSAGES, (_SEND,))
+EIGHT_TASKS = Work("eight tasks asend at once", MESSAGES, (_EIGHT,))
+EIGHT_THREADS = Work("eight threads send at once", MESSAGES, (_EIGHT,))
+EIGHT_PROCESSES = Work("eight processes send at once", MESSAGES, (_EIGHT,))
+SEND_HUNDREDS = Work("send by 100", MESSAGES, (_HUNDREDS,))
+
+TOGETHER = Work("send by 100 and drain at once, end to end", MESSAGES, (at_least(40_000),))
+
+SEND_P50 = Work("idle: send to handler start, p50", "ms", (_P50,), "below the peers")
+SEND_P99 = Work("idle: send to handler start, p99", "ms", (_P99,), "below the peers")
+ASEND_P50 = Work("idle: asend to handler start, p50", "ms", (_P50,), "below the peers")
+ASEND_P99 = Work("idle: asend to handler start, p99", "ms", (_P99,), "below the peers")
+
+DRAIN_SHALLOW = Work("drain, shallow backlog", MESSAGES)
+DRAIN_DEEP = Work("drain, deep backlog", MESSAGES)
+DRAIN_DEPTH = Work("drain, deep : shallow backlog", "ratio", (at_least(0.9),))
+P99_SHALLOW = Work("send p99, shallow backlog", "ms")
+P99_DEEP = Work("send p99, deep backlog", "ms")
+P99_DEPTH = Work("send p99, deep : shallow backlog", "ratio", (at_most(1.1),))
+
+DRAIN_BURNING = Work("drain, beside a burning worker : without", "ratio", (_UNHARMED,))
+SEND_BURNING = Work("send one by one, beside a burning worker : without", "ratio", (_UNHARMED,))
+DRAIN_STRANGER = Work("drain, beside a burning stranger : without", "ratio")
+SEND_STRANGER = Work("send one by one, beside a burning stranger : without", "ratio")
+
+POST = Work("POST, 64 connections, one gateway process", "answers/s", (at_least(4_000),))
+POST_CLIENT = Work("POST, 64 connections: CPU of the client beside it", "% of one core")
+POST_P99 = Work("POST, 64 connections, one gateway process, p99", "ms", (at_most(30),))
+
+IDLE_CPU = Work("ten idle workers and the engine: CPU", "% of one core", (at_most(1),))
+IDLE_PSS = Work("ten idle workers and the engine: PSS", "MB", (at_most(250),))
+RUN_CPU = Work("noria run with ten idle workers, without gateway: CPU", "% of one core")
+RUN_PSS = Work("noria run with ten idle workers, without gateway: PSS", "MB")
+
+PAUSES = Work("61 handlers of 0.8 s, one worker process", "s", (at_most(0.95),))
+BLOCKS = Work("61 handlers of 0.8 s in threads, one worker process", "s", (at_most(1.0),))
+
+MASK = Work("mask to a pending key, send one by one", MESSAGES, (at_least(5_000),))
+AMASK = Work("mask to a pending key, asend one by one", MESSAGES, (at_least(5_000),))
+MASK_HUNDREDS = Work("masks to pending keys, send by 100", MESSAGES, (at_least(40_000),))
+
+WORKS: Final = (
+    DRAIN_ONE, DRAIN_TWO, WORKER_CPU,
+    SEND, ASEND, EIGHT_TASKS, EIGHT_THREADS, EIGHT_PROCESSES, SEND_HUNDREDS,
+    TOGETHER,
+    SEND_P50, SEND_P99, ASEND_P50, ASEND_P99,
+    DRAIN_SHALLOW, DRAIN_DEEP, DRAIN_DEPTH, P99_SHALLOW, P99_DEEP, P99_DEPTH,
+    DRAIN_BURNING, SEND_BURNING, DRAIN_STRANGER, SEND_STRANGER,
+    POST, POST_P99, POST_CLIENT,
+    IDLE_CPU, IDLE_PSS, RUN_CPU, RUN_PSS,
+    PAUSES, BLOCKS,
+    MASK, AMASK, MASK_HUNDREDS,
+)  # fmt: skip
