@@ -1,0 +1,101 @@
+"""Chooses by a seed who is killed or frozen next, and does it through a descriptor of the process, never by a bare number."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import psutil
+
+from tests.faults.storm.ledger import Strike
+
+WORKER, ENGINE, GATEWAY, SUPERVISOR, SCHEDULER, PUBLISHER = "worker", "engine", "gateway", "supervisor", "scheduler", "publisher"
+MIX: Mapping[str, float] = {WORKER: 0.7, ENGINE: 0.1, GATEWAY: 0.05, PUBLISHER: 0.05, SUPERVISOR: 0.05, SCHEDULER: 0.05}
+RIPE: Mapping[str, float] = {WORKER: 0.5, ENGINE: 3.0, GATEWAY: 3.0, PUBLISHER: 1.5, SUPERVISOR: 6.0, SCHEDULER: 2.0}
+"""Seconds that a process of a role works before most strikes may hit it: were all hit while they start, nothing would ever run."""
+UNRIPE = 1 / 8
+FREEZES = 1 / 8
+SHORTEST, LONGEST = 0.3, 2.0
+
+
+class Plan(NamedTuple):
+    """One step: `pick` chooses among the processes of the role of at least some `age`, `freeze` is the seconds or zero for a kill."""
+
+    role: str
+    pick: float
+    freeze: float
+    age: float
+
+
+def schedule(seed: int, mix: Mapping[str, float] = MIX) -> Iterator[Plan]:
+    """Give the steps of a seed, without an end."""
+    chance = random.Random(seed)
+    roles, weights = list(mix), list(mix.values())
+    while True:
+        (role,) = chance.choices(roles, weights)
+        pick, freezes, seconds = chance.random(), chance.random() < FREEZES, chance.uniform(SHORTEST, LONGEST)
+        age = 0.0 if chance.random() < UNRIPE else RIPE[role]
+        yield Plan(role, pick, seconds if freezes else 0.0, age)
+
+
+class Killer:
+    """Strikes processes that `find` names with the seconds that they work, each known to be one of ours by `is_ours`."""
+
+    def __init__(
+        self, plans: Iterator[Plan], find: Callable[[str], Mapping[int, float]], is_ours: Callable[[psutil.Process], bool]
+    ) -> None:
+        self._plans = plans
+        self._find = find
+        self._is_ours = is_ours
+        self._frozen: dict[int, tuple[int, int]] = {}  # the index of the strike, and the descriptor
+        self.strikes: list[Strike] = []
+        self.missed = 0
+
+    @property
+    def kills(self) -> int:
+        """How many processes were killed so far."""
+        return sum(1 for strike in self.strikes if strike.is_kill)
+
+    def strike(self) -> None:
+        """Do the next step; if nobody of its role lives, it is missed, and does not count."""
+        plan = next(self._plans)
+        living = [pid for pid, age in self._find(plan.role).items() if pid not in self._frozen and age >= plan.age]
+        if not living or not self._hit(plan, living[int(plan.pick * len(living))]):
+            self.missed += 1
+
+    def _hit(self, plan: Plan, pid: int) -> bool:
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            if not self._is_ours(psutil.Process(pid)):
+                return False
+            now = time.monotonic()
+            signal.pidfd_send_signal(handle, signal.SIGSTOP if plan.freeze else signal.SIGKILL)
+        except (OSError, psutil.Error):
+            os.close(handle)
+            return False
+        if plan.freeze:
+            self._frozen[pid] = (len(self.strikes), handle)
+            self.strikes.append(Strike(now, plan.role, pid, now + plan.freeze))
+        else:
+            os.close(handle)
+            self.strikes.append(Strike(now, plan.role, pid))
+        return True
+
+    def thaw(self, *, everybody: bool = False) -> None:
+        """Let go on who was frozen long enough."""
+        now = time.monotonic()
+        for pid, (index, handle) in list(self._frozen.items()):
+            if everybody or self.strikes[index].until <= now:
+                self.strikes[index] = self.strikes[index]._replace(until=now)
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(handle, signal.SIGCONT)
+                os.close(handle)
+                del self._frozen[pid]
