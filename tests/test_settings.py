@@ -54,7 +54,10 @@ def test_a_file_that_was_named_must_exist_and_be_toml(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_its_source_and_the_known_ones(toml: Path) -> None:
     toml.write_text("prot = 1\n")
-    with pytest.raises(InvalidSettings, match=r'noria\.toml: no setting is called "prot"; known are: .*port'):
+    with pytest.raises(InvalidSettings, match=r'noria\.toml: no setting is called "prot", did you mean "port"'):
+        load({}, {}, toml)
+    toml.write_text("quite_other = 1\n")
+    with pytest.raises(InvalidSettings, match=r'noria\.toml: no setting is called "quite_other", known are: app, broker'):
         load({}, {}, toml)
     with pytest.raises(InvalidSettings, match='the command line: no setting is called "prot"'):
         load({"prot": 1}, {}, None)
@@ -77,8 +80,21 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
         ({"NORIA_GRACE": "soon"}, "NORIA_GRACE: grace: "),
         ({"NORIA_MAX_BODY": "1.5"}, "NORIA_MAX_BODY: max_body: "),
         ({"NORIA_PORT": "70000"}, "port must be within"),
-        ({"NORIA_GRACE": "-1"}, "grace not negative"),
-        ({"NORIA_DEADLINE": "0"}, "deadline"),
+        ({"PORT": "70000"}, "PORT: port must be within"),
+        ({"NORIA_GRACE": "-1"}, "NORIA_GRACE: grace must not be negative"),
+        ({"NORIA_GRACE": "nan"}, "NORIA_GRACE: grace must not be negative"),
+        ({"NORIA_GRACE": "inf"}, "at most 86400 seconds"),
+        ({"NORIA_DEADLINE": "0"}, "NORIA_DEADLINE: deadline must be more than 0"),
+        ({"NORIA_DEADLINE": "nan"}, "NORIA_DEADLINE: deadline must be more than 0"),
+        ({"NORIA_MAX_BODY": "99999999999999999999"}, "NORIA_MAX_BODY: max_body must be within 1.."),
+        ({"NORIA_BROKER": "sqlite:///noria.db?mode=ro"}, "NORIA_BROKER: broker"),
+        ({"NORIA_BROKER": "sqlite:///a\nb"}, "is not known"),
+        ({"NORIA_BROKER": "sqlite:////data/"}, "is not known"),
+        ({"NORIA_ALLOWED_HOSTS": "https://a.example"}, 'NORIA_ALLOWED_HOSTS: allowed_hosts: "https://a.example" is no host'),
+        ({"NORIA_ALLOWED_HOSTS": "*"}, "is no host"),
+        ({"NORIA_ALLOWED_ORIGINS": "a.example"}, 'allowed_origins: "a.example" is no origin; write them like https://'),
+        ({"NORIA_ALLOWED_ORIGINS": "*"}, "is no origin"),
+        ({"NORIA_LOG_LEVL": "info"}, "NORIA_LOG_LEVL: no such variable is known, did you mean NORIA_LOG_LEVEL?"),
         ({"NORIA_BROKER": "redis://x"}, 'broker "redis://x" is not known; write sqlite:///noria.db'),
         ({"NORIA_BROKER": "sqlite:///"}, "is not known"),
     ],
@@ -111,7 +127,12 @@ def test_pools_are_tables_of_the_file(toml: Path) -> None:
     [
         ('queus = ["a"]', "queus"),
         ("processes = -1", "processes must be"),
+        ("process = 1", 'pools.push: no setting is called "process", did you mean "processes"?'),
+        ("processes = 1000000000", "pools.push: processes must be within"),
         ("concurrency = 0", "concurrency"),
+        ("max_age = nan", "max_age must be"),
+        ('queues = ["a,b"]', "without a comma"),
+        ('queues = [""]', "without a comma"),
         ("max_messages = 0", "max_messages"),
         ('max_age = "x"', "max_age"),
     ],
@@ -121,6 +142,19 @@ def test_a_wrong_pool_is_refused_naming_what_is_wrong(toml: Path, pool: str, sai
     with pytest.raises(InvalidSettings, match=r"noria\.toml") as caught:
         load({}, {}, toml)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a/b", "a\\tb"])
+def test_a_pool_has_a_name_that_can_be_written_everywhere(toml: Path, name: str) -> None:
+    toml.write_text(f'[pools."{name}"]\n')
+    with pytest.raises(InvalidSettings, match="is no name for a pool"):
+        load({}, {}, toml)
+
+
+def test_hosts_and_origins_may_have_ports_and_stand_in_a_list_with_spaces() -> None:
+    found = load({}, {"NORIA_ALLOWED_HOSTS": " a.example:8443, [fd00::1] ,", "NORIA_ALLOWED_ORIGINS": "https://a.example:1/"})
+    assert found.allowed_hosts == ("a.example:8443", "[fd00::1]")
+    assert found.allowed_origins == ("https://a.example:1/",)
 
 
 def test_the_token_is_not_shown_by_mistake() -> None:

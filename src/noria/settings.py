@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +19,12 @@ _UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level"}
 _PREFIX: Final = "NORIA_"
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _FORMATS: Final = ("auto", "console", "json")
+_OTHER_VARIABLES: Final = frozenset({"NORIA_CONFIG", "NORIA_ALLOW_NETWORK_DISK"})
+_DAY: Final = 86400.0
+_CENTURY: Final = 100 * 366 * _DAY
+_LARGEST_BODY: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
+_FILE: Final = re.compile(r"sqlite:///[^?#\x00-\x1f]*[^?#\x00-\x1f/]")
+_HOST: Final = r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::\d{1,5})?"
 
 
 class Pool(Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,12 +39,17 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        if self.processes < 0 or self.concurrency < 1:
-            raise ValueError("processes must be >= 0 and concurrency >= 1")
-        for name in ("max_messages", "max_age", "max_memory"):
+        if not 0 <= self.processes <= 1000:
+            raise ValueError("processes must be within 0..1000")
+        if not 1 <= self.concurrency <= 10_000:
+            raise ValueError("concurrency must be within 1..10000")
+        for name, most in (("max_messages", 2**63), ("max_age", _CENTURY), ("max_memory", 2**63)):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be more than 0")
+            if value is not None and not 0 < value <= most:
+                raise ValueError(f"{name} must be more than 0, and finite")
+        for name in (*self.queues, *self.exclude):
+            if not name or "," in name:
+                raise ValueError(f'queues and exclude are lists of names, each without a comma; "{name}" is none')
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,14 +72,30 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError("port must be within 0..65535")
-        if self.deadline <= 0 or self.grace < 0 or self.max_body <= 0:
-            raise ValueError("deadline and max_body must be more than 0, grace not negative")
+        if not 0 < self.deadline <= _DAY:
+            raise ValueError(f"deadline must be more than 0 and at most {_DAY:g} seconds")
+        if not 0 <= self.grace <= _DAY:
+            raise ValueError(f"grace must not be negative, and at most {_DAY:g} seconds")
+        if not 0 < self.max_body <= _LARGEST_BODY:
+            raise ValueError(f"max_body must be within 1..{_LARGEST_BODY} bytes")
         if self.log_level.lower() not in _LEVELS:
             raise ValueError(f'log_level "{self.log_level}" must be one of {", ".join(_LEVELS)}')
         if self.log_format not in _FORMATS:
             raise ValueError(f'log_format "{self.log_format}" must be one of {", ".join(_FORMATS)}')
-        if not self.broker.startswith("sqlite:///") or self.broker == "sqlite:///":
+        if not _FILE.fullmatch(self.broker):
             raise ValueError(f'broker "{self.broker}" is not known; write sqlite:///noria.db, or with four slashes for an absolute path')
+        self._check_names()
+
+    def _check_names(self) -> None:
+        for host in self.allowed_hosts:
+            if not re.fullmatch(_HOST, host, re.IGNORECASE):
+                raise ValueError(f'allowed_hosts: "{host}" is no host; write names like queue.example.org, or with a port')
+        for origin in self.allowed_origins:
+            if not re.fullmatch(f"[a-z][a-z0-9+.-]*://{_HOST}/?", origin, re.IGNORECASE):
+                raise ValueError(f'allowed_origins: "{origin}" is no origin; write them like https://app.example.org')
+        for pool in self.pools:
+            if not re.fullmatch(r"[\w.-]{1,64}", pool):
+                raise ValueError(f"pools: {pool!r} is no name for a pool; use letters, digits, dots and dashes")
 
     @property
     def path(self) -> Path:
@@ -83,7 +112,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     def put(found: Mapping[str, Any], source: str) -> None:
         for name, value in found.items():
             if name not in Settings.__struct_fields__:
-                raise InvalidSettings(f'{source}: no setting is called "{name}"; known are: {", ".join(Settings.__struct_fields__)}')
+                raise InvalidSettings(f"{source}: {_unknown(name, Settings.__struct_fields__)}")
             values[name] = value
             sources[name] = source
 
@@ -91,7 +120,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     if chosen.exists():
         try:
             put(tomllib.loads(chosen.read_text()), str(chosen))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except (tomllib.TOMLDecodeError, ValueError, RecursionError, OSError) as error:
             raise InvalidSettings(f"{chosen} cannot be read as TOML: {error}") from None
     elif file is not None or "NORIA_CONFIG" in environment:
         raise InvalidSettings(f"{chosen} does not exist")
@@ -103,7 +132,9 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         if value and name == "pools":
             raise InvalidSettings("NORIA_POOLS: pools are declared in noria.toml, each with its queues and processes")
         if value:
-            put({name: value.split(",") if name.startswith("allowed_") else value}, _PREFIX + name.upper())
+            listed = [part.strip() for part in value.split(",") if part.strip()]
+            put({name: listed if name.startswith("allowed_") else value}, _PREFIX + name.upper())
+    _refuse_misspelled(environment)
     put({name: value for name, value in (flags or {}).items() if value is not None}, "the command line")
     return _checked(values, sources)
 
@@ -111,6 +142,8 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
 def _checked(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
     types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     for name, value in values.items():
+        if name == "pools" and isinstance(value, Mapping):
+            _check_pools(cast("Mapping[str, Any]", value), sources[name])
         try:
             msgspec.convert(value, types[name], strict=False)
         except msgspec.ValidationError as error:
@@ -118,4 +151,33 @@ def _checked(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
     try:
         return msgspec.convert(dict(values), Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(str(error)) from None
+        source = sources.get(re.split(r"\W", str(error))[0])  # what is wrong begins with the name of its setting
+        raise InvalidSettings(f"{source}: {error}" if source else str(error)) from None
+
+
+def _check_pools(pools: Mapping[str, Any], source: str) -> None:
+    for name, table in pools.items():
+        if isinstance(table, Mapping):
+            for setting in cast("Mapping[str, Any]", table):
+                if setting not in Pool.__struct_fields__:
+                    raise InvalidSettings(f"{source}: pools.{name}: {_unknown(setting, Pool.__struct_fields__)}")
+        try:
+            msgspec.convert(table, Pool, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidSettings(f"{source}: pools.{name}: {error}") from None
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"
+    return f'no setting is called "{name}", {hint}'
+
+
+def _refuse_misspelled(environment: Mapping[str, str]) -> None:
+    """Raise `InvalidSettings` for a variable that is almost one of ours; others may have variables of that prefix too."""
+    known = {_PREFIX + name.upper() for name in Settings.__struct_fields__} | _OTHER_VARIABLES
+    for variable in environment:
+        if variable.startswith(_PREFIX) and variable not in known and environment[variable]:
+            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
+            if near:
+                raise InvalidSettings(f"{variable}: no such variable is known, did you mean {near[0]}?")

@@ -175,6 +175,12 @@ def test_a_short_token_is_refused_with_the_way_to_a_better_one() -> None:
         refuse_open_bind(Settings(token="short"))
 
 
+@pytest.mark.parametrize("token", ["a token with spaces in it", "ein schönes Zeichen für alle", "control\x00" * 4])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    with pytest.raises(InvalidSettings, match="no header can carry"):
+        refuse_open_bind(Settings(token=token))
+
+
 async def test_every_refusal_is_a_problem_document(tmp_path: Path) -> None:
     async with opened(tmp_path, token=TOKEN, max_body=10) as shop:
         client: httpx2.AsyncClient = shop.client

@@ -26,6 +26,25 @@ _PERIODS: Final = {
 }
 
 
+FURTHEST: Final = 100 * 366 * 86400.0  # seconds: what is further away than a century is a mistake
+_NAMED: Final = re.compile(r"[^\s,*\x00-\x1f\x7f-\x9f](?:[^,*\x00-\x1f\x7f-\x9f]*[^\s,*\x00-\x1f\x7f-\x9f])?")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value < 2**31
+
+
+def _within(value: Any, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most  # NaN is not
+
+
+def refuse_bad_name(what: str, name: object) -> None:
+    """Raise `InvalidCapability` for a name of a queue or exchange that could not be written everywhere."""
+    if not isinstance(name, str) or len(name.encode(errors="replace")) > 255 or not _NAMED.fullmatch(name):
+        shown = repr(name)[:60]
+        raise InvalidCapability(f"{what} {shown}: a name has 1 to 255 bytes, no comma, asterisk or control character, no space at its ends")
+
+
 class Retry(Struct, frozen=True):
     """How often and how soon a failed message is handled again.
 
@@ -40,10 +59,11 @@ class Retry(Struct, frozen=True):
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise InvalidCapability(f"Retry(attempts={self.attempts}): at least one attempt is needed")
-        if self.delay < 0 or self.factor < 1 or self.most < 0 or not 0 <= self.jitter <= 1:
-            raise InvalidCapability(f"{self}: delay and most must be >= 0, factor >= 1, jitter within 0..1")
+        if not _is_count(self.attempts):
+            raise InvalidCapability(f"Retry(attempts={self.attempts!r}): at least one attempt is needed, as a whole number")
+        times = _within(self.delay, 0, FURTHEST) and _within(self.most, 0, FURTHEST)
+        if not times or not _within(self.factor, 1, 1000) or not _within(self.jitter, 0, 1):
+            raise InvalidCapability(f"{self}: delay and most must be >= 0 and finite, factor within 1..1000, jitter within 0..1")
 
 
 class Rate(Struct, frozen=True):
@@ -59,16 +79,18 @@ class Rate(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _ = self.interval
-        if self.burst < 1:
-            raise InvalidCapability(f"Rate(burst={self.burst}): at least 1 is needed")
+        if not _is_count(self.burst):
+            raise InvalidCapability(f"Rate(burst={self.burst!r}): at least 1 is needed, as a whole number")
+        if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
+            raise InvalidCapability(f'Rate(key={self.key!r}): write fields in braces, like "{{channel}}"')
 
     @property
     def interval(self) -> float:
         """Seconds between two starts at the steady rate."""
-        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d*)\s*([a-z]+)\s*", self.limit)
+        match = re.fullmatch(r"\s*0*([1-9]\d{0,8})\s*/\s*(?:0*([1-9]\d{0,5}))?\s*([a-z]+)\s*", str(self.limit), re.ASCII)
         period = _PERIODS.get(match[3]) if match else None
-        if match is None or period is None or int(match[1]) == 0:
-            raise InvalidCapability(f'Rate("{self.limit}"): write it like "10/s", "100/min" or "5/10s"')
+        if match is None or period is None:
+            raise InvalidCapability(f'Rate("{str(self.limit)[:40]}"): write it like "10/s", "100/min" or "5/10s"')
         return period * int(match[2] or 1) / int(match[1])
 
 
@@ -81,6 +103,12 @@ class Unique(Struct, frozen=True):
     key: str
     window: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
+            raise InvalidCapability(f'Unique(key={self.key!r}): write fields in braces, like "{{user_id}}"')
+        if self.window is not None and not (_within(self.window, 0, FURTHEST) and self.window > 0):
+            raise InvalidCapability(f"Unique(window={self.window!r}): seconds above 0 are needed, or nothing")
+
 
 class Exchange(Struct, frozen=True):
     """A named exchange; what is published there is archived for `archive` seconds (0: not at all)."""
@@ -88,6 +116,13 @@ class Exchange(Struct, frozen=True):
     name: str
     kind: Literal["direct", "topic", "fanout"] = "topic"
     archive: float = 0.0
+
+    def __post_init__(self) -> None:
+        refuse_bad_name("exchange", self.name)
+        if self.kind not in ("direct", "topic", "fanout"):
+            raise InvalidCapability(f'exchange "{self.name}": kind={self.kind!r} must be "direct", "topic" or "fanout"')
+        if not _within(self.archive, 0, FURTHEST):
+            raise InvalidCapability(f'exchange "{self.name}": archive={self.archive!r} must be seconds, 0 for not at all')
 
 
 class Capabilities(TypedDict, total=False):
@@ -183,10 +218,14 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSp
 
 def _refuse_contradictions(owner: str, values: Mapping[str, Any], *, merges: bool) -> None:
     for keyword in ("timeout", "kill_after", "ttl"):
-        if keyword in values and not values[keyword] > 0:
-            raise InvalidCapability(f"{owner}: {keyword}={values[keyword]} must be more than 0 seconds")
-    if values.get("delay", 0) < 0:
-        raise InvalidCapability(f"{owner}: delay={values['delay']} must not be negative")
+        if keyword in values and not (_within(values[keyword], 0, FURTHEST) and values[keyword] > 0):
+            raise InvalidCapability(f"{owner}: {keyword}={values[keyword]} must be more than 0 seconds, and finite")
+    if not _within(values.get("delay", 0), 0, FURTHEST):
+        raise InvalidCapability(f"{owner}: delay={values['delay']} must not be negative, and at most {FURTHEST:g} seconds")
+    if not -(2**31) <= values.get("priority", 0) < 2**31:
+        raise InvalidCapability(f"{owner}: priority={values['priority']} must fit into 32 bits")
+    if "queue" in values:
+        refuse_bad_name(f"{owner}: queue", values["queue"])
     if merges and "key" not in values:
         raise InvalidCapability(f'{owner}: has a merge method but no key; say which pending messages are one: key="{{field}}"')
     if merges and "unique" in values:
@@ -195,5 +234,6 @@ def _refuse_contradictions(owner: str, values: Mapping[str, Any], *, merges: boo
         raise InvalidCapability(f"{owner}: routing_key needs an exchange to be published to")
     if "exchange" in values and "routing_key" not in values and "queue" not in values:
         raise InvalidCapability(f"{owner}: exchange needs a routing_key (or a queue to be bound by its own name)")
-    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", values["name"]):
-        raise InvalidCapability(f'{owner}: name="{values["name"]}" must be lower-case words joined by dots')
+    for name in (values["name"], *values.get("aliases", ())):
+        if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name) or len(name) > 255:
+            raise InvalidCapability(f'{owner}: name="{name}" must be lower-case words joined by dots')

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Unpack, dataclass_transform
 
 import msgspec
 
-from noria.errors import InvalidMessage
+from noria.errors import InvalidCapability, InvalidMessage
 from noria.messages.capabilities import Capabilities, MessageSpec, complete, refuse_unknown
 from noria.messages.codec import find_faults
 from noria.messages.template import check_fields
@@ -44,11 +45,16 @@ else:
                 if k not in ("name", "aliases")
             }
             type.__setattr__(cls, "__given__", {**inherited, **given})
+            if hasattr(cls, "merge"):
+                refuse_other_merge(name, cls)
             type.__setattr__(cls, "__spec__", complete(name, cls.__given__, merges=hasattr(cls, "merge")))
             check_fields(name, cls.__spec__, cls.__struct_fields__)
             return cls
 
-        def __call__(cls, **values):
+        def __call__(cls, *positional, **values):
+            if positional:
+                fields = ", ".join(f"{field}=…" for field in cls.__struct_fields__)
+                raise TypeError(f"{cls.__name__} takes its fields by name: {cls.__name__}({fields})")
             try:
                 return msgspec.convert(values, cls)
             except msgspec.ValidationError:
@@ -56,6 +62,18 @@ else:
 
     class Message(msgspec.Struct, metaclass=MessageMeta):
         """A typed, frozen value that travels; validated when it is built and when it is decoded."""
+
+
+def refuse_other_merge(owner: str, message: type) -> None:
+    """Raise `InvalidCapability` unless `merge` can be called with the newer one of two messages."""
+    found = inspect.getattr_static(message, "merge")
+    wanted = f"{owner}: merge must be a method: def merge(self, newer: Self) -> Self"
+    if not inspect.isfunction(found) or inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
+        raise InvalidCapability(wanted)
+    try:
+        inspect.signature(found).bind(None, None)
+    except TypeError as error:
+        raise InvalidCapability(f"{wanted} ({error})") from None
 
 
 class Command(Message):

@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from noria.errors import InvalidCapability
-from noria.messages.capabilities import MessageSpec
+from noria.messages.capabilities import MessageSpec, refuse_bad_name
 
 
 def fields_of(template: str) -> list[str]:
     """Give the field names in braces, in order."""
     try:
-        return [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise InvalidCapability(f'"{template}" is no template: {error}; write fields in braces') from None
+    for field, form, conversion in parts:
+        if form or conversion:
+            raise InvalidCapability(f'"{template}" is no template: write "{{{field}}}" alone, values are written as they are')
+    return [str(field) for field, _, _ in parts]
 
 
 def check_fields(owner: str, spec: MessageSpec, known: Sequence[str]) -> None:
@@ -75,7 +79,10 @@ def expand(owner: str, template: str, message: type) -> list[str]:
                 f'advance; for an open set use key="{{{field}}}", or an exchange with a routing_key'
             )
         choices.append(values)
-    return [template.format(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*choices)]
+    names = [template.format(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*choices)]
+    for name in names:
+        refuse_bad_name(f"{owner}: queue", name)
+    return names
 
 
 def _values(hint: Any) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from noria.errors import TopologyConflict
-from noria.messages.capabilities import Exchange
+from noria.messages.capabilities import Exchange, refuse_bad_name
 
 EVENTS: Final = Exchange("events", "topic", archive=30 * 86400.0)
 
@@ -38,6 +38,7 @@ class Topology(Struct, frozen=True):
 
 def bind(name: str, *bindings: str | Binding, origin: str = "") -> Queue:
     """Give a queue bound by `"exchange:key"` strings: `bind("push.ical", "channels:push.ical.*")`."""
+    refuse_bad_name("queue", name)
     parsed = tuple(b if isinstance(b, Binding) else Binding(*b.partition(":")[::2]) for b in bindings)
     return Queue(name, tuple(sorted(set(parsed))), origin)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -37,6 +38,8 @@ def refuse_open_bind(settings: Settings) -> None:
         raise InvalidSettings(
             f"host {settings.host} can be reached from other machines and no token is set; set NORIA_TOKEN, or bind to 127.0.0.1"
         )
+    if settings.token is not None and not re.fullmatch(r"[\x21-\x7e]+", settings.token):
+        raise InvalidSettings("the token has characters that no header can carry; use letters, digits and signs without spaces")
     if settings.token is not None and len(settings.token) < 16:
         raise InvalidSettings(
             "the token is shorter than 16 characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
