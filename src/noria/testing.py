@@ -204,7 +204,7 @@ class Trial:
         def recording(posted: Sequence[Posted]) -> list[Any]:
             receipts = publish(posted)
             for one, receipt in zip(posted, receipts, strict=True):
-                if len(receipt) == 1 or receipt[1] == "merged":
+                if receipt[1:2] in ((), ("stored",), ("merged",)):
                     self._stored.append(_decode_envelope(one.envelope))
             return receipts
 

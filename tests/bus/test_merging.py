@@ -63,14 +63,16 @@ class Shelf:
             found = self.pending.get(options.key or "")
             if not options.merges:
                 receipts.append(Receipt(p.envelope.id))
+            elif found is None and options.replaces is not None:
+                receipts.append(Receipt(p.envelope.id, "pending"))
             elif found is None:
                 self.pending[options.key or ""] = (1, p.envelope)
-                receipts.append(Receipt(p.envelope.id))
+                receipts.append(Receipt(p.envelope.id, "stored", 1))
             elif options.replaces != found[0]:
                 receipts.append(Receipt(found[1].id, "pending", found[0], found[1]))
             else:
                 self.pending[options.key or ""] = (found[0] + 1, p.envelope)
-                receipts.append(Receipt(found[1].id, "merged"))
+                receipts.append(Receipt(found[1].id, "merged", found[0] + 1))
         return receipts
 
 
@@ -109,6 +111,40 @@ async def test_a_merge_is_repeated_while_others_change_the_pending_message(merge
     assert len(shelf.calls) == 3
 
 
+async def send(merger: Merger, shelf: Shelf, identity: str, *what: str) -> int:
+    """Send one message of key 1 and say how many calls that took."""
+    before = len(shelf.calls)
+    await merger.publish([sync(merger, identity, 1, *what)], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    return len(shelf.calls) - before
+
+
+async def test_from_the_third_message_of_a_pending_key_on_one_call_is_enough(merger: Merger) -> None:
+    shelf = Shelf()
+    assert [await send(merger, shelf, "abcd"[n], str(n)) for n in range(4)] == [1, 2, 1, 1]
+    assert body(shelf.pending["1"][1])["what"] == {"0", "1", "2", "3"}
+
+
+async def test_what_was_remembered_as_pending_and_runs_by_now_is_not_merged_with(merger: Merger) -> None:
+    shelf = Shelf()
+    for identity in "abc":
+        await send(merger, shelf, identity, identity)
+    shelf.pending.clear()  # it began to run
+    assert await send(merger, shelf, "d", "new") == 2
+    assert body(shelf.pending["1"][1]) == {"house": 1, "what": {"new"}}
+    assert shelf.pending["1"][1].id == "d"
+    shelf.pending.clear()
+    assert await send(merger, shelf, "e", "newer") == 1, "a message that found nothing pending leaves nothing to remember"
+
+
+async def test_what_another_sender_changed_meanwhile_is_merged_with_as_it_is_now(merger: Merger) -> None:
+    shelf = Shelf()
+    for identity in "abc":
+        await send(merger, shelf, identity, identity)
+    shelf.pending["1"] = (99, sync(merger, "a", 1, "a", "b", "c", "theirs").envelope)
+    assert await send(merger, shelf, "d", "mine") == 2
+    assert body(shelf.pending["1"][1])["what"] == {"a", "b", "c", "theirs", "mine"}
+
+
 async def test_only_what_was_pending_is_published_again(merger: Merger) -> None:
     shelf = Shelf()
     await merger.publish([sync(merger, "a", 1, "x")], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -139,9 +175,9 @@ async def test_a_merge_that_adds_up_counts_each_message_once_however_often_it_is
             return replace(self, times=self.times + newer.times)
 
     shelf = Shelf()
-    for identity in ("a", "b", "c"):
+    for identity in ("a", "b"):
         shelf.calls.clear()
-        if identity == "c":
+        if identity == "b":
             shelf.interfere = [("x", merger.bus.prepare(Count(name="x", times=10), Draft("a")).envelope)]
         await merger.publish([merger.bus.prepare(Count(name="x"), Draft(identity))], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     assert body(shelf.pending["x"][1]) == {"name": "x", "times": 11}

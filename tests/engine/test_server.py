@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -22,6 +23,7 @@ from noria.engine.wire import LARGEST_FRAME, decode_request, frame
 from noria.errors import BrokerError, Rejected, StorageFull
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
+from noria.store.embedded import EmbeddedStore
 from tests.waiting import auntil
 
 
@@ -78,6 +80,14 @@ async def test_one_refused_request_does_not_touch_the_others_of_its_turn(broker:
     )
     assert isinstance(outcomes[1], Rejected)
     assert (await broker.depth("q")).ready == 2
+
+
+@contextlib.contextmanager
+def sqlite_rows(engine: Engine) -> Iterator[Callable[[str], object]]:
+    """Change rows behind the engine's back, as a sick disk does."""
+    engine.ledger.write()
+    yield engine.ledger.db.execute
+    engine.ledger.commit()
 
 
 async def published(broker: EmbeddedBroker, publication: Publication) -> None:
@@ -239,6 +249,46 @@ async def test_text_that_is_no_utf8_fails_its_own_request_only(engine: Engine, b
     await broker.publish([message(1)])
     assert b"bad request" in b"".join(answers)
     assert (await broker.depth("q")).ready == 1
+
+
+async def test_an_answer_that_something_is_pending_costs_no_commit(engine: Engine, broker: EmbeddedBroker) -> None:
+    merging = Publication(Envelope("a", "t", b"{}"), "q", options=Options(key="k", merges=True))
+    (stored,) = await broker.publish([merging])
+    pages = engine.ledger.db.execute("pragma data_version").fetchone()
+    written = Path(f"{engine.ledger.path}-wal").read_bytes()
+    (answer,) = await broker.publish([merging])
+    assert (answer.outcome, answer.version) == ("pending", stored.version)
+    assert Path(f"{engine.ledger.path}-wal").read_bytes() == written
+    assert engine.ledger.db.execute("pragma data_version").fetchone() == pages
+
+
+async def test_a_long_line_of_one_key_is_passed_over_in_several_turns(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noria.engine.ledger._LOOKED_AT_ONCE", 50)
+    busy = [Publication(Envelope(f"b{n}", "t", b"{}"), "q", options=Options(key="busy")) for n in range(400)]
+    await broker.publish([*busy, message(1)])
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        (first,) = await consumer.receive(1, 1.0)
+        assert first.envelope.id == "b0"
+        before = engine.turns
+        (other,) = await consumer.receive(1, 5.0)
+        assert other.envelope.id == "m1"
+        assert engine.turns - before > 5
+        await consumer.settle([Ack(first.tag)])
+        assert [d.envelope.id for d in await consumer.receive(2, 1.0)] == ["b1"], "the line goes on in its order"
+
+
+async def test_a_message_that_the_disk_changed_is_a_dead_letter_and_never_handled(engine: Engine, broker: EmbeddedBroker) -> None:
+    await broker.publish([message(1), message(2)])
+    with sqlite_rows(engine) as rows:
+        rows("update ready set envelope = cast(replace(envelope, 'm1', 'm7') as blob) where message_id = 'm1'")
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m2"]
+    (letter,) = await EmbeddedStore(broker.client).letters("q")
+    assert letter.reason == "damaged"
+    assert letter.envelope.id == "m1"
+    assert b"m7" in letter.envelope.body
 
 
 async def test_a_lend_is_bounded_by_bytes_so_that_its_answer_always_fits(broker: EmbeddedBroker) -> None:

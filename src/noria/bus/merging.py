@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -12,6 +14,8 @@ from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt, changed
 from noria.messages.message import Message
 
+_REMEMBERED: Final = 10_000
+_Place = tuple[str, str, str]
 Publish = Callable[[Sequence[Publication]], Awaitable[list[Receipt]]]
 
 
@@ -21,20 +25,22 @@ class Merger:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.registry = bus.registry
+        self._pending: collections.OrderedDict[_Place, Receipt] = collections.OrderedDict()
 
     async def publish(self, publications: Sequence[Publication], publish: Publish) -> list[Receipt]:
         """Publish, merging with what is pending for as long as somebody else changes it meanwhile."""
         folded, positions = self._fold(publications)
         final: dict[int, Receipt] = {}
-        waiting = list(enumerate(folded))
+        waiting = [(index, self._with_remembered(publication)) for index, publication in enumerate(folded)]
         while waiting:
             receipts = await publish([p for _, p in waiting])
             again: list[tuple[int, Publication]] = []
-            for (index, _), receipt in zip(waiting, receipts, strict=True):
+            for (index, tried), receipt in zip(waiting, receipts, strict=True):
                 if receipt.outcome == "pending":
                     again.append((index, self._merge(folded[index], receipt)))
                 else:
                     final[index] = receipt
+                    self._remember(tried, receipt)
             waiting = again
         return [
             msgspec.structs.replace(final[position], outcome="merged")
@@ -42,6 +48,21 @@ class Merger:
             else final[position]
             for n, position in enumerate(positions)
         ]
+
+    def _with_remembered(self, publication: Publication) -> Publication:
+        """Merge with what was pending when we sent the last one of its key: it saves asking, and a wrong guess is answered."""
+        place = _place(publication)
+        remembered = None if place is None else self._pending.pop(place, None)
+        return publication if remembered is None else self._merge(publication, remembered)
+
+    def _remember(self, publication: Publication, receipt: Receipt) -> None:
+        """Remember what is pending, if it stays so for long enough that a second message met the first."""
+        place = _place(publication)
+        if place is None or receipt.outcome != "merged" or receipt.version is None:
+            return
+        self._pending[place] = Receipt(receipt.id, "pending", receipt.version, publication.envelope)
+        if len(self._pending) > _REMEMBERED:
+            self._pending.popitem(last=False)
 
     def fold(self, publications: Sequence[Publication]) -> tuple[Publication, ...]:
         """Merge those of one key among themselves."""
@@ -63,14 +84,13 @@ class Merger:
         """Merge those of one key among themselves; give what is left, and where each went."""
         folded: list[Publication] = []
         positions: list[int] = []
-        places: dict[tuple[str, str, str], int] = {}
+        places: dict[_Place, int] = {}
         for publication in publications:
-            options = publication.options
-            if options is None or not options.merges or options.key is None or options.idempotency_key or options.unique:
+            place = _place(publication)
+            if place is None:
                 positions.append(len(folded))
                 folded.append(publication)
                 continue
-            place = (publication.exchange, publication.routing_key, options.key)
             at = places.get(place)
             if at is None:
                 at = places[place] = len(folded)
@@ -114,3 +134,11 @@ class Merger:
             min(older.delay, newer.delay),
             changed(newer.options, merged_ids=ids, tracked=tracked),
         )
+
+
+def _place(publication: Publication) -> _Place | None:
+    """Give where a publication would be pending; none for one that does not merge, or that must be known by its own key."""
+    options = publication.options
+    if options is None or not options.merges or options.key is None or options.idempotency_key or options.unique:
+        return None
+    return (publication.exchange, publication.routing_key, options.key)

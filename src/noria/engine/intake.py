@@ -26,16 +26,7 @@ class Intake:
 
     def publish(self, posted: Sequence[Posted]) -> list[Any]:
         """Store publications, all or none, and give their receipts."""
-        routes = [self._ledger.routes.match(p.exchange, p.routing_key) for p in posted]
-        for p, queues in zip(posted, routes, strict=True):
-            if len(queues) > 1 and p.options is not None and p.options.merges:
-                names = ", ".join(queue.name for queue in queues)
-                raise Unroutable(f'"{p.routing_key}" goes to several queues ({names}): a message that merges can wait in one only')
-        fingerprints: dict[str, str | None] = {}
-        for p in posted:
-            if p.options is not None and p.options.idempotency_key is not None:
-                self._refuse_reuse(p, fingerprints.setdefault(p.options.idempotency_key, p.options.fingerprint))
-        self._ledger.write()
+        routes = self._routes(posted)
         now = self._ledger.now()
         receipts: list[Any] = []
         rows: list[tuple[Any, ...]] = []
@@ -52,10 +43,12 @@ class Intake:
                 receipts.append((p.message_id,))
             else:
                 receipts.append(self._publish_special(p, envelope, queues, now))
-            if p.exchange and len(receipts[-1]) == 1:
+            if p.exchange and receipts[-1][1:2] in ((), ("stored",)):
                 exchange = self._ledger.routes.exchanges[p.exchange]
                 if exchange.archive:
                     archived.append((now, p.exchange, p.routing_key, p.message_id, envelope))
+        if rows or archived:
+            self._ledger.write()
         if rows:
             self._ledger.db.executemany(INSERT, rows)
         if archived:
@@ -63,6 +56,20 @@ class Intake:
                 "insert into archive (at, exchange, routing_key, message_id, envelope) values (?, ?, ?, ?, ?)", archived
             )
         return receipts
+
+    def _routes(self, posted: Sequence[Posted]) -> list[tuple[QueueState, ...]]:
+        """Give the queues of each, or refuse all for one that cannot be stored."""
+        routes = [self._ledger.routes.match(p.exchange, p.routing_key) for p in posted]
+        fingerprints: dict[str, str | None] = {}
+        for p, queues in zip(posted, routes, strict=True):
+            if p.options is None:
+                continue
+            if len(queues) > 1 and p.options.merges:
+                names = ", ".join(queue.name for queue in queues)
+                raise Unroutable(f'"{p.routing_key}" goes to several queues ({names}): a message that merges can wait in one only')
+            if p.options.idempotency_key is not None:
+                self._refuse_reuse(p, fingerprints.setdefault(p.options.idempotency_key, p.options.fingerprint))
+        return routes
 
     def _publish_special(self, p: Posted, envelope: bytes, queues: Iterable[QueueState], now: float) -> tuple[Any, ...]:
         options = p.options
@@ -74,12 +81,14 @@ class Intake:
                 return (taken, "duplicate")
             key = options.key
             flags = (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if options.merges else 0)
+        version: int | None = None
         for queue in queues:
             if flags & MERGES and key is not None:
                 answer = self._merge(p, envelope, queue, key, flags, now)
                 if answer is not None:
                     return answer
-            self._insert(queue, -p.priority, p, envelope, flags, key, now)
+            self._ledger.write()
+            version = self._insert(queue, -p.priority, p, envelope, flags, key, now)
         if options is not None:
             self._remember_keys(p, now)
             if flags & TRACKED:
@@ -88,9 +97,9 @@ class Intake:
                     "insert or ignore into tracked (message_id, type, state, queue, at) values (?, ?, ?, ?, ?)",
                     (p.message_id, p.type, "delayed" if p.delay > 0 else "ready", first.name if first else "", now),
                 )
-        return (p.message_id,)
+        return (p.message_id, "stored", version) if flags & MERGES else (p.message_id,)
 
-    def _insert(self, queue: QueueState, rank: int, p: Posted, envelope: bytes, flags: int, key: str | None, now: float) -> None:
+    def _insert(self, queue: QueueState, rank: int, p: Posted, envelope: bytes, flags: int, key: str | None, now: float) -> int:
         identity = self._ledger.next_id()
         due = now + p.delay if p.delay > 0 else None
         if due is None:
@@ -107,6 +116,7 @@ class Intake:
                 "insert into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)",
                 (queue.id, key, identity, due, rank, identity),
             )
+        return identity
 
     def _merge(self, p: Posted, envelope: bytes, queue: QueueState, key: str, flags: int, now: float) -> tuple[Any, ...] | None:
         """Put a merged message in the place of the pending one, or say what is pending; None if nothing is."""
@@ -119,6 +129,7 @@ class Intake:
         assert options is not None
         if options.replaces != version:
             return (message_id, "pending", version, Raw(unseal(old)))
+        self._ledger.write()
         if due is None:
             self._ledger.db.execute(
                 "update ready set envelope = ?, flags = ? where queue = ? and rank = ? and id = ?",
@@ -128,7 +139,8 @@ class Intake:
             self._ledger.db.execute(
                 "update delayed set envelope = ?, flags = ? where due = ? and id = ?", (envelope, stored | flags, due, identity)
             )
-        self._ledger.db.execute("update pending set version = ? where queue = ? and key = ?", (self._ledger.next_id(), queue.id, key))
+        version = self._ledger.next_id()
+        self._ledger.db.execute("update pending set version = ? where queue = ? and key = ?", (version, queue.id, key))
         if options.tracked:
             self._ledger.db.executemany(
                 "insert or ignore into tracked (message_id, type, state, queue, at, into_id) values (?, ?, 'ready', ?, ?, ?)",
@@ -136,7 +148,7 @@ class Intake:
             )
         for merged in options.merged_ids:
             self._remember_keys(p, now, merged)
-        return (message_id, "merged")
+        return (message_id, "merged", version)
 
     def _pending_row(self, queue: QueueState, identity: int, due: float | None, rank: int) -> tuple[str, int, bytes]:
         if due is None:

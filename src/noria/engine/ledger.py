@@ -77,7 +77,7 @@ class Ledger:
         self._next = self._reserved = int(self._meta("next_id"))
         self.was_held = int(self._meta("held")) != 0
         self._set_meta("held", -1)
-        self._writing = False
+        self.writing = False
         self._added: list[int] = []
         self._popped: list[Claim] = []
         self._dirty: set[QueueState] = set()
@@ -94,19 +94,19 @@ class Ledger:
 
     def write(self) -> None:
         """Begin the turn's transaction if it has not begun."""
-        if not self._writing:
+        if not self.writing:
             self.db.execute("begin immediate")
-            self._writing = True
+            self.writing = True
 
     def commit(self) -> None:
         """Make the turn durable; raises `StorageFull`, after which the caller must `undo`."""
         try:
-            if self._writing:
+            if self.writing:
                 self._save_counters()
                 self.db.execute("commit")
         except apsw.FullError as error:
             raise StorageFull(f"no room to store more in {self.path.parent} ({error}); free some space, nothing was lost") from None
-        self._writing = False
+        self.writing = False
         self._added.clear()
         self._popped.clear()
         self._dirty.clear()
@@ -127,9 +127,9 @@ class Ledger:
 
     def undo(self) -> None:
         """Take back everything since the last commit, in the file and in memory."""
-        if self._writing and not self.db.get_autocommit():
+        if self.writing and not self.db.get_autocommit():
             self.db.execute("rollback")
-        self._writing = False
+        self.writing = False
         for tag in self._added:
             claim = self.claims.pop(tag, None)
             if claim is not None:
@@ -151,7 +151,7 @@ class Ledger:
 
     def close(self, *, momentary: bool = False) -> None:
         """Close the file, remembering whether anything was lent; a momentary owner leaves that as it found it."""
-        if self._writing:
+        if self.writing:
             self.undo()
         self._set_meta("held", int(self.was_held) if momentary else len(self.claims))
         self.db.close()

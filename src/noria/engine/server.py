@@ -246,7 +246,7 @@ class Engine:
                 raise BrokerError(f'bad request: no verb is called "{verb}"')
             arguments = decode(request.arguments)
             connection.answer(serial, getattr(self.verbs, verb)(connection.session, *arguments))
-            if verb == "publish":
+            if verb == "publish" and self.ledger.writing:
                 connection.stored = serial
         except NoriaError as error:
             connection.refuse(serial, error)

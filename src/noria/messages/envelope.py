@@ -65,7 +65,7 @@ class Receipt(Struct, frozen=True, array_like=True):
     `outcome` is *stored*; *duplicate* (a unique or idempotency key was taken: `id` is the first message's);
     *merged* (into the pending message `id`); or *pending*: not stored, because `pending` has the same key
     at `version`: merge with it and publish again with `replaces=version`. Without a `pending`, the one that was
-    merged with has begun to run meanwhile: publish the original again.
+    merged with has begun to run meanwhile: publish the original again. What merges is *stored* or *merged* at a `version`, too.
     """
 
     id: str
