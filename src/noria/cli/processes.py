@@ -25,6 +25,8 @@ from noria.bus.bus import Draft, new_id
 from noria.cli.lifetime import Lifeline, end_with_parent
 from noria.cli.loading import find_app, settings_of
 from noria.cli.logs import set_up
+from noria.engine import hazards
+from noria.engine.owner import Ownership
 from noria.engine.server import Engine, serve, steady_clock
 from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings
 from noria.messages.topology import match
@@ -68,7 +70,11 @@ def engine(ctx: click.Context) -> None:
             line.ready()
             line.beat_from_loop()
 
+        hazards.refuse_folder(settings.path)
+        with Ownership(settings.path):
+            hazards.refuse(settings.path)
         serving[:] = [Engine(settings.path)]
+        hazards.guard(settings.path)
         await serve(settings.path, ready, engine=serving[0])
 
     async def main() -> None:

@@ -11,6 +11,7 @@ import setproctitle
 
 from noria.cli.loading import settings_of
 from noria.cli.logs import set_up
+from noria.engine.hazards import refuse_folder
 from noria.errors import InvalidSettings
 from noria.supervisor.supervisor import Supervisor, plan
 from noria.web.guard import refuse_open_bind
@@ -32,6 +33,7 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     if settings.app is None:
         raise InvalidSettings("no application is named: use -A module:app, NORIA_APP, or app in noria.toml")
     refuse_open_bind(settings)
+    refuse_folder(settings.path)
     set_up(settings, "supervisor")
     setproctitle.setproctitle("noria supervisor")
     os.environ["NORIA_APP"] = settings.app
