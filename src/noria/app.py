@@ -7,8 +7,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -24,7 +24,7 @@ from noria.bus.registry import Registry
 from noria.bus.task import Task
 from noria.engine.server import Engine
 from noria.engine.wire import FURTHEST
-from noria.errors import CommandFailed, DefinitionError, InvalidMessage, ResultTimeout, TooLate
+from noria.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
 from noria.messages.capabilities import Capabilities
 from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt, changed
@@ -142,10 +142,17 @@ class App:
         `misfire` says what becomes of slots missed while nothing ran: once, skip or all.
         """
         self._refuse_if_frozen("schedules")
+        if not isinstance(trigger, Trigger):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
+            raise DefinitionError(f'app.schedule needs cron("…") or every(…), not {trigger!r}')
+        if not isinstance(message, Command):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"app.schedule sends a command, not {message!r}; write it with its fields, like SendReport(day=1)")
         if is_immediate(message):
             raise DefinitionError(f"{type(message).__name__} is handled here and now; give it a queue to be scheduled")
         self.knows(type(message))
-        self.schedules.append(Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire))
+        schedule = Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire)
+        if any(known.name == schedule.name for known in self.schedules):
+            raise DuplicateName(f'two schedules are called "{schedule.name}"; give one of them name="..."')
+        self.schedules.append(schedule)
 
     def task(self, function: Callable[P, R] | None = None, /, **capabilities: Unpack[Capabilities]) -> Any:
         """Turn a function into a command with `.send(…)` of the same signature."""
@@ -191,8 +198,9 @@ class App:
         self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
     ) -> Any:
         """See `send`."""
-        many = not isinstance(message, Message)
-        messages: Sequence[Message] = message if many else (message,)
+        many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
+        messages = list(cast("Iterable[Message]", message)) if many else [cast("Message", message)]
+        _refuse_others(messages)
         publications: list[Publication] = []
         receipts: list[Receipt] = []
         for one in messages:
@@ -344,16 +352,36 @@ def _leave_behind(app: App | None) -> None:
         app.forget_connections()
 
 
+def _refuse_others(messages: Sequence[Any]) -> None:
+    """Raise `InvalidMessage` for what is no message; a class in place of a message is the usual slip."""
+    for one in messages:
+        if not isinstance(one, Message):
+            is_class = isinstance(one, type) and issubclass(one, Message)
+            hint = f"send one of it: {one.__name__}(…)" if is_class else "send commands and events, one or a sequence"
+            raise InvalidMessage("message", {"$": f"{one!r} is no message; {hint}"})
+
+
 def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:
     """Give the draft of a message with what its sender asked for."""
-    if delay is not None and not 0 <= delay <= FURTHEST:
-        raise InvalidMessage(message.__spec__.name, {"delay": f"must be within 0 and {FURTHEST:g} seconds, not {delay}"})
+    name = message.__spec__.name
+    if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= FURTHEST):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidMessage(name, {"delay": f"must be within 0 and {FURTHEST:g} seconds, not {delay}"})
+    if priority is not None and not (isinstance(priority, int) and -(2**31) <= priority < 2**31):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidMessage(name, {"priority": f"must be a whole number of 32 bits, not {priority}"})
+    if idempotency_key is not None and not _is_key(idempotency_key):
+        raise InvalidMessage(name, {"idempotency_key": "must be 1 to 255 characters, without control characters"})
     if idempotency_key is not None and is_immediate(message):
-        raise InvalidMessage(message.__spec__.name, {"idempotency_key": "is not kept for a command that is handled here and now"})
+        raise InvalidMessage(name, {"idempotency_key": "is not kept for a command that is handled here and now"})
     draft = Draft(new_id(), priority=priority, delay=delay)
     if idempotency_key is not None:
         draft.options = changed(None, idempotency_key=f"{message.__spec__.name}:{idempotency_key}", fingerprint=fingerprint(message))
     return draft
+
+
+def _is_key(key: object) -> bool:
+    return (
+        isinstance(key, str) and 0 < len(key) <= 255 and not any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in key)
+    )
 
 
 def is_immediate(message: Message) -> bool:

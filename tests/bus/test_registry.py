@@ -129,8 +129,11 @@ def test_a_command_without_a_queue_cannot_be_served_from_one() -> None:
 def test_one_queue_with_two_bindings_is_a_conflict_naming_both_handlers() -> None:
     registry = Registry()
     registry.add_handler(Job, Handler(job), bind("work", "jobs:job.a"))
-    with pytest.raises(TopologyConflict, match=r'"jobs:job\.a" by .*job .*"jobs:job\.b" by .*other'):
-        registry.add_handler(Job, Handler(other), bind("work", "jobs:job.b"))
+
+    async def elsewhere(command: Job) -> None: ...
+
+    with pytest.raises(TopologyConflict, match=r'"jobs:job\.a" by .*job .*"jobs:job\.b" by .*elsewhere'):
+        registry.add_handler(Job, Handler(elsewhere), bind("work", "jobs:job.b"))
 
 
 def test_two_kinds_of_one_exchange_are_a_conflict() -> None:

@@ -88,7 +88,7 @@ def test_publish_stores_an_event_for_its_subscribers(noria: Noria) -> None:
         (("send", "sold", "customer=Ada"), "use noria publish"),
         (("publish", "order", "customer=Ada"), "use noria send"),
         (("send",), "Missing argument"),
-        (("send", "order", "customer=Ada", "--delay", "soon"), "not a valid float"),
+        (("send", "order", "customer=Ada", "--delay", "soon"), "is no number of seconds"),
         (("sned",), "No such command"),
     ],
 )

@@ -15,7 +15,7 @@ from noria.bus.context import Context
 from noria.bus.handler import Handler, Invoke
 from noria.bus.providers import Providers
 from noria.bus.registry import Registry
-from noria.errors import InvalidMessage, TooLate
+from noria.errors import DefinitionError, InvalidMessage, TooLate
 from noria.messages.capabilities import MessageSpec
 from noria.messages.codec import JSON, decoder, encode_json
 from noria.messages.envelope import NO_HEADERS, Envelope, Options, Publication
@@ -93,6 +93,8 @@ class Bus:
         """Append a middleware: it runs inside those before it. Raises `TooLate` after the first use."""
         if self._frozen:
             raise TooLate("this application is in use: add middleware where it is defined, before the first message")
+        if not isinstance(middleware, Middleware) and not callable(middleware):
+            raise DefinitionError(f"app.use needs a Middleware or an async function, not {middleware!r}")
         self._middleware.append(middleware if isinstance(middleware, Middleware) else _Function(middleware))
 
     @property
@@ -183,13 +185,23 @@ def _seal(kind: type[Message], spec: MessageSpec) -> Send:
         exchange = exchange or EVENTS.name
         key = renderer(spec.routing_key or spec.name)
     name, clock = spec.name, time.time
+    read = decoder(kind)
+
+    def written(message: Any) -> bytes:
+        try:
+            body = encode_json(message)
+            if b"null" in body:  # NaN and infinity are written as null, and null is taken only where the field may be nothing
+                read(body)
+        except (TypeError, ValueError, OverflowError) as error:  # a lone surrogate, NaN, an object of no known kind
+            raise InvalidMessage(name, {"$": f"it cannot be written as JSON: {error}"}) from None
+        return body
 
     def seal(message: Any, draft: Draft) -> Publication:
         parts: list[Any] = [part for pair in draft.headers.items() for part in pair] if draft.headers else []
         if not all(isinstance(part, str) for part in parts):
             raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
         envelope = Envelope(
-            draft.id, name, encode_json(message), clock(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
+            draft.id, name, written(message), clock(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
         )
         return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, draft.options)
 

@@ -33,6 +33,7 @@ class Handler:
             raise DefinitionError(
                 f"{self.name} takes no message; write it like: def {function.__name__}(message: {function.__name__.title()})"
             )
+        self.takes = _taken(function, parameters[0].name)
         hints = _hints(function, [parameter.name for parameter in parameters[1:]], self.name)
         self.needs: dict[str, Any] = {}
         for parameter in parameters[1:]:
@@ -74,6 +75,15 @@ class Handler:
         if inspect.isasyncgenfunction(function):
             return _yielding(call)
         return _threaded(call, threads, yields=inspect.isgeneratorfunction(function))
+
+
+def _taken(function: Callable[..., Any], parameter: str) -> type[Message] | None:
+    """Give the message class that the first parameter is annotated with, if it is one class."""
+    try:
+        hint = _hints(function, [parameter], "").get(parameter)
+    except DefinitionError:
+        return None
+    return hint if isinstance(hint, type) and issubclass(hint, Message) else None
 
 
 def _hints(function: Callable[..., Any], names: Sequence[str], owner: str) -> dict[str, Any]:

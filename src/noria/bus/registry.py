@@ -53,6 +53,9 @@ class Registry:
 
     def add_handler(self, message: type[Command], handler: Handler, queue: Queue | None) -> None:
         """Append a handler of a command, of what comes through one queue or of all."""
+        _refuse_other_kind_of_message(message, Command, handler, "@app.handles needs a command class", "subscribe to events with @app.on")
+        if handler.takes is not None and not issubclass(message, handler.takes):
+            raise DefinitionError(f"{handler.origin} handles {message.__name__}, but its first parameter is a {handler.takes.__name__}")
         self.add_message(message)
         spec = message.__spec__
         if queue is not None:
@@ -75,8 +78,13 @@ class Registry:
     def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None) -> None:
         """Give an event handler its own durable queue, bound by the event's name or by a pattern."""
         if isinstance(what, str):
+            if not all(what.split(".")) or any(c.isspace() for c in what):
+                raise DefinitionError(f'{handler.origin}: "{what}" is no pattern; write words joined by dots, * for one word, # for any')
             pattern, message = what, None
         else:
+            _refuse_other_kind_of_message(
+                what, Event, handler, "@app.on needs an event class or a pattern", "handle commands with @app.handles"
+            )
             self.add_message(what)
             pattern, message = what.__spec__.name, what
         queue_name = name or f"on.{handler.function.__name__}"
@@ -161,6 +169,13 @@ class Registry:
                 raise DefinitionError(
                     f"{handler.origin} asks for {', '.join(missing)}, which nothing provides; add a function with @app.provides"
                 )
+
+
+def _refuse_other_kind_of_message(given: Any, wanted: type[Message], handler: Handler, what: str, other: str) -> None:
+    if not isinstance(given, type) or not issubclass(given, Message):
+        raise DefinitionError(f"{handler.origin}: {what}, not {given!r}")
+    if not issubclass(given, wanted):
+        raise DefinitionError(f"{handler.origin}: {what}, and {given.__name__} is none; {other}")
 
 
 def _where(thing: Any) -> str:

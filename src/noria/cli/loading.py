@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import click
 
 from noria.app import App, Connection
-from noria.errors import InvalidSettings, NotFound
+from noria.errors import DefinitionError, InvalidSettings, NoriaError, NotFound
 from noria.settings import Settings, load
 
 R = TypeVar("R")
@@ -31,18 +34,7 @@ def find_app(settings: Settings, *, role: str = "client", alone: bool = True) ->
     name, _, attribute = settings.app.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        if name.startswith("."):
-            raise ValueError(name)
-        module = importlib.import_module(name)
-    except (TypeError, ValueError):
-        raise InvalidSettings(f"-A {settings.app} names no module; write it like shop.tasks:app") from None
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise InvalidSettings(
-                f'no module is called "{error.name}" (for -A {settings.app}); it was looked for in {Path.cwd()!s} and on sys.path'
-            ) from None
-        raise
+    module = _imported(name, settings.app)
     found: Any = getattr(module, attribute or "app", None)
     if not isinstance(found, App):
         raise InvalidSettings(f'{name} has no application called "{attribute or "app"}": write app = App("name") there')
@@ -50,6 +42,35 @@ def find_app(settings: Settings, *, role: str = "client", alone: bool = True) ->
     found.registry.check(lambda handler: handler.unmet(found.providers))
     found.registry.topology()
     return found
+
+
+def _imported(name: str, given: str) -> ModuleType:
+    if not re.fullmatch(r"\w+(\.\w+)*", name) or name.endswith(".py"):
+        raise InvalidSettings(f"-A {given} names no module; write it like shop.tasks:app")
+    try:
+        return importlib.import_module(name)
+    except NoriaError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InvalidSettings(
+                f'no module is called "{error.name}" (for -A {given}); it was looked for in {Path.cwd()!s} and on sys.path'
+            ) from None
+        raise _broken(name, error) from error
+    except (Exception, SystemExit) as error:  # whatever the user's own module does while it is imported
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: BaseException) -> NoriaError:
+    """Show the traceback below our own frames, and give the one sentence at the end of it."""
+    trace = error.__traceback__
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename.startswith("<frozen ") or trace.tb_frame.f_globals.get("__name__") == __name__
+    ):
+        trace = trace.tb_next
+    click.echo("".join(traceback.format_exception(type(error), error, trace)).rstrip(), err=True)
+    kind = DefinitionError if isinstance(error, ImportError | SyntaxError) else NoriaError  # the others may be gone the next time
+    return kind(f"{name} cannot be imported: {type(error).__name__}: {error}")
 
 
 def bare_app(settings: Settings) -> App:

@@ -12,6 +12,7 @@ import msgspec
 
 from noria.app import App, is_immediate
 from noria.cli.loading import find_app, settings_of
+from noria.cli.seconds import SECONDS
 from noria.errors import InvalidMessage, NoriaError, UnknownMessage
 from noria.messages.bounds import excess_of
 from noria.messages.codec import decode_body, encode_json
@@ -81,8 +82,8 @@ def _lenient(kind: Any, text: str) -> Any:
 @click.command()
 @click.argument("name")
 @click.argument("fields", nargs=-1)
-@click.option("--wait", type=float, default=None, metavar="SECONDS", help="Wait for the result and print it.")
-@click.option("--delay", type=click.FloatRange(0), default=None, metavar="SECONDS", help="Not before so many seconds.")
+@click.option("--wait", type=SECONDS, default=None, metavar="SECONDS", help="Wait for the result and print it.")
+@click.option("--delay", type=SECONDS, default=None, metavar="SECONDS", help="Not before so many seconds.")
 @click.option("--priority", type=click.IntRange(-(2**31), 2**31 - 1), default=None, help="Larger is served first.")
 @click.option("--idempotency-key", default=None, help="The same key and body are taken once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -98,7 +99,7 @@ def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | N
         try:
             if wait is not None or is_immediate(command):
                 assert isinstance(command, Command)
-                return {"result": await app.aask(command, timeout=wait or 30.0, **options)}
+                return {"result": await app.aask(command, timeout=30.0 if wait is None else wait, **options)}
             receipt = await app.asend(command, **options)
             return {"id": receipt.id, "outcome": receipt.outcome}
         except NoriaError:

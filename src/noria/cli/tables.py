@@ -32,14 +32,19 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
 def body_of(envelope: Envelope) -> Any:
     """Give the body decoded, or what it is instead."""
     try:
-        return decode_plain(envelope.body, envelope.content_type)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        body = decode_plain(envelope.body, envelope.content_type)
+        msgspec.json.encode(body)  # MessagePack has values that cannot be shown as JSON
+    except (ValueError, TypeError, RecursionError):
         return f"<{len(envelope.body)} bytes of {envelope.content_type}>"
+    return body
 
 
 def when(moment: float) -> str:
-    """Write a time for people, in UTC."""
-    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """Write a time for people, in UTC; a foreign clock may have written any number."""
+    try:
+        return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"<{moment!r}>"
 
 
 def _cell(value: Any) -> str:

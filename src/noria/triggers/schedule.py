@@ -10,10 +10,12 @@ from cronsim import CronSim, CronSimError
 from msgspec import Struct
 
 from noria.errors import DefinitionError
+from noria.messages.capabilities import FURTHEST
 from noria.messages.message import Command
 
 _ALIASES = {"@yearly": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0", "@daily": "0 0 * * *", "@hourly": "0 * * * *"}
 _MOST_MISSED = 1000
+_LONGEST_EXPRESSION = 1000
 
 
 class Trigger(Struct, frozen=True):
@@ -53,20 +55,27 @@ class Every(Trigger, frozen=True):
 
 def cron(expression: str, zone: str = "UTC") -> Cron:
     """Give a trigger like `cron("0 4 * * *", "Europe/Paris")`; raises `DefinitionError` for a wrong one."""
-    expression = _ALIASES.get(expression, expression)
+    shown = str(expression)[:60]
+    expression = _ALIASES.get(str(expression), str(expression))
+    if len(expression) > _LONGEST_EXPRESSION:
+        raise DefinitionError(f'cron("{shown}…") is longer than {_LONGEST_EXPRESSION} characters; write minute hour day month weekday')
     try:
-        CronSim(expression, datetime.datetime(2026, 1, 1, tzinfo=ZoneInfo(zone)))
-    except CronSimError as error:
-        raise DefinitionError(f'cron("{expression}") is wrong: {error}; write minute hour day month weekday') from None
-    except (ZoneInfoNotFoundError, ValueError):
+        found = ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError):
         raise DefinitionError(f'cron: no time zone is called "{zone}"; write one like "Europe/Paris"') from None
+    try:
+        next(CronSim(expression, datetime.datetime(2026, 1, 1, tzinfo=found)))
+    except (CronSimError, ValueError) as error:
+        raise DefinitionError(f'cron("{shown}") is wrong: {error}; write minute hour day month weekday') from None
+    except StopIteration:
+        raise DefinitionError(f'cron("{shown}") never comes: no such day is in the calendar') from None
     return Cron(expression, zone)
 
 
 def every(seconds: float) -> Every:
     """Give a trigger that fires every so many seconds."""
-    if seconds < 0.1:
-        raise DefinitionError(f"every({seconds}): at least 0.1 seconds are needed")
+    if not isinstance(seconds, int | float) or not 0.1 <= seconds <= FURTHEST:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(f"every({seconds}): at least 0.1 seconds are needed, and less than a century")
     return Every(seconds)
 
 
