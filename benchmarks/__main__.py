@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from benchmarks import backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
+from benchmarks.meters import Machine
 from benchmarks.results import Results
 from benchmarks.scale import SCALES, Scale
 from benchmarks.stage import NotMeasured, Session
@@ -84,7 +85,7 @@ class Measuring:
     async def _one(self, session: Session, family: str, system: str, measure: Measure) -> None:
         if system in self.missing:
             return
-        started = time.monotonic()
+        started, machine = time.monotonic(), Machine()
         try:
             async for figure in measure(session, self._scale):
                 if not self._chosen.append and (figure.work.name, system) not in self._begun:
@@ -94,7 +95,11 @@ class Measuring:
         except NotMeasured as reason:
             self.missing[system] = str(reason)
             return
-        print(f"{family}, {system}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"{family}, {system}: {time.monotonic() - started:.1f} s; others took {machine.others():.2f} cores meanwhile",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def main() -> None:

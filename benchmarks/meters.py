@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -25,6 +28,31 @@ def tree(process: int) -> list[psutil.Process]:
     """Give a process and all below it."""
     first = psutil.Process(process)
     return [first, *first.children(recursive=True)]
+
+
+class Machine:
+    """What the whole machine did since this was made: how much of it was not ours says how far figures can be trusted."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+        self._all = _busy()
+        self._ours = _ours()
+
+    def others(self) -> float:
+        """Give how many cores the rest of the machine used meanwhile, and its host took away; processes of ours must have ended."""
+        passed = time.monotonic() - self._at
+        return max(0.0, (_busy() - self._all - (_ours() - self._ours)) / passed)
+
+
+def _busy() -> float:
+    """Give the seconds that all cores worked, and that the host of a virtual machine gave to others."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _ours() -> float:
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -57,6 +57,7 @@ class Program:
         try:
             await asyncio.wait_for(self.process.wait(), seconds)
         except TimeoutError:
+            print(f"process {self.pid} did not end within {seconds:g} s and was killed: {self.log}", file=sys.stderr, flush=True)
             self.signal(signals.SIGKILL)
             await self.process.wait()
 

@@ -40,7 +40,7 @@ def verdict(row: Row, medians: Medians) -> tuple[str, str]:
 
 def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, str]) -> None:
     """Print everything that was measured, and why something was not."""
-    console = Console(width=max(150, Console().width))
+    console = Console(width=max(180, Console().width))
     title = f"{platform.machine()}, {os.cpu_count()} cores shared by everything, Python {platform.python_version()}"
     table = Table(title=title)
     for column in ("work", "system", "median", "unit", "must reach", "", "runs"):
