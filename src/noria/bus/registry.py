@@ -9,6 +9,7 @@ from typing import Any
 
 from noria.bus.handler import Handler
 from noria.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
+from noria.messages.fields import refuse_foreign_types
 from noria.messages.message import Command, Event, Message
 from noria.messages.template import expand
 from noria.messages.topology import EVENTS, Binding, Queue, Topology, bind, refuse_conflict, refuse_other_kind
@@ -46,6 +47,8 @@ class Registry:
     def add_message(self, message: type[Message]) -> None:
         """Know a message class by its name and aliases; raises `DuplicateName`."""
         spec = message.__spec__
+        if self.messages.get(spec.name) is not message:
+            refuse_foreign_types(message)
         for name in (spec.name, *spec.aliases):
             known = self.messages.setdefault(name, message)
             if known is not message:
