@@ -28,6 +28,9 @@ class Queue(Struct, frozen=True):
     bindings: tuple[Binding, ...] = ()
     origin: str = ""
 
+    def __post_init__(self) -> None:
+        refuse_bad_name("queue", self.name)
+
 
 class Topology(Struct, frozen=True):
     """Everything an application declares."""
@@ -38,7 +41,6 @@ class Topology(Struct, frozen=True):
 
 def bind(name: str, *bindings: str | Binding, origin: str = "") -> Queue:
     """Give a queue bound by `"exchange:key"` strings: `bind("push.ical", "channels:push.ical.*")`."""
-    refuse_bad_name("queue", name)
     parsed = tuple(b if isinstance(b, Binding) else Binding(*b.partition(":")[::2]) for b in bindings)
     return Queue(name, tuple(sorted(set(parsed))), origin)
 
