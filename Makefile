@@ -9,7 +9,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check coverage bench bench-quick docs setup tools clean
+.PHONY: help demo test check coverage bench bench-quick docs setup power tools clean
 .DEFAULT_GOAL := help
 
 help: ## Explain these commands
@@ -45,7 +45,7 @@ check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must
 
 coverage: $(VENV)/.tests ## Measure what the tests inside one process cover; below 80 % is an error
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
+	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/faults --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
 	  -k "not socket and not schemathesis and not model"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=80 >.coverage.txt || { cat .coverage.txt; exit 1; }
@@ -56,6 +56,9 @@ bench: $(VENV)/.tests ## Measure Noria and its peers in turns, print a table, wr
 
 bench-quick: $(VENV)/.tests ## Measure Noria alone, in small sizes, within a minute or so
 	@$(BIN)/python -m benchmarks --scale quick --runs 1 --systems noria --output benchmarks/out/quick.json $(ARGS)
+
+power: $(VENV)/.tests ## Cut the power at 10,000 places of the engine's work, keep the result in evidence/ (ARGS="--points 20000 --seed 7")
+	@$(BIN)/python -m tests.faults.power $(ARGS)
 
 docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(UV) sync --quiet --frozen --all-extras --group docs --inexact

@@ -216,3 +216,182 @@ def yields_leave_before_the_ack() -> None:
         return settlement
 
     Worker._run = apart
+
+
+# --- for the power cuts: what must be one commit is two, or is not on the disk when it is promised
+
+
+@planted("power", "a commit is not synced, only the checkpoint is (synchronous=NORMAL)")
+def commits_not_synced() -> None:
+    from noria.engine import database
+
+    database._PRAGMAS["synchronous"] = 1
+
+
+@planted("power", "nothing is ever synced (synchronous=OFF)")
+def nothing_synced() -> None:
+    from noria.engine import database
+
+    database._PRAGMAS["synchronous"] = 0
+
+
+@planted("power", "an answer leaves before the commit")
+def answered_before_the_commit() -> None:
+    from noria.engine.server import Engine
+
+    perform = Engine._perform
+
+    def performing(self: Any, connection: Any, request: Any) -> None:
+        perform(self, connection, request)
+        connection.flush()
+
+    Engine._perform = performing
+
+
+@planted("power", "no folder is synced after a file was made in it, neither by Noria nor by SQLite")
+def folders_not_synced() -> None:
+    import types
+
+    from noria.engine import database, owner
+    from tests.faults.power import vfs
+
+    for module in (database, owner):
+        module.os = types.SimpleNamespace(**{**vars(os), "fsync": lambda handle: None})
+    vfs.SQLITE_SYNCS_FOLDERS = False
+
+
+@planted("power", "a batch is stored in two commits")
+def batch_in_two_commits() -> None:
+    from noria.engine.verbs import Verbs
+
+    publish = Verbs.publish
+
+    def halves(self: Any, session: Any, posted: Any) -> Any:
+        first = publish(self, session, posted[: len(posted) // 2]) if len(posted) > 1 else []
+        self._ledger.commit()
+        return first + publish(self, session, posted[len(first) :])
+
+    Verbs.publish = halves
+
+
+@planted("power", "what an acknowledgement publishes is stored a commit before it")
+def published_a_commit_before_the_ack() -> None:
+    from noria.engine.verbs import Verbs
+
+    publish = Verbs._publish_with
+
+    def apart(self: Any, settlement: Any) -> Any:
+        refusal = publish(self, settlement)
+        self._ledger.commit()
+        return refusal
+
+    Verbs._publish_with = apart
+
+
+@planted("power", "what an acknowledgement publishes is stored a commit after it")
+def published_a_commit_after_the_ack() -> None:
+    import msgspec
+
+    from noria.engine.verbs import AckThen, Verbs
+
+    settle = Verbs.settle
+
+    def apart(self: Any, session: Any, settlements: Any) -> Any:
+        refused = settle(self, session, [msgspec.structs.replace(s, then=[]) if isinstance(s, AckThen) else s for s in settlements])
+        self._ledger.commit()
+        for settlement in settlements:
+            if isinstance(settlement, AckThen) and settlement.then and settlement.tag not in {r[0] for r in refused}:
+                self._publish_with(settlement)
+        return refused
+
+    Verbs.settle = apart
+
+
+@planted("power", "an event is archived a commit after it was stored")
+def archived_a_commit_later() -> None:
+    _commit_before("insert into archive")
+
+
+@planted("power", "the counters of a queue are stored a commit after its rows")
+def counted_a_commit_later() -> None:
+    from noria.engine.ledger import Ledger
+
+    save = Ledger._save_counters
+
+    def later(self: Any) -> None:
+        self.db.execute("commit")
+        self.db.execute("begin immediate")
+        save(self)
+
+    Ledger._save_counters = later
+
+
+@planted("power", "the slot of a schedule is remembered a commit before its messages are stored")
+def slot_remembered_a_commit_before() -> None:
+    from noria.engine.records import Records
+
+    fire = Records.fire
+
+    def apart(self: Any, schedule: Any, slot: Any, posted: Any) -> Any:
+        fired, receipts = fire(self, schedule, slot, [])
+        self._ledger.commit()
+        if fired:
+            self._intake.publish(posted)
+        return fired, receipts
+
+    Records.fire = apart
+
+
+@planted("power", "the keys of idempotency are stored a commit after the message")
+def keys_remembered_a_commit_later() -> None:
+    _commit_before("insert or replace into idempotency")
+
+
+@planted("power", "the numbers that were reserved are not stored")
+def reservation_not_stored() -> None:
+    from noria.engine.ledger import Ledger
+
+    store = Ledger._set_meta
+    Ledger._set_meta = lambda self, name, value: None if name == "next_id" else store(self, name, value)
+
+
+@planted("power", "the last request of a client is remembered a commit after it was stored")
+def serial_remembered_a_commit_later() -> None:
+    from noria.engine.ledger import Ledger
+
+    remember = Ledger.remember_serial
+
+    def later(self: Any, *arguments: Any) -> None:
+        self.commit()
+        remember(self, *arguments)
+
+    Ledger.remember_serial = later
+
+
+def _commit_before(statement: str) -> None:
+    """End the transaction and begin another before each statement that begins so."""
+    from noria.engine import ledger
+
+    open_database = ledger.open_database
+
+    class Apart:
+        def __init__(self, db: Any) -> None:
+            self._db = db
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._db, name)
+
+        def execute(self, sql: str, *arguments: Any) -> Any:
+            self._before(sql)
+            return self._db.execute(sql, *arguments)
+
+        def executemany(self, sql: str, *arguments: Any) -> Any:
+            self._before(sql)
+            return self._db.executemany(sql, *arguments)
+
+        def _before(self, sql: str) -> None:
+            if sql.startswith(statement):
+                self._db.execute("commit")
+                self._db.execute("begin immediate")
+
+    ledger.open_database = lambda path: Apart(open_database(path))

@@ -1,0 +1,39 @@
+"""`python -m tests.faults.power`: as many power cuts as are asked for; prints one line of JSON, which `evidence/` keeps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from .. import planted
+from .run import Options, run, tape_of
+
+EVIDENCE = Path(__file__).parents[3] / "evidence"
+
+
+def main() -> int:
+    """Run, and end with 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.power", description=__doc__)
+    for name, default in Options._field_defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    parser.add_argument("--plant", choices=planted.of("power"), help="plant a fault first, and stop at the first broken promise")
+    given = vars(parser.parse_args())
+    plant = given.pop("plant")
+    options = Options(**given)
+    if plant is not None:
+        planted.plant(plant)
+        done = tape_of(options.seed, options.points, options.rounds, until_fault=True)
+        print(json.dumps({"plant": plant, "points": done.report.points, "faults": list(map(str, done.report.faults))}))
+        return int(bool(done.report.faults))
+    evidence = run(options)
+    EVIDENCE.mkdir(exist_ok=True)
+    (EVIDENCE / f"power-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+    print(json.dumps(evidence))
+    return int(bool(evidence["faults"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
