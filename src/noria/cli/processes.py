@@ -17,14 +17,14 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import click
-import psutil
 import setproctitle
 
 from noria.app import App
 from noria.bus.bus import Draft, new_id
-from noria.cli.lifetime import Lifeline, end_with_parent
+from noria.cli.lifetime import Lifeline, end_with_parent, settle_down
 from noria.cli.loading import find_app, settings_of
 from noria.cli.logs import set_up
+from noria.cli.seconds import SECONDS
 from noria.engine import hazards
 from noria.engine.owner import Ownership
 from noria.engine.server import Engine, serve, steady_clock
@@ -62,11 +62,11 @@ def engine(ctx: click.Context) -> None:
         return not any(c.session.role != "client" for engine in serving for c in list(engine.connections))
 
     line = _start(settings, "engine", 5.0, delay=settings.grace, over=unneeded)
-    gc.freeze()
     gc.set_threshold(50_000, 50, 50)
 
     async def own() -> None:
         def ready() -> None:
+            settle_down()
             line.ready()
             line.beat_from_loop()
 
@@ -106,9 +106,11 @@ def engine(ctx: click.Context) -> None:
 @click.option("-n", "--name", "--hostname", default="worker", show_default=True, help="The name shown by noria status.")
 @click.option("-l", "--loglevel", default=None, help="debug, info, warning or error.")
 @click.option("--max-messages", type=click.IntRange(1), help="Be renewed after so many messages.")
-@click.option("--max-age", type=float, help="Be renewed after so many seconds.")
+@click.option("--max-age", type=SECONDS, metavar="SECONDS", help="Be renewed after so many seconds.")
 @click.option("--max-memory", type=click.IntRange(1), metavar="MIB", help="Be renewed above so much memory.")
-@click.option("--grace", "--shutdown-timeout", type=float, default=None, help="Seconds for running messages at the end.")
+@click.option(
+    "--grace", "--shutdown-timeout", type=SECONDS, metavar="SECONDS", default=None, help="Seconds for running messages at the end."
+)
 @click.pass_context
 def worker(
     ctx: click.Context,
@@ -211,8 +213,7 @@ async def _until_the_end(
     """Work until told to stop or due for renewal, end in order, and give the exit code."""
     loop = asyncio.get_running_loop()
     running = loop.create_task(work.run())
-    gc.collect()
-    gc.freeze()
+    settle_down()
     line.ready()
     stopping, renewing = loop.create_task(stop.wait()), loop.create_task(_until_renewal(limits))
     await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
@@ -240,6 +241,10 @@ async def _connect(app: App, info: dict[str, Any]) -> Any:
 
 
 async def _until_renewal(limits: dict[str, Any]) -> None:
+    if limits["max_age"] is None and limits["max_memory"] is None:
+        await asyncio.Event().wait()
+    import psutil  # 1 MB that a worker without limits can do without
+
     started = time.monotonic()
     me = psutil.Process()
     while True:
@@ -298,6 +303,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
                 port = self.servers[0].sockets[0].getsockname()[1]
                 log.info("gateway listens on http://%s:%d", settings.host, port)
                 await _connect(app, {"pid": os.getpid()})
+                settle_down()
                 line.ready()
                 line.beat_from_loop()
 
@@ -338,6 +344,7 @@ def scheduler(ctx: click.Context) -> None:
         task = loop.create_task(turning.run())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, task.cancel)
+        settle_down()
         line.ready()
         line.beat_from_loop()
         with contextlib.suppress(asyncio.CancelledError):

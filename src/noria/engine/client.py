@@ -28,7 +28,8 @@ from noria.errors import AlreadyOwned, BrokerError, BrokerUnavailable, NoriaErro
 
 DEADLINE: Final = 5.0
 _BEAT: Final = 2.0
-_SWEEP: Final = 0.25
+_SWEEP: Final = 1.0
+_LATE: Final = 0.01
 _RETRY: Final = 0.05
 _WAITS: Final = frozenset({"receive", "result"})
 
@@ -89,7 +90,8 @@ class Client:
         self._hello = -1
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+        self._sweep_at = self._loop.time() + _SWEEP
+        self._sweeper = self._loop.call_at(self._sweep_at, self._sweep)
         self._beat_at = self._loop.time() + _BEAT
 
     # --- calling
@@ -109,6 +111,8 @@ class Client:
             raise Rejected(f"{len(body)} bytes are more than the {LARGEST_FRAME} that can be sent at once; send fewer or smaller messages")
         call = _Call(serial, verb, body, decode, self._loop.time() + (deadline or self.deadline), future)
         self._calls[serial] = call
+        if call.expires < self._sweep_at:
+            self._sweep_next(call.expires)
         if self._write is not None and self._hello < 0:
             call.sent = True
             self._outbox.append(body)
@@ -329,7 +333,13 @@ class Client:
             self._beat_at = now + _BEAT
             if self._held_any():
                 self.call("ping").add_done_callback(lambda future: future.cancelled() or future.exception())
-        self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+        self._sweep_next(min((call.expires for call in self._calls.values()), default=now + _SWEEP))
+
+    def _sweep_next(self, at: float) -> None:
+        self._sweeper.cancel()
+        now = self._loop.time()
+        self._sweep_at = min(now + _SWEEP, max(at, now) + _LATE)
+        self._sweeper = self._loop.call_at(self._sweep_at, self._sweep)
 
     def _finish(self, call: _Call, error: NoriaError) -> None:
         self._calls.pop(call.serial, None)

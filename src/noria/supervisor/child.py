@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-import psutil
 from msgspec import Struct
 
 log = logging.getLogger("noria.supervisor")
@@ -110,6 +109,8 @@ class Child:
 
     def is_busy(self) -> bool:
         """Tell whether it computes or waits for the disk, as opposed to being frozen."""
+        import psutil  # here, because every child imports this file for the names of its variables
+
         try:
             return psutil.Process(self.pid).status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
         except psutil.Error:

@@ -57,14 +57,14 @@ class Pulse:
     def _turn(self) -> None:
         self._turned = time.monotonic()
         if not self._stopped.is_set():
-            self._loop.call_later(_BEAT / 2, self._turn)
+            self._loop.call_later(_BEAT, self._turn)
 
     def _watch(self) -> None:
         told = False
         while not self._stopped.wait(_BEAT):
             now = time.monotonic()
             self._beat(now)
-            blocked = now - self._turned - _BEAT / 2
+            blocked = now - self._turned - _BEAT
             if blocked < _SLOW:
                 told = False
             elif not told:

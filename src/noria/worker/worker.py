@@ -35,6 +35,7 @@ _REFUSED_PAUSE = 0.5
 _NOT_READY_PAUSE = 5.0
 _REFUSALS = 3
 _SHORT = 0.05
+_TOGETHER = 64  # settlements that leave together, while the next messages run: the broker works at the same time
 
 
 class Merging(Protocol):
@@ -208,7 +209,9 @@ class Worker:
         clean = contextvars.copy_context()
         turn_ends = 0.0
         while True:
-            if time.monotonic() > turn_ends:  # handlers that never suspend must not keep the loop from its other duties
+            if len(self._settlements) >= _TOGETHER or time.monotonic() > turn_ends:
+                if self._settlements:  # handlers that never suspend must not keep the broker waiting, nor the loop from its other duties
+                    self._flush()
                 await asyncio.sleep(0)
                 turn_ends = time.monotonic() + _SHORT
             if not buffer or self._quiet or self._stopping:
