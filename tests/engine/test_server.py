@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 
-from noria.brokers.contract import Ack
+from noria.brokers.contract import Ack, Depth
 from noria.brokers.embedded import EmbeddedBroker
 from noria.engine import server
 from noria.engine.owner import is_of_this_user, socket_path
+from noria.engine.purge import Purge
 from noria.engine.server import Engine, serve
 from noria.engine.wire import LARGEST_FRAME, decode_request, frame
 from noria.errors import BrokerError, Rejected, StorageFull
@@ -277,6 +279,23 @@ async def test_a_long_line_of_one_key_is_passed_over_in_several_turns(
         assert engine.turns - before > 5
         await consumer.settle([Ack(first.tag)])
         assert [d.envelope.id for d in await consumer.receive(2, 1.0)] == ["b1"], "the line goes on in its order"
+
+
+async def test_a_long_queue_is_purged_in_several_turns_while_others_are_served(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Purge.step, "__defaults__", (50,))
+    await broker.declare(Topology(queues=(bind("other"),)))
+    await broker.publish([message(n) for n in range(500)] + [msgspec.structs.replace(message(n), delay=99.0) for n in range(120)])
+    before = engine.turns
+    purging = asyncio.ensure_future(broker.purge("q"))
+    await asyncio.sleep(0)
+    await broker.publish([message(1, "other"), message(1000)])
+    assert not purging.done()
+    assert await purging == 620
+    assert engine.turns - before > 10
+    assert await broker.depth("q") == Depth(ready=1), "what came after it began stays"
+    assert (await broker.depth("other")).ready == 1
 
 
 async def test_a_message_that_the_disk_changed_is_a_dead_letter_and_never_handled(engine: Engine, broker: EmbeddedBroker) -> None:

@@ -21,6 +21,7 @@ from noria.engine import tables
 from noria.engine.ballast import Ballast
 from noria.engine.ledger import Ledger, Receiver
 from noria.engine.owner import Ownership, is_of_this_user, socket_path
+from noria.engine.purge import Purge, purged
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
 from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Request, decode_request, encode, failure_of, frame
@@ -49,6 +50,7 @@ class Hello(msgspec.Struct):
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
 _receive: Final = msgspec.msgpack.Decoder(tuple[list[str], int, float]).decode
 _result: Final = msgspec.msgpack.Decoder(tuple[str, float]).decode
+_purge: Final = DECODERS["purge"]
 _cancel: Final = msgspec.msgpack.Decoder(tuple[int]).decode
 
 
@@ -108,6 +110,7 @@ class Engine:
         self._touched: set[Connection] = set()
         self._ballast = Ballast(path)
         self._read_tables: list[Path] = []
+        self._purges: dict[tuple[Connection, int], Purge] = {}
         self.full = not self._ballast.lay()
         if self.full:
             self._look_for_room()
@@ -175,6 +178,7 @@ class Engine:
             return
         if failure is not None:
             self.ledger.undo()
+            self._purges.clear()
             self._lost[:0] = lost
             self._read_tables.clear()
             if isinstance(failure, errors.StorageFull) and self._ballast.give_up():
@@ -376,6 +380,20 @@ class Engine:
         timer = self._loop.call_later(wait, wake, None)
         self.ledger.waiters[message_id].append(wake)
 
+    def purge(self, connection: Connection, request: Request) -> None:
+        """Empty a queue, a bounded part of it in each turn."""
+        queue, delete = _purge(request.arguments)
+        found = purged(self.ledger, queue, delete=delete)
+        running = self._purges.pop((connection, request.serial), None) or Purge(self.ledger, found)
+        if not running.step():
+            self._purges[connection, request.serial] = running
+            self._inbox.append((connection, request))
+            self.schedule()
+            return
+        if delete:
+            self.ledger.routes.remove(found)
+        connection.answer(request.serial, running.count)
+
     def ping(self, connection: Connection, request: Request) -> None:
         """Answer, to show that both sides live."""
         connection.answer(request.serial, None)
@@ -480,6 +498,7 @@ _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {
     "receive": Engine.receive,
     "cancel": Engine.cancel,
     "result": Engine.await_result,
+    "purge": Engine.purge,
     "ping": Engine.ping,
     "overview": Engine.overview,
 }

@@ -13,11 +13,12 @@ from msgspec import Meta, Raw
 from noria.engine.intake import Intake
 from noria.engine.ledger import Ledger
 from noria.engine.letters import Letters
+from noria.engine.purge import Purge, purged
 from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
 from noria.engine.seal import unseal_or_stand_in
 from noria.engine.wire import FURTHEST, Number, Posted
-from noria.errors import BrokerError, NotFound, Rejected
+from noria.errors import NotFound, Rejected
 from noria.messages.topology import Topology
 
 
@@ -108,37 +109,13 @@ class Verbs:
         return (found.rows - found.running, found.running, found.delayed, found.dead)
 
     def purge(self, session: Session, queue: str, delete: bool = False) -> int:
-        ledger = self._ledger
-        found = ledger.routes.queue(queue)
-        if delete and (found.running or found.dead):
-            raise BrokerError(
-                f'queue "{queue}" has {found.running} running and {found.dead} dead messages; end or discard them before deleting it'
-            )
-        ledger.write()
-        held = {claim.id for claim in ledger.claims.values() if claim.queue is found}
-        doomed = [
-            (rank, identity)
-            for rank, identity in ledger.db.execute("select rank, id from ready where queue = ?", (found.id,))
-            if identity not in held
-        ]
-        ids = ledger.db.execute(
-            "select message_id from ready where queue = ? union all select message_id from delayed where queue = ?", (found.id, found.id)
-        ).fetchall()
-        running = {claim.message_id for claim in ledger.claims.values() if claim.queue is found}
-        for (message_id,) in ids:
-            if message_id not in running:
-                ledger.end_tracked(str(message_id), "dead", None, "purged")
-                ledger.db.execute("delete from unique_key where message_id = ? and until is null", (message_id,))
-        ledger.db.executemany("delete from ready where queue = ? and rank = ? and id = ?", [(found.id, *place) for place in doomed])
-        ledger.db.execute("delete from delayed where queue = ?", (found.id,))
-        ledger.db.execute("delete from pending where queue = ?", (found.id,))
-        count = len(doomed) + found.delayed
-        found.rows -= len(doomed)
-        found.delayed = 0
-        ledger.refresh(found)
+        found = purged(self._ledger, queue, delete=delete)
+        purge = Purge(self._ledger, found)
+        while not purge.step():
+            pass
         if delete:
-            ledger.routes.remove(found)
-        return count
+            self._ledger.routes.remove(found)
+        return purge.count
 
     def peek(self, session: Session, queue: str, state: str, limit: Number) -> list[Any]:
         """Show messages of a queue without lending them."""
