@@ -15,7 +15,7 @@ _VERBS: Final = {
     "run": "noria.cli.run", "engine": "noria.cli.processes", "worker": "noria.cli.processes", "gateway": "noria.cli.processes",
     "scheduler": "noria.cli.processes", "send": "noria.cli.sending", "publish": "noria.cli.sending", "queues": "noria.cli.looking",
     "status": "noria.cli.looking", "inspect": "noria.cli.looking", "dead": "noria.cli.letters", "purge": "noria.cli.looking",
-    "doctor": "noria.cli.doctor", "openapi": "noria.cli.looking",
+    "doctor": "noria.cli.doctor", "recover": "noria.cli.recover", "openapi": "noria.cli.looking",
 }  # fmt: skip
 
 
@@ -50,10 +50,15 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         cli.main(args=arguments, prog_name="noria", standalone_mode=True)
     except NoriaError as error:
-        click.echo(f"noria: {error}", err=True)
+        click.echo(f"noria: {_harmless(str(error))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        click.echo(f"noria: {error}", err=True)
+        click.echo(f"noria: {_harmless(str(error))}", err=True)
         sys.exit(1)
+
+
+def _harmless(text: str) -> str:
+    """Give a text that can do nothing to a terminal: what was typed or sent may have control characters."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import click
@@ -16,9 +17,10 @@ import click
 from noria.app import Connection
 from noria.cli.loading import bare_app, find_app, run_with, settings_of
 from noria.cli.tables import show
-from noria.engine.database import open_database, refuse_network_disk, refuse_unsafe_sqlite
-from noria.engine.owner import Ownership
-from noria.errors import AlreadyOwned, NoriaError
+from noria.engine.database import refuse_network_disk, refuse_unsafe_sqlite
+from noria.engine.hazards import refuse_folder
+from noria.engine.inspection import examine, nobody_else
+from noria.errors import AlreadyOwned, CorruptStorage, NoriaError
 from noria.settings import Settings
 from noria.web.guard import refuse_open_bind
 
@@ -86,25 +88,28 @@ def _sync(settings: Settings) -> str:
 
 def _file(settings: Settings) -> str:
     path = settings.path
-    if not path.exists():
+    if not path.exists() and not Path(f"{path}-wal").exists():
         return f"{path} does not exist yet; the first message makes it"
     try:
-        with Ownership(path):
-            db = open_database(path)
-            try:
-                found = db.pragma("quick_check")
-            finally:
-                db.close()
-        if found != "ok":
-            raise NoriaError(f"{path} is damaged: {found}; restore a copy")
-        return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
+        with nobody_else(path):
+            faults = examine(path)
     except AlreadyOwned:
+        return _engine(settings)
+    if faults:
+        raise CorruptStorage(f"{path}: {'; '.join(faults)}; it was left as it is. Restore a copy, or save what can be read: noria recover")
+    refuse_folder(path)
+    return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
 
-        async def work(connection: Connection) -> str:
-            overview = await connection.store.overview()
-            return f"engine {overview['engine']['pid']} answers, {len(overview['clients'])} clients"
 
-        return run_with(bare_app(settings), work)
+def _engine(settings: Settings) -> str:
+    async def work(connection: Connection) -> dict[str, Any]:
+        return await connection.store.overview()
+
+    overview = run_with(bare_app(settings), work)
+    engine, clients = overview["engine"], len(overview["clients"])
+    if engine["full"]:
+        raise UserWarning(f"engine {engine['pid']} answers, but the disk is full: what is new is refused until there is room")
+    return f"engine {engine['pid']} answers, {clients} clients; stop it to have every page checked"
 
 
 def _limits(_: Settings) -> str:

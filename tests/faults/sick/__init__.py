@@ -1,0 +1,1 @@
+"""Files damaged at random: refused, harmless or saved, and never a wrong payload."""

@@ -1,0 +1,37 @@
+"""`python -m tests.faults.sick`: as many damaged files as are asked for; prints one line of JSON, which `evidence/` keeps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .injuries import Options, run
+
+EVIDENCE = Path(__file__).parents[3] / "evidence"
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def main() -> int:
+    """Run, and end with 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.sick", description=__doc__)
+    for name, default in Options._field_defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    options = Options(**vars(parser.parse_args()))
+    folder = Path(tempfile.mkdtemp(prefix="noria-sick-", dir=MEMORY))
+    try:
+        evidence = run(options, folder)
+    finally:
+        shutil.rmtree(folder)
+    EVIDENCE.mkdir(exist_ok=True)
+    (EVIDENCE / f"sick-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+    print(json.dumps(evidence))
+    return int(bool(evidence["faults"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
