@@ -1,0 +1,144 @@
+"""Declarations, messages and sends in Python that cannot be meant."""
+
+from __future__ import annotations
+
+import tempfile
+import textwrap
+from pathlib import Path
+
+from noria.errors import NoriaError
+
+from .row import Answer, Row
+
+_PROLOGUE = """
+from typing import *
+import enum
+from noria import *
+from noria.messages.capabilities import Exchange
+"""
+
+
+class Source:
+    """A program that somebody writes; it is run, and its application looked at as `noria run` does."""
+
+    def __init__(self, text: str) -> None:
+        self.text = textwrap.dedent(text).strip()
+
+    def __call__(self, _: object) -> Answer:
+        with tempfile.TemporaryDirectory() as folder:
+            names: dict[str, object] = {"__name__": "shop"}
+            exec(f"{_PROLOGUE}\napp = App('shop', settings=Settings(broker='sqlite:///{folder}/noria.db'))", names)
+            app = names["app"]
+            try:
+                exec(compile(self.text, "shop.py", "exec", dont_inherit=True), names)
+                app.registry.check(lambda handler: handler.unmet(app.providers))  # type: ignore[attr-defined]
+                app.registry.topology()  # type: ignore[attr-defined]
+            except (NoriaError, TypeError) as error:
+                return Answer(type(error).__name__, str(error))
+            finally:
+                app.close()  # type: ignore[attr-defined]
+                assert list(Path(folder).iterdir()) == [], "something was stored"
+        return Answer("accepted", "")
+
+
+def source(identity: str, wrong: str, text: str, answer: str, says: str) -> Row:
+    """Write a row whose program is shown as it is."""
+    program = Source(text)
+    return Row(f"python-{identity}", wrong, program.text, answer, says, program)
+
+
+CAPABILITY, DEFINITION, MESSAGE = "InvalidCapability", "DefinitionError", "InvalidMessage"
+A = "class A(Command, queue='q'):\n    n: int = 0\n\n"
+
+ROWS = [
+    # --- capabilities
+    source("misspelled", "a misspelled capability", "class A(Command, quee='q'): ...", CAPABILITY, 'A: unknown capability "quee", did you mean "queue"?'),
+    source("unknown", "a capability that is none", "class A(Command, colour='red'): ...", CAPABILITY, 'unknown capability "colour", known are: aliases, delay'),
+    source("type", "a value of another type", "class A(Command, queue=5): ...", CAPABILITY, "A: queue: Expected `str | null`, got `int`"),
+    source("queue-name", "a queue without a name", "class A(Command, queue=''): ...", CAPABILITY, "A: queue '': a name has 1 to 255 bytes, no comma"),
+    source("queue-comma", "a queue that -Q could not name", "class A(Command, queue='a,b'): ...", CAPABILITY, "no comma, asterisk or control character"),
+    source("name", "a name that is no name on the wire", "class A(Command, queue='q', name='A B'): ...", CAPABILITY, 'A: name="A B" must be lower-case words joined by dots'),
+    source("alias", "an alias that is no name on the wire", "class A(Command, queue='q', aliases=('A B',)): ...", CAPABILITY, 'name="A B" must be lower-case words'),
+    source("retry", "no attempt at all", "class A(Command, queue='q', retry=Retry(0)): ...", CAPABILITY, "Retry(attempts=0): at least one attempt is needed"),
+    source("retry-text", "attempts that are no number", "Retry('3')", CAPABILITY, "Retry(attempts='3'): at least one attempt is needed, as a whole number"),
+    source("retry-nan", "a pause that is no number", "Retry(3, delay=float('nan'))", CAPABILITY, "delay and most must be >= 0 and finite"),
+    source("retry-factor", "pauses that shrink", "Retry(3, factor=0.5)", CAPABILITY, "factor within 1..1000"),
+    source("rate", "a rate that is none", "class A(Command, queue='q', rate='fast'): ...", CAPABILITY, 'Rate("fast"): write it like "10/s", "100/min" or "5/10s"'),
+    source("rate-period", "a rate in no time", "Rate('5/0s')", CAPABILITY, 'Rate("5/0s"): write it like "10/s"'),
+    source("rate-digits", "a rate of 5,000 digits", "Rate('9' * 5000 + '/s')", CAPABILITY, 'write it like "10/s"'),
+    source("rate-burst", "a burst of none", "Rate('1/s', burst=0)", CAPABILITY, "Rate(burst=0): at least 1 is needed"),
+    source("timeout", "no time to run", "class A(Command, queue='q', timeout=0): ...", CAPABILITY, "A: timeout=0 must be more than 0 seconds, and finite"),
+    source("ttl", "a life without an end", "class A(Command, queue='q', ttl=float('inf')): ...", CAPABILITY, "A: ttl=inf must be more than 0 seconds, and finite"),
+    source("delay", "a delay in the past", "class A(Command, queue='q', delay=-1): ...", CAPABILITY, "A: delay=-1 must not be negative"),
+    source("priority", "a priority of more than 32 bits", "class A(Command, queue='q', priority=2**40): ...", CAPABILITY, "must fit into 32 bits"),
+    source("unique-window", "a window in the past", "Unique('{n}', window=-1)", CAPABILITY, "Unique(window=-1): seconds above 0 are needed, or nothing"),
+    source("exchange-kind", "a kind of exchange that is none", "Exchange('x', kind='round')", CAPABILITY, """kind='round' must be "direct", "topic" or "fanout\""""),
+    source("routing-key", "a routing key without an exchange", "class A(Command, routing_key='a'): ...", CAPABILITY, "A: routing_key needs an exchange to be published to"),
+    source("exchange-alone", "an exchange without a routing key", "class A(Command, exchange='x'): ...", CAPABILITY, "A: exchange needs a routing_key (or a queue"),
+    source("exchange-twice", "one exchange in two ways", "class A(Command, exchange='events', routing_key='a'): ...\napp.knows(A)", "TopologyConflict",
+        'exchange "events" is topic (archive 2.592e+06 s) and was declared again as topic (archive 0 s); use one declaration for both'),
+    # --- templates
+    source("template-field", "a template with a field that is none", "class A(Command, queue='q', key='{b}'):\n    a: int", CAPABILITY, 'key="{b}" names "b", but the fields are: a'),
+    source("template-brace", "a template that does not end", "class A(Command, queue='q.{'): ...", CAPABILITY, '"q.{" is no template: …write fields in braces'),
+    source("template-format", "a template that formats", "class A(Command, queue='q', key='{a:>1000000000}'):\n    a: int", CAPABILITY, 'write "{a}" alone'),
+    source("template-attribute", "a template that looks inside", "class A(Command, queue='q', key='{a.__class__}'):\n    a: int", CAPABILITY, 'names "a.__class__", but the fields are: a'),
+    source("template-open", "a queue for each number there is", "class A(Command, queue='q.{n}'):\n    n: int\n\n@app.handles(A)\nasync def a(command: A): ...", CAPABILITY,
+        'queue="q.{n}": "n" must be a Literal or an Enum, so that every queue is known in advance; for an open set use key="{n}"'),
+    # --- merge
+    source("merge-key", "merge without a key", "class A(Command, queue='q'):\n    def merge(self, newer): return newer", CAPABILITY, "A: has a merge method but no key; say which pending messages are one"),
+    source("merge-signature", "merge of one", "class A(Command, queue='q', key='a'):\n    def merge(self): return self", CAPABILITY, "A: merge must be a method: def merge(self, newer: Self) -> Self (too many"),
+    source("merge-async", "merge that waits", "class A(Command, queue='q', key='a'):\n    async def merge(self, newer): return self", CAPABILITY, "A: merge must be a method: def merge"),
+    source("merge-field", "merge as a field", "class A(Command, queue='q', key='a'):\n    merge: int", CAPABILITY, "A: merge must be a method"),
+    source("merge-unique", "merged and refused", "class A(Command, queue='q', key='a', unique='a'):\n    def merge(self, newer): return self", CAPABILITY, "A: has both merge and unique; a second pending message is either merged or refused"),
+    # --- names and handlers
+    source("name-twice", "one name for two", "class A(Command, queue='q', name='x'): ...\nclass B(Command, queue='q', name='x'): ...\napp.knows(A, B)", "DuplicateName",
+        '"x" is the name of both shop.A and shop.B; give one of them name="..."'),
+    source("handler-twice", "a handler twice", f"{A}@app.handles(A)\n@app.handles(A)\nasync def a(command: A): ...", "DuplicateName", "shop.a handles A twice"),
+    source("subscriber-twice", "two subscribers of one name", "class E(Event): ...\n@app.on(E)\ndef a(event: E): ...\n@app.on(E)\ndef a(event: E): ...", "DuplicateName",
+        'queue "on.a" belongs to both shop.a (shop.py:2) and shop.a (shop.py:4); give one of them name="..."'),
+    source("schedule-twice", "a schedule twice", f"{A}app.schedule(every(1), A())\napp.schedule(every(1), A())", "DuplicateName", 'two schedules are called "shop:a:every(1)"; give one of them name="..."'),
+    source("handles-nothing", "a handler of nothing", "@app.handles()\ndef a(): ...", DEFINITION, "@app.handles needs the command: @app.handles(SyncProperty)"),
+    source("handles-text", "a handler of a text", "@app.handles('a')\ndef a(command): ...", DEFINITION, "shop.a (shop.py:1): @app.handles needs a command class, not 'a'"),
+    source("handles-event", "a handler of an event", "class E(Event): ...\n@app.handles(E)\ndef a(event: E): ...", DEFINITION, "E is none; subscribe to events with @app.on"),
+    source("subscribes-command", "a subscriber of a command", f"{A}@app.on(A)\ndef a(command: A): ...", DEFINITION, "A is none; handle commands with @app.handles"),
+    source("pattern", "a pattern that is none", "@app.on('a..b')\ndef a(event: Event): ...", DEFINITION, '"a..b" is no pattern; write words joined by dots'),
+    source("handler-empty", "a handler that takes nothing", f"{A}@app.handles(A)\ndef a(): ...", DEFINITION, "shop.a takes no message; write it like: def a(message: A)"),
+    source("handler-other", "a handler that takes another command", f"{A}class B(Command, queue='q'): ...\n@app.handles(A)\ndef a(command: B): ...", DEFINITION, "shop.a (shop.py:5) handles A, but its first parameter is a B"),
+    source("handler-bare", "a parameter without an annotation", f"{A}@app.handles(A)\ndef a(command: A, db): ...", DEFINITION, 'shop.a: parameter "db" needs an annotation, by which it is provided'),
+    source("handler-unmet", "a parameter that nothing provides", f"{A}@app.handles(A)\ndef a(command: A, db: dict): ...", DEFINITION, "asks for db: dict, which nothing provides; add a function with @app.provides"),
+    source("handler-queue", "a queue for what does not travel", "class A(Command): ...\n@app.handles(A, queue=bind('q'))\ndef a(command: A): ...", DEFINITION, "A is handled here and now; give it a queue or an exchange to have it travel"),
+    source("queue-twice", "one queue with two bindings", "class A(Command, exchange='x', routing_key='a'): ...\n@app.handles(A, queue=bind('q', 'x:a'))\ndef a(command: A): ...\n@app.handles(A, queue=bind('q', 'x:b'))\ndef b(command: A): ...",
+        "TopologyConflict", 'queue "q" is declared twice with different keys: "x:a" by shop.a (shop.py:2), "x:b" by shop.b (shop.py:4); give one of them another name'),
+    source("provider", "a provider of nothing", "@app.provides\ndef db(): ...", DEFINITION, "db needs a return annotation: it is provided by that type"),
+    source("provider-twice", "two providers of one type", "@app.provides\ndef a() -> dict: ...\n@app.provides\ndef b() -> dict: ...", "DuplicateName", "dict is provided by a already; b would be the second"),
+    source("middleware", "a middleware that is none", "app.use(5)", DEFINITION, "app.use needs a Middleware or an async function, not 5"),
+    # --- schedules
+    source("cron", "a minute that no hour has", "cron('61 * * * *')", DEFINITION, 'cron("61 * * * *") is wrong: Bad minute; write minute hour day month weekday'),
+    source("cron-zone", "a time zone that is none", "cron('* * * * *', 'Europe/Atlantis')", DEFINITION, 'no time zone is called "Europe/Atlantis"; write one like "Europe/Paris"'),
+    source("cron-never", "a day that never comes", "cron('0 0 30 2 *')", DEFINITION, 'cron("0 0 30 2 *") is wrong: Bad day-of-month'),
+    source("cron-long", "an expression of 200,000 characters", "cron('1,' * 100_000 + '1 * * * *')", DEFINITION, "is longer than 1000 characters"),
+    source("every", "a busy loop", "every(0.01)", DEFINITION, "every(0.01): at least 0.1 seconds are needed"),
+    source("every-nan", "an interval that is no number", "every(float('nan'))", DEFINITION, "every(nan): at least 0.1 seconds are needed"),
+    source("schedule-text", "a text in place of a trigger", f"{A}app.schedule('* * * * *', A())", DEFINITION, """app.schedule needs cron("…") or every(…), not '* * * * *'"""),
+    source("schedule-class", "a class in place of a command", f"{A}app.schedule(every(1), A)", DEFINITION, "app.schedule sends a command, not …; write it with its fields"),
+    source("schedule-misfire", "a misfire that is none", f"{A}app.schedule(every(1), A(), misfire='twice')", DEFINITION, 'misfire="twice" must be once, skip or all'),
+    source("schedule-immediate", "a schedule of what does not travel", "class A(Command): ...\napp.schedule(every(1), A())", DEFINITION, "A is handled here and now; give it a queue to be scheduled"),
+    # --- fields and messages
+    source("field-foreign", "a field that JSON cannot carry", "class X: ...\nclass A(Command, queue='q'):\n    x: X\napp.knows(A)", DEFINITION,
+        'A: field "x" is of type X, which JSON cannot carry; use a msgspec.Struct, a dataclass, or plain types'),
+    source("field-unresolved", "a field of a type that is not there", "class A(Command, queue='q'):\n    x: 'Nowhere'\napp.knows(A)", DEFINITION,
+        "A: the type of a field cannot be resolved (name 'Nowhere' is not defined); import it at the top"),
+    source("build", "a message with wrong fields", f"{A}A(n='x', colour='red')", MESSAGE, "a is not valid: $.n: Expected `int`, got `str`; $.colour: Unknown field"),
+    source("build-position", "fields without their names", f"{A}A(5)", "TypeError", "A takes its fields by name: A(n=…)"),
+    source("replace", "a change of a field that is none", f"{A}replace(A(n=1), colour='red')", MESSAGE, "$.colour: Unknown field"),
+    source("send-nan", "a number that JSON does not have", "class A(Command, queue='q'):\n    x: float\napp.send(A(x=float('nan')))", MESSAGE, "a is not valid: $: it cannot be written as JSON: Expected `float`, got `null`"),
+    source("send-surrogate", "half of a surrogate pair", "class A(Command, queue='q'):\n    x: str\napp.send(A(x='\\ud800'))", MESSAGE, "it cannot be written as JSON: 'utf-8' codec can't encode"),
+    source("send-object", "an object that JSON cannot carry", "class A(Command, queue='q'):\n    x: Any\napp.send(A(x=object()))", MESSAGE, "it cannot be written as JSON: Encoding objects of type object is unsupported"),
+    source("send-class", "a class in place of a message", f"{A}app.send(A)", MESSAGE, "is no message; send one of it: A(…)"),
+    source("send-text", "a text in place of a message", "app.send('order')", MESSAGE, "'order' is no message; send commands and events, one or a sequence"),
+    source("send-delay", "a delay that is a text", f"{A}app.send(A(), delay='5')", MESSAGE, "delay: must be within 0 and 3.16224e+09 seconds, not 5"),
+    source("send-priority", "a priority of more than 32 bits", f"{A}app.send(A(), priority=2**40)", MESSAGE, "priority: must be a whole number of 32 bits"),
+    source("send-key", "a key that is too long", f"{A}app.send(A(), idempotency_key='k' * 256)", MESSAGE, "idempotency_key: must be 1 to 255 characters"),
+    source("send-unhandled", "a command that nobody handles", "class A(Command): ...\napp.send(A())", "NoHandler", "nothing handles A; write a function and decorate it with @app.handles(A)"),
+    source("declare-late", "a handler behind the first message", "class A(Command): ...\n@app.handles(A)\ndef a(command: A): ...\napp.send(A())\n@app.handles(A)\ndef b(command: A): ...", "TooLate", "handlers must be declared before the first message is sent or handled"),
+]  # fmt: skip

@@ -1,0 +1,113 @@
+"""`noria` as a process of its own in a folder of its own, run once for all rows that need it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from .house import APPLICATION, clean_environment
+from .row import Answer
+
+PATIENCE = 60.0
+
+
+class Run(NamedTuple):
+    """One call of the command line."""
+
+    arguments: tuple[str | bytes, ...]
+    app: str | None
+    stdin: bytes
+    env: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, str | bytes], ...]
+    prepare: Callable[[Path], None] | None
+    taken: bool
+    makes: tuple[str, ...]
+
+    def __call__(self, _: object) -> Answer:
+        """Give what the process said; see `Runs`."""
+        return Runs.result(self)
+
+    def run(self) -> Answer:
+        """Run it, and tell what it changed among the files that were there."""
+        folder = Path(tempfile.mkdtemp(prefix="noria-input-"))
+        try:
+            return self._run_in(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _run_in(self, folder: Path) -> Answer:
+        (folder / "shop.py").write_text(APPLICATION)
+        for name, content in self.files:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        if self.prepare is not None:
+            self.prepare(folder)
+        environment = {**clean_environment(), **({"NORIA_PORT": "0"} if "run" in self.arguments else {}), **dict(self.env)}
+        if self.app is not None:
+            environment["NORIA_APP"] = self.app
+        before = contents(folder)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            words = [str(other.getsockname()[1]) if self.taken and word == "PORT" else word for word in self.arguments]
+            done = subprocess.run(
+                [sys.executable, "-m", "noria", *words],
+                cwd=folder, env=environment, input=self.stdin, capture_output=True, timeout=PATIENCE, check=False,
+            )  # fmt: skip
+        text = (done.stdout + done.stderr).decode(errors="replace").replace('\\"', '"')
+        after = contents(folder)
+        changed = [name for name in before if after.get(name) != before[name]]
+        made = [name for name in after if name not in before and not name.startswith(self.makes or ("\0",))]
+        assert changed == [], f"{changed} were changed\n{text}"
+        assert made == [], f"{made} were made\n{text}"
+        return Answer(str(done.returncode), text)
+
+
+def noria(
+    *arguments: str | bytes,
+    app: str | None = "shop:app",
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
+    prepare: Callable[[Path], None] | None = None,
+    taken: bool = False,
+    makes: tuple[str, ...] = (),
+) -> Run:
+    """Describe a call; nothing may be made or changed in its folder but what `makes` begins the name of."""
+    return Run(arguments, app, stdin, tuple((env or {}).items()), tuple((files or {}).items()), prepare, taken, makes)
+
+
+class Runs:
+    """All calls of a session: begun together two at a time, for most of each is Python that starts."""
+
+    _pool = ThreadPoolExecutor(2)
+    _begun: dict[int, Future[Answer]] = {}
+
+    @classmethod
+    def begin(cls, run: Run) -> None:
+        """Have a call run when it is its turn."""
+        if id(run) not in cls._begun:
+            cls._begun[id(run)] = cls._pool.submit(run.run)
+
+    @classmethod
+    def result(cls, run: Run) -> Answer:
+        """Wait for a call."""
+        cls.begin(run)
+        return cls._begun[id(run)].result()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Give a digest of every file in a folder, but for what Python itself leaves behind."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if "__pycache__" in path.parts or not stat.S_ISREG(os.lstat(path).st_mode):
+            continue
+        found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
