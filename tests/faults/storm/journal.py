@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+class Process(NamedTuple):
+    """A process that wrote something: ids of processes come again, so its first line's time belongs to it."""
+
+    pid: int
+    born: float
+
+
 class Line(NamedTuple):
     """One observation: when, by which process, what, of which message; `more` depends on the word."""
 
     at: float
-    pid: int
+    process: Process
     word: str
     name: str
     more: str = ""
@@ -51,7 +58,8 @@ class Reader:
     def read(self) -> Iterator[Line]:
         """Give what was written since the last time, each file's lines in their order."""
         for path in sorted(self._folder.glob(f"{self._kind}.*.*")):
-            pid = int(path.name.split(".")[-2])
+            _, pid, born = path.name.rsplit(".", 2)
+            process = Process(int(pid), int(born) / 1e9)
             with path.open("rb") as file:
                 file.seek(self._at.get(path.name, 0))
                 text = file.read()
@@ -59,4 +67,4 @@ class Reader:
             self._at[path.name] = self._at.get(path.name, 0) + whole
             for line in text[:whole].decode().splitlines():
                 at, word, name, more = line.split(" ", 3)
-                yield Line(float(at), pid, word, name, more)
+                yield Line(float(at), process, word, name, more)

@@ -19,6 +19,7 @@ MIX: Mapping[str, float] = {WORKER: 0.7, ENGINE: 0.1, GATEWAY: 0.05, PUBLISHER: 
 RIPE: Mapping[str, float] = {WORKER: 0.5, ENGINE: 3.0, GATEWAY: 3.0, PUBLISHER: 1.5, SUPERVISOR: 6.0, SCHEDULER: 2.0}
 """Seconds that a process of a role works before most strikes may hit it: were all hit while they start, nothing would ever run."""
 UNRIPE = 1 / 8
+TURNS = 10  # turns that a step waits for its victim
 FREEZES = 1 / 8
 SHORTEST, LONGEST = 0.3, 2.0
 
@@ -55,6 +56,8 @@ class Killer:
         self._frozen: dict[int, tuple[int, int]] = {}  # the index of the strike, and the descriptor
         self.strikes: list[Strike] = []
         self.missed = 0
+        self._waiting: Plan | None = None
+        self._waited = 0
 
     @property
     def kills(self) -> int:
@@ -62,11 +65,17 @@ class Killer:
         return sum(1 for strike in self.strikes if strike.is_kill)
 
     def strike(self) -> None:
-        """Do the next step; if nobody of its role lives, it is missed, and does not count."""
-        plan = next(self._plans)
+        """Do the next step; it waits some turns for somebody of its role to be ripe, and is missed after that."""
+        plan = self._waiting or next(self._plans)
         living = [pid for pid, age in self._find(plan.role).items() if pid not in self._frozen and age >= plan.age]
-        if not living or not self._hit(plan, living[int(plan.pick * len(living))]):
+        if living and self._hit(plan, living[int(plan.pick * len(living))]):
+            self._waiting, self._waited = None, 0
+            return
+        self._waited += 1
+        self._waiting = plan if self._waited < TURNS else None
+        if self._waiting is None:
             self.missed += 1
+            self._waited = 0
 
     def _hit(self, plan: Plan, pid: int) -> bool:
         try:

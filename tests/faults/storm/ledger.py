@@ -8,10 +8,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tests.faults.storm.journal import Line
+from noria.worker.prefetch import MOST
+from tests.faults.storm.journal import Line, Process
 
 _SHOWN = 10
 ZOMBIE = 2.0  # seconds after a freeze in which a process may still act on what it held before
@@ -68,7 +69,7 @@ class _Run:
     """One attempt at a message in one process."""
 
     at: float
-    pid: int
+    process: Process
     id: str
     kind: str
     key: str
@@ -81,17 +82,19 @@ def judge(history: History) -> Verdict:
     """Give the verdict on a history."""
     told = _told(history.sent)
     runs = _runs(history.runs)
+    fates = _Fates(history.strikes, [run.process for run in runs])
     ids: dict[str, list[str]] = collections.defaultdict(list)
     for name, identity in history.effects:
         ids[name].append(identity)
     faults = {
         **_of_publications(told, ids, set(history.dead)),
-        **_of_runs(runs, history),
+        **_of_runs(runs, fates, history),
+        "ran too early": _of_masks(told, runs),
         "lost in the clock": _of_slots(ids, history.slots),
         "stuck": [f"{history.waiting} messages are still waiting"] if history.waiting else [],
         "damaged": [line.more for line in history.runs if line.word == "damaged"],
     }
-    return Verdict(faults, _figures(told, runs, ids, history))
+    return Verdict(faults, _figures(told, runs, fates, ids, history))
 
 
 # --- what publishers were told
@@ -174,15 +177,15 @@ def _of_slots(ids: dict[str, list[str]], slots: tuple[int, int] | None) -> list[
 def _runs(lines: Iterable[Line]) -> list[_Run]:
     """Put starts and ends together, in the order of time."""
     runs: list[_Run] = []
-    open_runs: dict[tuple[int, str], _Run] = {}
+    open_runs: dict[tuple[Process, str], _Run] = {}
     for line in sorted(lines):
-        place = (line.pid, line.name)
+        place = (line.process, line.name)
         if line.word == "start" or (line.word == "second" and place not in open_runs):
             if line.word == "second":
-                run = _Run(line.at, line.pid, line.name, "pair", "", [line.more])
+                run = _Run(line.at, line.process, line.name, "pair", "", [line.more])
             else:
                 kind, key, _, names = line.more.split(" ", 3)
-                run = _Run(line.at, line.pid, line.name, kind, key, names.split(","))
+                run = _Run(line.at, line.process, line.name, kind, key, names.split(","))
             runs.append(run)
             open_runs[place] = run
         elif line.word in ("end", "raise") and place in open_runs:
@@ -194,45 +197,58 @@ def _runs(lines: Iterable[Line]) -> list[_Run]:
 class _Fates:
     """What became of the processes that ran messages."""
 
-    def __init__(self, strikes: Sequence[Strike]) -> None:
-        self.killed = {s.pid: s.at for s in strikes if s.is_kill}
-        self._frozen: dict[int, list[Strike]] = collections.defaultdict(list)
+    def __init__(self, strikes: Sequence[Strike], processes: Iterable[Process]) -> None:
+        births: dict[int, list[Process]] = collections.defaultdict(list)
+        for process in sorted(set(processes)):
+            births[process.pid].append(process)
+        self.killed: dict[Process, float] = {}
+        self._frozen: dict[Process, list[Strike]] = collections.defaultdict(list)
         for strike in strikes:
-            if not strike.is_kill:
-                self._frozen[strike.pid].append(strike)
+            living = [process for process in births[strike.pid] if process.born <= strike.at]
+            if living and strike.is_kill:
+                self.killed[living[-1]] = strike.at
+            elif living:
+                self._frozen[living[-1]].append(strike)
 
-    def may_act_late(self, pid: int, at: float) -> bool:
+    def may_act_late(self, process: Process, at: float) -> bool:
         """Tell whether a process was frozen shortly before: what it held may be somebody else's by now."""
-        return any(s.at <= at <= s.until + ZOMBIE for s in self._frozen[pid])
+        return any(s.at <= at <= s.until + ZOMBIE for s in self._frozen[process])
 
     def explains(self, run: _Run, again: float) -> bool:
         """Tell whether a message may be started again although this run of it did not fail."""
-        return self.killed.get(run.pid, math.inf) <= again or any(
-            s.at <= again and s.until + ZOMBIE >= run.at for s in self._frozen[run.pid]
+        return self.killed.get(run.process, math.inf) <= again or any(
+            s.at <= again and s.until + ZOMBIE >= run.at for s in self._frozen[run.process]
         )
 
 
-def _of_runs(runs: list[_Run], history: History) -> dict[str, list[str]]:
-    fates = _Fates(history.strikes)
-    unended = collections.Counter(run.pid for run in runs if run.ended is None and run.pid in fates.killed)
+def _of_runs(runs: list[_Run], fates: _Fates, history: History) -> dict[str, list[str]]:
+    slots = history.concurrency
+    unended = collections.Counter(run.process.pid for run in runs if run.ended is None and run.process in fates.killed)
+    returned: collections.Counter[int] = collections.Counter()
     unexplained: list[str] = []
+    for before, run in _doubles(runs):
+        returned[before.process.pid] += 1
+        if not fates.explains(before, run.at) and not fates.may_act_late(run.process, run.at):
+            unexplained.append(f"{run.names[0]} at {before.at:.3f} in {before.process.pid}, at {run.at:.3f} in {run.process.pid}")
+    doubles = sum(returned.values())
+    strikes = sum(1 for s in history.strikes if s.role == "worker")
+    return {
+        **_of_keys(runs, fates),
+        "started again for nothing": unexplained,
+        "more open than slots": [f"{count} in {pid}" for pid, count in unended.items() if count > slots],
+        "more again than prefetch": [f"{count} of {pid}" for pid, count in returned.items() if count > slots + MOST],
+        "more doubles than slots": [f"{doubles} double starts after {strikes} strikes"] if doubles > strikes * slots else [],
+    }
+
+
+def _doubles(runs: Iterable[_Run]) -> Iterator[tuple[_Run, _Run]]:
+    """Give each run of a message that was started before and did not fail, with the run before."""
     latest: dict[str, _Run] = {}
-    again = 0
     for run in runs:
         before = latest.get(run.id)
         if before is not None and not before.raised:
-            again += 1
-            if not fates.explains(before, run.at):
-                unexplained.append(f"{run.names[0]} started at {before.at:.3f} in {before.pid} and at {run.at:.3f} in {run.pid}")
+            yield before, run
         latest[run.id] = run
-    strikes = sum(1 for s in history.strikes if s.role == "worker")
-    bound = strikes * history.concurrency
-    return {
-        **_of_keys(runs, fates),
-        "blamed on nothing": unexplained,
-        "more open than slots": [f"{count} in {pid}" for pid, count in unended.items() if count > history.concurrency],
-        "more doubles than slots": [f"{again} double starts after {strikes} kills and freezes"] if again > bound else [],
-    }
 
 
 def _of_keys(runs: list[_Run], fates: _Fates) -> dict[str, list[str]]:
@@ -242,7 +258,7 @@ def _of_keys(runs: list[_Run], fates: _Fates) -> dict[str, list[str]]:
     last_step: dict[str, int] = {}
     running: dict[str, _Run] = {}
     for run in runs:
-        if not run.key or fates.may_act_late(run.pid, run.at):
+        if not run.key or fates.may_act_late(run.process, run.at):
             continue
         if run.kind == STEP:
             number = int(run.names[0].partition("+")[0].rsplit(".", 1)[1])
@@ -250,11 +266,17 @@ def _of_keys(runs: list[_Run], fates: _Fates) -> dict[str, list[str]]:
                 reordered.append(f"{run.names[0]} after {last_step[run.key]}")
             last_step[run.key] = number
         before = running.get(run.key)
-        if before is not None and before.id != run.id and (before.ended is None or before.ended > run.at):
-            if not fates.explains(before, run.at):
-                overlapping.append(f"{run.names[0]} and {before.names[0]} of {run.key} at {run.at:.3f}")
+        overlaps = before is not None and before.id != run.id and (before.ended is None or before.ended > run.at)
+        if before is not None and overlaps and not fates.explains(before, run.at):
+            overlapping.append(f"{run.names[0]} and {before.names[0]} of {run.key} at {run.at:.3f}")
         running[run.key] = run
     return {"reordered": reordered, "overlapping": overlapping}
+
+
+def _of_masks(told: _Told, runs: Iterable[_Run]) -> list[str]:
+    """Find fields of masks whose latest run started before they were sent (M1)."""
+    latest = {name: run.at for run in runs if run.kind == MASK for name in run.names}
+    return [name for name, at in latest.items() if at < told.attempted.get(name, 0.0)]
 
 
 # --- figures
@@ -266,21 +288,18 @@ def percentile(values: Sequence[float], part: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3) if ordered else None
 
 
-def recoveries(runs: Sequence[_Run], strikes: Sequence[Strike]) -> list[float]:
+def _recoveries(runs: Iterable[_Run], fates: _Fates) -> list[float]:
     """Give for each message that a killed worker was running the seconds until it started elsewhere."""
-    killed = {s.pid: s.at for s in strikes if s.is_kill}
-    open_since: dict[str, float] = {}
-    found: list[float] = []
-    for run in runs:
-        if run.id in open_since:
-            found.append(max(0.0, run.at - open_since.pop(run.id)))
-        if run.ended is None and run.pid in killed:
-            open_since[run.id] = killed[run.pid]
-    return found
+    return [
+        max(0.0, run.at - fates.killed[before.process])
+        for before, run in _doubles(runs)
+        if before.ended is None and before.process in fates.killed
+    ]
 
 
-def _figures(told: _Told, runs: list[_Run], ids: dict[str, list[str]], history: History) -> dict[str, Any]:
-    took = recoveries(runs, history.strikes)
+def _figures(told: _Told, runs: list[_Run], fates: _Fates, ids: dict[str, list[str]], history: History) -> dict[str, Any]:
+    took = _recoveries(runs, fates)
+    returned = collections.Counter(before.process for before, _ in _doubles(runs))
     return {
         "attempted": len(told.attempted),
         "confirmed": len(told.confirmed),
@@ -294,7 +313,8 @@ def _figures(told: _Told, runs: list[_Run], ids: dict[str, list[str]], history: 
         "runs": len(runs),
         "failed_runs": sum(1 for run in runs if run.raised),
         "messages": len({run.id for run in runs}),
-        "double_starts": len(runs) - len({run.id for run in runs}) - sum(1 for run in runs if run.raised),
+        "double_starts": sum(returned.values()),
+        "double_starts_after_one_strike": max(returned.values(), default=0),
         "kills": dict(collections.Counter(s.role for s in history.strikes if s.is_kill)),
         "freezes": dict(collections.Counter(s.role for s in history.strikes if not s.is_kill)),
         "recovery": {"count": len(took), "p50": percentile(took, 0.5), "p99": percentile(took, 0.99), "most": max(took, default=None)},
