@@ -93,6 +93,19 @@ def test_every_always_moves_on(seconds: float) -> None:
         moment = following
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3, 0.7, 1 / 3, 1.1, 0.9, 2.5, 3600 * 1.1, 86400.0, 1e9])
+def test_every_slot_comes_once_wherever_one_begins_to_count(seconds: float) -> None:
+    """Rounding once gave a slot two values, and it fired for each."""
+    trigger, start = every(seconds), 1_790_000_000.0
+    first = round(trigger.after(start) / seconds)
+    slots = list[float]()
+    moment = start
+    for _ in range(20_000):
+        slots.append(moment := trigger.after(moment))
+    assert slots == [n * seconds for n in range(first, first + 20_000)]
+    assert [trigger.after(slot - seconds / 2) for slot in slots] == slots
+
+
 @pytest.mark.parametrize("seconds", [0, -1, 0.05])
 def test_every_is_not_for_busy_loops(seconds: float) -> None:
     with pytest.raises(DefinitionError, match="at least 0.1"):

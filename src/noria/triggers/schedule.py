@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -49,8 +50,9 @@ class Every(Trigger, frozen=True):
         return f"every({self.seconds:g})"
 
     def after(self, moment: float) -> float:
-        slot = (moment // self.seconds + 1) * self.seconds
-        return slot if slot > moment else slot + self.seconds
+        # A slot is its number times the pace, to the last bit: what differed in rounding would be another slot, and fire again.
+        number = math.floor(moment / self.seconds)
+        return next(slot for n in range(number - 1, number + 3) if (slot := n * self.seconds) > moment)
 
 
 def cron(expression: str, zone: str = "UTC") -> Cron:
