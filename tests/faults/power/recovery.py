@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -134,5 +135,6 @@ def _scope(scope: str, names: dict[int, str]) -> tuple[str, str]:
     return names.get(int(queue), queue), identity
 
 
+@functools.lru_cache(4096)
 def _sum(stored: bytes) -> int:
     return crc32(unseal(stored))
