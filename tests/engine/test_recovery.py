@@ -158,7 +158,7 @@ def test_messages_of_a_queue_whose_name_is_lost_wait_in_a_queue_that_says_so(who
     report, found, kept = saved(sick)
     assert found.given == whole.everything
     names = [name for (name,) in asked(kept, "select name from queue order by id")]
-    assert names == ["recovered.1", "recovered.2", "recovered.3", "recovered.4"]
+    assert names == ["recovered.1", "recovered.2", "recovered.3", "recovered.5"], "but for the queue with nothing in it"
     assert 'serve them with Queue("recovered.1")' in " ".join(report.notes)
 
 

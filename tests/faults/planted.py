@@ -199,6 +199,8 @@ def client_confirms_blindly() -> None:
 
 @planted("storm", "what a handler yields is sent on its own before the acknowledgement")
 def yields_leave_before_the_ack() -> None:
+    import asyncio
+
     import msgspec
 
     from noria.worker.worker import Worker
@@ -212,6 +214,7 @@ def yields_leave_before_the_ack() -> None:
         settlement = await run(self, delivery)
         if isinstance(settlement, Ack) and settlement.then:
             await self._consumer._client.call("publish", posted(settlement.then))
+            await asyncio.sleep(0.05)
             return msgspec.structs.replace(settlement, then=())
         return settlement
 
@@ -395,3 +398,37 @@ def _commit_before(statement: str) -> None:
                 self._db.execute("begin immediate")
 
     ledger.open_database = lambda path: Apart(open_database(path))
+
+
+# --- for the sick files
+
+
+@planted("sick", "the seal of a stored envelope says nothing about it")
+def seals_without_meaning() -> None:
+    from noria.engine import seal
+
+    seal.crc32 = lambda data: 0
+
+
+@planted("sick", "a log that has lost commits is opened without a word")
+def damaged_log_opened() -> None:
+    from noria.engine import hazards
+
+    hazards.refuse_damaged_log = lambda path: None
+
+
+@planted("sick", "recover always says that all is saved")
+def recover_says_all_is_well() -> None:
+    from noria.engine.recovery import Report
+
+    Report.whole = property(lambda self: True)
+
+
+@planted("sick", "recover takes rows from pages that are not in use")
+def recover_takes_what_had_ended() -> None:
+    from noria.engine.pages import Image
+    from noria.engine.recovery import _Salvage
+
+    Image.free = lambda self: set(range(-self.pages, 0))  # as many as it likes, and none of them
+    reads = _Salvage._read_with_sqlite
+    _Salvage._read_with_sqlite = lambda self: reads(self) or True

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from .. import planted
 from .injuries import Options, run
 
 EVIDENCE = Path(__file__).parents[3] / "evidence"
@@ -21,14 +22,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.sick", description=__doc__)
     for name, default in Options._field_defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
-    options = Options(**vars(parser.parse_args()))
+    parser.add_argument("--plant", choices=planted.of("sick"), help="plant a fault first")
+    given = vars(parser.parse_args())
+    if (plant := given.pop("plant")) is not None:
+        planted.plant(plant)
+    options = Options(**given)
     folder = Path(tempfile.mkdtemp(prefix="noria-sick-", dir=MEMORY))
     try:
         evidence = run(options, folder)
     finally:
         shutil.rmtree(folder)
-    EVIDENCE.mkdir(exist_ok=True)
-    (EVIDENCE / f"sick-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+    if plant is None:
+        EVIDENCE.mkdir(exist_ok=True)
+        (EVIDENCE / f"sick-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
     print(json.dumps(evidence))
     return int(bool(evidence["faults"]))
 

@@ -29,7 +29,7 @@ from noria.store.embedded import EmbeddedStore
 QUEUES = ("orders", "push.airbnb", "seldom")
 TOPOLOGY = Topology(
     (Exchange("events", "topic", archive=86400.0),),
-    (*(Queue(name) for name in QUEUES), Queue("log", (Binding("events", "#"),))),
+    (*(Queue(name) for name in (*QUEUES, "passing")), Queue("log", (Binding("events", "#"),))),
 )
 SOON = 3600.0
 
@@ -120,6 +120,9 @@ async def _live(path: Path, count: int, *, checkpoint: bool) -> dict[str, set[st
                 names["delayed"].add(name)
             else:
                 await consumer.settle([Ack(delivery.tag)])
+    await broker.publish([publication(f"ended-{n}", "passing", 200) for n in range(40)])
+    async with broker.consume(["passing"], prefetch=40) as consumer:  # what had ended stays on pages that are not in use any more
+        await consumer.settle([Ack(delivery.tag) for delivery in await consumer.receive(40, 1.0)])
     if checkpoint:
         engine.ledger.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     await broker.close()
