@@ -13,11 +13,11 @@ from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 import msgspec
 
 from noria import brokers, store
-from noria.brokers.contract import Broker
+from noria.brokers.contract import Broker, Publisher
 from noria.bus.bus import Around, Bus, Draft, Middleware, new_id
 from noria.bus.context import Context, Ports
 from noria.bus.handler import Handler
-from noria.bus.merging import Merger
+from noria.bus.merging import Merger, Publish
 from noria.bus.portal import Portal
 from noria.bus.providers import Providers
 from noria.bus.registry import Registry
@@ -78,6 +78,7 @@ class App:
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
+        self._publisher: Publisher | None = None
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_behind(this()))
 
@@ -184,7 +185,15 @@ class App:
 
         A command without a queue is handled here and now. Raises `Unroutable`, `BrokerUnavailable`, `Unconfirmed`.
         """
-        return self.wait_for(self.asend(message, delay=delay, priority=priority, idempotency_key=idempotency_key))
+        messages, many = _listed(message)
+        drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
+        publisher = None if any(is_immediate(one) for one in messages) else self._publisher_of_this_thread()
+        if publisher is None:
+            receipts = self.wait_for(self._asend(messages, drafts))
+        else:
+            publications = [self.bus.prepare(one, draft) for one, draft in zip(messages, drafts, strict=True)]
+            receipts = _stepped(self._publish(publications, publisher.publish)) if publications else []
+        return receipts if many else receipts[0]
 
     @overload
     async def asend(
@@ -198,13 +207,15 @@ class App:
         self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
     ) -> Any:
         """See `send`."""
-        many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
-        messages = list(cast("Iterable[Message]", message)) if many else [cast("Message", message)]
-        _refuse_others(messages)
+        messages, many = _listed(message)
+        drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
+        receipts = await self._asend(messages, drafts)
+        return receipts if many else receipts[0]
+
+    async def _asend(self, messages: Sequence[Message], drafts: Sequence[Draft]) -> list[Receipt]:
         publications: list[Publication] = []
         receipts: list[Receipt] = []
-        for one in messages:
-            draft = draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key)
+        for one, draft in zip(messages, drafts, strict=True):
             if is_immediate(one):
                 await self.handle_now(one, draft.id)
                 receipts.append(Receipt(draft.id, "done"))
@@ -212,7 +223,7 @@ class App:
             publications.append(self.bus.prepare(one, draft))
         if publications:
             receipts += await self.publish_all(publications)
-        return receipts if many else receipts[0]
+        return receipts
 
     def publish(self, event: Event) -> Receipt:
         """Publish an event to all its subscribers; without any it is archived only."""
@@ -275,9 +286,20 @@ class App:
     async def publish_all(self, publications: Sequence[Publication]) -> list[Receipt]:
         """Publish, merging with what is pending for as long as somebody else changes it meanwhile."""
         connection = await self.connection()
+        return await self._publish(publications, connection.broker.publish)
+
+    async def _publish(self, publications: Sequence[Publication], publish: Publish) -> list[Receipt]:
         if all(p.options is None for p in publications):
-            return await connection.broker.publish(publications)
-        return await self.merger.publish(publications, connection.broker.publish)
+            return await publish(publications)
+        return await self.merger.publish(publications, publish)
+
+    def _publisher_of_this_thread(self) -> Publisher | None:
+        """Give what publishes without an event loop, if the broker can be reached in that way."""
+        if self.setting.engine is not None:
+            return None
+        if self._publisher is None:
+            self._publisher = brokers.publisher(self.settings, self.registry.topology)
+        return self._publisher if self._publisher.is_reachable() else None
 
     # --- connections
 
@@ -342,6 +364,9 @@ class App:
         """Close the connection that the synchronous verbs use."""
         with self._portal_lock:
             portal, self._portal = self._portal, None
+            publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()
         if portal is not None:
             portal.close(self.aclose())
 
@@ -352,13 +377,25 @@ def _leave_behind(app: App | None) -> None:
         app.forget_connections()
 
 
-def _refuse_others(messages: Sequence[Any]) -> None:
-    """Raise `InvalidMessage` for what is no message; a class in place of a message is the usual slip."""
-    for one in messages:
+def _listed(message: Any) -> tuple[list[Message], bool]:
+    """Give what is to be sent as a list, and whether it was a sequence; raises `InvalidMessage` for what is no message."""
+    many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
+    given: list[Any] = list(cast("Iterable[Any]", message)) if many else [message]
+    for one in given:  # a class in place of a message is the usual slip
         if not isinstance(one, Message):
             is_class = isinstance(one, type) and issubclass(one, Message)
             hint = f"send one of it: {one.__name__}(…)" if is_class else "send commands and events, one or a sequence"
             raise InvalidMessage("message", {"$": f"{one!r} is no message; {hint}"})
+    return given, many
+
+
+def _stepped(work: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine that never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("it suspended")
 
 
 def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:

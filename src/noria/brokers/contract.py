@@ -114,6 +114,22 @@ class Consumer(Protocol):
         ...
 
 
+class Publisher(Protocol):
+    """Publishes for threads without an event loop."""
+
+    def is_reachable(self) -> bool:
+        """Tell whether this thread can publish now; if not, it goes through an event loop, which waits or finds another way."""
+        ...
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """See `Broker.publish`; it blocks and never suspends, so that it can be stepped without an event loop."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        ...
+
+
 class Broker(Protocol):
     """Where messages wait."""
 

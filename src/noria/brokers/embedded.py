@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from noria.brokers.contract import Ack, Dead, Delivery, Depth, Receipt, Refusal, Retry, Settlement
+from noria.engine.blocking import BlockingClient
 from noria.engine.client import Client
 from noria.engine.server import Engine
 from noria.engine.wire import posted
@@ -76,6 +77,19 @@ class EmbeddedBroker:
         """Show messages of a queue without lending them: ready, running or delayed."""
         rows = await self.client.call("peek", queue, state, limit, decode=_peeked)
         return [Delivery(identity, queue, attempt + 1, envelope) for identity, attempt, _, envelope in rows]
+
+
+class EmbeddedPublisher:
+    """Publishes from threads without an event loop to the one process that owns the SQLite file."""
+
+    def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float) -> None:
+        self._client = BlockingClient(path, topology, deadline=deadline)
+        self.is_reachable = self._client.is_reachable
+        self.close = self._client.close
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
+        return _receipts(self._client.publish(publications))
 
 
 class EmbeddedConsumer:

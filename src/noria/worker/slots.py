@@ -27,7 +27,7 @@ class StartedTable:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(handle, size)
-            self._map = mmap.mmap(handle, size)
+            self._map: mmap.mmap | bytearray = mmap.mmap(handle, size)
         finally:
             os.close(handle)
 
@@ -46,4 +46,6 @@ class StartedTable:
     def close(self) -> None:
         """Forget the table: this process ends in order."""
         self.path.unlink(missing_ok=True)
-        self._map.close()
+        closed, self._map = self._map, bytearray(len(self._map))  # a handler that ignored its end may still end
+        if isinstance(closed, mmap.mmap):
+            closed.close()
