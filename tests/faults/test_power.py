@@ -17,7 +17,7 @@ import pytest
 
 from . import planted
 from .power import workload
-from .power.cuts import Report, Scene, cut, places
+from .power.cuts import Model, Report, Scene, cut, places
 from .power.disk import Change, Disk, Image, Link, Sync, SyncFolder, Truncate, Unlink, Write
 from .power.run import MEMORY, Options, run
 from .power.tape import Tape
@@ -58,7 +58,7 @@ def whole_opening(root: Path) -> Report:
     tape = workload.work(root, rounds=1, seed=1)
     at = [place for place in places(tape, ready=False) if place <= places(tape)[0]]
     assert len(at) > 20
-    return cut(Scene(tape, root / "cut", workload.NAME, workload.Clock()), at, enough=lambda report: False)
+    return cut(Scene(tape.events, Model(tape), root / "cut", workload.NAME, workload.Clock()), at)
 
 
 @pytest.mark.xfail(strict=True, reason="a file that SQLite has made, and Noria not yet marked, is taken for another program's")
@@ -70,7 +70,8 @@ def test_a_file_whose_making_was_cut_short_is_made_again(root: Path) -> None:
 def test_a_file_in_folders_that_noria_made_is_found_again(root: Path) -> None:
     name = f"made/by/{workload.NAME}"
     tape = workload.work(root, rounds=3, seed=1, name=name)
-    assert cut(Scene(tape, root / "cut", name, workload.Clock()), places(tape)[-10:]).faults == []
+    scene = Scene(tape.events, Model(tape), root / "cut", name, workload.Clock())
+    assert cut(scene, places(tape)[-10:]).faults == []
 
 
 # --- the disk and its recorder

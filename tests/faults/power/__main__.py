@@ -6,12 +6,9 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 
 from .. import planted
-from .run import Options, run, tape_of
-
-EVIDENCE = Path(__file__).parents[3] / "evidence"
+from .run import EVIDENCE, Options, run, tape_of
 
 
 def main() -> int:
@@ -25,7 +22,7 @@ def main() -> int:
     options = Options(**given)
     if plant is not None:
         planted.plant(plant)
-        done = tape_of(options.seed, options.points, options.rounds, until_fault=True)
+        done = tape_of(options.seed, options.points, options.rounds, most=1)
         print(json.dumps({"plant": plant, "points": done.report.points, "faults": list(map(str, done.report.faults))}))
         return int(bool(done.report.faults))
     evidence = run(options)

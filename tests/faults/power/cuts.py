@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
+
+import apsw
 
 from noria.engine.ledger import Ledger
 from noria.errors import NoriaError
@@ -93,8 +95,20 @@ def bounds(tape: Tape) -> list[Bounds]:
     return given
 
 
-class Judge:
+class Judge(Protocol):
     """Says whether what was found after a cut is what was promised; places come in order."""
+
+    def highest(self, place: int) -> int:
+        """Give the largest number that was lent before a place."""
+        ...
+
+    def judge(self, place: int, found: dict[Fact, Any]) -> None:
+        """Raise `Wrong` if it is not."""
+        ...
+
+
+class Model:
+    """The judge who knows each request: what is found must be what follows from some number of them within the bounds."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
@@ -102,12 +116,10 @@ class Judge:
         self._sure = Promises()
         self._sure_of = 0
 
-    def bounds(self, place: int) -> Bounds:
-        """Give what may be found at a place."""
-        return self._bounds[place]
+    def highest(self, place: int) -> int:
+        return self._bounds[place].highest
 
     def judge(self, place: int, found: dict[Fact, Any]) -> None:
-        """Raise `Wrong` unless the facts are those after some number of requests within the bounds."""
         least, most, _ = self._bounds[place]
         while self._sure_of < least:
             self._take(self._sure, self._sure_of)
@@ -143,9 +155,10 @@ def differences(found: dict[Fact, Any], promised: dict[Fact, Any]) -> list[str]:
 
 
 class Scene(NamedTuple):
-    """Where a tape was recorded and where its cuts are tried."""
+    """What was recorded, where its cuts are tried, and who judges them."""
 
-    tape: Tape
+    events: Sequence[object]
+    judge: Judge
     folder: Path  # empty; each state of the disk is laid out in it
     database: str  # the path of the database below it
     now: Callable[[], float]
@@ -156,46 +169,48 @@ def cut(
     at: Sequence[int],
     *,
     seed: int = 0,
+    ways: int = 100,
     again: int = 0,
-    enough: Callable[[Report], bool] = lambda report: len(report.faults) >= 5,
+    most: int = 5,
+    keep: Path | None = None,
 ) -> Report:
-    """Cut the power at each place, recover from each state that the disk may have then, and stop early when that is `enough`.
+    """Cut the power at each place, and recover from the states that the disk may have then; stop after the place of so many faults.
 
-    At one place of each `again` the power goes once more, during the first start after it.
+    `ways`: how many states, of which one is that only what was synced is there. `again`: at one place of so many the power goes
+    once more, during the first start after it. `keep`: where the files of the first fault are left.
     """
     report, disk, done = Report(), Disk(), 0
-    try:
-        judge = Judge(scene.tape)
-    except Wrong as wrong:
-        report.faults.append(Fault(0, "none", str(wrong)))
-        return report
     for place in sorted(at):
-        for event in scene.tape.events[done:place]:
+        for event in scene.events[done:place]:
             if isinstance(event, OPERATIONS):
                 disk.do(event)
         done = place
         report.points += 1
         random = Random(f"{seed} {place}")
-        images = list(_images(disk, random))
+        images = _images(disk, random, ways)
         if again and report.points % again == 0:
             images += _during_recovery(scene, random.choice(images)[1], random)
         for way, image in images:
             report.ways[way.split()[0]] += 1
             lay(image, scene.folder)
             try:
-                recover(scene.folder / scene.database, scene.now, judge.bounds(place).highest, partial(judge.judge, place))
+                recover(scene.folder / scene.database, scene.now, scene.judge.highest(place), partial(scene.judge.judge, place))
             except Wrong as wrong:
                 report.faults.append(Fault(place, way, str(wrong)))
-        if enough(report):
+                if keep is not None and len(report.faults) == 1:
+                    lay(image, keep)
+        if len(report.faults) >= most:
             break
     return report
 
 
-def _images(disk: Disk, random: Random) -> Iterator[tuple[str, Image]]:
-    for way, changes in disk.states(random):
-        yield way, disk.image(changes)
-    if (short := disk.image(disk.pending, short=True)) != disk.image(disk.pending):
-        yield "short", short
+def _images(disk: Disk, random: Random, ways: int = 100) -> list[tuple[str, Image]]:
+    synced, *states = disk.states(random)
+    chosen = [synced, *random.sample(states, min(len(states), ways - 1))]
+    found = [(way, disk.image(changes)) for way, changes in chosen]
+    if len(found) < ways and (short := disk.image(disk.pending, short=True)) != disk.image(disk.pending):
+        found.append(("short", short))
+    return found
 
 
 def _during_recovery(scene: Scene, image: Image, random: Random) -> list[tuple[str, Image]]:
@@ -206,7 +221,7 @@ def _during_recovery(scene: Scene, image: Image, random: Random) -> list[tuple[s
     try:
         with recording(tape, scene.folder, scene.folder / scene.database, image):
             Ledger(scene.folder / scene.database, scene.now).close()
-    except NoriaError:
+    except (NoriaError, apsw.Error):
         return []  # said already, by those who start from this image without another cut
     at, disk, found = places(tape, ready=False), Disk(image), list[tuple[str, Image]]()
     done = 0

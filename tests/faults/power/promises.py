@@ -49,12 +49,13 @@ class Promises:
         self._letters = 0
         self._seq = 0
         self._envelopes: dict[int, bytes] = {}
+        self._doomed: dict[tuple[str, int], frozenset[Fact]] = {}
 
     def copy(self) -> Promises:
         """Give a copy that goes its own way."""
         twin = Promises()
         twin.facts = dict(self.facts)
-        twin._letters, twin._seq, twin._envelopes = self._letters, self._seq, self._envelopes
+        twin._letters, twin._seq, twin._envelopes, twin._doomed = self._letters, self._seq, self._envelopes, dict(self._doomed)
         return twin
 
     def take(self, asked: Asked, answered: Answered | None) -> None:
@@ -119,9 +120,15 @@ class Promises:
                 self._store(p, asked.now)
             self.facts["schedule", schedule] = slot
 
-    def _purge(self, asked: Asked, count: int, queue: str, delete: bool) -> None:
-        for name, message in list(self.facts.items()):
-            if name[:2] == ("message", queue) and message.state != "dead":
+    def _purge(self, asked: Asked, count: int | None, queue: str, delete: bool) -> None:
+        """Take away what was there when it began; the engine does what is ready in one step, and what is delayed in another."""
+        doomed = self._doomed.setdefault(
+            (asked.client, asked.serial), frozenset(name for name in self.facts if name[:2] == ("message", queue))
+        )
+        there = [name for name in doomed if name in self.facts]
+        step = [name for name in there if self.facts[name].state == "ready"] or there
+        for name in step:
+            if self.facts[name].state != "dead":
                 del self.facts[name]
                 self._end(queue, name[2], "dead", asked.now)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import multiprocessing
 import os
 import shutil
@@ -17,10 +16,12 @@ from typing import Any, Final, NamedTuple
 import apsw
 
 from . import workload
-from .cuts import OPERATIONS, Report, Scene, cut, places
+from .cuts import OPERATIONS, Fault, Model, Report, Scene, cut, places
 from .disk import Sync, Write
+from .promises import Wrong
 from .tape import Tape
 
+EVIDENCE: Final = Path(__file__).parents[3] / "evidence"
 MEMORY: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 _AGAIN: Final = 20  # at one place of so many, the power goes again during the recovery
 
@@ -51,12 +52,12 @@ def run(options: Options) -> dict[str, Any]:
     began = time.monotonic()
     seeds = range(options.seed, options.seed + options.tapes)
     shares = [options.points // options.tapes + (n < options.points % options.tapes) for n in range(options.tapes)]
-    arguments = zip(seeds, shares, itertools.repeat(options.rounds), strict=False)
-    if options.jobs == 1:
-        done = list(itertools.starmap(tape_of, arguments))
-    else:
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-            done = list(pool.map(tape_of, *zip(*arguments, strict=True)))
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        doing = [
+            pool.submit(tape_of, seed, share, options.rounds, keep=EVIDENCE / f"power-{seed}")
+            for seed, share in zip(seeds, shares, strict=True)
+        ]
+        done = [tape.result() for tape in doing]
     seconds = time.monotonic() - began
     ways = sum((d.report.ways for d in done), collections.Counter[str]())
     return {
@@ -68,14 +69,17 @@ def run(options: Options) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tape_of(seed: int, points: int, rounds: int, *, until_fault: bool = False) -> Done:
-    """Record one workload, and cut the power at so many of its places."""
+def tape_of(seed: int, points: int, rounds: int, *, most: int = 20, keep: Path | None = None) -> Done:
+    """Record one workload, and cut the power at so many of its places, or until so many promises are broken."""
     root = Path(tempfile.mkdtemp(prefix="noria-power-", dir=MEMORY))
     try:
         tape = workload.work(root, rounds=rounds, seed=seed)
-        scene = Scene(tape, root / "cut", workload.NAME, workload.Clock())
-        enough = (lambda report: bool(report.faults)) if until_fault else (lambda report: len(report.faults) >= 20)
-        report = cut(scene, _some(tape, points, seed), seed=seed, again=_AGAIN, enough=enough)
+        try:
+            scene = Scene(tape.events, Model(tape), root / "cut", workload.NAME, workload.Clock())
+            report = cut(scene, _some(tape, points, seed), seed=seed, again=_AGAIN, most=most, keep=keep)
+        except Wrong as wrong:
+            report = Report()
+            report.faults.append(Fault(0, "none", str(wrong)))
         return Done(seed, len(tape.events), len(tape.asked), *_counted(tape), report)
     finally:
         shutil.rmtree(root)
