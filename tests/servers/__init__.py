@@ -1,0 +1,1 @@
+"""Servers that tests and the bench start for themselves; none that is found running is ever used."""
