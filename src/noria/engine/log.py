@@ -15,6 +15,7 @@ from noria.engine.ballast import free_bytes
 CHECKPOINT: Final = 4000  # pages in the log after which it is written back into the database
 _STEP: Final = 1024 * 1024
 _MARGIN: Final = 128 * 1024
+_CHUNK: Final = 64 * 1024
 
 
 class Log:
@@ -40,7 +41,8 @@ class Log:
             size = os.fstat(handle).st_size
             wanted = min(self._most, max(end + _MARGIN, 2 * self._extent, _STEP))
             if size < wanted and free_bytes(self._path.parent) > 8 * wanted:
-                os.pwrite(handle, bytes(wanted - size), size)
+                for at in range(size, wanted, _CHUNK):  # in one large write the page cache would take large pages, dearer to sync
+                    os.pwrite(handle, bytes(min(_CHUNK, wanted - at)), at)
             self._extent = max(size, wanted)
         except OSError:
             self._extent = self._most  # no room or a sick disk: SQLite's own calls will tell
