@@ -65,13 +65,17 @@ docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
 tools: ## Install what the tests need from Debian, when missing and root
-	@command -v promtool >/dev/null || { \
+	@missing=""; \
+	command -v promtool >/dev/null || missing="$$missing prometheus"; \
+	command -v faketime >/dev/null || missing="$$missing faketime"; \
+	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing prometheus for promtool" >&2; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; \
+	    echo "installing$$missing" >&2; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	  else \
-	    echo "promtool is missing and this is not root: install Debian's package prometheus; its test will fail without" >&2; \
-	  fi; }
+	    echo "Debian's$$missing is missing and this is not root: install it; the tests that need it fail or are skipped without" >&2; \
+	  fi; \
+	fi
 
 clean: ## Remove what was built
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ log = logging.getLogger("noria.scheduler")
 
 _LONGEST_SLEEP = 5.0
 _AFTER_FAILURE = 1.0
+_AHEAD = 60.0  # seconds: two hosts' clocks differ by less
 
 
 class Scheduler:
@@ -41,6 +42,7 @@ class Scheduler:
         self._prepare = prepare
         self._merging = merging
         self._now = now
+        self._ahead: set[str] = set()
 
     async def run(self) -> None:
         """Fire until cancelled; a broker that is away delays, it does not end this."""
@@ -72,9 +74,20 @@ class Scheduler:
         if last is None:
             await self._store.fire(schedule.name, now, ())
             last = now
+        self._say_if_ahead(schedule.name, last - now)
         for slot in due(schedule, last, now):
             original = [self._prepare(schedule.message)]
             merge = functools.partial(self._merging.merged, original)
             if await self._store.fire(schedule.name, slot, original, merge):
                 log.info("fired %s for %s", schedule.name, slot)
         return schedule.trigger.after(max(last, now)) - now
+
+    def _say_if_ahead(self, name: str, seconds: float) -> None:
+        """Say once that a schedule waits for its own past: a slot is never fired twice, whatever the clock does."""
+        if seconds <= _AHEAD:
+            self._ahead.discard(name)
+        elif name not in self._ahead:
+            self._ahead.add(name)
+            log.warning(
+                "%s has fired %.0f s ahead of this clock, which was set back; it goes on when the clock has caught up", name, seconds
+            )
