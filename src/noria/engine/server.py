@@ -110,6 +110,7 @@ class Engine:
         self._touched: set[Connection] = set()
         self._ballast = Ballast(path)
         self._read_tables: list[Path] = []
+        self._orphans: list[Path] = []
         self._purges: dict[tuple[Connection, int], Purge] = {}
         self.full = not self._ballast.lay()
         if self.full:
@@ -202,6 +203,7 @@ class Engine:
         try:
             for connection in lost:
                 self._bury_connection(connection)
+            self._blame_orphans()
             for connection, request in inbox:
                 touched.add(connection)
                 self._perform(connection, request)
@@ -222,6 +224,7 @@ class Engine:
     def _tidy(self) -> None:
         """Do what follows a turn, when its answers are on their way."""
         ledger = self.ledger
+        self._orphans.clear()
         while self._read_tables:
             self._read_tables.pop().unlink(missing_ok=True)
         self._tend_log()
@@ -429,12 +432,15 @@ class Engine:
     def _serve_again(self) -> None:
         """Lend again, after those who held something had the time to come back; blame what dead workers were running."""
         self.ledger.held_back = False
-        for table in tables.orphans(self.ledger.path):
+        self._orphans = tables.orphans(self.ledger.path)
+        self.schedule()
+
+    def _blame_orphans(self) -> None:
+        for table in self._orphans:
             if tables.is_of_this_boot(table):
                 for tag in tables.started_in(table) or ():
                     self.ledger.blame(tag)
             self._read_tables.append(table)
-        self.schedule()
 
     # --- room on the disk
 
