@@ -207,3 +207,17 @@ def test_the_torn_last_commit_of_a_power_failure_is_no_damage(tmp_path: Path) ->
     data[-4120 * 2 : -4120] = bytes(4120)  # the last but one frame did not reach the disk, the last one did
     log.write_bytes(data)
     hazards.refuse(path)
+
+
+def test_a_new_log_torn_in_its_first_bytes_over_one_that_is_written_back_is_no_damage(tmp_path: Path) -> None:
+    """The power failed while SQLite began the log anew: what lies behind the torn header is old, and in the database."""
+    path = killed(tmp_path)
+    db = apsw.Connection(str(path))
+    db.execute("select count(*) from sqlite_schema").fetchall()
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", tmp_path / f"torn.db{suffix}")
+    db.close()
+    assert Path(f"{tmp_path / 'torn.db'}-wal").stat().st_size > 4 * 4120
+    flip(Path(f"{tmp_path / 'torn.db'}-wal"), 20)
+    hazards.refuse(tmp_path / "torn.db")

@@ -69,7 +69,10 @@ def read(database: Path, page_size: int | None, index: Index | None) -> WriteAhe
     except FileNotFoundError:
         return _without_frames(page_size, index)
     try:
-        return _read(handle, page_size, index)
+        log = _read(handle, page_size, index)
+        if 0 in log.damaged and index is None and _is_written_back(handle, database, log):
+            return WriteAhead(log.page_size)  # a new log was begun over this one when the power failed
+        return log
     finally:
         os.close(handle)
 
@@ -84,6 +87,20 @@ def content(database: Path, log: WriteAhead) -> Iterator[tuple[Frame, bytes]]:
             yield frame, os.pread(handle, log.page_size, frame.offset)
     finally:
         os.close(handle)
+
+
+def _is_written_back(handle: int, database: Path, log: WriteAhead) -> bool:
+    """Tell whether every page of a log is in the database as the log has it last."""
+    latest = {frame.page: frame for frame in log.frames}
+    try:
+        with database.open("rb") as file:
+            for number, frame in latest.items():
+                file.seek((number - 1) * log.page_size)
+                if file.read(log.page_size) != os.pread(handle, log.page_size, frame.offset):
+                    return False
+    except OSError:
+        return False
+    return True
 
 
 def index_of(database: Path) -> Index | None:
