@@ -1,5 +1,6 @@
 """Topology: what passes a binding, and what two declarations may not disagree on."""
 
+import time
 from typing import Literal
 
 import pytest
@@ -83,3 +84,18 @@ def test_an_exchange_keeps_its_kind_and_archive() -> None:
 )  # fmt: skip
 def test_queues_are_chosen_by_wildcards(patterns: list[str], found: list[str]) -> None:
     assert match(patterns, ["push.alpine", "push.ical", "compute"]) == found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [("*", "", True), ("a*", "a", True), ("a*a", "a", False), ("a*a", "aa", True), ("*b*", "abc", True), ("a*b*c", "a.c.b.c", True), ("a*b*c", "acb", False),
+     ("ab", "ab", True), ("ab", "abc", False), ("*.x", "a.b.x", True), ("**", "a", True), ("a.b", "axb", False)],
+)  # fmt: skip
+def test_a_wildcard_stands_for_anything(pattern: str, name: str, fits: bool) -> None:
+    assert (match([pattern], [name]) == [name]) is fits
+
+
+def test_many_wildcards_take_no_time() -> None:
+    started = time.thread_time()
+    assert match(["*a" * 100 + "*b"], ["a" * 255] * 100) == []
+    assert time.thread_time() - started < 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -97,6 +96,22 @@ def _fits(pattern: Sequence[str], words: Sequence[str]) -> bool:
 
 
 def match(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Give the names that fit any of the patterns, where `*` at the end or between dots is a wildcard."""
-    tests = [re.compile(".*".join(re.escape(part) for part in pattern.split("*"))).fullmatch for pattern in patterns]
-    return [name for name in names if any(test(name) for test in tests)]
+    """Give the names that fit any of the patterns, where `*` stands for anything; in time that only their lengths decide."""
+    wanted = list(patterns)
+    return [name for name in names if any(_globs(pattern, name) for pattern in wanted)]
+
+
+def _globs(pattern: str, name: str) -> bool:
+    first, *others = pattern.split("*")
+    if not others:
+        return name == pattern
+    *middle, last = others
+    at, end = len(first), len(name) - len(last)
+    if at > end or not name.startswith(first) or not name.endswith(last):
+        return False
+    for part in middle:  # the first place is as good as any: what follows can only be further to the right
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
