@@ -9,7 +9,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check coverage bench bench-quick docs setup power tools clean
+.PHONY: help demo test check coverage bench bench-quick docs setup power power-stack tools clean
 .DEFAULT_GOAL := help
 
 help: ## Explain these commands
@@ -59,6 +59,9 @@ bench-quick: $(VENV)/.tests ## Measure Noria alone, in small sizes, within a min
 
 power: $(VENV)/.tests ## Cut the power at 10,000 places of the engine's work, keep the result in evidence/ (ARGS="--points 20000 --seed 7")
 	@$(BIN)/python -m tests.faults.power $(ARGS)
+
+power-stack: $(VENV)/.tests ## Rebuild the disk of a real host at each of its system calls, which needs strace (ARGS="--publishes 2000")
+	@$(BIN)/python -m tests.faults.power.stack $(ARGS)
 
 docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(UV) sync --quiet --frozen --all-extras --group docs --inexact

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import apsw
 import pytest
@@ -72,6 +73,34 @@ def test_a_file_in_folders_that_noria_made_is_found_again(root: Path) -> None:
     tape = workload.work(root, rounds=3, seed=1, name=name)
     scene = Scene(tape.events, Model(tape), root / "cut", name, workload.Clock())
     assert cut(scene, places(tape)[-10:]).faults == []
+
+
+# --- a whole host, seen from outside
+
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+def stack(*arguments: str) -> tuple[int, dict[str, Any]]:
+    program = [sys.executable, "-m", "tests.faults.power.stack", "--publishes", "60", "--points", "150", *arguments]
+    environment = {**os.environ, **planted.environment()}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@needs_strace
+def test_every_order_that_a_real_gateway_took_is_there_wherever_the_power_is_cut() -> None:
+    code, evidence = stack()
+    assert (code, evidence["faults"], evidence["taken"]) == (0, [], 60)
+    assert evidence["points"] >= 150
+
+
+@needs_strace
+def test_an_answer_that_left_a_real_engine_before_its_commit_is_seen() -> None:
+    code, evidence = stack("--plant", "answered-before-the-commit")
+    assert code == 1
+    assert "taken are not known" in evidence["faults"][0]
 
 
 # --- the disk and its recorder
