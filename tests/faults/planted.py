@@ -83,6 +83,8 @@ def ack_before_handler() -> None:
 def retry_acked_before_it_is_published() -> None:
     import asyncio
 
+    import msgspec
+
     from noria.brokers.contract import Ack, Retry
     from noria.engine.wire import posted
     from noria.messages.envelope import Publication
@@ -91,12 +93,14 @@ def retry_acked_before_it_is_published() -> None:
     run = Worker._run
 
     async def gap(self: Any, delivery: Any) -> Any:
-        settlement = await run(self, delivery)
+        attempt = int(delivery.envelope.headers.get("attempt", 0)) + delivery.attempt
+        settlement = await run(self, msgspec.structs.replace(delivery, attempt=attempt))
         if not isinstance(settlement, Retry) or not settlement.counted:
             return settlement
         await self._consumer.settle([Ack(delivery.tag)])
-        await asyncio.sleep(0.05)
-        await self._consumer._client.call("publish", posted([Publication(delivery.envelope, delivery.queue, delay=settlement.after)]))
+        await asyncio.sleep(0.2)
+        again = msgspec.structs.replace(delivery.envelope, headers={"attempt": str(attempt)})
+        await self._consumer._client.call("publish", posted([Publication(again, delivery.queue, delay=settlement.after)]))
         return Ack(delivery.tag)
 
     Worker._run = gap
@@ -214,7 +218,7 @@ def yields_leave_before_the_ack() -> None:
         settlement = await run(self, delivery)
         if isinstance(settlement, Ack) and settlement.then:
             await self._consumer._client.call("publish", posted(settlement.then))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
             return msgspec.structs.replace(settlement, then=())
         return settlement
 
@@ -432,3 +436,23 @@ def recover_takes_what_had_ended() -> None:
     Image.free = lambda self: set(range(-self.pages, 0))  # as many as it likes, and none of them
     reads = _Salvage._read_with_sqlite
     _Salvage._read_with_sqlite = lambda self: reads(self) or True
+
+
+# --- for the failing disks
+
+
+@planted("disks", "an error of the disk in a commit is not heard")
+def errors_of_the_disk_not_heard() -> None:
+    import apsw
+
+    from noria.engine.ledger import Ledger
+
+    commit = Ledger.commit
+
+    def deaf(self: Any) -> None:
+        try:
+            commit(self)
+        except apsw.IOError:
+            self._writing = False
+
+    Ledger.commit = deaf

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import random
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -22,7 +23,7 @@ app = App("storm")
 RUNS = Path("runs")
 EFFECTS = Path("effects.db")
 AGAIN = Retry(30, delay=0.05, factor=1.0)
-_PACE = 0.003  # seconds that a handler takes on average
+PACE = float(os.environ.get("STORM_PACE", "0.01"))  # seconds that a handler takes on average
 
 
 class Work(Command, queue="work", retry=AGAIN):
@@ -105,14 +106,14 @@ def take_effect(identity: str, names: Iterable[str]) -> None:
 
 
 async def _work(identity: str, names: list[str], scope: str = "") -> None:
-    await asyncio.sleep(random.expovariate(1 / _PACE))
+    await asyncio.sleep(random.expovariate(1 / PACE))
     take_effect(identity + scope, names)
 
 
 async def _handle(context: Context, kind: str, names: list[str], *, key: str = "", fails: bool = False) -> None:
     journal().write("start", context.id, f"{kind} {key} {context.attempt} {','.join(names)}")
     if fails and context.attempt == 1:
-        await asyncio.sleep(random.expovariate(1 / _PACE))
+        await asyncio.sleep(random.expovariate(1 / PACE))
         journal().write("raise", context.id)
         raise ConnectionError("try again")
     await _work(context.id, names)

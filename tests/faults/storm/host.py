@@ -48,7 +48,7 @@ def free_port() -> int:
 class Host:
     """All processes of a storm."""
 
-    def __init__(self, folder: Path, *, workers: int, concurrency: int, rate: float, plant: str | None = None) -> None:
+    def __init__(self, folder: Path, *, workers: int, concurrency: int, rate: float, pace: float, plant: str | None = None) -> None:
         self.folder = folder
         self._workers = workers
         self._rate = rate
@@ -56,6 +56,7 @@ class Host:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")}
         self._environment = {
             **kept, **planted.environment(plant), "NORIA_APP": "tests.faults.storm.application:app", "NORIA_PORT": str(self._port),
+            "STORM_PACE": str(pace),
         }  # fmt: skip
         self._run: subprocess.Popen[bytes] | None = None
         self._publishers: dict[str, subprocess.Popen[bytes]] = {}

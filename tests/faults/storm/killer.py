@@ -22,26 +22,31 @@ UNRIPE = 1 / 8
 TURNS = 10  # turns that a step waits for its victim
 FREEZES = 1 / 8
 SHORTEST, LONGEST = 0.3, 2.0
+ENDS = 1 / 3  # of those that are frozen, how many are killed instead of let go on
 
 
 class Plan(NamedTuple):
-    """One step: `pick` chooses among the processes of the role of at least some `age`, `freeze` is the seconds or zero for a kill."""
+    """One step: `pick` chooses among the processes of the role of at least some `age`, `freeze` is the seconds or zero for a kill at once.
+
+    `ends` says that a frozen process is killed in the end.
+    """
 
     role: str
     pick: float
     freeze: float
     age: float
+    ends: bool = False
 
 
-def schedule(seed: int, mix: Mapping[str, float] = MIX) -> Iterator[Plan]:
+def schedule(seed: int, mix: Mapping[str, float] = MIX, freezes: float = FREEZES, ends: float = ENDS) -> Iterator[Plan]:
     """Give the steps of a seed, without an end."""
     chance = random.Random(seed)
     roles, weights = list(mix), list(mix.values())
     while True:
         (role,) = chance.choices(roles, weights)
-        pick, freezes, seconds = chance.random(), chance.random() < FREEZES, chance.uniform(SHORTEST, LONGEST)
+        pick, frozen, seconds = chance.random(), chance.random() < freezes, chance.uniform(SHORTEST, LONGEST)
         age = 0.0 if chance.random() < UNRIPE else RIPE[role]
-        yield Plan(role, pick, seconds if freezes else 0.0, age)
+        yield Plan(role, pick, seconds if frozen else 0.0, age, chance.random() < ends)
 
 
 class Killer:
@@ -53,7 +58,7 @@ class Killer:
         self._plans = plans
         self._find = find
         self._is_ours = is_ours
-        self._frozen: dict[int, tuple[int, int]] = {}  # the index of the strike, and the descriptor
+        self._frozen: dict[int, tuple[int, int, bool]] = {}  # the index of the strike, the descriptor, whether it is to end
         self.strikes: list[Strike] = []
         self.missed = 0
         self._waiting: Plan | None = None
@@ -91,7 +96,7 @@ class Killer:
             os.close(handle)
             return False
         if plan.freeze:
-            self._frozen[pid] = (len(self.strikes), handle)
+            self._frozen[pid] = (len(self.strikes), handle, plan.ends)
             self.strikes.append(Strike(now, plan.role, pid, now + plan.freeze))
         else:
             os.close(handle)
@@ -99,12 +104,15 @@ class Killer:
         return True
 
     def thaw(self, *, everybody: bool = False) -> None:
-        """Let go on who was frozen long enough."""
+        """Let go on, or end, who was frozen long enough."""
         now = time.monotonic()
-        for pid, (index, handle) in list(self._frozen.items()):
-            if everybody or self.strikes[index].until <= now:
-                self.strikes[index] = self.strikes[index]._replace(until=now)
+        for pid, (index, handle, ends) in list(self._frozen.items()):
+            strike = self.strikes[index]
+            if everybody or strike.until <= now:
+                self.strikes[index] = strike._replace(until=now)
                 with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(handle, signal.SIGCONT)
+                    signal.pidfd_send_signal(handle, signal.SIGKILL if ends else signal.SIGCONT)
+                    if ends:
+                        self.strikes.append(Strike(now, strike.role, pid))
                 os.close(handle)
                 del self._frozen[pid]

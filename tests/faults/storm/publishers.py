@@ -62,7 +62,7 @@ def flags_of(row: str, number: int) -> str:
     if row.startswith("step"):
         return "+f" if number % 16 == 5 else ""
     if row.startswith("work"):
-        return "+f" if number % 16 == 5 else "+e" if number % 8 == 3 else ""
+        return "+f" if number % 16 == 5 else "+e" if number % 8 in (2, 3) else ""
     return ""
 
 
@@ -90,15 +90,16 @@ async def batches(journal: Journal, name: str, rate: float) -> None:
     numbers = itertools.count()
     while await pace.wait():
         turn = next(numbers)
-        kind = "mask" if turn % 5 == 0 else "pair" if turn % 10 == 1 else "work"
-        names = [f"{kind}.{life}.{n}{flags_of(kind, n)}" for n in range(turn * BATCH, (turn + 1) * BATCH)]
+        kinds = ("mask",) if turn % 5 == 0 else ("work",) * 7 + ("pair",)
+        numbered = ((n, kinds[n % len(kinds)]) for n in range(turn * BATCH, (turn + 1) * BATCH))
+        names = [f"{kind}.{life}.{n}{flags_of(kind, n)}" for n, kind in numbered]
         journal.write_all("attempt", names)
         try:
             await app.asend([message_of(n) for n in names])
         except Unconfirmed:
             journal.write_all("unknown", names)
         except BrokerUnavailable:  # masks take several turns, and an earlier one may have stored the first of them
-            journal.write_all("unknown" if kind == "mask" else "refused", names)
+            journal.write_all("unknown" if kinds == ("mask",) else "refused", names)
         else:
             journal.write_all("confirmed", names)
 

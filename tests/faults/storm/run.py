@@ -35,9 +35,12 @@ class Options:
     rate: float = 1000.0
     workers: int = 4
     concurrency: int = 16
+    pace: float = 0.01
     patience: float = 600.0
     drain: float = 120.0
     plant: str | None = None
+    freezes: float = killer.FREEZES
+    ends: float = killer.ENDS
     mix: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(killer.MIX))
 
 
@@ -47,8 +50,10 @@ class Storm:
     def __init__(self, options: Options, folder: Path) -> None:
         self.options = options
         self.folder = folder
-        self.host = Host(folder, workers=options.workers, concurrency=options.concurrency, rate=options.rate, plant=options.plant)
-        self.killer = Killer(killer.schedule(options.seed, options.mix), self.host.find, self.host.is_ours)
+        self.host = Host(
+            folder, workers=options.workers, concurrency=options.concurrency, rate=options.rate, pace=options.pace, plant=options.plant
+        )
+        self.killer = Killer(killer.schedule(options.seed, options.mix, options.freezes, options.ends), self.host.find, self.host.is_ours)
         self._sent_reader = Reader(folder / "sent")
         self._sent: list[Line] = []
         self._confirmed = 0

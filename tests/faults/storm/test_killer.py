@@ -57,6 +57,14 @@ def test_a_frozen_victim_is_not_struck_again_and_goes_on_after_its_time(victim: 
     assert killer.kills == 0
 
 
+def test_a_frozen_victim_may_end_by_a_kill(victim: subprocess.Popen[bytes]) -> None:
+    killer = Killer(iter([Plan(ENGINE, 0.0, 0.1, 0.0, ends=True)]), lambda _: {victim.pid: 2.0}, lambda _: True)
+    killer.strike()
+    until(lambda: killer.thaw() is None and victim.poll() is not None)
+    assert victim.returncode == -signal.SIGKILL
+    assert [strike.is_kill for strike in killer.strikes] == [False, True]
+
+
 def test_nobody_else_is_struck(victim: subprocess.Popen[bytes]) -> None:
     killer = Killer(iter([Plan(ENGINE, 0.0, 0.0, 0.0), Plan(PUBLISHER, 0.0, 0.0, 0.0)]), lambda _: {victim.pid: 9.0}, lambda _: False)
     for _ in range(2 * TURNS):
