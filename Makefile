@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 export UV_PROJECT_ENVIRONMENT := $(VENV)
@@ -9,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check coverage bench bench-quick docs setup power power-stack tools clean
+.PHONY: help demo test check coverage fuzz bench bench-quick peers docs setup power power-stack tools clean
 .DEFAULT_GOAL := help
 
 help: ## Explain these commands
@@ -45,13 +46,28 @@ check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must
 
 coverage: $(VENV)/.tests ## Measure what the tests inside one process cover; below 80 % is an error
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/faults --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
+	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/faults --ignore=tests/servers --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
 	  -k "not socket and not schemathesis and not model"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=80 >.coverage.txt || { cat .coverage.txt; exit 1; }
 	@tail -3 .coverage.txt
 
-bench: $(VENV)/.tests ## Measure Noria and its peers in turns, print a table, write benchmarks/results.json (ARGS="--runs 1 drain")
+fuzz: $(VENV)/.tests ## Give a million random inputs to everything that decodes (ARGS="--executions 10000000 --seed 1 --target HTTP")
+	$(BIN)/python -m tests.faults.fuzzing $(ARGS)
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt | $(UV)
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(PEERS) && $(UV) pip install --quiet --python $(PEERS) -r $< && touch $@ || \
+	  echo "the peers cannot be installed here: the bench says so and goes on" >&2
+
+peers: $(PEERS)/.installed # What the bench compares Noria with; their server is installed from Debian, and never started as a service
+	@[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing rabbitmq-server, without starting it" >&2; \
+	    [ -e /usr/sbin/policy-rc.d ] || { trap 'rm -f /usr/sbin/policy-rc.d' EXIT; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; }; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rabbitmq-server >/dev/null || true; \
+	  fi; }
+
+bench: $(VENV)/.tests peers ## Measure Noria and its peers in turns, print a table, write benchmarks/results.json (ARGS="--runs 1 drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-quick: $(VENV)/.tests ## Measure Noria alone, in small sizes, within a minute or so
@@ -81,4 +97,4 @@ tools: ## Install what the tests need from Debian, when missing and root
 	fi
 
 clean: ## Remove what was built
-	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -291,6 +291,8 @@ class Folder:
             if process.poll() is None:
                 process.kill()
             process.wait(10)
+            for left in (f"faketime_shm_{process.pid}", f"sem.faketime_sem_{process.pid}"):
+                Path("/dev/shm", left).unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -71,6 +71,12 @@ def test_a_date_in_json_is_no_fault_while_another_field_is() -> None:
     assert list(caught.value.faults) == ["$.guest"]
 
 
+def test_a_fault_that_a_later_field_of_the_same_name_hides_is_named_all_the_same() -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        decode_body(Stay, "stay", b'{"guest": "Ada", "since": "yesterday", "since": "2026-03-01"}')
+    assert caught.value.faults == {"$": "Invalid RFC3339 encoded date - at `$.since`"}
+
+
 def test_numbers_are_not_taken_for_texts_nor_texts_for_numbers() -> None:
     class Count(Command, queue="q"):
         number: int

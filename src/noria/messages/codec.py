@@ -36,8 +36,8 @@ def decode_body(message: type[Any], name: str, body: bytes) -> Any:
     try:
         try:
             return msgspec.json.decode(body, type=message)
-        except msgspec.ValidationError:  # msgspec stops here, also before a later place where the body is no JSON at all
-            faults = find_faults(message, msgspec.json.decode(body), strings=True)
+        except msgspec.ValidationError as error:  # msgspec stops here, also before a later place where the body is no JSON at all
+            faults = find_faults(message, msgspec.json.decode(body), strings=True) or {"$": str(error)}
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidMessage(name, {"$": str(error)}) from None
     except Exception as error:  # what a message's own __post_init__ raises beyond ValueError, an assertion perhaps

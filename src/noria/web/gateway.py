@@ -80,6 +80,7 @@ def gateway(app: App) -> ASGIApp:
         Route("/queues", queues, methods=["GET"]),
     ]
     inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_problem, Exception: _failure})
+    inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
     return Guard(_Measured(inner, metrics), settings)
 
 

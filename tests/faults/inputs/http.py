@@ -88,6 +88,7 @@ ROWS = [
     Row("http-wrong-method", "another method", "`DELETE /commands/order`", "405", "allow: POST…taken here: POST", sent(request("DELETE"))),
     Row("http-unknown-path", "an address that is none", "`POST /comands/order`", "404", "what there is stands in /openapi.json",
         sent(request(path="/comands/order"))),
+    Row("http-slash", "a slash too many", "`POST /commands/order/`", "404", "what there is stands in /openapi.json", sent(request(path=f"{PATH}/"))),
     Row("http-path-outside", "a way out of the path", "`POST /commands/%2e%2e%2fqueues`", "404", "what there is stands in /openapi.json",
         sent(request(path="/commands/%2e%2e%2fqueues"))),
     Row("http-long-address", "an address over 8 KiB", "a query of 9,000 bytes", "414", "The address is too long…at most 8192 bytes",

@@ -1,0 +1,1 @@
+"""Random input to everything that decodes: only the documented errors may come out, and soon."""
