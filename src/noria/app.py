@@ -297,9 +297,11 @@ class App:
         """Give what publishes without an event loop, if the broker can be reached in that way."""
         if self.setting.engine is not None:
             return None
-        if self._publisher is None:
-            self._publisher = brokers.publisher(self.settings, self.registry.topology)
-        return self._publisher if self._publisher.is_reachable() else None
+        publisher = self._publisher
+        if publisher is None:
+            with self._portal_lock:
+                publisher = self._publisher = self._publisher or brokers.publisher(self.settings, self.registry.topology)
+        return publisher if publisher.is_reachable() else None
 
     # --- connections
 

@@ -14,7 +14,8 @@ from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt, changed
 from noria.messages.message import Message
 
-_REMEMBERED: Final = 10_000
+_REMEMBERED: Final = 5_000
+_LARGEST_REMEMBERED: Final = 8 * 1024  # bytes of a body: 40 MB for all of them at most
 _Place = tuple[str, str, str]
 Publish = Callable[[Sequence[Publication]], Awaitable[list[Receipt]]]
 
@@ -53,12 +54,15 @@ class Merger:
         """Merge with what was pending when we sent the last one of its key: it saves asking, and a wrong guess is answered."""
         place = _place(publication)
         remembered = None if place is None else self._pending.pop(place, None)
-        return publication if remembered is None else self._merge(publication, remembered)
+        try:
+            return publication if remembered is None else self._merge(publication, remembered)
+        except Rejected:  # the broker says what is pending now
+            return publication
 
     def _remember(self, publication: Publication, receipt: Receipt) -> None:
         """Remember what is pending, if it stays so for long enough that a second message met the first."""
         place = _place(publication)
-        if place is None or receipt.outcome != "merged" or receipt.version is None:
+        if place is None or receipt.outcome != "merged" or receipt.version is None or len(publication.envelope.body) > _LARGEST_REMEMBERED:
             return
         self._pending[place] = Receipt(receipt.id, "pending", receipt.version, publication.envelope)
         if len(self._pending) > _REMEMBERED:

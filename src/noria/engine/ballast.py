@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,10 @@ class Ballast:
         if self.laid:
             return True
         try:
+            if (left := _allocated(self._path)) >= self._largest // 16:  # by an engine that was killed
+                self._size = left
+                self.laid = True
+                return True
             free = free_bytes(self._path.parent)
             size = self._size or min(self._largest, free // 4)
             if size < self._largest // 16 or free < 2 * size:
@@ -46,7 +51,8 @@ class Ballast:
         """Free its blocks; says whether there were any."""
         was_laid, self.laid = self.laid, False
         if was_laid:
-            os.truncate(self._path, 0)
+            with contextlib.suppress(OSError):  # somebody removed it
+                os.truncate(self._path, 0)
         return was_laid
 
     def remove(self) -> None:
@@ -59,3 +65,10 @@ def free_bytes(folder: Path) -> int:
     """Give the bytes that this user can still store there."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0

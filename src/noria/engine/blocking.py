@@ -40,22 +40,28 @@ class BlockingClient:
         self._mine = threading.local()
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._declared = False
+        self._lock = threading.Lock()
 
     def is_reachable(self) -> bool:
         """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""
         link: _Link | None = getattr(self._mine, "link", None)
         if link is not None and link.is_alive():
             return True
+        link, until = _Link(self._path), time.monotonic() + self._deadline
         try:
-            link = _Link(self._path)
-            link.open(time.monotonic() + self._deadline)
+            link.open(until)
             if not self._declared:
-                link.ask("declare", (self._topology(),), time.monotonic() + self._deadline)
+                link.ask("declare", (self._topology(),), until)
                 self._declared = True
+        except TimeoutError:
+            raise BrokerUnavailable(f'the engine of {self._path} did not answer in time; is "noria run" up?') from None
         except (OSError, EOFError):
             return False
+        except UNREADABLE as error:
+            raise BrokerError(f"the answer of the engine cannot be read: {error}") from None
         self._mine.link = link
-        self._links.add(link)
+        with self._lock:
+            self._links.add(link)
         return True
 
     def publish(self, publications: Sequence[Publication]) -> Raw:
@@ -96,7 +102,9 @@ class BlockingClient:
 
     def close(self) -> None:
         """Close the sockets of all threads."""
-        for link in list(self._links):
+        with self._lock:
+            links = list(self._links)
+        for link in links:
             link.close()
 
 
@@ -150,27 +158,28 @@ class _Link:
 
     def exchange(self, serial: int, body: bytes, until: float) -> Raw:
         """Send and wait for the answer; raises the refusal, `OSError` or `EOFError` when the connection is lost."""
-        assert self._socket is not None
+        connected = self._socket
+        if connected is None:  # closed by another thread
+            raise EOFError
         self.whole = False
-        self._socket.settimeout(max(0.001, until - time.monotonic()))
-        self._socket.sendall(body)
-        answer = self._read(serial, until)
+        connected.settimeout(max(0.001, until - time.monotonic()))
+        connected.sendall(body)
+        answer = self._read(connected, serial, until)
         self.whole = True
         if answer.failure is not None:
             raise error_of(answer.failure)
         return answer.value
 
-    def _read(self, serial: int, until: float) -> Answer:
-        assert self._socket is not None
+    def _read(self, connected: socket.socket, serial: int, until: float) -> Answer:
         while True:
-            data = self._socket.recv(_AT_ONCE)
+            data = connected.recv(_AT_ONCE)
             if not data:
                 raise EOFError
             answers = [decode_answer(body) for body in self._frames.feed(data)]
             for answer in answers:
                 if answer.serial == serial:
                     return answer
-            self._socket.settimeout(max(0.001, until - time.monotonic()))
+            connected.settimeout(max(0.001, until - time.monotonic()))
 
     def close(self) -> None:
         """Close the socket."""

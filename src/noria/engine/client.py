@@ -86,6 +86,7 @@ class Client:
         self._flushing = False
         self._write: Callable[[bytes], None] | None = None
         self._close_link: Callable[[], None] = lambda: None
+        self._link: object = None
         self._connector: asyncio.Task[None] | None = None
         self._hello = -1
         self._closed = False
@@ -119,7 +120,7 @@ class Client:
             if not self._flushing:
                 self._flushing = True
                 self._loop.call_soon(self._flush)
-        elif self._connector is None:
+        elif self._connector is None and self._write is None:  # else hello is on its way, and what waits follows it
             self._connector = self._loop.create_task(self._connect())
         return future
 
@@ -178,16 +179,19 @@ class Client:
 
     def _link_local(self, engine: Engine) -> None:
         frames = Frames()
-        connection = engine.attach(lambda data: self._loop.call_soon(self.received, data) and None)
+        link = object()
+        connection = engine.attach(lambda data: self._loop.call_soon(self.received, link, data) and None)
 
         def write(data: bytes) -> None:
             for body in frames.feed(data):
                 engine.submit(connection, decode_request(body))
 
-        self.linked(write, lambda: engine.detach(connection))
+        self.linked(link, write, lambda: engine.detach(connection))
 
-    def linked(self, write: Callable[[bytes], None], close: Callable[[], None]) -> None:
+    def linked(self, link: object, write: Callable[[bytes], None], close: Callable[[], None]) -> None:
         """Take a fresh connection into use: say hello, then everything that waits."""
+        self._close_link()
+        self._link = link
         self._frames = Frames()
         self._write = write
         self._close_link = close
@@ -198,9 +202,12 @@ class Client:
         write(frame((self._hello, "hello", (hello,))))
         self._held = {tag for _, tag in held}
 
-    def unlinked(self) -> None:
+    def unlinked(self, link: object) -> None:
         """Notice that the connection is gone; what waits is sent again over the next."""
+        if link is not self._link:
+            return
         self._write = None
+        self._close_link = lambda: None
         self._hello = -1
         self._outbox.clear()
         if not self._closed and self._wanted and self._connector is None:
@@ -214,8 +221,10 @@ class Client:
         """Whether a connection is needed: somebody waits for an answer, or what is held must be claimed again."""
         return bool(self._calls) or self._held_any()
 
-    def received(self, data: bytes) -> None:
+    def received(self, link: object, data: bytes) -> None:
         """Take bytes from the engine."""
+        if link is not self._link:
+            return
         calls = self._calls
         for body in self._frames.feed(data):
             answer = decode_answer(body)
@@ -362,10 +371,10 @@ class _Link(asyncio.Protocol):
         if not is_of_this_user(stream.get_extra_info("socket")):
             stream.abort()  # somebody poses as the engine
             return
-        self._client.linked(stream.write, stream.close)
+        self._client.linked(self, stream.write, stream.close)
 
     def data_received(self, data: bytes) -> None:
-        self._client.received(data)
+        self._client.received(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._client.unlinked()
+        self._client.unlinked(self)

@@ -11,7 +11,7 @@ from noria.engine.ledger import DELAY, INSERT, Ledger
 from noria.engine.queues import MERGES, TRACKED, UNIQUE, QueueState
 from noria.engine.seal import seal, unseal
 from noria.engine.wire import Posted
-from noria.errors import KeyReused, Unroutable
+from noria.errors import CorruptStorage, KeyReused, Unroutable
 
 IDEMPOTENCY_KEPT: Final = 24 * 3600.0
 
@@ -124,11 +124,16 @@ class Intake:
         if found is None:
             return None if p.options is None or p.options.replaces is None else (p.message_id, "pending")
         identity, due, rank, version = found
-        message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))
         options = p.options
         assert options is not None
+        message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))
+        try:
+            envelope_of_it = unseal(old)
+        except CorruptStorage:
+            self._forget_pending(queue, key)
+            return self._merge(p, envelope, queue, key, flags, now)
         if options.replaces != version:
-            return (message_id, "pending", version, Raw(unseal(old)))
+            return (message_id, "pending", version, Raw(envelope_of_it))
         self._ledger.write()
         if due is None:
             self._ledger.db.execute(
@@ -156,6 +161,11 @@ class Intake:
         else:
             sql, place = "select message_id, flags, envelope from delayed where due = ? and id = ?", (due, identity)
         return self._ledger.db.execute(sql, place).fetchone()
+
+    def _forget_pending(self, queue: QueueState, key: str) -> None:
+        """Merge nothing with a message that the disk changed; it is found out when it is to be lent."""
+        self._ledger.write()
+        self._ledger.db.execute("delete from pending where queue = ? and key = ?", (queue.id, key))
 
     def _refuse_reuse(self, p: Posted, first: str | None) -> None:
         options = p.options
@@ -223,5 +233,9 @@ class Intake:
             places.add((queue.id, options.key))
             if row is not None and row[3] != options.replaces:
                 message_id, _, stored = self._pending_row(queue, row[0], row[1], row[2])
-                return (message_id, "pending", row[3], Raw(unseal(stored)))
+                try:
+                    return (message_id, "pending", row[3], Raw(unseal(stored)))
+                except CorruptStorage:
+                    self._forget_pending(queue, options.key)
+                    return self._conflict(p, names, places - {(queue.id, options.key)})
         return None

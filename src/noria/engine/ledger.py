@@ -78,8 +78,7 @@ class Ledger:
         self.was_held = int(self._meta("held")) != 0
         self._set_meta("held", -1)
         self.writing = False
-        self._added: list[int] = []
-        self._popped: list[Claim] = []
+        self._moves: list[tuple[bool, Claim]] = []  # what was lent (true) and ended (false) in this turn, in order
         self._dirty: set[QueueState] = set()
         self.next_due = self._first_due()
         self.held_back = False
@@ -107,8 +106,7 @@ class Ledger:
         except apsw.FullError as error:
             raise StorageFull(f"no room to store more in {self.path.parent} ({error}); free some space, nothing was lost") from None
         self.writing = False
-        self._added.clear()
-        self._popped.clear()
+        self._moves.clear()
         self._dirty.clear()
 
     def _logged(self, _: Any, __: str, pages: int) -> int:
@@ -130,19 +128,14 @@ class Ledger:
         if self.writing and not self.db.get_autocommit():
             self.db.execute("rollback")
         self.writing = False
-        for tag in self._added:
-            claim = self.claims.pop(tag, None)
-            if claim is not None:
-                del claim.session.claims[tag]
+        for lent, claim in reversed(self._moves):
+            if lent:
+                del self.claims[claim.id], claim.session.claims[claim.id]
                 claim.queue.running -= 1
-        added = set(self._added)
-        for claim in self._popped:
-            if claim.id in added:  # lent and ended in the turn that is undone
-                continue
-            self.claims[claim.id] = claim.session.claims[claim.id] = claim
-            claim.queue.running += 1
-        self._added.clear()
-        self._popped.clear()
+            else:
+                self.claims[claim.id] = claim.session.claims[claim.id] = claim
+                claim.queue.running += 1
+        self._moves.clear()
         self._dirty.clear()
         self.finished.clear()
         self.receivers[:0] = [receiver for receiver, _ in self.served]
@@ -221,7 +214,7 @@ class Ledger:
         identity, message_id, attempt, flags, key, _, _ = row
         claim = Claim(session, queue, rank, identity, message_id, attempt, flags, key)
         self.claims[identity] = session.claims[identity] = claim
-        self._added.append(identity)
+        self._moves.append((True, claim))
         queue.running += 1
         if key is not None:
             queue.held[key] = identity
@@ -429,7 +422,7 @@ class Ledger:
 
     def forget_serials(self, before: float) -> None:
         """Forget clients that have stored nothing since."""
-        rows = self.db.execute("select name, value from tally where name like 'client %'").fetchall()
+        rows = self.db.execute("select name, value from tally where name >= 'client ' and name < 'client!'").fetchall()
         self.db.executemany("delete from tally where name = ?", [(name,) for name, value in rows if _serials(value)[2] < before])
 
     def touch(self, queue: QueueState) -> None:
@@ -456,7 +449,7 @@ class Ledger:
         del self.claims[claim.id]
         del claim.session.claims[claim.id]
         claim.queue.running -= 1
-        self._popped.append(claim)
+        self._moves.append((False, claim))
 
     def _scope(self, claim: Claim) -> str:
         return f"{claim.queue.id}/{claim.message_id}"

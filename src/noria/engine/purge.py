@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from noria.engine.ledger import Ledger
-from noria.engine.queues import HISTORY, MERGES, TRACKED, UNIQUE, QueueState
+from noria.engine.queues import HISTORY, MERGES, TRACKED, UNIQUE
 from noria.errors import BrokerError
 
 STEP: Final = 5_000
@@ -16,50 +16,72 @@ _DELAYED = "select due, id, message_id, flags, key from delayed where queue = ? 
 Row = tuple[int | float, int, str, int, str | None]
 
 
-def purged(ledger: Ledger, queue: str, *, delete: bool) -> QueueState:
-    """Give the queue to be purged; raises `NotFound`, or `BrokerError` if it is to be deleted but not only waited in."""
-    found = ledger.routes.queue(queue)
-    if delete and (found.running or found.dead):
-        raise BrokerError(
-            f'queue "{queue}" has {found.running} running and {found.dead} dead messages; end or discard them before deleting it'
-        )
-    return found
-
-
 class Purge:
-    """The removal of everything that was ready or delayed in a queue when it began."""
+    """The removal of what is ready and delayed in a queue when it begins; what becomes due meanwhile may stay.
 
-    def __init__(self, ledger: Ledger, queue: QueueState) -> None:
+    With `delete` nothing is routed to the queue any more, and it is removed when it is empty.
+    """
+
+    def __init__(self, ledger: Ledger, queue: str, *, delete: bool) -> None:
+        """Begin; raises `NotFound`, or `BrokerError` if the queue is to be deleted but has running or dead messages."""
         self._ledger = ledger
-        self._queue = queue
-        self._until = ledger.next_id()
+        self._queue = ledger.routes.queue(queue)
+        self._delete = delete
+        self._refuse_loss()
+        self._until = 2**62 if delete else ledger.next_id()
         self._after: tuple[int, int] = (-(2**62), 0)
+        self._delayed_left = True
         self.count = 0
+        if delete:
+            ledger.routes.close(self._queue, closed=True)
 
     def step(self, most: int = STEP) -> bool:
-        """Remove some; says whether that was all."""
+        """Remove some; says whether that was all. Raises `BrokerError` if a message began to run in a queue to be deleted."""
         ledger, queue = self._ledger, self._queue
+        self._refuse_loss()
         ledger.write()
-        rows = ledger.db.execute(_READY, (queue.id, *self._after, self._until, most)).fetchall()
-        if rows:
-            self._after = (rows[-1][0], rows[-1][1])
-            free = [row for row in rows if row[1] not in ledger.claims]
-            ledger.db.executemany("delete from ready where queue = ? and rank = ? and id = ?", [(queue.id, *row[:2]) for row in free])
-            queue.rows -= len(free)
+        if self._delayed_left:
+            rows = ledger.db.execute(_DELAYED, (queue.id, self._until, most)).fetchall()
+            ledger.db.executemany("delete from delayed where due = ? and id = ?", [row[:2] for row in rows])
+            queue.delayed -= len(rows)
+            self._delayed_left = len(rows) == most
+            left = True
         else:
-            free = ledger.db.execute(_DELAYED, (queue.id, self._until, most)).fetchall()
-            ledger.db.executemany("delete from delayed where due = ? and id = ?", [row[:2] for row in free])
-            queue.delayed -= len(free)
-        self._forget(free)
-        self.count += len(free)
+            found: list[Row] = ledger.db.execute(_READY, (queue.id, *self._after, self._until, most)).fetchall()
+            if found:
+                self._after = (int(found[-1][0]), found[-1][1])
+            rows = [row for row in found if row[1] not in ledger.claims]
+            ledger.db.executemany("delete from ready where queue = ? and rank = ? and id = ?", [(queue.id, *row[:2]) for row in rows])
+            queue.rows -= len(rows)
+            left = bool(found)
+        self._forget(rows)
+        self.count += len(rows)
+        ledger.touch(queue)
+        if left:
+            return False
         ledger.refresh(queue)
-        return not rows and len(free) < most
+        if self._delete:
+            ledger.routes.remove(queue)
+        return True
+
+    def abandon(self) -> None:
+        """Route to the queue again: the purge does not end."""
+        self._ledger.routes.close(self._queue, closed=False)
+
+    def _refuse_loss(self) -> None:
+        queue = self._queue
+        if self._delete and (queue.running or queue.dead):
+            raise BrokerError(
+                f'queue "{queue.name}" has {queue.running} running and {queue.dead} dead messages; end or discard them before deleting it'
+            )
 
     def _forget(self, rows: list[Row]) -> None:
         """Tidy up what was remembered of them."""
         ledger, queue = self._ledger, self._queue
         ledger.db.executemany("delete from mark where message_id = ?", [(row[2],) for row in rows])
         for _, identity, message_id, flags, key in rows:
+            if key is not None and queue.held.get(key) == identity:
+                del queue.held[key]
             if flags & TRACKED:
                 ledger.end_tracked(message_id, "dead", None, "purged")
             if flags & UNIQUE:

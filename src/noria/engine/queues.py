@@ -71,6 +71,7 @@ class QueueState:
     done: int = 0
     retried: int = 0
     died: int = 0
+    closed: bool = False
 
     def rank(self, rank: int) -> Rank:
         """Give the state of one priority."""

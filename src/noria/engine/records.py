@@ -16,6 +16,8 @@ from noria.errors import NotFound
 from noria.messages.topology import passes
 
 _LOOKED_AT_ONCE: Final = 10_000
+_DELETED_AT_ONCE: Final = 5_000
+_SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 
 
 class Records:
@@ -115,21 +117,33 @@ class Records:
             after = int(seq)
         return found, after
 
-    def prune(self) -> None:
-        """Delete what was kept long enough: ended results, keys, clients, and the archive's old end."""
+    def prune(self) -> bool:
+        """Delete a bounded part of what was kept long enough; says whether that was all."""
         ledger, now = self._ledger, self._ledger.now()
         ledger.write()
-        ledger.db.execute("delete from tracked where state in ('done', 'dead') and at < ?", (now - RESULTS_KEPT,))
-        ledger.db.execute("delete from idempotency where until < ?", (now,))
-        ledger.db.execute("delete from unique_key where until < ?", (now,))
-        ledger.forget_serials(now - RESULTS_KEPT)
+        ledger.forget_serials(now - _SERIALS_KEPT)
+        deleted = [self._delete(table, where, before) for table, where, before in (
+            ("tracked", "state in ('done', 'dead') and at < ?", now - RESULTS_KEPT),
+            ("idempotency", "until < ?", now),
+            ("unique_key", "until < ?", now),
+        )]  # fmt: skip
         for exchange in ledger.routes.exchanges.values():
             if exchange.archive:
                 kept = ledger.db.execute(
                     "select seq from archive where exchange <> ? or at >= ? order by seq limit 1", (exchange.name, now - exchange.archive)
                 ).fetchone()
                 if kept is not None:
-                    ledger.db.execute("delete from archive where seq < ?", (kept[0],))
+                    deleted.append(self._delete("archive", "seq < ?", kept[0], key="seq"))
+        return max(deleted) < _DELETED_AT_ONCE
+
+    def _delete(self, table: str, where: str, before: float, *, key: str = "") -> int:
+        key = key or ("message_id" if table == "tracked" else "name")
+        rows = self._ledger.db.execute(
+            f"select {key} from {table} where {where} limit ?",  # noqa: S608 - constant names
+            (before, _DELETED_AT_ONCE),
+        ).fetchall()
+        self._ledger.db.executemany(f"delete from {table} where {key} = ?", rows)  # noqa: S608 - constant names
+        return len(rows)
 
 
 def reserve(now: float, tat: float, interval: float, burst: int) -> tuple[float, float]:

@@ -24,12 +24,7 @@ class Routes:
         self.queues: dict[str, QueueState] = {}
         self.by_id: dict[int, QueueState] = {}
         self._cache: dict[tuple[str, str], tuple[QueueState, ...]] = {}
-        for name, kind, archive in db.execute("select name, kind, archive from exchange"):
-            self.exchanges[str(name)] = Exchange(name, kind, archive)
-        for identity, name, bindings, origin in db.execute("select id, name, bindings, origin from queue"):
-            queue = QueueState(int(identity), str(name), _bindings(str(bindings)), str(origin))
-            self.queues[queue.name] = self.by_id[queue.id] = queue
-        self._count()
+        self.reload()
 
     def queue(self, name: str) -> QueueState:
         """Give a declared queue, or raise `NotFound` with the names that are known."""
@@ -71,22 +66,29 @@ class Routes:
         self._cache.clear()
 
     def reload(self) -> None:
-        """Forget what was rolled back: declarations and counts."""
-        stored = {str(name) for (name,) in self._db.execute("select name from exchange")}
-        self.exchanges = {name: exchange for name, exchange in self.exchanges.items() if name in stored}
-        ids = {identity for (identity,) in self._db.execute("select id from queue")}
-        self.by_id = {identity: queue for identity, queue in self.by_id.items() if identity in ids}
+        """Take what the file says: at the start, and after something was rolled back."""
+        self.exchanges = {
+            str(name): Exchange(name, kind, archive) for name, kind, archive in self._db.execute("select name, kind, archive from exchange")
+        }
+        known, self.by_id = self.by_id, {}
+        for identity, name, bindings, origin in self._db.execute("select id, name, bindings, origin from queue"):
+            self.by_id[identity] = known.get(identity) or QueueState(int(identity), str(name), _bindings(str(bindings)), str(origin))
         self.queues = {queue.name: queue for queue in self.by_id.values()}
         self._count()
         self._cache.clear()
 
     def _count(self) -> None:
-        tally = dict(self._db.execute("select name, value from tally where name like 'queue %'").fetchall())
+        tally = dict(self._db.execute("select name, value from tally where name >= 'queue ' and name < 'queue!'").fetchall())
         for queue in self.by_id.values():
             queue.rows, queue.delayed, queue.dead = _counts(tally.get(f"queue {queue.id}", b"[0,0,0]"))
 
+    def close(self, queue: QueueState, *, closed: bool) -> None:
+        """Route nothing more to a queue that is about to be removed, or route to it again."""
+        queue.closed = closed
+        self._cache.clear()
+
     def remove(self, queue: QueueState) -> None:
-        """Forget a queue and its bindings."""
+        """Forget a queue that is empty, and its bindings."""
         self._db.execute("delete from queue where id = ?", (queue.id,))
         self._db.execute("delete from tally where name = ?", (f"queue {queue.id}",))
         del self.queues[queue.name], self.by_id[queue.id]
@@ -105,14 +107,16 @@ class Routes:
     def _match(self, exchange: str, routing_key: str) -> tuple[QueueState, ...]:
         if exchange == "":
             queue = self.queues.get(routing_key)
-            if queue is None:
+            if queue is None or queue.closed:
                 raise Unroutable(f'no queue is called "{routing_key}"; declare it by starting the application that handles it')
             return (queue,)
         known = self.exchanges.get(exchange)
         if known is None:
             raise Unroutable(f'no exchange is called "{exchange}"; declared are: {", ".join(sorted(self.exchanges)) or "none"}')
         takers = tuple(
-            q for q in self.queues.values() if any(b[0] == exchange and passes(known.kind, b[1], routing_key) for b in q.bindings)
+            q
+            for q in self.queues.values()
+            if not q.closed and any(b[0] == exchange and passes(known.kind, b[1], routing_key) for b in q.bindings)
         )
         if not takers and known.archive == 0:
             raise Unroutable(f'no queue takes "{routing_key}" from exchange "{exchange}"; bind one, or archive the exchange')

@@ -21,7 +21,7 @@ from noria.engine import tables
 from noria.engine.ballast import Ballast
 from noria.engine.ledger import Ledger, Receiver
 from noria.engine.owner import Ownership, is_of_this_user, socket_path
-from noria.engine.purge import Purge, purged
+from noria.engine.purge import Purge
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
 from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Request, decode_request, encode, failure_of, frame
@@ -34,6 +34,8 @@ FENCE: Final = 10.0  # seconds of silence after which a client that holds messag
 _PRUNE_EVERY: Final = 60.0
 _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
+_REFUSED_KEPT: Final = 200  # more than a client has in flight
+_OF_THE_LIVING: Final = frozenset({"hello", "receive"})  # what a closed connection must not have done
 _NEEDS_ROOM: Final = frozenset({"publish", "fire", "declare"})  # what a full disk refuses; settling goes on from the ballast
 
 
@@ -92,7 +94,9 @@ class Engine:
     def __init__(self, path: Path, *, now: Callable[[], float] | None = None, grace: float = GRACE) -> None:
         """Open the file. Raises `AlreadyOwned`, `UnsafeStorage` or `CorruptStorage`."""
         self._ownership = Ownership(path)
+        self._ballast = Ballast(path)
         try:
+            self.full = not self._ballast.lay()
             self.ledger = Ledger(path, now or steady_clock())
         except BaseException:
             self._ownership.close()
@@ -108,17 +112,19 @@ class Engine:
         self._timers: list[asyncio.TimerHandle] = []
         self._loop = asyncio.get_running_loop()
         self._touched: set[Connection] = set()
-        self._ballast = Ballast(path)
         self._read_tables: list[Path] = []
         self._orphans: list[Path] = []
         self._purges: dict[tuple[Connection, int], Purge] = {}
-        self.full = not self._ballast.lay()
+        self._log_rests_until = 0.0
+        self._purged: list[tuple[Connection, int]] = []
+        self._pruning = False
         if self.full:
             self._look_for_room()
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         self.ledger.held_back = self.ledger.was_held
         self._timers.append(self._loop.call_later(grace if self.ledger.was_held else 0.0, self._serve_again))
         self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
+        self._fence_at = self._loop.time() + FENCE / 4
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
         self._wake_at_due()
 
@@ -178,18 +184,24 @@ class Engine:
         if self.stopped.done():
             return
         if failure is not None:
-            self.ledger.undo()
-            self._purges.clear()
+            try:
+                self.ledger.undo()
+            except apsw.Error as error:
+                self._give_up(error)
+                return
             self._lost[:0] = lost
             self._read_tables.clear()
+            self._purged.clear()
+            self._pruning = False
             if isinstance(failure, errors.StorageFull) and self._ballast.give_up():
                 self._begin_again(inbox)
                 return
             self._refuse_all(inbox, failure)
+            self._refuse_purges(failure)
         self._hand_over()
         for connection in self._touched:
+            connection.session.serial = max(connection.session.serial, connection.stored)
             connection.flush()
-            connection.refused.clear()
         self._touched.clear()
         self._wake_at_due()
         if failure is None:
@@ -205,8 +217,13 @@ class Engine:
                 self._bury_connection(connection)
             self._blame_orphans()
             for connection, request in inbox:
+                if connection.closed and request.verb in _OF_THE_LIVING:
+                    continue
                 touched.add(connection)
                 self._perform(connection, request)
+            self._step_purges()
+            if self._pruning:
+                self._pruning = not self.verbs.records.prune()
             ledger.promote()
             if ledger.receivers:
                 ledger.serve()
@@ -225,16 +242,22 @@ class Engine:
         """Do what follows a turn, when its answers are on their way."""
         ledger = self.ledger
         self._orphans.clear()
+        for done in self._purged:
+            del self._purges[done]
+        self._purged.clear()
         while self._read_tables:
             self._read_tables.pop().unlink(missing_ok=True)
         self._tend_log()
-        if ledger.unfinished or ledger.next_due <= ledger.now():
+        if ledger.unfinished or self._purges or self._pruning or ledger.next_due <= ledger.now():
             self.schedule()
 
     def _tend_log(self) -> None:
+        if self._loop.time() < self._log_rests_until:
+            return
         try:
             self.ledger.tend_log()
         except (apsw.FullError, apsw.BusyError) as error:
+            self._log_rests_until = self._loop.time() + _LOOK_FOR_ROOM
             log.warning("the log cannot be written back now: %s", error)  # it grows until it can
         except (apsw.IOError, apsw.CorruptError) as error:
             self._give_up(error)
@@ -272,6 +295,8 @@ class Engine:
                 self._inbox.append((connection, request))  # no connection can go on without its answer
                 continue
             connection.stored = connection.session.serial
+            if request.verb == "publish":
+                connection.refused.append(request.serial)
             connection.refuse(request.serial, error)
 
     def _hand_over(self) -> None:
@@ -288,8 +313,8 @@ class Engine:
         for connection in touched:
             session = connection.session
             if connection.stored > session.serial and session.name:
-                session.serial = connection.stored
-                self.ledger.remember_serial(session.name, session.serial, connection.refused)
+                del connection.refused[:-_REFUSED_KEPT]
+                self.ledger.remember_serial(session.name, connection.stored, connection.refused)
 
     def _give_up(self, error: BaseException) -> None:
         """Stop at once after an I/O error or at a damaged page: what was not acknowledged was not promised (design §7)."""
@@ -384,18 +409,28 @@ class Engine:
         self.ledger.waiters[message_id].append(wake)
 
     def purge(self, connection: Connection, request: Request) -> None:
-        """Empty a queue, a bounded part of it in each turn."""
+        """Begin to empty a queue, a bounded part of it in each turn."""
         queue, delete = _purge(request.arguments)
-        found = purged(self.ledger, queue, delete=delete)
-        running = self._purges.pop((connection, request.serial), None) or Purge(self.ledger, found)
-        if not running.step():
-            self._purges[connection, request.serial] = running
-            self._inbox.append((connection, request))
-            self.schedule()
-            return
-        if delete:
-            self.ledger.routes.remove(found)
-        connection.answer(request.serial, running.count)
+        self._purges[connection, request.serial] = Purge(self.ledger, queue, delete=delete)
+
+    def _step_purges(self) -> None:
+        for (connection, serial), purge in self._purges.items():
+            try:
+                if not purge.step():
+                    continue
+                connection.answer(serial, purge.count)
+            except BrokerError as error:
+                connection.refuse(serial, error)
+                purge.abandon()
+            self._touched.add(connection)
+            self._purged.append((connection, serial))
+
+    def _refuse_purges(self, error: NoriaError) -> None:
+        for (connection, serial), purge in self._purges.items():
+            purge.abandon()
+            connection.refuse(serial, error)
+            self._touched.add(connection)
+        self._purges.clear()
 
     def ping(self, connection: Connection, request: Request) -> None:
         """Answer, to show that both sides live."""
@@ -455,7 +490,8 @@ class Engine:
         log.error("%s: what is new is refused, what is stored goes on from the ballast", self._no_room())
         for connection, _ in inbox:
             connection.outbox.clear()
-            connection.refused.clear()
+            connection.stored = connection.session.serial
+        self._refuse_purges(self._no_room())
         self._inbox[:0] = [(c, request) for c, request in inbox if not (request.verb == "receive" and request.serial in c.receiving)]
         self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
         self.schedule()
@@ -470,16 +506,17 @@ class Engine:
 
     def _prune(self) -> None:
         self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
-        try:
-            self.verbs.records.prune()
-            self.ledger.commit()
-        except (NoriaError, apsw.FullError) as error:
-            self.ledger.undo()
-            log.warning("could not tidy up: %s", error)
+        self._pruning = True
+        self.schedule()
         self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
 
     def _fence(self) -> None:
-        limit = self._loop.time() - FENCE
+        now = self._loop.time()
+        limit = now - FENCE
+        if now > self._fence_at + 1.0:  # we were not running ourselves, and could hear nobody
+            for connection in self.connections:
+                connection.session.last_seen = now
+        self._fence_at = now + FENCE / 4
         for connection in list(self.connections):
             session = connection.session
             if session.claims and session.last_seen < limit and not self._lives(session, limit):

@@ -13,7 +13,7 @@ from msgspec import Meta, Raw
 from noria.engine.intake import Intake
 from noria.engine.ledger import Ledger
 from noria.engine.letters import Letters
-from noria.engine.purge import Purge, purged
+from noria.engine.purge import Purge
 from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
 from noria.engine.seal import unseal_or_stand_in
@@ -109,12 +109,13 @@ class Verbs:
         return (found.rows - found.running, found.running, found.delayed, found.dead)
 
     def purge(self, session: Session, queue: str, delete: bool = False) -> int:
-        found = purged(self._ledger, queue, delete=delete)
-        purge = Purge(self._ledger, found)
-        while not purge.step():
-            pass
-        if delete:
-            self._ledger.routes.remove(found)
+        purge = Purge(self._ledger, queue, delete=delete)
+        try:
+            while not purge.step():
+                pass
+        except BaseException:
+            purge.abandon()
+            raise
         return purge.count
 
     def peek(self, session: Session, queue: str, state: str, limit: Number) -> list[Any]:

@@ -187,7 +187,7 @@ class Supervisor:
         for child in self._others:
             log.info("reloading %s", child.spec.name)
             child.ready.clear()
-            child.signal(signal.SIGTERM)
+            await child.stop()
             await self._until_ready(child, _READY + child.spec.grace)
 
     def _interrupted(self) -> None:

@@ -61,8 +61,12 @@ class Pulse:
 
     def _watch(self) -> None:
         told = False
+        looked = time.monotonic()
         while not self._stopped.wait(_BEAT):
             now = time.monotonic()
+            if now - looked > 3 * _BEAT:  # the whole process was not running: that is no fault of the loop
+                self._turned = now
+            looked = now
             self._beat(now)
             blocked = now - self._turned - _BEAT
             if blocked < _SLOW:

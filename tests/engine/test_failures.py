@@ -1,0 +1,231 @@
+"""Failures in the middle of something: memory and file agree afterwards, and nobody is told what is not so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from noria.brokers.contract import Ack, Depth, Retry
+from noria.brokers.embedded import EmbeddedBroker
+from noria.engine import server
+from noria.engine.ballast import Ballast
+from noria.engine.purge import Purge
+from noria.engine.server import Engine
+from noria.engine.wire import decode_request, frame
+from noria.errors import BrokerError, Rejected, StorageFull, Unroutable
+from noria.messages.envelope import Envelope, Options, Publication
+from noria.messages.topology import Topology, bind
+
+from ..waiting import auntil
+
+
+def message(identity: str, queue: str = "q", delay: float = 0.0, **options: Any) -> Publication:
+    return Publication(Envelope(identity, "t", b"{}"), queue, delay=delay, options=Options(**options) if options else None)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    made = Engine(tmp_path / "noria.db", grace=0.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def broker(engine: Engine) -> AsyncIterator[EmbeddedBroker]:
+    made = EmbeddedBroker(engine.ledger.path, engine=engine)
+    await made.declare(Topology(queues=(bind("q"), bind("r"))))
+    yield made
+    await made.close()
+
+
+async def test_nothing_is_taken_for_a_queue_that_is_being_deleted(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Purge.step, "__defaults__", (5,))
+    await broker.publish([message(f"m{n}") for n in range(40)] + [message(f"d{n}", delay=0.01) for n in range(40)])
+    deleting = asyncio.ensure_future(broker.purge("q", delete=True))
+    await asyncio.sleep(0)
+    await broker.publish([message("other", "r")])
+    assert not deleting.done()
+    with pytest.raises(Unroutable):
+        await broker.publish([message("late")])
+    assert await deleting == 80
+    rows = engine.ledger.db.execute("select (select count(*) from ready), (select count(*) from delayed)").fetchone()
+    assert rows == (1, 0), "only what waits in the other queue is left"
+    await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.publish([message("again")])
+
+
+async def test_a_deletion_that_is_refused_half_way_leaves_the_queue_in_use(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Purge.step, "__defaults__", (5,))
+    await broker.publish([message(f"m{n}") for n in range(40)])
+    async with broker.consume(["q"], prefetch=1) as consumer:
+        deleting = asyncio.ensure_future(broker.purge("q", delete=True))
+        await asyncio.sleep(0)
+        (held,) = await consumer.receive(1, 5.0)
+        with pytest.raises(BrokerError, match="running"):
+            await deleting
+        await broker.publish([message("later")])
+        await consumer.settle([Ack(held.tag)])
+
+
+def full_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, *, times: int = 2) -> None:
+    """Have the next commits find no room on the disk: the first, and the one with the room of the ballast."""
+    commit = engine.ledger._save_counters
+    left = times
+
+    def full() -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise apsw.FullError("database or disk is full")
+        commit()
+
+    monkeypatch.setattr(engine.ledger, "_save_counters", full)
+
+
+async def test_a_deletion_that_meets_a_full_disk_leaves_the_queue_as_it_was(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish([message("a")])
+    full_once(engine, monkeypatch)
+    with pytest.raises(StorageFull):
+        await broker.purge("q", delete=True)
+    await asyncio.sleep(0)
+    assert await broker.depth("q") == Depth(ready=1), "neither gone from memory nor emptied behind the refusal"
+    await auntil(lambda: not engine.full, "room")
+    await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.publish([message("b")])
+    assert await broker.purge("q", delete=True) == 2
+
+
+async def test_what_was_given_back_and_lent_again_in_a_turn_that_is_undone_is_held_as_before(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = EmbeddedBroker(engine.ledger.path, engine=engine)
+    await broker.publish([message("a")])
+    async with broker.consume(["q"], prefetch=1) as mine, other.consume(["q"], prefetch=1) as theirs:
+        (held,) = await mine.receive(1, 5.0)
+        waiting = asyncio.ensure_future(theirs.receive(1, 5.0))
+        await auntil(lambda: engine.ledger.receivers, "the other to wait")
+        full_once(engine, monkeypatch)
+        with pytest.raises(StorageFull):
+            await mine.settle([Retry(held.tag, 0.0, counted=True, error="why")])
+        assert await broker.depth("q") == Depth(running=1)
+        assert await mine.settle([Retry(held.tag, 0.0, counted=True, error="why")]) == []
+        assert [d.attempt for d in await waiting] == [2]
+    await other.close()
+
+
+async def test_a_refusal_is_remembered_with_what_was_stored_later(engine: Engine, broker: EmbeddedBroker) -> None:
+    with pytest.raises(Unroutable):
+        await broker.publish([message("a", "nowhere")])
+    refused = broker.client.serial
+    await broker.publish([message("b")])
+    assert engine.ledger.stored_of(broker.client.name) == (broker.client.serial, [refused])
+
+
+async def test_a_damaged_pending_message_is_merged_with_by_nobody(engine: Engine, broker: EmbeddedBroker) -> None:
+    await broker.publish([message("a", key="k", merges=True), message("work", "r")])
+    engine.ledger.write()
+    engine.ledger.db.execute("update ready set envelope = cast(replace(envelope, 'a', 'z') as blob) where message_id = 'a'")
+    engine.ledger.commit()
+    async with broker.consume(["r"], prefetch=1) as consumer:
+        (held,) = await consumer.receive(1, 5.0)
+        assert await consumer.settle([Ack(held.tag, then=(message("b", key="k", merges=True),))]) == []
+    (answer,) = await broker.publish([message("c", key="k", merges=True)])
+    assert (answer.outcome, answer.id) == ("pending", "b")
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        assert [d.envelope.id for d in await consumer.receive(5, 5.0)] == ["b"]
+
+
+async def test_a_disk_that_fails_while_old_records_are_deleted_ends_the_engine(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> bool:
+        raise apsw.IOError("disk I/O error")
+
+    monkeypatch.setattr(engine.verbs.records, "prune", fail)
+    engine._prune()
+    assert isinstance(await asyncio.wait_for(engine.stopped, 5), apsw.IOError)
+    engine.stopped = asyncio.get_running_loop().create_future()
+
+
+async def test_old_records_are_deleted_in_bounded_turns(engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("noria.engine.records._DELETED_AT_ONCE", 10)
+    engine.ledger.write()
+    engine.ledger.db.executemany("insert into idempotency values (?, 'm', '', 1.0)", [(f"k{n}",) for n in range(95)])
+    engine.ledger.commit()
+    before = engine.turns
+    engine._prune()
+    await auntil(lambda: engine.ledger.db.execute("select count(*) from idempotency").fetchone() == (0,), "the records to go")
+    assert engine.turns - before >= 10
+
+
+async def test_an_engine_that_was_frozen_itself_fences_nobody(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish([message("a")])
+    async with broker.consume(["q"], prefetch=1) as consumer:
+        (held,) = await consumer.receive(1, 5.0)
+        monkeypatch.setattr(server, "FENCE", 0.0)  # everybody was silent for too long
+        engine._fence_at -= 30.0  # and it should have looked 30 s ago
+        engine._fence()
+        monkeypatch.setattr(server, "FENCE", 1e9)
+        await asyncio.sleep(0)
+        assert await consumer.settle([Ack(held.tag)]) == []
+
+
+async def test_a_hello_of_a_connection_that_is_gone_takes_nothing(engine: Engine, broker: EmbeddedBroker) -> None:
+    await broker.publish([message("a")])
+    async with broker.consume(["q"], prefetch=1) as consumer:
+        (held,) = await consumer.receive(1, 5.0)
+        tag = held.tag
+    gone = engine.attach(lambda _: None)
+    hello = {"protocol": server.PROTOCOL, "name": "gone", "held": [("q", tag)]}
+    engine.submit(gone, decode_request(frame((1, "hello", (hello,)))[4:]))
+    engine.detach(gone)
+    await auntil(lambda: not engine._inbox, "the turn")
+    assert await broker.depth("q") == Depth(ready=1)
+
+
+async def test_calls_while_a_connection_says_hello_wait_for_it_and_open_no_other(engine: Engine) -> None:
+    client = EmbeddedBroker(engine.ledger.path, engine=engine)
+    first = asyncio.ensure_future(client.declare(Topology(queues=(bind("q"),))))
+    await asyncio.sleep(0)
+    others = [asyncio.ensure_future(client.publish([message(f"m{n}")])) for n in range(3)]
+    await asyncio.gather(first, *others)
+    assert len(engine.connections) == 1
+    assert await client.depth("q") == Depth(ready=3)
+    await client.close()
+
+
+def test_the_ballast_of_a_killed_engine_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "noria.db"
+    assert Ballast(path).lay()
+    heir = Ballast(path)
+    assert heir.lay()
+    os.unlink(f"{path}.ballast")  # noqa: PTH108
+    assert heir.give_up(), "also when somebody removed it"
+
+
+async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_stored(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange() -> None:
+        raise RuntimeError("strange")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.ledger, "promote", strange)
+        with pytest.raises(Rejected, match="strange"):
+            await broker.publish([message("a")])
+        refused = broker.client.serial
+    await broker.publish([message("b")])
+    assert engine.ledger.stored_of(broker.client.name) == (broker.client.serial, [refused])
+    assert await broker.depth("q") == Depth(ready=1)
