@@ -32,7 +32,7 @@ async def _cut(client: Client) -> AsyncGenerator[None]:
     client.path, client._engine, client._alone = client.path.with_name("nowhere"), None, False
     client._close_link()
     if way[1] is not None:
-        client.unlinked()
+        client.unlinked(client._link)
     try:
         yield
     finally:
