@@ -82,7 +82,7 @@ def program(folder: Path) -> None:
 
 def engine(prepare: object, *arguments: str, broker: str = "sqlite:///noria.db") -> Run:
     """Start the engine over a file that was prepared."""
-    return noria(*(arguments or ("engine",)), prepare=prepare, env={"NORIA_BROKER": broker}, makes=("noria.db.lock",))  # type: ignore[arg-type]
+    return noria(*(arguments or ("engine",)), prepare=prepare, env={"NORIA_BROKER": broker}, makes=("noria.db.lock", "noria.db.ballast"))  # type: ignore[arg-type]
 
 
 ROWS = [
