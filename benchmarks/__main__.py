@@ -9,11 +9,14 @@ import functools
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from benchmarks import backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
 from benchmarks.meters import Machine
+from benchmarks.peers import measure as peer
+from benchmarks.peers.catalogue import PROMISES, SENDING, WORKING, Peer
+from benchmarks.peers.limit import measure as limit
 from benchmarks.results import Results
 from benchmarks.scale import SCALES, Scale
 from benchmarks.stage import NotMeasured, Session
@@ -21,12 +24,19 @@ from benchmarks.table import show
 from benchmarks.works import Figure
 
 Measure = Callable[[Session, Scale], AsyncIterator[Figure]]
+PeerMeasure = Callable[[Peer, Session, Scale], AsyncIterator[Figure]]
+
+
+def _each(measure: PeerMeasure, peers: Sequence[Peer]) -> dict[str, Measure]:
+    return {peer.system: functools.partial(measure, peer) for peer in peers}
+
 
 FAMILIES: dict[str, dict[str, Measure]] = {
-    "drain": {"noria": drain.measure},
-    "together": {"noria": drain.measure_together},
-    "send": {"noria": sending.measure},
-    "latency": {"noria": latency.measure},
+    "drain": {"noria": drain.measure, **_each(peer.drain, WORKING), "limit": limit.drain},
+    "together": {"noria": drain.measure_together, **_each(peer.together, WORKING)},
+    "send": {"noria": sending.measure, **_each(peer.send, SENDING), "limit": limit.send},
+    "disk": {"limit": limit.disk},
+    "latency": {"noria": latency.measure, **_each(peer.latency, WORKING), "limit": limit.latency},
     "backlog": {"noria": backlog.measure},
     "neighbours": {"noria": neighbours.measure},
     "gateway": {"noria": gateway.measure},
@@ -42,15 +52,16 @@ def _options() -> argparse.Namespace:
     options.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(FAMILIES)}; all without any")
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--scale", choices=SCALES, default="full")
-    options.add_argument("--systems", default="", help="noria,huey,…; all without it")
+    options.add_argument("--systems", default="", help=f"of {','.join(PROMISES)}; all without it")
     options.add_argument("--append", action="store_true", help="add runs to the rows that are there, instead of beginning them anew")
     options.add_argument("--at-once", action="store_true", help="all works side by side: only to see that they work")
     options.add_argument("--table", action="store_true", help="only print what was measured before")
     options.add_argument("--output", type=Path, default=_RESULTS)
     chosen = options.parse_args()
-    unknown = [work for work in chosen.works if work not in FAMILIES]
-    if unknown:
-        options.error(f"no works are called {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    chosen.systems = [system for system in chosen.systems.split(",") if system]
+    for asked, known in ((chosen.works, FAMILIES), (chosen.systems, PROMISES)):
+        if unknown := [name for name in asked if name not in known]:
+            options.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     return chosen
 
 
@@ -61,12 +72,11 @@ class Measuring:
         self._chosen = chosen
         self._scale = SCALES[chosen.scale]
         self._results = results
-        self._begun: set[tuple[str, str]] = set()
+        self._begun: set[str] = set()
         self.missing: dict[str, str] = {}
 
     async def all(self) -> None:
         """Run everything that was asked for."""
-        wanted = self._chosen.systems.split(",") if self._chosen.systems else None
         with tempfile.TemporaryDirectory(prefix="noria-bench-") as folder:
             async with contextlib.aclosing(Session(Path(folder))) as session:
                 for _ in range(self._chosen.runs):
@@ -74,7 +84,7 @@ class Measuring:
                         functools.partial(self._one, session, family, system, measure)
                         for family in self._chosen.works or FAMILIES
                         for system, measure in FAMILIES[family].items()
-                        if wanted is None or system in wanted
+                        if not self._chosen.systems or system in self._chosen.systems
                     ]
                     if self._chosen.at_once:
                         await asyncio.gather(*(turn() for turn in turns))
@@ -88,12 +98,13 @@ class Measuring:
         started, machine = time.monotonic(), Machine()
         try:
             async for figure in measure(session, self._scale):
-                if not self._chosen.append and (figure.work.name, system) not in self._begun:
-                    self._results.forget(figure.work.name, system)
-                self._begun.add((figure.work.name, system))
+                if not self._chosen.append and figure.work.name not in self._begun:
+                    self._results.forget(figure.work.name)
+                self._begun.add(figure.work.name)
                 self._results.add(system, figure)
         except NotMeasured as reason:
             self.missing[system] = str(reason)
+            print(f"{family}, {system}: not measured: {reason}", file=sys.stderr, flush=True)
             return
         print(
             f"{family}, {system}: {time.monotonic() - started:.1f} s; others took {machine.others():.2f} cores meanwhile",

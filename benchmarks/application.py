@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from benchmarks import tally
 from noria import App, Command, replace
 
 app = App("bench")
-
-FIELDS: dict[str, Any] = {
-    "id": 1234567,
-    "name": "report.refresh",
-    "user": "alice@example.com",
-    "tags": ["a", "b", "c"],
-    "note": "x" * 81,
-    "ok": True,
-    "ratio": 0.25,
-}
 
 
 class Noop(Command, queue="noop"):

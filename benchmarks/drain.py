@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
-from benchmarks.meters import cpu
+from benchmarks.meters import cpu, tree
 from benchmarks.scale import Scale
-from benchmarks.stage import Session, Stage
+from benchmarks.stage import PATIENCE, Program, Session, Stage
+from benchmarks.tally import Tally
 from benchmarks.works import DRAIN_ONE, DRAIN_TWO, TOGETHER, WORKER_CPU, Figure
 
 _SAMPLE = 0.01
@@ -35,7 +37,7 @@ class Drained(NamedTuple):
 def slope(samples: list[Sample], count: int) -> Drained:
     """Give the rate between 15 % and 95 % of the backlog, so that neither start nor end counts."""
     first = next(sample for sample in samples if sample.done >= _FROM * count)
-    last = next((sample for sample in samples if sample.done >= _TO * count and sample.at > first.at), samples[-1])
+    last = next((sample for sample in samples if sample.done >= _TO * count and sample.done > first.done), samples[-1])
     if last.done == first.done:  # so few that one look saw them all
         first = samples[0]
     done = last.done - first.done
@@ -61,6 +63,37 @@ async def drained(stage: Stage, processes: int, count: int, *, resting: int = 0)
             left = await stage.left("noop")
             samples.append(Sample(time.perf_counter(), resting + count - left, cpu(pids)))
     return slope(samples, count)
+
+
+async def watched(tally: Tally, workers: Sequence[Program], count: int, processes: int) -> Drained:
+    """Watch another system's workers, which were started on a backlog, by what their handlers note.
+
+    How long they take to start is not counted: the watch begins when all processes take part.
+    """
+    samples = [Sample(time.perf_counter(), 0, 0.0)]
+    pids: list[int] = []
+    joined, deadline = False, time.monotonic() + PATIENCE
+    while samples[-1].done < count:
+        await asyncio.sleep(_SAMPLE)
+        _must_go_on(workers, deadline)
+        done = tally.counts()
+        if not joined and (len(done) == processes or (done and not pids)):
+            pids = [process.pid for worker in workers for process in tree(worker.pid)]
+        if not joined and len(done) == processes:
+            joined = True
+            samples = samples[:1] if sum(done) == count else []  # so few that one look saw them all
+        samples.append(Sample(time.perf_counter(), sum(done), cpu(pids)))
+    if samples[0].done > count // 2:
+        print(f"of {count:,} messages {samples[0].done:,} were handled before all {processes} processes took part", file=sys.stderr)
+    return slope(samples, count)
+
+
+def _must_go_on(workers: Sequence[Program], deadline: float) -> None:
+    for worker in workers:
+        if worker.process.returncode is not None:
+            raise RuntimeError(f"a worker ended: {worker.log.read_text()[-2000:]}")
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"a backlog was not drained within {PATIENCE:g} s: {workers[0].log.read_text()[-2000:]}")
 
 
 async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:

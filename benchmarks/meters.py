@@ -39,7 +39,7 @@ class Machine:
         self._ours = _ours()
 
     def others(self) -> float:
-        """Give how many cores the rest of the machine used meanwhile, and its host took away; processes of ours must have ended."""
+        """Give how many cores the rest of the machine used meanwhile, and its host took away."""
         passed = time.monotonic() - self._at
         return max(0.0, (_busy() - self._all - (_ours() - self._ours)) / passed)
 
@@ -52,7 +52,9 @@ def _busy() -> float:
 
 
 def _ours() -> float:
-    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    """Give the seconds of this process, of all below it that ended, and of those that run, like a peer's server."""
+    ended = sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return ended + cpu(process.pid for process in tree(os.getpid())[1:])
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -13,8 +13,8 @@ from typing import cast
 
 import msgspec
 
-from benchmarks.application import FIELDS
 from benchmarks.meters import percentile
+from benchmarks.payload import FIELDS
 
 WARM = 0.5
 

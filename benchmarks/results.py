@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
+from benchmarks.peers.catalogue import PROMISES
 from benchmarks.works import WORKS, Figure, Medians
 
 _ORDER = {work.name: place for place, work in enumerate(WORKS)}
-_SYSTEMS = ("noria", "huey", "huey-defaults", "dramatiq", "celery", "limit")
+_SYSTEMS = tuple(PROMISES)
 
 
 class Row(TypedDict):
@@ -42,9 +43,10 @@ class Results:
         rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
         return cls(row for row in rows if row["work"] in _ORDER)
 
-    def forget(self, work: str, system: str) -> None:
-        """Begin a row anew."""
-        self._runs.pop((work, system), None)
+    def forget(self, work: str) -> None:
+        """Begin a work anew for all systems: figures of one session must not be held against those of another."""
+        for key in [key for key in self._runs if key[0] == work]:
+            del self._runs[key]
 
     def add(self, system: str, figure: Figure) -> None:
         """Keep one run."""

@@ -15,6 +15,7 @@ class Scale:
     sent: int = 5_000
     sent_by_hundreds: int = 60_000
     senders: int = 8
+    syncs: int = 1_000
     stamped: int = 500
     shallow: int = 1_000
     deep: int = 3_000_000
@@ -39,8 +40,8 @@ SCALES: Final = {
         posting=2.0, settling=1.0, idling=3.0, masks=2_000, masks_by_hundreds=10_000,
     ),
     "tiny": Scale(
-        drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, stamped=20, shallow=200, deep=4_000, rounds=1,
-        blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20, masks=40,
+        drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, syncs=20, stamped=20, shallow=200, deep=4_000,
+        rounds=1, blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20, masks=40,
         masks_by_hundreds=200,
     ),
 }  # fmt: skip

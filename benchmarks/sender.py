@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.application import FIELDS, Block, Burn, Mask, Noop, Pause, Stamp, app
+from benchmarks import cue
+from benchmarks.application import Block, Burn, Mask, Noop, Pause, Stamp, app
+from benchmarks.payload import FIELDS, stamped
 from noria import Command
 
-EVERY = 0.01
 _NOTE = "x" * 100
 
 
@@ -68,26 +69,14 @@ async def fill(count: int) -> None:
             task.result()
 
 
-def _stamped(at: float) -> Stamp:
-    return Stamp(at=at, id=1234567, name="report.refresh", user="alice@example.com", note="x" * 95)
-
-
 def paced(count: int) -> None:
     """Send one every 10 ms."""
-    due = time.perf_counter()
-    for _ in range(count):
-        due += EVERY
-        time.sleep(max(0.0, due - time.perf_counter()))
-        app.send(_stamped(time.time()))
+    cue.paced(count, lambda at: app.send(Stamp(**stamped(at))))
 
 
 async def awaited_paced(count: int) -> None:
     """Send one every 10 ms from an event loop."""
-    due = time.perf_counter()
-    for _ in range(count):
-        due += EVERY
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        await app.asend(_stamped(time.time()))
+    await cue.awaited_paced(count, lambda at: app.asend(Stamp(**stamped(at))))
 
 
 def _mask(number: int, keys: int) -> Mask:
@@ -135,7 +124,7 @@ def _repeatedly(count: int) -> None:
             started = time.perf_counter()
             app.send(Noop(**FIELDS))
             took.append(time.perf_counter() - started)
-        print(json.dumps(took), flush=True)
+        cue.tell(took)
 
 
 _WAYS: dict[str, Callable[..., Any]] = {
@@ -152,7 +141,7 @@ def _warm(how: str, sizes: dict[str, int]) -> Command | list[Mask]:
     if "masks" in how:
         return [_mask(number, sizes["keys"]) for number in range(sizes["keys"])]
     if "paced" in how:
-        return _stamped(0.0)
+        return Stamp(**stamped(0.0))
     if how == "pauses":
         return Pause(at=0.0, seconds=0.0)
     return Block(at=0.0, seconds=0.0) if how == "blocks" else Noop(**FIELDS)
@@ -163,38 +152,28 @@ def main(how: str, sizes: dict[str, int]) -> None:
     warm = _warm(how, sizes)
     if how == "repeatedly":
         app.send(warm)
-        print(json.dumps("ready"), flush=True)
+        cue.tell("ready")
         _repeatedly(**sizes)
         return
     way = _WAYS[how]
     if not inspect.iscoroutinefunction(way):
         app.send(warm)
-        print(json.dumps("ready"), flush=True)
-        sys.stdin.readline()
-        print(json.dumps(_timed(lambda: way(**sizes))), flush=True)
+        cue.wait()
+        watch = cue.Watch()
+        way(**sizes)
+        watch.tell()
         app.close()
         return
 
     async def run() -> None:
         await app.asend(warm)
-        print(json.dumps("ready"), flush=True)
-        sys.stdin.readline()
-        cpu, started = time.process_time(), time.time()
+        cue.wait()
+        watch = cue.Watch()
         await way(**sizes)
-        print(json.dumps(_told(started, cpu)), flush=True)
+        watch.tell()
         await app.aclose()
 
     asyncio.run(run())
-
-
-def _timed(work: Callable[[], None]) -> dict[str, float]:
-    cpu, started = time.process_time(), time.time()
-    work()
-    return _told(started, cpu)
-
-
-def _told(started: float, cpu: float) -> dict[str, float]:
-    return {"started": started, "ended": time.time(), "cpu": time.process_time() - cpu}
 
 
 if __name__ == "__main__":

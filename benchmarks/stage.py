@@ -10,15 +10,17 @@ import shutil
 import signal as signals
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.tally import VARIABLE, Tally
 from noria.brokers.contract import Depth
 from noria.brokers.embedded import EmbeddedBroker
 from noria.errors import BrokerError
 from noria.store.embedded import EmbeddedStore
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0
@@ -73,6 +75,18 @@ class Program:
         """Let a program that said that it is ready begin."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"go\n")
+
+
+async def all_at_once(programs: Sequence[Program]) -> list[Any]:
+    """Let programs begin when all of them are ready; gives what each told, after all have ended."""
+    for program in programs:
+        await program.line()
+    for program in programs:
+        program.go()
+    found = [await program.line() for program in programs]
+    for program in programs:
+        await program.process.wait()
+    return found
 
 
 class Folder:
@@ -182,15 +196,7 @@ class Stage(Folder):
 
     async def send_by(self, senders: int, how: str, **sizes: int) -> list[Any]:
         """Have several processes send at once, from the moment at which all are connected."""
-        programs = [await self.python("benchmarks.sender", how, json.dumps(sizes)) for _ in range(senders)]
-        for program in programs:
-            await program.line()
-        for program in programs:
-            program.go()
-        found = [await program.line() for program in programs]
-        for program in programs:
-            await program.process.wait()
-        return found
+        return await all_at_once([await self.python("benchmarks.sender", how, json.dumps(sizes)) for _ in range(senders)])
 
     async def close(self) -> None:
         await self.broker.close()
@@ -203,15 +209,18 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._count = 0
-        self._lasting = contextlib.AsyncExitStack()
+        self._lasting = contextlib.ExitStack()
+        self._begun: dict[str, Any] = {}
 
-    async def keep(self, lasting: contextlib.AbstractAsyncContextManager[Any]) -> Any:
-        """Begin what lives until the session ends, like a peer's broker."""
-        return await self._lasting.enter_async_context(lasting)
+    def keep(self, name: str, begin: Callable[[Path], contextlib.AbstractContextManager[T]]) -> T:
+        """Give what is begun once in a folder of its own and lives until the session ends, like a peer's server."""
+        if name not in self._begun:
+            self._begun[name] = self._lasting.enter_context(begin(self._folder / name))
+        return self._begun[name]
 
     async def aclose(self) -> None:
         """End what was kept."""
-        await self._lasting.aclose()
+        self._lasting.close()
 
     @contextlib.asynccontextmanager
     async def stage(self, *, name: str | None = None, engine: bool = True) -> AsyncGenerator[Stage]:

@@ -31,10 +31,10 @@ def _own() -> memoryview[float]:
     return _cells
 
 
-def note() -> None:
-    """Count one handled message."""
+def note(count: int = 1) -> None:
+    """Count handled messages."""
     cells = _cells if _cells is not None and _owner == os.getpid() else _own()
-    cells[0] += 1
+    cells[0] += count
 
 
 def since(sent: float) -> None:
@@ -63,7 +63,11 @@ class Tally:
 
     def count(self) -> int:
         """Give how many messages were noted."""
-        return sum(int(struct.unpack("d", head)[0]) for head in self._heads(8))
+        return sum(self.counts())
+
+    def counts(self) -> list[int]:
+        """Give how many each process noted that noted any."""
+        return [count for head in self._heads(8) if (count := int(struct.unpack("d", head)[0]))]
 
     def values(self) -> list[float]:
         """Give the values that were kept."""

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from benchmarks.results import Results, Row
 from benchmarks.table import verdict
-from benchmarks.works import DRAIN_ONE, DRAIN_TWO, POST_P99, SEND, WORKS, Figure
+from benchmarks.works import DISK_SYNC, DRAIN_ONE, DRAIN_TWO, POST_P99, SEND, SEND_P50, WORKS, Figure
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def bench(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(output: Path, *arguments: str, timeout: float = 110) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", "--output", str(output), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -27,8 +27,9 @@ def test_every_work_of_ours_is_measured_with_real_processes_and_written_as_a_row
     output = tmp_path / "results.json"
     done = bench(output, "--scale", "tiny", "--runs", "1", "--systems", "noria", "--at-once")
     rows: list[Row] = json.loads(output.read_text())
-    assert [row["work"] for row in rows] == [work.name for work in WORKS]
-    for row, work in zip(rows, WORKS, strict=True):
+    ours = [work for work in WORKS if work is not DISK_SYNC]
+    assert [row["work"] for row in rows] == [work.name for work in ours]
+    for row, work in zip(rows, ours, strict=True):
         assert set(row) == {"work", "system", "unit", "median", "runs"}
         assert (row["system"], row["unit"]) == ("noria", work.unit)
         assert row["runs"] == [row["median"]]
@@ -67,6 +68,28 @@ def test_a_work_that_is_measured_no_more_leaves_the_file(tmp_path: Path) -> None
     assert Results.read(output).rows() == []
 
 
+def test_a_work_begins_anew_for_all_systems_so_that_only_figures_of_one_session_are_compared(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    results = Results()
+    for work in (SEND, DISK_SYNC):
+        for system in ("huey", "limit"):
+            results.add(system, Figure(work, 7.0))
+    results.write(output)
+    bench(output, "--scale", "tiny", "--runs", "2", "disk")
+    rows = [(row["work"], row["system"], len(row["runs"])) for row in Results.read(output).rows()]
+    assert rows == [(SEND.name, "huey", 1), (SEND.name, "limit", 1), (DISK_SYNC.name, "limit", 2)]
+    bench(output, "--scale", "tiny", "--runs", "1", "--append", "disk")
+    assert len(Results.read(output).rows()[-1]["runs"]) == 3
+
+
+@pytest.mark.parametrize("asked", [("drian",), ("--systems", "noria,hueey")])
+def test_what_is_not_there_cannot_be_measured(tmp_path: Path, asked: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--output", str(tmp_path / "results.json"), *asked]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "unknown: " in done.stderr
+
+
 def row_of(work: str, median: float, system: str = "noria") -> Row:
     return Row(work=work, system=system, unit="", median=median, runs=[median])
 
@@ -93,6 +116,18 @@ def test_draining_is_held_against_huey_and_the_limit_of_the_same_session(huey: f
 @pytest.mark.parametrize(("one", "mark"), [(80_000, "ok"), (80_001, "missed")])
 def test_two_workers_are_held_against_one(one: float, mark: str) -> None:
     assert verdict(row_of(DRAIN_TWO.name, 80_000), {(DRAIN_ONE.name, "noria"): one})[1] == mark
+
+
+@pytest.mark.parametrize(
+    ("dramatiq", "told"),
+    [(0.9, "aim ≤ dramatiq (0.9) ✓"), (0.7, "aim ≤ dramatiq (0.7) ✗"), (None, "aim ≤ dramatiq;")],
+)
+def test_an_aim_that_is_not_reached_is_told_and_makes_nothing_missed(dramatiq: float | None, told: str) -> None:
+    medians = {(SEND_P50.name, "huey"): 1.1} | ({} if dramatiq is None else {(SEND_P50.name, "dramatiq"): dramatiq})
+    must, mark = verdict(row_of(SEND_P50.name, 0.8), medians)
+    assert told in must
+    assert "aim ≤ huey (1.1) ✓" in must
+    assert mark == "ok"
 
 
 def test_peers_are_held_against_nothing() -> None:

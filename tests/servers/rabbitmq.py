@@ -39,7 +39,8 @@ def free_ports(count: int) -> list[int]:
 class RabbitNode:
     """One node, whose data outlive `kill` and `stop`: `start` runs it again, on the same ports.
 
-    `configuration` is added to its rabbitmq.conf. What it prints and logs stays in `logs`.
+    `configuration` is added to its rabbitmq.conf. What it prints and logs stays in `logs`. It dies with the thread that
+    started it, which should be the main one: a run that was killed leaves no server behind.
     """
 
     def __init__(self, folder: Path, configuration: str = "") -> None:
@@ -67,7 +68,8 @@ class RabbitNode:
         """Tell why no node can be started here; none if one can."""
         if not SERVER.exists():
             return "RabbitMQ is not installed (Debian's package rabbitmq-server)"
-        return None if shutil.which("epmd") else "Erlang's epmd is not in the path"
+        absent = [program for program in ("epmd", "setpriv") if shutil.which(program) is None]
+        return f"not in the path: {', '.join(absent)}" if absent else None
 
     @property
     def url(self) -> str:
@@ -130,7 +132,7 @@ class RabbitNode:
         """Start a process of the node; a session of its own keeps the terminal's Ctrl-C from it."""
         with (self.logs / "console").open("ab") as console:
             return subprocess.Popen(
-                command,
+                ("setpriv", "--pdeathsig", "KILL", *command),
                 cwd=self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from .rabbitmq import RabbitNode
 
 pytestmark = pytest.mark.skipif(RabbitNode.missing() is not None, reason=str(RabbitNode.missing()))
 
+ROOT = Path(__file__).parent.parent.parent
 SAY_HELLO = b"AMQP\x00\x00\x09\x01"
 
 
@@ -94,3 +97,15 @@ def test_a_node_that_cannot_start_says_what_the_server_said_and_leaves_no_proces
     with pytest.raises(RuntimeError, match="no_such_setting"):
         node.start()
     assert processes(node) == []
+
+
+def test_a_node_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> None:
+    program = "import pathlib, sys, time; from tests.servers.rabbitmq import RabbitNode; RabbitNode(pathlib.Path(sys.argv[1])).start(); time.sleep(600)"
+    node = RabbitNode(tmp_path)  # only to look into the folder
+    starter = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+    try:
+        until(lambda: {"epmd", "beam.smp"} <= {process.name() for process in processes(node)}, "the node to run", 60)
+    finally:
+        starter.kill()
+        starter.wait()
+    until(lambda: not processes(node), "the node to be gone")

@@ -1,0 +1,66 @@
+"""Which systems are measured beside Noria, in which settings, and what each of them promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+Commands = tuple[tuple[str, ...], ...]
+"""How workers are started: one line for each program, beginning with a script of the peers' environment."""
+
+
+class Peer(NamedTuple):
+    """A system in one setting; one without workers is measured only where it sends."""
+
+    system: str
+    application: str
+    promise: str
+    one: Commands = ()
+    two: Commands = ()
+    environment: Mapping[str, str] = {}
+    over_rabbitmq: bool = True
+
+
+_HUEY: Final = ("huey_consumer", "benchmarks.peers.huey_application.huey", "-q")
+_OFTEN: Final = ("-d", "0.001", "-m", "0.01")
+_DRAMATIQ: Final = ("dramatiq", "benchmarks.peers.dramatiq_application", "-t", "1")
+_CELERY: Final = ("celery", "-A", "benchmarks.peers.celery_application", "worker", "-l", "WARNING", "-P", "solo")
+_ALONE: Final = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+HUEY = Peer(
+    "huey", "huey_application", "at most once; sends are synced",
+    one=((*_HUEY, "-k", "process", *_OFTEN),), two=((*_HUEY, "-k", "process", "-w", "2", *_OFTEN),), over_rabbitmq=False,
+)  # fmt: skip
+"""As fast as with its defaults, and fifty times sooner awake: it looks every millisecond."""
+
+HUEY_DEFAULTS = Peer(
+    "huey-defaults", "huey_application", "at most once; sends are synced",
+    one=(_HUEY,), two=((*_HUEY, "-k", "process", "-w", "2"),), over_rabbitmq=False,
+)  # fmt: skip
+"""As it is installed."""
+
+DRAMATIQ = Peer(
+    "dramatiq", "dramatiq_application", "at least once; sends are not confirmed",
+    one=((*_DRAMATIQ, "-p", "1"),), two=((*_DRAMATIQ, "-p", "2"),), environment={"dramatiq_queue_prefetch": "500"},
+)  # fmt: skip
+"""One thread and many prefetched tasks: twice as fast as its eight threads."""
+
+DRAMATIQ_CONFIRMED = Peer("dramatiq-confirmed", "dramatiq_application", "sends are confirmed", environment={"BENCH_CONFIRMED": "1"})
+
+CELERY = Peer(
+    "celery", "celery_application", "at least once; sends are not confirmed",
+    one=((*_CELERY, *_ALONE),), two=((*_CELERY, *_ALONE, "-n", "a@bench"), (*_CELERY, *_ALONE, "-n", "b@bench")),
+    environment={"BENCH_PREFETCH": "500"},
+)  # fmt: skip
+"""Solo workers, one program each, and many prefetched tasks: three times as fast as its pool of processes."""
+
+CELERY_CONFIRMED = Peer("celery-confirmed", "celery_application", "sends are confirmed", environment={"BENCH_CONFIRMED": "1"})
+
+WORKING: Final = (HUEY, HUEY_DEFAULTS, DRAMATIQ, CELERY)
+SENDING: Final = (HUEY, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)
+PROMISES: Final[Mapping[str, str]] = {
+    "noria": "at least once; sends are synced",
+    **{peer.system: peer.promise for peer in (HUEY, HUEY_DEFAULTS, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)},
+    "limit": "none: it only moves messages",
+}
+"""All systems, in the order in which they are shown."""
