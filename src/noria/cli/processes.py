@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import apsw
 import click
 import setproctitle
 
@@ -70,10 +72,7 @@ def engine(ctx: click.Context) -> None:
             line.ready()
             line.beat_from_loop()
 
-        hazards.refuse_folder(settings.path)
-        with Ownership(settings.path):
-            hazards.refuse(settings.path)
-        serving[:] = [Engine(settings.path)]
+        serving[:] = [_opened(settings.path)]
         hazards.guard(settings.path)
         await serve(settings.path, ready, engine=serving[0])
 
@@ -97,6 +96,20 @@ def engine(ctx: click.Context) -> None:
             return
 
     asyncio.run(main())
+
+
+def _opened(path: Path) -> Engine:
+    """Open the file, or end this process with 74 if the disk gives an error: the file may be sound, and it is tried again."""
+    try:
+        hazards.refuse_folder(path)
+        with Ownership(path):
+            hazards.refuse(path)
+        return Engine(path)
+    except (apsw.IOError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EIO:
+            raise
+        log.critical("the disk failed (%s) while %s was opened; nothing was changed", error, path)
+        sys.exit(74)
 
 
 @click.command()

@@ -1,0 +1,1 @@
+"""Disks that fail, fill up, or take their time, under real engines."""
