@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -18,69 +16,17 @@ import pytest
 
 from ..processes.conftest import Mill
 from ..waiting import until
+from .disks.senders import sending
+from .disks.small import Disk, needs_root
 
 MEBIBYTE = 1024 * 1024
 
-# Sends one message at a time and says of each what became of it, until it is told to stop.
-SENDER = """
-import pathlib, sys, time
-from mill import *
-from noria import NoriaError
-from noria.errors import StorageFull
-prefix, n = sys.argv[1], 0
-with open(f"told-{prefix}", "w", buffering=1) as log:
-    while not pathlib.Path("enough").exists():
-        name, n = f"{prefix}{n}", n + 1
-        try:
-            app.send(Work(name=name))
-            log.write(f"stored {name}\\n")
-        except StorageFull as error:
-            log.write(f"refused {name} {error}\\n")
-            time.sleep(0.05)
-        except NoriaError as error:
-            log.write(f"{type(error).__name__} {name} {error}\\n")
-app.close()
-"""
-
-
-class Disk:
-    """A small disk of its own, which can be filled to the last byte."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        self.size = size
-        path.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], check=True)
-
-    def fill(self) -> None:
-        """Take all the room there is."""
-        with (self.path / "foreign").open("ab", buffering=0) as file:
-            for block in (MEBIBYTE, 4096, 1):
-                try:
-                    while True:
-                        file.write(bytes(block))
-                except OSError:
-                    continue
-
-    def free(self) -> None:
-        """Give it back."""
-        (self.path / "foreign").unlink(missing_ok=True)
-
-    def room(self) -> int:
-        """Give the bytes that are free."""
-        found = os.statvfs(self.path)
-        return found.f_bavail * found.f_frsize
-
-    def close(self) -> None:
-        """Take it away, as soon as the killed processes let go of it."""
-        until(lambda: subprocess.run(["umount", "-q", str(self.path)], check=False).returncode == 0, "the disk to be unmounted")
+pytestmark = needs_root
 
 
 @pytest.fixture
 def mill(tmp_path: Path) -> Iterator[Mill]:
     """`noria run` whose database is on a disk of 24 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small disk")
     disk = Disk(tmp_path / "disk", 24 * MEBIBYTE)
     mill = Mill(tmp_path)
     mill.environment["NORIA_BROKER"] = f"sqlite:///{disk.path}/noria.db"
@@ -112,12 +58,6 @@ def ask(address: str, data: bytes | None = None) -> Answer:
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, error.headers["Retry-After"], json.loads(error.read()))
-
-
-def told_to(mill: Mill, sender: str) -> str:
-    """Read what a sender was told."""
-    path = mill.folder / f"told-{sender}"
-    return path.read_text() if path.exists() else ""
 
 
 def status_path(mill: Mill) -> Path:
@@ -194,30 +134,25 @@ def test_acks_go_on_when_somebody_takes_every_byte_that_becomes_free(mill: Mill)
 
     taker = threading.Thread(target=take)
     taker.start()
-    sender = mill.script(SENDER, "late")
     try:
-        until(lambda: "refused" in told_to(mill, "late"), "a message to be refused")
-        (mill.folder / "enough").touch()
+        with sending(mill, "late") as senders:
+            until(lambda: senders.told("StorageFull"), "a message to be refused")
+            senders.stop()
         mill.release()
         until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(60)}, "what waits to be handled", 15)
         until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0, "the acknowledgements to be stored")
     finally:
         ended.set()
         taker.join()
-        (mill.folder / "enough").touch()
-        sender.communicate(timeout=30)
     mill.end()
 
 
 def fill_until_refused(mill: Mill) -> None:
     """Fill the disk, and send until the engine notices."""
     mill.disk.fill()  # type: ignore[attr-defined]
-    sender = mill.script(SENDER, "x")
-    try:
-        until(lambda: "refused" in told_to(mill, "x"), "a message to be refused")
-    finally:
-        (mill.folder / "enough").touch()
-        sender.communicate(timeout=30)
+    with sending(mill, "x") as senders:
+        until(lambda: senders.told("StorageFull"), "a message to be refused")
+        senders.stop()
 
 
 @pytest.mark.timeout(60)
@@ -246,32 +181,22 @@ def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: M
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     mill.run("--no-gateway", "--no-scheduler")
     before = starts(mill)
-    senders = [mill.script(SENDER, prefix) for prefix in ("a", "b")]
+    with sending(mill, "a", "b") as senders:
+        for _ in range(10):
+            refusals, successes = len(senders.told("StorageFull")), len(senders.told("stored"))
+            until(lambda: len(senders.told("stored")) > successes, "senders to be heard", 10)  # noqa: B023 - called at once
 
-    def all_told() -> list[list[str]]:
-        return [line.split() for sender in ("a", "b") for line in told_to(mill, sender).splitlines()]
+            def refused() -> bool:
+                disk.fill()
+                return len(senders.told("StorageFull")) > refusals + 4  # noqa: B023
 
-    def told(word: str) -> list[str]:
-        return [words[1] for words in all_told() if len(words) > 1 and words[0] == word]
-
-    for _ in range(10):
-        refusals, successes = len(told("refused")), len(told("stored"))
-        until(lambda: len(told("stored")) > successes, "senders to be heard", 10)  # noqa: B023 - called at once
-
-        def refused() -> bool:
-            disk.fill()
-            return len(told("refused")) > refusals + 4  # noqa: B023
-
-        until(refused, "senders to be refused", 30)
-        successes = len(told("stored"))
-        disk.free()
-        until(lambda: len(told("stored")) > successes, "room to be found again", 5)  # noqa: B023
-    (mill.folder / "enough").touch()
-    for sender in senders:
-        sender.communicate(timeout=30)
-        assert sender.returncode == 0
-    stored = told("stored")
-    assert {words[0] for words in all_told()} == {"stored", "refused"}, "a full disk is never an unknown outcome"
+            until(refused, "senders to be refused", 30)
+            successes = len(senders.told("stored"))
+            disk.free()
+            until(lambda: len(senders.told("stored")) > successes, "room to be found again", 5)  # noqa: B023
+        senders.stop()
+        assert senders.outcomes() == {"stored", "StorageFull"}, "a full disk is never an unknown outcome"
+        stored = senders.told("stored")
     until(lambda: len(mill.names("end")) >= len(stored), "everything stored to be handled", 40)
     until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0)
     assert sorted(mill.names("end")) == sorted(stored)
