@@ -10,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check coverage fuzz bench bench-quick peers docs setup power power-stack tools clean
+.PHONY: help demo test check coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
 help: ## Explain these commands
@@ -79,6 +79,13 @@ power: $(VENV)/.tests ## Cut the power at 10,000 places of the engine's work, ke
 power-stack: $(VENV)/.tests ## Rebuild the disk of a real host at each of its system calls, which needs strace (ARGS="--publishes 2000")
 	@$(BIN)/python -m tests.faults.power.stack $(ARGS)
 
+storm: $(VENV)/.tests ## Kill and freeze everything at random for half an hour, keep the result in evidence/ (ARGS="--kills 200 --messages 50000 --seed 7")
+	@$(BIN)/python -m tests.faults.storm $(ARGS)
+
+sick: $(VENV)/.tests tools ## Damage 10,000 files at random and fail 600 calls to the disk, keep the result in evidence/ (CASES=500 CALLS=50 SEED=7)
+	@$(BIN)/python -m tests.faults.sick --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.faults.disks --cases $(or $(CALLS),600) --seed $(or $(SEED),1)
+
 docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(UV) sync --quiet --frozen --all-extras --group docs --inexact
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
@@ -87,6 +94,7 @@ tools: ## Install what the tests need from Debian, when missing and root
 	@missing=""; \
 	command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	command -v faketime >/dev/null || missing="$$missing faketime"; \
+	command -v strace >/dev/null || missing="$$missing strace"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing$$missing" >&2; \

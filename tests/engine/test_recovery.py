@@ -359,6 +359,7 @@ def test_where_nothing_can_be_read_there_is_no_new_file(tmp_path: Path, data: by
 # --- what the disk itself refuses
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: make tools")
 def test_blocks_that_the_disk_refuses_are_left_out(whole: Patient, sick: Path) -> None:
     """`strace` has the reading of one block fail as a bad sector does, first within its megabyte, then by itself."""
     program = "import sys, pathlib; from noria.engine.recovery import recover; print(recover(*map(pathlib.Path, sys.argv[1:])).faults)"

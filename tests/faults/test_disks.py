@@ -19,7 +19,7 @@ from ..waiting import until
 from . import planted
 from .disks.calls import Failure, meet, run
 from .disks.senders import sending
-from .disks.small import FrozenDisk, needs_root
+from .disks.small import FrozenDisk, needs_root, needs_strace
 
 SEED = int(os.environ.get("NORIA_SEED", "1"))
 CASES = 18
@@ -52,6 +52,7 @@ def strace(mill: Mill, process: int, *faults: str) -> Iterator[None]:
 # --- errors
 
 
+@needs_strace
 @pytest.mark.timeout(150)
 def test_whichever_call_to_the_disk_fails_nothing_that_was_confirmed_is_missing(tmp_path: Path) -> None:
     evidence = run(CASES, SEED, tmp_path)
@@ -61,6 +62,7 @@ def test_whichever_call_to_the_disk_fails_nothing_that_was_confirmed_is_missing(
     assert stopped >= CASES // 2, evidence["ended with"]
 
 
+@needs_strace
 @pytest.mark.parametrize("name", planted.of("disks"))
 def test_a_planted_fault_is_seen(name: str) -> None:
     program = [sys.executable, "-m", "tests.faults.disks", "--plant", name, "--cases", "6"]
@@ -70,6 +72,7 @@ def test_a_planted_fault_is_seen(name: str) -> None:
     assert json.loads(done.stdout)["faults"]
 
 
+@needs_strace
 @pytest.mark.parametrize(
     "failure", [Failure("fdatasync", 1), Failure("pwrite64", 12), Failure("fdatasync", 5), Failure("pwrite64", 300, sticky=True)], ids=str
 )
@@ -77,11 +80,13 @@ def test_the_engine_ends_with_74_when_a_write_or_sync_fails(tmp_path: Path, fail
     assert meet(failure, tmp_path / "case").code == 74
 
 
+@needs_strace
 @pytest.mark.xfail(strict=True, reason="open_database takes an error of the disk for a damaged file, which is not tried again")
 def test_the_engine_ends_with_74_when_the_disk_fails_while_the_file_is_opened(tmp_path: Path) -> None:
     assert meet(Failure("fdatasync", 2, made=False), tmp_path / "case").code == 74
 
 
+@needs_strace
 @pytest.mark.timeout(120)
 def test_a_disk_that_fails_again_and_again_costs_restarts_and_nothing_else(mill: Mill) -> None:
     mill.configure("[pools.mill]\nconcurrency = 10\n")
@@ -104,6 +109,7 @@ def test_a_disk_that_fails_again_and_again_costs_restarts_and_nothing_else(mill:
 # --- slowness
 
 
+@needs_strace
 @pytest.mark.timeout(120)
 def test_a_slow_disk_loses_no_delivery_and_fences_nobody(mill: Mill) -> None:
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 10\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ...waiting import until
 
 MEBIBYTE = 1024 * 1024
 
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: make tools")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
 
 
