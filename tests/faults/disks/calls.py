@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,19 +35,23 @@ _ENOUGH = 150
 
 
 class Failure(NamedTuple):
-    """The n-th call of one kind fails; `sticky` means all that follow too. With `made` the file is there already."""
+    """The n-th call of one kind fails; `sticky` means all that follow too. With `made` the file is there already.
+
+    `then_killed` is at which write the engine that comes next is killed, while it brings the file in order; 0 for never.
+    """
 
     call: str
     n: int
     sticky: bool = False
     made: bool = True
-    error: str = "EIO"
+    then_killed: int = 0
+    how: str = "error=EIO"
 
     def wrap(self, path: Path, command: list[str]) -> list[str]:
         """Give the command line under which a command runs into this failure; the process started is the command, strace its child."""
         where = [word for suffix in SUFFIXES for word in ("-P", f"{path}{suffix}")]
         when = f"{self.n}+" if self.sticky else str(self.n)
-        inject = f"inject={self.call}:error={self.error}:when={when}"
+        inject = f"inject={self.call}:{self.how}:when={when}"
         return [
             "strace",
             "-D",
@@ -90,19 +96,36 @@ def meet(failure: Failure, folder: Path) -> Case:
         if failure.made:
             asyncio.run(_make(path))
         told = _Told()
-        command = failure.wrap(path, [sys.executable, "-m", "noria", "engine"])
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") or k == planted.VARIABLE}
-        with (folder / "said").open("wb") as said:
-            engine = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)
-        try:
+        with _engine(failure, path) as engine:
             code = asyncio.run(_publish(path, engine, told))
-        finally:
-            if engine.poll() is None:
-                engine.kill()
-            engine.wait()
+        if failure.then_killed:
+            with _engine(Failure("pwrite64", failure.then_killed, how="signal=SIGKILL"), path) as engine:
+                _wait_for(lambda: engine.poll() is not None or Path(f"{path}.sock").exists())
         return Case(code, len(told.confirmed), len(told.unknown), asyncio.run(_look(path, told, (folder / "said").read_text())))
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def _engine(failure: Failure, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an engine into a failure, and leave none behind."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") or k == planted.VARIABLE}
+    Path(f"{path}.sock").unlink(missing_ok=True)
+    with (path.parent / "said").open("ab") as said:
+        command = failure.wrap(path, [sys.executable, "-m", "noria", "engine"])
+        engine = subprocess.Popen(command, cwd=path.parent, env=environment, stdout=said, stderr=said)
+    try:
+        yield engine
+    finally:
+        if engine.poll() is None:
+            engine.kill()
+        engine.wait()
+
+
+def _wait_for(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not look() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 async def _make(path: Path) -> None:
@@ -125,9 +148,7 @@ async def _publish(path: Path, engine: subprocess.Popen[bytes], told: _Told) -> 
         engine.terminate()
         engine.wait(_PATIENCE)
         return None
-    deadline = time.monotonic() + _PATIENCE
-    while engine.poll() is None and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    _wait_for(lambda: engine.poll() is not None)
     return engine.poll()
 
 
@@ -187,7 +208,7 @@ def plan(cases: int, seed: int) -> list[Failure]:
     for number in range(cases):
         call, most = kinds[number % 2] if number % 6 else kinds[2 + number // 6 % 4]
         n = number // 4 + 1 if number % 4 < 2 else chance.randint(1, most)
-        found.append(Failure(call, n, sticky=number % 3 == 0, made=number % 5 != 0))
+        found.append(Failure(call, n, sticky=number % 3 == 0, made=number % 5 != 0, then_killed=chance.randint(1, 12) if number % 2 else 0))
     return found
 
 
