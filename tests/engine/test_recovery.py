@@ -186,6 +186,13 @@ def test_a_row_that_cannot_be_is_put_aside_with_its_reason(sick: Path) -> None:
     assert stat.S_IMODE(Path(report.aside).stat().st_mode) == 0o600
 
 
+def test_flags_that_this_noria_does_not_know_are_kept(sick: Path) -> None:
+    change(sick, "update ready set flags = flags | 4096")
+    report, _, kept = saved(sick)
+    assert report.whole
+    assert asked(kept, "select min(flags & 4096) from ready") == [(4096,)]
+
+
 def test_an_id_that_the_disk_changed_is_that_of_the_sealed_envelope(sick: Path) -> None:
     before = asked(sick, "select message_id from ready order by id limit 1")
     change(sick, "update ready set message_id = 'x' || message_id where id = (select min(id) from ready)")

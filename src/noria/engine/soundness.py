@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 SEALED: Final = frozenset({"ready", "delayed", "dead", "archive"})
 _STATES: Final = frozenset({"ready", "delayed", "running", "done", "dead"})
-_FLAGS: Final = 32
+_FLAGS: Final = 1 << 16  # more than there are: a newer Noria may know another
 _LARGEST: Final = 2**62
 _AHEAD: Final = 366 * 86400.0
 
