@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 
 from ..processes.conftest import Mill
@@ -237,3 +238,22 @@ def test_an_engine_whose_process_opens_the_file_twice_does_not_start(mill: Mill)
     mill.environment["PYTHONPATH"] = str(site)
     said = engine(mill, 78)
     assert "noria.db is open in this process already, by other code than Noria's engine" in said and "sqlite3" in said
+
+
+@pytest.mark.timeout(60)
+def test_a_damaged_page_that_is_met_while_it_runs_ends_it_with_78_and_is_not_tried_again(mill: Mill) -> None:
+    mill.configure("[pools.mill]\nconcurrency = 1\n")
+    mill.noria("send", "work", "name=a")
+    mill.send(*(f"Work(name='{n:04}' + 'x' * 2000)" for n in range(100)))
+    db = apsw.Connection(str(mill.folder / "noria.db"))
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    pages = [page for (page,) in db.execute("select pageno from dbstat where name = 'ready' and pagetype = 'leaf' order by path")]
+    db.close()
+    with (mill.folder / "noria.db").open("rb+") as file:
+        file.seek((pages[len(pages) // 2] - 1) * 4096)
+        file.write(bytes(4096))
+    mill.run("--no-gateway", "--no-scheduler")
+    assert mill.process is not None
+    assert mill.process.wait(30) == 78, "noria run ends when its engine cannot go on"
+    assert "noria.db is damaged" in mill.errors() and "see noria recover" in mill.errors()
+    assert mill.errors().count("started engine") == 1
