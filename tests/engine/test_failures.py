@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from noria.brokers.contract import Ack, Depth, Retry
@@ -229,3 +230,36 @@ async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_
     await broker.publish([message("b")])
     assert engine.ledger.stored_of(broker.client.name) == (broker.client.serial, [refused])
     assert await broker.depth("q") == Depth(ready=1)
+
+
+async def test_who_comes_back_with_an_old_mask_cannot_end_what_was_merged_into_it_since(tmp_path: Path) -> None:
+    path = tmp_path / "noria.db"
+    first = Engine(path, grace=0.0)
+    frozen = EmbeddedBroker(path, engine=first)
+    await frozen.declare(Topology(queues=(bind("q"),)))
+    await frozen.publish([message("old", key="k", merges=True)])
+    async with frozen.consume(["q"], prefetch=1) as consumer:
+        (held,) = await consumer.receive(1, 5.0)
+        first.ledger.claims.clear()  # it dies without a word to anybody
+        first.close()
+        engine = Engine(path, grace=0.0)
+        other = EmbeddedBroker(path, engine=engine)
+        async with other.consume(["q"], prefetch=1) as takes:
+            (again,) = await takes.receive(1, 5.0)
+            assert again.tag == held.tag
+        (pending,) = await other.publish([message("new", key="k", merges=True)])
+        assert pending.outcome == "pending"
+        merged = msgspec.structs.replace(
+            message("old", key="k", merges=True, replaces=pending.version), envelope=Envelope("old", "t", b"[1]")
+        )
+        assert [r.outcome for r in await other.publish([merged])] == ["merged"]
+        thawed = engine.attach(lambda _: None)
+        hello = {"protocol": server.PROTOCOL, "name": "thawed", "held": [("q", held.tag)]}
+        engine.submit(thawed, decode_request(frame((1, "hello", (hello,)))[4:]))
+        await auntil(lambda: thawed.session.name == "thawed", "the hello")
+        assert not thawed.session.claims
+        async with other.consume(["q"], prefetch=1) as takes:
+            assert [d.envelope.body for d in await takes.receive(1, 5.0)] == [b"[1]"]
+        await other.close()
+        engine.close()
+    await frozen.close()

@@ -50,7 +50,7 @@ def test_a_symbolic_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "noria.db.lock").symlink_to(victim)
-    with pytest.raises(OSError):
+    with pytest.raises(UnsafeStorage, match="symbolic link"):
         Ownership(tmp_path / "noria.db")
     assert victim.read_text() == "precious"
 

@@ -128,7 +128,7 @@ def open_database(path: Path) -> Database:
     finally:
         os.umask(previous)
     if fresh:
-        _sync_folder(path.parent)
+        _sync_names(path.parent.resolve())
     return db
 
 
@@ -138,7 +138,8 @@ def _configure(db: Database, path: Path, *, fresh: bool) -> None:
         db.execute("pragma page_size=4096")
     else:
         mark = db.pragma("application_id")
-        if mark != APPLICATION_ID:
+        begun = mark == 0 and db.execute("select count(*) from sqlite_schema").fetchone()[0] == 0  # by us, and cut short
+        if mark != APPLICATION_ID and not begun:
             raise CorruptStorage(f"{path} is an SQLite file of another program (application_id {mark}); it was left as it is")
     for name, wanted in _PRAGMAS.items():
         db.pragma(name, wanted)
@@ -170,9 +171,14 @@ def _migrate(db: Database, path: Path) -> None:
                 raise
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync_names(folder: Path) -> None:
+    """Have the name of a new file survive a loss of power, and those of the folders above it, which may be new as well."""
+    for above in (folder, *folder.parents):
+        try:
+            handle = os.open(above, os.O_RDONLY)
+        except PermissionError:
+            return  # it is not ours, so it was there before
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from noria.engine.database import open_database
 from noria.engine.log import CHECKPOINT, Log
-from noria.engine.queues import HISTORY, HOLDER, MERGES, TRACKED, UNIQUE, Claim, QueueState, Session
+from noria.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
 from noria.engine.routes import Routes
 from noria.engine.seal import seal, stand_in, unseal
 from noria.engine.wire import LENT_AT_ONCE
@@ -443,6 +443,10 @@ class Ledger:
             self.db.execute(
                 "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, null, ?, ?)",
                 (claim.queue.id, claim.key, claim.id, claim.rank, self.next_id()),
+            )
+            self.db.execute(
+                "update ready set flags = flags | ? where queue = ? and rank = ? and id = ?",
+                (RETURNED, claim.queue.id, claim.rank, claim.id),
             )
 
     def _drop(self, claim: Claim) -> None:

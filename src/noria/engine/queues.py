@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 # Flags of a stored message: what else must be tidied up when it ends.
-TRACKED, UNIQUE, HISTORY, MERGES, HOLDER = 1, 2, 4, 8, 16
+# RETURNED: it was lent once and is pending again; who had it may come back and still run what it was then.
+TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED = 1, 2, 4, 8, 16, 32
 
 
 class Session:

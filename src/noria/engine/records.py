@@ -17,7 +17,7 @@ from noria.messages.topology import passes
 
 _LOOKED_AT_ONCE: Final = 10_000
 _DELETED_AT_ONCE: Final = 5_000
-_SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
+SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 
 
 class Records:
@@ -121,7 +121,7 @@ class Records:
         """Delete a bounded part of what was kept long enough; says whether that was all."""
         ledger, now = self._ledger, self._ledger.now()
         ledger.write()
-        ledger.forget_serials(now - _SERIALS_KEPT)
+        ledger.forget_serials(now - SERIALS_KEPT)
         deleted = [self._delete(table, where, before) for table, where, before in (
             ("tracked", "state in ('done', 'dead') and at < ?", now - RESULTS_KEPT),
             ("idempotency", "until < ?", now),

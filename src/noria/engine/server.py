@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import apsw
 import msgspec
@@ -24,7 +24,7 @@ from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.purge import Purge
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Request, decode_request, encode, failure_of, frame
+from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Request, Wait, decode_request, encode, failure_of, frame
 from noria.errors import BrokerError, NoriaError
 
 log = logging.getLogger("noria.engine")
@@ -50,8 +50,8 @@ class Hello(msgspec.Struct):
 
 
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
-_receive: Final = msgspec.msgpack.Decoder(tuple[list[str], int, float]).decode
-_result: Final = msgspec.msgpack.Decoder(tuple[str, float]).decode
+_receive: Final = msgspec.msgpack.Decoder(tuple[list[str], Annotated[int, msgspec.Meta(le=1_000_000)], Wait]).decode
+_result: Final = msgspec.msgpack.Decoder(tuple[str, Wait]).decode
 _purge: Final = DECODERS["purge"]
 _cancel: Final = msgspec.msgpack.Decoder(tuple[int]).decode
 

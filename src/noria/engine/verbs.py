@@ -17,7 +17,7 @@ from noria.engine.purge import Purge
 from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
 from noria.engine.seal import unseal_or_stand_in
-from noria.engine.wire import FURTHEST, Number, Posted
+from noria.engine.wire import FURTHEST, Moment, Number, Pace, Posted
 from noria.errors import NotFound, Rejected
 from noria.messages.topology import Topology
 
@@ -174,10 +174,10 @@ class Verbs:
     def marks(self, session: Session, message_id: str) -> dict[str, bytes | None]:
         return self.records.marks(message_id)
 
-    def take(self, session: Session, budget: str, interval: float, burst: int) -> float:
+    def take(self, session: Session, budget: str, interval: Pace, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)]) -> float:
         return self.records.take(budget, interval, burst)
 
-    def fire(self, session: Session, schedule: str, slot: float, posted: list[Posted]) -> tuple[bool, list[Any]]:
+    def fire(self, session: Session, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
         return self.records.fire(schedule, slot, posted)
 
     def last_fired(self, session: Session, schedule: str) -> float | None:

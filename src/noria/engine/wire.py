@@ -22,6 +22,9 @@ LENT_AT_ONCE: Final = 8 * 1024 * 1024
 FURTHEST: Final = 100 * 366 * 86400.0  # seconds that a delay may have
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Moment = Annotated[float, Meta(ge=-FURTHEST, le=253402300799.0)]  # seconds since the epoch, up to the year 9999; NaN is neither
+Pace = Annotated[float, Meta(ge=0, le=FURTHEST)]
+Wait = Annotated[float, Meta(le=FURTHEST)]
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding bytes from outside may raise
 

@@ -34,13 +34,6 @@ DOORS = [
 NOT_YET = {
     "wire-no-envelope": "the engine stores what is no envelope, and it is running for ever",
     "wire-short-envelope": "the engine stores what is no envelope, and it is running for ever",
-    "wire-receive-huge": "a limit of 64 bits makes every turn of the engine fail until its client leaves",
-    "wire-receive-nan": "a wait that is no number is taken for none",
-    "wire-budget-nan": "the whole turn fails, also for others",
-    "wire-budget-infinite": "the budget never comes again",
-    "wire-slot-nan": "the whole turn fails, also for others",
-    "wire-slot-infinite": "the schedule never fires again",
-    "file-linked-lock": "the refusal is an error of the system, and is tried again",
 }
 _HEAD = """# Bad input
 

@@ -17,10 +17,12 @@ from noria.errors import NoriaError
 from .disk import Disk, Grow, Image, Link, Sync, SyncFolder, Truncate, Unlink, Write
 from .promises import Fact, Promises, Wrong
 from .recovery import lay, recover
-from .tape import Answered, Asked, Lent, Ready, Tape
+from .tape import Answered, Asked, Index, Lent, Ready, Tape
 from .vfs import recording
 
 _AGAIN: Final = 5  # places in one recovery
+_INDICES: Final = 10  # which may be found, of those there were last
+_INDEX_SIZE: Final = 32768
 OPERATIONS: Final = (Write, Truncate, Grow, Link, Unlink, Sync, SyncFolder)
 
 
@@ -171,25 +173,32 @@ def cut(
     seed: int = 0,
     ways: int = 100,
     again: int = 0,
+    index: bool = False,
     most: int = 5,
     keep: Path | None = None,
 ) -> Report:
     """Cut the power at each place, and recover from the states that the disk may have then; stop after the place of so many faults.
 
     `ways`: how many states, of which one is that only what was synced is there. `again`: at one place of so many the power goes
-    once more, during the first start after it. `keep`: where the files of the first fault are left.
+    once more, during the first start after it. `index`: a `-shm` file is found too, as it was some time before. `keep`: where the files of the first fault are left.
     """
     report, disk, done = Report(), Disk(), 0
+    indices: list[bytes] = []
     for place in sorted(at):
         for event in scene.events[done:place]:
             if isinstance(event, OPERATIONS):
                 disk.do(event)
+            elif isinstance(event, Index):
+                indices = [*indices[-_INDICES + 1 :], event.data]
         done = place
         report.points += 1
         random = Random(f"{seed} {place}")
         images = _images(disk, random, ways)
         if again and report.points % again == 0:
             images += _during_recovery(scene, random.choice(images)[1], random)
+        if index and indices:
+            shm = {f"{scene.database}-shm": random.choice((indices[-1], *indices)).ljust(_INDEX_SIZE, b"\0")}
+            images = [(f"index: {way}", {**image, **shm}) for way, image in images]
         for way, image in images:
             report.ways[way.split()[0]] += 1
             lay(image, scene.folder)
@@ -227,8 +236,8 @@ def _during_recovery(scene: Scene, image: Image, random: Random) -> list[tuple[s
     done = 0
     for place in sorted(random.sample(at, min(len(at), _AGAIN))):
         for operation in tape.events[done:place]:
-            assert isinstance(operation, OPERATIONS)
-            disk.do(operation)
+            if isinstance(operation, OPERATIONS):
+                disk.do(operation)
         done = place
         found += [(f"again: {way}", image) for way, image in _images(disk, random)]
     return found

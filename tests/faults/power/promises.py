@@ -13,6 +13,7 @@ import msgspec
 
 from noria.engine.intake import IDEMPOTENCY_KEPT
 from noria.engine.ledger import RESULTS_KEPT
+from noria.engine.records import SERIALS_KEPT
 from noria.engine.verbs import AckThen, Bury, RetryAfter
 from noria.engine.wire import Posted
 from noria.messages.envelope import Envelope, Options
@@ -121,14 +122,12 @@ class Promises:
             self.facts["schedule", schedule] = slot
 
     def _purge(self, asked: Asked, count: int | None, queue: str, delete: bool) -> None:
-        """Take away what was there when it began; the engine does what is ready in one step, and what is delayed in another."""
-        doomed = self._doomed.setdefault(
-            (asked.client, asked.serial), frozenset(name for name in self.facts if name[:2] == ("message", queue))
-        )
-        there = [name for name in doomed if name in self.facts]
-        step = [name for name in there if self.facts[name].state == "ready"] or there
-        for name in step:
-            if self.facts[name].state != "dead":
+        """Take away what was there when it began; the engine does what is delayed in its first step, and what is ready in the next."""
+        place = (asked.client, asked.serial)
+        state = "ready" if place in self._doomed else "delayed"
+        doomed = self._doomed.setdefault(place, frozenset(name for name in self.facts if name[:2] == ("message", queue)))
+        for name in doomed:
+            if name in self.facts and self.facts[name].state == state:
                 del self.facts[name]
                 self._end(queue, name[2], "dead", asked.now)
 
@@ -173,7 +172,7 @@ class Promises:
                 "tracked": lambda f: f[0] in ("done", "dead") and f[2] < now - RESULTS_KEPT,
                 "idempotency": lambda f: f[1] < now,
                 "unique": lambda f: f[1] is not None and f[1] < now,
-                "client": lambda f: f[1] < now - RESULTS_KEPT,
+                "client": lambda f: f[1] < now - SERIALS_KEPT,
             }.get(name[0])
             if old is not None and old(fact):
                 del self.facts[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from zlib import crc32
 import apsw
 import msgspec
 
+from noria.engine import hazards
 from noria.engine.database import Database
 from noria.engine.ledger import Ledger
 from noria.engine.seal import unseal
@@ -30,12 +32,13 @@ _NO_CHECKPOINT: Final = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 
 def lay(image: Image, folder: Path) -> None:
-    """Put the files of an image into an empty folder."""
+    """Put the files of an image into an empty folder; all of them are older than this start of the machine."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path, data in image.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
+        os.utime(folder / path, (0, 0))
 
 
 def recover(path: Path, now: Callable[[], float], highest: int, judge: Callable[[dict[Fact, Any]], None]) -> None:
@@ -44,6 +47,8 @@ def recover(path: Path, now: Callable[[], float], highest: int, judge: Callable[
     Raises `Wrong` if the judge does, and where what is found contradicts itself, whatever was promised.
     """
     try:
+        hazards.refuse_folder(path)
+        hazards.refuse_damaged_log(path)
         ledger = Ledger(path, now)
     except Exception as error:
         raise Wrong(f"the file cannot be opened: {type(error).__name__}: {error}") from error

@@ -34,11 +34,17 @@ class Lent(NamedTuple):
     deliveries: list[tuple[int, str, str]]
 
 
+class Index(NamedTuple):
+    """What SQLite's `-shm` file says by now; it is never synced, and may be found as it was at any time."""
+
+    data: bytes
+
+
 class Ready(NamedTuple):
     """The file was opened for the first time, and may be written to."""
 
 
-Event = Operation | Asked | Answered | Lent | Ready
+Event = Operation | Asked | Answered | Lent | Index | Ready
 
 
 class Tape:

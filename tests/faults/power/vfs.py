@@ -16,9 +16,10 @@ from typing import Final
 import apsw
 
 from .disk import FOLDER, Grow, Image, Link, Operation, Sync, SyncFolder, Truncate, Unlink, Write, folder_of
-from .tape import Tape
+from .tape import Index, Tape
 
 _REAL: Final = "unix"
+_INDEX_SIZE: Final = 136  # its header, twice, and how far the log was written back (sqlite.org/walformat.html, section 2)
 _NAME: Final = "recorded"
 _KINDS: Final = ("", "-wal", "-journal")
 SQLITE_SYNCS_FOLDERS = True  # os_unix.c does, with the first sync of a log that it has made; a plant takes that away
@@ -38,12 +39,16 @@ class Recorder:
     """Writes onto a tape what happens to one database and its logs below a folder that was always there, with the files of `base`."""
 
     def __init__(self, tape: Tape, root: Path, database: Path, base: Image) -> None:
+        self.handles: list[int] = []
         self._tape = tape
         self._root = str(root.resolve())
         self._paths = {str(database.resolve()) + kind for kind in _KINDS}
         self._copies = {str(root.resolve() / path): _Copy(number, data) for number, (path, data) in enumerate(base.items(), start=1)}
         self._folders = {folder for path in base for folder in _folders_of(path)}
         self._numbers = len(base)
+        self._shm = Path(f"{database.resolve()}-shm")
+        self._handle = -1  # of it; closed at the end only, because that drops SQLite's locks
+        self._index = b""
 
     def takes(self, path: str | None) -> bool:
         """Tell whether a file is recorded."""
@@ -58,6 +63,7 @@ class Recorder:
     def wrote(self, path: str, offset: int, data: bytes) -> None:
         """Notice a write."""
         copy = self._copies[path]
+        self._look_at_index()
         if offset + len(data) > len(copy.data):
             copy.data.extend(bytes(offset + len(data) - len(copy.data)))
         copy.data[offset : offset + len(data)] = data
@@ -119,6 +125,17 @@ class Recorder:
         copy = self._copies[path]
         if os.stat(path).st_size != len(copy.data):
             self.look(path)
+
+    def _look_at_index(self) -> None:
+        if self._handle < 0 or os.fstat(self._handle).st_nlink == 0:
+            if not self._shm.exists():
+                return
+            self._handle = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
+            self.handles.append(self._handle)
+        index = os.pread(self._handle, _INDEX_SIZE, 0)
+        if index != self._index:
+            self._index = index
+            self._tape.events.append(Index(index))
 
     def check(self) -> None:
         """Raise `AssertionError` if anything happened that was not recorded, but that a file grew after all else."""
@@ -215,3 +232,5 @@ def recording(tape: Tape, root: Path, database: Path, base: Image | None = None)
         os.fsync, os.fdatasync = real
         apsw.set_default_vfs(_REAL)
         vfs.unregister()
+        for handle in recorder.handles:
+            os.close(handle)
