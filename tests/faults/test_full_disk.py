@@ -176,6 +176,24 @@ def test_on_a_full_disk_a_killed_worker_is_replaced_and_goes_on(mill: Mill) -> N
     until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(12)}, "everything stored to be handled by another worker", 10)
 
 
+@pytest.mark.timeout(60)
+def test_on_a_full_disk_a_killed_engine_comes_back_and_what_waits_is_handled(mill: Mill) -> None:
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(12)))
+    until(lambda: len(mill.names("start")) == 4)
+    fill_until_refused(mill)
+    (engine,) = [
+        process for process in mill.processes() if "noria engine" in process.name() or "noria engine" in " ".join(process.cmdline())
+    ]
+    engine.kill()
+    mill.release()
+    until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(12)}, "everything stored to be handled", 20)
+    mill.disk.free()  # type: ignore[attr-defined]
+    until(lambda: all(queue["ready"] == queue["running"] == 0 for queue in mill.queues().values()), "the acknowledgements to be stored")
+    assert mill.errors().count("started engine") == 2
+    mill.end()
+
+
 @pytest.mark.timeout(180)
 def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
