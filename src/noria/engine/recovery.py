@@ -60,6 +60,9 @@ delete from delayed where id in (select id from ready);
 delete from pending where not exists (select 1 from ready r
         where r.queue = pending.queue and r.rank = pending.rank and r.id = pending.id and pending.due is null)
     and not exists (select 1 from delayed d where d.due = pending.due and d.id = pending.id);
+"""
+_REMEMBERED: Final = "select 1 from unique_key union all select 1 from mark union all select 1 from tracked limit 1"
+_AGREE_BY_ID: Final = """
 create temp table waiting as select message_id from ready union select message_id from delayed;
 create temp table known as select message_id from waiting union select message_id from dead;
 create unique index temp.waiting_id on waiting (message_id);
@@ -135,6 +138,7 @@ class _Salvage:
         self._draft = open_database(folder / "draft")
         self._draft.pragma("synchronous", 0)  # it is synced once, when it is whole
         self._draft.pragma("wal_autocheckpoint", 1000)
+        self._draft.pragma("temp_store", 1)  # the ids of a long backlog would fill the memory
         self._layouts = {layout.table: layout for layout in layouts(self._draft)}
         self._aside: dict[bytes, str] = {}
         self._pending = 0
@@ -316,6 +320,8 @@ class _Salvage:
         """Make what was found agree with itself, and count it against what there should be."""
         draft = self._draft
         draft.execute(_AGREE)
+        if draft.execute(_REMEMBERED).fetchone():
+            draft.execute(_AGREE_BY_ID)
         unnamed = """select queue from ready union select queue from delayed union select queue from dead except select id from queue"""
         for (queue,) in draft.execute(unnamed).fetchall():
             draft.execute("insert into queue values (?, ?, '[]', 'noria recover')", (queue, f"recovered.{queue}"))
