@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
@@ -53,8 +54,11 @@ def _busy() -> float:
 
 def _ours() -> float:
     """Give the seconds of this process, of all below it that ended, and of those that run, like a peer's server."""
-    ended = sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
-    return ended + cpu(process.pid for process in tree(os.getpid())[1:])
+    seconds = sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    for process in tree(os.getpid())[1:]:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            seconds += cpu([process.pid])
+    return seconds
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -58,7 +58,7 @@ def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, 
             table.add_row(
                 work if row is block[0] else "",
                 row["system"],
-                PROMISES[row["system"]] if len(block) > 1 else "",
+                PROMISES.get(row["system"], "") if len(block) > 1 else "",
                 said(row["median"]),
                 row["unit"],
                 must,
@@ -70,8 +70,8 @@ def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, 
     for system, reason in missing.items():
         console.print(f"not measured: {system}: {reason}", highlight=False)
     console.print(
-        "Each system in its own fastest setting here; the peers send no lists, so they send one by one where it says by 100. "
-        "Sends one by one wait for the disk, so see what one sync takes.\n"
+        "Peers run in their fastest settings, except huey-defaults. They send no lists: where it says by 100 they send one by one. "
+        "A send that is synced waits for the disk: see what one sync takes.\n"
         f"Shallow is {scale.shallow:,} waiting, deep is {scale.deep:,}; {scale.drained:,} are drained. "
         "Clients, engine, workers and gateway share the cores. Read ratios, not third digits.",
         highlight=False,

@@ -115,17 +115,19 @@ async def drain(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Fi
 
 async def send(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Send one by one and by eight at once while nobody handles it; none of the peers sends many with one call."""
-    sent = 0
+    sent, figures = 0, list[Figure]()
     async with _place(session, peer) as place:
         for work, how, senders, count in (
             (works.SEND, "one_by_one", 1, scale.sent),
             (works.EIGHT_THREADS, "threads", 1, 2 * scale.sent),
             (works.EIGHT_PROCESSES, "one_by_one", scale.senders, 2 * scale.sent),
         ):
-            yield Figure(work, rate(count, await place.send_by(senders, how, count=count // senders)))
+            figures.append(Figure(work, rate(count, await place.send_by(senders, how, count=count // senders))))
             sent += count + senders
         await place.must_wait(sent)
         await place.forget()
+    for figure in figures:
+        yield figure
 
 
 async def latency(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Figure]:

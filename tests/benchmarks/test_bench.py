@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ from benchmarks.works import DISK_SYNC, DRAIN_ONE, DRAIN_TWO, POST_P99, SEND, SE
 ROOT = Path(__file__).parent.parent.parent
 
 
-def bench(output: Path, *arguments: str, timeout: float = 110) -> subprocess.CompletedProcess[str]:
+def bench(output: Path, *arguments: str, timeout: float = 110, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", "--output", str(output), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    everything = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

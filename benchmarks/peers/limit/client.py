@@ -34,6 +34,10 @@ class Client(asyncio.Protocol):
         for serial, answer in frames(self._buffer):
             self._waiting.pop(serial).set_result(answer)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        for future in self._waiting.values():
+            future.set_exception(EOFError("the limit's engine ended"))
+
     def publish(self, rows: Sequence[Row]) -> asyncio.Future[None]:
         """Make messages durable."""
         return self._ask(PUBLISH, rows, 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
 import sys
 from typing import Any, NamedTuple, cast
 
@@ -37,7 +39,8 @@ class Engine:
         self._database.execute(_TABLES)
         body = json.dumps(FIELDS, separators=(",", ":")).encode()
         with self._database:
-            self._database.executemany("insert into ready (type, headers, body) values ('noop', '{}', ?)", [(body,)] * count)
+            self._database.executemany("insert into ready values (?, 'noop', '{}', ?)", [(number, body) for number in range(count)])
+        self._numbers = itertools.count(count)  # SQLite would use those of messages again that are running still
         self._arrived: list[tuple[_Client, Any]] = []
         self._claims: list[Claim] = []
 
@@ -57,7 +60,7 @@ class Engine:
                 many("delete from running where id = ?", [(done,) for done in argument])
                 self._claims.append(Claim(client, serial, limit))
             else:
-                many("insert into ready (type, headers, body) values (?, ?, ?)", argument)
+                many("insert into ready values (?, ?, ?, ?)", [(next(self._numbers), *row) for row in argument])
                 answers.append((client, (serial, None)))
         while self._claims:
             client, serial, limit = self._claims[0]
@@ -90,8 +93,15 @@ class _Client(asyncio.Protocol):
             self._engine.take(self, request)
 
 
+def _give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """End with what went wrong: everybody else would wait for answers."""
+    loop.default_exception_handler(context)
+    os._exit(1)
+
+
 async def main(count: int) -> None:
     """Serve until ended."""
+    asyncio.get_running_loop().set_exception_handler(_give_up)
     engine = Engine(count)
     server = await asyncio.get_running_loop().create_unix_server(lambda: _Client(engine), SOCKET)
     cue.tell("ready")
