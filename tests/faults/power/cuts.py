@@ -180,7 +180,8 @@ def cut(
     """Cut the power at each place, and recover from the states that the disk may have then; stop after the place of so many faults.
 
     `ways`: how many states, of which one is that only what was synced is there. `again`: at one place of so many the power goes
-    once more, during the first start after it. `index`: a `-shm` file is found too, as it was some time before. `keep`: where the files of the first fault are left.
+    once more, during the first start after it. `index`: a `-shm` file is found too, as it was some time before. `keep`: where the
+    files of the first fault are left.
     """
     report, disk, done = Report(), Disk(), 0
     indices: list[bytes] = []
