@@ -43,6 +43,7 @@ log = logging.getLogger("noria.process")
 
 _LOCK_PATIENCE = 60.0
 _RENEW_CHECK = 1.0
+_LOOK = 0.1
 
 
 def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> Lifeline:
@@ -78,18 +79,23 @@ def engine(ctx: click.Context) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, ended.set)
         patience = time.monotonic() + _LOCK_PATIENCE
-        while True:
-            served = loop.create_task(own())
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                loop.add_signal_handler(number, served.cancel)
+        while not ended.is_set():
+            served, ending = loop.create_task(own()), loop.create_task(ended.wait())
+            await asyncio.wait((served, ending), return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            served.cancel()
             try:
                 await served
             except AlreadyOwned as error:
                 if time.monotonic() > patience:
                     raise
                 log.info("waiting for the file: %s", error)
-                await asyncio.sleep(0.05)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.05)
                 continue
             except asyncio.CancelledError:
                 pass
@@ -309,29 +315,35 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
         server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
     )  # fmt: skip
 
+    asked: list[int] = []
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:
                 port = self.servers[0].sockets[0].getsockname()[1]
                 log.info("gateway listens on http://%s:%d", settings.host, port)
-                await _connect(app, {"pid": os.getpid()})
+                connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
+                while not connecting.done() and not self.should_exit and not asked:
+                    await asyncio.wait((connecting,), timeout=_LOOK)
+                if asked or self.should_exit:  # also a signal that came before uvicorn could hear it
+                    self.should_exit = True
+                    connecting.cancel()
+                    return
+                await connecting
                 settle_down()
                 line.ready()
                 line.beat_from_loop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _obeyed)  # uvicorn raises a signal again when it has shut down: that is an end in order
+        # uvicorn raises a signal again when it has shut down: that is an end in order
+        signal.signal(number, lambda number, _: asked.append(number))
     try:
         Server(config).run()
     except SystemExit as ended:
         if ended.code:
             raise InvalidSettings(f"the gateway cannot listen on {settings.host}:{settings.port}; see what it said above") from None
         raise
-
-
-def _obeyed(_: int, __: FrameType | None) -> None:
-    """The signal was obeyed."""
 
 
 @click.command()

@@ -1,0 +1,83 @@
+"""What is left of a killed supervisor goes away and leaves the file and the port to the next."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.storm.host import free_port
+from tests.processes.conftest import Mill
+from tests.waiting import until
+
+AT_ONCE = 5.0
+
+
+@pytest.fixture
+def mill(tmp_path: Path) -> Iterator[Mill]:
+    mill = Mill(tmp_path)
+    yield mill
+    mill.close()
+
+
+def start(mill: Mill, *arguments: str) -> subprocess.Popen[bytes]:
+    with (mill.folder / "stderr").open("ab") as errors:
+        process = subprocess.Popen([sys.executable, "-m", "noria", *arguments], cwd=mill.folder, env=mill.environment, stderr=errors)
+    mill.started.append(process)
+    return process
+
+
+@pytest.mark.timeout(60)
+def test_an_engine_that_waits_for_the_file_ends_when_it_is_told_to(mill: Mill) -> None:
+    start(mill, "engine")
+    until(lambda: (mill.folder / "noria.db.sock").exists())
+    waits = start(mill, "engine")
+    until(lambda: "waiting for the file" in mill.errors())
+    for _ in range(3):  # it looks for the file many times a second: it must hear a signal at any of them
+        time.sleep(0.13)
+        waits.send_signal(signal.SIGTERM)
+        assert waits.wait(AT_ONCE) == 0
+        waits = start(mill, "engine")
+        before = mill.errors().count("waiting for the file")
+        until(lambda: mill.errors().count("waiting for the file") > before + 1)  # noqa: B023 - called at once
+
+
+@pytest.mark.timeout(60)
+def test_a_gateway_that_waits_for_the_engine_ends_when_it_is_told_to(mill: Mill) -> None:
+    gateway = start(mill, "gateway")
+    until(lambda: "gateway listens on" in mill.errors())
+    gateway.send_signal(signal.SIGTERM)
+    assert gateway.wait(AT_ONCE) == 0
+
+
+@pytest.mark.timeout(90)
+def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: Mill) -> None:
+    mill.environment["NORIA_PORT"] = str(free_port())
+    mill.configure("[pools.mill]\nconcurrency = 2\n")
+    mill.run()
+    for _ in range(2):
+        assert mill.process is not None
+        pids = [row.pid for row in mill.rows().values()]
+        mill.process.kill()
+        mill.process.wait()
+        started = time.monotonic()
+        mill.process = start(mill, "run")
+        until(lambda: set(row.pid for row in mill.rows().values()) - set(pids), "the next supervisor to start its engine", 20)  # noqa: B023
+    ready = mill.errors().count("processes are ready")
+    until(lambda: mill.errors().count("processes are ready") > ready, "the third to be ready", 30)
+    assert time.monotonic() - started < 12.0
+    assert mill.process.poll() is None
+    with_port = re.findall(r"gateway listens on http://127.0.0.1:(\d+)", mill.errors())
+    assert set(with_port) == {mill.environment["NORIA_PORT"]}
+    mill.send("Work(name='a')")
+    until(lambda: mill.names("end") == ["a"])
+    pids = {row.pid for row in mill.rows().values()}
+    until(lambda: {process.pid for process in mill.processes()} - {os.getpid()} == pids, "nothing but the third's processes to be left", 20)
+    mill.end()
