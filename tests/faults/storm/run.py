@@ -33,7 +33,7 @@ class Options:
     every: float = 0.2
     seed: int = dataclasses.field(default_factory=lambda: random.SystemRandom().randrange(2**32))
     rate: float = 1000.0
-    workers: int = 4
+    workers: int = 6
     concurrency: int = 16
     pace: float = 0.01
     patience: float = 600.0
