@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec import Raw
 
 from noria.engine.ledger import DELAY, INSERT, Ledger
-from noria.engine.queues import MERGES, RETURNED, TRACKED, UNIQUE, QueueState
+from noria.engine.queues import MERGES, TRACKED, UNIQUE, QueueState
 from noria.engine.seal import seal, unseal
 from noria.engine.wire import Posted
 from noria.errors import CorruptStorage, KeyReused, Unroutable
@@ -146,8 +146,6 @@ class Intake:
             )
         version = self._ledger.next_id()
         self._ledger.db.execute("update pending set version = ? where queue = ? and key = ?", (version, queue.id, key))
-        if stored & RETURNED:
-            self._renumber(queue, int(rank), int(identity), key)
         if options.tracked:
             self._ledger.db.executemany(
                 "insert or ignore into tracked (message_id, type, state, queue, at, into_id) values (?, ?, 'ready', ?, ?, ?)",
@@ -163,21 +161,6 @@ class Intake:
         else:
             sql, place = "select message_id, flags, envelope from delayed where due = ? and id = ?", (due, identity)
         return self._ledger.db.execute(sql, place).fetchone()
-
-    def _renumber(self, queue: QueueState, rank: int, identity: int, key: str) -> None:
-        """Give a message that was changed after it had been lent another number, so that nobody can end it as what it was."""
-        ledger = self._ledger
-        number = ledger.next_id()
-        ledger.db.execute(
-            "update ready set id = ?, flags = flags & ~? where queue = ? and rank = ? and id = ?",
-            (number, RETURNED, queue.id, rank, identity),
-        )
-        ledger.db.execute("update pending set id = ? where queue = ? and key = ?", (number, queue.id, key))
-        if queue.held.get(key) == identity:  # it is the next of its key, at its old place
-            queue.held[key] = number
-            queue.rank(rank).give_back(number)
-        else:
-            queue.rank(rank).exhausted = False
 
     def _forget_pending(self, queue: QueueState, key: str) -> None:
         """Merge nothing with a message that the disk changed; it is found out when it is to be lent."""

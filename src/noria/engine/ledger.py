@@ -29,6 +29,7 @@ _IDS_AT_ONCE: Final = 1_000_000
 _PROMOTED_AT_ONCE: Final = 1000
 _LOOKED_AT_ONCE: Final = 10_000  # rows in one turn: a key with a long line behind it must not stop everybody
 _DEATHS_ALLOWED: Final = 3
+_PASSING: Final = HISTORY | HOLDER | RETURNED  # what a dead letter does not keep
 RESULTS_KEPT: Final = 24 * 3600.0
 
 _TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id > ? order by id limit ?"
@@ -212,15 +213,17 @@ class Ledger:
 
     def _hold(self, queue: QueueState, rank: int, session: Session, row: Row) -> Claim:
         identity, message_id, attempt, flags, key, _, _ = row
+        if flags & MERGES:
+            self.write()
+            self.db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, identity))
+            if not self.db.changes():  # it is not pending because it was lent before
+                flags |= RETURNED
         claim = Claim(session, queue, rank, identity, message_id, attempt, flags, key)
         self.claims[identity] = session.claims[identity] = claim
         self._moves.append((True, claim))
         queue.running += 1
         if key is not None:
             queue.held[key] = identity
-            if flags & MERGES:
-                self.write()
-                self.db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, identity))
         return claim
 
     def _bury_damaged(self, claim: Claim, stored: bytes, error: str) -> None:
@@ -261,11 +264,11 @@ class Ledger:
         """Make a claim ready again, at once at its old place or later."""
         queue = claim.queue
         if not counted and after <= 0 and note is None and error is None:
-            self._return(claim)
+            self._return(claim, untouched=True)
             return
         self.write()
         attempt = claim.attempt + (1 if counted else 0)
-        flags = claim.flags
+        flags = claim.flags & ~RETURNED
         if counted:
             queue.retried += 1
         if error is not None:
@@ -302,7 +305,7 @@ class Ledger:
         ]
         self.db.execute(
             _BURY,
-            (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~(HISTORY | HOLDER), claim.key, reason, error, self.now(),
+            (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~_PASSING, claim.key, reason, error, self.now(),
              msgspec.msgpack.encode(history), envelope),
         )  # fmt: skip
         self.db.execute("delete from death where message_id = ?", (scope,))
@@ -321,7 +324,7 @@ class Ledger:
         """Take everything from a session that ended; `started` are the tags that a dead worker was running."""
         for tag, claim in list(session.claims.items()):
             if started is None or tag not in started:
-                self._return(claim)
+                self._return(claim, untouched=False)
                 continue
             self._blame(claim, f"worker {session.name} died while it ran this message")
 
@@ -434,19 +437,18 @@ class Ledger:
         self._dirty.add(queue)
         self._fresh(queue)
 
-    def _return(self, claim: Claim) -> None:
-        """Put a message that did not start back to its old place; it is pending again unless another one is."""
+    def _return(self, claim: Claim, *, untouched: bool) -> None:
+        """Put a message back to its old place; it is pending again only if nobody can have begun it.
+
+        What may have run under its id must not become more under the same id: a handler that remembers ids would skip it.
+        """
         self._drop(claim)
         claim.queue.rank(claim.rank).give_back(claim.id)
-        if claim.flags & MERGES:
+        if untouched and claim.flags & MERGES and not claim.flags & RETURNED:
             self.write()
             self.db.execute(
                 "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, null, ?, ?)",
                 (claim.queue.id, claim.key, claim.id, claim.rank, self.next_id()),
-            )
-            self.db.execute(
-                "update ready set flags = flags | ? where queue = ? and rank = ? and id = ?",
-                (RETURNED, claim.queue.id, claim.rank, claim.id),
             )
 
     def _drop(self, claim: Claim) -> None:

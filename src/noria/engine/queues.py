@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 # Flags of a stored message: what else must be tidied up when it ends.
-# RETURNED: it was lent once and is pending again; who had it may come back and still run what it was then.
+# RETURNED, of a claim only: it was lent before, and who had it then may have begun it.
 TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED = 1, 2, 4, 8, 16, 32
 
 
