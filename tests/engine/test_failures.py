@@ -99,7 +99,7 @@ async def test_a_deletion_that_meets_a_full_disk_leaves_the_queue_as_it_was(
         await broker.purge("q", delete=True)
     await asyncio.sleep(0)
     assert await broker.depth("q") == Depth(ready=1), "neither gone from memory nor emptied behind the refusal"
-    await auntil(lambda: not engine.full, "room")
+    await auntil(lambda: not engine.ledger.full, "room")
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message("b")])
     assert await broker.purge("q", delete=True) == 2
@@ -212,7 +212,7 @@ def test_the_ballast_of_a_killed_engine_is_taken_over(tmp_path: Path) -> None:
     heir = Ballast(path)
     assert heir.lay()
     os.unlink(f"{path}.ballast")  # noqa: PTH108
-    assert heir.give_up(), "also when somebody removed it"
+    assert heir.give_up(lambda _: None), "also when somebody removed it"
 
 
 async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_stored(

@@ -82,7 +82,6 @@ def test_the_engine_ends_with_74_when_a_write_or_sync_fails(tmp_path: Path, fail
 
 
 @needs_strace
-@pytest.mark.xfail(strict=True, reason="open_database takes an error of the disk for a damaged file, which is not tried again")
 def test_the_engine_ends_with_74_when_the_disk_fails_while_the_file_is_opened(tmp_path: Path) -> None:
     assert meet(Failure("fdatasync", 2, made=False), tmp_path / "case").code == 74
 

@@ -120,7 +120,6 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.xfail(strict=True, reason="what the ballast gives up is anybody's: it should become room in the log at once")
 def test_acks_go_on_when_somebody_takes_every_byte_that_becomes_free(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     mill.run("--no-gateway", "--no-scheduler")
@@ -156,7 +155,6 @@ def fill_until_refused(mill: Mill) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.xfail(strict=True, reason="a full disk refuses to declare what is declared already, and so every verb that only looks")
 def test_on_a_full_disk_an_operator_can_look(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     fill_until_refused(mill)
@@ -165,7 +163,6 @@ def test_on_a_full_disk_an_operator_can_look(mill: Mill) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.xfail(strict=True, reason="a full disk refuses to declare what is declared already, and so every worker that is started")
 def test_on_a_full_disk_a_killed_worker_is_replaced_and_goes_on(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(12)))

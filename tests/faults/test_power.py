@@ -73,7 +73,6 @@ def test_a_file_in_folders_that_noria_made_is_found_again(root: Path) -> None:
     assert cut(scene, places(tape)[-10:]).faults == []
 
 
-@pytest.mark.xfail(strict=True, reason="a -shm file of before the power failure is believed against a log that was begun anew")
 def test_an_index_that_outlived_the_power_stops_nobody_from_starting(root: Path) -> None:
     tape = workload.work(root, rounds=100, seed=1)
     begun = [n + 1 for n, event in enumerate(tape.events) if isinstance(event, Write) and event.file > 1 and event.offset == 0]

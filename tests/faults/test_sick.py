@@ -39,7 +39,6 @@ def test_a_planted_fault_is_seen(name: str) -> None:
     assert json.loads(done.stdout)["faults"]
 
 
-@pytest.mark.xfail(strict=True, reason="Ledger.__init__ reads pages that open_database did not, and lets apsw.CorruptError out")
 def test_a_file_that_is_damaged_where_the_engine_looks_first_is_refused_with_its_own_error(tmp_path: Path) -> None:
     import apsw  # noqa: PLC0415
 

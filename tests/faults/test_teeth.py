@@ -35,7 +35,12 @@ def test_every_plant_for_the_storm_has_its_test() -> None:
 
 @pytest.mark.parametrize("name", CAUGHT)
 def test_the_storm_catches(name: str) -> None:
+    """Where a fault shows only if a kill meets it in its moment, another small storm may be needed: at most three."""
     faults, options = CAUGHT[name]
-    verdict, _ = storm(dataclasses.replace(SMALL, plant=name, **options))
-    found = {fault for fault, names in verdict.faults.items() if names}
-    assert found & faults, f"{name} was not caught as {faults}: {verdict}"
+    verdicts = list[str]()
+    for seed in range(1, 4):
+        verdict, _ = storm(dataclasses.replace(SMALL, plant=name, seed=seed, **options))
+        if faults & {fault for fault, names in verdict.faults.items() if names}:
+            return
+        verdicts.append(str(verdict))
+    pytest.fail(f"{name} was not caught as {faults}: {verdicts}")

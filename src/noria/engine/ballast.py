@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 LARGEST: Final = 16 * 1024 * 1024
+_PIECE: Final = 64 * 1024
 
 
 class Ballast:
@@ -30,7 +32,7 @@ class Ballast:
                 self.laid = True
                 return True
             free = free_bytes(self._path.parent)
-            size = self._size or min(self._largest, free // 4)
+            size = min(self._largest, free // 4)
             if size < self._largest // 16 or free < 2 * size:
                 return False
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -47,11 +49,14 @@ class Ballast:
         self.laid = True
         return True
 
-    def give_up(self) -> bool:
-        """Free its blocks; says whether there were any."""
+    def give_up(self, take: Callable[[int], None]) -> bool:
+        """Free its blocks, half of them in pieces that `take` uses at once, before somebody else does; says whether there were any."""
         was_laid, self.laid = self.laid, False
         if was_laid:
             with contextlib.suppress(OSError):  # somebody removed it
+                for left in range(self._size - _PIECE, self._size // 2, -_PIECE):
+                    os.truncate(self._path, left)
+                    take(_PIECE)
                 os.truncate(self._path, 0)
         return was_laid
 

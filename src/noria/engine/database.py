@@ -101,7 +101,7 @@ def _file_system(folder: Path) -> int:
 def open_database(path: Path) -> Database:
     """Open or create the file, with every setting read back and the schema migrated.
 
-    Raises `UnsafeStorage` or `CorruptStorage`; the caller holds the owner's lock.
+    Raises `UnsafeStorage` or `CorruptStorage`, or `apsw.IOError` if the disk failed; the caller holds the owner's lock.
     """
     refuse_unsafe_sqlite()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +119,9 @@ def open_database(path: Path) -> Database:
             raise CorruptStorage(f"{path} cannot be opened as a database: {error}") from None
         try:
             _configure(db, path, fresh=fresh)
+        except apsw.IOError:  # the disk, not the file: whoever opens it decides whether to try again
+            db.close()
+            raise
         except apsw.Error as error:
             db.close()
             raise CorruptStorage(

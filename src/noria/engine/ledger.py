@@ -68,26 +68,34 @@ class Ledger:
         """Open the file; the caller holds its `Ownership`. Raises the errors of `open_database`."""
         self.path = path
         self.now = now
-        self.db = open_database(path)
-        self.routes = Routes(self.db)
+        self.full = False  # whether the disk is, so that nothing new is stored
         self.claims: dict[int, Claim] = {}
         self.receivers: list[Receiver] = []
         self.served: list[tuple[Receiver, list[Any]]] = []
         self.waiters: dict[str, list[Callable[[Any], None]]] = collections.defaultdict(list)
         self.finished: list[str] = []
+        self.writing = False
+        self.held_back = False
+        self.unfinished = False  # whether `serve` stopped before it had looked at all there is
+        self._looked = 0
+        self._moves: list[tuple[bool, Claim]] = []  # what was lent (true) and ended (false) in this turn, in order
+        self._dirty: set[QueueState] = set()
+        self._log_pages = 0
+        self.db = open_database(path)
+        try:
+            self._begin()
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            self.db.close()
+            raise CorruptStorage(f"{path} is damaged ({error}); it was left as it is: see noria recover") from None
+
+    def _begin(self) -> None:
+        self.routes = Routes(self.db)
         self._next = self._reserved = int(self._meta("next_id"))
         self.was_held = int(self._meta("held")) != 0
         self._set_meta("held", -1)
-        self.writing = False
-        self._moves: list[tuple[bool, Claim]] = []  # what was lent (true) and ended (false) in this turn, in order
-        self._dirty: set[QueueState] = set()
         self.next_due = self._first_due()
-        self.held_back = False
-        self._log = Log(path, int(self.db.pragma("page_size")))
-        self._log_pages = 0
+        self._log = Log(self.path, int(self.db.pragma("page_size")))
         self.db.set_wal_hook(self._logged)
-        self.unfinished = False  # whether `serve` stopped before it had looked at all there is
-        self._looked = 0
         self._load()
 
     # --- the turn
@@ -104,11 +112,20 @@ class Ledger:
             if self.writing:
                 self._save_counters()
                 self.db.execute("commit")
-        except apsw.FullError as error:
-            raise StorageFull(f"no room to store more in {self.path.parent} ({error}); free some space, nothing was lost") from None
+        except apsw.FullError:
+            raise self.no_room() from None
         self.writing = False
         self._moves.clear()
         self._dirty.clear()
+
+    def no_room(self) -> StorageFull:
+        """Give the refusal of what needs room on a full disk."""
+        return StorageFull(f"no room to store more in {self.path.parent}; free some space, nothing was lost and what is stored goes on")
+
+    def need_room(self) -> None:
+        """Raise `StorageFull` while the disk is: what room is left is for settling."""
+        if self.full:
+            raise self.no_room()
 
     def _logged(self, _: Any, __: str, pages: int) -> int:
         self._log_pages = pages
@@ -123,6 +140,10 @@ class Ledger:
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._log_pages = 0
         self._log.reach(self._log_pages)
+
+    def take_room(self, size: int) -> None:
+        """Make so many bytes that became free on a full disk room in the log, before somebody else has them."""
+        self._log.grow(size)
 
     def undo(self) -> None:
         """Take back everything since the last commit, in the file and in memory."""

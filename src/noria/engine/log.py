@@ -6,6 +6,7 @@ docs/decisions/performance.md. Zeros behind the last frame are no frames to SQLi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,16 @@ class Log:
         self._frame = page_size + 24
         self._most = CHECKPOINT * self._frame + _MARGIN
         self._extent = 0
+
+    def grow(self, size: int) -> None:
+        """Lengthen the file by so many bytes if there is room and it is not long already: a full disk stores what it can in here."""
+        with contextlib.suppress(OSError):
+            handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if (end := os.fstat(handle).st_size) < self._most:
+                    os.pwrite(handle, bytes(size), end)
+            finally:
+                os.close(handle)
 
     def reach(self, pages: int) -> None:
         """Have room for the commits that follow `pages` pages; where the disk is short of it, leave it to SQLite."""

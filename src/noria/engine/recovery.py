@@ -173,7 +173,7 @@ class _Salvage:
             if source.exists() and (refused := _copied(source, copy)):
                 self._faults.append(f"the disk gives an error for {refused} bytes of {source.name}")
         with self._image.open("rb+") as image:
-            log = writeahead.read(self._image, writeahead.page_size_of(image.read(32)), writeahead.index_of(self._image))
+            log = writeahead.read(self._image, writeahead.page_size_of(image.read(32)), writeahead.index_of(self._sick))
             for frame, page in writeahead.content(self._image, log):
                 image.seek((frame.page - 1) * log.page_size)
                 image.write(page)

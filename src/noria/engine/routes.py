@@ -65,6 +65,10 @@ class Routes:
             self.queues[state.name] = self.by_id[state.id] = state
         self._cache.clear()
 
+    def knows(self, topology: Topology) -> bool:
+        """Tell whether declaring this would store nothing."""
+        return all(e.name in self.exchanges for e in topology.exchanges) and all(q.name in self.queues for q in topology.queues)
+
     def reload(self) -> None:
         """Take what the file says: at the start, and after something was rolled back."""
         self.exchanges = {

@@ -19,6 +19,7 @@ import msgspec
 from noria import errors
 from noria.engine import tables
 from noria.engine.ballast import Ballast
+from noria.engine.boot import is_of_this_boot
 from noria.engine.ledger import Ledger, Receiver
 from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.purge import Purge
@@ -36,7 +37,6 @@ _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
 _REFUSED_KEPT: Final = 200  # more than a client has in flight
 _OF_THE_LIVING: Final = frozenset({"hello", "receive"})  # what a closed connection must not have done
-_NEEDS_ROOM: Final = frozenset({"publish", "fire", "declare"})  # what a full disk refuses; settling goes on from the ballast
 
 
 class Hello(msgspec.Struct):
@@ -96,11 +96,12 @@ class Engine:
         self._ownership = Ownership(path)
         self._ballast = Ballast(path)
         try:
-            self.full = not self._ballast.lay()
+            laid = self._ballast.lay()
             self.ledger = Ledger(path, now or steady_clock())
         except BaseException:
             self._ownership.close()
             raise
+        self.ledger.full = not laid
         self.verbs = Verbs(self.ledger)
         self.connections: set[Connection] = set()
         self.started_at = time.time()
@@ -118,7 +119,7 @@ class Engine:
         self._log_rests_until = 0.0
         self._purged: list[tuple[Connection, int]] = []
         self._pruning = False
-        if self.full:
+        if self.ledger.full:
             self._look_for_room()
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         self.ledger.held_back = self.ledger.was_held
@@ -193,7 +194,7 @@ class Engine:
             self._read_tables.clear()
             self._purged.clear()
             self._pruning = False
-            if isinstance(failure, errors.StorageFull) and self._ballast.give_up():
+            if isinstance(failure, errors.StorageFull) and self._ballast.give_up(self.ledger.take_room):
                 self._begin_again(inbox)
                 return
             self._refuse_all(inbox, failure)
@@ -230,7 +231,7 @@ class Engine:
             self._remember_serials(touched)
             ledger.commit()
         except (apsw.FullError, errors.StorageFull):
-            return self._no_room()
+            return ledger.no_room()
         except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
             self._give_up(error)
         except Exception as error:  # one request must not take the others' answers with it
@@ -265,8 +266,6 @@ class Engine:
     def _perform(self, connection: Connection, request: Request) -> None:
         serial, verb = request.serial, request.verb
         try:
-            if self.full and verb in _NEEDS_ROOM:
-                raise self._no_room()
             special = _SPECIAL.get(verb)
             if special is not None:
                 special(self, connection, request)
@@ -449,7 +448,7 @@ class Engine:
             if c.session.name
         ]
         overview = self.verbs.overview(connection.session)
-        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.full}
+        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.ledger.full}
         overview["clients"] = clients
         for queue in overview["queues"]:
             queue["consumers"] = sum(1 for c in clients if queue["name"] in c.get("queues", ()))
@@ -472,35 +471,30 @@ class Engine:
 
     def _blame_orphans(self) -> None:
         for table in self._orphans:
-            if tables.is_of_this_boot(table):
+            if is_of_this_boot(table):
                 for tag in tables.started_in(table) or ():
                     self.ledger.blame(tag)
             self._read_tables.append(table)
 
     # --- room on the disk
 
-    def _no_room(self) -> errors.StorageFull:
-        return errors.StorageFull(
-            f"no room to store more in {self.ledger.path.parent}; free some space, nothing was lost and what is stored goes on"
-        )
-
     def _begin_again(self, inbox: list[tuple[Connection, Request]]) -> None:
         """Do a turn again that met a full disk, now with the room of the ballast and without what is new."""
-        self.full = True
-        log.error("%s: what is new is refused, what is stored goes on from the ballast", self._no_room())
+        self.ledger.full = True
+        log.error("%s: what is new is refused, what is stored goes on from the ballast", self.ledger.no_room())
         for connection, _ in inbox:
             connection.outbox.clear()
             connection.stored = connection.session.serial
-        self._refuse_purges(self._no_room())
+        self._refuse_purges(self.ledger.no_room())
         self._inbox[:0] = [(c, request) for c, request in inbox if not (request.verb == "receive" and request.serial in c.receiving)]
         self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
         self.schedule()
 
     def _look_for_room(self) -> None:
         if self._ballast.lay():
-            if self.full:
+            if self.ledger.full:
                 log.warning("there is room again in %s", self.ledger.path.parent)
-            self.full = False
+            self.ledger.full = False
         else:
             self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
 

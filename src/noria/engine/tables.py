@@ -46,14 +46,3 @@ def orphans(database: Path) -> list[Path]:
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             found.append(table)
     return found
-
-
-def is_of_this_boot(path: Path) -> bool:
-    """Tell whether a table was made since the machine started: a power failure is no worker's fault."""
-    try:
-        made = path.stat().st_mtime
-        with Path("/proc/stat").open("rb") as stat:
-            booted = next(int(line.split()[1]) for line in stat if line.startswith(b"btime"))
-    except (OSError, StopIteration):
-        return False
-    return made >= booted

@@ -61,10 +61,13 @@ class Verbs:
     # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
 
     def declare(self, session: Session, topology: Topology) -> None:
-        self._ledger.write()
+        if not self._ledger.routes.knows(topology):
+            self._ledger.need_room()
+            self._ledger.write()
         self._ledger.routes.declare(topology)
 
     def publish(self, session: Session, posted: list[Posted]) -> list[Any]:
+        self._ledger.need_room()
         return self.intake.publish(posted)
 
     def settle(self, session: Session, settlements: list[AckThen | RetryAfter | Bury]) -> list[Any]:
@@ -178,6 +181,7 @@ class Verbs:
         return self.records.take(budget, interval, burst)
 
     def fire(self, session: Session, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
+        self._ledger.need_room()
         return self.records.fire(schedule, slot, posted)
 
     def last_fired(self, session: Session, schedule: str) -> float | None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from noria import errors
-from noria.messages.envelope import Options, Publication
+from noria.messages.envelope import Envelope, Options, Publication
 
 PROTOCOL: Final = 1
 LARGEST_FRAME: Final = 64 * 1024 * 1024
@@ -32,8 +32,11 @@ _length: Final = struct.Struct(">I")
 encode: Final = msgspec.msgpack.Encoder().encode
 
 
+_readable: Final = msgspec.msgpack.Decoder(Envelope).decode
+
+
 class Posted(Struct, array_like=True, gc=False):
-    """A publication as the engine sees it: the envelope stays closed."""
+    """A publication as the engine sees it: the envelope stays closed, but one that nobody could open is refused."""
 
     message_id: str
     type: str
@@ -43,6 +46,9 @@ class Posted(Struct, array_like=True, gc=False):
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
     delay: Annotated[float, Meta(le=FURTHEST)] = 0.0
     options: Options | None = None
+
+    def __post_init__(self) -> None:
+        _readable(self.envelope)
 
 
 class Request(Struct, array_like=True, gc=False):

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from noria.engine.boot import is_of_this_boot
+
 _HEADER: Final = struct.Struct(">8I")
 _FRAME: Final = struct.Struct(">6I")
 _INDEX: Final = struct.Struct("=3I2BH6I")  # of this machine, but for the salts, which are as in the log
@@ -104,9 +106,15 @@ def _is_written_back(handle: int, database: Path, log: WriteAhead) -> bool:
 
 
 def index_of(database: Path) -> Index | None:
-    """Read the `-shm` file, if there is one that can be believed. It must be read before SQLite opens the file and writes it anew."""
+    """Read the `-shm` file, if there is one that can be believed. It must be read before SQLite opens the file and writes it anew.
+
+    It is never synced: after a loss of power it may be of any time before, and is not believed.
+    """
+    path = Path(f"{database}-shm")
     try:
-        with Path(f"{database}-shm").open("rb") as file:
+        if not is_of_this_boot(path):
+            return None
+        with path.open("rb") as file:
             data = file.read(2 * _INDEX_SIZE + 4)
     except OSError:
         return None
