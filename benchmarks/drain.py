@@ -49,13 +49,17 @@ async def drained(stage: Stage, processes: int, count: int, *, resting: int = 0)
     async with stage.workers(processes, "noop") as workers:
         for worker in workers:
             worker.signal(signal.SIGTSTP)  # documented: a worker then takes nothing new
+        deadline = time.monotonic() + PATIENCE
         while (missing := resting + count - await stage.left("noop")) > 0:  # again if a worker had not heard the signal yet
+            _must_go_on(workers, deadline)
             await stage.send("fill", count=missing - 1)  # and one more to warm up
         pids = [worker.pid for worker in workers]
         samples = [Sample(time.perf_counter(), 0, cpu(pids))]
         for worker in workers:
             worker.signal(signal.SIGCONT)
+        deadline = time.monotonic() + PATIENCE
         while samples[-1].done < count:
+            _must_go_on(workers, deadline)
             await asyncio.sleep(_SAMPLE)
             left = await stage.left("noop")
             samples.append(Sample(time.perf_counter(), resting + count - left, cpu(pids)))

@@ -23,7 +23,7 @@ from noria.store.embedded import EmbeddedStore
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 120.0
+PATIENCE = 100.0
 LOOK = 0.005
 
 

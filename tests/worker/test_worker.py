@@ -238,6 +238,18 @@ async def test_quiet_gives_back_what_did_not_start_so_that_others_can_run_it(tmp
         assert shop.ran == ["wait", "fine", "fine"]
 
 
+async def test_a_worker_that_is_told_to_be_quiet_and_to_go_on_in_one_breath_is_not_deaf(shop: Shop) -> None:
+    for sent in range(1, 4):
+        shop.worker.quiet(True)
+        for _ in range(sent):
+            await asyncio.sleep(0)
+        for quiet in (False, True, False):
+            shop.worker.quiet(quiet)
+        await shop.send("fine")
+        await shop.settled()
+        assert shop.ran == ["fine"] * sent
+
+
 async def test_handlers_that_never_suspend_leave_the_loop_its_turn(shop: Shop) -> None:
     gaps: list[float] = []
 

@@ -78,7 +78,7 @@ class Worker:
         self._settlements: list[Settlement] = []
         self._flush_due = False
         self._settling = 0
-        self._receives: set[asyncio.Task[None]] = set()
+        self._receives: set[asyncio.Task[float]] = set()
         self._wanted = 0
         self._settled = asyncio.Event()
         self._quiet = False
@@ -165,30 +165,41 @@ class Worker:
         self._consumer.resize(capacity + 2 * self._concurrency)
         task = self._loop.create_task(self._receive(limit))
         self._receives.add(task)
-        task.add_done_callback(self._receives.discard)
+        task.add_done_callback(lambda done: self._received(done, limit))
 
-    async def _receive(self, limit: int) -> None:
-        deliveries: list[Delivery] = []
+    async def _receive(self, limit: int) -> float:
+        """Fill the buffer once; give the seconds after which to ask again."""
         asked = time.monotonic()
         try:
             deliveries = await self._consumer.receive(limit, _WAIT)
         except BrokerError as error:
             log.warning("cannot receive (%s); trying again", error)
-            await asyncio.sleep(_REFUSED_PAUSE)
-        finally:
-            self._wanted -= limit
-        if deliveries:
-            self.last_received = time.monotonic()
-            if self._stopping:
-                self._settlements += [Retry(d.tag, 0.0, counted=False) for d in deliveries]
-                self._flush_soon()
-                return
+            return _REFUSED_PAUSE
+        if not deliveries:  # when everything allowed is out, there is nothing to ask for until something is settled
+            return _SHORT if time.monotonic() - asked < _SHORT else 0.0
+        self.last_received = time.monotonic()
+        if self._stopping:
+            self._settlements += [Retry(d.tag, 0.0, counted=False) for d in deliveries]
+            self._flush_soon()
+        else:
             self._buffer.extend(deliveries)
             self._wake()
-        elif time.monotonic() - asked < _SHORT:  # everything allowed is out: until something is settled there is nothing to ask for
-            self._loop.call_later(_SHORT, self._ask)
-            return
-        self._loop.call_soon(self._ask)
+        return 0.0
+
+    def _received(self, task: asyncio.Task[float], limit: int) -> None:
+        """Ask again, also after a request that was cancelled: a task that is cancelled before its first step has no line to do it in."""
+        self._receives.discard(task)
+        self._wanted -= limit
+        pause = 0.0
+        if not task.cancelled():
+            error = task.exception()
+            pause = _REFUSED_PAUSE if error is not None else task.result()
+            if error is not None:
+                log.error("receiving failed: %r; trying again", error)
+        if pause > 0:
+            self._loop.call_later(pause, self._ask)
+        else:
+            self._ask()
 
     # --- running
 
