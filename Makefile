@@ -35,7 +35,8 @@ demo: $(VENV)/.demo ## Replay real bookings through the channel manager for 30 s
 	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo $(ARGS)
 
 test: $(VENV)/.tests tools ## Run all tests, with real processes and real HTTP (ARGS="-k name")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must be clean at every commit
 	$(BIN)/ruff format --check .
@@ -46,7 +47,7 @@ check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must
 
 coverage: $(VENV)/.tests ## Measure what the tests inside one process cover; below 80 % is an error
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/faults --ignore=tests/servers --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
+	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/faults --ignore=tests/servers --ignore=tests/examples --ignore=tests/cli --ignore=tests/test_docs.py \
 	  -k "not socket and not schemathesis and not model"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=80 >.coverage.txt || { cat .coverage.txt; exit 1; }

@@ -21,11 +21,12 @@ _ORDER = (("", True), ("-wal", False), ("", False))  # the file that is hurt, an
 
 
 class Options(NamedTuple):
-    """How much is done: `messages` in each file, `cases` in all."""
+    """How much is done: `messages` in each file, `cases` in all, fewer if so many faults as `most` were found before."""
 
     cases: int = 300
     seed: int = 1
     messages: int = 60
+    most: int = 100
 
 
 class Injury(NamedTuple):
@@ -77,6 +78,8 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
             verdicts[f"{where}: {case.verdict}"] += 1
             lost[where] += case.lost
             faults += [f"{injury}: {fault}" for fault in case.faults]
+            if len(faults) >= options.most:
+                break
     finally:
         logging.disable(logging.NOTSET)
     return {
