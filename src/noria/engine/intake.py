@@ -16,6 +16,8 @@ from noria.errors import CorruptStorage, KeyReused, Unroutable
 IDEMPOTENCY_KEPT: Final = 24 * 3600.0
 
 _PENDING = "select id, due, rank, version from pending where queue = ? and key = ?"
+_REPLACE_READY = "update ready set envelope = ?, flags = flags | ? where queue = ? and rank = ? and id = ? returning message_id"
+_REPLACE_DELAYED = "update delayed set envelope = ?, flags = flags | ? where due = ? and id = ? returning message_id"
 
 
 class Intake:
@@ -126,24 +128,19 @@ class Intake:
         identity, due, rank, version = found
         options = p.options
         assert options is not None
-        message_id, stored, old = self._pending_row(queue, int(identity), due, int(rank))
-        try:
-            envelope_of_it = unseal(old)
-        except CorruptStorage:
-            self._forget_pending(queue, key)
-            return self._merge(p, envelope, queue, key, flags, now)
         if options.replaces != version:
-            return (message_id, "pending", version, Raw(envelope_of_it))
+            message_id, old = self._pending_row(queue, int(identity), due, int(rank))
+            try:
+                return (message_id, "pending", version, Raw(unseal(old)))
+            except CorruptStorage:
+                self._forget_pending(queue, key)
+                return self._merge(p, envelope, queue, key, flags, now)
         self._ledger.write()
         if due is None:
-            self._ledger.db.execute(
-                "update ready set envelope = ?, flags = ? where queue = ? and rank = ? and id = ?",
-                (envelope, stored | flags, queue.id, rank, identity),
-            )
+            sql, place = _REPLACE_READY, (envelope, flags, queue.id, rank, identity)
         else:
-            self._ledger.db.execute(
-                "update delayed set envelope = ?, flags = ? where due = ? and id = ?", (envelope, stored | flags, due, identity)
-            )
+            sql, place = _REPLACE_DELAYED, (envelope, flags, due, identity)
+        (message_id,) = self._ledger.db.execute(sql, place).fetchone()
         version = self._ledger.next_id()
         self._ledger.db.execute("update pending set version = ? where queue = ? and key = ?", (version, queue.id, key))
         if options.tracked:
@@ -155,11 +152,11 @@ class Intake:
             self._remember_keys(p, now, merged)
         return (message_id, "merged", version)
 
-    def _pending_row(self, queue: QueueState, identity: int, due: float | None, rank: int) -> tuple[str, int, bytes]:
+    def _pending_row(self, queue: QueueState, identity: int, due: float | None, rank: int) -> tuple[str, bytes]:
         if due is None:
-            sql, place = "select message_id, flags, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
+            sql, place = "select message_id, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
         else:
-            sql, place = "select message_id, flags, envelope from delayed where due = ? and id = ?", (due, identity)
+            sql, place = "select message_id, envelope from delayed where due = ? and id = ?", (due, identity)
         return self._ledger.db.execute(sql, place).fetchone()
 
     def _forget_pending(self, queue: QueueState, key: str) -> None:
@@ -232,7 +229,7 @@ class Intake:
                 return (p.message_id, "pending")
             places.add((queue.id, options.key))
             if row is not None and row[3] != options.replaces:
-                message_id, _, stored = self._pending_row(queue, row[0], row[1], row[2])
+                message_id, stored = self._pending_row(queue, row[0], row[1], row[2])
                 try:
                     return (message_id, "pending", row[3], Raw(unseal(stored)))
                 except CorruptStorage:
