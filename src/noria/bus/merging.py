@@ -11,7 +11,7 @@ import msgspec
 from noria.bus.bus import Bus
 from noria.errors import Rejected
 from noria.messages.codec import encode_json
-from noria.messages.envelope import Publication, Receipt, changed
+from noria.messages.envelope import Envelope, Publication, Receipt, changed
 from noria.messages.message import Message
 
 _REMEMBERED: Final = 5_000
@@ -108,36 +108,32 @@ class Merger:
         """Merge a publication into the pending message of its key; if that runs by now, it stays as it is."""
         if receipt.pending is None:
             return publication
-        older = Publication(
-            receipt.pending, publication.routing_key, publication.exchange, publication.priority, publication.delay, publication.options
-        )
-        merged = self._combine(older, publication)
-        options = changed(
-            merged.options, replaces=receipt.version, merged_ids=publication.options.merged_ids if publication.options else ()
-        )
-        return msgspec.structs.replace(merged, options=options)
+        envelope = self._into(receipt.pending, publication.envelope)
+        options = changed(publication.options, replaces=receipt.version)
+        return Publication(envelope, publication.routing_key, publication.exchange, publication.priority, publication.delay, options)
 
     def _combine(self, older: Publication, newer: Publication) -> Publication:
-        kind = self.registry.message(older.envelope.type)
-        decode = self.bus.decoder_of(kind)
-        try:
-            merged: Message = decode(older.envelope.body).merge(decode(newer.envelope.body))
-            body = encode_json(merged)
-            decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
-        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
-            raise Rejected(
-                f"{older.envelope.type} {older.envelope.id} is pending and cannot be merged with: {error}; purge or handle it first"
-            ) from error
         ids = (*(older.options.merged_ids if older.options else ()), *(newer.options.merged_ids if newer.options else ()))
         tracked = bool((older.options and older.options.tracked) or (newer.options and newer.options.tracked))
         return Publication(
-            msgspec.structs.replace(older.envelope, body=body),
+            self._into(older.envelope, newer.envelope),
             older.routing_key,
             older.exchange,
             max(older.priority, newer.priority),
             min(older.delay, newer.delay),
             changed(newer.options, merged_ids=ids, tracked=tracked),
         )
+
+    def _into(self, older: Envelope, newer: Envelope) -> Envelope:
+        """Give the older envelope with the body that its message's `merge` makes of both."""
+        decode = self.bus.decoder_of(self.registry.message(older.type))
+        try:
+            merged: Message = decode(older.body).merge(decode(newer.body))
+            body = encode_json(merged)
+            decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
+            raise Rejected(f"{older.type} {older.id} is pending and cannot be merged with: {error}; purge or handle it first") from error
+        return msgspec.structs.replace(older, body=body)
 
 
 def _place(publication: Publication) -> _Place | None:
