@@ -54,6 +54,14 @@ async def test_a_schedule_may_be_remembered_without_messages(peer: Peer) -> None
     assert await peer.broker.depth("q") == Depth()
 
 
+async def test_a_schedule_that_is_known_is_not_moved_on_without_messages(engine: EngineUnderTest, peer: Peer) -> None:
+    await peer.store.fire("s", 9.0, [])
+    assert await peer.store.fire("s", 11.0, []) is False, "another scheduler that started a moment later"
+    assert await peer.store.last_fired("s") == 9.0
+    assert await peer.store.fire("s", 10.0, [to("q", "the first slot")]) is True
+    assert await drain(engine, peer, "q") == ["the first slot"]
+
+
 async def test_a_slot_whose_message_is_unroutable_is_not_fired(engine: EngineUnderTest, peer: Peer) -> None:
     with pytest.raises(Unroutable):
         await peer.store.fire("s", 100.0, [to("q", "a"), to("missing")])

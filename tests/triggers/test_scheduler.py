@@ -37,7 +37,7 @@ class Memory:
         return self.last.get(schedule)
 
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Any = None) -> bool:
-        if slot <= self.last.get(schedule, float("-inf")):
+        if slot <= self.last.get(schedule, float("-inf")) or (schedule in self.last and not publications):
             return False
         self.last[schedule] = slot
         self.fired += [slot for _ in publications]
@@ -103,3 +103,23 @@ async def test_a_broker_that_is_away_delays_and_ends_nothing() -> None:
 def test_two_schedules_of_one_name_are_refused() -> None:
     with pytest.raises(DefinitionError, match='two schedules are called "s"'):
         scheduler(Memory(), Clock(), Schedule("s", every(60), Tick()), Schedule("s", every(30), Tick()))
+
+
+async def test_two_schedulers_that_start_around_the_first_slot_lose_it_not() -> None:
+    memory, clock = Memory(), Clock()
+    first, second = scheduler(memory, clock), scheduler(memory, clock)
+    asked = memory.last_fired
+
+    async def never(_: str) -> float | None:
+        """Answer the second scheduler as before the first had remembered anything."""
+        memory.last_fired, clock.now = asked, 1019.0
+        await first.turn()
+        clock.now = 1021.0
+        return None
+
+    clock.now = 1021.0
+    memory.last_fired = never
+    await second.turn()
+    assert memory.fired == [1020.0]
+    await first.turn()
+    assert memory.fired == [1020.0]

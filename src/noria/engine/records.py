@@ -37,9 +37,9 @@ class Records:
         return dict(self._ledger.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
 
     def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
-        """Publish for a slot unless it or a later one was fired, or say what must be merged first."""
+        """Publish for a slot unless it or a later one was fired, or say what must be merged first; without messages, begin a schedule."""
         last = self.last_fired(schedule)
-        if last is not None and last >= slot:
+        if last is not None and (last >= slot or not posted):
             return False, []
         if conflicts := self._intake.conflicts(posted):
             return False, conflicts

@@ -72,6 +72,8 @@ class Store(Protocol):
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
         """Publish for one slot of a schedule and remember it, or do nothing if it or a later one was fired.
 
+        Without messages a schedule that nobody knows begins: one that is known stays as it is.
+
         `merge` is asked for other publications when one must be merged with a pending message first, as often as needed.
         """
         ...

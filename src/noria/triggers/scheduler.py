@@ -73,7 +73,7 @@ class Scheduler:
         last = await self._store.last_fired(schedule.name)
         if last is None:
             await self._store.fire(schedule.name, now, ())
-            last = now
+            last = await self._store.last_fired(schedule.name) or now  # of another scheduler, if that was first
         self._say_if_ahead(schedule.name, last - now)
         for slot in due(schedule, last, now):
             original = [self._prepare(schedule.message)]
