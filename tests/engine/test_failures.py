@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 import pytest
 
-from noria.brokers.contract import Ack, Depth, Retry
+from noria.brokers.contract import Ack, Dead, Depth, Retry
 from noria.brokers.embedded import EmbeddedBroker
 from noria.engine import server
 from noria.engine.ballast import Ballast
@@ -121,6 +121,18 @@ async def test_what_was_given_back_and_lent_again_in_a_turn_that_is_undone_is_he
         assert await mine.settle([Retry(held.tag, 0.0, counted=True, error="why")]) == []
         assert [d.attempt for d in await waiting] == [2]
     await other.close()
+
+
+async def test_a_turn_that_is_undone_and_done_again_is_counted_once(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish([message("a"), message("b")])
+    async with broker.consume(["q"], prefetch=2) as consumer:
+        first, second = await consumer.receive(2, 5.0)
+        full_once(engine, monkeypatch, times=1)
+        await consumer.settle([Ack(first.tag), Dead(second.tag, "why")])
+    queue = engine.ledger.routes.queue("q")
+    assert (queue.published, queue.done, queue.died) == (2, 1, 1)
 
 
 async def test_a_refusal_is_remembered_with_what_was_stored_later(engine: Engine, broker: EmbeddedBroker) -> None:

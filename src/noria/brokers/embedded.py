@@ -93,7 +93,7 @@ class EmbeddedPublisher:
 
 
 class EmbeddedConsumer:
-    """Receives from the embedded engine; `on_lost` hears of deliveries that a restarted engine took away."""
+    """Receives from the embedded engine."""
 
     def __init__(self, client: Client, queues: tuple[str, ...], prefetch: int) -> None:
         self._client = client
@@ -103,7 +103,6 @@ class EmbeddedConsumer:
         self._asked: dict[int, int] = {}
         self._turn = 0
         self._closed = False
-        self.lost: set[int] = set()
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = prefetch
@@ -179,7 +178,8 @@ class EmbeddedConsumer:
 
     def lose(self, tags: set[int]) -> None:
         """Hear which deliveries a restarted engine gave to others."""
-        self.lost |= {tag for tag in tags if self._out.pop(tag, None) is not None}
+        for tag in tags:
+            self._out.pop(tag, None)
 
 
 def _closed(settlement: Settlement) -> tuple[Any, ...]:

@@ -116,6 +116,8 @@ class Ledger:
             raise self.no_room() from None
         self.writing = False
         self._moves.clear()
+        for queue in self._dirty:
+            queue.keep()
         self._dirty.clear()
 
     def no_room(self) -> StorageFull:
@@ -158,6 +160,8 @@ class Ledger:
                 self.claims[claim.id] = claim.session.claims[claim.id] = claim
                 claim.queue.running += 1
         self._moves.clear()
+        for queue in self._dirty:
+            queue.uncount()
         self._dirty.clear()
         self.finished.clear()
         self.receivers[:0] = [receiver for receiver, _ in self.served]

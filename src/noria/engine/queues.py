@@ -73,6 +73,15 @@ class QueueState:
     retried: int = 0
     died: int = 0
     closed: bool = False
+    _kept: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def keep(self) -> None:
+        """Note that what was counted so far is stored."""
+        self._kept = (self.published, self.done, self.retried, self.died)
+
+    def uncount(self) -> None:
+        """Forget what was counted since: it was taken back."""
+        self.published, self.done, self.retried, self.died = self._kept
 
     def rank(self, rank: int) -> Rank:
         """Give the state of one priority."""
