@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -27,6 +28,7 @@ from noria.messages.topology import Topology
 
 _RETRY: Final = 0.05
 _AT_ONCE: Final = 1 << 18
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class BlockingClient:
@@ -53,7 +55,7 @@ class BlockingClient:
             if not self._declared:
                 link.ask("declare", (self._topology(),), until)
                 self._declared = True
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise BrokerUnavailable(f'the engine of {self._path} did not answer in time; is "noria run" up?') from None
         except (OSError, EOFError):
             return False
@@ -117,6 +119,7 @@ class _Link:
         self._name = f"{socket.gethostname()}:{self._pid}:{random.getrandbits(32):08x}"
         self._serial = 0
         self._socket: socket.socket | None = None
+        self._patience = 0.0
         self._frames = Frames()
         self.whole = True
 
@@ -125,7 +128,7 @@ class _Link:
         self.close()
         self._frames = Frames()
         self._socket = connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connected.settimeout(max(0.01, until - time.monotonic()))
+        self._wait_until(until, connected)
         connected.connect(str(socket_path(self._path)))
         if not is_of_this_user(connected):
             raise BrokerUnavailable(f"{socket_path(self._path)} is held by another user")
@@ -136,9 +139,8 @@ class _Link:
         """Tell whether the connection is of this process and not closed by the engine."""
         if self._socket is None or self._pid != os.getpid():
             return False
-        self._socket.setblocking(False)
         try:
-            return self._socket.recv(1, socket.MSG_PEEK) != b""
+            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
             return True
         except OSError:
@@ -162,7 +164,7 @@ class _Link:
         if connected is None:  # closed by another thread
             raise EOFError
         self.whole = False
-        connected.settimeout(max(0.001, until - time.monotonic()))
+        self._wait_until(until, connected)
         connected.sendall(body)
         answer = self._read(connected, serial, until)
         self.whole = True
@@ -179,13 +181,24 @@ class _Link:
             for answer in answers:
                 if answer.serial == serial:
                     return answer
-            connected.settimeout(max(0.001, until - time.monotonic()))
+            self._wait_until(until, connected)
+
+    def _wait_until(self, until: float, connected: socket.socket) -> None:
+        """Have the kernel end a wait: Python's own time limits cost a system call before each call, and one to be set."""
+        left = max(0.001, until - time.monotonic())
+        if not left <= self._patience <= 1.1 * left:
+            self._patience = 1.05 * left
+            seconds = int(self._patience)
+            limit = _TIMEVAL.pack(seconds, int(1e6 * (self._patience - seconds)))
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def close(self) -> None:
         """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            self._patience = 0.0
 
     def __del__(self) -> None:
         self.close()
