@@ -19,7 +19,7 @@ from noria.engine.client import _Call
 from noria.engine.ledger import Ledger
 from noria.engine.owner import Ownership
 from noria.engine.wire import frame, posted
-from noria.errors import BrokerUnavailable, Unconfirmed
+from noria.errors import BrokerUnavailable, CorruptStorage, Unconfirmed, UnsafeStorage
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
 from tests.waiting import auntil, until
@@ -57,6 +57,31 @@ async def test_where_nothing_runs_a_sender_owns_the_file_for_a_moment_only(tmp_p
     await broker.publish([message(n) for n in range(3)])
     Ownership(tmp_path / "noria.db").close()
     assert (await broker.depth("q")).ready == 3
+    await broker.close()
+
+
+async def test_a_sender_changes_nothing_of_a_log_that_a_killed_engine_left_and_the_disk_damaged(engine: EngineProcess) -> None:
+    broker = EmbeddedBroker(engine.path)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    for n in range(20):
+        await broker.publish([message(n)])
+    engine.kill()
+    log = Path(f"{engine.path}-wal")
+    data = bytearray(log.read_bytes())
+    data[32 + 8 * 4120 + 124] ^= 1  # a byte of the ninth frame
+    log.write_bytes(data)
+    before = engine.path.read_bytes(), log.read_bytes()
+    with pytest.raises(CorruptStorage, match="has lost commits that had been durable"):
+        await broker.publish([message(20)])
+    assert (engine.path.read_bytes(), log.read_bytes()) == before
+    await broker.close()
+
+
+async def test_a_sender_makes_no_new_file_where_the_folder_is_gone(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "unmounted" / "noria.db")
+    with pytest.raises(UnsafeStorage, match="does not exist; mount its disk"):
+        await broker.publish([message(1)])
+    assert not (tmp_path / "unmounted").exists()
     await broker.close()
 
 

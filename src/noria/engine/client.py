@@ -18,6 +18,7 @@ import apsw
 import msgspec
 from msgspec import Raw
 
+from noria.engine import hazards
 from noria.engine.ledger import Ledger
 from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
@@ -281,13 +282,18 @@ class Client:
     def _own_for_a_moment(self) -> None:
         """Do what waits as the owner of the file, where no engine runs."""
         try:
+            hazards.refuse_folder(self.path)
             ownership = Ownership(self.path)
         except AlreadyOwned:
             return  # an engine is starting, or another sender is in its moment
+        except NoriaError as error:
+            self._fail_all(error)
+            return
         except OSError as error:
             self._fail_all(BrokerUnavailable(f"{self.path} cannot be opened: {error}"))
             return
         try:
+            hazards.refuse_damaged_log(self.path)  # SQLite would leave the damaged end out, and closing would delete the evidence
             ledger = Ledger(self.path, steady_clock())
             verbs, session = Verbs(ledger), Session(self.name)
             try:
@@ -301,7 +307,7 @@ class Client:
                 ledger.close(momentary=True)
         except NoriaError as error:
             self._fail_all(error)
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             self._fail_all(BrokerUnavailable(f"{self.path} cannot be used: {error}"))
         finally:
             ownership.close()
