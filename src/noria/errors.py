@@ -38,7 +38,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_FURTHEST: Final = 100 * 366 * 86400.0  # seconds: what is further away than a century is a mistake
 
 
 class NoriaError(Exception):
@@ -186,6 +188,14 @@ class Verdict(Exception):
     """What a handler says about its own message."""
 
 
+def _seconds(after: object, owner: str) -> float:
+    if not isinstance(after, int | float):
+        raise TypeError(f"{owner} waits for a number of seconds, not {after!r}")
+    if not after <= _FURTHEST:
+        raise ValueError(f"{owner} cannot wait for {after!r} seconds; at most {_FURTHEST:g}")
+    return float(after)
+
+
 class RetryLater(Verdict):
     """Handle the message again after `after` seconds; this attempt counts.
 
@@ -193,24 +203,26 @@ class RetryLater(Verdict):
     """
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
-        self.after = after
-        self.reason = reason
-        super().__init__(reason or "asked for another attempt")
+        self.after = None if after is None else _seconds(after, "RetryLater")
+        self.reason = str(reason)
+        super().__init__(self.reason or "asked for another attempt")
 
 
 class Snooze(Verdict):
     """Handle the message again after `after` seconds; this attempt does not count."""
 
     def __init__(self, after: float, reason: str = "", *, note: str | None = None) -> None:
-        self.after = after
-        self.reason = reason
+        if not isinstance(note, str | None):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody checks types
+            raise TypeError(f"the note of Snooze is a text, not {note!r}")
+        self.after = _seconds(after, "Snooze")
+        self.reason = str(reason)
         self.note = note
-        super().__init__(reason or f"snoozed for {after:g} s")
+        super().__init__(self.reason or f"snoozed for {self.after:g} s")
 
 
 class Reject(Verdict):
     """Never handle the message again: it becomes a dead letter with this reason."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
+        self.reason = str(reason)
+        super().__init__(self.reason)

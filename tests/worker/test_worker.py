@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -62,6 +63,25 @@ class Shop:
                 time.sleep(0.05)
             case "unencodable":
                 return object()
+            case "exit":
+                sys.exit(2)
+            case "odd name":
+                raise OSError("caf\udce9")
+            case "reject an error":
+                raise Reject(ValueError("no good"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            case "later by a text":
+                raise RetryLater(after="30")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            case "never":
+                raise RetryLater(after=float("inf"))
+            case "odd note" if context.attempt == 1:
+                raise Snooze(0.0, note=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            case "suicide":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(0)
+            case "large":
+                return "x" * 65 * 1024 * 1024
             case _:
                 return None
 
@@ -248,6 +268,50 @@ async def test_a_worker_that_is_told_to_be_quiet_and_to_go_on_in_one_breath_is_n
         await shop.send("fine")
         await shop.settled()
         assert shop.ran == ["fine"] * sent
+
+
+@pytest.mark.parametrize(
+    "what", ["exit", "odd name", "reject an error", "later by a text", "never", "odd note", "suicide", "cancelled", "unencodable"]
+)
+async def test_whatever_a_handler_raises_costs_neither_a_slot_nor_its_neighbours(shop: Shop, what: str) -> None:
+    await shop.send("fine", what, what, what, "fine", "fine")
+    await shop.settled()
+    assert shop.ran.count("fine") == 3
+    dead = await shop.dead()
+    assert len(dead) == (0 if what == "odd note" else 3), dead
+    assert not any(slot.done() for slot in shop.worker._slots.values())
+
+
+async def test_a_result_that_cannot_be_stored_costs_its_neighbours_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_REFUSED_PAUSE", 0.01)
+    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.01)
+    await shop.send("fine", "large", "fine")
+    await shop.settled()
+    assert shop.ran.count("fine") == 2
+    assert [reason for reason, _ in await shop.dead()] == ["attempts spent"]
+
+
+async def test_what_was_lost_before_it_began_is_not_run(tmp_path: Path) -> None:
+    async with Shop(tmp_path, concurrency=1) as shop:
+        await shop.send("wait", "fine")
+        await auntil(lambda: shop.ran == ["wait"])
+        await auntil(lambda: len(shop.worker._buffer) == 1)
+        shop.consumer.lose({shop.worker._buffer[0].tag})
+        shop.gate.set()
+        await auntil(lambda: not shop.worker._buffer)
+        assert shop.ran == ["wait"]
+
+
+async def test_the_end_of_the_loop_ends_a_slot_whose_handler_waits(tmp_path: Path) -> None:
+    async with Shop(tmp_path) as shop:
+        await shop.send("wait")
+        await auntil(lambda: shop.ran == ["wait"])
+        tasks = [shop.running, *shop.worker._slots.values()]
+        for task in tasks:
+            task.cancel()
+        done, _ = await asyncio.wait(tasks, timeout=5.0)
+        assert len(done) == len(tasks)
+        shop.running = asyncio.create_task(asyncio.sleep(0))
 
 
 async def test_handlers_that_never_suspend_leave_the_loop_its_turn(shop: Shop) -> None:

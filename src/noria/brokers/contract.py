@@ -105,6 +105,10 @@ class Consumer(Protocol):
         """
         ...
 
+    def holds(self, delivery: int) -> bool:
+        """Tell whether a delivery is still this consumer's, as far as it has heard."""
+        ...
+
     def stop(self) -> None:
         """Have a waiting `receive` answer at once."""
         ...

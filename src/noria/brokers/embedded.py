@@ -156,6 +156,9 @@ class EmbeddedConsumer:
                 self._out.pop(settlement.delivery, None)
         return stale + refusals
 
+    def holds(self, delivery: int) -> bool:
+        return delivery in self._out
+
     def stop(self) -> None:
         """Have a waiting `receive` answer at once."""
         for serial in self._asked:

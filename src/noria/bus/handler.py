@@ -140,6 +140,8 @@ class _Run:
             return inner(message, context)
         except Interrupted:
             return None
+        except StopIteration as error:  # no future can hold one, and whoever waits would wait for ever
+            raise RuntimeError("the handler raised StopIteration") from error
         finally:
             with self._lock:
                 self._thread = None

@@ -30,7 +30,7 @@ from noria.cli.seconds import SECONDS
 from noria.engine import hazards
 from noria.engine.owner import Ownership
 from noria.engine.server import Engine, serve, steady_clock
-from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings
+from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings, NoriaError
 from noria.messages.topology import match
 from noria.settings import Settings
 from noria.supervisor.backoff import RENEWED
@@ -44,6 +44,7 @@ log = logging.getLogger("noria.process")
 _LOCK_PATIENCE = 60.0
 _RENEW_CHECK = 1.0
 _LOOK = 0.1
+_BROKEN = 70
 
 
 def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> Lifeline:
@@ -156,7 +157,13 @@ def worker(
         known = ", ".join(app.registry.consumed_queues()) or "none"
         without = f' without "{exclude_queues}"' if exclude_queues else ""
         raise InvalidSettings(f'no queue fits "{queues}"{without}; this application serves: {known}')
-    code = asyncio.run(_work(app, Pool(name, served, concurrency, limits), settings, line))
+    try:
+        code = asyncio.run(_work(app, Pool(name, served, concurrency, limits), settings, line))
+    except NoriaError:
+        raise
+    except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
+        log.critical("%s ends by an error that it cannot handle", name, exc_info=True)
+        code = _BROKEN
     logging.shutdown()
     os._exit(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
 

@@ -39,13 +39,15 @@ class Retries(Middleware):
                     raise  # the worker stops
                 cancelled = RuntimeError("a task or future that the handler waited for was cancelled")
                 raise again(retry, context.attempt, chance, cancelled, None) from error
-            except Exception as error:  # whatever a handler raises is a failed attempt
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # whatever a handler raises is a failed attempt, also sys.exit() of a script
                 raise again(retry, context.attempt, chance, error, None) from error
 
         return retried
 
 
-def again(retry: Retry, attempt: int, chance: Callable[[], float], error: Exception, after: float | None) -> Verdict:
+def again(retry: Retry, attempt: int, chance: Callable[[], float], error: BaseException, after: float | None) -> Verdict:
     """Decide between another attempt and the end."""
     if attempt >= retry.attempts:
         return Reject(f"attempts spent: {error}" if isinstance(error, RetryLater) else "attempts spent")

@@ -19,7 +19,7 @@ import msgspec
 from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from noria.bus.bus import Bus, Draft, Handle, new_id
 from noria.bus.context import Context, Ports
-from noria.errors import BrokerError, NoHandler, Rejected, StorageFull, UnknownMessage
+from noria.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
 from noria.messages.codec import encode_json
 from noria.messages.envelope import Publication, Receipt
 from noria.worker.hardlimits import HardLimits
@@ -101,7 +101,12 @@ class Worker:
         for index in range(self._concurrency):
             self._spawn(index)
         self._ask()
-        await self.finished.wait()
+        try:
+            await self.finished.wait()
+        finally:
+            self._stopping = True  # whoever cancels us, like the end of the event loop, means the slots too
+            for slot in self._slots.values():
+                slot.cancel()
 
     async def stop(self, grace: float) -> int:
         """Stop receiving, give back what did not start, finish what runs within `grace` seconds, give back the rest.
@@ -205,7 +210,16 @@ class Worker:
 
     def _spawn(self, index: int) -> None:
         slot = self._loop.create_task(self._slot(index), name=f"slot-{index}", context=contextvars.Context())
+        slot.add_done_callback(lambda done: self._vacated(index, done))
         self._slots[index] = slot
+
+    def _vacated(self, index: int, slot: asyncio.Task[None]) -> None:
+        """Put another in the place of a slot that broke: a worker that loses its slots one by one would end up deaf."""
+        if self._stopping or slot.cancelled() or (error := slot.exception()) is None:
+            return
+        log.critical("slot %d broke and is replaced: %r", index, error, exc_info=error)
+        self._spawn(index)
+        self._wake()
 
     def _wake(self) -> None:
         if self._buffer and self._idle and not self._quiet:
@@ -216,7 +230,7 @@ class Worker:
                 idle.set_result(None)
 
     async def _slot(self, index: int) -> None:
-        buffer, table, run, limits = self._buffer, self._table, self._run, self._limits
+        buffer, table, run, limits, holds = self._buffer, self._table, self._run, self._limits, self._consumer.holds
         clean = contextvars.copy_context()
         turn_ends = 0.0
         while True:
@@ -233,6 +247,8 @@ class Worker:
                 self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
                 continue
             delivery = buffer.popleft()
+            if not holds(delivery.tag):
+                continue  # the engine was restarted, or gave us up for a while: somebody else has it
             table.start(index, delivery.tag)
             self.busy += 1
             try:
@@ -295,9 +311,13 @@ class Worker:
         except asyncio.CancelledError as error:
             if self._stopping:
                 return decide(delivery.tag, error)
+            if (slot := asyncio.current_task()) is not None:
+                slot.uncancel()  # the handler cancelled the task that runs it: ours goes on
             self.failed += 1  # by something that the handler waited for: without Retries that is the end of it
             return Dead(delivery.tag, "failed", "a task or future that the handler waited for was cancelled")
-        except Exception as error:  # whatever a handler does, its delivery ends in one settlement
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             self.failed += 1
             settlement = decide(delivery.tag, error)
             self._report(delivery, settlement)
@@ -347,7 +367,8 @@ class Worker:
             batch, self._settlements = self._settlements, []
             self._settling += 1
             self._measure(len(batch))
-            self._loop.create_task(self._settle(batch)).add_done_callback(self._batch_settled)
+            by_tag = {settlement.delivery: settlement for settlement in batch}
+            self._loop.create_task(self._settle(by_tag, by_tag)).add_done_callback(self._batch_settled)
         self._ask()
 
     def _batch_settled(self, task: asyncio.Task[None]) -> None:
@@ -358,25 +379,33 @@ class Worker:
         if self.most is not None and self.done + self.failed >= self.most and not self.busy and not self._settling:
             self.finished.set()
 
-    async def _settle(self, batch: list[Settlement]) -> None:
-        """Say the settlements until each is heard; what cannot be settled as it is becomes a failed attempt."""
-        originals = {settlement.delivery: settlement for settlement in batch}
-        tried: dict[int, Settlement] = originals
+    async def _settle(self, originals: dict[int, Settlement], tried: dict[int, Settlement]) -> None:
+        """Say the settlements until each is heard; one that cannot be stored as it is becomes a failed attempt, and no other with it."""
         refused = 0
         while tried:
             try:
                 refusals = await self._consumer.settle(list(tried.values()))
-            except BrokerError as error:
+            except (BrokerUnavailable, Unconfirmed, StorageFull) as error:
                 if self._stopping:
                     raise
                 log.error("cannot settle: %s; trying again", error)
-                refused += isinstance(error, Rejected) and not isinstance(error, StorageFull)
-                if refused >= _REFUSALS:  # something in it is what the broker cannot store
+                await asyncio.sleep(_REFUSED_PAUSE)
+            except Exception as error:  # also of what cannot be encoded: a result or a text that a handler made
+                if len(tried) > 1:
+                    entries = list(tried.items())
+                    await self._settle(originals, dict(entries[: len(entries) // 2]))
+                    await self._settle(originals, dict(entries[len(entries) // 2 :]))
+                    return
+                refused += 1
+                if self._stopping or refused > 2 * _REFUSALS:
+                    raise
+                log.error("cannot settle: %s; trying again", error)
+                if refused >= _REFUSALS:
                     tried = {tag: Retry(tag, _NOT_READY_PAUSE, error=describe(error)) for tag in tried}
                 await asyncio.sleep(_REFUSED_PAUSE)
-                continue
-            again = ((r.delivery, self._after_refusal(r, originals[r.delivery], tried[r.delivery])) for r in refusals)
-            tried = {tag: settlement for tag, settlement in again if settlement is not None}
+            else:
+                again = ((r.delivery, self._after_refusal(r, originals[r.delivery], tried[r.delivery])) for r in refusals)
+                tried = {tag: settlement for tag, settlement in again if settlement is not None}
 
     def _after_refusal(self, refusal: Refusal, original: Settlement, tried: Settlement) -> Settlement | None:
         if refusal.why == "pending" and isinstance(original, Ack) and isinstance(tried, Ack):
