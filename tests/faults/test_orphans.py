@@ -81,3 +81,19 @@ def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: 
     pids = {row.pid for row in mill.rows().values()}
     until(lambda: {process.pid for process in mill.processes()} - {os.getpid()} == pids, "nothing but the third's processes to be left", 20)
     mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_a_frozen_gateway_of_a_killed_supervisor_keeps_the_next_from_running_for_a_moment_only(mill: Mill) -> None:
+    mill.environment["NORIA_PORT"] = str(free_port())
+    mill.run()
+    assert mill.process is not None
+    gateway = mill.rows()["gateway"].pid
+    os.kill(gateway, signal.SIGSTOP)
+    mill.process.kill()
+    mill.process.wait()
+    mill.process = start(mill, "run")
+    until(lambda: "waiting for port" in mill.errors(), "the next gateway to find the port taken", 20)
+    os.kill(gateway, signal.SIGCONT)
+    until(lambda: mill.errors().count("processes are ready") == 2, "the next supervisor to be ready", 20)
+    assert mill.process.poll() is None

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -45,6 +46,7 @@ _LOCK_PATIENCE = 60.0
 _RENEW_CHECK = 1.0
 _LOOK = 0.1
 _BROKEN = 70
+_PORT_PATIENCE = 5.0
 
 
 def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> Lifeline:
@@ -62,8 +64,8 @@ def engine(ctx: click.Context) -> None:
     serving: list[Engine] = []
 
     def unneeded() -> bool:
-        """Tell whether the processes of this host that drain when their supervisor dies have ended."""
-        return not any(c.session.role != "client" for engine in serving for c in list(engine.connections))
+        """Tell whether the workers, which finish what they run when their supervisor dies, have ended; others find the next engine."""
+        return not any(c.session.role == "worker" for engine in serving for c in list(engine.connections))
 
     line = _start(settings, "engine", 5.0, delay=settings.grace, over=unneeded)
     gc.set_threshold(50_000, 50, 50)
@@ -345,12 +347,32 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a signal again when it has shut down: that is an end in order
         signal.signal(number, lambda number, _: asked.append(number))
+    _wait_for_port(settings.host, settings.port, asked)
     try:
         Server(config).run()
     except SystemExit as ended:
         if ended.code:
             raise InvalidSettings(f"the gateway cannot listen on {settings.host}:{settings.port}; see what it said above") from None
         raise
+
+
+def _wait_for_port(host: str, port: int, asked: list[int]) -> None:
+    """Wait a little while another process has the port: the gateway of a supervisor that was killed may be about to end."""
+    deadline, said = time.monotonic() + _PORT_PATIENCE, False
+    while not asked and time.monotonic() < deadline:
+        try:
+            ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # the server itself says what is wrong
+        if not said:
+            log.warning("waiting for port %d of %s: another process has it", port, host)
+            said = True
+        time.sleep(_LOOK)
 
 
 @click.command()
