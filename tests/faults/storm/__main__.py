@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=2_000)
     parser.add_argument("--every", type=float, default=0.2, help="seconds between two strikes")
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--rate", type=float, default=1000.0, help="messages a second, all publishers together")
+    parser.add_argument("--rate", type=float, default=500.0, help="messages a second, all publishers together")
     parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--plant", default=None, help="a fault of tests/faults/planted.py")
     parser.add_argument("--patience", type=float, default=3600.0, help="seconds after which the goals must be reached")

@@ -180,6 +180,8 @@ def storm(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict[
         evidence = run.evidence(verdict)
         EVIDENCE.mkdir(exist_ok=True)
         (EVIDENCE / f"storm-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+        if not verdict.is_good and options.plant is None:
+            shutil.copy(folder / "stderr", EVIDENCE / f"storm-{options.seed}.stderr")
         if keep is not None:
             shutil.copytree(folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
         return verdict, evidence
