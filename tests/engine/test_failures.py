@@ -243,6 +243,111 @@ async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_
     assert await broker.depth("q") == Depth(ready=1)
 
 
+def full_at(engine: Engine, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """Have one verb meet a full disk that has no ballast any more."""
+
+    def full(*_: Any) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    engine._ballast.remove()
+    monkeypatch.setattr(engine.verbs, verb, full)
+
+
+async def test_a_receive_behind_a_request_that_met_a_full_disk_is_answered(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = EmbeddedBroker(engine.ledger.path, engine=engine)
+    await other.depth("q")
+    with monkeypatch.context() as patch:
+        full_at(engine, patch, "settle")
+        settling = broker.client.call("settle", [("ack", 1)])
+        receiving = broker.client.call("receive", ["q"], 1, 20.0, deadline=25.0)  # in the same write, and so in the same turn
+        with pytest.raises(StorageFull):
+            await settling
+    await other.publish([message("a")])
+    assert len(await asyncio.wait_for(receiving, 3.0)) == 1
+    await other.close()
+
+
+async def test_a_receive_that_is_cancelled_in_a_turn_that_fails_is_answered(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        receiving = asyncio.ensure_future(consumer.receive(1, 20.0))
+        await auntil(lambda: engine.ledger.receivers, "the receive to wait")
+        with monkeypatch.context() as patch:
+            full_at(engine, patch, "settle")
+            broker.client.cancel(broker.client.serial)
+            with pytest.raises(StorageFull):
+                await broker.client.call("settle", [("ack", 1)])
+        assert await asyncio.wait_for(receiving, 3.0) == []
+
+
+async def test_who_comes_behind_a_request_that_met_a_full_disk_is_told_so_too(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = EmbeddedBroker(engine.ledger.path, engine=engine)
+    await other.depth("q")
+    with monkeypatch.context() as patch:
+        full_at(engine, patch, "publish")
+        first, second = await asyncio.wait_for(
+            asyncio.gather(broker.publish([message("a")]), other.publish([message("b")]), return_exceptions=True), 3.0
+        )
+    assert isinstance(first, StorageFull)
+    assert isinstance(second, StorageFull)
+    await other.close()
+
+
+async def test_a_hello_with_a_tag_that_sqlite_cannot_hold_is_refused_and_all_others_served(engine: Engine, broker: EmbeddedBroker) -> None:
+    answers: list[bytes] = []
+    stranger = engine.attach(answers.append)
+    hello = {"protocol": server.PROTOCOL, "name": "stranger", "held": [("q", 2**64 - 1)]}
+    engine.submit(stranger, decode_request(frame((1, "hello", (hello,)))[4:]))
+    await broker.publish([message("a")])
+    assert b"bad request" in b"".join(answers)
+
+
+@pytest.mark.parametrize("verb", ["hello", "receive"])
+async def test_a_request_at_which_every_turn_fails_is_refused_so_that_others_are_served(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def strange(*_: Any) -> None:
+        raise RuntimeError("strange")
+
+    answers: list[bytes] = []
+    stranger = engine.attach(answers.append)
+    monkeypatch.setitem(server._SPECIAL, verb, strange)
+    engine.submit(stranger, decode_request(frame((1, verb, ()))[4:]))
+    await auntil(lambda: answers, "the refusal")
+    assert b"strange" in b"".join(answers)
+    await broker.publish([message("a")])
+
+
+async def test_a_purge_that_finds_room_at_the_second_try_is_answered_with_what_it_did(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.publish([message("a")])
+    full_once(engine, monkeypatch, times=1)
+    assert await broker.purge("q") == 1
+
+
+async def test_a_purge_that_ends_in_a_turn_that_is_undone_is_refused_and_nothing_else(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Purge.step
+
+    def last_step_meets_a_full_disk(purge: Purge) -> bool:
+        done = step(purge, 1)
+        if done:
+            full_once(engine, monkeypatch)
+        return done
+
+    monkeypatch.setattr(Purge, "step", last_step_meets_a_full_disk)
+    await broker.publish([message("a"), message("b")])
+    with pytest.raises(StorageFull):
+        await broker.purge("q")
+
+
 async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: Path) -> None:
     path = tmp_path / "noria.db"
     first = Engine(path, grace=0.0)

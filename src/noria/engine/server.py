@@ -25,7 +25,7 @@ from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.purge import Purge
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Request, Wait, decode_request, encode, failure_of, frame
+from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Number, Request, Wait, decode_request, encode, failure_of, frame
 from noria.errors import BrokerError, NoriaError
 
 log = logging.getLogger("noria.engine")
@@ -37,6 +37,7 @@ _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
 _REFUSED_KEPT: Final = 200  # more than a client has in flight
 _OF_THE_LIVING: Final = frozenset({"hello", "receive"})  # what a closed connection must not have done
+_SAID_AGAIN: Final = frozenset({"hello", "receive", "cancel"})  # what no client repeats by itself when it is refused
 
 
 class Hello(msgspec.Struct):
@@ -46,7 +47,7 @@ class Hello(msgspec.Struct):
     name: str
     role: str = "client"
     info: dict[str, Any] = {}
-    held: list[tuple[str, int]] = []
+    held: list[tuple[str, Number]] = []
 
 
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
@@ -68,6 +69,7 @@ class Connection:
         self.stored = 0
         self.refused: list[int] = []
         self.closed = False
+        self.blamed = False  # whether a turn failed at its hello
 
     def answer(self, serial: int, value: Any) -> None:
         """Put an answer into the outbox, to leave at the end of the turn."""
@@ -107,6 +109,7 @@ class Engine:
         self.started_at = time.time()
         self.turns = 0
         self._inbox: list[tuple[Connection, Request]] = []
+        self._at: tuple[Connection, Request] | None = None  # the request that is being performed
         self._lost: list[Connection] = []
         self._scheduled = False
         self._due: asyncio.TimerHandle | None = None
@@ -194,6 +197,7 @@ class Engine:
             self._read_tables.clear()
             self._purged.clear()
             self._pruning = False
+            self._take_back_answers(inbox)
             if isinstance(failure, errors.StorageFull) and self._ballast.give_up(self.ledger.take_room):
                 self._begin_again(inbox)
                 return
@@ -217,11 +221,14 @@ class Engine:
             for connection in lost:
                 self._bury_connection(connection)
             self._blame_orphans()
-            for connection, request in inbox:
+            for place in inbox:
+                self._at = place
+                connection, request = place
                 if connection.closed and request.verb in _OF_THE_LIVING:
                     continue
                 touched.add(connection)
                 self._perform(connection, request)
+            self._at = None
             self._step_purges()
             if self._pruning:
                 self._pruning = not self.verbs.records.prune()
@@ -284,16 +291,24 @@ class Engine:
         except UNREADABLE as error:
             connection.refuse(serial, BrokerError(f'bad request: "{verb}": {error}'))
 
-    def _refuse_all(self, inbox: list[tuple[Connection, Request]], error: NoriaError) -> None:
-        for connection, _ in inbox:
+    def _take_back_answers(self, inbox: list[tuple[Connection, Request]]) -> None:
+        """Forget what was to be answered in a turn that was undone; each of its clients hears of it all the same."""
+        self._touched.update(connection for connection, _ in inbox)  # also those behind the request that failed
+        for connection in self._touched:
             connection.outbox.clear()
-        for connection, request in inbox:
-            if request.verb == "receive":
-                continue  # it still waits
-            if request.verb == "hello":
-                self._inbox.append((connection, request))  # no connection can go on without its answer
-                continue
             connection.stored = connection.session.serial
+
+    def _refuse_all(self, inbox: list[tuple[Connection, Request]], error: NoriaError) -> None:
+        failed, self._at = self._at, None
+        for place in inbox:
+            connection, request = place
+            if request.verb == "receive" and request.serial in connection.receiving:
+                continue  # it still waits
+            blamed = place is failed and (connection.blamed or request.verb != "hello")  # else it might fail in every turn of everybody
+            if request.verb in _SAID_AGAIN and not blamed:
+                connection.blamed = connection.blamed or place is failed
+                self._inbox.append(place)
+                continue
             if request.verb == "publish":
                 connection.refused.append(request.serial)
             connection.refuse(request.serial, error)
@@ -382,7 +397,7 @@ class Engine:
         found = connection.receiving.get(serial)
         if found is not None and found[0] in self.ledger.receivers:
             self.ledger.receivers.remove(found[0])
-            found[0].reply([])
+            self.ledger.served.append((found[0], []))  # so that it waits on if this turn is undone
         connection.answer(request.serial, None)
 
     def await_result(self, connection: Connection, request: Request) -> None:
@@ -428,7 +443,7 @@ class Engine:
         for (connection, serial), purge in self._purges.items():
             purge.abandon()
             connection.refuse(serial, error)
-            self._touched.add(connection)
+            connection.flush()
         self._purges.clear()
 
     def ping(self, connection: Connection, request: Request) -> None:
@@ -482,9 +497,10 @@ class Engine:
         """Do a turn again that met a full disk, now with the room of the ballast and without what is new."""
         self.ledger.full = True
         log.error("%s: what is new is refused, what is stored goes on from the ballast", self.ledger.no_room())
-        for connection, _ in inbox:
-            connection.outbox.clear()
-            connection.stored = connection.session.serial
+        self._at = None
+        for connection, request in inbox:
+            if (begun := self._purges.pop((connection, request.serial), None)) is not None:
+                begun.abandon()  # it begins again with its request
         self._refuse_purges(self.ledger.no_room())
         self._inbox[:0] = [(c, request) for c, request in inbox if not (request.verb == "receive" and request.serial in c.receiving)]
         self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
