@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from noria.engine.blocking import BlockingClient
 from noria.engine.client import decode_plain
-from noria.errors import TopologyConflict, Unconfirmed, Unroutable
+from noria.errors import BrokerUnavailable, TopologyConflict, Unconfirmed, Unroutable
 from noria.messages.capabilities import Exchange
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
@@ -196,6 +197,59 @@ def test_a_frozen_engine_is_an_error_at_the_deadline_and_the_next_send_goes_on(h
     until(client.is_reachable, "the engine")
     client.publish([message("b")])
     assert stored(client)[-1] == "b"
+    client.close()
+
+
+def test_signals_do_not_put_off_the_deadline(host: Host) -> None:
+    assert host.process is not None
+    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=0.5)
+    assert client.is_reachable()
+    host.process.send_signal(signal.SIGSTOP)
+    over = threading.Event()
+
+    def disturb() -> None:
+        for _ in range(30):
+            if not over.wait(0.1):
+                signal.pthread_kill(sender, signal.SIGUSR2)
+
+    sender, before = threading.get_ident(), signal.signal(signal.SIGUSR2, lambda *_: None)
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    try:
+        started = time.monotonic()
+        with pytest.raises(Unconfirmed):
+            client.publish([message("a")])
+        with pytest.raises(BrokerUnavailable, match="did not answer in time"):
+            BlockingClient(host.path, lambda: TOPOLOGY, deadline=0.5).is_reachable()
+        assert time.monotonic() - started < 2
+    finally:
+        over.set()
+        disturber.join()
+        signal.signal(signal.SIGUSR2, before)
+        host.process.send_signal(signal.SIGCONT)
+    client.close()
+
+
+def test_a_default_timeout_for_other_sockets_is_not_the_deadline(host: Host) -> None:
+    process = host.process
+    assert process is not None
+    socket.setdefaulttimeout(0.1)
+    try:
+        client = BlockingClient(host.path, lambda: TOPOLOGY)
+        assert client.is_reachable()
+        process.send_signal(signal.SIGSTOP)
+        threading.Timer(0.5, process.send_signal, (signal.SIGCONT,)).start()
+        client.publish([message("a", key="k", merges=True)])
+        client.close()
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+def test_what_fills_the_socket_is_sent_as_the_engine_reads_it(host: Host) -> None:
+    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=10.0)
+    assert client.is_reachable()
+    large = [Publication(Envelope(f"m{n}", "t", b"{}" + b" " * 2_000_000), "q") for n in range(4)]
+    assert decode_plain(client.publish(large)) == [[f"m{n}"] for n in range(4)]
     client.close()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import socket
-import struct
 import threading
 import time
 import weakref
@@ -28,7 +27,6 @@ from noria.messages.topology import Topology
 
 _RETRY: Final = 0.05
 _AT_ONCE: Final = 1 << 18
-_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class BlockingClient:
@@ -55,7 +53,7 @@ class BlockingClient:
             if not self._declared:
                 link.ask("declare", (self._topology(),), until)
                 self._declared = True
-        except (TimeoutError, BlockingIOError):
+        except TimeoutError:
             raise BrokerUnavailable(f'the engine of {self._path} did not answer in time; is "noria run" up?') from None
         except (OSError, EOFError):
             return False
@@ -119,7 +117,6 @@ class _Link:
         self._name = f"{socket.gethostname()}:{self._pid}:{random.getrandbits(32):08x}"
         self._serial = 0
         self._socket: socket.socket | None = None
-        self._patience = 0.0
         self._frames = Frames()
         self.whole = True
 
@@ -128,7 +125,7 @@ class _Link:
         self.close()
         self._frames = Frames()
         self._socket = connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._wait_until(until, connected)
+        connected.settimeout(max(0.01, until - time.monotonic()))
         connected.connect(str(socket_path(self._path)))
         if not is_of_this_user(connected):
             raise BrokerUnavailable(f"{socket_path(self._path)} is held by another user")
@@ -140,7 +137,8 @@ class _Link:
         if self._socket is None or self._pid != os.getpid():
             return False
         try:
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            self._socket.setblocking(False)
+            return self._socket.recv(1, socket.MSG_PEEK) != b""
         except BlockingIOError:
             return True
         except OSError:
@@ -164,7 +162,8 @@ class _Link:
         if connected is None:  # closed by another thread
             raise EOFError
         self.whole = False
-        self._wait_until(until, connected)
+        # not the kernel's SO_RCVTIMEO, which saves 2 of 13 µs: Python begins a read again after each signal, and its time with it
+        connected.settimeout(max(0.001, until - time.monotonic()))
         connected.sendall(body)
         answer = self._read(connected, serial, until)
         self.whole = True
@@ -181,24 +180,13 @@ class _Link:
             for answer in answers:
                 if answer.serial == serial:
                     return answer
-            self._wait_until(until, connected)
-
-    def _wait_until(self, until: float, connected: socket.socket) -> None:
-        """Have the kernel end a wait: Python's own time limits cost a system call before each call, and one to be set."""
-        left = max(0.001, until - time.monotonic())
-        if not left <= self._patience <= 1.1 * left:
-            self._patience = 1.05 * left
-            seconds = int(self._patience)
-            limit = _TIMEVAL.pack(seconds, int(1e6 * (self._patience - seconds)))
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            connected.settimeout(max(0.001, until - time.monotonic()))
 
     def close(self) -> None:
         """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-            self._patience = 0.0
 
     def __del__(self) -> None:
         self.close()
