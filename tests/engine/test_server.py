@@ -15,7 +15,7 @@ import apsw
 import msgspec
 import pytest
 
-from noria.brokers.contract import Ack, Depth
+from noria.brokers.contract import Ack, Depth, Retry
 from noria.brokers.embedded import EmbeddedBroker
 from noria.engine import server
 from noria.engine.owner import is_of_this_user, socket_path
@@ -320,6 +320,40 @@ async def test_a_lend_is_bounded_by_bytes_so_that_its_answer_always_fits(broker:
             assert len(deliveries) <= 3
             taken += [d.envelope.id for d in deliveries]
         assert taken == [f"m{n}" for n in range(8)]
+
+
+async def test_a_large_message_behind_others_is_lent_alone_so_that_its_answer_fits(broker: EmbeddedBroker) -> None:
+    for name, size in (("small", 7 << 20), ("large", 60 << 20), ("last", 1)):
+        await broker.publish([Publication(Envelope(name, "t", b"x" * size), "q")])
+    async with broker.consume(["q"], prefetch=10) as consumer:
+        assert [[d.envelope.id for d in await consumer.receive(10, 1.0)] for _ in range(3)] == [["small"], ["large"], ["last"]]
+
+
+async def test_messages_with_long_notes_are_lent_in_answers_that_fit(broker: EmbeddedBroker) -> None:
+    await broker.publish([message(n) for n in range(12)])
+    async with broker.consume(["q"], prefetch=50) as consumer:
+        for delivery in await consumer.receive(12, 1.0):
+            await consumer.settle([Retry(delivery.tag, 0.0, note="x" * (6 << 20))])
+        assert sum([len(await consumer.receive(12, 1.0)) for _ in range(12)]) == 12
+
+
+async def test_a_message_that_no_answer_has_room_for_is_a_dead_letter_and_those_behind_it_are_served(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noria.engine.ledger.LARGEST_FRAME", 10_000)
+    await broker.publish([Publication(Envelope("m0", "t", b"x" * 11_000), "q"), message(1)])
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m1"]
+    assert await broker.depth("q") == Depth(ready=1, dead=1)
+
+
+async def test_a_receive_reads_hardly_more_than_it_lends(engine: Engine, broker: EmbeddedBroker) -> None:
+    for n in range(20):
+        await broker.publish([Publication(Envelope(f"m{n}", "t", b"x" * (1 << 20)), "q")])
+    (queue,) = engine.ledger.routes.queues.values()
+    rows, whole = engine.ledger._read(queue, 0, 20, 3 << 20)
+    assert len(rows) == 3
+    assert not whole
 
 
 async def test_a_send_that_is_too_large_is_refused_at_once_and_certainly_not_stored(broker: EmbeddedBroker) -> None:

@@ -21,7 +21,7 @@ from noria.engine.log import CHECKPOINT, Log
 from noria.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
 from noria.engine.routes import Routes
 from noria.engine.seal import seal, stand_in, unseal
-from noria.engine.wire import LENT_AT_ONCE
+from noria.engine.wire import LARGEST_FRAME, LENT_AT_ONCE
 from noria.errors import CorruptStorage, StorageFull
 from noria.messages.codec import encode_json
 
@@ -29,6 +29,7 @@ _IDS_AT_ONCE: Final = 1_000_000
 _PROMOTED_AT_ONCE: Final = 1000
 _LOOKED_AT_ONCE: Final = 10_000  # rows in one turn: a key with a long line behind it must not stop everybody
 _DEATHS_ALLOWED: Final = 3
+_AROUND: Final = 64  # bytes of an answer for each message beside what is of any length
 _PASSING: Final = HISTORY | HOLDER | RETURNED  # what a dead letter does not keep
 RESULTS_KEPT: Final = 24 * 3600.0
 
@@ -199,42 +200,66 @@ class Ledger:
             while rank.returned and len(lent) < limit and receiver.room > 0:
                 identity = heapq.heappop(rank.returned)
                 row = self.db.execute(_TAKE_ONE, (queue.id, number, identity)).fetchone()
-                if row is not None and identity not in self.claims:
-                    self._claim(queue, number, receiver, row, lent)
+                if row is not None and identity not in self.claims and not self._claim(queue, number, receiver, row, lent):
+                    rank.give_back(identity)
             while not rank.exhausted and len(lent) < limit and receiver.room > 0:
-                wanted = limit - len(lent)
-                rows: list[Row] = self.db.execute(_TAKE, (queue.id, number, rank.cursor, wanted)).fetchall()
-                rank.exhausted = len(rows) < wanted
+                rows, rank.exhausted = self._read(queue, number, limit - len(lent), receiver.room)
                 self._looked += len(rows)
                 for row in rows:
-                    rank.cursor = row[0]
                     if row[0] in self.claims:
+                        rank.cursor = row[0]
                         continue
                     key = row[4]
                     if key is not None and key in queue.held:
+                        rank.cursor = row[0]
                         if queue.held[key] != row[0]:
                             queue.blocked.add(key)
                         continue
-                    self._claim(queue, number, receiver, row, lent)
-                    if receiver.room <= 0:  # the rest of what was read is served next time
-                        rank.exhausted = False
+                    if receiver.room <= 0 or not self._claim(queue, number, receiver, row, lent):
+                        rank.exhausted = False  # the rest of what was read is served next time
                         break
+                    rank.cursor = row[0]
                 if self._looked > _LOOKED_AT_ONCE:
                     self.unfinished = True
                     return
             if len(lent) >= limit:
                 return
 
-    def _claim(self, queue: QueueState, rank: int, receiver: Receiver, row: Row, lent: list[Any]) -> None:
+    def _read(self, queue: QueueState, rank: int, most: int, room: int) -> tuple[list[Row], bool]:
+        """Give what comes next in a priority, hardly more than there is room for, and whether that is all there is."""
+        rows: list[Row] = []
+        cursor = self.db.execute(_TAKE, (queue.id, rank, queue.ranks[rank].cursor, most))
+        try:
+            for row in cursor:
+                rows.append(row)
+                room -= len(row[6])
+                if room <= 0:
+                    return rows, False
+        finally:
+            cursor.close()  # an open one would keep the log from being written back
+        return rows, len(rows) < most
+
+    def _claim(self, queue: QueueState, rank: int, receiver: Receiver, row: Row, lent: list[Any]) -> bool:
+        """Lend a message if there is room for it in the answer, and say so; else there is none for what is behind it."""
         identity, _, attempt, _, _, note, stored = row
+        size = len(stored) + 4 * len(queue.name) + _AROUND
+        if note is not None:
+            size += len(note.encode())
+        if size > receiver.room and lent:
+            receiver.room = 0
+            return False
         claim = self._hold(queue, rank, receiver.session, row)
+        if size > LARGEST_FRAME - _AROUND:
+            self.bury(claim, "too_large", f"with its note it has {size} bytes, more than can be sent to a worker", attempt=claim.attempt)
+            return True
         try:
             envelope = unseal(stored)
         except CorruptStorage as error:
             self._bury_damaged(claim, stored, str(error))
-            return
-        receiver.room -= len(stored)
+            return True
+        receiver.room -= size
         lent.append((identity, queue.name, attempt + 1, Raw(envelope), note))
+        return True
 
     def _hold(self, queue: QueueState, rank: int, session: Session, row: Row) -> Claim:
         identity, message_id, attempt, flags, key, _, _ = row
