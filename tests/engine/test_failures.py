@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from noria.brokers.contract import Ack, Dead, Depth, Retry
@@ -17,7 +18,7 @@ from noria.engine import server
 from noria.engine.ballast import Ballast
 from noria.engine.purge import Purge
 from noria.engine.server import Engine
-from noria.engine.wire import decode_request, frame
+from noria.engine.wire import decode_answer, decode_request, frame, posted
 from noria.errors import BrokerError, Rejected, StorageFull, Unroutable
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
@@ -141,6 +142,63 @@ async def test_a_refusal_is_remembered_with_what_was_stored_later(engine: Engine
     refused = broker.client.serial
     await broker.publish([message("b")])
     assert engine.ledger.stored_of(broker.client.name) == (broker.client.serial, [refused])
+
+
+class Raw:
+    """A client that counts its requests itself, and hears nothing until it says hello."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.answers: list[bytes] = []
+        self._engine = engine
+        self._connection = engine.attach(self.answers.append)
+
+    async def say(self, *requests: tuple[int, str, tuple[Any, ...]]) -> None:
+        """Make requests that share a turn."""
+        turns = self._engine.turns
+        for request in requests:
+            self._engine.submit(self._connection, decode_request(frame(request)[4:]))
+        await auntil(lambda: self._engine.turns > turns, "the turn")
+
+    async def publish(self, *places: tuple[int, str]) -> None:
+        """Publish each to a queue, under a serial."""
+        await self.say(*((serial, "publish", (posted([message(f"m{serial}", queue)]),)) for serial, queue in places))
+
+    async def hello(self, serial: int) -> tuple[int, set[int]]:
+        """Ask up to where everything is stored, and what is not."""
+        await self.say((serial, "hello", ({"protocol": server.PROTOCOL, "name": "me"},)))
+        answer = msgspec.msgpack.decode(decode_answer(self.answers[-1][4:]).value)
+        return answer["stored"], set(answer["refused"])
+
+
+async def test_a_publication_that_is_stored_when_it_is_said_again_is_remembered_as_stored(engine: Engine, broker: EmbeddedBroker) -> None:
+    first = Raw(engine)
+    await first.hello(1)
+    await first.publish((4, "late"), (5, "late"), (6, "q"))
+    second = Raw(engine)
+    assert await second.hello(7) == (6, {4, 5})
+    await broker.declare(Topology(queues=(bind("late"),)))
+    await second.publish((4, "late"))
+    assert await Raw(engine).hello(8) == (6, {5}), "5 did not arrive"
+    await second.publish((5, "late"))
+    assert await Raw(engine).hello(9) == (6, set())
+
+
+async def test_many_refusals_before_what_is_stored_are_all_remembered(engine: Engine, broker: EmbeddedBroker) -> None:
+    client = Raw(engine)
+    await client.hello(1)
+    await client.publish(*((100 + n, "nowhere") for n in range(300)), (400, "q"))
+    assert await Raw(engine).hello(401) == (400, set(range(100, 400)))
+
+
+async def test_refusals_that_no_client_waits_for_any_more_are_forgotten(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Raw(engine)
+    await client.hello(1)
+    await client.publish((2, "nowhere"))
+    monkeypatch.setattr(server, "_REFUSED_FOR", -1.0)
+    await client.publish((3, "q"))
+    assert await Raw(engine).hello(4) == (3, set())
 
 
 async def test_a_damaged_pending_message_is_merged_with_by_nobody(engine: Engine, broker: EmbeddedBroker) -> None:

@@ -35,7 +35,8 @@ FENCE: Final = 10.0  # seconds of silence after which a client that holds messag
 _PRUNE_EVERY: Final = 60.0
 _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
-_REFUSED_KEPT: Final = 200  # more than a client has in flight
+_REFUSED_FOR: Final = 30.0  # seconds: no client waits so long for the answer to a publication
+_REFUSED_KEPT: Final = 10_000
 _OF_THE_LIVING: Final = frozenset({"hello", "receive"})  # what a closed connection must not have done
 _SAID_AGAIN: Final = frozenset({"hello", "receive", "cancel"})  # what no client repeats by itself when it is refused
 
@@ -66,8 +67,8 @@ class Connection:
         self.send = send
         self.abort = abort
         self.receiving: dict[int, tuple[Receiver, asyncio.TimerHandle]] = {}
-        self.stored = 0
-        self.refused: list[int] = []
+        self.stored: list[int] = []  # the publications of this turn that it stores
+        self.refused: dict[int, float] = {}  # those that are not stored, and when that was said
         self.closed = False
         self.blamed = False  # whether a turn failed at its hello
 
@@ -205,7 +206,8 @@ class Engine:
             self._refuse_purges(failure)
         self._hand_over()
         for connection in self._touched:
-            connection.session.serial = max(connection.session.serial, connection.stored)
+            connection.session.serial = max(connection.session.serial, *connection.stored, 0)
+            connection.stored.clear()
             connection.flush()
         self._touched.clear()
         self._wake_at_due()
@@ -283,11 +285,11 @@ class Engine:
             arguments = decode(request.arguments)
             connection.answer(serial, getattr(self.verbs, verb)(connection.session, *arguments))
             if verb == "publish" and self.ledger.writing:
-                connection.stored = serial
+                connection.stored.append(serial)
         except NoriaError as error:
             connection.refuse(serial, error)
             if verb == "publish":
-                connection.refused.append(serial)
+                connection.refused[serial] = self._loop.time()
         except UNREADABLE as error:
             connection.refuse(serial, BrokerError(f'bad request: "{verb}": {error}'))
 
@@ -296,7 +298,7 @@ class Engine:
         self._touched.update(connection for connection, _ in inbox)  # also those behind the request that failed
         for connection in self._touched:
             connection.outbox.clear()
-            connection.stored = connection.session.serial
+            connection.stored.clear()
 
     def _refuse_all(self, inbox: list[tuple[Connection, Request]], error: NoriaError) -> None:
         failed, self._at = self._at, None
@@ -310,7 +312,7 @@ class Engine:
                 self._inbox.append(place)
                 continue
             if request.verb == "publish":
-                connection.refused.append(request.serial)
+                connection.refused[request.serial] = self._loop.time()
             connection.refuse(request.serial, error)
 
     def _hand_over(self) -> None:
@@ -324,11 +326,17 @@ class Engine:
         ledger.finished.clear()
 
     def _remember_serials(self, touched: set[Connection]) -> None:
+        """Store what a client that hears no answer must know: which of its publications are stored, up to the last, and which are not."""
         for connection in touched:
-            session = connection.session
-            if connection.stored > session.serial and session.name:
-                del connection.refused[:-_REFUSED_KEPT]
-                self.ledger.remember_serial(session.name, connection.stored, connection.refused)
+            session, stored = connection.session, connection.stored
+            if stored and session.name:
+                for serial in stored:
+                    connection.refused.pop(serial, None)  # it was said again, and is stored this time
+                if connection.refused:
+                    before = self._loop.time() - _REFUSED_FOR
+                    kept = [item for item in connection.refused.items() if item[1] >= before]
+                    connection.refused = dict(kept[-_REFUSED_KEPT:])
+                self.ledger.remember_serial(session.name, max(session.serial, *stored), list(connection.refused))
 
     def _give_up(self, error: BaseException) -> None:
         """Stop at once after an I/O error or at a damaged page: what was not acknowledged was not promised (design §7)."""
@@ -362,7 +370,8 @@ class Engine:
         session.name, session.role, session.info = hello.name, hello.role, hello.info
         kept = self.ledger.adopt(session, hello.held)
         stored, refused = self.ledger.stored_of(hello.name)
-        session.serial = connection.stored = stored
+        session.serial = stored
+        connection.refused = dict.fromkeys(refused, self._loop.time()) | connection.refused
         connection.answer(request.serial, {"kept": kept, "stored": stored, "refused": refused})
 
     def receive(self, connection: Connection, request: Request) -> None:
