@@ -185,6 +185,22 @@ async def test_a_frozen_engine_is_an_error_within_the_deadline_never_a_hang(engi
     await broker.close()
 
 
+async def test_what_a_frozen_engine_lends_to_a_receive_that_was_given_up_is_given_back(engine: EngineProcess) -> None:
+    broker = EmbeddedBroker(engine.path, alone=False, deadline=0.3)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.publish([message(1)])
+    async with broker.consume(["q"], prefetch=1) as consumer:
+        engine.process.send_signal(signal.SIGSTOP)
+        try:
+            assert await consumer.receive(1, 0.1) == []
+        finally:
+            engine.process.send_signal(signal.SIGCONT)
+        (delivery,) = await auntil(lambda: consumer.receive(1, 1.0), "the message")
+        assert (delivery.envelope.id, delivery.attempt) == ("m1", 1), "it counts as no attempt"
+        assert broker.client._abandoned == set()
+    await broker.close()
+
+
 async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path: Path) -> None:
     path, accepted = tmp_path / "noria.db", 0
 

@@ -82,6 +82,7 @@ class Client:
         self._engine = engine
         self._frames = Frames()
         self._calls: dict[int, _Call] = {}
+        self._abandoned: set[int] = set()
         self._serial = 0
         self._outbox: list[bytes] = []
         self._flushing = False
@@ -211,6 +212,7 @@ class Client:
         self._close_link = lambda: None
         self._hello = -1
         self._outbox.clear()
+        self._abandoned.clear()  # the engine gives back what it lent over it
         if not self._closed and self._wanted and self._connector is None:
             self._connector = self._loop.create_task(self._connect())
 
@@ -233,12 +235,24 @@ class Client:
                 self._welcomed(answer.failure, answer.value)
                 continue
             call = calls.pop(answer.serial, None)
+            if call is None and answer.serial in self._abandoned:
+                self._abandoned.discard(answer.serial)
+                if answer.failure is None:
+                    self._give_back(answer.value)
             if call is None or call.future.done():
                 continue
             if answer.failure is not None:
                 call.future.set_exception(error_of(answer.failure))
             else:
                 self._resolve(call, answer.value)
+
+    def _give_back(self, value: Raw) -> None:
+        """Return, uncounted, what was lent to a `receive` that had been given up."""
+        lent: list[Any] = decode_plain(value)
+        if lent:  # not by `call`, which would say it again over the next connection: the engine may have lent them to us once more
+            self._serial += 1
+            self._outbox.append(frame((self._serial, "settle", ([("retry", row[0], 0.0, False, None, None) for row in lent],))))
+            self._flush()
 
     def _resolve(self, call: _Call, value: Raw) -> None:
         try:
@@ -340,6 +354,8 @@ class Client:
                 self._finish(call, Unconfirmed(f'no answer to "{call.verb}" within its deadline; it may be stored or not'))
             elif call.verb == "receive":
                 self._calls.pop(call.serial, None)
+                if call.sent and self._write is not None and self._hello < 0:
+                    self._abandoned.add(call.serial)
                 if not call.future.done():
                     call.future.set_result([])
             else:
