@@ -406,6 +406,47 @@ async def test_a_purge_that_ends_in_a_turn_that_is_undone_is_refused_and_nothing
         await broker.purge("q")
 
 
+async def test_a_receive_that_was_served_in_a_turn_that_is_undone_is_served_in_the_next(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(9):
+        await broker.publish([Publication(Envelope(f"m{n}", "t", b"x" * (1 << 20)), "q")])
+    commit = engine.ledger.commit
+    failures = iter([apsw.FullError("database or disk is full")])
+
+    def full() -> None:
+        if engine.ledger.served and (failure := next(failures, None)):
+            raise failure
+        commit()
+
+    monkeypatch.setattr(engine.ledger, "commit", full)
+    async with broker.consume(["q"], prefetch=20) as consumer:
+        assert len(await asyncio.wait_for(consumer.receive(10, 20.0), 3.0)) > 1
+
+
+async def test_a_deletion_that_is_refused_half_way_leaves_no_message_of_a_key_behind(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Purge.step
+    steps = 0
+
+    def refused_at_the_second(purge: Purge) -> bool:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            raise BrokerError("a message began to run")
+        return step(purge)
+
+    await broker.publish([message(f"k{n}", key="k") for n in range(3)])
+    async with broker.consume(["q"], prefetch=5) as consumer:
+        (first,) = await consumer.receive(5, 1.0)
+        await consumer.settle([Retry(first.tag, 3600.0)])  # it keeps the turn of its key, and is the first that the deletion removes
+        monkeypatch.setattr(Purge, "step", refused_at_the_second)
+        with pytest.raises(BrokerError, match="began to run"):
+            await broker.purge("q", delete=True)
+        assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["k1"]
+
+
 async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: Path) -> None:
     path = tmp_path / "noria.db"
     first = Engine(path, grace=0.0)

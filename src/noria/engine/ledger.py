@@ -185,6 +185,7 @@ class Ledger:
         if self.held_back:
             return
         for receiver in list(self.receivers):
+            receiver.room = LENT_AT_ONCE  # what it got in a turn that was undone does not count
             lent = list[Any]()
             for queue in receiver.queues:
                 if queue.servable and len(lent) < receiver.limit and not self.unfinished:
@@ -228,15 +229,11 @@ class Ledger:
     def _read(self, queue: QueueState, rank: int, most: int, room: int) -> tuple[list[Row], bool]:
         """Give what comes next in a priority, hardly more than there is room for, and whether that is all there is."""
         rows: list[Row] = []
-        cursor = self.db.execute(_TAKE, (queue.id, rank, queue.ranks[rank].cursor, most))
-        try:
-            for row in cursor:
-                rows.append(row)
-                room -= len(row[6])
-                if room <= 0:
-                    return rows, False
-        finally:
-            cursor.close()  # an open one would keep the log from being written back
+        for row in self.db.execute(_TAKE, (queue.id, rank, queue.ranks[rank].cursor, most)):
+            rows.append(row)
+            room -= len(row[6])
+            if room <= 0:
+                return rows, False
         return rows, len(rows) < most
 
     def _claim(self, queue: QueueState, rank: int, receiver: Receiver, row: Row, lent: list[Any]) -> bool:

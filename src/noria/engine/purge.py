@@ -66,7 +66,10 @@ class Purge:
 
     def abandon(self) -> None:
         """Route to the queue again: the purge does not end."""
-        self._ledger.routes.close(self._queue, closed=False)
+        ledger, queue = self._ledger, self._queue
+        ledger.routes.close(queue, closed=False)
+        if ledger.routes.by_id.get(queue.id) is queue:  # else the turn that declared it was undone
+            ledger.refresh(queue)  # what waited for a key whose message was removed is behind the cursor
 
     def _refuse_loss(self) -> None:
         queue = self._queue
