@@ -15,11 +15,12 @@ import pytest
 
 from noria.brokers.contract import Ack
 from noria.brokers.embedded import EmbeddedBroker
+from noria.engine import client
 from noria.engine.client import _Call
 from noria.engine.ledger import Ledger
 from noria.engine.owner import Ownership
 from noria.engine.wire import frame, posted
-from noria.errors import BrokerUnavailable, CorruptStorage, Unconfirmed, UnsafeStorage
+from noria.errors import BrokerError, BrokerUnavailable, CorruptStorage, Unconfirmed, UnsafeStorage
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
 from tests.waiting import auntil, until
@@ -198,6 +199,53 @@ async def test_what_a_frozen_engine_lends_to_a_receive_that_was_given_up_is_give
         (delivery,) = await auntil(lambda: consumer.receive(1, 1.0), "the message")
         assert (delivery.envelope.id, delivery.attempt) == ("m1", 1), "it counts as no attempt"
         assert broker.client._abandoned == set()
+    await broker.close()
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "kind"),
+    [
+        ("depth", ("q",), BrokerUnavailable),
+        ("declare", (Topology(queues=(bind("q"),)),), BrokerUnavailable),
+        ("purge", ("q", False), Unconfirmed),
+        ("retry_letters", ([1],), Unconfirmed),
+        ("discard_letters", ([1],), Unconfirmed),
+        ("mark", ("m1", "h", (), None), Unconfirmed),
+        ("take", ("b", 1.0, 1), Unconfirmed),
+    ],
+)
+async def test_only_what_certainly_changed_nothing_is_said_to_have_changed_nothing(
+    engine: EngineProcess, verb: str, arguments: tuple[Any, ...], kind: type[BrokerError]
+) -> None:
+    broker = EmbeddedBroker(engine.path, alone=False, deadline=0.3)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    engine.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(kind):
+        await broker.client.call(verb, *arguments)
+    closed = broker.client.call(verb, *arguments)
+    await broker.close()
+    with pytest.raises(kind, match="closed before the answer"):
+        await closed
+
+
+async def test_what_was_never_said_is_unavailable_whatever_it_was(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "noria.db", alone=False, deadline=0.2)
+    with pytest.raises(BrokerUnavailable):
+        await broker.purge("q")
+    await broker.close()
+
+
+async def test_an_engine_of_another_protocol_refuses_every_call_and_its_connection_is_not_used(
+    engine: EngineProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = EmbeddedBroker(engine.path, alone=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "PROTOCOL", 99)
+        for _ in range(2):
+            with pytest.raises(BrokerError, match="the client 99; restart both"):
+                await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.declare(Topology(queues=(bind("q"),)))
+    assert [shown["name"] for shown in (await broker.client.call("overview"))["clients"]] == [broker.client.name]
     await broker.close()
 
 

@@ -33,6 +33,10 @@ _SWEEP: Final = 1.0
 _LATE: Final = 0.01
 _RETRY: Final = 0.05
 _WAITS: Final = frozenset({"receive", "result"})
+_HARMLESS: Final = frozenset({  # they only read; `declare` may be said again, and every process waits for its engine with it
+    "archived", "cancel", "declare", "depth", "last_fired", "letter", "list_letters", "marks", "overview", "peek", "ping", "result",
+    "state",
+})  # fmt: skip
 
 Decode = Callable[[Raw], Any]
 decode_plain: Final[Decode] = msgspec.msgpack.Decoder().decode
@@ -149,7 +153,7 @@ class Client:
         self._write = None
         for call in self._calls.values():
             if not call.future.done():
-                call.future.set_exception(BrokerUnavailable("the client was closed before the answer came"))
+                call.future.set_exception(_unanswered(call, "the client was closed before the answer came"))
                 call.future.exception()
         self._calls.clear()
 
@@ -263,6 +267,10 @@ class Client:
     def _welcomed(self, failure: Failure | None, value: Raw) -> None:
         self._hello = -1
         if failure is not None:
+            self._link = self._write = None  # the next call connects again: by ourselves we would do nothing else
+            self._close_link()
+            self._close_link = lambda: None
+            self._outbox.clear()
             self._fail_all(error_of(failure))
             return
         welcome = decode_plain(value)
@@ -350,16 +358,15 @@ class Client:
     def _sweep(self) -> None:
         now = self._loop.time()
         for call in [c for c in self._calls.values() if c.expires < now]:
-            if call.sent and call.verb in ("publish", "settle", "fire"):
-                self._finish(call, Unconfirmed(f'no answer to "{call.verb}" within its deadline; it may be stored or not'))
-            elif call.verb == "receive":
+            if call.verb == "receive":
                 self._calls.pop(call.serial, None)
                 if call.sent and self._write is not None and self._hello < 0:
                     self._abandoned.add(call.serial)
                 if not call.future.done():
                     call.future.set_result([])
             else:
-                self._finish(call, BrokerUnavailable(f'the engine of {self.path} did not answer "{call.verb}" in time; is "noria run" up?'))
+                why = f'the engine of {self.path} did not answer "{call.verb}" in time'
+                self._finish(call, _unanswered(call, why, '; is "noria run" up?'))
         if self._write is not None and self._hello < 0 and now >= self._beat_at:
             self._beat_at = now + _BEAT
             if self._held_any():
@@ -379,7 +386,14 @@ class Client:
 
     def _fail_all(self, error: NoriaError) -> None:
         for call in list(self._calls.values()):
-            self._finish(call, error)
+            self._finish(call, _unanswered(call, str(error)) if isinstance(error, BrokerUnavailable) else error)
+
+
+def _unanswered(call: _Call, why: str, hint: str = "") -> BrokerError:
+    """Give the error of a call without an answer: what was sent, and changes something, may have been done."""
+    if call.sent and call.verb not in _HARMLESS:
+        return Unconfirmed(f"{why}; it may be stored or not")
+    return BrokerUnavailable(why + hint)
 
 
 class _Link(asyncio.Protocol):
