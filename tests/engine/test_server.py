@@ -21,11 +21,13 @@ from noria.engine import server
 from noria.engine.owner import is_of_this_user, socket_path
 from noria.engine.purge import Purge
 from noria.engine.server import Engine, serve
+from noria.engine.tables import folder_of
 from noria.engine.wire import LARGEST_FRAME, decode_request, frame
 from noria.errors import BrokerError, Rejected, StorageFull
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
 from noria.store.embedded import EmbeddedStore
+from noria.worker.slots import StartedTable, _locks
 from tests.waiting import auntil
 
 
@@ -242,6 +244,51 @@ async def test_messages_that_ran_when_worker_and_engine_died_together_are_blamed
     assert not old.exists()
     await broker.close()
     engine.close()
+
+
+@pytest.mark.parametrize("holds", [False, True])
+async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_dead(
+    engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    monkeypatch.setattr(server, "_LOCK_ENDS", 0.01)
+    await broker.publish([message(1)])
+    table = StartedTable(folder_of(engine.ledger.path), 1)
+
+    async def end() -> None:
+        """Connect with the table, and end."""
+        worker = EmbeddedBroker(engine.ledger.path, engine=engine)
+        worker.client.info = {"slots": str(table.path)}
+        async with worker.consume(["q"], prefetch=1) as consumer:
+            if holds:
+                assert len(await consumer.receive(1, 1.0)) == 1
+            await worker.close()
+        turns = engine.turns
+        await broker.depth("q")
+        await auntil(lambda: engine.turns > turns, "its connection to be given up")
+
+    await end()
+    await asyncio.sleep(0.05)  # longer than the engine looks again
+    assert table.path.exists(), "it only was given up, and comes back"
+    os.close(table._lock)  # as its death does
+    _locks.clear()
+    await end()
+    await auntil(lambda: not table.path.exists(), "the table to go")
+
+
+@pytest.mark.parametrize("slots", [5, "a\0.slots", "elsewhere"])
+async def test_a_client_whose_table_is_none_is_given_up_like_others(
+    tmp_path: Path, engine: Engine, broker: EmbeddedBroker, slots: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("elsewhere").touch()
+    await broker.publish([message(1)])
+    worker = EmbeddedBroker(engine.ledger.path, engine=engine)
+    worker.client.info = {"slots": slots}
+    async with worker.consume(["q"], prefetch=1) as consumer:
+        assert len(await consumer.receive(1, 1.0)) == 1
+        await worker.close()
+    assert await broker.depth("q") == Depth(ready=1)
+    assert Path("elsewhere").exists()
 
 
 async def test_text_that_is_no_utf8_fails_its_own_request_only(engine: Engine, broker: EmbeddedBroker) -> None:

@@ -32,8 +32,10 @@ def test_a_table_that_is_missing_or_short_says_nothing(tmp_path: Path) -> None:
 
 def test_only_tables_of_dead_workers_are_orphans(tmp_path: Path) -> None:
     folder = tables.folder_of(tmp_path / "noria.db")
-    folder.mkdir()
-    dead, alive = folder / "4194304-aa.slots", folder / f"{os.getpid()}-bb.slots"
+    alive = StartedTable(folder, 1)
+    dead = folder / f"{os.getpid()}-aa.slots"  # its number is in use again, as always in a container
     dead.touch()
-    alive.touch()
     assert tables.orphans(tmp_path / "noria.db") == [dead]
+    assert alive.path.exists()
+    alive.close()
+    assert not tables.is_orphan(alive.path), "it is gone"

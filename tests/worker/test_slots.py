@@ -1,9 +1,14 @@
 """The table of started messages."""
 
 import mmap
+import os
+import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
+from noria.engine.tables import is_orphan
 from noria.worker.slots import StartedTable
 
 
@@ -33,3 +38,28 @@ def test_the_file_is_for_this_user_only(tmp_path: Path) -> None:
     assert table.path.stat().st_mode & 0o777 == 0o600
     assert table.path.parent.stat().st_mode & 0o777 == 0o700
     table.close()
+
+
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from noria.worker.slots import StartedTable
+table = StartedTable(Path(sys.argv[1]), 1)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_a_killed_worker_leaves_a_table_that_is_an_orphans_though_its_child_lives(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        child = int(worker.stdout.readline())
+        try:
+            (table,) = tmp_path.glob("*.slots")
+            assert not is_orphan(table)
+            worker.kill()
+            worker.wait()
+            assert is_orphan(table)
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -35,6 +35,7 @@ FENCE: Final = 10.0  # seconds of silence after which a client that holds messag
 _PRUNE_EVERY: Final = 60.0
 _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
+_LOCK_ENDS: Final = 1.0
 _REFUSED_FOR: Final = 30.0  # seconds: no client waits so long for the answer to a publication
 _REFUSED_KEPT: Final = 10_000
 _OF_THE_LIVING: Final = frozenset({"hello", "receive"})  # what a closed connection must not have done
@@ -256,10 +257,17 @@ class Engine:
             del self._purges[done]
         self._purged.clear()
         while self._read_tables:
-            self._read_tables.pop().unlink(missing_ok=True)
+            self._clear_away(self._read_tables.pop(), again=True)
         self._tend_log()
         if ledger.unfinished or self._purges or self._pruning or ledger.next_due <= ledger.now():
             self.schedule()
+
+    def _clear_away(self, table: Path, *, again: bool) -> None:
+        """Remove the table of a worker that is dead; one that was only given up still writes into it."""
+        if tables.is_orphan(table):
+            table.unlink(missing_ok=True)
+        elif again:  # of a process that was killed, its connection may end a moment before its lock
+            self._timers.append(self._loop.call_later(_LOCK_ENDS, lambda: self._clear_away(table, again=False)))
 
     def _tend_log(self) -> None:
         if self._loop.time() < self._log_rests_until:
@@ -353,11 +361,11 @@ class Engine:
             timer.cancel()
             if receiver in ledger.receivers:
                 ledger.receivers.remove(receiver)
+        table = _table_of(session)
         if session.claims:
-            table = session.info.get("slots")
-            ledger.give_back(session, tables.started_in(Path(table)) if table else None)
-            if table:
-                self._read_tables.append(Path(table))
+            ledger.give_back(session, tables.started_in(table) if table else None)
+        if table:
+            self._read_tables.append(table)
 
     # --- verbs that wait, or are about the connection itself
 
@@ -551,8 +559,14 @@ class Engine:
 
     def _lives(self, session: Session, limit: float) -> bool:
         """Tell whether a silent worker is not frozen: its loop is kept by a handler, but its process beats."""
-        table = session.info.get("slots")
-        return bool(table) and tables.last_beat(Path(table)) > time.monotonic() - (self._loop.time() - limit)
+        table = _table_of(session)
+        return table is not None and tables.last_beat(table) > time.monotonic() - (self._loop.time() - limit)
+
+
+def _table_of(session: Session) -> Path | None:
+    """Give the table of a worker's session, if what it says of itself can be one."""
+    table: object = session.info.get("slots")
+    return Path(table) if isinstance(table, str) and table.endswith(".slots") and "\0" not in table else None
 
 
 _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {

@@ -1,11 +1,12 @@
 """Reads the tables in which workers note what they run; they are written by `noria.worker.slots`.
 
 A table is a memory-mapped file beside the database: first the worker's last heartbeat on the machine's monotonic clock, then
-one tag for each slot. It outlives `kill -9`, and costs the worker nothing but a store.
+one tag for each slot. It outlives `kill -9`, and costs the worker nothing but a store. Its worker holds a lock on it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import struct
 from pathlib import Path
 from typing import Final
@@ -38,11 +39,16 @@ def last_beat(path: Path) -> float:
         return 0.0
 
 
+def is_orphan(table: Path) -> bool:
+    """Tell whether the worker of a table is dead: it held a lock on it for its life, and process ids come again."""
+    try:
+        with table.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def orphans(database: Path) -> list[Path]:
     """Give the tables whose worker is dead."""
-    found: list[Path] = []
-    for table in folder_of(database).glob("*.slots"):
-        pid = table.name.partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            found.append(table)
-    return found
+    return [table for table in folder_of(database).glob("*.slots") if is_orphan(table)]
