@@ -202,6 +202,37 @@ def test_the_larger_priority_and_the_shorter_delay_win(merger: Merger) -> None:
     assert merged.options is not None and merged.options.tracked
 
 
+class Picky(Command, queue="picky", key="{n}"):
+    n: int
+
+    def merge(self, newer: Self) -> Self:
+        raise KeyError("price")
+
+
+def test_a_merge_that_fails_is_a_refusal_that_names_the_message_and_the_error(merger: Merger) -> None:
+    a, b = merger.bus.prepare(Picky(n=1), Draft("a")), merger.bus.prepare(Picky(n=1), Draft("b"))
+    with pytest.raises(Rejected, match=r"picky a is pending and cannot be merged with: KeyError: 'price'"):
+        merger.fold([a, b])
+
+
+async def test_a_call_whose_merge_fails_among_its_own_messages_stores_nothing(merger: Merger) -> None:
+    shelf = Shelf()
+    batch = [merger.bus.prepare(Plain(number=1), Draft("p")), *(merger.bus.prepare(Picky(n=1), Draft(identity)) for identity in "ab")]
+    with pytest.raises(Rejected):
+        await merger.publish(batch, shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert shelf.calls == []
+
+
+async def test_a_merge_that_fails_with_what_is_pending_ends_a_call_whose_other_messages_are_stored(merger: Merger) -> None:
+    shelf = Shelf()
+    first, second = (merger.bus.prepare(Picky(n=1), Draft(identity)) for identity in "ab")
+    await merger.publish([first], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    shelf.calls.clear()
+    with pytest.raises(Rejected, match=r"KeyError: 'price'; .*others of this call are stored: 1"):
+        await merger.publish([merger.bus.prepare(Plain(number=1), Draft("p")), second], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert shelf.calls == [2]
+
+
 def test_what_merge_makes_must_be_decodable(merger: Merger) -> None:
     class Bad(Command, queue="bad", key="{n}"):
         n: int

@@ -100,6 +100,24 @@ async def test_a_broker_that_is_away_delays_and_ends_nothing() -> None:
     assert memory.away == 0
 
 
+async def test_a_schedule_that_cannot_be_fired_keeps_no_other_from_firing(caplog: pytest.LogCaptureFixture) -> None:
+    memory, clock = Memory(), Clock()
+    fire = memory.fire
+
+    async def fail(schedule: str, *arguments: Any) -> bool:
+        if schedule == "bad":
+            raise KeyError("price")
+        return await fire(schedule, *arguments)
+
+    one = scheduler(memory, clock, Schedule("bad", every(60), Tick()), Schedule("good", every(60), Tick()))
+    await one.turn()
+    memory.fire = fail
+    clock.now = 1020.0
+    assert await one.turn() <= 1.0
+    assert memory.fired == [1020.0]
+    assert [(record.message, record.exc_info is not None) for record in caplog.records] == [("cannot fire bad", True)]
+
+
 def test_two_schedules_of_one_name_are_refused() -> None:
     with pytest.raises(DefinitionError, match='two schedules are called "s"'):
         scheduler(Memory(), Clock(), Schedule("s", every(60), Tick()), Schedule("s", every(30), Tick()))

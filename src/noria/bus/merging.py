@@ -35,14 +35,20 @@ class Merger:
         waiting = [(index, self._with_remembered(publication)) for index, publication in enumerate(folded)]
         while waiting:
             receipts = await publish([p for _, p in waiting])
-            again: list[tuple[int, Publication]] = []
             for (index, tried), receipt in zip(waiting, receipts, strict=True):
-                if receipt.outcome == "pending":
-                    again.append((index, self._merge(folded[index], receipt)))
-                else:
+                if receipt.outcome != "pending":
                     final[index] = receipt
                     self._remember(tried, receipt)
-            waiting = again
+            try:
+                waiting = [
+                    (index, self._merge(folded[index], receipt))
+                    for (index, _), receipt in zip(waiting, receipts, strict=True)
+                    if receipt.outcome == "pending"
+                ]
+            except Rejected as error:
+                if not final:
+                    raise
+                raise Rejected(f"{error} (others of this call are stored: {len(final)})") from error
         return [
             msgspec.structs.replace(final[position], outcome="merged")
             if publications[n].envelope.id != folded[position].envelope.id
@@ -131,8 +137,10 @@ class Merger:
             merged: Message = decode(older.body).merge(decode(newer.body))
             body = encode_json(merged)
             decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
-        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
-            raise Rejected(f"{older.type} {older.id} is pending and cannot be merged with: {error}; purge or handle it first") from error
+        except Exception as error:  # merge is the user's code, and the pending body may be of another version of the class
+            raise Rejected(
+                f"{older.type} {older.id} is pending and cannot be merged with: {type(error).__name__}: {error}; purge or handle it first"
+            ) from error
         return msgspec.structs.replace(older, body=body)
 
 

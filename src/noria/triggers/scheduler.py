@@ -65,6 +65,9 @@ class Scheduler:
             except NoriaError as error:  # one schedule's trouble must not keep the others from firing
                 log.error("cannot fire %s: %s", schedule.name, error)
                 upcoming = min(upcoming, _AFTER_FAILURE)
+            except Exception:  # nor must what the user's code raises: a trigger, a field's default, a merge
+                log.exception("cannot fire %s", schedule.name)
+                upcoming = min(upcoming, _AFTER_FAILURE)
         return max(0.001, upcoming)
 
     async def _fire(self, schedule: Schedule) -> float:
