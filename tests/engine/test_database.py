@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import apsw
@@ -60,6 +62,55 @@ def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> 
     with pytest.raises(CorruptStorage, match="cannot be read"):
         open_database(path)
     assert digest(path) == before
+
+
+NOW = """
+import os, resource, sys
+from pathlib import Path
+from noria.engine.database import open_database
+path, left = Path(sys.argv[1]), int(sys.argv[2])
+open_database(path).close()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    for _ in range(left):
+        os.close(held.pop())
+try:
+    open_database(path)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_process_without_file_handles_finds_no_fault_with_the_file(tmp_path: Path, left: int) -> None:
+    done = subprocess.run([sys.executable, "-c", NOW, str(tmp_path / "noria.db"), str(left)], capture_output=True, text=True, check=True)
+    assert done.stdout == "CantOpenError\n"
+
+
+@pytest.mark.parametrize("kind", [apsw.BusyError, apsw.CantOpenError, apsw.FullError, apsw.IOError, apsw.NoMemError])
+def test_what_may_pass_is_not_said_to_be_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[apsw.Error]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind("not now")
+
+    monkeypatch.setattr(database, "_configure", fail)
+    with pytest.raises(kind, match="not now"):
+        open_database(tmp_path / "noria.db")
+
+
+def test_a_disk_that_is_full_when_the_file_is_migrated_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "noria.db"
+    open_database(path).close()
+    known = migrations()
+    large = "create table later (x blob) strict; pragma max_page_count = 1; insert into later values (zeroblob(1000000));"
+    monkeypatch.setattr(database, "migrations", lambda: [*known, (known[-1][0] + 1, large)])
+    with pytest.raises(apsw.FullError):
+        open_database(path)
+    monkeypatch.undo()
+    open_database(path).close()
 
 
 def test_a_file_of_a_newer_noria_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-import apsw
 import click
 import setproctitle
 
@@ -29,6 +28,7 @@ from noria.cli.loading import find_app, settings_of
 from noria.cli.logs import set_up
 from noria.cli.seconds import SECONDS
 from noria.engine import hazards
+from noria.engine.database import PASSING
 from noria.engine.owner import Ownership
 from noria.engine.server import Engine, serve, steady_clock
 from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings, NoriaError
@@ -108,16 +108,16 @@ def engine(ctx: click.Context) -> None:
 
 
 def _opened(path: Path) -> Engine:
-    """Open the file, or end this process with 74 if the disk gives an error: the file may be sound, and it is tried again."""
+    """Open the file, or end this process with 74 if the disk or this moment is at fault: the file may be sound, and it is tried again."""
     try:
         hazards.refuse_folder(path)
         with Ownership(path):
             hazards.refuse(path)
         return Engine(path)
-    except (apsw.IOError, OSError) as error:
+    except (*PASSING, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EIO:
             raise
-        log.critical("the disk failed (%s) while %s was opened; nothing was changed", error, path)
+        log.critical("%s cannot be opened now (%s); nothing was changed", path, error)
         sys.exit(74)
 
 

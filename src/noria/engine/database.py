@@ -25,6 +25,11 @@ _PRAGMAS: Final = {
 }
 
 
+PASSING: Final = (  # the disk or this moment is at fault, not the file: whoever opens it decides whether to try again
+    apsw.BusyError, apsw.CantOpenError, apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.ProtocolError, apsw.ReadOnlyError,
+)  # fmt: skip
+
+
 class Cursor(Protocol):
     """The rows of a statement, whose types are those of the schema."""
 
@@ -101,7 +106,7 @@ def _file_system(folder: Path) -> int:
 def open_database(path: Path) -> Database:
     """Open or create the file, with every setting read back and the schema migrated.
 
-    Raises `UnsafeStorage` or `CorruptStorage`, or `apsw.IOError` if the disk failed; the caller holds the owner's lock.
+    Raises `UnsafeStorage` or `CorruptStorage`, or one of `PASSING` if it may be opened another time; the caller holds the owner's lock.
     """
     refuse_unsafe_sqlite()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,11 +120,13 @@ def open_database(path: Path) -> Database:
     try:
         try:
             db = cast("Database", apsw.Connection(str(path)))
+        except PASSING:
+            raise
         except apsw.Error as error:
             raise CorruptStorage(f"{path} cannot be opened as a database: {error}") from None
         try:
             _configure(db, path, fresh=fresh)
-        except apsw.IOError:  # the disk, not the file: whoever opens it decides whether to try again
+        except PASSING:
             db.close()
             raise
         except apsw.Error as error:
@@ -172,7 +179,8 @@ def _migrate(db: Database, path: Path) -> None:
                 db.pragma("user_version", number)
                 db.execute("commit")
             except BaseException:
-                db.execute("rollback")
+                if not db.get_autocommit():  # SQLite has taken it back itself after some errors of the disk
+                    db.execute("rollback")
                 raise
 
 
