@@ -277,9 +277,9 @@ class Client:
         lost = self._held - set(welcome["kept"])
         if lost:
             self.on_lost(lost)
-        stored = int(welcome["stored"])
+        stored, refused = int(welcome["stored"]), frozenset[int](welcome["refused"])
         for call in list(self._calls.values()):
-            if self._is_stored(call, stored, welcome["refused"]):
+            if self._is_stored(call, stored, refused):
                 self._confirm(call)
                 continue
             # All other verbs may be said twice: what was settled is refused as stale, what fired is not fired again.
