@@ -101,12 +101,22 @@ def test_what_may_pass_is_not_said_to_be_damage(tmp_path: Path, monkeypatch: pyt
         open_database(tmp_path / "noria.db")
 
 
+def test_a_migration_that_sqlite_took_back_itself_is_told_by_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "noria.db"
+    known = migrations()
+    broken = "create table later (x blob not null) strict; insert or rollback into later values (null);"
+    monkeypatch.setattr(database, "migrations", lambda: [*known, (known[-1][0] + 1, broken)])
+    with pytest.raises(CorruptStorage, match=r"NOT NULL constraint failed: later\.x"):
+        open_database(path)
+
+
 def test_a_disk_that_is_full_when_the_file_is_migrated_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "noria.db"
     open_database(path).close()
     known = migrations()
-    large = "create table later (x blob) strict; pragma max_page_count = 1; insert into later values (zeroblob(1000000));"
+    large = "create table later (x blob) strict; insert into later values (zeroblob(1000000));"
     monkeypatch.setattr(database, "migrations", lambda: [*known, (known[-1][0] + 1, large)])
+    monkeypatch.setattr(apsw, "connection_hooks", [lambda db: db.pragma("max_page_count", 1)])  # none but those that are there
     with pytest.raises(apsw.FullError):
         open_database(path)
     monkeypatch.undo()

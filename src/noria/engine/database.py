@@ -179,7 +179,7 @@ def _migrate(db: Database, path: Path) -> None:
                 db.pragma("user_version", number)
                 db.execute("commit")
             except BaseException:
-                if True:  # SQLite has taken it back itself after some errors of the disk
+                if not db.get_autocommit():  # SQLite has taken it back itself after some errors of the disk
                     db.execute("rollback")
                 raise
 
