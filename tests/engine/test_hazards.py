@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import apsw
@@ -224,3 +225,21 @@ def test_a_new_log_torn_in_its_first_bytes_over_one_that_is_written_back_is_no_d
     assert Path(f"{tmp_path / 'torn.db'}-wal").stat().st_size > 4 * 4120
     flip(Path(f"{tmp_path / 'torn.db'}-wal"), 20)
     hazards.refuse(tmp_path / "torn.db")
+
+
+def test_files_that_come_and_go_while_it_looks_are_no_hazard(path: Path) -> None:
+    log, ended = Path(f"{path}-wal"), threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            log.touch()
+            log.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(3000):
+            hazards.refuse_folder(path)
+    finally:
+        ended.set()
+        other.join()

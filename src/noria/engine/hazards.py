@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any, Final, cast
@@ -17,6 +18,7 @@ from noria.engine import writeahead
 from noria.errors import CorruptStorage, UnsafeStorage
 
 _OURS: Final = ("", "-shm")  # SQLite holds locks on these; closing any descriptor of them in this process drops all of them
+_LOOKS: Final = 3
 _NAMES: Final = ("libsqlite3", "_sqlite3", "sqlcipher", "pysqlite")
 
 
@@ -39,10 +41,20 @@ def refuse_folder(path: Path) -> None:
         raise UnsafeStorage(f"{folder} cannot be written by this user, and SQLite needs files beside {path.name}; see ls -ld and mount")
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         found = folder / name
-        if found.exists() and not found.is_file():
-            raise UnsafeStorage(f"{found} is not a file; move it away, or choose another path")
-        if found.exists() and not os.access(found, os.R_OK | os.W_OK):
-            raise UnsafeStorage(f"{found} cannot be read and written by this user; see ls -l {found}")
+        if all(faults := [_fault_of(found) for _ in range(_LOOKS)]):
+            raise UnsafeStorage(faults[-1])
+
+
+def _fault_of(path: Path) -> str | None:
+    """Say why a file cannot be used; whoever owns the database now may remove it, or make it, between any two looks."""
+    found = _stat(path)
+    if found is None:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path} is not a file; move it away, or choose another path"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return f"{path} cannot be read and written by this user; see ls -l {path}"
+    return None
 
 
 def refuse_damaged_log(path: Path) -> None:
