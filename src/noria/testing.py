@@ -29,7 +29,8 @@ import msgspec
 
 from noria.app import App, Setting, is_immediate
 from noria.bus.portal import Portal
-from noria.engine.server import Engine, serve
+from noria.engine.server import Engine
+from noria.engine.serving import serve
 from noria.engine.wire import Posted
 from noria.errors import ResultTimeout
 from noria.messages.envelope import Envelope, Receipt

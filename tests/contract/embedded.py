@@ -16,7 +16,8 @@ from typing import Final
 
 from noria.brokers.embedded import EmbeddedBroker
 from noria.engine.client import Client
-from noria.engine.server import Engine, serve
+from noria.engine.server import Engine
+from noria.engine.serving import serve
 from noria.store.embedded import EmbeddedStore
 
 from .engine import EngineUnderTest, Peer

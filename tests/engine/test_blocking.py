@@ -23,7 +23,7 @@ from noria.messages.topology import Topology, bind
 from ..waiting import until
 
 TOPOLOGY = Topology(queues=(bind("q"),))
-SERVE = "import asyncio, sys; from pathlib import Path; from noria.engine.server import serve; asyncio.run(serve(Path(sys.argv[1])))"
+SERVE = "import asyncio, sys; from pathlib import Path; from noria.engine.serving import serve; asyncio.run(serve(Path(sys.argv[1])))"
 
 
 class Host:

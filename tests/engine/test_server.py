@@ -20,7 +20,8 @@ from noria.brokers.embedded import EmbeddedBroker
 from noria.engine import server
 from noria.engine.owner import is_of_this_user, socket_path
 from noria.engine.purge import Purge
-from noria.engine.server import Engine, serve
+from noria.engine.server import Engine
+from noria.engine.serving import serve
 from noria.engine.tables import folder_of
 from noria.engine.wire import LARGEST_FRAME, decode_request, frame
 from noria.errors import BrokerError, Rejected, StorageFull

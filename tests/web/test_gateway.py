@@ -7,7 +7,8 @@ import httpx2
 import pytest
 
 from noria import Settings
-from noria.engine.server import Engine, serve
+from noria.engine.server import Engine
+from noria.engine.serving import serve
 from noria.web.gateway import gateway
 
 from .shop import Open, make

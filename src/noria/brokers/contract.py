@@ -1,7 +1,8 @@
 """The few verbs that every broker keeps; `tests/contract` tests each sentence on each of them.
 
-Times are seconds. All verbs raise `BrokerUnavailable` if nobody answers within their deadline, and
-never hang. A *broker* here travels together with its *store* (`noria.store.contract`).
+Times are seconds. All verbs raise `BrokerUnavailable` if nobody answers within their deadline, or `Unconfirmed`
+where one that changes something was said and may have been done, and never hang.
+A *broker* here travels together with its *store* (`noria.store.contract`).
 """
 
 from __future__ import annotations

@@ -28,9 +28,11 @@ from noria.cli.loading import find_app, settings_of
 from noria.cli.logs import set_up
 from noria.cli.seconds import SECONDS
 from noria.engine import hazards
+from noria.engine.clock import steady_clock
 from noria.engine.database import PASSING
 from noria.engine.owner import Ownership
-from noria.engine.server import Engine, serve, steady_clock
+from noria.engine.server import Engine
+from noria.engine.serving import serve
 from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings, NoriaError
 from noria.messages.topology import match
 from noria.settings import Settings

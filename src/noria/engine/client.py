@@ -19,10 +19,11 @@ import msgspec
 from msgspec import Raw
 
 from noria.engine import hazards
+from noria.engine.clock import steady_clock
 from noria.engine.ledger import Ledger
 from noria.engine.owner import Ownership, is_of_this_user, socket_path
 from noria.engine.queues import Session
-from noria.engine.server import Engine, steady_clock
+from noria.engine.server import Engine
 from noria.engine.verbs import DECODERS, Verbs
 from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Failure, Frames, decode_answer, decode_request, encode, error_of, frame
 from noria.errors import AlreadyOwned, BrokerError, BrokerUnavailable, NoriaError, Rejected, Unconfirmed

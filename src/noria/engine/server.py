@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import apsw
 import msgspec
@@ -20,12 +20,14 @@ from noria import errors
 from noria.engine import tables
 from noria.engine.ballast import Ballast
 from noria.engine.boot import is_of_this_boot
+from noria.engine.clock import steady_clock
+from noria.engine.connection import Connection, Hello
 from noria.engine.ledger import Ledger, Receiver
-from noria.engine.owner import Ownership, is_of_this_user, socket_path
+from noria.engine.owner import Ownership
 from noria.engine.purge import Purge
 from noria.engine.queues import Session
 from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Frames, Number, Request, Wait, decode_request, encode, failure_of, frame
+from noria.engine.wire import PROTOCOL, UNREADABLE, Request, Wait
 from noria.errors import BrokerError, NoriaError
 
 log = logging.getLogger("noria.engine")
@@ -42,54 +44,11 @@ _OF_THE_LIVING: Final = frozenset({"hello", "receive"})  # what a closed connect
 _SAID_AGAIN: Final = frozenset({"hello", "receive", "cancel"})  # what no client repeats by itself when it is refused
 
 
-class Hello(msgspec.Struct):
-    """How a client presents itself; `held` are the (queue, tag) it had before its connection was cut."""
-
-    protocol: int
-    name: str
-    role: str = "client"
-    info: dict[str, Any] = {}
-    held: list[tuple[str, Number]] = []
-
-
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
 _receive: Final = msgspec.msgpack.Decoder(tuple[list[str], Annotated[int, msgspec.Meta(le=1_000_000)], Wait]).decode
 _result: Final = msgspec.msgpack.Decoder(tuple[str, Wait]).decode
 _purge: Final = DECODERS["purge"]
 _cancel: Final = msgspec.msgpack.Decoder(tuple[int]).decode
-
-
-class Connection:
-    """One client's side of the engine: a session, and the way to answer it."""
-
-    def __init__(self, send: Callable[[bytes], None], abort: Callable[[], None]) -> None:
-        self.session = Session()
-        self.outbox: list[bytes] = []
-        self.send = send
-        self.abort = abort
-        self.receiving: dict[int, tuple[Receiver, asyncio.TimerHandle]] = {}
-        self.stored: list[int] = []  # the publications of this turn that it stores
-        self.refused: dict[int, float] = {}  # those that are not stored, and when that was said
-        self.closed = False
-        self.blamed = False  # whether a turn failed at its hello
-
-    def answer(self, serial: int, value: Any) -> None:
-        """Put an answer into the outbox, to leave at the end of the turn."""
-        answer = frame((serial, None, value))
-        if len(answer) > LARGEST_FRAME:
-            self.refuse(serial, BrokerError(f"the answer has {len(answer)} bytes, more than {LARGEST_FRAME}; ask for fewer at once"))
-        else:
-            self.outbox.append(answer)
-
-    def refuse(self, serial: int, error: NoriaError) -> None:
-        """Put a refusal into the outbox."""
-        self.outbox.append(frame((serial, failure_of(error), None)))
-
-    def flush(self) -> None:
-        """Send what is in the outbox."""
-        if self.outbox and not self.closed:
-            self.send(b"".join(self.outbox))
-        self.outbox.clear()
 
 
 class Engine:
@@ -578,76 +537,3 @@ _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {
     "ping": Engine.ping,
     "overview": Engine.overview,
 }
-
-
-def steady_clock() -> Callable[[], float]:
-    """Give the time since the epoch as it was at the start plus what a steady clock measured since.
-
-    A jump of the wall clock moves no deadline while the engine runs.
-    """
-    offset = time.time() - time.monotonic()
-    return lambda: time.monotonic() + offset
-
-
-class _Served(asyncio.Protocol):
-    """A client on the Unix socket."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._frames = Frames()
-        self._connection: Connection | None = None
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast("asyncio.Transport", transport)
-        if not is_of_this_user(transport.get_extra_info("socket")):
-            log.warning("refused a connection of another user")
-            transport.abort()
-            return
-        self._connection = self._engine.attach(transport.write, transport.abort)
-
-    def data_received(self, data: bytes) -> None:
-        connection = self._connection
-        if connection is None or connection.closed:
-            return
-        try:
-            for body in self._frames.feed(data):
-                self._engine.submit(connection, decode_request(body))
-        except (*UNREADABLE, ValueError) as error:
-            log.warning("dropped a client that does not speak the protocol: %s", error)
-            assert self._transport is not None
-            self._transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._connection is not None:
-            self._engine.detach(self._connection)
-
-
-async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine: Engine | None = None) -> None:
-    """Serve a file until cancelled. Raises what opening it raises, and the `apsw.IOError` that ended it.
-
-    `engine` is one that was made in this event loop already, for tests with a clock of their own.
-    """
-    engine = engine or Engine(path)
-    address = socket_path(path)
-    address.unlink(missing_ok=True)
-    previous = os.umask(0o177)
-    try:
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(engine), str(address), backlog=1024)
-    finally:
-        os.umask(previous)
-    try:
-        ready()
-        error = await asyncio.shield(engine.stopped)
-        if error is not None:
-            raise error
-    finally:
-        server.close()
-        address.unlink(missing_ok=True)
-        if engine.stopped.done() and engine.stopped.result() is not None:
-            failed = isinstance(engine.stopped.result(), apsw.IOError)
-            os._exit(74 if failed else 78)  # closing the file could write to the failed disk again
-        engine.close()
-
-
-__all__ = ["Engine", "encode", "serve", "steady_clock"]

@@ -13,9 +13,10 @@ import pytest
 
 from noria.engine import client, ledger, log, server
 from noria.engine.client import Client
+from noria.engine.connection import Connection
 from noria.engine.ledger import Ledger
 from noria.engine.queues import Session
-from noria.engine.server import Connection, Engine
+from noria.engine.server import Engine
 from noria.engine.verbs import DECODERS, Verbs
 from noria.engine.wire import Frames, Request, decode_answer, decode_request
 
