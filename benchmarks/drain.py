@@ -47,11 +47,11 @@ def slope(samples: list[Sample], count: int) -> Drained:
 async def drained(stage: Stage, processes: int, count: int, *, resting: int = 0) -> Drained:
     """Send a backlog to workers that are quiet, wake them, and watch `count` messages go; `resting` wait below."""
     async with stage.workers(processes, "noop") as workers:
-        for worker in workers:
-            worker.signal(signal.SIGTSTP)  # documented: a worker then takes nothing new
         deadline = time.monotonic() + PATIENCE
         while (missing := resting + count - await stage.left("noop")) > 0:  # again if a worker had not heard the signal yet
             _must_go_on(workers, deadline)
+            for worker in workers:
+                worker.signal(signal.SIGTSTP)  # documented: a worker then takes nothing new
             await stage.send("fill", count=missing - 1)  # and one more to warm up
         pids = [worker.pid for worker in workers]
         samples = [Sample(time.perf_counter(), 0, cpu(pids))]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,31 +25,24 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
     mill.close()
 
 
-def start(mill: Mill, *arguments: str) -> subprocess.Popen[bytes]:
-    with (mill.folder / "stderr").open("ab") as errors:
-        process = subprocess.Popen([sys.executable, "-m", "noria", *arguments], cwd=mill.folder, env=mill.environment, stderr=errors)
-    mill.started.append(process)
-    return process
-
-
 @pytest.mark.timeout(60)
 def test_an_engine_that_waits_for_the_file_ends_when_it_is_told_to(mill: Mill) -> None:
-    start(mill, "engine")
+    mill.start("engine")
     until(lambda: (mill.folder / "noria.db.sock").exists())
-    waits = start(mill, "engine")
+    waits = mill.start("engine")
     until(lambda: "waiting for the file" in mill.errors())
     for _ in range(3):  # it looks for the file many times a second: it must hear a signal at any of them
         time.sleep(0.13)
         waits.send_signal(signal.SIGTERM)
         assert waits.wait(AT_ONCE) == 0
-        waits = start(mill, "engine")
+        waits = mill.start("engine")
         before = mill.errors().count("waiting for the file")
         until(lambda: mill.errors().count("waiting for the file") > before + 1)  # noqa: B023 - called at once
 
 
 @pytest.mark.timeout(60)
 def test_a_gateway_that_waits_for_the_engine_ends_when_it_is_told_to(mill: Mill) -> None:
-    gateway = start(mill, "gateway")
+    gateway = mill.start("gateway")
     until(lambda: "gateway listens on" in mill.errors())
     gateway.send_signal(signal.SIGTERM)
     assert gateway.wait(AT_ONCE) == 0
@@ -68,7 +59,7 @@ def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: 
         mill.process.kill()
         mill.process.wait()
         started = time.monotonic()
-        mill.process = start(mill, "run")
+        mill.process = mill.start("run")
         until(lambda: set(row.pid for row in mill.rows().values()) - set(pids), "the next supervisor to start its engine", 20)  # noqa: B023
     ready = mill.errors().count("processes are ready")
     until(lambda: mill.errors().count("processes are ready") > ready, "the third to be ready", 30)
@@ -92,7 +83,7 @@ def test_a_frozen_gateway_of_a_killed_supervisor_keeps_the_next_from_running_for
     os.kill(gateway, signal.SIGSTOP)
     mill.process.kill()
     mill.process.wait()
-    mill.process = start(mill, "run")
+    mill.process = mill.start("run")
     until(lambda: "waiting for port" in mill.errors(), "the next gateway to find the port taken", 20)
     os.kill(gateway, signal.SIGCONT)
     until(lambda: mill.errors().count("processes are ready") == 2, "the next supervisor to be ready", 20)

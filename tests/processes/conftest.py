@@ -124,13 +124,18 @@ class Mill:
         """Write noria.toml."""
         (self.folder / "noria.toml").write_text(text)
 
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start one process of Noria's."""
+        with (self.folder / "stderr").open("ab") as errors:
+            command = [sys.executable, "-m", "noria", *arguments]
+            process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=errors, stderr=errors)
+        self.started.append(process)
+        return process
+
     def run(self, *arguments: str) -> None:
         """Start `noria run` and wait until all its processes are ready."""
         before = self.errors().count("processes are ready")
-        with (self.folder / "stderr").open("ab") as errors:
-            command = [sys.executable, "-m", "noria", "run", *arguments]
-            self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=errors, stderr=errors)
-        self.started.append(self.process)
+        self.process = self.start("run", *arguments)
         until(
             lambda: self.errors().count("processes are ready") > before or self.process is None or self.process.poll() is not None,
             "noria run to be ready",

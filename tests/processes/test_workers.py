@@ -195,3 +195,17 @@ def test_a_hung_handler_ends_its_worker_after_kill_after_and_is_retried(mill: Mi
     assert "ran longer than its kill_after" in mill.errors()
     assert mill.rows()["mill-1"].crashes == 1
     mill.end()
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_is_told_to_be_quiet_before_it_can_work_takes_nothing_until_it_may(mill: Mill) -> None:
+    worker = mill.start("worker", "-Q", "work")
+    until(lambda: "waiting for the engine" in mill.errors(), "the worker to look for its engine", 20)
+    worker.send_signal(signal.SIGTSTP)
+    mill.start("engine")
+    until(lambda: "serves work" in mill.errors(), "the worker to be there", 20)
+    mill.send("Work(name='w')")
+    time.sleep(0.5)  # nothing happens, and that cannot be waited for
+    assert mill.names("start") == []
+    worker.send_signal(signal.SIGCONT)
+    until(lambda: mill.names("start") == ["w"])

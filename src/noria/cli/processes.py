@@ -181,6 +181,27 @@ class Pool(NamedTuple):
     limits: dict[str, Any]
 
 
+class _Pause:
+    """Takes TSTP and CONT from the first moment: operators see a process before it can take messages."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._worker: Worker | None = None
+        self._quiet = False
+        loop.add_signal_handler(signal.SIGTSTP, self._say, True)
+        loop.add_signal_handler(signal.SIGCONT, self._say, False)
+
+    def _say(self, quiet: bool) -> None:
+        self._quiet = quiet
+        if self._worker is not None:
+            self._worker.quiet(quiet)
+
+    def hold(self, worker: Worker) -> None:
+        """Tell this worker, from now on and what was said before."""
+        self._worker = worker
+        if self._quiet:
+            worker.quiet(True)
+
+
 async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int:
     name, queues, concurrency, limits = pool
     loop = asyncio.get_running_loop()
@@ -203,6 +224,7 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
     loop.add_signal_handler(signal.SIGQUIT, lambda: (cold.set(), warm()))
     for number in (signal.SIGTTIN, signal.SIGUSR1):
         loop.add_signal_handler(number, _dump_tasks)
+    pause = _Pause(loop)
     try:
         connection = await connecting
     except asyncio.CancelledError:
@@ -226,8 +248,7 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
 
         pulse = Pulse(beat, work.blame_task)
         pulse.start()
-        loop.add_signal_handler(signal.SIGTSTP, work.quiet, True)
-        loop.add_signal_handler(signal.SIGCONT, work.quiet, False)
+        pause.hold(work)
         log.info("%s serves %s with %d slots", name, ", ".join(queues), concurrency)
         code = await _until_the_end(work, line, stop, cold, grace=settings.grace, limits=limits)
         pulse.stop()
