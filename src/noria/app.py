@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 import msgspec
 
 from noria import brokers, store
+from noria.bounds import FURTHEST
 from noria.brokers.contract import Broker, Publisher
 from noria.bus.bus import Around, Bus, Draft, Middleware, new_id
 from noria.bus.context import Context, Ports
@@ -23,7 +24,6 @@ from noria.bus.providers import Providers
 from noria.bus.registry import Registry
 from noria.bus.task import Task
 from noria.engine.server import Engine
-from noria.engine.wire import FURTHEST
 from noria.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
 from noria.messages.capabilities import Capabilities
 from noria.messages.codec import encode_json

@@ -38,9 +38,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import ClassVar
 
-_FURTHEST: Final = 100 * 366 * 86400.0  # seconds: what is further away than a century is a mistake
+from noria.bounds import FURTHEST
 
 
 class NoriaError(Exception):
@@ -191,8 +191,8 @@ class Verdict(Exception):
 def _seconds(after: object, owner: str) -> float:
     if not isinstance(after, int | float):
         raise TypeError(f"{owner} waits for a number of seconds, not {after!r}")
-    if not after <= _FURTHEST:
-        raise ValueError(f"{owner} cannot wait for {after!r} seconds; at most {_FURTHEST:g}")
+    if not after <= FURTHEST:
+        raise ValueError(f"{owner} cannot wait for {after!r} seconds; at most {FURTHEST:g}")
     return float(after)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import Struct
 
+from noria.bounds import FURTHEST
 from noria.errors import InvalidSettings
 
 _UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level"}
@@ -21,7 +22,6 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _FORMATS: Final = ("auto", "console", "json")
 _OTHER_VARIABLES: Final = frozenset({"NORIA_CONFIG", "NORIA_ALLOW_NETWORK_DISK"})
 _DAY: Final = 86400.0
-_CENTURY: Final = 100 * 366 * _DAY
 _LARGEST_BODY: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
 _FILE: Final = re.compile(r"sqlite:///[^?#\x00-\x1f]*[^?#\x00-\x1f/]")
 _HOST: Final = r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::\d{1,5})?"
@@ -43,7 +43,7 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("processes must be within 0..1000")
         if not 1 <= self.concurrency <= 10_000:
             raise ValueError("concurrency must be within 1..10000")
-        for name, most in (("max_messages", 2**63), ("max_age", _CENTURY), ("max_memory", 2**63)):
+        for name, most in (("max_messages", 2**63), ("max_age", FURTHEST), ("max_memory", 2**63)):
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 raise ValueError(f"{name} must be more than 0, and finite")

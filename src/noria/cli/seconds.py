@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from noria.messages.capabilities import FURTHEST
+from noria.bounds import FURTHEST
 
 
 class Seconds(click.ParamType[float]):

@@ -213,13 +213,16 @@ class Client:
         """Notice that the connection is gone; what waits is sent again over the next."""
         if link is not self._link:
             return
+        self._forget_link()
+        if not self._closed and self._wanted and self._connector is None:
+            self._connector = self._loop.create_task(self._connect())
+
+    def _forget_link(self) -> None:
         self._write = None
         self._close_link = lambda: None
         self._hello = -1
         self._outbox.clear()
         self._abandoned.clear()  # the engine gives back what it lent over it
-        if not self._closed and self._wanted and self._connector is None:
-            self._connector = self._loop.create_task(self._connect())
 
     def _held_any(self) -> bool:
         return any(True for _ in self.held())
@@ -268,10 +271,9 @@ class Client:
     def _welcomed(self, failure: Failure | None, value: Raw) -> None:
         self._hello = -1
         if failure is not None:
-            self._link = self._write = None  # the next call connects again: by ourselves we would do nothing else
-            self._close_link()
-            self._close_link = lambda: None
-            self._outbox.clear()
+            self._link, close = None, self._close_link  # the next call connects again: by ourselves we would do nothing else
+            self._forget_link()
+            close()
             self._fail_all(error_of(failure))
             return
         welcome = decode_plain(value)

@@ -41,8 +41,8 @@ def refuse_folder(path: Path) -> None:
         raise UnsafeStorage(f"{folder} cannot be written by this user, and SQLite needs files beside {path.name}; see ls -ld and mount")
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         found = folder / name
-        if all(faults := [_fault_of(found) for _ in range(_LOOKS)]):
-            raise UnsafeStorage(faults[-1])
+        if all(fault := _fault_of(found) for _ in range(_LOOKS)):
+            raise UnsafeStorage(fault)
 
 
 def _fault_of(path: Path) -> str | None:

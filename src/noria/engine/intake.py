@@ -129,12 +129,7 @@ class Intake:
         options = p.options
         assert options is not None
         if options.replaces != version:
-            message_id, old = self._pending_row(queue, int(identity), due, int(rank))
-            try:
-                return (message_id, "pending", version, Raw(unseal(old)))
-            except CorruptStorage:
-                self._forget_pending(queue, key)
-                return self._merge(p, envelope, queue, key, flags, now)
+            return self._shown(queue, key, found) or self._merge(p, envelope, queue, key, flags, now)
         self._ledger.write()
         if due is None:
             sql, place = _REPLACE_READY, (envelope, flags, queue.id, rank, identity)
@@ -152,17 +147,20 @@ class Intake:
             self._remember_keys(p, now, merged)
         return (message_id, "merged", version)
 
-    def _pending_row(self, queue: QueueState, identity: int, due: float | None, rank: int) -> tuple[str, bytes]:
+    def _shown(self, queue: QueueState, key: str, pending: tuple[int, float | None, int, int]) -> tuple[Any, ...] | None:
+        """Give the answer that shows what is pending, or forget a message that the disk changed; it is found out when it is to be lent."""
+        identity, due, rank, version = pending
         if due is None:
             sql, place = "select message_id, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
         else:
             sql, place = "select message_id, envelope from delayed where due = ? and id = ?", (due, identity)
-        return self._ledger.db.execute(sql, place).fetchone()
-
-    def _forget_pending(self, queue: QueueState, key: str) -> None:
-        """Merge nothing with a message that the disk changed; it is found out when it is to be lent."""
-        self._ledger.write()
-        self._ledger.db.execute("delete from pending where queue = ? and key = ?", (queue.id, key))
+        message_id, stored = self._ledger.db.execute(sql, place).fetchone()
+        try:
+            return (message_id, "pending", version, Raw(unseal(stored)))
+        except CorruptStorage:
+            self._ledger.write()
+            self._ledger.db.execute("delete from pending where queue = ? and key = ?", (queue.id, key))
+            return None
 
     def _refuse_reuse(self, p: Posted, first: str | None) -> None:
         options = p.options
@@ -229,10 +227,5 @@ class Intake:
                 return (p.message_id, "pending")
             places.add((queue.id, options.key))
             if row is not None and row[3] != options.replaces:
-                message_id, stored = self._pending_row(queue, row[0], row[1], row[2])
-                try:
-                    return (message_id, "pending", row[3], Raw(unseal(stored)))
-                except CorruptStorage:
-                    self._forget_pending(queue, options.key)
-                    return self._conflict(p, names, places - {(queue.id, options.key)})
+                return self._shown(queue, options.key, row) or self._conflict(p, names, places - {(queue.id, options.key)})
         return None

@@ -179,6 +179,7 @@ class Engine:
     def _store(self, inbox: list[tuple[Connection, Request]], lost: list[Connection]) -> NoriaError | None:
         """Do what came in and commit it; give what went wrong, after which nothing of it is stored."""
         ledger, touched = self.ledger, self._touched
+        self._at = None
         try:
             for connection in lost:
                 self._bury_connection(connection)
@@ -268,14 +269,13 @@ class Engine:
             connection.stored.clear()
 
     def _refuse_all(self, inbox: list[tuple[Connection, Request]], error: NoriaError) -> None:
-        failed, self._at = self._at, None
         for place in inbox:
             connection, request = place
             if request.verb == "receive" and request.serial in connection.receiving:
                 continue  # it still waits
-            blamed = place is failed and (connection.blamed or request.verb != "hello")  # else it might fail in every turn of everybody
+            blamed = place is self._at and (connection.blamed or request.verb != "hello")  # else it might fail in every turn of everybody
             if request.verb in _SAID_AGAIN and not blamed:
-                connection.blamed = connection.blamed or place is failed
+                connection.blamed = connection.blamed or place is self._at
                 self._inbox.append(place)
                 continue
             if request.verb == "publish":
@@ -473,7 +473,6 @@ class Engine:
         """Do a turn again that met a full disk, now with the room of the ballast and without what is new."""
         self.ledger.full = True
         log.error("%s: what is new is refused, what is stored goes on from the ballast", self.ledger.no_room())
-        self._at = None
         for connection, request in inbox:
             if (begun := self._purges.pop((connection, request.serial), None)) is not None:
                 begun.abandon()  # it begins again with its request

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from noria.bounds import FURTHEST
 from noria.engine.seal import unseal
-from noria.engine.wire import FURTHEST
 from noria.errors import CorruptStorage
 from noria.messages.envelope import Envelope
 

@@ -10,6 +10,7 @@ import apsw
 import msgspec
 from msgspec import Meta, Raw
 
+from noria.bounds import FURTHEST
 from noria.engine.intake import Intake
 from noria.engine.ledger import Ledger
 from noria.engine.letters import Letters
@@ -17,7 +18,7 @@ from noria.engine.purge import Purge
 from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
 from noria.engine.seal import unseal_or_stand_in
-from noria.engine.wire import FURTHEST, Moment, Number, Pace, Posted
+from noria.engine.wire import Moment, Number, Pace, Posted
 from noria.errors import NotFound, Rejected
 from noria.messages.topology import Topology
 

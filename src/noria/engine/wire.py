@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from noria import errors
+from noria.bounds import FURTHEST
 from noria.messages.envelope import Envelope, Options, Publication
 
 PROTOCOL: Final = 1
 LARGEST_FRAME: Final = 64 * 1024 * 1024
 LENT_AT_ONCE: Final = 8 * 1024 * 1024
-FURTHEST: Final = 100 * 366 * 86400.0  # seconds that a delay may have
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Moment = Annotated[float, Meta(ge=-FURTHEST, le=253402300799.0)]  # seconds since the epoch, up to the year 9999; NaN is neither

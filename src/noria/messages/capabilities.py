@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypedDict
 import msgspec
 from msgspec import Struct
 
+from noria.bounds import FURTHEST
 from noria.errors import InvalidCapability
 
 _PERIODS: Final = {
@@ -26,7 +27,6 @@ _PERIODS: Final = {
 }
 
 
-FURTHEST: Final = 100 * 366 * 86400.0  # seconds: what is further away than a century is a mistake
 _NAMED: Final = re.compile(r"[^\s,*\x00-\x1f\x7f-\x9f](?:[^,*\x00-\x1f\x7f-\x9f]*[^\s,*\x00-\x1f\x7f-\x9f])?")
 
 

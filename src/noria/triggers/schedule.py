@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 from msgspec import Struct
 
+from noria.bounds import FURTHEST
 from noria.errors import DefinitionError
-from noria.messages.capabilities import FURTHEST
 from noria.messages.message import Command
 
 _ALIASES = {"@yearly": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0", "@daily": "0 0 * * *", "@hourly": "0 * * * *"}
