@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from benchmarks.results import Results, Row
 from benchmarks.table import verdict
-from benchmarks.works import DISK_SYNC, DRAIN_ONE, DRAIN_TWO, POST_P99, SEND, SEND_P50, WORKS, Figure
+from benchmarks.works import DISK_SYNC, DRAIN_ONE, DRAIN_TWO, IDLE_CPU, POST_P99, RUN_CPU, SEND, SEND_P50, WORKS, Figure
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -36,7 +36,8 @@ def test_every_work_of_ours_is_measured_with_real_processes_and_written_as_a_row
         assert (row["system"], row["unit"]) == ("noria", work.unit)
         assert row["runs"] == [row["median"]]
         assert math.isfinite(row["median"])
-        assert row["median"] > 0, row
+        if work not in {IDLE_CPU, RUN_CPU}:  # in so short a time those who idle may do nothing at all
+            assert row["median"] > 0, row
         assert work.name[:30] in done.stdout
     assert "must reach" in done.stdout
 
