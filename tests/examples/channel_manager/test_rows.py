@@ -308,22 +308,28 @@ def test_r16_a_change_reaches_the_channels_within_a_second_in_the_mean(stage: St
 
 def test_r17_the_applications_queries_are_not_slowed_by_the_queue(doors: Stage) -> None:
     def query_seconds() -> float:
-        seconds: list[float] = []
-        for n in range(200):
-            started = time.perf_counter()
-            doors.properties.availability(1 + n % PROPERTIES, FIRST_NIGHT, 90)
-            seconds.append(time.perf_counter() - started)
-        return statistics.median(seconds)
+        """Give the best of several medians: what the machine does meanwhile makes some of them slower, the queue would make all."""
+        medians: list[float] = []
+        for _ in range(10):
+            seconds: list[float] = []
+            for n in range(100):
+                started = time.perf_counter()
+                doors.properties.availability(1 + n % PROPERTIES, FIRST_NIGHT, 90)
+                seconds.append(time.perf_counter() - started)
+            medians.append(statistics.median(seconds))
+        return min(medians)
 
     empty = query_seconds()
     with httpx2.Client(timeout=30.0, trust_env=False) as http:
         for n in range(2000):
             http.post(f"{doors.gateway_url}/commands/confirm.push", json={"message_id": str(n), "listing": "x", "status": "ok"})
     assert ready(doors, "confirm") == 2000
-    assert query_seconds() <= 1.5 * empty
+    full = query_seconds()
     assert (
         doors.properties.path.stat().st_size < (doors.folder / "noria.db").stat().st_size + (doors.folder / "noria.db-wal").stat().st_size
     )
+    noria(doors, "purge", "-f", "confirm")
+    assert full <= 1.5 * max(empty, query_seconds())
 
 
 @pytest.mark.parametrize("manner", [{"manner": "broken"}, {"manner": "slow", "seconds": 3.0}, {"manner": "drops"}])
