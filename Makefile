@@ -13,6 +13,32 @@ export UV_SYSTEM_CERTS := 1
 .PHONY: help demo test check coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
+# Install those of Debian's packages $(1) that are missing, when root; no server is started as a service, none gets data of the system's.
+define debian
+{ missing=""; \
+for package in $(1); do \
+  case $$package in \
+    prometheus) command -v promtool ;; \
+    rabbitmq-server) ls /usr/lib/rabbitmq/bin/rabbitmq-server ;; \
+    postgresql) ls /usr/lib/postgresql/*/bin/postgres ;; \
+    *) command -v $$package ;; \
+  esac >/dev/null 2>&1 || missing="$$missing $$package"; \
+done; \
+if [ -z "$$missing" ]; then :; \
+elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  echo "installing$$missing" >&2; \
+  made=""; trap 'rm -f $$made' EXIT; \
+  [ -e /usr/sbin/policy-rc.d ] || { made=/usr/sbin/policy-rc.d; printf '#!/bin/sh\nexit 101\n' >$$made; chmod +x $$made; }; \
+  case $$missing in *postgresql*) \
+    clusters=/etc/postgresql-common/createcluster.d; mkdir -p $$clusters; made="$$made $$clusters/noria.conf"; \
+    echo "create_main_cluster = false" >$$clusters/noria.conf ;; \
+  esac; \
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+else \
+  echo "Debian's$$missing is missing and this is not root: install it; what needs it fails or is skipped without" >&2; \
+fi; }
+endef
+
 help: ## Explain these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -60,13 +86,8 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(UV)
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(PEERS) && $(UV) pip install --quiet --python $(PEERS) -r $< && touch $@ || \
 	  echo "the peers cannot be installed here: the bench says so and goes on" >&2
 
-peers: $(PEERS)/.installed # What the bench compares Noria with; their server is installed from Debian, and never started as a service
-	@[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing rabbitmq-server, without starting it" >&2; \
-	    [ -e /usr/sbin/policy-rc.d ] || { trap 'rm -f /usr/sbin/policy-rc.d' EXIT; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; }; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rabbitmq-server >/dev/null || true; \
-	  fi; }
+peers: $(PEERS)/.installed # What the bench compares Noria with
+	@$(call debian,rabbitmq-server) || echo "their server cannot be installed here: the bench says so and goes on" >&2
 
 bench: $(VENV)/.tests peers ## Measure Noria and its peers in turns, print a table, write benchmarks/results.json (ARGS="--runs 1 drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -92,18 +113,7 @@ docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
 tools: ## Install what the tests need from Debian, when missing and root
-	@missing=""; \
-	command -v promtool >/dev/null || missing="$$missing prometheus"; \
-	command -v faketime >/dev/null || missing="$$missing faketime"; \
-	command -v strace >/dev/null || missing="$$missing strace"; \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing$$missing" >&2; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
-	  else \
-	    echo "Debian's$$missing is missing and this is not root: install it; the tests that need it fail or are skipped without" >&2; \
-	  fi; \
-	fi
+	@$(call debian,prometheus faketime strace rabbitmq-server postgresql)
 
 clean: ## Remove what was built
 	rm -rf $(VENV) $(PEERS) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,6 @@ The server is Debian's, run from where the package keeps it: the one in the path
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -18,22 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
+from .ports import LOOPBACK, free_ports
+
 SERVER: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+CONTROL: Final = SERVER.with_name("rabbitmqctl")
 PATIENCE: Final = 90.0
 _LOOK: Final = 0.05
 _TOLD: Final = 4_000
 _HELLO: Final = b"AMQP\x00\x00\x09\x01"
 _CONNECTION_START: Final = b"\x00\x0a\x00\x0a"  # class 10, method 10: what a server says first
-_LOOPBACK: Final = "127.0.0.1"
-
-
-def free_ports(count: int) -> list[int]:
-    """Give ports that nobody uses; all are held until all are found, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind((_LOOPBACK, 0))
-        return [one.getsockname()[1] for one in held]
 
 
 class RabbitNode:
@@ -53,7 +45,7 @@ class RabbitNode:
         self._printed = 0
         for path in (folder, self.logs, folder / "data"):
             path.mkdir(parents=True, exist_ok=True)
-        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = {_LOOPBACK}:{self.port}\n{configuration}\n")
+        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = {LOOPBACK}:{self.port}\n{configuration}\n")
         (folder / "enabled_plugins").write_text("[].\n")
         (folder / "environment").write_text("")  # else the system's is read
         (self.logs / "console").touch()
@@ -74,7 +66,7 @@ class RabbitNode:
     @property
     def url(self) -> str:
         """Where clients connect to."""
-        return f"amqp://guest:guest@{_LOOPBACK}:{self.port}/"
+        return f"amqp://guest:guest@{LOOPBACK}:{self.port}/"
 
     @property
     def pid(self) -> int:
@@ -88,7 +80,7 @@ class RabbitNode:
         self._printed = (self.logs / "console").stat().st_size
         try:
             # An epmd that Erlang starts by itself stays when the node is gone. Ours serves this node and ends with it.
-            self._mapper = self._popen("epmd", "-port", str(self._mapper_port), "-address", _LOOPBACK)
+            self._mapper = self._popen("epmd", "-port", str(self._mapper_port), "-address", LOOPBACK)
             self._until(lambda: self._answers(self._mapper_port, b""), self._mapper)
             self._server = self._popen(str(SERVER))
             self._until(lambda: self._answers(self.port, _HELLO), self._server)
@@ -104,6 +96,20 @@ class RabbitNode:
         """End it as a crash would."""
         self._end(signal.SIGKILL)
 
+    def control(self, *command: str) -> str:
+        """Give what rabbitmqctl answers; it takes a second or two."""
+        ran = subprocess.run(
+            (CONTROL, "--quiet", *command),
+            env=self._environment(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert ran.returncode == 0, f"rabbitmqctl {' '.join(command)}: {ran.stdout}{ran.stderr}"
+        return ran.stdout
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -116,7 +122,7 @@ class RabbitNode:
         return kept | {
             "HOME": str(self.folder),  # where Erlang looks for the cookie
             "ERL_EPMD_PORT": str(self._mapper_port),
-            "ERL_EPMD_ADDRESS": _LOOPBACK,
+            "ERL_EPMD_ADDRESS": LOOPBACK,
             "RUNNING_UNDER_SYSTEMD": "true",  # the script then becomes the server, instead of a parent that stands in for it
             "RABBITMQ_NODENAME": self._name,
             "RABBITMQ_DIST_PORT": str(self._peer_port),
@@ -144,7 +150,7 @@ class RabbitNode:
     def _answers(self, port: int, hello: bytes) -> bool:
         """Connect; and if there is something to say, look whether the answer is that of an AMQP server."""
         try:
-            with socket.create_connection((_LOOPBACK, port), timeout=PATIENCE) as connected:
+            with socket.create_connection((LOOPBACK, port), timeout=PATIENCE) as connected:
                 if not hello:
                     return True
                 connected.sendall(hello)
