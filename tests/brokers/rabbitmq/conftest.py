@@ -1,0 +1,56 @@
+"""A RabbitMQ node for the session, and links to it that are closed when a test ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Protocol
+from uuid import uuid4
+
+import pytest
+
+from noria.brokers.rabbitmq.address import Address
+from noria.brokers.rabbitmq.link import Link
+from tests.servers.rabbitmq import RabbitNode
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """A running node; a test that kills it starts it again."""
+    missing = RabbitNode.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    with RabbitNode(tmp_path_factory.mktemp("rabbit")) as node:
+        yield node
+
+
+class Opens(Protocol):
+    def __call__(self, *, heartbeat: int = 10, deadline: float = 5.0, confirms: bool = True) -> Awaitable[Link]: ...
+
+
+@pytest.fixture
+async def connect(node: RabbitNode) -> AsyncIterator[Opens]:
+    """Open links to the node."""
+    opened: list[Link] = []
+
+    async def connect(*, heartbeat: int = 10, deadline: float = 5.0, confirms: bool = True) -> Link:
+        address = Address.parse(f"{node.url}?heartbeat={heartbeat}")
+        opened.append(await Link.open(address, name="test", deadline=deadline, confirms=confirms))
+        return opened[-1]
+
+    yield connect
+    await asyncio.gather(*(link.close() for link in opened))
+
+
+@pytest.fixture
+async def link(connect: Opens) -> Link:
+    """A link to the node."""
+    return await connect()
+
+
+@pytest.fixture
+async def queue(link: Link) -> AsyncIterator[str]:
+    """A fresh quorum queue."""
+    name = f"q-{uuid4().hex}"
+    await link.queue(name, arguments={"x-queue-type": "quorum"})
+    yield name
