@@ -6,9 +6,9 @@ import msgspec
 
 from noria.engine.database import Database
 from noria.engine.queues import QueueState
-from noria.errors import NotFound, Unroutable
+from noria.errors import NotFound
 from noria.messages.capabilities import Exchange
-from noria.messages.topology import Binding, Queue, Topology, passes, refuse_conflict, refuse_other_kind
+from noria.messages.topology import Binding, Queue, Topology, merged, takers
 
 _CACHE_LIMIT = 10_000
 _counts = msgspec.json.Decoder(tuple[int, int, int]).decode
@@ -35,31 +35,17 @@ class Routes:
 
     def declare(self, topology: Topology) -> None:
         """Store what is new; raises `TopologyConflict` before anything was written."""
-        exchanges = {e.name: e for e in topology.exchanges}
-        for exchange in topology.exchanges:
-            refuse_other_kind(exchanges[exchange.name], exchange)
-            if known := self.exchanges.get(exchange.name):
-                refuse_other_kind(known, exchange)
-        queues: dict[str, Queue] = {}
-        for queue in topology.queues:
-            refuse_conflict(queues.setdefault(queue.name, queue), queue)
-            if state := self.queues.get(queue.name):
-                refuse_conflict(_declared(state), queue)
-            for binding in queue.bindings:
-                if binding.exchange not in exchanges and binding.exchange not in self.exchanges:
-                    raise NotFound(f'queue "{queue.name}" is bound to exchange "{binding.exchange}", which is not declared')
+        exchanges, queues = merged(topology, self.exchanges, {state.name: _declared(state) for state in self.queues.values()})
         for exchange in exchanges.values():
-            if exchange.name not in self.exchanges:
-                self._db.execute("insert into exchange values (?, ?, ?)", (exchange.name, exchange.kind, exchange.archive))
+            self._db.execute("insert into exchange values (?, ?, ?)", (exchange.name, exchange.kind, exchange.archive))
         new: list[QueueState] = []
         for queue in queues.values():
-            if queue.name not in self.queues:
-                bindings = tuple((b.exchange, b.key) for b in queue.bindings)
-                self._db.execute(
-                    "insert into queue (name, bindings, origin) values (?, ?, ?)",
-                    (queue.name, msgspec.json.encode(bindings).decode(), queue.origin),
-                )
-                new.append(QueueState(self._db.last_insert_rowid(), queue.name, bindings, queue.origin))
+            bindings = tuple((b.exchange, b.key) for b in queue.bindings)
+            self._db.execute(
+                "insert into queue (name, bindings, origin) values (?, ?, ?)",
+                (queue.name, msgspec.json.encode(bindings).decode(), queue.origin),
+            )
+            new.append(QueueState(self._db.last_insert_rowid(), queue.name, bindings, queue.origin))
         self.exchanges.update(exchanges)
         for state in new:
             self.queues[state.name] = self.by_id[state.id] = state
@@ -109,22 +95,8 @@ class Routes:
         return found
 
     def _match(self, exchange: str, routing_key: str) -> tuple[QueueState, ...]:
-        if exchange == "":
-            queue = self.queues.get(routing_key)
-            if queue is None or queue.closed:
-                raise Unroutable(f'no queue is called "{routing_key}"; declare it by starting the application that handles it')
-            return (queue,)
-        known = self.exchanges.get(exchange)
-        if known is None:
-            raise Unroutable(f'no exchange is called "{exchange}"; declared are: {", ".join(sorted(self.exchanges)) or "none"}')
-        takers = tuple(
-            q
-            for q in self.queues.values()
-            if not q.closed and any(b[0] == exchange and passes(known.kind, b[1], routing_key) for b in q.bindings)
-        )
-        if not takers and known.archive == 0:
-            raise Unroutable(f'no queue takes "{routing_key}" from exchange "{exchange}"; bind one, or archive the exchange')
-        return takers
+        open_ = {queue.name: queue.bindings for queue in self.queues.values() if not queue.closed}
+        return tuple(self.queues[name] for name in takers(self.exchanges, open_, exchange, routing_key))
 
 
 def _declared(state: QueueState) -> Queue:

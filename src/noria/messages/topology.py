@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from noria.errors import TopologyConflict
+from noria.errors import NotFound, TopologyConflict, Unroutable
 from noria.messages.capabilities import Exchange, refuse_bad_name
 
 EVENTS: Final = Exchange("events", "topic", archive=30 * 86400.0)
@@ -68,6 +68,42 @@ def refuse_other_kind(known: Exchange, again: Exchange) -> None:
 
 def _listed(queue: Queue) -> str:
     return ", ".join(f'"{b.exchange}:{b.key}"' for b in sorted(queue.bindings)) or "no binding"
+
+
+def takers(
+    exchanges: Mapping[str, Exchange], queues: Mapping[str, Iterable[tuple[str, str]]], exchange: str, routing_key: str
+) -> list[str]:
+    """Give the queues that take this routing key, or raise `Unroutable`; an archive is taker enough.
+
+    `queues` has the bindings of each as pairs of exchange and key.
+    """
+    if exchange == "":
+        if routing_key not in queues:
+            raise Unroutable(f'no queue is called "{routing_key}"; declare it by starting the application that handles it')
+        return [routing_key]
+    known = exchanges.get(exchange)
+    if known is None:
+        raise Unroutable(f'no exchange is called "{exchange}"; declared are: {", ".join(sorted(exchanges)) or "none"}')
+    found = [name for name, bindings in queues.items() if any(b[0] == exchange and passes(known.kind, b[1], routing_key) for b in bindings)]
+    if not found and known.archive == 0:
+        raise Unroutable(f'no queue takes "{routing_key}" from exchange "{exchange}"; bind one, or archive the exchange')
+    return found
+
+
+def merged(
+    topology: Topology, exchanges: Mapping[str, Exchange], queues: Mapping[str, Queue]
+) -> tuple[dict[str, Exchange], dict[str, Queue]]:
+    """Give what of a topology is new beside what is declared; raises `TopologyConflict`, or `NotFound` for an unknown exchange."""
+    new_exchanges: dict[str, Exchange] = {}
+    for exchange in topology.exchanges:
+        refuse_other_kind(exchanges.get(exchange.name) or new_exchanges.setdefault(exchange.name, exchange), exchange)
+    new_queues: dict[str, Queue] = {}
+    for queue in topology.queues:
+        refuse_conflict(queues.get(queue.name) or new_queues.setdefault(queue.name, queue), queue)
+        for binding in queue.bindings:
+            if binding.exchange not in exchanges and binding.exchange not in new_exchanges:
+                raise NotFound(f'queue "{queue.name}" is bound to exchange "{binding.exchange}", which is not declared')
+    return new_exchanges, new_queues
 
 
 def passes(kind: Literal["direct", "topic", "fanout"], key: str, routing_key: str) -> bool:

@@ -1,0 +1,53 @@
+"""What the broker beside this store needs of it: copies, topology, sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, LiteralString
+
+from noria.messages.topology import Topology
+from noria.store.postgres.copies import Copies
+from noria.store.postgres.database import Cursor, Database
+from noria.store.postgres.intake import Intake
+from noria.store.postgres.presence import LIVES, Presence
+from noria.store.postgres.routes import Routes
+
+_CONSUMERS: Final[LiteralString] = (
+    "select number from session where consumes and exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number)"
+)
+
+
+class Kept(Copies):
+    """The copies, with the topology and the sessions that the broker asks for."""
+
+    def __init__(self, database: Database, routes: Routes, presence: Presence) -> None:
+        super().__init__(database, routes, Intake(routes), presence)
+
+    async def declare(self, topology: Topology) -> bool:
+        return await self._database.run(lambda cursor: self._routes.declare(cursor, topology))
+
+    async def remove(self, queue: str) -> None:
+        await self._database.run(lambda cursor: self._routes.remove(cursor, queue))
+
+    async def lanes(self, queue: str, *, fresh: bool = False) -> int:
+        if fresh or queue not in self._routes.queues:
+            await self._database.run(self._routes.refresh, writes=False)
+        return self._routes.queue(queue).lanes
+
+    async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> Sequence[str]:
+        if fresh:
+            await self._database.run(self._routes.refresh, writes=False)
+        return [known.queue.name for known in self._routes.takers(exchange, routing_key)]
+
+    async def session(self) -> int:
+        return await self._presence.number()
+
+    async def consume(self) -> None:
+        await self._presence.consume()
+
+    async def consumers(self) -> Sequence[int]:
+        async def work(cursor: Cursor) -> list[int]:
+            await cursor.execute(_CONSUMERS)
+            return [int(row[0]) for row in await cursor.fetchall()]
+
+        return await self._database.run(work, writes=False)
