@@ -31,13 +31,15 @@ class EngineUnderTest(ABC):
 
     quiet: seconds after which "nothing came" is believed. moves_time: `advance` costs no time, so that days can
     pass. soon: a delay that is short for this engine, yet long enough to look before it has passed.
-    peers_survive: peers connected before a restart may be used after it.
+    peers_survive: peers connected before a restart may be used after it. keeps_order_of_losses: what several peers lost comes
+    back in the order of publishing, not of their deaths.
     """
 
     quiet: float = 0.0
     moves_time: bool = False
     soon: float = 0.4
     peers_survive: bool = False
+    keeps_order_of_losses: bool = True
 
     @abstractmethod
     async def start(self) -> None:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from noria.brokers.contract import Publisher
 from noria.brokers.embedded import EmbeddedBroker, EmbeddedPublisher
 from noria.engine.server import Engine
+from noria.errors import InvalidSettings
 from noria.messages.topology import Topology
 from noria.settings import Settings
 
+if TYPE_CHECKING:
+    from noria.brokers.rabbitmq.broker import Kept, RabbitBroker
 
-def connect(settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> EmbeddedBroker:
-    """Give the broker that the settings name, inside a running event loop; it connects with its first verb."""
+
+def embedded(settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> EmbeddedBroker:
+    """Give the broker of a file, inside a running event loop; it connects with its first verb."""
     return EmbeddedBroker(settings.path, role=role, alone=alone, engine=engine, deadline=settings.deadline)
 
 
-def publisher(settings: Settings, topology: Callable[[], Topology]) -> Publisher:
-    """Give what publishes for threads without an event loop, where the broker can be reached."""
+def rabbitmq(settings: Settings, kept: Kept, *, role: str = "client") -> RabbitBroker:
+    """Give RabbitMQ beside a store that keeps what it has no notion of. Raises `InvalidSettings` if its client is not installed."""
+    try:
+        from noria.brokers.rabbitmq.broker import RabbitBroker
+    except ImportError as error:
+        raise InvalidSettings(f'broker amqp://… needs more ({error}): pip install "noria[rabbitmq,postgres]"') from None
+    return RabbitBroker(settings.broker, kept, role=role, deadline=settings.deadline)
+
+
+def publisher(settings: Settings, topology: Callable[[], Topology]) -> Publisher | None:
+    """Give what publishes for threads without an event loop, where the broker has a way for them."""
+    if not settings.is_embedded:
+        return None
     return EmbeddedPublisher(settings.path, topology, deadline=settings.deadline)

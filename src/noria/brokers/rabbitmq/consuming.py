@@ -1,0 +1,537 @@
+"""Receiving: what RabbitMQ pushes is taken in, in its order, lent for as long as it is not settled, and never hoarded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from noria.brokers.contract import Ack, Dead, Delivery, Refusal, Retry, Settlement
+from noria.brokers.rabbitmq.control import Part
+from noria.brokers.rabbitmq.lane import Item, Lane, credit_for
+from noria.brokers.rabbitmq.lanes import QUORUM, lanes_of
+from noria.brokers.rabbitmq.link import Link, Message
+from noria.brokers.rabbitmq.properties import COPIES, TICKET, envelope_of
+from noria.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed
+from noria.messages.envelope import Publication, Receipt
+from noria.messages.outbox import Ending, Lent, Outbox, Presented, Ticket
+
+log = logging.getLogger("noria.rabbitmq")
+
+_IDLE: Final = 0.03  # seconds without anybody who waits, after which what was pushed in vain goes back to others
+_AGAIN: Final = 0.1  # seconds between two tries to connect; RabbitMQ refuses queues that it has not found again since its start
+_STORE_PAUSE: Final = 0.5
+_FEW: Final = 4
+_numbers = itertools.count((int.from_bytes(os.urandom(4), "big") << 24) + 1)
+
+Open = Callable[[], Awaitable[Link]]
+PublishAll = Callable[[Sequence[Publication]], Awaitable[list[Receipt]]]
+SendTickets = Callable[[Sequence[Ticket]], Awaitable[None]]
+
+
+class Ways(NamedTuple):
+    """What a consumer needs of its broker."""
+
+    open_link: Open
+    publish: PublishAll
+    send: SendTickets
+
+
+class RabbitConsumer:
+    """Receives from RabbitMQ over a connection of its own, and opens another when that is lost."""
+
+    def __init__(self, queues: dict[str, int], prefetch: int, *, outbox: Outbox, ways: Ways, patience: float) -> None:
+        """Prepare a consumer of these queues, each with its lanes; it connects with its first `receive`."""
+        self._outbox = outbox
+        self._open_link, self._publish, self._send = ways
+        self._patience = patience
+        self._prefetch = prefetch
+        self._lanes: dict[str, list[Lane]] = {q: [Lane(q, *lane) for lane in lanes_of(q, lanes).items()] for q, lanes in queues.items()}
+        self._queues = list(queues)
+        self._turn = 0
+        self._link: Link | None = None
+        self._changing = asyncio.Lock()
+        self._out: dict[int, Item] = {}
+        self._unsettled: dict[int, Item | Lane] = {}  # by RabbitMQ's tag, in the order in which it came
+        self._asked = 0
+        self._waiting = 0
+        self._stops = 0
+        self._arrived = asyncio.Event()
+        self._idle: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def resize(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+
+    def holds(self, delivery: int) -> bool:
+        return delivery in self._out
+
+    def open_lane(self, queue: str, lanes: int) -> None:
+        """Hear that a queue has more lanes than when this consumer began."""
+        known = self._lanes.get(queue)
+        if known is not None and len(known) < len(names := lanes_of(queue, lanes)):
+            by_name = {lane.name: lane for lane in known}
+            self._lanes[queue] = [by_name.get(name) or Lane(queue, name, sign) for name, sign in names.items()]
+            self._arrived.set()
+
+    def stop(self) -> None:
+        """Have a waiting `receive` answer at once."""
+        self._stops += 1
+        self._arrived.set()
+
+    # --- what others ask
+
+    def held(self, queue: str) -> Part:
+        """Tell what is here of a queue."""
+        lanes = self._lanes.get(queue, ())
+        out = sum(1 for item in self._out.values() if item.lane.queue == queue and item.lent is None)
+        waiting = [item for lane in lanes for item in lane.ready]
+        tickets = sum(1 for lane in lanes for message in lane.incoming if TICKET in (message.properties.headers or {}))
+        plain = sum(1 for item in waiting if item.lent is None)
+        return Part(out, plain + sum(len(lane.incoming) for lane in lanes) - tickets, len(waiting) - plain, tickets)
+
+    async def admitted(self) -> None:
+        """Return when nothing is on its way between RabbitMQ, the store and here, or after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STORE_PAUSE), self._changing:
+                admissions = [lane.admission for lane in self._all() if lane.admission is not None]
+                if admissions:
+                    await asyncio.wait(admissions)
+
+    @property
+    def holding(self) -> int:
+        """How many deliveries are out."""
+        return len(self._out)
+
+    def running(self, queue: str) -> list[Delivery]:
+        """Show what is out of a queue."""
+        return [_delivery(tag, item) for tag, item in self._out.items() if item.lane.queue == queue]
+
+    # --- receiving
+
+    async def receive(self, limit: int, wait: float) -> list[Delivery]:
+        limit = min(limit, self._prefetch - len(self._out) - self._asked)
+        if limit <= 0 or self._closed:
+            return []
+        self._asked += limit
+        self._waiting += 1
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        try:
+            return await self._receive(limit, asyncio.get_running_loop().time() + wait)
+        finally:
+            self._asked -= limit
+            self._waiting -= 1
+            if not self._waiting and not self._closed:
+                self._idle = asyncio.get_running_loop().call_later(_IDLE, lambda: self._begin(self._release()))
+
+    async def _receive(self, limit: int, deadline: float) -> list[Delivery]:
+        loop, stops = asyncio.get_running_loop(), self._stops
+        patience = loop.time() + self._patience
+        while not self._closed and stops == self._stops:
+            self._arrived.clear()
+            try:
+                await self._subscribe()
+            except BrokerUnavailable:
+                if loop.time() >= patience:
+                    raise
+                await asyncio.sleep(_AGAIN)
+                continue
+            patience = loop.time() + self._patience
+            if got := self._take(limit):
+                return got
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+        return []
+
+    def _take(self, limit: int) -> list[Delivery]:
+        """Give on what is here: the queues in turn, larger priorities first."""
+        taken: list[Delivery] = []
+        if self._closed:
+            return taken
+        for queue in (*self._queues[self._turn :], *self._queues[: self._turn]):
+            for lane in self._lanes[queue]:
+                while lane.ready and len(taken) < limit:
+                    item = lane.ready.popleft()
+                    tag = next(_numbers)
+                    self._out[tag] = item
+                    taken.append(_delivery(tag, item))
+                if lane.incoming:
+                    break  # what comes before the others is being looked at
+        if taken:
+            self._turn = (self._turn + 1) % len(self._queues)
+        return taken
+
+    async def _subscribe(self) -> None:
+        """Have RabbitMQ push what is asked for. Raises `BrokerUnavailable`, or `NotFound` for a queue that is gone."""
+        link = self._link
+        if link is not None and not link.ended.done() and not any(lane.is_short(self._share()) for lane in self._all()):
+            return
+        async with self._changing:
+            link = await self._linked()
+            lanes = self._all()
+            short = [lane for lane in lanes if lane.is_short(self._share())]
+            for lane in short:
+                await self._resubscribe(link, lane)
+            if short and len(lanes) > 1:  # what is there must have come before anything is chosen
+                for lane in lanes:
+                    await link.queue(lane.name, passive=True)
+                await link.sync()
+                for lane in lanes:
+                    if lane.admission is not None:
+                        await asyncio.wait([lane.admission])
+
+    def _all(self) -> list[Lane]:
+        return [lane for lanes in self._lanes.values() for lane in lanes]
+
+    def _share(self) -> int:
+        """Give how much of what is asked for each queue should have on its way: with many queues, each has a part of it."""
+        return self._asked if len(self._queues) <= _FEW else max(1, _FEW * self._asked // len(self._queues))
+
+    async def _resubscribe(self, link: Link, lane: Lane) -> None:
+        if lane.subscription is not None:
+            tag, lane.subscription = lane.subscription, None
+            await link.cancel(tag)
+        credit = credit_for(self._share())
+        lane.generation += 1
+        generation = lane.generation
+        lane.begin("", credit)
+        if lane.sign:
+            await link.queue(lane.name, arguments=QUORUM)
+        lane.subscription = await link.consume(
+            lane.name,
+            lambda message: self._came(link, lane, message),
+            prefetch=credit,
+            on_cancelled=lambda: self._cancelled(lane, generation),
+        )
+
+    async def _linked(self) -> Link:
+        if self._link is None or self._link.ended.done():
+            link = await self._open_link()
+            self._link = link
+            link.ended.add_done_callback(lambda _: self._lost(link))
+        return self._link
+
+    def _cancelled(self, lane: Lane, generation: int) -> None:
+        if lane.generation == generation:
+            log.error('RabbitMQ ended the consumer of "%s": was the queue deleted?', lane.name)
+            lane.subscription = None
+            self._arrived.set()
+
+    def _came(self, link: Link, lane: Lane, message: Message) -> None:
+        if link is not self._link:
+            return
+        lane.used += 1
+        headers = message.properties.headers
+        if headers is not None and COPIES in headers:
+            self._unsettled[message.tag] = lane
+            self._end([(message.tag, lane)], [])
+            return
+        if lane.incoming or message.redelivered or (headers is not None and TICKET in headers):
+            self._unsettled[message.tag] = lane
+            lane.incoming.append(message)
+            if lane.admission is None:
+                lane.admission = self._begin(self._admit(link, lane))
+            return
+        item = Item(message.tag, lane, envelope_of(message.properties, message.body, fallback=lane.queue))
+        self._unsettled[message.tag] = item
+        lane.ready.append(item)
+        self._arrived.set()
+
+    async def _admit(self, link: Link, lane: Lane) -> None:
+        """Ask the store about what it knows more of: tickets, and what comes again."""
+        try:
+            while lane.incoming and link is self._link and not link.ended.done():
+                batch = list(lane.incoming)
+                try:
+                    items = await self._known(lane, batch)
+                except (BrokerUnavailable, Unconfirmed) as error:
+                    log.warning("the store cannot be asked about what came (%s); trying again", error)
+                    await asyncio.sleep(_STORE_PAUSE)
+                    continue
+                if link is not self._link or link.ended.done():
+                    await self._outbox.lose([item.lent for item in items if item is not None and item.lent is not None])
+                    return
+                for message, item in zip(batch, items, strict=True):
+                    lane.incoming.popleft()
+                    if item is None:
+                        self._end([(message.tag, lane)], [])
+                    else:
+                        self._unsettled[message.tag] = item
+                        lane.ready.append(item)
+                self._arrived.set()
+        finally:
+            lane.admission = None
+
+    async def _known(self, lane: Lane, batch: Sequence[Message]) -> list[Item | None]:
+        presented: list[Presented] = []
+        again: list[str] = []
+        for message in batch:
+            ticket = (message.properties.headers or {}).get(TICKET)
+            if ticket is not None:
+                presented.append(Presented(int(str(ticket).partition(":")[0]), str(ticket), message.redelivered))
+            elif message.redelivered:
+                again.append(message.properties.message_id or lane.queue)
+        lent = iter(await self._outbox.present(lane.queue, lane.sign, presented) if presented else [])
+        earlier: Mapping[str, tuple[int, str | None]] = await self._outbox.earlier(lane.queue, again) if again else {}
+        items: list[Item | None] = []
+        for message in batch:
+            if TICKET in (message.properties.headers or {}):
+                copy = next(lent)
+                items.append(None if copy is None else Item(message.tag, lane, copy.envelope, copy.attempt, copy.note, copy))
+                continue
+            envelope = envelope_of(message.properties, message.body, fallback=lane.queue)
+            item = Item(message.tag, lane, envelope)
+            if envelope.id in earlier:
+                spent, item.note = earlier[envelope.id]
+                item.attempt, item.kept = spent + 1, True
+            items.append(item)
+        return items
+
+    # --- settling
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
+        refusals: list[Refusal] = []
+        plain: list[tuple[int, Item]] = []
+        stored: list[tuple[Settlement, Item]] = []
+        back: list[tuple[int, Lane]] = []
+        seen: set[int] = set()
+        for settlement in settlements:
+            tag = settlement.delivery
+            item = self._out.get(tag) if tag not in seen else None
+            if item is None:
+                refusals.append(Refusal(tag, "stale", "this consumer does not hold the delivery, or settled it already"))
+                continue
+            seen.add(tag)
+            if isinstance(settlement, Ack) and item.lent is None and not item.kept and not settlement.marked and not settlement.then:
+                plain.append((tag, item))
+            elif isinstance(settlement, Retry) and item.lent is None and _is_untouched(settlement):
+                self._out.pop(tag)
+                back.append((item.tag, item.lane))
+            else:
+                stored.append((settlement, item))
+        ended = [tag for tag, _ in plain]
+        done = [(item.tag, item.lane) for tag, item in plain if self._out.pop(tag, None) is not None]
+        if stored:
+            more, also = await self._settle_stored(stored)
+            refusals += more
+            done += also
+        await self._return(back)
+        self._end(done, [])
+        if done and self._link is not None and not self._link.ended.done():
+            try:
+                await self._link.sync()
+            except BrokerUnavailable as error:
+                refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in ended]
+        return refusals
+
+    async def _settle_stored(self, stored: Sequence[tuple[Settlement, Item]]) -> tuple[list[Refusal], list[tuple[int, Lane]]]:
+        """Settle what the store has a part in, or what publishes something."""
+        refusals: list[Refusal] = []
+        done: list[tuple[int, Lane]] = []
+        for settlement, item in [pair for pair in stored if _is_simple(*pair)]:
+            assert isinstance(settlement, Ack)
+            try:
+                await self._publish(settlement.then)
+            except Rejected as error:
+                refusals.append(Refusal(settlement.delivery, "unroutable", str(error)))
+                continue
+            if self._out.pop(settlement.delivery, None) is not None:
+                done.append((item.tag, item.lane))
+        others = [pair for pair in stored if not _is_simple(*pair)]
+        if not others:
+            return refusals, done
+        ended, tickets = await self._outbox.settle([_ending(settlement, item) for settlement, item in others])
+        back: list[tuple[int, Lane]] = []
+        for (settlement, item), end in zip(others, ended, strict=True):
+            if end.why in ("unroutable", "pending"):
+                refusals.append(Refusal(settlement.delivery, end.why, end.text, end.receipts))
+                continue
+            if end.why:
+                refusals.append(Refusal(settlement.delivery, end.why, end.text))
+            if self._out.pop(settlement.delivery, None) is not None:
+                (back if end.back else done).append((item.tag, item.lane))
+        await self._return(back)
+        await self._send(tickets)
+        return refusals, done
+
+    async def _return(self, back: Sequence[tuple[int, Lane]]) -> None:
+        """Give messages back to their places; if nobody waits here they must not come here again, only to lose their places later."""
+        if back and not self._waiting:
+            await self._release()
+        self._end([], back)
+
+    def _end(self, done: Sequence[tuple[int, Lane]], back: Sequence[tuple[int, Lane]]) -> None:
+        """Tell RabbitMQ what is done and what goes back to its place; as little as possible has to be said."""
+        link = self._link
+        if link is None or link.ended.done():
+            return
+        with contextlib.suppress(BrokerUnavailable):  # it ended meanwhile, and RabbitMQ has everything back
+            for tag, lane in back:
+                if self._unsettled.pop(tag, None) is not None:
+                    lane.used -= 1
+                    link.nack(tag)
+            left = dict(done)
+            for tag in list(left):
+                if tag not in self._unsettled:
+                    del left[tag]
+            upto = 0
+            for tag in list(itertools.takewhile(left.__contains__, self._unsettled)):
+                del self._unsettled[tag]
+                left.pop(tag).used -= 1
+                upto = tag
+            if upto:
+                link.ack(upto, multiple=True)
+            for tag, lane in left.items():
+                del self._unsettled[tag]
+                lane.used -= 1
+                link.ack(tag)
+
+    # --- giving back
+
+    async def _release(self) -> None:
+        """Give back to others what was pushed while nobody here waited, and have nothing more pushed."""
+        async with self._changing:
+            if not self._waiting:
+                await self._let_go([lane for lane in self._all() if lane.used < lane.credit or lane.ready or lane.incoming])
+
+    async def let_go(self, queue: str) -> None:
+        """Give back what waits here of a queue: somebody wants to see or delete all of it."""
+        async with self._changing:
+            await self._let_go(self._lanes.get(queue, []))
+        self._arrived.set()  # who waits asks for it again
+
+    async def _let_go(self, lanes: Sequence[Lane]) -> None:
+        link = self._link
+        if link is None or link.ended.done():
+            return
+        with contextlib.suppress(BrokerError):
+            for lane in lanes:
+                if lane.subscription is not None:
+                    tag, lane.subscription = lane.subscription, None
+                    await link.cancel(tag)
+            for lane in lanes:
+                if lane.admission is not None:
+                    await asyncio.wait([lane.admission])
+            items = [item for lane in lanes for item in lane.ready]
+            for lane in lanes:
+                lane.ready.clear()
+            await self._give_back(items)
+            await link.sync()
+
+    async def _give_back(self, items: Sequence[Item]) -> None:
+        lent = [item for item in items if item.lent is not None]
+        if lent:
+            await self._outbox.settle([_ending(Retry(0, 0.0, counted=False), item) for item in lent])
+        self._end([], sorted(((item.tag, item.lane) for item in items), key=lambda pair: pair[0]))
+
+    def _lost(self, link: Link) -> None:
+        """Hear that the connection is gone: RabbitMQ gives what was lent over it to others."""
+        if link is not self._link:
+            return
+        gone = [*self._out.values(), *(item for lane in self._all() for item in lane.ready)]
+        lent = [item.lent for item in gone if item.lent is not None]
+        self._out.clear()
+        self._unsettled.clear()
+        for lane in self._all():
+            lane.forget()
+        self._arrived.set()
+        if not self._closed:
+            log.warning("the connection to RabbitMQ that receives was lost (%s); opening another", link.ended.result())
+        if lent:
+            self._begin(self._tell_lost(lent))
+
+    async def _tell_lost(self, lent: Sequence[Lent]) -> None:
+        with contextlib.suppress(BrokerError):  # who gets the tickets takes the copies over in any case
+            await self._outbox.lose(lent)
+
+    async def close(self) -> None:
+        """Give back what is out, at once and without counting an attempt."""
+        self._closed = True
+        self.stop()
+        if self._idle is not None:
+            self._idle.cancel()
+        async with self._changing:
+            link = self._link
+            if link is not None and not link.ended.done():
+                with contextlib.suppress(BrokerError):
+                    for lane in self._all():
+                        if lane.subscription is not None:
+                            tag, lane.subscription = lane.subscription, None
+                            await link.cancel(tag)
+                    for lane in self._all():
+                        if lane.admission is not None:
+                            await asyncio.wait([lane.admission])
+                    items = [*self._out.values(), *(item for lane in self._all() for item in lane.ready)]
+                    self._out.clear()
+                    for lane in self._all():
+                        lane.ready.clear()
+                    await self._give_back(items)
+                    await link.sync()
+                await link.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Lose the connection, as if the network had failed."""
+        if self._link is not None:
+            self._link.cut()
+
+    def _begin(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("receiving from RabbitMQ failed: %r", error, exc_info=error)
+
+
+def _delivery(tag: int, item: Item) -> Delivery:
+    return Delivery(tag, item.lane.queue, item.attempt, item.envelope, item.note)
+
+
+def _is_untouched(retry: Retry) -> bool:
+    return not retry.counted and retry.after <= 0 and retry.note is None and retry.error is None
+
+
+def _is_simple(settlement: Settlement, item: Item) -> bool:
+    """Tell whether a message of the broker itself ends with nothing but messages that the broker itself can keep."""
+    return (
+        isinstance(settlement, Ack) and item.lent is None and not item.kept and not settlement.marked
+        and not any(is_kept(p) for p in settlement.then)
+    )  # fmt: skip
+
+
+def is_kept(publication: Publication) -> bool:
+    """Tell whether the store keeps a publication: what RabbitMQ has no notion of."""
+    return publication.options is not None or publication.delay > 0 or publication.priority != 0
+
+
+def _ending(settlement: Settlement, item: Item) -> Ending:
+    lane, envelope = item.lane, item.envelope
+    match settlement:
+        case Ack(_, then, result, marked):
+            return Ending(
+                lane.queue, item.attempt, envelope, item.lent, "ack", then=then, result=result, marked=marked, kept=item.kept
+            )  # fmt: skip
+        case Retry(_, after, counted, error, note):
+            return Ending(
+                lane.queue, item.attempt, envelope, item.lent, "retry",
+                kept=item.kept, after=after, counted=counted, text=error, note=note,
+            )  # fmt: skip
+        case Dead(_, reason, error):
+            return Ending(lane.queue, item.attempt, envelope, item.lent, "dead", kept=item.kept, reason=reason, text=error)

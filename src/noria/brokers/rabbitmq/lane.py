@@ -1,0 +1,63 @@
+"""What a consumer has of one AMQP queue: how much RabbitMQ may push, what came, and in which order it may be given on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from noria.brokers.rabbitmq.link import Message
+from noria.messages.envelope import Envelope
+from noria.messages.outbox import Lent
+
+_EXACT = 32  # up to here RabbitMQ pushes just what was asked for, so that nothing waits here that others could do
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A message that RabbitMQ lent to us, ready to be given on."""
+
+    tag: int
+    lane: Lane
+    envelope: Envelope
+    attempt: int = 1
+    note: str | None = None
+    lent: Lent | None = None
+    kept: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One AMQP queue, for priorities of one sign; `credit` is what its present subscription may have out at once, `used` what of it is."""
+
+    queue: str
+    name: str
+    sign: int
+    subscription: str | None = None
+    generation: int = 0
+    credit: int = 0
+    used: int = 0
+    incoming: deque[Message] = field(default_factory=deque)
+    ready: deque[Item] = field(default_factory=deque)
+    admission: asyncio.Task[None] | None = None
+
+    def is_short(self, need: int) -> bool:
+        """Tell whether RabbitMQ would push too little for so many that are asked for."""
+        free = self.credit - self.used + len(self.ready) + len(self.incoming)
+        return self.subscription is None or free < (need if need <= _EXACT else need // 2)
+
+    def begin(self, subscription: str, credit: int) -> None:
+        """Note a new subscription; what came by an earlier one does not count against it."""
+        self.subscription, self.credit, self.used = subscription, credit, 0
+
+    def forget(self) -> None:
+        """Note that the connection is gone, and with it everything that was lent."""
+        self.subscription = None
+        self.generation += 1
+        self.incoming.clear()
+        self.ready.clear()
+
+
+def credit_for(need: int) -> int:
+    """Give how much may be pushed for so many that are asked for: with many there is always something on its way."""
+    return need if need <= _EXACT else need + need // 2

@@ -1,0 +1,102 @@
+"""Publishing: over a connection of its own, confirmed always, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from pika import BasicProperties
+
+from noria.brokers.rabbitmq.address import Address
+from noria.brokers.rabbitmq.link import Link
+from noria.errors import BrokerUnavailable, Rejected, Unconfirmed, Unroutable
+
+log = logging.getLogger("noria.rabbitmq")
+
+_PATIENCE: Final = 0.05  # seconds between two tries to reach a queue that RabbitMQ has not found again
+
+
+class Outgoing(NamedTuple):
+    """One message for RabbitMQ."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: BasicProperties
+
+
+class Outlet:
+    """The way out of one event loop; opened with the first message, and again whenever it was lost."""
+
+    def __init__(self, address: Address, *, name: str, deadline: float) -> None:
+        self._address = address
+        self._name = name
+        self._deadline = deadline
+        self._link: Link | None = None
+        self._opening = asyncio.Lock()
+
+    async def link(self) -> Link:
+        """Give the connection. Raises `BrokerUnavailable`."""
+        link = self._link
+        if link is None or link.ended.done():
+            async with self._opening:
+                link = self._link
+                if link is None or link.ended.done():
+                    link = self._link = await Link.open(self._address, name=self._name, deadline=self._deadline)
+        return link
+
+    async def publish(self, messages: Sequence[Outgoing], *, known: bool) -> None:
+        """Have messages stored, and return when all are. Raises `Rejected` if none can be, and `Unconfirmed` if some may be.
+
+        `known` says that their queues were declared: RabbitMQ may not have found all of them again since it was started.
+        """
+        outcomes = await self.publish_each(messages, known=known)
+        errors = [outcome for outcome in outcomes if outcome is not None]
+        if not errors:
+            return
+        for error in errors:
+            if not isinstance(error, Rejected) or len(messages) == 1:
+                raise error
+        if len(errors) == len(messages):
+            raise errors[0]
+        raise Unconfirmed(f"{len(errors)} of {len(messages)} messages were refused ({errors[0]}), the others are stored")
+
+    async def publish_each(self, messages: Sequence[Outgoing], *, known: bool) -> list[Exception | None]:
+        """Send messages and tell of each what became of it; see `publish`. Raises `BrokerUnavailable` if nothing was sent."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._deadline
+        outcomes = await self._publish_once(messages)
+        while known and loop.time() < until:
+            returned = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Unroutable)]
+            if not returned:
+                break
+            await asyncio.sleep(_PATIENCE)
+            for number, outcome in zip(returned, await self._publish_once([messages[n] for n in returned]), strict=True):
+                outcomes[number] = outcome
+        return outcomes
+
+    async def _publish_once(self, messages: Sequence[Outgoing]) -> list[Exception | None]:
+        link = await self.link()
+        if link.blocked is not None:
+            raise BrokerUnavailable(f"RabbitMQ at {link.where} takes no messages now ({link.blocked}); nothing was stored, try again later")
+        sent = [link.publish(*message) for message in messages]
+        if len(sent) == 1:
+            try:
+                await sent[0]
+            except Exception as error:  # each kind of it is an answer
+                return [error]
+            return [None]
+        outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        return [outcome if isinstance(outcome, Exception) else None for outcome in outcomes]
+
+    def cut(self) -> None:
+        """Lose the connection, as if the network had failed."""
+        if self._link is not None:
+            self._link.cut()
+
+    async def close(self) -> None:
+        """Say goodbye."""
+        if self._link is not None:
+            await self._link.close()

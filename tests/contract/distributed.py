@@ -1,0 +1,226 @@
+"""RabbitMQ and PostgreSQL under test: real servers of our own, emptied for each test, killed by those that kill."""
+
+# A death and a cut cable are made from inside.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+
+from noria.brokers.rabbitmq.address import Address
+from noria.brokers.rabbitmq.broker import _SETTLING, RabbitBroker
+from noria.brokers.rabbitmq.lanes import ARCHIVE, lanes_of
+from noria.brokers.rabbitmq.link import Link
+from noria.errors import BrokerError, NotFound
+from noria.store.postgres.store import PostgresStore
+
+from ..servers.postgres import PostgresNode
+from ..servers.rabbitmq import RabbitNode
+from .engine import EngineUnderTest, Peer
+
+_WRITTEN = 0.5
+_ALL_FOUND = """
+    lists:all(fun(Q) -> case amqqueue:get_pid(Q) of
+        {Name, Node} -> case ra:members({Name, Node}, 1000) of {ok, _, {_, _}} -> true; _ -> false end;
+        Pid -> is_pid(Pid) andalso rpc:call(node(Pid), erlang, is_process_alive, [Pid])
+    end end, rabbit_amqqueue:list()).
+"""
+
+
+class Servers:
+    """One RabbitMQ node and one PostgreSQL server for all tests of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rabbit = RabbitNode(folder / "rabbit")
+        self.postgres = PostgresNode(folder / "postgres")
+        self.running = False
+
+    def start(self) -> None:
+        if not self.running:
+            self.postgres.start()
+            self.rabbit.start()
+            until = time.monotonic() + 30
+            while self.rabbit.control("eval", _ALL_FOUND).strip() != "true":  # it answers before it has found its queues again
+                assert time.monotonic() < until, "RabbitMQ did not find its queues again"
+            self.running = True
+
+    def stop(self) -> None:
+        """End both in order, so that nothing of them stays."""
+        if self.running:
+            self.rabbit.stop()
+            self.postgres.stop()
+            self.running = False
+
+    def kill(self) -> None:
+        if self.running:
+            self.rabbit.kill()
+            self.postgres.kill()
+            self.running = False
+
+
+class Wire:
+    """A way to a server that can be cut, and mended."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self.is_cut = False
+        self.server: asyncio.Server
+
+    async def start(self) -> int:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return int(self.server.sockets[0].getsockname()[1])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        self._serving.add(me)
+        me.add_done_callback(self._serving.discard)
+        if self.is_cut:
+            writer.transport.abort()
+            return
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._open |= {writer, back}
+        pumps = [asyncio.ensure_future(_pump(reader, back)), asyncio.ensure_future(_pump(there, writer))]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for end in (writer, back):
+            self._open.discard(end)
+            end.transport.abort()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for end in list(self._open):
+            end.transport.abort()
+
+    async def close(self) -> None:
+        self.cut()
+        self.server.close()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 18):
+            writer.write(data)
+            await writer.drain()
+
+
+async def _delete_stream(link: Link) -> None:
+    """Delete the archive; RabbitMQ may still be about to find it again after a crash."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            await link.delete(ARCHIVE)
+        except NotFound:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+class DistributedEngine(EngineUnderTest):
+    """RabbitMQ with PostgreSQL beside it."""
+
+    quiet = 0.1
+    soon = 0.8
+    keeps_order_of_losses = False
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._fresh = True
+        self._settled = False
+        self._peers: list[tuple[RabbitBroker, PostgresStore, Wire]] = []
+
+    async def start(self) -> None:
+        self._servers.start()
+        if self._fresh:
+            self._fresh = False
+            await self._empty()
+
+    async def _empty(self) -> None:
+        """Delete what an earlier test left."""
+        async with await psycopg.AsyncConnection.connect(self._servers.postgres.url, autocommit=True) as connection:
+            link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=10, confirms=False)
+            try:
+                with contextlib.suppress(psycopg.Error):
+                    for name, lanes in await (await connection.execute("select name, lanes from noria.queue")).fetchall():
+                        for lane in lanes_of(name, 3 if lanes else 0):
+                            await link.delete(lane)
+                    await _delete_stream(link)
+                    for (name,) in await (await connection.execute("select name from noria.exchange")).fetchall():
+                        await link._declare("delete", lambda channel, answer, name=name: channel.exchange_delete(name, callback=answer))
+            finally:
+                await link.close()
+            await connection.execute("drop schema if exists noria cascade")
+
+    async def stop(self) -> None:
+        # Nothing tells when RabbitMQ has written down a new queue, or an acknowledgement: what it had not may be there again (the matrix says so).
+        await asyncio.sleep(_WRITTEN if self._settled else _SETTLING)
+        self._settled = True
+        self._servers.kill()
+
+    async def connect(self, *, deadline: float = 5.0) -> Peer:
+        wire = Wire(self._servers.rabbit.port)
+        port = await wire.start()
+        store = PostgresStore(self._servers.postgres.url, deadline=deadline)
+        broker = RabbitBroker(f"amqp://guest:guest@127.0.0.1:{port}/", store.kept, deadline=deadline, settling=0.0)
+        store.join(broker)
+        self._peers.append((broker, store, wire))
+
+        async def close() -> None:
+            await broker.close()
+            await store.close()
+            await wire.close()
+
+        async def vanish() -> None:
+            await self._vanish(broker, store, wire)
+
+        @asynccontextmanager
+        async def cut() -> AsyncIterator[None]:
+            wire.cut()
+            try:
+                yield
+            finally:
+                wire.is_cut = False
+
+        return Peer(broker, store, close, vanish, cut)
+
+    async def _vanish(self, broker: RabbitBroker, store: PostgresStore, wire: Wire) -> None:
+        wire.cut()
+        for consumer in broker._consumers:
+            consumer._closed = True
+        broker._control._closed = True
+        broker.cut()
+        await store.close()
+        with contextlib.suppress(BrokerError):
+            await broker.close()
+        await wire.close()
+
+    async def drop_peers(self) -> None:
+        peers, self._peers = self._peers, []
+        for broker, store, wire in peers:
+            await self._vanish(broker, store, wire)
+
+    def now(self) -> float:
+        return time.time()
+
+    async def advance(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        await self.drop_peers()
+        self._servers.start()
