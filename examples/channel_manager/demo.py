@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,14 @@ class Board:
             table.add_column(column, justify="left" if column == "queue" else "right")
         for name, queue in queues.items():
             latency = stats["channels"].get(name.removeprefix("push."), {}).get("latency") if name.startswith("push.") else None
-            cells = [str(queue[key]) for key in ("ready", "running", "delayed", "done")]
+            cells = [str(queue.get(key, "")) for key in ("ready", "running", "delayed", "done")]  # RabbitMQ does not tell how many are done
             table.add_row(
-                name, *cells, f"{self._rate_of(name, queue['done']):.0f}", str(queue["dead"]), _ms(latency, "p50"), _ms(latency, "p99")
+                name,
+                *cells,
+                f"{self._rate_of(name, queue['done']):.0f}" if "done" in queue else "",
+                str(queue["dead"]),
+                _ms(latency, "p50"),
+                _ms(latency, "p99"),
             )
         p50, p99 = percentiles(office.seconds)
         line = f"back office: {office.done} masks posted, answered in p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
@@ -174,7 +180,8 @@ def report(stage: Stage, office: BackOffice, console: Console) -> bool:
     console.print()
     console.print(f"bookings from      {find_bookings()}")
     console.print(f"masks posted       {office.done}, answers by status: {office.answers}")
-    console.print(f"masks computed     {queues['compute']['done']} (those pending for one property were merged)")
+    if "done" in queues["compute"]:
+        console.print(f"masks computed     {queues['compute']['done']} (those pending for one property were merged)")
     console.print(f"pushes taken       {pushed} by three channels; {_CHANNEL} meanwhile: {trouble or 'no trouble'}")
     console.print(f"dead letters       {sum(q['dead'] for q in queues.values())}")
     checked = sum(1 for listing in stage.properties.every_listing() if listing.status == "open")
@@ -186,8 +193,22 @@ def report(stage: Stage, office: BackOffice, console: Console) -> bool:
     console.print()
     console.print("look at next       examples/channel_manager/README.md · messages.py · compute.py · push.py")
     console.print(f"what was logged    {stage.folder}/noria.log")
-    console.print(f"                   NORIA_BROKER=sqlite:///{stage.folder}/noria.db .venv/bin/noria queues")
+    console.print(f"                   {' '.join(f'{name}={url}' for name, url in stage.urls.items())} .venv/bin/noria queues")
     return not wrong and not lost and stage.idle()
+
+
+@contextlib.contextmanager
+def servers(folder: Path, console: Console) -> Generator[Mapping[str, str]]:
+    """Start a RabbitMQ node and a PostgreSQL server of one's own, as the tests do, and give the two URLs to set."""
+    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+    from tests.servers.postgres import PostgresNode
+    from tests.servers.rabbitmq import RabbitNode
+
+    if missing := RabbitNode.missing() or PostgresNode.missing():
+        sys.exit(missing)
+    console.print("starting RabbitMQ and PostgreSQL …")
+    with RabbitNode(folder / "rabbitmq") as rabbit, PostgresNode(folder / "postgres") as postgres:
+        yield {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}
 
 
 def main() -> None:
@@ -197,10 +218,13 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=100.0, help="bookings and cancellations a second")
     options.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
+    options.add_argument("--broker", choices=("file", "rabbitmq"), default="file", help="where messages wait; servers are started for it")
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 110)
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="noria-demo-"))
-    with Stage(folder) as stage:
+    with contextlib.ExitStack() as stack:
+        urls = stack.enter_context(servers(folder, console)) if chosen.broker == "rabbitmq" else None
+        stage = stack.enter_context(Stage(folder.resolve(), urls=urls))
         console.print("starting three channels and noria run …")
         stage.start_channels()
         stage.start_noria()

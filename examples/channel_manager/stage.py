@@ -25,10 +25,14 @@ _HERE = Path(__file__).resolve().parent
 class Stage:
     """A folder with a property database, the three channels, and Noria over them; ended in order."""
 
-    def __init__(self, folder: Path, *, properties: int = 40, config: Path = _HERE / "noria.toml") -> None:
+    def __init__(
+        self, folder: Path, *, properties: int = 40, config: Path = _HERE / "noria.toml", urls: Mapping[str, str] | None = None
+    ) -> None:
+        """Prepare; `urls` are NORIA_BROKER and NORIA_STORE, if messages are not to wait in a file of the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config = config
+        self.urls = urls or {"NORIA_BROKER": f"sqlite:///{folder / 'noria.db'}"}
         self.properties = PropertyDatabase(folder / "property.db")
         open_properties(self.properties, properties)
         self.channels_url = ""
@@ -44,7 +48,7 @@ class Stage:
             "PYTHONPATH": path,
             "PROPERTY_DATABASE": str(self.properties.path),
             "CHANNELS_URL": self.channels_url,
-            "NORIA_BROKER": f"sqlite:///{self.folder / 'noria.db'}",
+            **self.urls,
             "NORIA_CONFIG": str(self.config),
             "NORIA_PORT": str(self._port()),
         }
@@ -63,7 +67,9 @@ class Stage:
     def noria(self, *arguments: str, name: str = "noria") -> subprocess.Popen[bytes]:
         """Start a `noria` command; what it logs goes to a file of its name."""
         log = (self.folder / f"{name}.log").open("ab")
-        process = subprocess.Popen([sys.executable, "-m", "noria", *arguments], stdout=log, stderr=log, env=self.environment())
+        process = subprocess.Popen(
+            [sys.executable, "-m", "noria", *arguments], stdout=log, stderr=log, env=self.environment(), cwd=self.folder
+        )
         log.close()
         self.processes[name] = process
         return process

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 import msgspec
@@ -43,9 +43,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Connection:
     """The broker and store of one event loop."""
 
-    def __init__(self, broker: Broker, kept: Store) -> None:
+    def __init__(self, broker: Broker, kept: Store, close: Callable[[], Awaitable[None]]) -> None:
         self.broker = broker
         self.store = kept
+        self.close = close
         self.declared = asyncio.Lock()
         self.is_declared = False
 
@@ -301,7 +302,7 @@ class App:
         if publisher is None:
             with self._portal_lock:
                 publisher = self._publisher = self._publisher or brokers.publisher(self.settings, self.registry.topology)
-        return publisher if publisher.is_reachable() else None
+        return publisher if publisher is not None and publisher.is_reachable() else None
 
     # --- connections
 
@@ -316,15 +317,30 @@ class App:
             for other in [known for known in self._connections if known.is_closed()]:
                 del self._connections[other]  # its connection closes with the last reference
         if connection is None:
-            broker = brokers.connect(self.settings, role=self.setting.role, alone=self.setting.alone, engine=self.setting.engine)
-            broker.client.info = info or {}
-            connection = self._connections[loop] = Connection(broker, store.connect(broker.client))
+            connection = self._connections[loop] = self._connect(info or {})
         if not connection.is_declared:
             async with connection.declared:
                 if not connection.is_declared:
                     await connection.broker.declare(self.registry.topology())
                     connection.is_declared = True
         return connection
+
+    def _connect(self, info: dict[str, Any]) -> Connection:
+        settings, setting = self.settings, self.setting
+        if settings.is_embedded:
+            broker = brokers.embedded(settings, role=setting.role, alone=setting.alone, engine=setting.engine)
+            broker.client.info = info
+            return Connection(broker, store.embedded(broker.client), broker.close)
+        kept = store.postgres(settings, role=setting.role)
+        kept.presence.info = info
+        rabbit = brokers.rabbitmq(settings, kept.kept, role=setting.role)
+        kept.join(rabbit)
+
+        async def close() -> None:
+            await rabbit.close()
+            await kept.close()
+
+        return Connection(rabbit, kept, close)
 
     async def ports(self) -> Ports:
         """Give what handling needs from the store."""
@@ -360,7 +376,7 @@ class App:
         connection = self._connections.pop(asyncio.get_running_loop(), None)
         await self.bus.close()
         if connection is not None:
-            await connection.broker.close()
+            await connection.close()
 
     def close(self) -> None:
         """Close the connection that the synchronous verbs use."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 from noria.bounds import FURTHEST
 from noria.errors import InvalidSettings
 
-_UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level"}
+_UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level", "AMQP_URL": "broker", "DATABASE_URL": "store"}
 _PREFIX: Final = "NORIA_"
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _FORMATS: Final = ("auto", "console", "json")
@@ -24,6 +24,8 @@ _OTHER_VARIABLES: Final = frozenset({"NORIA_CONFIG", "NORIA_ALLOW_NETWORK_DISK"}
 _DAY: Final = 86400.0
 _LARGEST_BODY: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
 _FILE: Final = re.compile(r"sqlite:///[^?#\x00-\x1f]*[^?#\x00-\x1f/]")
+_AMQP: Final = re.compile(r"amqps?://[^\s/?#]+(?:/[^\s]*)?")
+_POSTGRES: Final = re.compile(r"postgres(?:ql)?://[^\s]+")
 _HOST: Final = r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::\d{1,5})?"
 
 
@@ -53,10 +55,14 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that can be configured; `broker` is a URL: `sqlite:///noria.db` is the file beside you."""
+    """Everything that can be configured; `broker` is a URL: `sqlite:///noria.db` is the file beside you.
+
+    With `amqp://…` for a broker, `store` is the `postgresql://…` that remembers what RabbitMQ has no notion of.
+    """
 
     app: str | None = None
     broker: str = "sqlite:///noria.db"
+    store: str | None = None
     host: str = "127.0.0.1"
     port: int = 7070
     token: str | None = None
@@ -82,9 +88,21 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f'log_level "{self.log_level}" must be one of {", ".join(_LEVELS)}')
         if self.log_format not in _FORMATS:
             raise ValueError(f'log_format "{self.log_format}" must be one of {", ".join(_FORMATS)}')
-        if not _FILE.fullmatch(self.broker):
-            raise ValueError(f'broker "{self.broker}" is not known; write sqlite:///noria.db, or with four slashes for an absolute path')
+        self._check_broker()
         self._check_names()
+
+    def _check_broker(self) -> None:
+        if _AMQP.fullmatch(self.broker):
+            if self.store is None:
+                raise ValueError("store is missing: RabbitMQ needs PostgreSQL beside it, like postgresql://user:password@host/database")
+            if not _POSTGRES.fullmatch(self.store):
+                raise ValueError("store is not known; beside RabbitMQ it is PostgreSQL, like postgresql://user:password@host/database")
+        elif not _FILE.fullmatch(self.broker):
+            shown = self.broker if "@" not in self.broker else self.broker.rpartition("@")[2]
+            raise ValueError(
+                f'broker "{shown}" is not known; write sqlite:///noria.db, or with four slashes for an absolute path, '
+                "or amqp://user:password@host/ with a store"
+            )
 
     def _check_names(self) -> None:
         for host in self.allowed_hosts:
@@ -98,9 +116,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"pools: {pool!r} is no name for a pool; use letters, digits, dots and dashes")
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether messages wait in a file of this host, not in RabbitMQ."""
+        return not _AMQP.fullmatch(self.broker)
+
+    @property
     def path(self) -> Path:
-        """The file of the embedded engine."""
-        return Path(self.broker.removeprefix("sqlite:///"))
+        """The file of the embedded engine; with RabbitMQ, the name of what lies beside the processes of this host."""
+        return Path(self.broker.removeprefix("sqlite:///")) if self.is_embedded else Path("noria")
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:

@@ -75,7 +75,7 @@ def _broken(name: str, error: BaseException) -> NoriaError:
 
 def bare_app(settings: Settings) -> App:
     """Give an application without messages, to look at queues with."""
-    if not settings.path.exists():
+    if settings.is_embedded and not settings.path.exists():
         raise NotFound(f"{settings.path} does not exist yet; the first message makes it (is --broker or NORIA_BROKER right?)")
     app = App("noria", settings=settings)
     app.configure(settings)

@@ -25,6 +25,7 @@ def set_up(settings: Settings, role: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
+    logging.getLogger("pika").setLevel(max(root.level, logging.WARNING))  # it tells each step of each connection
 
 
 class ForPrograms(logging.Formatter):

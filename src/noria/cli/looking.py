@@ -45,7 +45,9 @@ def status(ctx: click.Context, as_json: bool) -> None:
         show([overview], (), as_json=True)
         return
     engine = overview["engine"]
-    if engine["pid"]:
+    if "postgres" in engine:
+        click.echo(f"{engine['broker']}, PostgreSQL {engine['postgres']} at {engine['path']}", err=True)
+    elif engine["pid"]:
         click.echo(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}", err=True)
     else:
         click.echo(f"no engine runs; the file is {engine['path']}", err=True)

@@ -24,7 +24,7 @@ from noria.web.guard import refuse_open_bind
 @click.option("--no-scheduler", is_flag=True, help="Without schedules.")
 @click.pass_context
 def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool, no_scheduler: bool) -> None:
-    """Run everything on this host: engine, gateway, scheduler and supervised workers.
+    """Run everything on this host: engine, gateway, scheduler and supervised workers; with RabbitMQ there is no engine.
 
     TERM and INT end it in order, a second INT and QUIT at once, HUP replaces workers one by one, TSTP and CONT pause and
     resume them. Pools of workers are declared in noria.toml.
@@ -33,11 +33,14 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     if settings.app is None:
         raise InvalidSettings("no application is named: use -A module:app, NORIA_APP, or app in noria.toml")
     refuse_open_bind(settings)
-    refuse_folder(settings.path)
+    if settings.is_embedded:
+        refuse_folder(settings.path)
     set_up(settings, "supervisor")
     setproctitle.setproctitle("noria supervisor")
     os.environ["NORIA_APP"] = settings.app
     os.environ["NORIA_BROKER"] = settings.broker
+    if settings.store is not None:
+        os.environ["NORIA_STORE"] = settings.store
     os.environ["NORIA_HOST"] = settings.host
     os.environ["NORIA_PORT"] = str(settings.port)
     os.environ.pop("PORT", None)

@@ -27,8 +27,8 @@ _LOOK = 0.5
 _BUSY = 5.0  # how many times longer a process may be silent that computes or waits for the disk
 
 
-def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) -> tuple[ChildSpec, list[ChildSpec]]:
-    """Give the engine and the other processes that the settings ask for."""
+def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) -> tuple[ChildSpec | None, list[ChildSpec]]:
+    """Give the engine, which RabbitMQ needs none of, and the other processes that the settings ask for."""
     grace = settings.grace + 5.0
     others: list[ChildSpec] = []
     if gateway:
@@ -44,19 +44,19 @@ def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) ->
             if value is not None:
                 arguments += [f"--{option.replace('_', '-')}", str(value)]
         others += [ChildSpec(f"{name}-{number}", tuple(arguments), grace) for number in range(1, pool.processes + 1)]
-    return ChildSpec("engine", ("engine",), 10.0, patience=3.0), others
+    return ChildSpec("engine", ("engine",), 10.0, patience=3.0) if settings.is_embedded else None, others
 
 
 class Supervisor:
-    """Runs one engine and the processes around it until it is asked to end."""
+    """Runs one engine, if there is one, and the processes around it until it is asked to end."""
 
-    def __init__(self, path: Path, engine: ChildSpec, others: Sequence[ChildSpec], status: Path | None = None) -> None:
+    def __init__(self, path: Path, engine: ChildSpec | None, others: Sequence[ChildSpec], status: Path | None = None) -> None:
         """Prepare; raises `AlreadyOwned` if another supervisor runs for this file."""
         try:
             self._lock = Ownership(Path(f"{path}.supervisor"))
         except AlreadyOwned as error:
             raise AlreadyOwned(f"another noria run is up for {path}: {error}") from None
-        self._engine = Child(engine)
+        self._engine = None if engine is None else Child(engine)
         self._others = [Child(spec) for spec in others]
         self._status = status
         self._environment = dict(os.environ)
@@ -69,7 +69,7 @@ class Supervisor:
     @property
     def children(self) -> list[Child]:
         """All processes, the engine first."""
-        return [self._engine, *self._others]
+        return [*self._others] if self._engine is None else [self._engine, *self._others]
 
     async def run(self) -> None:
         """Start everything, keep it running, and return when all has ended in order.
@@ -84,8 +84,9 @@ class Supervisor:
         for number in (signal.SIGTTIN, signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT):
             loop.add_signal_handler(number, self._forward, number)
         try:
-            self._keepers.append(loop.create_task(self._keep(self._engine)))
-            await self._until_ready(self._engine, _ENGINE_READY)
+            if self._engine is not None:
+                self._keepers.append(loop.create_task(self._keep(self._engine)))
+                await self._until_ready(self._engine, _ENGINE_READY)
             self._keepers += [loop.create_task(self._keep(child)) for child in self._others]
             self._keepers.append(loop.create_task(self._listen()))
             await asyncio.gather(*(self._until_ready(child, _READY) for child in self._others))
@@ -170,7 +171,8 @@ class Supervisor:
         if self._reloading is not None:
             self._reloading.cancel()
         await asyncio.gather(*(child.stop(cold=self._cold) for child in self._others))
-        await self._engine.stop()
+        if self._engine is not None:
+            await self._engine.stop()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)

@@ -44,7 +44,7 @@ def gateway(app: App) -> ASGIApp:
             return problem_of(error if isinstance(error, BrokerError) else BrokerError(str(error)))
         if overview["engine"]["full"]:
             return problem_of(StorageFull("the disk of the engine is full: new messages are refused until there is room again"))
-        return _json({"status": "ok", "engine": overview["engine"]["pid"]})
+        return _json({"status": "ok", "engine": overview["engine"].get("pid", overview["engine"]["path"])})
 
     async def show_metrics(_: Request) -> Response:
         try:

@@ -43,7 +43,8 @@ class _Overview(Collector):
             for state in ("ready", "running", "delayed", "dead"):
                 depth.add_metric((queue["name"], state), queue[state])
             for outcome in ("published", "done", "retried", "died"):
-                total.add_metric((queue["name"], outcome), queue[outcome])
+                if outcome in queue:  # RabbitMQ counts them itself
+                    total.add_metric((queue["name"], outcome), queue[outcome])
             consumers.add_metric((queue["name"],), queue["consumers"])
         clients = GaugeMetricFamily("noria_clients", "Connected processes by role.", labels=("role",))
         roles = [client["role"] for client in self._overview["clients"]]
