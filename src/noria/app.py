@@ -331,9 +331,9 @@ class App:
             broker = brokers.embedded(settings, role=setting.role, alone=setting.alone, engine=setting.engine)
             broker.client.info = info
             return Connection(broker, store.embedded(broker.client), broker.close)
-        kept = store.postgres(settings, role=setting.role)
+        kept = store.distributed(settings, role=setting.role)
         kept.presence.info = info
-        rabbit = brokers.rabbitmq(settings, kept.kept, role=setting.role)
+        rabbit = brokers.distributed(settings, kept.kept, role=setting.role)
         kept.join(rabbit)
 
         async def close() -> None:

@@ -21,7 +21,7 @@ def embedded(settings: Settings, *, role: str = "client", alone: bool = True, en
     return EmbeddedBroker(settings.path, role=role, alone=alone, engine=engine, deadline=settings.deadline)
 
 
-def rabbitmq(settings: Settings, kept: Kept, *, role: str = "client") -> RabbitBroker:
+def distributed(settings: Settings, kept: Kept, *, role: str = "client") -> RabbitBroker:
     """Give RabbitMQ beside a store that keeps what it has no notion of. Raises `InvalidSettings` if its client is not installed."""
     try:
         from noria.brokers.rabbitmq.broker import RabbitBroker

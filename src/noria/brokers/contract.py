@@ -159,6 +159,10 @@ class Broker(Protocol):
         """Open a consumer of these queues, served in turn. Raises `NotFound` for an undeclared queue."""
         ...
 
+    async def blame(self, deliveries: Sequence[int]) -> None:
+        """Hear which deliveries a worker of this host was running when it died; a message that kills three is a dead letter."""
+        ...
+
     async def depth(self, queue: str) -> Depth:
         """Count the messages of a queue. Raises `NotFound`."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import sys
@@ -32,12 +33,12 @@ _SLOW_SYNC = 0.02
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Check SQLite, the disk, the file, the engine, the limits and the application; exits with 1 if something is wrong."""
+    """Check the file and its engine, or RabbitMQ and PostgreSQL, the limits and the application; exits with 1 if something is wrong."""
     settings = settings_of(ctx)
-    checks: list[tuple[str, Callable[[Settings], str]]] = [
-        ("python", _python), ("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file),
-        ("limits", _limits), ("bind", _bind), ("application", _application),
-    ]  # fmt: skip
+    place: list[tuple[str, Callable[[Settings], str]]] = [("servers", _servers)]
+    if settings.is_embedded:
+        place = [("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
+    checks = [("python", _python), *place, ("limits", _limits), ("bind", _bind), ("application", _application)]
     rows: list[dict[str, str]] = []
     for name, check in checks:
         try:
@@ -110,6 +111,19 @@ def _engine(settings: Settings) -> str:
     if engine["full"]:
         raise UserWarning(f"engine {engine['pid']} answers, but the disk is full: what is new is refused until there is room")
     return f"engine {engine['pid']} answers, {clients} clients; stop it to have every page checked"
+
+
+def _servers(settings: Settings) -> str:
+    async def work(connection: Connection) -> dict[str, Any]:
+        return await connection.store.overview()
+
+    overview = run_with(bare_app(settings), work)
+    engine = overview["engine"]
+    told = f"{engine['broker']}, PostgreSQL {engine['postgres']} at {engine['path']}, {len(overview['clients'])} clients"
+    version = re.search(r"RabbitMQ (\d+)\.(\d+)", engine["broker"])
+    if version is None or (int(version[1]), int(version[2])) < (3, 10) or int(version[1]) > 3:
+        raise UserWarning(f"{told}: Noria is tested with RabbitMQ 3.10; try what you need with this one first")
+    return told
 
 
 def _limits(_: Settings) -> str:

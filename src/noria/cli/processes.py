@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import click
 import setproctitle
 
-from noria.app import App
+from noria.app import App, Connection
 from noria.bus.bus import Draft, new_id
 from noria.cli.lifetime import Lifeline, end_with_parent, settle_down
 from noria.cli.loading import find_app, settings_of
@@ -33,6 +33,7 @@ from noria.engine.database import PASSING
 from noria.engine.owner import Ownership
 from noria.engine.server import Engine
 from noria.engine.serving import serve
+from noria.engine.tables import orphans, started_in
 from noria.errors import AlreadyOwned, BrokerUnavailable, InvalidSettings, NoriaError
 from noria.messages.topology import match
 from noria.settings import Settings
@@ -230,6 +231,8 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
     except asyncio.CancelledError:
         table.close()
         return 0
+    if not settings.is_embedded:
+        await _tell_deaths(connection, settings.path)
     if not queues:
         line.ready()
         line.beat_from_loop()
@@ -256,6 +259,19 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
     table.close()
     await app.aclose()
     return code
+
+
+async def _tell_deaths(connection: Connection, path: Path) -> None:
+    """Tell the broker what the dead workers of this host were running; with a file the engine itself looks."""
+    for table in orphans(path):
+        running = started_in(table)
+        try:
+            table.unlink()
+        except FileNotFoundError:
+            continue  # another worker tells it
+        if running:
+            log.warning("a worker died while it ran %d messages", len(running))
+            await connection.broker.blame(sorted(running))
 
 
 async def _until_the_end(

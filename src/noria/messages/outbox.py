@@ -50,8 +50,8 @@ class Lent(Struct, frozen=True):
 class Ending(Struct, frozen=True):
     """How a delivery is to end in the store; a copy is named by its number, what waits in the broker by its envelope.
 
-    `then` is published with it or not at all. `back` says that it goes back to its place. `kept` says that the store knows something of an
-    earlier attempt.
+    `then` is published with it or not at all. `kept` says that the store knows something of an earlier attempt. `attempt` counts the
+    deaths of workers too, which are remembered apart.
     """
 
     queue: str
@@ -63,6 +63,7 @@ class Ending(Struct, frozen=True):
     result: bytes | None = None
     marked: bool = False
     kept: bool = False
+    deaths: int = 0
     after: float = 0.0
     counted: bool = True
     text: str | None = None
@@ -106,6 +107,10 @@ class Outbox(Protocol):
 
     async def earlier(self, queue: str, message_ids: Sequence[str]) -> Mapping[str, tuple[int, str | None]]:
         """Give the attempts and the note of messages of the broker itself that came back; those without any are left out."""
+        ...
+
+    async def deaths(self, marks: Sequence[int]) -> Mapping[int, int]:
+        """Tell how many workers died while they ran messages of these marks; those without any are left out."""
         ...
 
     async def settle(self, endings: Sequence[Ending]) -> tuple[list[Ended], list[Ticket]]:

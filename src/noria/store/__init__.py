@@ -18,7 +18,7 @@ def embedded(client: Client) -> EmbeddedStore:
     return EmbeddedStore(client)
 
 
-def postgres(settings: Settings, *, role: str = "client") -> PostgresStore:
+def distributed(settings: Settings, *, role: str = "client") -> PostgresStore:
     """Give the store beside RabbitMQ. Raises `InvalidSettings` if its client is not installed."""
     try:
         from noria.store.postgres.store import PostgresStore

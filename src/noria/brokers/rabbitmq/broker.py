@@ -15,7 +15,7 @@ from msgspec.structs import astuple, replace
 from noria.brokers.contract import Delivery, Depth
 from noria.brokers.rabbitmq import archive
 from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.consuming import RabbitConsumer, Ways, is_kept
+from noria.brokers.rabbitmq.consuming import RabbitConsumer, Ways, is_kept, marks_in
 from noria.brokers.rabbitmq.control import Control, Held, Part, Question
 from noria.brokers.rabbitmq.lanes import ARCHIVE, QUORUM, lane_of, lanes_of
 from noria.brokers.rabbitmq.link import Link
@@ -48,6 +48,10 @@ class Kept(Outbox, Protocol):
 
     async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> Sequence[str]:
         """Give the queues that take this routing key, or raise `Unroutable`."""
+        ...
+
+    async def blame(self, marks: Sequence[int]) -> None:
+        """Count a death for each of these marks."""
         ...
 
     async def promote(self) -> tuple[list[Ticket], float | None]:
@@ -291,6 +295,10 @@ class RabbitBroker:
             await consumer.close()
             self._consumers.discard(consumer)
 
+    async def blame(self, deliveries: Sequence[int]) -> None:
+        """Hear which deliveries a worker of this host was running when it died."""
+        await self._kept.blame(marks_in(deliveries))
+
     async def _answer(self, question: Question) -> Held:
         session = await self._kept.session()
         for consumer in self._consumers:
@@ -325,10 +333,10 @@ class RabbitBroker:
         except NotFound:
             return 0
 
-    @property
-    def place(self) -> str:
-        """Where it is, for people."""
-        return f"RabbitMQ at {', '.join(f'{host}:{port}' for host, port in self.address.hosts)}"
+    async def about(self) -> str:
+        """Tell which server answers, for people."""
+        link = await self._control.link()
+        return f"RabbitMQ {link.server_version} at {link.where}"
 
     # --- looking
 

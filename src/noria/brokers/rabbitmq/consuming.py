@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import os
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +27,9 @@ _IDLE: Final = 0.03  # seconds without anybody who waits, after which what was p
 _AGAIN: Final = 0.1  # seconds between two tries to connect; RabbitMQ refuses queues that it has not found again since its start
 _STORE_PAUSE: Final = 0.5
 _FEW: Final = 4
-_numbers = itertools.count((int.from_bytes(os.urandom(4), "big") << 24) + 1)
+_DEATHS_ALLOWED: Final = 3
+_COUNTER: Final = (1 << 28) - 1
+_numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
 
 Open = Callable[[], Awaitable[Link]]
 PublishAll = Callable[[Sequence[Publication]], Awaitable[list[Receipt]]]
@@ -163,7 +166,7 @@ class RabbitConsumer:
             for lane in self._lanes[queue]:
                 while lane.ready and len(taken) < limit:
                     item = lane.ready.popleft()
-                    tag = next(_numbers)
+                    tag = mark_of(queue, item.envelope.id) << 28 | next(_numbers) & _COUNTER
                     self._out[tag] = item
                     taken.append(_delivery(tag, item))
                 if lane.incoming:
@@ -282,6 +285,8 @@ class RabbitConsumer:
                 presented.append(Presented(int(str(ticket).partition(":")[0]), str(ticket), message.redelivered))
             elif message.redelivered:
                 again.append(message.properties.message_id or lane.queue)
+        again_marks = {mark_of(lane.queue, m.properties.message_id or lane.queue) for m in batch if m.redelivered}
+        deaths: Mapping[int, int] = await self._outbox.deaths(sorted(again_marks)) if again_marks else {}
         lent = iter(await self._outbox.present(lane.queue, lane.sign, presented) if presented else [])
         earlier: Mapping[str, tuple[int, str | None]] = await self._outbox.earlier(lane.queue, again) if again else {}
         items: list[Item | None] = []
@@ -289,14 +294,30 @@ class RabbitConsumer:
             if TICKET in (message.properties.headers or {}):
                 copy = next(lent)
                 items.append(None if copy is None else Item(message.tag, lane, copy.envelope, copy.attempt, copy.note, copy))
+                if (item := items[-1]) is not None and message.redelivered:
+                    _count(item, deaths)
                 continue
             envelope = envelope_of(message.properties, message.body, fallback=lane.queue)
             item = Item(message.tag, lane, envelope)
             if envelope.id in earlier:
                 spent, item.note = earlier[envelope.id]
                 item.attempt, item.kept = spent + 1, True
+            if message.redelivered:
+                _count(item, deaths)
             items.append(item)
-        return items
+        return await self._without_poison(items)
+
+    async def _without_poison(self, items: list[Item | None]) -> list[Item | None]:
+        """Make dead letters of what killed too many workers."""
+        poison = [item for item in items if item is not None and item.deaths >= _DEATHS_ALLOWED]
+        if not poison:
+            return items
+        buried = [Dead(0, "worker_lost", f"{item.deaths} workers died while they ran this message") for item in poison]
+        _, tickets = await self._outbox.settle([_ending(dead, item) for dead, item in zip(buried, poison, strict=True)])
+        for item in poison:
+            log.error("%s %s is a dead letter: %d workers died while they ran it", item.envelope.type, item.envelope.id, item.deaths)
+        await self._send(tickets)
+        return [None if item in poison else item for item in items]
 
     # --- settling
 
@@ -500,6 +521,21 @@ class RabbitConsumer:
             log.error("receiving from RabbitMQ failed: %r", error, exc_info=error)
 
 
+def mark_of(queue: str, message_id: str) -> int:
+    """Give the mark by which a message is known in the tables of running slots: it is the upper part of its tag."""
+    return zlib.crc32(message_id.encode(), zlib.crc32(queue.encode()))
+
+
+def marks_in(tags: Sequence[int]) -> list[int]:
+    """Give the marks of messages by the tags under which they were out."""
+    return [tag >> 28 for tag in tags]
+
+
+def _count(item: Item, deaths: Mapping[int, int]) -> None:
+    item.deaths = deaths.get(mark_of(item.lane.queue, item.envelope.id), 0)
+    item.attempt += item.deaths
+
+
 def _delivery(tag: int, item: Item) -> Delivery:
     return Delivery(tag, item.lane.queue, item.attempt, item.envelope, item.note)
 
@@ -526,12 +562,15 @@ def _ending(settlement: Settlement, item: Item) -> Ending:
     match settlement:
         case Ack(_, then, result, marked):
             return Ending(
-                lane.queue, item.attempt, envelope, item.lent, "ack", then=then, result=result, marked=marked, kept=item.kept
+                lane.queue, item.attempt, envelope, item.lent, "ack",
+                kept=item.kept, deaths=item.deaths, then=then, result=result, marked=marked,
             )  # fmt: skip
         case Retry(_, after, counted, error, note):
             return Ending(
                 lane.queue, item.attempt, envelope, item.lent, "retry",
-                kept=item.kept, after=after, counted=counted, text=error, note=note,
+                kept=item.kept, deaths=item.deaths, after=after, counted=counted, text=error, note=note,
             )  # fmt: skip
         case Dead(_, reason, error):
-            return Ending(lane.queue, item.attempt, envelope, item.lent, "dead", kept=item.kept, reason=reason, text=error)
+            return Ending(
+                lane.queue, item.attempt, envelope, item.lent, "dead", kept=item.kept, deaths=item.deaths, reason=reason, text=error
+            )

@@ -24,6 +24,7 @@ class Item:
     note: str | None = None
     lent: Lent | None = None
     kept: bool = False
+    deaths: int = 0
 
 
 @dataclass(slots=True, eq=False)

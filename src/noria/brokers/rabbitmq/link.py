@@ -206,6 +206,12 @@ class Link:
     # --- what travels
 
     @property
+    def server_version(self) -> str:
+        """The version of the server that answered."""
+        told: Any = self._protocol.server_properties or {}
+        return _text(told.get("version", "of an unknown version"))
+
+    @property
     def unconfirmed(self) -> int:
         """How many publications RabbitMQ has not answered; nothing here bounds them."""
         return 0 if self._confirms is None else len(self._confirms)

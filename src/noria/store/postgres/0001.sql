@@ -83,6 +83,13 @@ create table failure (
 );
 create index failure_by_message on failure (queue, message_id);
 
+-- How many workers died while they ran a message; it is known by a mark of its queue and its id.
+create table death (
+    mark bigint primary key,
+    deaths integer not null,
+    at double precision not null default now_seconds()
+);
+
 create table dead (
     number bigint generated always as identity primary key,
     queue integer not null references queue,

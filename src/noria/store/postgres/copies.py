@@ -230,6 +230,25 @@ class Copies:
 
         return await self._database.run(work, writes=False)
 
+    async def blame(self, marks: Sequence[int]) -> None:
+        """Count a death for each of these marks."""
+
+        async def work(cursor: Cursor) -> None:
+            await cursor.executemany(
+                "insert into death (mark, deaths) values (%s, 1) on conflict (mark) do update"
+                " set deaths = death.deaths + 1, at = now_seconds()",
+                [(mark,) for mark in sorted(marks)],
+            )
+
+        await self._database.run(work)
+
+    async def deaths(self, marks: Sequence[int]) -> Mapping[int, int]:
+        async def work(cursor: Cursor) -> dict[int, int]:
+            await cursor.execute("select mark, deaths from death where mark = any(%s)", (list(marks),))
+            return {int(mark): int(deaths) for mark, deaths in await cursor.fetchall()}
+
+        return await self._database.run(work, writes=False)
+
     async def lose(self, held: Sequence[Lent]) -> None:
         session = await self._presence.number()
 
@@ -303,7 +322,7 @@ class Copies:
             await cursor.execute(
                 "insert into failure values (%s, %s, now_seconds(), %s, %s)", (queue, message_id, ending.attempt, ending.text)
             )
-        attempt = ending.attempt if ending.counted else ending.attempt - 1
+        attempt = ending.attempt - ending.deaths - (0 if ending.counted else 1)
         if row is None:
             return await self._retry_in_broker(cursor, ending, queue, attempt)
         flags = row.flags & ~RETURNED | (HISTORY if ending.text is not None else 0)

@@ -73,9 +73,8 @@ class Look(Protocol):
         """Count the consumers of a queue."""
         ...
 
-    @property
-    def place(self) -> str:
-        """Where the broker is, for people."""
+    async def about(self) -> str:
+        """Tell which broker it is and where, for people."""
         ...
 
 
@@ -294,7 +293,7 @@ class PostgresStore:
                 }
             )  # fmt: skip
         return {
-            "engine": {"path": self.database.place, "postgres": version, "broker": self.look.place, "full": False},
+            "engine": {"path": self.database.place, "postgres": version, "broker": await self.look.about(), "full": False},
             "queues": queues,
             "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in self.routes.exchanges.values()],
             "clients": [

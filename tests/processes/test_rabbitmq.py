@@ -1,0 +1,121 @@
+"""`noria run` on RabbitMQ and PostgreSQL: real servers, real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..servers.postgres import PostgresNode
+from ..servers.rabbitmq import RabbitNode
+from ..waiting import until
+from .conftest import Mill
+
+ONE = """
+[pools.mill]
+processes = 1
+concurrency = {slots}
+"""
+TWO = """
+[pools.mill]
+processes = 2
+concurrency = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    if missing := RabbitNode.missing():
+        pytest.skip(missing)
+    with RabbitNode(tmp_path_factory.mktemp("rabbit")) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresNode]:
+    if missing := PostgresNode.missing():
+        pytest.skip(missing)
+    with PostgresNode(tmp_path_factory.mktemp("postgres")) as node:
+        yield node
+
+
+@pytest.fixture
+def far(mill: Mill, rabbit: RabbitNode, postgres: PostgresNode) -> Iterator[Mill]:
+    """A mill whose messages wait in RabbitMQ; what a test leaves there is purged."""
+    mill.environment |= {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}
+    yield mill
+    if mill.process is not None and mill.process.poll() is None:
+        mill.end()
+    for queue in mill.queues():
+        mill.noria("purge", "-f", queue)
+
+
+@pytest.mark.timeout(120)
+def test_what_a_killed_worker_ran_runs_elsewhere_within_a_second(far: Mill) -> None:
+    far.configure(TWO)
+    far.run("--no-gateway", "--no-scheduler")
+    far.send(*(f"Work(name='w{n}', seconds=30)" for n in range(6)))
+    until(lambda: len(far.lines("start")) == 2)
+    first = far.lines("start")[0]
+    os.kill(first.pid, signal.SIGKILL)
+    killed = time.time()
+    far.release()
+    again = until(lambda: [line for line in far.lines("start") if line.name == first.name and line.at > killed])
+    assert again[0].at - killed < 1.0, f"after {again[0].at - killed:.2f} s"
+    until(lambda: len(set(far.names("end"))) == 6)
+    assert far.end() < 20
+
+
+@pytest.mark.timeout(120)
+def test_a_message_that_kills_its_worker_three_times_is_a_dead_letter_and_its_neighbours_are_not_blamed(far: Mill) -> None:
+    far.configure(ONE.format(slots=1))
+    far.run("--no-gateway", "--no-scheduler")
+    far.send("Deadly()", *(f"Work(name='n{n}')" for n in range(20)))
+    until(lambda: len(far.names("end")) >= 20, seconds=60)
+    assert [line.attempt for line in far.lines("start") if line.name == "deadly"] == [1, 2, 3]
+    assert {line.attempt for line in far.lines("end")} == {1}
+    assert sorted(far.names("end")) == sorted(f"n{n}" for n in range(20)), "each ran exactly once"
+    (letter,) = far.letters()
+    assert (letter["type"], letter["reason"]) == ("deadly", "worker_lost")
+    far.noria("dead", "discard", "-f", str(letter["number"]))
+
+
+@pytest.mark.timeout(120)
+def test_workers_go_on_after_rabbitmq_was_killed_and_nothing_confirmed_is_lost(far: Mill, rabbit: RabbitNode) -> None:
+    far.configure(ONE.format(slots=10))
+    far.run("--no-gateway", "--no-scheduler")
+    far.send(*(f"Work(name='a{n}', seconds=30)" for n in range(20)))
+    until(lambda: len(far.names("start")) >= 10)
+    rabbit.kill()
+    rabbit.start()
+    up = time.time()
+    far.release()
+    far.send("Work(name='later')")
+    until(lambda: "later" in far.names("end"), seconds=20)
+    later = next(line for line in far.lines("end") if line.name == "later")
+    assert later.at - up < 8.0, f"consuming again after {later.at - up:.1f} s, with the start of a sender"
+    until(lambda: {f"a{n}" for n in range(20)} <= set(far.names("end")), seconds=20)
+
+
+@pytest.mark.timeout(60)
+def test_an_operator_sees_both_servers(far: Mill, rabbit: RabbitNode) -> None:
+    far.send("Work(name='waits')")
+    assert far.queues()["work"]["ready"] == 1
+    assert "RabbitMQ 3." in far.noria("status").stderr
+    rows = {row["check"]: row for row in json.loads(far.noria("doctor", "--json").stdout)}
+    assert rows["servers"]["verdict"] in ("ok", "warning")
+    assert "PostgreSQL" in rows["servers"]["text"]
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_is_away_is_an_error_within_the_deadline(mill: Mill, postgres: PostgresNode, tmp_path: Path) -> None:
+    mill.environment |= {"NORIA_BROKER": "amqp://127.0.0.1:1/", "NORIA_STORE": postgres.url, "NORIA_DEADLINE": "1"}
+    started = time.monotonic()
+    done = mill.noria("queues", code=69)
+    assert "127.0.0.1:1" in done.stderr
+    assert time.monotonic() - started < 15
