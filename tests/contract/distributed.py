@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -190,7 +190,7 @@ class DistributedEngine(EngineUnderTest):
             await self._vanish(broker, store, wire)
 
         @asynccontextmanager
-        async def cut() -> AsyncIterator[None]:
+        async def cut() -> AsyncGenerator[None]:
             wire.cut()
             try:
                 yield

@@ -6,6 +6,7 @@ ticket is lent the copy, if it may run now; else the ticket is thrown away, and 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -26,22 +27,23 @@ class Ticket(Struct, frozen=True):
     routing_key: str
     priority: int
     envelope: Envelope
+    sending: int = 0  # which of the ways of its copies this is: what is confirmed of one says nothing of the next
     only_copies: bool = False
 
 
 class Presented(Struct, frozen=True):
-    """A ticket that came to a consumer; `again` says that somebody else may have had it before."""
+    """A ticket that came to a consumer; its text is of this one sending."""
 
     number: int
     ticket: str
-    again: bool
 
 
 class Lent(Struct, frozen=True):
-    """A copy that is this session's until it settles it or is lost."""
+    """A copy that is this session's until it settles it or is lost; no two loans of a copy have the same number."""
 
     number: int
     ticket: str
+    loan: int
     attempt: int
     note: str | None
     envelope: Envelope
@@ -89,6 +91,11 @@ class Counts(Struct, frozen=True):
     delayed: int
     dead: int
     tickets: int
+
+
+def mark_of(queue: str, message_id: str) -> int:
+    """Give the mark by which a message is known in the tables of running slots: it is the upper part of its tag there."""
+    return zlib.crc32(message_id.encode(), zlib.crc32(queue.encode()))
 
 
 class Outbox(Protocol):

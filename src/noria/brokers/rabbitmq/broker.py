@@ -32,6 +32,7 @@ _NOTHING: Final = b""
 _LOOKS: Final = 20
 _SETTLING: Final = 2.0  # seconds: killed within one (3.10.8) after it made a quorum queue, RabbitMQ has it, but never finds its log
 _LOOK: Final = 1.0  # seconds at most between two looks at what is due
+_PRUNE: Final = 60.0
 _CONFIRMED: Final = 0.5  # seconds for which confirmed tickets are collected
 
 
@@ -62,8 +63,12 @@ class Kept(Outbox, Protocol):
         """Give tickets that were not seen confirmed for a while."""
         ...
 
-    async def confirm(self, numbers: Sequence[int]) -> None:
-        """Hear that RabbitMQ has the tickets of these publications."""
+    async def prune(self) -> None:
+        """Delete a bounded part of what was kept long enough."""
+        ...
+
+    async def confirm(self, sendings: Sequence[tuple[int, int]]) -> None:
+        """Hear that RabbitMQ has these tickets, each by its number and which sending it was."""
         ...
 
     async def counts(self, queues: Sequence[str]) -> Mapping[str, Counts]:
@@ -72,6 +77,10 @@ class Kept(Outbox, Protocol):
 
     async def purge(self, queue: str) -> int:
         """Delete copies that are ready or delayed, and say how many."""
+        ...
+
+    async def reticket(self, queue: str) -> None:
+        """Have all that is ready given tickets again."""
         ...
 
     async def remove(self, queue: str) -> None:
@@ -108,7 +117,7 @@ class RabbitBroker:
         self._outlet = Outlet(self.address, name=f"noria {role} publishes", deadline=deadline)
         self._control = Control(lambda: self._open("asks"), self._answer)
         self._consumers: set[RabbitConsumer] = set()
-        self._confirmed: set[int] = set()
+        self._confirmed: set[tuple[int, int]] = set()
         self._relaying: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
         self._lanes_declared: set[str] = set()
@@ -185,11 +194,13 @@ class RabbitBroker:
     async def _is_taken(self, p: Publication) -> bool:
         """Tell whether somebody whom we know takes it. Raises `Unroutable` if nobody can."""
         try:
-            return bool(await self._kept.takers(p.exchange, p.routing_key)) or True
+            await self._kept.takers(p.exchange, p.routing_key)
         except Unroutable:
             pass
+        else:
+            return True
         try:
-            return bool(await self._kept.takers(p.exchange, p.routing_key, fresh=True)) or True
+            await self._kept.takers(p.exchange, p.routing_key, fresh=True)
         except Unroutable:
             link = await self._control.link()
             try:
@@ -202,6 +213,7 @@ class RabbitBroker:
             else:
                 return False
             raise
+        return True
 
     async def send(self, tickets: Sequence[Ticket]) -> None:
         """Send tickets; those that cannot be sent now are sent later, by whoever looks for them."""
@@ -214,11 +226,16 @@ class RabbitBroker:
             log.warning("%d tickets of messages that are stored cannot be sent now (%s); they follow", len(tickets), error)
             self._look()
             return
-        failed = {ticket.number for ticket, outcome in zip(tickets, outcomes, strict=True) if outcome is not None and ticket.exchange == ""}
-        for outcome in outcomes:
-            if outcome is not None and not isinstance(outcome, Unroutable):
+        failed: set[tuple[int, int]] = set()
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            if outcome is not None:
+                failed.add((ticket.number, ticket.sending))
+                self._lanes_declared.discard(lane_of(ticket.routing_key, ticket.priority))
                 log.warning("the ticket of a message that is stored cannot be sent now (%s); it follows", outcome)
-        self._confirmed |= {ticket.number for ticket in tickets} - failed
+        self._confirmed |= {(ticket.number, ticket.sending) for ticket in tickets} - failed
+        if any(ticket.priority for ticket in tickets):  # of a priority only what is known to be there is chosen from
+            with contextlib.suppress(BrokerError):
+                await self._tell_confirmed()
         self._look()
 
     async def _open_lanes(self, tickets: Sequence[Ticket]) -> None:
@@ -246,13 +263,16 @@ class RabbitBroker:
     async def _relay(self) -> None:
         """Send the tickets of what became due, and those that somebody could not send."""
         loop = asyncio.get_running_loop()
-        swept = confirmed = loop.time()
+        swept = confirmed = pruned = loop.time()
         while True:
             self._due.clear()
             wait = _LOOK
             try:
                 tickets, due = await self._kept.promote()
                 await self.send(tickets)
+                for consumer in list(self._consumers):
+                    for queue in consumer.queues:
+                        consumer.open_lane(queue, await self._kept.lanes(queue))
                 wait = _LOOK if due is None else max(0.0, min(_LOOK, due))
                 if loop.time() - confirmed >= _CONFIRMED and self._confirmed:
                     confirmed = loop.time()
@@ -260,6 +280,9 @@ class RabbitBroker:
                 if loop.time() - swept >= _LOOK:
                     swept = loop.time()
                     await self.send(await self._kept.unsent())
+                if loop.time() - pruned >= _PRUNE:
+                    pruned = loop.time()
+                    await self._kept.prune()
             except BrokerError as error:
                 log.warning("cannot look at what is due (%s); trying again", error)
             except Exception:  # whatever it is, what is due must be looked at again
@@ -269,11 +292,11 @@ class RabbitBroker:
                     await self._due.wait()
 
     async def _tell_confirmed(self) -> None:
-        numbers, self._confirmed = self._confirmed, set()
+        confirmed, self._confirmed = self._confirmed, set()
         try:
-            await self._kept.confirm(sorted(numbers))
+            await self._kept.confirm(sorted(confirmed))
         except BrokerError:
-            self._confirmed |= numbers
+            self._confirmed |= confirmed
             raise
 
     # --- consuming
@@ -301,7 +324,7 @@ class RabbitBroker:
 
     async def _answer(self, question: Question) -> Held:
         session = await self._kept.session()
-        for consumer in self._consumers:
+        for consumer in list(self._consumers):
             for queue in question.queues:
                 if question.lanes:
                     consumer.open_lane(queue, question.lanes)
@@ -379,6 +402,8 @@ class RabbitBroker:
         for name in lanes_of(queue, lanes):
             with contextlib.suppress(NotFound):  # a lane is made with its first ticket
                 purged += await link.purge(name)
+        await self._kept.reticket(queue)  # of what was published meanwhile
+        self._look()
         if delete:
             await self._kept.remove(queue)
             for name in lanes_of(queue, lanes):

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import logging
 import os
-import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -16,16 +15,17 @@ from noria.brokers.rabbitmq.control import Part
 from noria.brokers.rabbitmq.lane import Item, Lane, credit_for
 from noria.brokers.rabbitmq.lanes import QUORUM, lanes_of
 from noria.brokers.rabbitmq.link import Link, Message
-from noria.brokers.rabbitmq.properties import COPIES, TICKET, envelope_of
-from noria.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed
+from noria.brokers.rabbitmq.properties import COPIES, envelope_of, ticket_in
+from noria.errors import BrokerError, BrokerUnavailable, Rejected
 from noria.messages.envelope import Publication, Receipt
-from noria.messages.outbox import Ending, Lent, Outbox, Presented, Ticket
+from noria.messages.outbox import Ending, Lent, Outbox, Presented, Ticket, mark_of
 
 log = logging.getLogger("noria.rabbitmq")
 
 _IDLE: Final = 0.03  # seconds without anybody who waits, after which what was pushed in vain goes back to others
 _AGAIN: Final = 0.1  # seconds between two tries to connect; RabbitMQ refuses queues that it has not found again since its start
 _STORE_PAUSE: Final = 0.5
+_ADMITTED: Final = 1.0  # seconds at most that others wait for the store
 _FEW: Final = 4
 _DEATHS_ALLOWED: Final = 3
 _COUNTER: Final = (1 << 28) - 1
@@ -54,12 +54,12 @@ class RabbitConsumer:
         self._patience = patience
         self._prefetch = prefetch
         self._lanes: dict[str, list[Lane]] = {q: [Lane(q, *lane) for lane in lanes_of(q, lanes).items()] for q, lanes in queues.items()}
-        self._queues = list(queues)
+        self.queues = list(queues)
         self._turn = 0
         self._link: Link | None = None
         self._changing = asyncio.Lock()
         self._out: dict[int, Item] = {}
-        self._unsettled: dict[int, Item | Lane] = {}  # by RabbitMQ's tag, in the order in which it came
+        self._unsettled: dict[int, Item] = {}  # by RabbitMQ's tag, in the order in which it came
         self._asked = 0
         self._waiting = 0
         self._stops = 0
@@ -94,7 +94,7 @@ class RabbitConsumer:
         lanes = self._lanes.get(queue, ())
         out = sum(1 for item in self._out.values() if item.lane.queue == queue and item.lent is None)
         waiting = [item for lane in lanes for item in lane.ready]
-        tickets = sum(1 for lane in lanes for message in lane.incoming if TICKET in (message.properties.headers or {}))
+        tickets = sum(1 for lane in lanes for item in lane.incoming if item.ticket is not None)
         plain = sum(1 for item in waiting if item.lent is None)
         return Part(out, plain + sum(len(lane.incoming) for lane in lanes) - tickets, len(waiting) - plain, tickets)
 
@@ -131,8 +131,15 @@ class RabbitConsumer:
         finally:
             self._asked -= limit
             self._waiting -= 1
-            if not self._waiting and not self._closed:
-                self._idle = asyncio.get_running_loop().call_later(_IDLE, lambda: self._begin(self._release()))
+            self._rest()
+
+    def _rest(self) -> None:
+        """Give back soon what comes while nobody waits."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if not self._waiting and not self._closed:
+            self._idle = asyncio.get_running_loop().call_later(_IDLE, lambda: self._begin(self._release()))
 
     async def _receive(self, limit: int, deadline: float) -> list[Delivery]:
         loop, stops = asyncio.get_running_loop(), self._stops
@@ -162,7 +169,7 @@ class RabbitConsumer:
         taken: list[Delivery] = []
         if self._closed:
             return taken
-        for queue in (*self._queues[self._turn :], *self._queues[: self._turn]):
+        for queue in (*self.queues[self._turn :], *self.queues[: self._turn]):
             for lane in self._lanes[queue]:
                 while lane.ready and len(taken) < limit:
                     item = lane.ready.popleft()
@@ -172,7 +179,7 @@ class RabbitConsumer:
                 if lane.incoming:
                     break  # what comes before the others is being looked at
         if taken:
-            self._turn = (self._turn + 1) % len(self._queues)
+            self._turn = (self._turn + 1) % len(self.queues)
         return taken
 
     async def _subscribe(self) -> None:
@@ -190,30 +197,26 @@ class RabbitConsumer:
                 for lane in lanes:
                     await link.queue(lane.name, passive=True)
                 await link.sync()
-                for lane in lanes:
-                    if lane.admission is not None:
-                        await asyncio.wait([lane.admission])
+                await _admitted(lanes)
 
     def _all(self) -> list[Lane]:
         return [lane for lanes in self._lanes.values() for lane in lanes]
 
     def _share(self) -> int:
         """Give how much of what is asked for each queue should have on its way: with many queues, each has a part of it."""
-        return self._asked if len(self._queues) <= _FEW else max(1, _FEW * self._asked // len(self._queues))
+        return self._asked if len(self.queues) <= _FEW else max(1, _FEW * self._asked // len(self.queues))
 
     async def _resubscribe(self, link: Link, lane: Lane) -> None:
         if lane.subscription is not None:
             tag, lane.subscription = lane.subscription, None
             await link.cancel(tag)
         credit = credit_for(self._share())
-        lane.generation += 1
-        generation = lane.generation
-        lane.begin("", credit)
+        generation = lane.begin(credit)
         if lane.sign:
             await link.queue(lane.name, arguments=QUORUM)
         lane.subscription = await link.consume(
             lane.name,
-            lambda message: self._came(link, lane, message),
+            lambda message: self._came(link, lane, generation, message),
             prefetch=credit,
             on_cancelled=lambda: self._cancelled(lane, generation),
         )
@@ -231,93 +234,94 @@ class RabbitConsumer:
             lane.subscription = None
             self._arrived.set()
 
-    def _came(self, link: Link, lane: Lane, message: Message) -> None:
+    def _came(self, link: Link, lane: Lane, generation: int, message: Message) -> None:
         if link is not self._link:
             return
-        lane.used += 1
-        headers = message.properties.headers
-        if headers is not None and COPIES in headers:
-            self._unsettled[message.tag] = lane
-            self._end([(message.tag, lane)], [])
-            return
-        if lane.incoming or message.redelivered or (headers is not None and TICKET in headers):
-            self._unsettled[message.tag] = lane
-            lane.incoming.append(message)
-            if lane.admission is None:
-                lane.admission = self._begin(self._admit(link, lane))
-            return
-        item = Item(message.tag, lane, envelope_of(message.properties, message.body, fallback=lane.queue))
+        headers = message.properties.headers or {}
+        envelope = envelope_of(message.properties, message.body, fallback=lane.queue)
+        item = Item(message.tag, lane, generation, envelope, ticket_in(headers), message.redelivered)
         self._unsettled[message.tag] = item
-        lane.ready.append(item)
-        self._arrived.set()
+        if generation == lane.generation:
+            lane.used += 1
+        if COPIES in headers:
+            self._end([item], [])
+            return
+        if lane.incoming or item.again or item.ticket is not None:
+            lane.incoming.append(item)
+            self._admit_soon(link, lane)
+        else:
+            lane.ready.append(item)
+            self._arrived.set()
+        if not self._waiting and self._idle is None:
+            self._rest()
+
+    def _admit_soon(self, link: Link, lane: Lane) -> None:
+        if lane.admission is None and lane.incoming and not self._closed:
+            lane.admission = self._begin(self._admit(link, lane))
 
     async def _admit(self, link: Link, lane: Lane) -> None:
         """Ask the store about what it knows more of: tickets, and what comes again."""
         try:
-            while lane.incoming and link is self._link and not link.ended.done():
+            while lane.incoming and link is self._link and not link.ended.done() and not self._closed:
                 batch = list(lane.incoming)
                 try:
-                    items = await self._known(lane, batch)
-                except (BrokerUnavailable, Unconfirmed) as error:
+                    wanted = await self._known(lane, batch)
+                except BrokerError as error:
                     log.warning("the store cannot be asked about what came (%s); trying again", error)
                     await asyncio.sleep(_STORE_PAUSE)
                     continue
+                except Exception:  # whatever it is: what came and is never looked at would leave this consumer deaf
+                    log.exception("what came cannot be looked at; trying again")
+                    await asyncio.sleep(_STORE_PAUSE)
+                    continue
                 if link is not self._link or link.ended.done():
-                    await self._outbox.lose([item.lent for item in items if item is not None and item.lent is not None])
+                    await self._tell_lost([item.lent for item in batch if item.lent is not None])
                     return
-                for message, item in zip(batch, items, strict=True):
+                for item in batch:
                     lane.incoming.popleft()
-                    if item is None:
-                        self._end([(message.tag, lane)], [])
-                    else:
-                        self._unsettled[message.tag] = item
+                    if item in wanted:
                         lane.ready.append(item)
+                    else:
+                        self._end([item], [])
                 self._arrived.set()
         finally:
             lane.admission = None
+            if self._link is not None and not self._link.ended.done():
+                self._admit_soon(self._link, lane)  # what came over another connection meanwhile
 
-    async def _known(self, lane: Lane, batch: Sequence[Message]) -> list[Item | None]:
-        presented: list[Presented] = []
-        again: list[str] = []
-        for message in batch:
-            ticket = (message.properties.headers or {}).get(TICKET)
-            if ticket is not None:
-                presented.append(Presented(int(str(ticket).partition(":")[0]), str(ticket), message.redelivered))
-            elif message.redelivered:
-                again.append(message.properties.message_id or lane.queue)
-        again_marks = {mark_of(lane.queue, m.properties.message_id or lane.queue) for m in batch if m.redelivered}
-        deaths: Mapping[int, int] = await self._outbox.deaths(sorted(again_marks)) if again_marks else {}
-        lent = iter(await self._outbox.present(lane.queue, lane.sign, presented) if presented else [])
+    async def _known(self, lane: Lane, batch: Sequence[Item]) -> set[Item]:
+        """Complete what came by what the store knows of it, and give what is to be handled."""
+        presented = [Presented(int(item.ticket.partition(":")[0]), item.ticket) for item in batch if item.ticket is not None]
+        again = [item.envelope.id for item in batch if item.again]
+        marks = [mark_of(lane.queue, identity) for identity in again]
+        deaths: Mapping[int, int] = await self._outbox.deaths(marks) if again else {}
         earlier: Mapping[str, tuple[int, str | None]] = await self._outbox.earlier(lane.queue, again) if again else {}
-        items: list[Item | None] = []
-        for message in batch:
-            if TICKET in (message.properties.headers or {}):
-                copy = next(lent)
-                items.append(None if copy is None else Item(message.tag, lane, copy.envelope, copy.attempt, copy.note, copy))
-                if (item := items[-1]) is not None and message.redelivered:
-                    _count(item, deaths)
-                continue
-            envelope = envelope_of(message.properties, message.body, fallback=lane.queue)
-            item = Item(message.tag, lane, envelope)
-            if envelope.id in earlier:
-                spent, item.note = earlier[envelope.id]
+        lent = iter(await self._outbox.present(lane.queue, lane.sign, presented) if presented else [])
+        wanted: set[Item] = set()
+        for item in batch:
+            if item.ticket is not None:
+                item.lent = next(lent)
+                if item.lent is None:
+                    continue
+                item.envelope, item.attempt, item.note = item.lent.envelope, item.lent.attempt, item.lent.note
+            elif item.envelope.id in earlier:
+                spent, item.note = earlier[item.envelope.id]
                 item.attempt, item.kept = spent + 1, True
-            if message.redelivered:
-                _count(item, deaths)
-            items.append(item)
-        return await self._without_poison(items)
+            if item.again:
+                item.deaths = deaths.get(mark_of(lane.queue, item.envelope.id), 0)
+                item.attempt += item.deaths
+            wanted.add(item)
+        return wanted - await self._bury_poison([item for item in wanted if item.deaths >= _DEATHS_ALLOWED])
 
-    async def _without_poison(self, items: list[Item | None]) -> list[Item | None]:
+    async def _bury_poison(self, poison: Sequence[Item]) -> set[Item]:
         """Make dead letters of what killed too many workers."""
-        poison = [item for item in items if item is not None and item.deaths >= _DEATHS_ALLOWED]
-        if not poison:
-            return items
-        buried = [Dead(0, "worker_lost", f"{item.deaths} workers died while they ran this message") for item in poison]
-        _, tickets = await self._outbox.settle([_ending(dead, item) for dead, item in zip(buried, poison, strict=True)])
-        for item in poison:
-            log.error("%s %s is a dead letter: %d workers died while they ran it", item.envelope.type, item.envelope.id, item.deaths)
-        await self._send(tickets)
-        return [None if item in poison else item for item in items]
+        if poison:
+            buried = [Dead(0, "worker_lost", f"{item.deaths} workers died while they ran this message") for item in poison]
+            _, tickets = await self._outbox.settle([_ending(dead, item) for dead, item in zip(buried, poison, strict=True)])
+            for item in poison:
+                log.error("%s %s is a dead letter: %d workers died while they ran it", item.envelope.type, item.envelope.id, item.deaths)
+            await self._send(tickets)
+        return set(poison)
 
     # --- settling
 
@@ -325,8 +329,9 @@ class RabbitConsumer:
         refusals: list[Refusal] = []
         plain: list[tuple[int, Item]] = []
         stored: list[tuple[Settlement, Item]] = []
-        back: list[tuple[int, Lane]] = []
+        back: list[Item] = []
         seen: set[int] = set()
+        link = self._link
         for settlement in settlements:
             tag = settlement.delivery
             item = self._out.get(tag) if tag not in seen else None
@@ -336,44 +341,56 @@ class RabbitConsumer:
             seen.add(tag)
             if isinstance(settlement, Ack) and item.lent is None and not item.kept and not settlement.marked and not settlement.then:
                 plain.append((tag, item))
+                del self._out[tag]
             elif isinstance(settlement, Retry) and item.lent is None and _is_untouched(settlement):
-                self._out.pop(tag)
-                back.append((item.tag, item.lane))
+                back.append(item)
+                del self._out[tag]
             else:
                 stored.append((settlement, item))
+        self._end([item for _, item in plain], [])  # at once: a tag is of this connection only
         ended = [tag for tag, _ in plain]
-        done = [(item.tag, item.lane) for tag, item in plain if self._out.pop(tag, None) is not None]
-        if stored:
-            more, also = await self._settle_stored(stored)
-            refusals += more
-            done += also
         await self._return(back)
-        self._end(done, [])
-        if done and self._link is not None and not self._link.ended.done():
+        if stored:
+            refusals += await self._settle_stored(stored, ended)
+        if ended:
             try:
-                await self._link.sync()
+                if link is None or link is not self._link:
+                    raise BrokerUnavailable("the connection was lost meanwhile")
+                await link.sync()
             except BrokerUnavailable as error:
                 refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in ended]
         return refusals
 
-    async def _settle_stored(self, stored: Sequence[tuple[Settlement, Item]]) -> tuple[list[Refusal], list[tuple[int, Lane]]]:
-        """Settle what the store has a part in, or what publishes something."""
+    async def _settle_stored(self, stored: Sequence[tuple[Settlement, Item]], acked: list[int]) -> list[Refusal]:
+        """Settle what the store has a part in, or what publishes something; `acked` gets those that only RabbitMQ has to forget."""
         refusals: list[Refusal] = []
-        done: list[tuple[int, Lane]] = []
-        for settlement, item in [pair for pair in stored if _is_simple(*pair)]:
-            assert isinstance(settlement, Ack)
-            try:
-                await self._publish(settlement.then)
-            except Rejected as error:
-                refusals.append(Refusal(settlement.delivery, "unroutable", str(error)))
-                continue
-            if self._out.pop(settlement.delivery, None) is not None:
-                done.append((item.tag, item.lane))
-        others = [pair for pair in stored if not _is_simple(*pair)]
-        if not others:
-            return refusals, done
+        simple = [(settlement, item) for settlement, item in stored if isinstance(settlement, Ack) and _is_simple(settlement, item)]
+        outcomes = await asyncio.gather(*(self._publish(ack.then) for ack, _ in simple), return_exceptions=True)
+        unsure: list[BaseException] = []
+        done: list[Item] = []
+        for (ack, item), outcome in zip(simple, outcomes, strict=True):
+            if isinstance(outcome, Rejected):
+                refusals.append(Refusal(ack.delivery, "unroutable", str(outcome)))
+            elif isinstance(outcome, BaseException):
+                unsure.append(outcome)
+            elif self._out.pop(ack.delivery, None) is not None:
+                done.append(item)
+                acked.append(ack.delivery)
+            else:
+                refusals.append(Refusal(ack.delivery, "stale", "the delivery was lost while its messages were published"))
+        self._end(done, [])
+        if unsure:
+            raise unsure[0]  # what ended meanwhile is refused as stale when it is said again
+        others = [(settlement, item) for settlement, item in stored if not isinstance(settlement, Ack) or not _is_simple(settlement, item)]
+        if others:
+            refusals += await self._settle_in_store(others)
+        return refusals
+
+    async def _settle_in_store(self, others: Sequence[tuple[Settlement, Item]]) -> list[Refusal]:
         ended, tickets = await self._outbox.settle([_ending(settlement, item) for settlement, item in others])
-        back: list[tuple[int, Lane]] = []
+        refusals: list[Refusal] = []
+        done: list[Item] = []
+        back: list[Item] = []
         for (settlement, item), end in zip(others, ended, strict=True):
             if end.why in ("unroutable", "pending"):
                 refusals.append(Refusal(settlement.delivery, end.why, end.text, end.receipts))
@@ -381,41 +398,45 @@ class RabbitConsumer:
             if end.why:
                 refusals.append(Refusal(settlement.delivery, end.why, end.text))
             if self._out.pop(settlement.delivery, None) is not None:
-                (back if end.back else done).append((item.tag, item.lane))
-        await self._return(back)
-        await self._send(tickets)
-        return refusals, done
+                (back if end.back or end.why else done).append(item)  # in vain: whoever gets the ticket throws it away
+        self._end(done, [])
+        try:
+            await self._return(back)
+        finally:
+            await self._send(tickets)
+        return refusals
 
-    async def _return(self, back: Sequence[tuple[int, Lane]]) -> None:
+    async def _return(self, back: Sequence[Item]) -> None:
         """Give messages back to their places; if nobody waits here they must not come here again, only to lose their places later."""
-        if back and not self._waiting:
-            await self._release()
-        self._end([], back)
+        try:
+            if back and not self._waiting:
+                await self._release()
+        finally:
+            self._end([], back)
 
-    def _end(self, done: Sequence[tuple[int, Lane]], back: Sequence[tuple[int, Lane]]) -> None:
+    def _end(self, done: Sequence[Item], back: Sequence[Item]) -> None:
         """Tell RabbitMQ what is done and what goes back to its place; as little as possible has to be said."""
         link = self._link
         if link is None or link.ended.done():
             return
         with contextlib.suppress(BrokerUnavailable):  # it ended meanwhile, and RabbitMQ has everything back
-            for tag, lane in back:
-                if self._unsettled.pop(tag, None) is not None:
-                    lane.used -= 1
-                    link.nack(tag)
-            left = dict(done)
-            for tag in list(left):
-                if tag not in self._unsettled:
-                    del left[tag]
+            for item in back:
+                if self._unsettled.get(item.tag) is item:
+                    del self._unsettled[item.tag]
+                    item.lane.ended(item)
+                    link.nack(item.tag)
+            left = {item.tag: item for item in done if self._unsettled.get(item.tag) is item}
             upto = 0
             for tag in list(itertools.takewhile(left.__contains__, self._unsettled)):
-                del self._unsettled[tag]
-                left.pop(tag).used -= 1
+                item = self._unsettled.pop(tag)
+                item.lane.ended(item)
+                del left[tag]
                 upto = tag
             if upto:
                 link.ack(upto, multiple=True)
-            for tag, lane in left.items():
+            for tag, item in left.items():
                 del self._unsettled[tag]
-                lane.used -= 1
+                item.lane.ended(item)
                 link.ack(tag)
 
     # --- giving back
@@ -441,9 +462,7 @@ class RabbitConsumer:
                 if lane.subscription is not None:
                     tag, lane.subscription = lane.subscription, None
                     await link.cancel(tag)
-            for lane in lanes:
-                if lane.admission is not None:
-                    await asyncio.wait([lane.admission])
+            await _admitted(lanes)
             items = [item for lane in lanes for item in lane.ready]
             for lane in lanes:
                 lane.ready.clear()
@@ -451,10 +470,15 @@ class RabbitConsumer:
             await link.sync()
 
     async def _give_back(self, items: Sequence[Item]) -> None:
+        items = sorted(items, key=lambda item: item.tag)
         lent = [item for item in items if item.lent is not None]
         if lent:
-            await self._outbox.settle([_ending(Retry(0, 0.0, counted=False), item) for item in lent])
-        self._end([], sorted(((item.tag, item.lane) for item in items), key=lambda pair: pair[0]))
+            try:
+                await self._outbox.settle([_ending(Retry(0, 0.0, counted=False), item) for item in lent])
+            except BrokerError as error:
+                log.warning("the store does not hear what is given back (%s); hanging up, so that RabbitMQ gives it to others", error)
+                self.cut()
+        self._end([], items)
 
     def _lost(self, link: Link) -> None:
         """Hear that the connection is gone: RabbitMQ gives what was lent over it to others."""
@@ -490,9 +514,7 @@ class RabbitConsumer:
                         if lane.subscription is not None:
                             tag, lane.subscription = lane.subscription, None
                             await link.cancel(tag)
-                    for lane in self._all():
-                        if lane.admission is not None:
-                            await asyncio.wait([lane.admission])
+                    await _admitted(self._all())
                     items = [*self._out.values(), *(item for lane in self._all() for item in lane.ready)]
                     self._out.clear()
                     for lane in self._all():
@@ -521,19 +543,16 @@ class RabbitConsumer:
             log.error("receiving from RabbitMQ failed: %r", error, exc_info=error)
 
 
-def mark_of(queue: str, message_id: str) -> int:
-    """Give the mark by which a message is known in the tables of running slots: it is the upper part of its tag."""
-    return zlib.crc32(message_id.encode(), zlib.crc32(queue.encode()))
-
-
 def marks_in(tags: Sequence[int]) -> list[int]:
     """Give the marks of messages by the tags under which they were out."""
     return [tag >> 28 for tag in tags]
 
 
-def _count(item: Item, deaths: Mapping[int, int]) -> None:
-    item.deaths = deaths.get(mark_of(item.lane.queue, item.envelope.id), 0)
-    item.attempt += item.deaths
+async def _admitted(lanes: Sequence[Lane]) -> None:
+    """Wait a while until the store has said what came."""
+    admissions = [lane.admission for lane in lanes if lane.admission is not None]
+    if admissions:
+        await asyncio.wait(admissions, timeout=_ADMITTED)
 
 
 def _delivery(tag: int, item: Item) -> Delivery:
@@ -544,12 +563,9 @@ def _is_untouched(retry: Retry) -> bool:
     return not retry.counted and retry.after <= 0 and retry.note is None and retry.error is None
 
 
-def _is_simple(settlement: Settlement, item: Item) -> bool:
+def _is_simple(ack: Ack, item: Item) -> bool:
     """Tell whether a message of the broker itself ends with nothing but messages that the broker itself can keep."""
-    return (
-        isinstance(settlement, Ack) and item.lent is None and not item.kept and not settlement.marked
-        and not any(is_kept(p) for p in settlement.then)
-    )  # fmt: skip
+    return item.lent is None and not item.kept and not ack.marked and not any(is_kept(p) for p in ack.then)
 
 
 def is_kept(publication: Publication) -> bool:

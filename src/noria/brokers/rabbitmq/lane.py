@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from noria.brokers.rabbitmq.link import Message
 from noria.messages.envelope import Envelope
 from noria.messages.outbox import Lent
 
@@ -15,11 +14,14 @@ _EXACT = 32  # up to here RabbitMQ pushes just what was asked for, so that nothi
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A message that RabbitMQ lent to us, ready to be given on."""
+    """A message that RabbitMQ lent to us under a tag; a `ticket` is one that stands for a copy. `again` says it came back."""
 
     tag: int
     lane: Lane
+    generation: int
     envelope: Envelope
+    ticket: str | None = None
+    again: bool = False
     attempt: int = 1
     note: str | None = None
     lent: Lent | None = None
@@ -38,8 +40,8 @@ class Lane:
     generation: int = 0
     credit: int = 0
     used: int = 0
-    incoming: deque[Message] = field(default_factory=deque)
-    ready: deque[Item] = field(default_factory=deque)
+    incoming: deque[Item] = field(default_factory=deque[Item])
+    ready: deque[Item] = field(default_factory=deque[Item])
     admission: asyncio.Task[None] | None = None
 
     def is_short(self, need: int) -> bool:
@@ -47,14 +49,20 @@ class Lane:
         free = self.credit - self.used + len(self.ready) + len(self.incoming)
         return self.subscription is None or free < (need if need <= _EXACT else need // 2)
 
-    def begin(self, subscription: str, credit: int) -> None:
-        """Note a new subscription; what came by an earlier one does not count against it."""
-        self.subscription, self.credit, self.used = subscription, credit, 0
+    def begin(self, credit: int) -> int:
+        """Prepare for a new subscription and give its number; what came by an earlier one does not count against it."""
+        self.subscription, self.credit, self.used = None, credit, 0
+        self.generation += 1
+        return self.generation
+
+    def ended(self, item: Item) -> None:
+        """Note that an item of this lane is not out any more."""
+        if item.generation == self.generation:
+            self.used -= 1
 
     def forget(self) -> None:
         """Note that the connection is gone, and with it everything that was lent."""
-        self.subscription = None
-        self.generation += 1
+        self.begin(0)
         self.incoming.clear()
         self.ready.clear()
 

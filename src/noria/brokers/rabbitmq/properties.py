@@ -51,15 +51,21 @@ def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:
     """Give the envelope of a message that anybody may have published; `fallback` is its type and id if it has none."""
     headers: Mapping[str, Any] = properties.headers or {}
     return Envelope(
-        properties.message_id or fallback,
-        properties.type or fallback,
+        _text(properties.message_id or fallback),
+        _text(properties.type or fallback),
         body,
         _exact(headers, _TIMESTAMP, properties),
-        properties.content_type or "application/json",
-        {name: _text(value) for name, value in headers.items() if not name.startswith((_OURS, "x-"))},
-        properties.correlation_id,
-        properties.reply_to,
+        _text(properties.content_type or "application/json"),
+        {_text(name): _text(value) for name, value in headers.items() if not _text(name).startswith((_OURS, "x-"))},
+        None if properties.correlation_id is None else _text(properties.correlation_id),
+        None if properties.reply_to is None else _text(properties.reply_to),
     )
+
+
+def ticket_in(headers: Mapping[str, Any]) -> str | None:
+    """Give the ticket that a message is, if it is one; what only looks like one is a message like others."""
+    ticket = headers.get(TICKET)
+    return ticket if isinstance(ticket, str) and ticket.partition(":")[0].isascii() and ticket.partition(":")[0].isdigit() else None
 
 
 def published_at(properties: Any) -> float:

@@ -40,6 +40,8 @@ create table message (
     note text,
     session integer,                     -- who runs it
     ticket text,                         -- by which ticket it was lent
+    loan integer not null default 0,     -- how often it was lent: no two loans are the same
+    sending integer not null default 0,  -- how often it was given a ticket
     ticketed boolean not null,           -- its ticket waits in the broker
     sent boolean not null,               -- the broker confirmed that ticket
     stored_at double precision not null default now_seconds(),
@@ -48,7 +50,8 @@ create table message (
     envelope bytea not null
 ) with (fillfactor = 80);
 
-create unique index message_by_number on message (queue, number);
+create unique index message_by_number on message (number, queue);
+create index message_by_ticket on message (ticket) where state = 2;
 create index message_by_id on message (message_id);
 create index message_due on message (due, place) where state = 0;
 create index message_unsent on message (stored_at) where state = 1 and not sent;

@@ -9,7 +9,7 @@ import msgspec
 
 from noria.errors import Rejected
 from noria.messages.envelope import Envelope, Publication, Receipt
-from noria.messages.outbox import Counts, Ended, Ending, Lent, Presented, Ticket
+from noria.messages.outbox import Counts, Ended, Ending, Lent, Presented, Ticket, mark_of
 from noria.store.postgres.database import Cursor, Database
 from noria.store.postgres.intake import DELAYED, HISTORY, MERGES, READY, RETURNED, RUNNING, TRACKED, UNIQUE, Intake, tickets_of
 from noria.store.postgres.presence import ALIVE, Presence
@@ -18,10 +18,10 @@ from noria.store.postgres.routes import Routes
 _PROMOTED_AT_ONCE: Final = 1000
 _UNSENT_AFTER: Final = 5.0  # seconds after which a ticket that nobody saw confirmed is sent again
 
-_COPY: Final[LiteralString] = "place, number, state, key, ticket, attempt, flags, version, note, session, message_id, rank, envelope"
+_COPY: Final[LiteralString] = "place, number, state, key, ticket, attempt, flags, version, note, session, message_id, rank, loan, envelope"
 _PROMOTE: Final = """
     update message m set state = 1, place = d.later, due = null, ticketed = true, sent = false, stored_at = now_seconds(),
-        version = case when m.version is null then null else m.version end
+        sending = m.sending + 1
     from (
         select place, case when turn is null then nextval('place') else place end as later from (
             select m.place, h.number as turn from message m
@@ -30,16 +30,17 @@ _PROMOTE: Final = """
         ) found
     ) d
     where m.place = d.place
-    returning m.number, m.queue, m.rank, m.exchange, m.routing_key, m.envelope, m.place
+    returning m.number, m.queue, m.rank, m.exchange, m.routing_key, m.envelope, m.place, m.sending
 """
 _UNSENT: Final = """
     update message set stored_at = now_seconds() where place in (
         select place from message where state = 1 and not sent and ticketed and stored_at < now_seconds() - %s
         order by stored_at limit %s for update skip locked
-    ) returning number, queue, rank, exchange, routing_key, envelope, place
+    ) returning number, queue, rank, exchange, routing_key, envelope, place, sending
 """
 _NEXT_OF_KEY: Final = """
-    select place, number, rank, ticketed, envelope from message where queue = %s and key = %s and state = 1 order by rank, place limit 1
+    select place, number, rank, ticketed, envelope, sending from message where queue = %s and key = %s and state = 1
+    order by rank, place limit 1
 """
 _BURY: Final = """
     insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
@@ -52,8 +53,19 @@ _DELAY: Final = """
 
 _FIRST: Final = """
     select place from message where queue = %(queue)s and state = 1 and ticketed and sign(rank) = %(sign)s
+        and (sent or number = any(%(numbers)s))
     order by rank, place limit %(limit)s for update
 """
+_SENDINGS: Final[LiteralString] = "select * from unnest(%s::bigint[], %s::integer[]) as s (number, sending)"
+_CONFIRM: Final[LiteralString] = (
+    "update message m set sent = true, exchange = null from (" + _SENDINGS + ") s"
+    " where m.number = s.number and m.sending = s.sending and m.state = 1 and m.queue is not null"
+)
+_CONFIRM_LONE: Final[LiteralString] = (
+    "delete from message m using ("
+    + _SENDINGS
+    + ") s where m.number = s.number and m.sending = s.sending and m.state = 1 and m.queue is null"
+)
 _COUNT: Final[LiteralString] = (
     "select queue, count(*) filter (where state = 1), count(*) filter (where state = 2 and lives),"
     " count(*) filter (where state = 2 and not lives), count(*) filter (where state = 0), count(*) filter (where ticketed)"
@@ -101,6 +113,7 @@ class Row(NamedTuple):
     session: int | None
     message_id: str
     rank: int
+    loan: int
     envelope: bytes
 
 
@@ -144,13 +157,13 @@ class Copies:
                 lent.append(None)
                 if row is None or row.number in used:
                     continue
-                if row.state != READY and not (row.state == RUNNING and ticket.again and row.ticket == ticket.ticket):
-                    continue
+                if row.state != READY and not (row.state == RUNNING and row.ticket == ticket.ticket):
+                    continue  # a copy that runs under this very ticket was lost by whoever had it
                 used.add(row.number)
                 if row.key is not None and turns.setdefault(row.key, row.number) != row.number:
                     dropped.append(row.place)
                     continue
-                lent[-1] = Lent(row.number, ticket.ticket, row.attempt + 1, row.note, _decode(row.envelope))
+                lent[-1] = Lent(row.number, ticket.ticket, row.loan + 1, row.attempt + 1, row.note, _decode(row.envelope))
                 await self._lend(cursor, known, row, session, ticket.ticket)
             if dropped:
                 await cursor.execute("update message set ticketed = false, sent = true where place = any(%s)", (dropped,))
@@ -163,11 +176,12 @@ class Copies:
         await cursor.execute("select pg_advisory_xact_lock(%s, %s)", (queue, sign))  # two who look at once would find the same
         await cursor.execute(
             "select " + _COPY + " from message where queue = %s and state = 2 and ticket = any(%s) for update",
-            (queue, [ticket.ticket for ticket in tickets if ticket.again]),
+            (queue, [ticket.ticket for ticket in tickets]),
         )
         again = {row.ticket: row for row in [Row(*row) for row in await cursor.fetchall()]}
         wanted = sum(1 for ticket in tickets if ticket.ticket not in again)
-        await cursor.execute(_FIRST, {"queue": queue, "sign": -sign, "limit": wanted})
+        numbers = [ticket.number for ticket in tickets]
+        await cursor.execute(_FIRST, {"queue": queue, "sign": -sign, "limit": wanted, "numbers": numbers})
         places = [int(row[0]) for row in await cursor.fetchall()]
         await self._lock_keys_at(cursor, queue, places)
         await cursor.execute("select " + _COPY + " from message where place = any(%s) order by rank, place for update", (places,))
@@ -177,8 +191,8 @@ class Copies:
     async def _lend(self, cursor: Cursor, queue: int, row: Row, session: int, ticket: str) -> None:
         flags = row.flags | (RETURNED if row.flags & MERGES and row.version is None else 0)
         await cursor.execute(
-            "update message set state = 2, session = %s, ticket = %s, ticketed = false, sent = true, version = null, exchange = null,"
-            " flags = %s where place = %s",
+            "update message set state = 2, session = %s, ticket = %s, loan = loan + 1, ticketed = false, sent = true, version = null,"
+            " exchange = null, flags = %s where place = %s",
             (session, ticket, flags, row.place),
         )
         if row.key is not None:
@@ -253,9 +267,10 @@ class Copies:
         session = await self._presence.number()
 
         async def work(cursor: Cursor) -> None:
-            await cursor.execute(
-                "update message set state = 1, ticketed = true, session = null where session = %s and state = 2 and ticket = any(%s)",
-                (session, [lent.ticket for lent in held]),
+            await cursor.executemany(
+                "update message set state = 1, ticketed = true, session = null where number = %s and ticket = %s and loan = %s"
+                " and session = %s and state = 2",
+                [(lent.number, lent.ticket, lent.loan, session) for lent in sorted(held, key=lambda lent: lent.number)],
             )
 
         await self._database.run(work)
@@ -269,6 +284,7 @@ class Copies:
             ended: list[Ended] = []
             tickets: list[Ticket] = []
             await self._routes.refresh(cursor)
+            await self._lock_all_keys(cursor, endings)
             for ending in endings:
                 try:
                     async with cursor.connection.transaction():
@@ -282,13 +298,21 @@ class Copies:
 
         return await self._database.run(work)
 
+    async def _lock_all_keys(self, cursor: Cursor, endings: Sequence[Ending]) -> None:
+        """Lock the keys of all that ends here before anything is changed, in one order: two who settle must not wait in a ring."""
+        numbers: dict[str, list[int]] = {}
+        for ending in endings:
+            if ending.copy is not None:
+                numbers.setdefault(ending.queue, []).append(ending.copy.number)
+        for queue, mine in sorted(numbers.items()):
+            await self._lock_keys(cursor, self._routes.queue(queue).id, mine)
+
     async def _end(self, cursor: Cursor, ending: Ending, session: int) -> tuple[Ended, list[Ticket]]:
         queue = self._routes.queue(ending.queue).id
         row: Row | None = None
         if ending.copy is not None:
-            await self._lock_keys(cursor, queue, [ending.copy.number])
             row = (await self._rows(cursor, queue, [ending.copy.number])).get(ending.copy.number)
-            if row is None or row.state != RUNNING or row.session != session or row.ticket != ending.copy.ticket:
+            if row is None or row.state != RUNNING or row.session != session or row.loan != ending.copy.loan:
                 raise _Refused(Ended("stale", "the delivery was lost to somebody else, or settled already"))
         if ending.kind == "ack":
             return await self._ack(cursor, ending, queue, row)
@@ -305,6 +329,8 @@ class Copies:
                 raise _Refused(Ended("unroutable", str(error))) from None
             if any(receipt.outcome == "pending" for receipt in receipts):
                 raise _Refused(Ended("pending", "merge with the pending message first", tuple(receipts)))
+        if ending.deaths:
+            await cursor.execute("delete from death where mark = %s", (mark_of(ending.queue, ending.envelope.id),))
         if ending.marked:
             await cursor.execute("delete from mark where message_id = %s", (ending.envelope.id,))
         if ending.kept or (row is not None and row.flags & HISTORY):
@@ -373,6 +399,7 @@ class Copies:
         message_id = ending.envelope.id
         await cursor.execute("select at, attempt, error from failure where queue = %s and message_id = %s order by at", (queue, message_id))
         history = _encode(await cursor.fetchall())
+        await cursor.execute("delete from death where mark = %s", (mark_of(ending.queue, message_id),))
         flags = 0 if row is None else row.flags & (TRACKED | UNIQUE | MERGES)
         values = (queue, 0 if row is None else row.rank, message_id, ending.attempt, flags, None if row is None else row.key)
         await cursor.execute(_BURY, (*values, ending.reason, ending.text, history, _encode(ending.envelope)))
@@ -408,9 +435,11 @@ class Copies:
         found = await cursor.fetchone()
         if found is None or found[3]:
             return []
-        place, number, rank, _, envelope = found
-        await cursor.execute("update message set ticketed = true, sent = false, stored_at = now_seconds() where place = %s", (place,))
-        return [Ticket(int(number), "", name, -int(rank), _decode(envelope))]
+        place, number, rank, _, envelope, sending = found
+        await cursor.execute(
+            "update message set ticketed = true, sent = false, sending = sending + 1, stored_at = now_seconds() where place = %s", (place,)
+        )
+        return [Ticket(int(number), "", name, -int(rank), _decode(envelope), int(sending) + 1)]
 
     # --- tickets
 
@@ -438,25 +467,35 @@ class Copies:
         return await self._database.run(work)
 
     def _again(self, rows: Sequence[tuple[Any, ...]]) -> list[Ticket]:
-        groups: dict[tuple[int, str | None], list[tuple[Any, ...]]] = {}
+        groups: dict[tuple[int, str | None, int], list[tuple[Any, ...]]] = {}
         for row in sorted(rows, key=lambda row: row[6]):
-            groups.setdefault((row[0], row[3]), []).append(row)
+            groups.setdefault((row[0], row[3], row[7]), []).append(row)
         tickets: list[Ticket] = []
-        for (number, exchange), copies in groups.items():
+        for (number, exchange, sending), copies in groups.items():
             names = [self._routes.names[row[1]] for row in copies if row[1] in self._routes.names]
-            _, _, rank, _, routing_key, envelope, _ = copies[0]
-            tickets += tickets_of(number, exchange or "", routing_key or "", -int(rank), _decode(envelope), names)
+            _, _, rank, _, routing_key, envelope, _, _ = copies[0]
+            tickets += tickets_of(number, exchange or "", routing_key or "", -int(rank), _decode(envelope), names, sending)
         return tickets
 
-    async def confirm(self, numbers: Sequence[int]) -> None:
-        """Hear that the broker has the tickets of these publications."""
+    async def confirm(self, sendings: Sequence[tuple[int, int]]) -> None:
+        """Hear that the broker has these tickets, each by its number and which sending it was."""
 
         async def work(cursor: Cursor) -> None:
+            values = [number for number, _ in sendings], [sending for _, sending in sendings]
+            await cursor.execute(_CONFIRM, values)
+            await cursor.execute(_CONFIRM_LONE, values)
+
+        await self._database.run(work)
+
+    async def reticket(self, queue: str) -> None:
+        """Have all that is ready given tickets again: those that were in the broker may be gone."""
+
+        async def work(cursor: Cursor) -> None:
+            known = await self._queue(cursor, queue)
             await cursor.execute(
-                "update message set sent = true, exchange = null where number = any(%s) and state = 1 and queue is not null",
-                (list(numbers),),
+                "update message set ticketed = true, sent = false, sending = sending + 1, stored_at = 0 where queue = %s and state = 1",
+                (known,),
             )
-            await cursor.execute("delete from message where number = any(%s) and state = 1 and queue is null", (list(numbers),))
 
         await self._database.run(work)
 

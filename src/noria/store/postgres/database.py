@@ -113,10 +113,11 @@ class Database:
                                 done = await work(cursor)
                                 committing = writes
                             return done
-                    except _AGAIN:
+                    except _AGAIN as error:
                         committing = False
                         if (tries := tries + 1) >= _TRIES:
-                            raise
+                            why = f"others were in the way {tries} times ({_said(error)})"
+                            raise BrokerUnavailable(f"{self.place}: {why}; nothing was stored, try again") from None
                     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError) as error:
                         if committing:
                             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 
 import msgspec
 
@@ -23,8 +23,7 @@ _INSERT: Final[LiteralString] = """
     insert into message (
         place, number, queue, rank, message_id, state, due, flags, key, version, ticketed, sent, exchange, routing_key, envelope
     ) values (
-        %s, %s, %s, %s, %s, case when %s > 0 then 0 else 1 end, case when %s > 0 then now_seconds() + %s end,
-        %s, %s, %s, %s <= 0, false, %s, %s, %s
+        %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, false, %s, %s, %s
     )
 """
 _PENDING: Final = "select message_id, version, envelope from message where queue = %s and key = %s and version is not null"
@@ -47,6 +46,14 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Envelope).decode
 
 
+class _Place(NamedTuple):
+    """When a publication is stored, its number, and the place of each of its copies."""
+
+    now: float
+    number: int
+    places: Sequence[int]
+
+
 class Intake:
     """Stores publications inside the transactions of others."""
 
@@ -61,8 +68,9 @@ class Intake:
         taken = [self._takers(p) for p in publications]
         await self._open_lanes(cursor, publications, taken)
         copies = sum(max(1, len(queues)) for queues in taken)
-        await cursor.execute("select nextval('publication') from generate_series(1, %s)", (len(publications),))
-        numbers = [int(row[0]) for row in await cursor.fetchall()]
+        await cursor.execute("select nextval('publication'), now_seconds() from generate_series(1, %s)", (len(publications),))
+        allotted = await cursor.fetchall()
+        numbers, now = [int(row[0]) for row in allotted], float(allotted[0][1])
         await cursor.execute("select nextval('place') from generate_series(1, %s)", (copies,))
         places = iter([int(row[0]) for row in await cursor.fetchall()])
         receipts: list[Receipt] = []
@@ -72,10 +80,10 @@ class Intake:
         for p, queues, number in zip(publications, taken, numbers, strict=True):
             mine = [next(places) for _ in range(max(1, len(queues)))]
             if p.options is None:
-                rows += [_row(p, number, place, queue) for place, queue in zip(mine, queues or [None], strict=True)]
+                rows += [_row(p, now, number, place, queue) for place, queue in zip(mine, queues or [None], strict=True)]
                 receipts.append(Receipt(p.envelope.id))
             else:
-                receipts.append(await self._special(cursor, p, p.options, number, mine, queues, fingerprints))
+                receipts.append(await self._special(cursor, p, p.options, _Place(now, number, mine), queues, fingerprints))
             if receipts[-1].outcome == "stored" and p.delay <= 0:
                 tickets += _tickets(p, number, queues)
         if rows:
@@ -111,20 +119,22 @@ class Intake:
             await self._routes.changed(cursor)
 
     async def _special(
-        self, cursor: Cursor, p: Publication, options: Options, number: int, places: Sequence[int], queues: Sequence[Known],
+        self, cursor: Cursor, p: Publication, options: Options, allotted: _Place, queues: Sequence[Known],
         fingerprints: dict[str, str | None],
     ) -> Receipt:  # fmt: skip
+        now, number, places = allotted
         first = await self._taken(cursor, options, fingerprints)
         if first is not None:
             return Receipt(first, "duplicate")
         flags = (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if options.merges else 0)
         if options.merges and options.key is not None and queues:
-            receipt = await self._merge(cursor, p, options, number, places[0], queues[0], flags)
+            row = _row(p, now, number, places[0], queues[0], flags, options)
+            receipt = await self._merge(cursor, p, options, row, queues[0], flags)
             if receipt.outcome != "stored":
                 return receipt
         else:
             await cursor.executemany(
-                _INSERT, [_row(p, number, place, queue, flags, options) for place, queue in zip(places, queues or [None], strict=True)]
+                _INSERT, [_row(p, now, number, place, queue, flags, options) for place, queue in zip(places, queues or [None], strict=True)]
             )
             receipt = Receipt(p.envelope.id)
         await self._remember(cursor, options, p.envelope.id)
@@ -136,7 +146,7 @@ class Intake:
             )
         return receipt
 
-    async def _merge(self, cursor: Cursor, p: Publication, options: Options, number: int, place: int, queue: Known, flags: int) -> Receipt:
+    async def _merge(self, cursor: Cursor, p: Publication, options: Options, first: tuple[Any, ...], queue: Known, flags: int) -> Receipt:
         """Put a merged message in the place of the pending one, or a first one in the queue, or say what is pending."""
         if options.replaces is not None:
             await cursor.execute(_MERGE, (_encode(p.envelope), flags, queue.id, options.key, options.replaces))
@@ -146,11 +156,9 @@ class Intake:
             await self._follow(cursor, p, options, str(row[0]), queue)
             return Receipt(str(row[0]), "merged", int(row[1]))
         while True:
-            await cursor.execute(
-                _INSERT + " on conflict (queue, key) where version is not null do nothing", _row(p, number, place, queue, flags, options)
-            )
+            await cursor.execute(_INSERT + " on conflict (queue, key) where version is not null do nothing", first)
             if cursor.rowcount:
-                return Receipt(p.envelope.id, "stored", place)
+                return Receipt(p.envelope.id, "stored", int(first[0]))
             if pending := await self._pending(cursor, options, queue):
                 return pending
 
@@ -205,23 +213,26 @@ class Intake:
                 raise Collision
 
 
-def _row(p: Publication, number: int, place: int, queue: Known | None, flags: int = 0, options: Options | None = None) -> tuple[Any, ...]:
+def _row(
+    p: Publication, now: float, number: int, place: int, queue: Known | None, flags: int = 0, options: Options | None = None
+) -> tuple[Any, ...]:  # fmt: skip
     key = options.key if options else None
     version = place if flags & MERGES else None
     way = (p.exchange, p.routing_key) if p.exchange else (None, None)
-    return (
-        place, number, queue and queue.id, -p.priority, p.envelope.id, p.delay, p.delay, p.delay, flags, key, version, p.delay,
-        *way, _encode(p.envelope),
-    )  # fmt: skip
+    state, due = (DELAYED, now + p.delay) if p.delay > 0 else (READY, None)
+    identity = None if queue is None else queue.id
+    return (place, number, identity, -p.priority, p.envelope.id, state, due, flags, key, version, state == READY, *way, _encode(p.envelope))
 
 
 def _tickets(p: Publication, number: int, queues: Sequence[Known]) -> list[Ticket]:
     return tickets_of(number, p.exchange, p.routing_key, p.priority, p.envelope, [known.queue.name for known in queues])
 
 
-def tickets_of(number: int, exchange: str, routing_key: str, priority: int, envelope: Envelope, queues: Sequence[str]) -> list[Ticket]:
+def tickets_of(
+    number: int, exchange: str, routing_key: str, priority: int, envelope: Envelope, queues: Sequence[str], sending: int = 0
+) -> list[Ticket]:
     """Give the tickets of a publication's first way: through its exchange, and by the lanes of its queues where the exchange has none."""
     if not exchange:
-        return [Ticket(number, "", name, priority, envelope) for name in queues]
-    lanes = [Ticket(number, "", name, priority, envelope) for name in queues if priority]
-    return [Ticket(number, exchange, routing_key, priority, envelope, only_copies=bool(lanes)), *lanes]
+        return [Ticket(number, "", name, priority, envelope, sending) for name in queues]
+    lanes = [Ticket(number, "", name, priority, envelope, sending) for name in queues if priority]
+    return [Ticket(number, exchange, routing_key, priority, envelope, sending, only_copies=bool(lanes)), *lanes]

@@ -17,6 +17,16 @@ _CONSUMERS: Final[LiteralString] = (
 )
 
 
+_PRUNED_AT_ONCE: Final = 5_000
+_PRUNED: Final[dict[LiteralString, tuple[LiteralString, LiteralString]]] = {  # of each table: its key, and what is old
+    "tracked": ("message_id", "state in ('done', 'dead') and at < now_seconds() - 86400"),
+    "idempotency": ("name", "until < now_seconds()"),
+    "unique_key": ("name", "until < now_seconds()"),
+    "attempt": ("message_id", "at < now_seconds() - 30 * 86400"),
+    "death": ("mark", "at < now_seconds() - 30 * 86400"),
+}
+
+
 class Kept(Copies):
     """The copies, with the topology and the sessions that the broker asks for."""
 
@@ -38,6 +48,20 @@ class Kept(Copies):
         if fresh:
             await self._database.run(self._routes.refresh, writes=False)
         return [known.queue.name for known in self._routes.takers(exchange, routing_key)]
+
+    async def prune(self) -> None:
+        async def work(cursor: Cursor) -> None:
+            await cursor.execute("select pg_try_advisory_xact_lock(hashtext('prune'), 0)")
+            row = await cursor.fetchone()
+            if row is None or not row[0]:
+                return  # somebody else does it
+            for table, (key, old) in _PRUNED.items():
+                await cursor.execute(
+                    "delete from " + table + " where " + key + " in (select " + key + " from " + table + " where " + old + " limit %s)",
+                    (_PRUNED_AT_ONCE,),
+                )
+
+        await self._database.run(work)
 
     async def session(self) -> int:
         return await self._presence.number()
