@@ -1,7 +1,10 @@
-"""How far away a moment may be: nothing that Noria is asked to wait for may lie beyond it."""
+"""The bounds that hold wherever messages wait: how far away a moment may be, how long things are kept, how often a message may kill."""
 
 from __future__ import annotations
 
 from typing import Final
 
 FURTHEST: Final = 100 * 366 * 86400.0  # seconds: what is further away than a century is a mistake
+RESULTS_KEPT: Final = 24 * 3600.0  # seconds for which the state of a tracked message is known after its end
+IDEMPOTENCY_KEPT: Final = 24 * 3600.0
+DEATHS_ALLOWED: Final = 3  # of workers, while they run one message: then it is a dead letter

@@ -40,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from noria.bounds import FURTHEST
+from noria.bounds import FURTHEST, RESULTS_KEPT
 
 
 class NoriaError(Exception):
@@ -141,6 +141,19 @@ class NotFound(BrokerError):
     """There is no such queue, message or dead letter."""
 
     exit_code = 1
+
+    @classmethod
+    def message(cls, message_id: str) -> NotFound:
+        """Give the error for a message that is not tracked."""
+        return cls(
+            f"message {message_id} is not known: only messages sent over HTTP, asked for, or declared with results=True are "
+            f"tracked, and those that ended for {RESULTS_KEPT / 3600:g} hours"
+        )
+
+    @classmethod
+    def letter(cls, number: int) -> NotFound:
+        """Give the error for a dead letter that is not there."""
+        return cls(f'no dead letter has the number {number}; "noria dead list" shows them')
 
 
 class StorageError(NoriaError):

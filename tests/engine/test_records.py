@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from noria.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
 from noria.brokers.contract import Ack
 from noria.brokers.embedded import EmbeddedBroker
-from noria.engine.intake import IDEMPOTENCY_KEPT
-from noria.engine.ledger import RESULTS_KEPT
 from noria.engine.records import reserve
 from noria.engine.server import Engine
 from noria.errors import NotFound

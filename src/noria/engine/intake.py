@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Raw
 
+from noria.bounds import IDEMPOTENCY_KEPT
 from noria.engine.ledger import DELAY, INSERT, Ledger
 from noria.engine.queues import MERGES, TRACKED, UNIQUE, QueueState
 from noria.engine.seal import seal, unseal
 from noria.engine.wire import Posted
 from noria.errors import CorruptStorage, KeyReused, Unroutable
-
-IDEMPOTENCY_KEPT: Final = 24 * 3600.0
 
 _PENDING = "select id, due, rank, version from pending where queue = ? and key = ?"
 _REPLACE_READY = "update ready set envelope = ?, flags = flags | ? where queue = ? and rank = ? and id = ? returning message_id"

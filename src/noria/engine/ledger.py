@@ -16,6 +16,7 @@ import apsw
 import msgspec
 from msgspec import Raw
 
+from noria.bounds import DEATHS_ALLOWED
 from noria.engine.database import open_database
 from noria.engine.log import CHECKPOINT, Log
 from noria.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
@@ -28,10 +29,8 @@ from noria.messages.codec import encode_json
 _IDS_AT_ONCE: Final = 1_000_000
 _PROMOTED_AT_ONCE: Final = 1000
 _LOOKED_AT_ONCE: Final = 10_000  # rows in one turn: a key with a long line behind it must not stop everybody
-_DEATHS_ALLOWED: Final = 3
 _AROUND: Final = 64  # bytes of an answer for each message beside what is of any length
 _PASSING: Final = HISTORY | HOLDER | RETURNED  # what a dead letter does not keep
-RESULTS_KEPT: Final = 24 * 3600.0
 
 _TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id > ? order by id limit ?"
 _TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
@@ -389,7 +388,7 @@ class Ledger:
         scope = self._scope(claim)
         self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
         (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
-        if int(deaths) >= _DEATHS_ALLOWED:
+        if int(deaths) >= DEATHS_ALLOWED:
             self.bury(claim, "worker_lost", f"{deaths} workers died while they ran this message")
         else:
             self.retry(claim, 0.0, counted=True, error=error, note=None)

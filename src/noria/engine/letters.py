@@ -39,7 +39,7 @@ class Letters:
         """Give one letter, or raise `NotFound`."""
         row = self._ledger.db.execute(f"select {_COLUMNS} from dead where number = ?", (number,)).fetchone()  # noqa: S608 - constant columns
         if row is None:
-            raise NotFound(f'no dead letter has the number {number}; "noria dead list" shows them')
+            raise NotFound.letter(number)
         return self._shown(row)
 
     def retry(self, numbers: Sequence[int]) -> int:
@@ -74,7 +74,7 @@ class Letters:
         ledger = self._ledger
         row = ledger.db.execute("select envelope from dead where number = ?", (number,)).fetchone()
         if row is None:
-            raise NotFound(f'no dead letter has the number {number}; "noria dead list" shows them')
+            raise NotFound.letter(number)
         changed = msgspec.structs.replace(_decode(unseal(row[0])), body=body)
         ledger.write()
         ledger.db.execute("update dead set envelope = ? where number = ?", (seal(msgspec.msgpack.encode(changed)), number))

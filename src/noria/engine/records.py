@@ -8,8 +8,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from noria.bounds import RESULTS_KEPT
 from noria.engine.intake import Intake
-from noria.engine.ledger import RESULTS_KEPT, Ledger
+from noria.engine.ledger import Ledger
 from noria.engine.seal import unseal_or_stand_in
 from noria.engine.wire import Posted
 from noria.errors import NotFound
@@ -61,10 +62,7 @@ class Records:
             "select type, state, queue, into_id, result, error, progress from tracked where message_id = ?", (message_id,)
         ).fetchone()
         if row is None:
-            raise NotFound(
-                f"message {message_id} is not known: only messages sent over HTTP, asked for, or declared with results=True are "
-                f"tracked, and those that ended for {RESULTS_KEPT / 3600:g} hours"
-            )
+            raise NotFound.message(message_id)
         name, state, queue, into, result, error, progress = row
         if state not in ("done", "dead"):
             state = self._living(str(queue), str(into or message_id))

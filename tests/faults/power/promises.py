@@ -11,8 +11,7 @@ from zlib import crc32
 
 import msgspec
 
-from noria.engine.intake import IDEMPOTENCY_KEPT
-from noria.engine.ledger import RESULTS_KEPT
+from noria.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
 from noria.engine.records import SERIALS_KEPT
 from noria.engine.verbs import AckThen, Bury, RetryAfter
 from noria.engine.wire import Posted

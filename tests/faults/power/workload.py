@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
+from noria.bounds import IDEMPOTENCY_KEPT
 from noria.brokers.contract import Ack, Dead, Delivery, Receipt, Retry, Settlement
 from noria.brokers.embedded import EmbeddedBroker, EmbeddedConsumer
-from noria.engine.intake import IDEMPOTENCY_KEPT
 from noria.engine.tables import BEAT, TAG
 from noria.errors import Unroutable
 from noria.messages.capabilities import Exchange

@@ -184,30 +184,32 @@ class RabbitBroker:
             if any(p.delay > 0 for p in publications):
                 self._look()
             return receipts
-        alone = [p for p in publications if not await self._is_taken(p)]
-        for publication in alone:  # by a queue of somebody else, if at all: RabbitMQ knows
-            await self._outlet.publish([_outgoing(publication)], known=False)
-        if rest := [_outgoing(p) for p in publications if p not in alone]:
+        ways = dict.fromkeys((p.exchange, p.routing_key) for p in publications)
+        alone = {way for way in ways if not await self._is_taken(*way)}
+        for publication in publications:  # those go to queues of somebody else, if at all: RabbitMQ knows
+            if (publication.exchange, publication.routing_key) in alone:
+                await self._outlet.publish([_outgoing(publication)], known=False)
+        if rest := [_outgoing(p) for p in publications if (p.exchange, p.routing_key) not in alone]:
             await self._outlet.publish(rest, known=True)
         return [Receipt(p.envelope.id) for p in publications]
 
-    async def _is_taken(self, p: Publication) -> bool:
+    async def _is_taken(self, exchange: str, routing_key: str) -> bool:
         """Tell whether somebody whom we know takes it. Raises `Unroutable` if nobody can."""
         try:
-            await self._kept.takers(p.exchange, p.routing_key)
+            await self._kept.takers(exchange, routing_key)
         except Unroutable:
             pass
         else:
             return True
         try:
-            await self._kept.takers(p.exchange, p.routing_key, fresh=True)
+            await self._kept.takers(exchange, routing_key, fresh=True)
         except Unroutable:
             link = await self._control.link()
             try:
-                if p.exchange:
-                    await link.exchange(p.exchange, "direct", passive=True)
+                if exchange:
+                    await link.exchange(exchange, "direct", passive=True)
                 else:
-                    await link.queue(p.routing_key, passive=True)
+                    await link.queue(routing_key, passive=True)
             except NotFound:
                 pass
             else:

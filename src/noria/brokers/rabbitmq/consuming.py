@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from noria.bounds import DEATHS_ALLOWED
 from noria.brokers.contract import Ack, Dead, Delivery, Refusal, Retry, Settlement
 from noria.brokers.rabbitmq.control import Part
 from noria.brokers.rabbitmq.lane import Item, Lane, credit_for
@@ -27,7 +28,6 @@ _AGAIN: Final = 0.1  # seconds between two tries to connect; RabbitMQ refuses qu
 _STORE_PAUSE: Final = 0.5
 _ADMITTED: Final = 1.0  # seconds at most that others wait for the store
 _FEW: Final = 4
-_DEATHS_ALLOWED: Final = 3
 _COUNTER: Final = (1 << 28) - 1
 _numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
 
@@ -311,7 +311,7 @@ class RabbitConsumer:
                 item.deaths = deaths.get(mark_of(lane.queue, item.envelope.id), 0)
                 item.attempt += item.deaths
             wanted.add(item)
-        return wanted - await self._bury_poison([item for item in wanted if item.deaths >= _DEATHS_ALLOWED])
+        return wanted - await self._bury_poison([item for item in wanted if item.deaths >= DEATHS_ALLOWED])
 
     async def _bury_poison(self, poison: Sequence[Item]) -> set[Item]:
         """Make dead letters of what killed too many workers."""
@@ -453,7 +453,7 @@ class RabbitConsumer:
             await self._let_go(self._lanes.get(queue, []))
         self._arrived.set()  # who waits asks for it again
 
-    async def _let_go(self, lanes: Sequence[Lane]) -> None:
+    async def _let_go(self, lanes: Sequence[Lane], *, out_too: bool = False) -> None:
         link = self._link
         if link is None or link.ended.done():
             return
@@ -464,6 +464,9 @@ class RabbitConsumer:
                     await link.cancel(tag)
             await _admitted(lanes)
             items = [item for lane in lanes for item in lane.ready]
+            if out_too:
+                items += self._out.values()
+                self._out.clear()
             for lane in lanes:
                 lane.ready.clear()
             await self._give_back(items)
@@ -507,21 +510,9 @@ class RabbitConsumer:
         if self._idle is not None:
             self._idle.cancel()
         async with self._changing:
-            link = self._link
-            if link is not None and not link.ended.done():
-                with contextlib.suppress(BrokerError):
-                    for lane in self._all():
-                        if lane.subscription is not None:
-                            tag, lane.subscription = lane.subscription, None
-                            await link.cancel(tag)
-                    await _admitted(self._all())
-                    items = [*self._out.values(), *(item for lane in self._all() for item in lane.ready)]
-                    self._out.clear()
-                    for lane in self._all():
-                        lane.ready.clear()
-                    await self._give_back(items)
-                    await link.sync()
-                await link.close()
+            await self._let_go(self._all(), out_too=True)
+            if self._link is not None:
+                await self._link.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any, Final, TypeVar
 
@@ -130,17 +128,6 @@ class Database:
             raise BrokerUnavailable(f"{self.place} did not answer within {self.deadline:g} s ({why}); nothing was stored") from None
         except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
             raise CorruptStorage(f"{self.place} is damaged ({error}); restore it from a backup") from None
-
-    @asynccontextmanager
-    async def listening(self, channel: str) -> AsyncGenerator[Connection]:
-        """Give a connection of one's own that hears a channel."""
-        connection = await self.connect()
-        try:
-            await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-            yield connection
-        finally:
-            with contextlib.suppress(psycopg.Error):
-                await connection.close()
 
     async def close(self) -> None:
         """Close all connections; nothing is done any more."""

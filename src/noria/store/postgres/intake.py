@@ -7,6 +7,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 
 import msgspec
 
+from noria.bounds import IDEMPOTENCY_KEPT
 from noria.errors import KeyReused, Unroutable
 from noria.messages.envelope import Envelope, Options, Publication, Receipt
 from noria.messages.outbox import Ticket
@@ -17,7 +18,6 @@ from noria.store.postgres.routes import Known, Routes
 TRACKED, UNIQUE, HISTORY, MERGES, RETURNED = 1, 2, 4, 8, 16
 DELAYED, READY, RUNNING = 0, 1, 2
 HIGH, LOW = 1, 2
-IDEMPOTENCY_KEPT: Final = 24 * 3600.0
 
 _INSERT: Final[LiteralString] = """
     insert into message (

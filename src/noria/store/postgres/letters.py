@@ -51,7 +51,7 @@ class Letters:
             await cursor.execute("select " + _COLUMNS + " from dead d join queue q on q.id = d.queue where d.number = %s", (number,))
             row = await cursor.fetchone()
             if row is None:
-                raise _missing(number)
+                raise NotFound.letter(number)
             return _shown(row)
 
         return await self._database.run(work, writes=False)
@@ -84,7 +84,7 @@ class Letters:
             await cursor.execute("select envelope from dead where number = %s for update", (number,))
             row = await cursor.fetchone()
             if row is None:
-                raise _missing(number)
+                raise NotFound.letter(number)
             changed = msgspec.structs.replace(_decode(row[0]), body=body)
             await cursor.execute("update dead set envelope = %s where number = %s", (_encode(changed), number))
 
@@ -101,10 +101,6 @@ class Letters:
             return 0 if row is None else int(row[0])
 
         return await self._database.run(work)
-
-
-def _missing(number: int) -> NotFound:
-    return NotFound(f'no dead letter has the number {number}; "noria dead list" shows them')
 
 
 def _shown(row: tuple[Any, ...]) -> Letter:

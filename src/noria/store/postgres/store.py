@@ -20,7 +20,6 @@ from noria.store.postgres.letters import Letters
 from noria.store.postgres.presence import ALIVE, LIVES, Presence
 from noria.store.postgres.routes import Routes
 
-RESULTS_KEPT: Final = 24 * 3600.0
 _BEGIN: Final = "insert into schedule values (%s, %s) on conflict (name) do nothing"
 _FIRE: Final = """
     insert into schedule values (%s, %s) on conflict (name) do update set slot = excluded.slot where schedule.slot < excluded.slot
@@ -197,10 +196,7 @@ class PostgresStore:
             )
             row = await cursor.fetchone()
             if row is None:
-                raise NotFound(
-                    f"message {message_id} is not known: only messages sent over HTTP, asked for, or declared with results=True are "
-                    f"tracked, and those that ended for {RESULTS_KEPT / 3600:g} hours"
-                )
+                raise NotFound.message(message_id)
             name, state, queue, result, error, progress, into = row
             if state not in ("done", "dead"):
                 await cursor.execute(_WHERE, (into or message_id,))
