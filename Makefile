@@ -19,6 +19,9 @@ define debian
 for package in $(1); do \
   case $$package in \
     prometheus) command -v promtool ;; \
+    php-cli) command -v php ;; \
+    php-amqplib) ls /usr/share/php/PhpAmqpLib/autoload.php ;; \
+    amqp-tools) command -v amqp-publish ;; \
     rabbitmq-server) ls /usr/lib/rabbitmq/bin/rabbitmq-server ;; \
     postgresql) ls /usr/lib/postgresql/*/bin/postgres ;; \
     *) command -v $$package ;; \
@@ -90,8 +93,8 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(UV)
 peers: $(PEERS)/.installed # What the bench compares Noria with
 	@$(call debian,rabbitmq-server) || echo "their server cannot be installed here: the bench says so and goes on" >&2
 
-bench: $(VENV)/.tests peers ## Measure Noria and its peers in turns, print a table, write benchmarks/results.json (ARGS="--runs 1 drain")
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.tests peers $(if $(filter rabbitmq,$(BROKER)),tools) ## Measure Noria and its peers in turns, print a table, write benchmarks/*.json (BROKER=rabbitmq ARGS="--runs 1 drain")
+	@$(BIN)/python -m benchmarks --broker $(BROKER) $(ARGS)
 
 bench-quick: $(VENV)/.tests ## Measure Noria alone, in small sizes, within a minute or so
 	@$(BIN)/python -m benchmarks --scale quick --runs 1 --systems noria --output benchmarks/out/quick.json $(ARGS)
@@ -114,7 +117,7 @@ docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
 tools: ## Install what the tests need from Debian, when missing and root
-	@$(call debian,prometheus faketime strace rabbitmq-server postgresql)
+	@$(call debian,prometheus faketime strace rabbitmq-server postgresql php-cli php-amqplib amqp-tools)
 
 clean: ## Remove what was built
 	rm -rf $(VENV) $(PEERS) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

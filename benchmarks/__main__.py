@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
 from benchmarks.meters import Machine
 from benchmarks.peers import measure as peer
-from benchmarks.peers.catalogue import PROMISES, SENDING, WORKING, Peer
+from benchmarks.peers.catalogue import PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
 from benchmarks.peers.limit import measure as limit
 from benchmarks.results import Results
 from benchmarks.scale import SCALES, Scale
@@ -44,22 +44,35 @@ FAMILIES: dict[str, dict[str, Measure]] = {
     "triggers": {"noria": triggers.measure},
     "masks": {"noria": masks.measure},
 }
-_RESULTS = Path(__file__).with_name("results.json")
+FAR: dict[str, dict[str, Measure]] = {
+    "drain": {"noria": drain.measure, **_each(peer.drain, WORKING_FAR)},
+    "together": {"noria": drain.measure_together, **_each(peer.together, WORKING_FAR)},
+    "send": {"noria": sending.measure, **_each(peer.send, SENDING_FAR)},
+    "disk": {"limit": limit.disk},
+    "latency": {"noria": latency.measure, **_each(peer.latency, WORKING_FAR)},
+    "backlog": {"noria": backlog.measure},
+    "triggers": {"noria": triggers.measure},
+    "masks": {"noria": masks.measure},
+}
+_BROKERS = {"file": FAMILIES, "rabbitmq": FAR}
+_RESULTS = {"file": "results.json", "rabbitmq": "rabbitmq.json"}
 
 
 def _options() -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     options.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(FAMILIES)}; all without any")
+    options.add_argument("--broker", choices=_BROKERS, default="file", help="where messages wait; servers are started for it")
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--scale", choices=SCALES, default="full")
     options.add_argument("--systems", default="", help=f"of {','.join(PROMISES)}; all without it")
     options.add_argument("--append", action="store_true", help="add runs to the rows that are there, instead of beginning them anew")
     options.add_argument("--at-once", action="store_true", help="all works side by side: only to see that they work")
     options.add_argument("--table", action="store_true", help="only print what was measured before")
-    options.add_argument("--output", type=Path, default=_RESULTS)
+    options.add_argument("--output", type=Path)
     chosen = options.parse_args()
+    chosen.output = chosen.output or Path(__file__).with_name(_RESULTS[chosen.broker])
     chosen.systems = [system for system in chosen.systems.split(",") if system]
-    for asked, known in ((chosen.works, FAMILIES), (chosen.systems, PROMISES)):
+    for asked, known in ((chosen.works, _BROKERS[chosen.broker]), (chosen.systems, PROMISES)):
         if unknown := [name for name in asked if name not in known]:
             options.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     return chosen
@@ -78,12 +91,13 @@ class Measuring:
     async def all(self) -> None:
         """Run everything that was asked for."""
         with tempfile.TemporaryDirectory(prefix="noria-bench-") as folder:
-            async with contextlib.aclosing(Session(Path(folder))) as session:
+            families, far = _BROKERS[self._chosen.broker], self._chosen.broker != "file"
+            async with contextlib.aclosing(Session(Path(folder), far=far)) as session:
                 for _ in range(self._chosen.runs):
                     turns = [
                         functools.partial(self._one, session, family, system, measure)
-                        for family in self._chosen.works or FAMILIES
-                        for system, measure in FAMILIES[family].items()
+                        for family in self._chosen.works or families
+                        for system, measure in families[family].items()
                         if not self._chosen.systems or system in self._chosen.systems
                     ]
                     if self._chosen.at_once:
@@ -123,7 +137,7 @@ def main() -> None:
             asyncio.run(measuring.all())
         finally:
             results.write(chosen.output)
-    show(results.rows(), results.medians, SCALES[chosen.scale], measuring.missing)
+    show(results.rows(), results.medians, SCALES[chosen.scale], measuring.missing, far=chosen.broker != "file")
 
 
 if __name__ == "__main__":

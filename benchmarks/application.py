@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 from benchmarks import tally
@@ -64,8 +65,16 @@ class Burn(Command, queue="burn"):
     seconds: float
 
 
-@app.handles(Noop)
-async def noop(command: Noop) -> None: ...
+if os.environ.get("BENCH_NOTES"):  # where the broker cannot be asked a hundred times a second how much it has left
+
+    @app.handles(Noop)
+    async def noted(_: Noop) -> None:
+        tally.note()
+
+else:
+
+    @app.handles(Noop)
+    async def noop(command: Noop) -> None: ...
 
 
 @app.handles(Stamp)

@@ -41,12 +41,12 @@ async def _sends(stages: tuple[Stage, Stage], scale: Scale) -> tuple[list[float]
 
 
 async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
-    """Drain and send in turns; two engines run, and never both at once.
+    """Drain and send in turns; two engines run, and never both at once (on RabbitMQ: two virtual hosts).
 
     The deep queue is filled once in a session. Each drain begins `drained` messages above its depth and ends there.
     """
     async with session.stage(name="shallow") as shallow, session.stage(name="deep") as deep:
-        depths = ((shallow, scale.shallow), (deep, scale.deep))
+        depths = ((shallow, scale.shallow), (deep, scale.deep_far if session.far else scale.deep))
         rates: tuple[list[float], list[float]] = ([], [])
         took: tuple[list[float], list[float]] = ([], [])
         for number in range(scale.rounds):

@@ -46,6 +46,8 @@ def slope(samples: list[Sample], count: int) -> Drained:
 
 async def drained(stage: Stage, processes: int, count: int, *, resting: int = 0) -> Drained:
     """Send a backlog to workers that are quiet, wake them, and watch `count` messages go; `resting` wait below."""
+    if stage.far:
+        return await _drained_far(stage, processes, count, resting)
     async with stage.workers(processes, "noop") as workers:
         deadline = time.monotonic() + PATIENCE
         while (missing := resting + count - await stage.left("noop")) > 0:  # again if a worker had not heard the signal yet
@@ -64,6 +66,15 @@ async def drained(stage: Stage, processes: int, count: int, *, resting: int = 0)
             left = await stage.left("noop")
             samples.append(Sample(time.perf_counter(), resting + count - left, cpu(pids)))
     return slope(samples, count)
+
+
+async def _drained_far(stage: Stage, processes: int, count: int, resting: int) -> Drained:
+    """Start workers on a backlog and watch them by what their handlers note, as those of the peers are watched."""
+    if (missing := resting + count - await stage.left("noop")) > 0:
+        await stage.send("fill", count=missing - 1)  # and one more to warm up
+    stage.tally.clear()
+    async with stage.workers(processes, "noop", until_served=False) as workers:
+        return await watched(stage.tally, workers, count, processes)
 
 
 async def watched(tally: Tally, workers: Sequence[Program], count: int, processes: int) -> Drained:

@@ -19,6 +19,7 @@ class Scale:
     stamped: int = 500
     shallow: int = 1_000
     deep: int = 3_000_000
+    deep_far: int = 1_000_000
     rounds: int = 3
     blocks: int = 10
     block: int = 200
@@ -30,18 +31,19 @@ class Scale:
     pause: float = 0.8
     keys: int = 1_000
     masks: int = 5_000
+    maskers: int = 4
     masks_by_hundreds: int = 20_000
 
 
 SCALES: Final = {
     "full": Scale(),
     "quick": Scale(
-        drained=40_000, drained_slowly=8_000, sent=2_000, sent_by_hundreds=20_000, stamped=150, deep=200_000, rounds=1, blocks=5,
-        posting=2.0, settling=1.0, idling=3.0, masks=2_000, masks_by_hundreds=10_000,
+        drained=40_000, drained_slowly=8_000, sent=2_000, sent_by_hundreds=20_000, stamped=150, deep=200_000, deep_far=200_000,
+        rounds=1, blocks=5, posting=2.0, settling=1.0, idling=3.0, masks=2_000, masks_by_hundreds=10_000,
     ),
     "tiny": Scale(
         drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, syncs=20, stamped=20, shallow=200, deep=4_000,
-        rounds=1, blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20, masks=40,
-        masks_by_hundreds=200,
+        deep_far=4_000, rounds=1, blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20,
+        masks=40, masks_by_hundreds=200,
     ),
 }  # fmt: skip

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
+import random
 import sys
 import threading
 import time
@@ -83,15 +85,22 @@ def _mask(number: int, keys: int) -> Mask:
     return Mask(property_id=number % keys, nights=frozenset((number // keys,)), note=_NOTE)
 
 
+def _mixed(count: int, keys: int) -> list[int]:
+    """Give the numbers of masks in an order of this process's own: two who send at once do not go from property to property together."""
+    numbers = list(range(keys, keys + count))
+    random.Random(os.getpid()).shuffle(numbers)
+    return numbers
+
+
 def masks(count: int, keys: int) -> None:
     """Send masks of properties that have a pending one; each adds a night."""
-    for number in range(keys, keys + count):
+    for number in _mixed(count, keys):
         app.send(_mask(number, keys))
 
 
 async def awaited_masks(count: int, keys: int) -> None:
     """The same with the asynchronous verb."""
-    for number in range(keys, keys + count):
+    for number in _mixed(count, keys):
         await app.asend(_mask(number, keys))
 
 

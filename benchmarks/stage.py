@@ -10,15 +10,25 @@ import shutil
 import signal as signals
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+from psycopg import sql
+from tests.servers.postgres import PostgresNode
+from tests.servers.rabbitmq import RabbitNode
+
 from benchmarks.tally import VARIABLE, Tally
-from noria.brokers.contract import Depth
+from noria import brokers
+from noria import store as stores
+from noria.brokers.contract import Broker, Depth
 from noria.brokers.embedded import EmbeddedBroker
 from noria.errors import BrokerError
+from noria.settings import Settings
+from noria.store.contract import Store
 from noria.store.embedded import EmbeddedStore
+from noria.store.postgres.store import PostgresStore
 
 T = TypeVar("T")
 
@@ -125,17 +135,26 @@ class Folder:
 
 
 class Stage(Folder):
-    """A folder in which Noria runs."""
+    """A folder in which Noria runs; `far` says that messages wait in RabbitMQ and PostgreSQL."""
 
-    def __init__(self, path: Path) -> None:
+    broker: Broker
+    store: Store
+
+    def __init__(self, path: Path, urls: Mapping[str, str] | None = None) -> None:
         super().__init__(path)
-        self.environment |= {
-            "NORIA_APP": "benchmarks.application:app",
-            "NORIA_BROKER": f"sqlite:///{path}/noria.db",
-            "NORIA_LOG_LEVEL": "info",
-        }
-        self.broker = EmbeddedBroker(path / "noria.db", alone=False, deadline=PATIENCE)
-        self.store = EmbeddedStore(self.broker.client)
+        self.far = urls is not None
+        self.environment |= {"NORIA_APP": "benchmarks.application:app", "NORIA_LOG_LEVEL": "info"}
+        if urls is None:
+            self.environment["NORIA_BROKER"] = f"sqlite:///{path}/noria.db"
+            broker = EmbeddedBroker(path / "noria.db", alone=False, deadline=PATIENCE)
+            self.broker, self.store = broker, EmbeddedStore(broker.client)
+        else:
+            self.environment |= {**urls, "BENCH_NOTES": "1"}
+            settings = Settings(broker=urls["NORIA_BROKER"], store=urls["NORIA_STORE"], deadline=PATIENCE)
+            kept = stores.distributed(settings)
+            rabbit = brokers.distributed(settings, kept.kept)
+            kept.join(rabbit)
+            self.broker, self.store = rabbit, kept
 
     async def noria(self, *arguments: str) -> Program:
         """Start a verb of Noria."""
@@ -152,11 +171,12 @@ class Stage(Folder):
         return program
 
     @contextlib.asynccontextmanager
-    async def workers(self, count: int, queue: str) -> AsyncGenerator[list[Program]]:
+    async def workers(self, count: int, queue: str, *, until_served: bool = True) -> AsyncGenerator[list[Program]]:
         """Run worker processes that all wait for messages of a queue."""
         programs = [await self.noria("worker", "-Q", queue) for _ in range(count)]
         try:
-            await self.until_served(queue, count)
+            if until_served:
+                await self.until_served(queue, count)
             yield programs
         finally:
             for program in programs:
@@ -200,13 +220,16 @@ class Stage(Folder):
 
     async def close(self) -> None:
         await self.broker.close()
+        if isinstance(self.store, PostgresStore):
+            await self.store.close()
         await super().close()
 
 
 class Session:
     """One call of the bench: a folder for everything, and what is measured in it is removed at its end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, far: bool = False) -> None:
+        self.far = far
         self._folder = folder
         self._count = 0
         self._lasting = contextlib.ExitStack()
@@ -224,11 +247,25 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def stage(self, *, name: str | None = None, engine: bool = True) -> AsyncGenerator[Stage]:
-        """Give a fresh folder with an engine; a named one is kept until the session ends."""
-        async with self._kept(name, Stage) as stage:
-            if engine:
+        """Give a fresh folder with an engine, or with a virtual host and a database; a named one is kept until the session ends."""
+        urls = self._fresh_servers() if self.far else None
+        async with self._kept(name, lambda path: Stage(path, urls)) as stage:
+            if engine and not self.far:
                 await stage.engine()
             yield stage
+
+    def _fresh_servers(self) -> dict[str, str]:
+        """Give what to set for a virtual host and a database in which nothing is, on the servers of this session."""
+        for missing in (RabbitNode.missing(), PostgresNode.missing()):
+            if missing:
+                raise NotMeasured(missing)
+        rabbit, postgres = self.keep("rabbitmq", RabbitNode), self.keep("postgres", PostgresNode)
+        name = f"bench{self._count}"
+        rabbit.control("add_vhost", name)
+        rabbit.control("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        return {"NORIA_BROKER": f"{rabbit.url}{name}", "NORIA_STORE": f"{postgres.url.removesuffix('noria')}{name}"}
 
     @contextlib.asynccontextmanager
     async def folder(self) -> AsyncGenerator[Folder]:
@@ -237,7 +274,7 @@ class Session:
             yield folder
 
     @contextlib.asynccontextmanager
-    async def _kept(self, name: str | None, kind: type[Any]) -> AsyncGenerator[Any]:
+    async def _kept(self, name: str | None, kind: Callable[[Path], Any]) -> AsyncGenerator[Any]:
         self._count += 1
         path = self._folder / (name or str(self._count))
         folder = kind(path)

@@ -33,27 +33,29 @@ def _aim(bound: Bound, row: Row, medians: Medians) -> str:
     return f"aim {_must(bound, medians)}{'' if kept is None else ' ✓' if kept else ' ✗'}"
 
 
-def verdict(row: Row, medians: Medians) -> tuple[str, str]:
+def verdict(row: Row, medians: Medians, *, far: bool = False) -> tuple[str, str]:
     """Give what a row must reach, and whether it is ok, missed, or not to be known; an aim that is not reached is only told."""
     work = _WORKS[row["work"]]
-    if row["system"] != "noria" or not (work.bounds or work.aims):
+    bounds, aims = (work.far, ()) if far else (work.bounds, work.aims)
+    if row["system"] != "noria" or not (bounds or aims):
         return "", ""
-    must = "; ".join([*(_must(bound, medians) for bound in work.bounds), *(_aim(bound, row, medians) for bound in work.aims)])
-    kept = [bound.kept(row["median"], medians) for bound in work.bounds]
+    must = "; ".join([*(_must(bound, medians) for bound in bounds), *(_aim(bound, row, medians) for bound in aims)])
+    kept = [bound.kept(row["median"], medians) for bound in bounds]
     return must, "missed" if False in kept else "?" if None in kept else "ok"
 
 
-def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, str]) -> None:
+def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, str], *, far: bool = False) -> None:
     """Print everything that was measured, and why something was not."""
     console = Console(width=max(180, Console().width))
-    title = f"{platform.machine()}, {os.cpu_count()} cores shared by everything, Python {platform.python_version()}"
+    where = "RabbitMQ (quorum queues) and PostgreSQL, " if far else ""
+    title = f"{where}{platform.machine()}, {os.cpu_count()} cores shared by everything, Python {platform.python_version()}"
     table = Table(title=title)
     for column in ("work", "system", "promise", "median", "unit", "must reach", "", "runs"):
         table.add_column(column, justify="right" if column in ("median", "runs") else "left")
     for work, group in itertools.groupby(rows, key=lambda row: row["work"]):
         block = list(group)
         for row in block:
-            must, mark = verdict(row, medians)
+            must, mark = verdict(row, medians, far=far)
             colour = {"ok": "green", "missed": "bold red"}.get(mark, "")
             table.add_row(
                 work if row is block[0] else "",
@@ -72,7 +74,7 @@ def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, 
     console.print(
         "Peers run in their fastest settings, except huey-defaults. They send no lists: where it says by 100 they send one by one. "
         "A send that is synced waits for the disk: see what one sync takes.\n"
-        f"Shallow is {scale.shallow:,} waiting, deep is {scale.deep:,}; {scale.drained:,} are drained. "
-        "Clients, engine, workers and gateway share the cores. Read ratios, not third digits.",
+        f"Shallow is {scale.shallow:,} waiting, deep is {scale.deep_far if far else scale.deep:,}; {scale.drained:,} are drained. "
+        "Clients, servers, workers and gateway share the cores. Read ratios, not third digits.",
         highlight=False,
     )

@@ -56,11 +56,16 @@ CELERY = Peer(
 
 CELERY_CONFIRMED = Peer("celery-confirmed", "celery_application", "sends are confirmed", environment={"BENCH_CONFIRMED": "1"})
 
+PIKA = Peer("pika", "pika_application", "sends are confirmed, to a quorum queue")
+"""No system, but the library that most programs send with: its blocking connection, which waits for each confirmation."""
+
 WORKING: Final = (HUEY, HUEY_DEFAULTS, DRAMATIQ, CELERY)
 SENDING: Final = (HUEY, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)
+WORKING_FAR: Final = (DRAMATIQ, CELERY)
+SENDING_FAR: Final = (DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA)
 PROMISES: Final[Mapping[str, str]] = {
     "noria": "at least once; sends are synced",
-    **{peer.system: peer.promise for peer in (HUEY, HUEY_DEFAULTS, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)},
+    **{peer.system: peer.promise for peer in (HUEY, HUEY_DEFAULTS, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA)},
     "limit": "none: it only moves messages",
 }
 """All systems, in the order in which they are shown."""

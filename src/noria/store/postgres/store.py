@@ -61,7 +61,7 @@ class Look(Protocol):
         ...
 
     async def depths(self, queues: Sequence[str]) -> Mapping[str, Counted]:
-        """Count the messages of queues, at one look."""
+        """Count the messages of queues."""
         ...
 
     async def holding(self) -> Mapping[int, int]:
@@ -277,9 +277,10 @@ class PostgresStore:
 
         await self.presence.number()
         sessions, version = await self.database.run(work, writes=False)
-        holding, depths = await self.look.holding(), await self.look.depths(list(self.routes.queues))
+        declared = dict(self.routes.queues)  # somebody may declare more meanwhile
+        holding, depths = await self.look.holding(), await self.look.depths(list(declared))
         queues: list[dict[str, Any]] = []
-        for name, known in sorted(self.routes.queues.items()):
+        for name, known in sorted(declared.items()):
             depth, consumers = depths[name], await self.look.consuming(name)
             queues.append(
                 {
