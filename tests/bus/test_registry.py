@@ -160,3 +160,22 @@ def test_check_names_the_handler_and_what_nothing_provides() -> None:
     app.handles(Push)(needy)
     with pytest.raises(DefinitionError, match=r"needy .*asks for tool: .*Tool, which nothing provides; .*@app\.provides"):
         app.registry.check(lambda handler: handler.unmet(app.providers))
+
+
+def test_a_queue_in_which_only_one_message_is_handled_names_those_that_come_without_a_type() -> None:
+    registry = Registry()
+    registry.add_handler(Push, Handler(push), None)
+    registry.add_handler(Job, Handler(job), bind("jobs.x", "jobs:job.x"))
+    registry.add_subscriber(Bid, Handler(note), "bids")
+    registry.add_subscriber("other.*", Handler(note), "others")
+    assert {q.name: q.type for q in registry.topology().queues} == {
+        "bids": "bid", "jobs.x": "job", "others": "", "push.alpine": "push", "push.ical": "push",
+    }  # fmt: skip
+
+
+def test_a_queue_keeps_the_type_that_it_was_given_and_has_none_where_several_are_handled() -> None:
+    registry = Registry()
+    registry.add_handler(Job, Handler(job), bind("mixed", "jobs:#"))
+    registry.add_handler(Push, Handler(push), bind("mixed", "jobs:#"))
+    registry.add_handler(Job, Handler(job), bind("given", "jobs:job.y", type="job.of.others"))
+    assert {q.name: q.type for q in registry.topology().queues if q.name in ("mixed", "given")} == {"mixed": "", "given": "job.of.others"}

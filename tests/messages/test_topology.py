@@ -6,8 +6,8 @@ from typing import Literal
 import pytest
 
 from noria import Exchange, bind
-from noria.errors import TopologyConflict
-from noria.messages.topology import Binding, Queue, match, passes, refuse_conflict, refuse_other_kind
+from noria.errors import InvalidCapability, TopologyConflict
+from noria.messages.topology import Binding, Queue, match, passes, refuse_conflict, refuse_other_kind, type_of
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,24 @@ def test_many_wildcards_take_no_time() -> None:
     started = time.thread_time()
     assert match(["*a" * 100 + "*b"], ["a" * 255] * 100) == []
     assert time.thread_time() - started < 0.5
+
+
+def test_a_message_without_a_type_gets_that_of_its_binding_or_else_of_its_queue() -> None:
+    exchanges = {"shop": Exchange("shop"), "all": Exchange("all", "fanout")}
+    queue = bind("q", Binding("shop", "order.*", "order"), "shop:refund.*", Binding("all", "", "anything"), type="unknown")
+    assert type_of(queue, exchanges, "shop", "order.made") == "order"
+    assert type_of(queue, exchanges, "shop", "refund.made") == "unknown"
+    assert type_of(queue, exchanges, "all", "whatever") == "anything"
+    assert type_of(queue, exchanges, "elsewhere", "order.made") == "unknown"
+    assert type_of(bind("q"), exchanges, "", "q") == ""
+
+
+def test_a_quorum_queue_cannot_be_other_than_durable() -> None:
+    with pytest.raises(InvalidCapability, match='durable=False needs kind="classic"'):
+        bind("q", durable=False)
+    assert not bind("q", kind="classic", durable=False).durable
+
+
+def test_what_only_rabbitmq_knows_of_an_exchange_or_gives_a_type_is_no_conflict_here() -> None:
+    refuse_other_kind(Exchange("x"), Exchange("x", durable=False))
+    refuse_conflict(bind("q", "x:a"), bind("q", Binding("x", "a", "order")))

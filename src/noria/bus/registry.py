@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from noria.bus.handler import Handler
 from noria.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
 from noria.messages.fields import refuse_foreign_types
@@ -66,7 +68,7 @@ class Registry:
                 raise DefinitionError(
                     f"{handler.name}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel"
                 )
-            queue = Queue(queue.name, queue.bindings, queue.origin or handler.origin)
+            queue = replace(queue, origin=queue.origin or handler.origin)
             self.add_queue(queue)
         elif spec.exchange is not None and spec.queue is None:
             raise DefinitionError(
@@ -160,7 +162,21 @@ class Registry:
                     known = queues.setdefault(name, queue)
                     if bindings:
                         refuse_conflict(known, queue)
-        return Topology(tuple(exchanges.values()), tuple(queues[name] for name in sorted(queues)))
+        types = self._types()
+        named = (replace(queue, type=queue.type or types.get(name, "")) for name, queue in sorted(queues.items()))
+        return Topology(tuple(exchanges.values()), tuple(named))
+
+    def _types(self) -> dict[str, str]:
+        """Give the type of what comes through each queue in which there is only one."""
+        found: dict[str, set[str]] = {}
+        for name, subscriber in self.subscribers.items():
+            if subscriber.message is not None:
+                found.setdefault(name, set()).add(subscriber.message.__spec__.name)
+        for message, queue in self.routes:
+            spec = message.__spec__
+            for name in [queue] if queue is not None else expand(message.__name__, spec.queue, message) if spec.queue else []:
+                found.setdefault(name, set()).add(spec.name)
+        return {name: types.pop() for name, types in found.items() if len(types) == 1}
 
     def check(self, unmet: Callable[[Handler], list[str]]) -> None:
         """Raise `DefinitionError` for handlers that ask for what nothing provides."""

@@ -111,11 +111,24 @@ class Unique(Struct, frozen=True):
 
 
 class Exchange(Struct, frozen=True):
-    """A named exchange; what is published there is archived for `archive` seconds (0: not at all)."""
+    """A named exchange; what is published there is archived for `archive` seconds (0: not at all).
+
+    For RabbitMQ alone: `passive` says that it is another program's, which is only looked for; `durable`, `auto_delete`
+    and `arguments` are how it is declared, which must be as others declare it. It is bound to again when it came back.
+    """
 
     name: str
     kind: Literal["direct", "topic", "fanout"] = "topic"
     archive: float = 0.0
+    durable: bool = True
+    auto_delete: bool = False
+    passive: bool = False
+    arguments: Mapping[str, Any] = {}
+
+    @property
+    def is_lasting(self) -> bool:
+        """Tell whether it stays for as long as nobody deletes it, because it is ours and durable."""
+        return self.durable and not self.auto_delete and not self.passive
 
     def __post_init__(self) -> None:
         refuse_bad_name("exchange", self.name)

@@ -3,32 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from msgspec import Struct
 
-from noria.errors import NotFound, TopologyConflict, Unroutable
+from noria.errors import InvalidCapability, NotFound, TopologyConflict, Unroutable
 from noria.messages.capabilities import Exchange, refuse_bad_name
 
 EVENTS: Final = Exchange("events", "topic", archive=30 * 86400.0)
 
 
 class Binding(Struct, frozen=True, order=True):
-    """What of an exchange goes to a queue: on a topic exchange `*` stands for one word, `#` for any number."""
+    """What of an exchange goes to a queue: on a topic exchange `*` stands for one word, `#` for any number.
+
+    `type` is that of messages of other programs that come by it without one.
+    """
 
     exchange: str
     key: str = ""
+    type: str = ""
 
 
 class Queue(Struct, frozen=True):
-    """A durable, named queue with all its bindings; `origin` says who declared it, for the conflict message."""
+    """A named queue with all its bindings; `origin` says who declared it, for the conflict message.
+
+    `type` is that of messages of other programs that come without one, by no binding that has one.
+    For RabbitMQ alone: `passive` says that it is another program's, which is only looked for; `kind`, `durable` and
+    `arguments` are how it is declared. Nobody else should consume it: the tickets of retried messages wait there too.
+    """
 
     name: str
     bindings: tuple[Binding, ...] = ()
     origin: str = ""
+    type: str = ""
+    kind: Literal["quorum", "classic"] = "quorum"
+    durable: bool = True
+    passive: bool = False
+    arguments: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
         refuse_bad_name("queue", self.name)
+        if self.kind not in ("quorum", "classic"):
+            raise InvalidCapability(f'queue "{self.name}": kind={self.kind!r} must be "quorum" or "classic"')
+        if self.kind == "quorum" and not self.durable:
+            raise InvalidCapability(f'queue "{self.name}": durable=False needs kind="classic"; quorum queues are always durable')
+
+
+class QueueOptions(TypedDict, total=False):
+    """What may be said of a queue beside its name and bindings: see `Queue`."""
+
+    origin: str
+    type: str
+    kind: Literal["quorum", "classic"]
+    durable: bool
+    passive: bool
+    arguments: Mapping[str, Any]
 
 
 class Topology(Struct, frozen=True):
@@ -38,10 +67,10 @@ class Topology(Struct, frozen=True):
     queues: tuple[Queue, ...] = ()
 
 
-def bind(name: str, *bindings: str | Binding, origin: str = "") -> Queue:
-    """Give a queue bound by `"exchange:key"` strings: `bind("push.ical", "channels:push.ical.*")`."""
+def bind(name: str, *bindings: str | Binding, **options: Unpack[QueueOptions]) -> Queue:
+    """Give a queue bound by `"exchange:key"` strings: `bind("push.ical", "channels:push.ical.*")`; options are those of `Queue`."""
     parsed = tuple(b if isinstance(b, Binding) else Binding(*b.partition(":")[::2]) for b in bindings)
-    return Queue(name, tuple(sorted(set(parsed))), origin)
+    return Queue(name, tuple(sorted(set(parsed))), **options)
 
 
 def refuse_conflict(known: Queue, again: Queue) -> None:
@@ -49,7 +78,7 @@ def refuse_conflict(known: Queue, again: Queue) -> None:
 
     In AMQP the bindings of both would add up, and each consumer would get what only the other asked for.
     """
-    if sorted(known.bindings) != sorted(again.bindings):
+    if _pairs(known) != _pairs(again):
         raise TopologyConflict(
             f'queue "{known.name}" is declared twice with different keys: {_listed(known)} by {known.origin or "an unnamed program"}, '
             f"{_listed(again)} by {again.origin or 'an unnamed program'}; give one of them another name, "
@@ -58,16 +87,33 @@ def refuse_conflict(known: Queue, again: Queue) -> None:
 
 
 def refuse_other_kind(known: Exchange, again: Exchange) -> None:
-    """Raise `TopologyConflict` if the second declaration of an exchange is of another kind or archive."""
-    if known != again:
+    """Raise `TopologyConflict` if the second declaration of an exchange is of another kind or archive.
+
+    What RabbitMQ alone knows of it is RabbitMQ's to compare.
+    """
+    if (known.kind, known.archive) != (again.kind, again.archive):
         raise TopologyConflict(
             f'exchange "{known.name}" is {known.kind} (archive {known.archive:g} s) and was declared again as '
             f"{again.kind} (archive {again.archive:g} s); use one declaration for both"
         )
 
 
+def type_of(queue: Queue, exchanges: Mapping[str, Exchange], exchange: str, routing_key: str) -> str:
+    """Give the type of a message without one by the way it came, or nothing."""
+    known = exchanges.get(exchange)
+    if known is not None:
+        for binding in queue.bindings:
+            if binding.type and binding.exchange == exchange and passes(known.kind, binding.key, routing_key):
+                return binding.type
+    return queue.type
+
+
+def _pairs(queue: Queue) -> list[tuple[str, str]]:
+    return sorted({(b.exchange, b.key) for b in queue.bindings})
+
+
 def _listed(queue: Queue) -> str:
-    return ", ".join(f'"{b.exchange}:{b.key}"' for b in sorted(queue.bindings)) or "no binding"
+    return ", ".join(f'"{exchange}:{key}"' for exchange, key in _pairs(queue)) or "no binding"
 
 
 def takers(

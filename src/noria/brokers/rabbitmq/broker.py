@@ -17,7 +17,8 @@ from noria.brokers.rabbitmq import archive
 from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.consuming import RabbitConsumer, Ways, is_kept, marks_in
 from noria.brokers.rabbitmq.control import Control, Held, Part, Question
-from noria.brokers.rabbitmq.lanes import ARCHIVE, QUORUM, lane_of, lanes_of
+from noria.brokers.rabbitmq.declaring import Declared, declare, declare_again
+from noria.brokers.rabbitmq.lanes import QUORUM, lane_of, lanes_of
 from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.outlet import Outgoing, Outlet
 from noria.brokers.rabbitmq.properties import COPIES, TICKET, properties_of
@@ -29,10 +30,11 @@ from noria.messages.topology import Topology
 log = logging.getLogger("noria.rabbitmq")
 
 _NOTHING: Final = b""
-_LOOKS: Final = 20
+_LOOKING: Final = 0.5  # seconds
 _SETTLING: Final = 2.0  # seconds: killed within one (3.10.8) after it made a quorum queue, RabbitMQ has it, but never finds its log
 _LOOK: Final = 1.0  # seconds at most between two looks at what is due
 _PRUNE: Final = 60.0
+_BIND: Final = 3.0  # seconds between two looks at exchanges that others may delete and make again: our bindings go with them
 _CONFIRMED: Final = 0.5  # seconds for which confirmed tickets are collected
 
 
@@ -121,6 +123,7 @@ class RabbitBroker:
         self._relaying: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
         self._lanes_declared: set[str] = set()
+        self._declared = Declared()
 
     async def _open(self, what: str) -> Link:
         return await Link.open(self.address, name=f"noria {self._role} {what}", deadline=self._deadline, confirms=False)
@@ -152,26 +155,22 @@ class RabbitBroker:
     async def declare(self, topology: Topology) -> None:
         is_new = await self._kept.declare(topology)
         link = await self._control.link()
-        for exchange in topology.exchanges:
-            await link.exchange(exchange.name, exchange.kind)
-        archived = [exchange for exchange in topology.exchanges if exchange.archive]
-        if archived:
-            await self._declare_archive(link, max(exchange.archive for exchange in archived))
-        for exchange in archived:
-            await link.bind(ARCHIVE, exchange.name, "#")
-        for queue in topology.queues:
-            for name in lanes_of(queue.name, await self._kept.lanes(queue.name)):
-                await link.queue(name, arguments=QUORUM)
-            for binding in queue.bindings:
-                await link.bind(queue.name, binding.exchange, binding.key)
+        lanes = {queue.name: await self._kept.lanes(queue.name) for queue in topology.queues}
+        await declare(link, topology, lanes)
+        self._declared.add(topology)
         if is_new:
             await asyncio.sleep(self._settling)  # nothing tells when it has happened
 
-    async def _declare_archive(self, link: Link, seconds: float) -> None:
-        try:
-            await link.queue(ARCHIVE, passive=True)
-        except NotFound:
-            await link.queue(ARCHIVE, arguments={"x-queue-type": "stream", "x-max-age": f"{max(1, round(seconds))}s"})
+    async def _declare_again(self, *, only_fragile: bool = False) -> None:
+        """Make exist again what this process declared: RabbitMQ, or what is not ours in it, may have begun anew."""
+        topology = self._declared.fragile() if only_fragile else self._declared.all()
+        if not topology.queues and not topology.exchanges:
+            return
+        lanes: dict[str, int] = {}
+        for queue in topology.queues:
+            with contextlib.suppress(NotFound):  # it was deleted, by somebody who does not need it any more
+                lanes[queue.name] = await self._kept.lanes(queue.name)
+        await declare_again(await self._control.link(), topology, lanes)
 
     # --- publishing
 
@@ -265,7 +264,7 @@ class RabbitBroker:
     async def _relay(self) -> None:
         """Send the tickets of what became due, and those that somebody could not send."""
         loop = asyncio.get_running_loop()
-        swept = confirmed = pruned = loop.time()
+        swept = confirmed = pruned = bound = loop.time()
         while True:
             self._due.clear()
             wait = _LOOK
@@ -282,6 +281,9 @@ class RabbitBroker:
                 if loop.time() - swept >= _LOOK:
                     swept = loop.time()
                     await self.send(await self._kept.unsent())
+                if loop.time() - bound >= _BIND:
+                    bound = loop.time()
+                    await self._declare_again(only_fragile=True)
                 if loop.time() - pruned >= _PRUNE:
                     pruned = loop.time()
                     await self._kept.prune()
@@ -310,7 +312,11 @@ class RabbitBroker:
         await self._control.link()
         await self._kept.consume()
         consumer = RabbitConsumer(
-            known, prefetch, outbox=self._kept, ways=Ways(lambda: self._open("receives"), self.publish, self.send), patience=self._deadline
+            known,
+            prefetch,
+            outbox=self._kept,
+            ways=Ways(lambda: self._open("receives"), self.publish, self.send, self._declare_again, self._declared.type_of),
+            patience=self._deadline,
         )
         self._consumers.add(consumer)
         self._look()
@@ -366,17 +372,17 @@ class RabbitBroker:
     # --- looking
 
     async def depth(self, queue: str) -> Depth:
-        link = await self._control.link()
-        seen = await self._looked_at(link, (queue,))
-        for _ in range(_LOOKS):  # three places are looked at one after the other: until nothing has moved meanwhile
-            before, seen = seen, await self._looked_at(link, (queue,))
-            if before == seen:
-                break
-        return _depth(queue, *seen)
+        return (await self.depths((queue,)))[queue]
 
     async def depths(self, queues: Sequence[str]) -> Mapping[str, Depth]:
-        """Count the messages of queues, at one look: what moves meanwhile may be counted twice or not."""
-        seen = await self._looked_at(await self._control.link(), queues)
+        """Count the messages of queues; what moves all the time may be counted twice or not."""
+        link, loop = await self._control.link(), asyncio.get_running_loop()
+        until = loop.time() + _LOOKING
+        seen = await self._looked_at(link, queues)
+        while loop.time() < until:  # three places are looked at one after the other: until nothing has moved meanwhile
+            before, seen = seen, await self._looked_at(link, queues)
+            if before == seen:
+                break
         return {queue: _depth(queue, *seen) for queue in queues}
 
     async def _looked_at(self, link: Link, queues: Sequence[str]) -> tuple[Mapping[str, Counts], dict[str, int], list[Held]]:
@@ -408,6 +414,7 @@ class RabbitBroker:
         self._look()
         if delete:
             await self._kept.remove(queue)
+            self._declared.forget(queue)
             for name in lanes_of(queue, lanes):
                 await link.delete(name)
                 self._lanes_declared.discard(name)

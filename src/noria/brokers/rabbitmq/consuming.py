@@ -37,11 +37,17 @@ SendTickets = Callable[[Sequence[Ticket]], Awaitable[None]]
 
 
 class Ways(NamedTuple):
-    """What a consumer needs of its broker."""
+    """What a consumer needs of its broker.
+
+    `declare` makes exist again what may have gone with a connection; `type_of` names what came without a type, by its queue,
+    exchange and routing key.
+    """
 
     open_link: Open
     publish: PublishAll
     send: SendTickets
+    declare: Callable[[], Awaitable[None]]
+    type_of: Callable[[str, str, str], str]
 
 
 class RabbitConsumer:
@@ -50,7 +56,7 @@ class RabbitConsumer:
     def __init__(self, queues: dict[str, int], prefetch: int, *, outbox: Outbox, ways: Ways, patience: float) -> None:
         """Prepare a consumer of these queues, each with its lanes; it connects with its first `receive`."""
         self._outbox = outbox
-        self._open_link, self._publish, self._send = ways
+        self._open_link, self._publish, self._send, self._declare, self._type_of = ways
         self._patience = patience
         self._prefetch = prefetch
         self._lanes: dict[str, list[Lane]] = {q: [Lane(q, *lane) for lane in lanes_of(q, lanes).items()] for q, lanes in queues.items()}
@@ -223,6 +229,8 @@ class RabbitConsumer:
 
     async def _linked(self) -> Link:
         if self._link is None or self._link.ended.done():
+            if self._link is not None:
+                await self._declare()
             link = await self._open_link()
             self._link = link
             link.ended.add_done_callback(lambda _: self._lost(link))
@@ -238,7 +246,9 @@ class RabbitConsumer:
         if link is not self._link:
             return
         headers = message.properties.headers or {}
-        envelope = envelope_of(message.properties, message.body, fallback=lane.queue)
+        properties = message.properties
+        fallback = "" if properties.type else self._type_of(lane.queue, message.exchange, message.routing_key)
+        envelope = envelope_of(properties, message.body, fallback=fallback)
         item = Item(message.tag, lane, generation, envelope, ticket_in(headers), message.redelivered)
         self._unsettled[message.tag] = item
         if generation == lane.generation:

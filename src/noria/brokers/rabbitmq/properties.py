@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -48,10 +49,13 @@ def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> B
 
 
 def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:
-    """Give the envelope of a message that anybody may have published; `fallback` is its type and id if it has none."""
+    """Give the envelope of a message that anybody may have published; `fallback` is its type if it has none.
+
+    One without an id is known by what is in it, so that it is the same when it comes again: twins count each other's attempts.
+    """
     headers: Mapping[str, Any] = properties.headers or {}
     return Envelope(
-        _text(properties.message_id or fallback),
+        _text(properties.message_id) if properties.message_id else _digest(properties, body),
         _text(properties.type or fallback),
         body,
         _exact(headers, _TIMESTAMP, properties),
@@ -60,6 +64,11 @@ def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:
         None if properties.correlation_id is None else _text(properties.correlation_id),
         None if properties.reply_to is None else _text(properties.reply_to),
     )
+
+
+def _digest(properties: Any, body: bytes) -> str:
+    told = repr((properties.type, properties.timestamp, properties.correlation_id, properties.app_id)).encode()
+    return f"foreign-{hashlib.blake2s(body, key=hashlib.blake2s(told).digest(), digest_size=16).hexdigest()}"
 
 
 def ticket_in(headers: Mapping[str, Any]) -> str | None:
