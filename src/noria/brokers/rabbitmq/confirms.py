@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
-
-from pika.spec import BasicProperties
+from typing import Any, NamedTuple, Protocol
 
 from noria.errors import BrokerError, Rejected, Unconfirmed, Unroutable
+
+
+class Properties(Protocol):
+    """What is sent beside a body: pika's properties, or those that are written already."""
+
+    message_id: Any
+
+    def encode(self) -> list[bytes]:
+        """Give the pieces that go over the wire."""
+        ...
 
 
 class _Publication(NamedTuple):
@@ -18,7 +26,7 @@ class _Publication(NamedTuple):
     exchange: str
     routing_key: str
     body: bytes
-    properties: BasicProperties
+    properties: Properties
     expires: float
 
 
@@ -38,7 +46,7 @@ class Confirms:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, exchange: str, routing_key: str, body: bytes, properties: BasicProperties) -> asyncio.Future[None]:
+    def add(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> asyncio.Future[None]:
         """Give the future of what was published last."""
         future: asyncio.Future[None] = self._loop.create_future()
         expires = self._loop.time() + self._deadline
@@ -69,14 +77,14 @@ class Confirms:
         else:
             publication.future.set_exception(Rejected(f"the broker refused the message for {_where(publication)}"))
 
-    def give_back(self, text: str, exchange: str, routing_key: str, body: bytes, properties: BasicProperties) -> bool:
+    def give_back(self, text: str, exchange: str, routing_key: str, body: bytes, properties: Properties) -> bool:
         """Fail the publication that came back, and tell whether it was found.
 
         RabbitMQ returns in the order of publishing, and each message before it confirms it. So it is the first open one, after
         the last that came back, that says the same; two that say the same in everything may be taken for each other.
         """
         near: int | None = None
-        said = properties.encode()
+        said = b"".join(properties.encode())
         for tag in range(max(self._returned + 1, self._lowest), self._next):
             sent = self._open.get(tag)
             if (
@@ -87,7 +95,7 @@ class Confirms:
                 or sent.body != body
             ):
                 continue
-            if sent.properties.encode() == said:
+            if b"".join(sent.properties.encode()) == said:
                 near = tag
                 break
             near = near or tag  # RabbitMQ can be told to add headers of its own

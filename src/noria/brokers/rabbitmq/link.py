@@ -22,7 +22,8 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedBy
 from pika.spec import Basic
 
 from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.confirms import Confirms
+from noria.brokers.rabbitmq.confirms import Confirms, Properties
+from noria.brokers.rabbitmq.frames import publication
 from noria.brokers.rabbitmq.protocol import Protocol
 from noria.brokers.rabbitmq.questions import Answer, Questions
 from noria.errors import BrokerError, BrokerUnavailable, NotFound, Rejected, Unconfirmed
@@ -217,7 +218,7 @@ class Link:
         return 0 if self._confirms is None else len(self._confirms)
 
     def publish(
-        self, exchange: str, routing_key: str, body: bytes, properties: BasicProperties, *, mandatory: bool = True
+        self, exchange: str, routing_key: str, body: bytes, properties: Properties, *, mandatory: bool = True
     ) -> asyncio.Future[None]:
         """Send a message; the future ends when RabbitMQ has confirmed it (or at once on a link without confirms).
 
@@ -226,12 +227,14 @@ class Link:
         future: asyncio.Future[None]
         try:
             self._questions.check()
-            self._channel.basic_publish(exchange, routing_key, body, properties, mandatory)
+            channel, most = self._channel.channel_number, self._protocol.params.frame_max
+            encoded = b"".join(properties.encode())
+            self._protocol.emit(publication(channel, exchange, routing_key, body, encoded, mandatory=mandatory, most=most))
         except BrokerUnavailable as error:
             future = self._loop.create_future()
             future.set_exception(error)
             return future
-        except Exception as error:  # pika could not encode it, and has sent nothing of it
+        except Exception as error:  # it could not be encoded, and nothing of it was sent
             future = self._loop.create_future()
             future.set_exception(Rejected(f"the message cannot be sent by AMQP: {error!r}"))
             return future

@@ -7,9 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from pika import BasicProperties
-
 from noria.brokers.rabbitmq.address import Address
+from noria.brokers.rabbitmq.confirms import Properties
 from noria.brokers.rabbitmq.link import Link
 from noria.errors import BrokerUnavailable, Rejected, Unconfirmed, Unroutable
 
@@ -24,7 +23,7 @@ class Outgoing(NamedTuple):
     exchange: str
     routing_key: str
     body: bytes
-    properties: BasicProperties
+    properties: Properties
 
 
 class Outlet:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from pika import BasicProperties
 
+from noria.brokers.rabbitmq.frames import short
 from noria.errors import Rejected
 from noria.messages.envelope import NO_HEADERS, Envelope
 
@@ -18,34 +20,57 @@ _TIMESTAMP: Final = "noria-timestamp"  # AMQP's own has whole seconds; text, bec
 TICKET: Final = "noria-ticket"
 COPIES: Final = "noria-copies"
 _PUBLISHED: Final = "noria-published"
-_PERSISTENT: Final = 2
-_SHORT: Final = 255  # bytes of a short string (AMQP 0-9-1, §4.2.5.3)
+_PERSISTENT: Final = b"\x02"
+_LONG, _TIME, _SIGNS = struct.Struct(">I"), struct.Struct(">Q"), struct.Struct(">H")
+_FLAGS: Final = (  # what each of our messages has, in the order in which it is written
+    BasicProperties.FLAG_CONTENT_TYPE
+    | BasicProperties.FLAG_HEADERS
+    | BasicProperties.FLAG_DELIVERY_MODE
+    | BasicProperties.FLAG_MESSAGE_ID
+    | BasicProperties.FLAG_TIMESTAMP
+    | BasicProperties.FLAG_TYPE
+)
 
 
-def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> BasicProperties:
+class Written:
+    """The properties of a message as they go over the wire."""
+
+    __slots__ = ("encoded", "message_id")
+
+    def __init__(self, message_id: str, encoded: bytes) -> None:
+        self.message_id = message_id
+        self.encoded = encoded
+
+    def encode(self) -> list[bytes]:
+        """Give the pieces, as pika's own properties do."""
+        return [self.encoded]
+
+
+def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> Written:
     """Give the properties of a message; `ours` are headers of Noria's own. Raises `Rejected` for what AMQP cannot carry."""
-    headers: dict[str, Any] = dict(envelope.headers)
-    headers[_TIMESTAMP] = repr(envelope.timestamp)
-    headers[_PUBLISHED] = repr(time.time())
-    headers.update(ours)
-    for name, value in (
-        ("message_id", envelope.id),
-        ("type", envelope.type),
-        ("correlation_id", envelope.correlation_id),
-        ("reply_to", envelope.reply_to),
-    ):
-        if value is not None and len(value) > _SHORT // 4 and len(value.encode()) > _SHORT:
-            raise Rejected(f"{name} has {len(value.encode())} bytes; AMQP carries at most {_SHORT}")
-    return BasicProperties(
-        message_id=envelope.id,
-        type=envelope.type,
-        content_type=envelope.content_type,
-        correlation_id=envelope.correlation_id,
-        reply_to=envelope.reply_to,
-        timestamp=max(0, int(envelope.timestamp)),
-        delivery_mode=_PERSISTENT,
-        headers=headers,
-    )
+    flags, correlation_id, reply_to = _FLAGS, envelope.correlation_id, envelope.reply_to
+    try:
+        table = [_entry(name, value) for name, value in envelope.headers.items()] if envelope.headers else []
+        table.append(_entry(_TIMESTAMP, repr(envelope.timestamp)))
+        table.append(_entry(_PUBLISHED, repr(time.time())))
+        table += [_entry(name, value) for name, value in ours.items()]
+        headers = b"".join(table)
+        pieces = [short(envelope.content_type), _LONG.pack(len(headers)), headers, _PERSISTENT]
+        if correlation_id is not None:
+            flags |= BasicProperties.FLAG_CORRELATION_ID
+            pieces.append(short(correlation_id))
+        if reply_to is not None:
+            flags |= BasicProperties.FLAG_REPLY_TO
+            pieces.append(short(reply_to))
+        pieces += (short(envelope.id), _TIME.pack(max(0, int(envelope.timestamp))), short(envelope.type))
+    except ValueError as error:  # this is what a text that is no UTF-8 raises, too
+        raise Rejected(f"{envelope.type[:60]} {envelope.id[:60]} cannot be sent by AMQP: {error}") from None
+    return Written(envelope.id, _SIGNS.pack(flags) + b"".join(pieces))
+
+
+def _entry(name: str, value: str) -> bytes:
+    encoded = value.encode()
+    return b"".join((short(name), b"S", _LONG.pack(len(encoded)), encoded))
 
 
 def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:

@@ -23,6 +23,7 @@ log = logging.getLogger("noria.rabbitmq")
 
 UNREADABLE: Final = "noria-unreadable"
 _PIECE: Final = 8192  # pika copies what is left of its buffer after each frame: a small one costs less
+_MUCH: Final = 16_384
 _LOOKS: Final = 2  # at silence, in a heartbeat: RabbitMQ sends two
 _PATIENCE: Final = 2  # heartbeats
 _CLOSED: Final = "the connection was closed by the other side"
@@ -74,6 +75,7 @@ class Protocol(_Pika, asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._stream: asyncio.Transport | None = None
         self._outbox: list[bytes] = []
+        self._waiting = 0
         self._deaf = False
         self._heard = 0
         self._silent = 0
@@ -94,6 +96,13 @@ class Protocol(_Pika, asyncio.Protocol):
         self._deaf = True
         if self._stream is not None:
             self._terminate_stream(why)
+
+    def emit(self, data: bytes) -> None:
+        """Send bytes behind what was said before; what is much goes out at once, so that RabbitMQ begins with it."""
+        self._adapter_emit_data(data)
+        self._waiting += len(data)
+        if self._waiting > _MUCH:
+            self._flush()
 
     # --- what asyncio calls
 
@@ -135,6 +144,7 @@ class Protocol(_Pika, asyncio.Protocol):
         if self._stream is not None and not self._stream.is_closing():
             self._stream.write(b"".join(self._outbox))
         self._outbox.clear()
+        self._waiting = 0
 
     def _adapter_call_later(self, delay: float, callback: Callable[[], Any]) -> asyncio.TimerHandle:
         return self._loop.call_later(delay, callback)

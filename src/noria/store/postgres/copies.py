@@ -12,6 +12,7 @@ from noria.messages.envelope import Envelope, Publication, Receipt
 from noria.messages.outbox import Counts, Ended, Ending, Lent, Presented, Ticket, mark_of
 from noria.store.postgres.database import Cursor, Database
 from noria.store.postgres.intake import DELAYED, HISTORY, MERGES, READY, RETURNED, RUNNING, TRACKED, UNIQUE, Intake, tickets_of
+from noria.store.postgres.lone import Lone
 from noria.store.postgres.presence import ALIVE, Presence
 from noria.store.postgres.routes import Routes
 
@@ -132,8 +133,11 @@ class Copies:
         self._routes = routes
         self._intake = intake
         self._presence = presence
+        self._lone = Lone(database, routes)
 
     async def publish(self, publications: Sequence[Publication]) -> tuple[list[Receipt], list[Ticket]]:
+        if len(publications) == 1 and (stored := await self._lone.publish(publications[0])) is not None:
+            return stored
         return await self._database.run(lambda cursor: self._intake.publish(cursor, publications))
 
     # --- lending

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any, Final, TypeVar
+from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, sql
@@ -33,6 +33,13 @@ _AGAIN: Final = (Collision, psycopg.errors.SerializationFailure, psycopg.errors.
 _TRIES: Final = 10
 _PAUSE: Final = 0.05
 _CONNECTIONS: Final = 4
+
+
+class _Said:
+    """What was said so far: `is_final` if it may have been stored, `is_repeatable` if saying it again does no harm."""
+
+    is_final = False
+    is_repeatable = False
 
 
 class Database:
@@ -100,31 +107,54 @@ class Database:
 
         Raises `BrokerUnavailable` if certainly nothing was stored, and `Unconfirmed` where the answer to a commit was lost.
         """
-        committing, cause, tries = False, "", 0
+
+        async def transaction(cursor: Cursor, said: _Said) -> T:
+            async with cursor.connection.transaction():
+                done = await work(cursor)
+                said.is_final = writes
+            return done
+
+        return await self._persist(transaction)
+
+    async def once(
+        self, statement: LiteralString, values: Mapping[str, Any] | Sequence[Any], *, repeatable: bool
+    ) -> tuple[Any, ...] | None:
+        """Execute one statement, which is a transaction of its own, and give its first row; see `run` for what is raised.
+
+        `repeatable` says that it may be said again where nobody knows whether it was done.
+        """
+
+        async def execution(cursor: Cursor, said: _Said) -> tuple[Any, ...] | None:
+            said.is_final, said.is_repeatable = True, repeatable
+            await cursor.execute(statement, values)
+            return await cursor.fetchone()
+
+        return await self._persist(execution)
+
+    async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]]) -> T:
+        said, cause, tries = _Said(), "", 0
         try:
             async with asyncio.timeout(self.deadline):
                 while True:
+                    said.is_final = said.is_final and said.is_repeatable
                     try:
                         pool = await self._ready()
                         async with pool.connection() as connection, connection.cursor() as cursor:
-                            async with connection.transaction():
-                                done = await work(cursor)
-                                committing = writes
-                            return done
+                            return await doing(cursor, said)
                     except _AGAIN as error:
-                        committing = False
+                        said.is_final = False
                         if (tries := tries + 1) >= _TRIES:
-                            why = f"others were in the way {tries} times ({_said(error)})"
+                            why = f"others were in the way {tries} times ({_reason(error)})"
                             raise BrokerUnavailable(f"{self.place}: {why}; nothing was stored, try again") from None
                     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError) as error:
-                        if committing:
+                        if said.is_final and not said.is_repeatable:
                             raise
-                        cause = _said(error)
+                        cause = _reason(error)
                         await asyncio.sleep(_PAUSE)
         except (TimeoutError, psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            if committing:
-                raise Unconfirmed(f"{self.place} was lost while it stored something ({_said(error)}): it may be stored or not") from None
-            why = cause or _said(error)
+            if said.is_final:
+                raise Unconfirmed(f"{self.place} was lost while it stored something ({_reason(error)}): it may be stored or not") from None
+            why = cause or _reason(error)
             raise BrokerUnavailable(f"{self.place} did not answer within {self.deadline:g} s ({why}); nothing was stored") from None
         except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
             raise CorruptStorage(f"{self.place} is damaged ({error}); restore it from a backup") from None
@@ -137,6 +167,6 @@ class Database:
             await pool.close(timeout=1.0)
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -26,10 +26,14 @@ _INSERT: Final[LiteralString] = """
         %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, false, %s, %s, %s
     )
 """
-_PENDING: Final = "select message_id, version, envelope from message where queue = %s and key = %s and version is not null"
+PENDING: Final = "select message_id, version, envelope from message where queue = %s and key = %s and version is not null"
 _MERGE: Final = """
     update message set envelope = %s, flags = flags | %s, version = nextval('place')
     where queue = %s and key = %s and version = %s returning message_id, version
+"""
+_ALLOT: Final = """
+    select now_seconds(), array(select nextval('publication') from generate_series(1, %s)),
+        array(select nextval('place') from generate_series(1, %s))
 """
 _TAKE_IDEMPOTENCY: Final = """
     insert into idempotency values (%s, %s, %s, now_seconds() + %s) on conflict (name) do update
@@ -68,11 +72,10 @@ class Intake:
         taken = [self._takers(p) for p in publications]
         await self._open_lanes(cursor, publications, taken)
         copies = sum(max(1, len(queues)) for queues in taken)
-        await cursor.execute("select nextval('publication'), now_seconds() from generate_series(1, %s)", (len(publications),))
-        allotted = await cursor.fetchall()
-        numbers, now = [int(row[0]) for row in allotted], float(allotted[0][1])
-        await cursor.execute("select nextval('place') from generate_series(1, %s)", (copies,))
-        places = iter([int(row[0]) for row in await cursor.fetchall()])
+        await cursor.execute(_ALLOT, (len(publications), copies))
+        row = await cursor.fetchone()
+        assert row is not None
+        now, numbers, places = float(row[0]), [int(number) for number in row[1]], iter([int(place) for place in row[2]])
         receipts: list[Receipt] = []
         tickets: list[Ticket] = []
         rows: list[tuple[Any, ...]] = []
@@ -163,7 +166,7 @@ class Intake:
                 return pending
 
     async def _pending(self, cursor: Cursor, options: Options, queue: Known) -> Receipt | None:
-        await cursor.execute(_PENDING, (queue.id, options.key))
+        await cursor.execute(PENDING, (queue.id, options.key))
         row = await cursor.fetchone()
         return None if row is None else Receipt(str(row[0]), "pending", int(row[1]), _decode(row[2]))
 

@@ -22,10 +22,10 @@ class Known(Struct, frozen=True):
 
 
 class Routes:
-    """The exchanges and queues that were declared, as of the last look."""
+    """The exchanges and queues that were declared, as of the last look; `version` counts their changes."""
 
     def __init__(self) -> None:
-        self._version = -1
+        self.version = -1
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Known] = {}
         self.names: dict[int, str] = {}
@@ -37,7 +37,7 @@ class Routes:
         await cursor.execute("select version from topology for update" if lock else "select version from topology")
         row = await cursor.fetchone()
         assert row is not None
-        if row[0] == self._version:
+        if row[0] == self.version:
             return
         await cursor.execute("select name, kind, archive from exchange")
         self.exchanges = {name: Exchange(name, kind, archive) for name, kind, archive in await cursor.fetchall()}
@@ -48,11 +48,11 @@ class Routes:
         self.names = {known.id: name for name, known in self.queues.items()}
         self._bindings = {name: [(b.exchange, b.key) for b in known.queue.bindings] for name, known in self.queues.items()}
         self._cache.clear()
-        self._version = int(row[0])
+        self.version = int(row[0])
 
     def forget(self) -> None:
         """Have the next look read everything again: a transaction that had seen more was taken back."""
-        self._version = -1
+        self.version = -1
 
     def queue(self, name: str) -> Known:
         """Give a declared queue, or raise `NotFound` with the names that are known."""
