@@ -19,8 +19,9 @@ import pytest
 from pika import BasicProperties
 
 from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.link import Link, Message
+from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.protocol import UNREADABLE
+from noria.brokers.rabbitmq.reading import Message
 from noria.errors import BrokerError, BrokerUnavailable, NotFound, TopologyConflict, Unconfirmed, Unroutable
 from tests.servers.ports import free_ports
 from tests.servers.rabbitmq import RabbitNode

@@ -7,8 +7,9 @@ import contextlib
 from typing import Any, Final
 
 from noria.brokers.rabbitmq.lanes import ARCHIVE
-from noria.brokers.rabbitmq.link import Link, Message
+from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.properties import envelope_of, published_at
+from noria.brokers.rabbitmq.reading import Message
 from noria.messages.topology import passes
 
 _AT_ONCE: Final = 1000

@@ -15,8 +15,9 @@ from noria.brokers.contract import Ack, Dead, Delivery, Refusal, Retry, Settleme
 from noria.brokers.rabbitmq.control import Part
 from noria.brokers.rabbitmq.lane import Item, Lane, credit_for
 from noria.brokers.rabbitmq.lanes import QUORUM, lanes_of
-from noria.brokers.rabbitmq.link import Link, Message
+from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.properties import COPIES, envelope_of, ticket_in
+from noria.brokers.rabbitmq.reading import Message
 from noria.errors import BrokerError, BrokerUnavailable, Rejected
 from noria.messages.envelope import Publication, Receipt
 from noria.messages.outbox import Ending, Lent, Outbox, Presented, Ticket, mark_of
@@ -245,7 +246,7 @@ class RabbitConsumer:
     def _came(self, link: Link, lane: Lane, generation: int, message: Message) -> None:
         if link is not self._link:
             return
-        headers = message.properties.headers or {}
+        headers: Mapping[str, Any] = message.properties.headers or {}
         properties = message.properties
         fallback = "" if properties.type else self._type_of(lane.queue, message.exchange, message.routing_key)
         envelope = envelope_of(properties, message.body, fallback=fallback)

@@ -14,7 +14,8 @@ from msgspec import Struct
 from pika import BasicProperties
 
 from noria.brokers.rabbitmq.lanes import CONTROL
-from noria.brokers.rabbitmq.link import Link, Message
+from noria.brokers.rabbitmq.link import Link
+from noria.brokers.rabbitmq.reading import Message
 from noria.errors import BrokerError, BrokerUnavailable
 
 log = logging.getLogger("noria.rabbitmq")

@@ -26,6 +26,7 @@ from noria.brokers.rabbitmq.confirms import Confirms, Properties
 from noria.brokers.rabbitmq.frames import publication
 from noria.brokers.rabbitmq.protocol import Protocol
 from noria.brokers.rabbitmq.questions import Answer, Questions
+from noria.brokers.rabbitmq.reading import Message
 from noria.errors import BrokerError, BrokerUnavailable, NotFound, Rejected, Unconfirmed
 
 log = logging.getLogger("noria.rabbitmq")
@@ -34,27 +35,20 @@ _POLITE: Final = 1.0
 _NO_EXCHANGE: Final = re.compile(r"no exchange '(.*)' in vhost ")
 
 
-class Message(Struct, frozen=True, gc=False):
-    """What a consumer is lent; what a foreign publisher wrote that is no UTF-8 is bytes in the properties, as pika decodes them."""
-
-    tag: int
-    redelivered: bool
-    exchange: str
-    routing_key: str
-    properties: BasicProperties
-    body: bytes
-
-
 class _Consumer(Struct, frozen=True):
     queue: str
     on_message: Callable[[Message], None]
     on_cancelled: Callable[[], None]
 
     def deliver(self, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        """Take what pika has read."""
+        tag, again = method.delivery_tag, method.redelivered
+        self.lend(Message(tag, again, _text(method.exchange), _text(method.routing_key), properties, body))
+
+    def lend(self, message: Message) -> None:
+        """Give a message on."""
         try:
-            self.on_message(
-                Message(method.delivery_tag, method.redelivered, _text(method.exchange), _text(method.routing_key), properties, body)
-            )
+            self.on_message(message)
         except Exception:  # it is the caller's; the frames behind it must be read all the same
             log.exception('a message of the queue "%s" was not taken', self.queue)
 
@@ -124,7 +118,8 @@ class Link:
         self._channel.add_on_cancel_callback(self._consumer_cancelled)  # pyright: ignore[reportUnknownMemberType] - the stubs do not know the callback
         if self._confirms is not None:
             self._channel.add_on_return_callback(self._returned)  # pyright: ignore[reportUnknownMemberType] - the stubs do not know the callback
-            await self._ask("turn confirms on", lambda answer: self._channel.confirm_delivery(self._confirmed, answer))
+            await self._ask("turn confirms on", lambda answer: self._channel.confirm_delivery(self._refused, answer))
+            self._protocol.on_confirmed = self._confirmed
 
     # --- what is declared
 
@@ -266,6 +261,7 @@ class Link:
             async with self._questions.bounded(f'consume "{queue}"'), self._asking:
                 await self._questions.answer(lambda answer: channel.basic_qos(prefetch_count=prefetch, callback=answer), channel)
                 self._consumers[tag] = consumer
+                self._protocol.lends[tag] = consumer.lend
                 await self._questions.answer(
                     lambda answer: channel.basic_consume(
                         queue, consumer.deliver, exclusive=exclusive, consumer_tag=tag, arguments=_plain(arguments), callback=answer
@@ -273,6 +269,7 @@ class Link:
                     channel,
                 )
         except BaseException:
+            self._protocol.lends.pop(tag, None)
             if self._consumers.pop(tag, None) is not None and channel.is_open:
                 channel.basic_cancel(tag)  # nobody knows of it
             raise
@@ -282,6 +279,7 @@ class Link:
         """End a consumer; messages that are on their way are still lent to it before this returns, and all can still be settled."""
         if self._consumers.pop(tag, None) is not None:
             await self._ask(f'cancel the consumer "{tag}"', lambda answer: self._channel.basic_cancel(tag, answer))
+            self._protocol.lends.pop(tag, None)
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         """Say that a message is done, or all up to it; a tag that is not out ends the link."""
@@ -407,7 +405,11 @@ class Link:
         except Exception:  # it is the caller's, see `_Consumer.deliver`
             log.exception("nobody took that RabbitMQ at %s says: blocked = %s", self.where, reason)
 
-    def _confirmed(self, frame: Any) -> None:
+    def _confirmed(self, tag: int, multiple: bool) -> None:
+        assert self._confirms is not None
+        self._confirms.settle(tag, multiple=multiple, stored=True)
+
+    def _refused(self, frame: Any) -> None:
         assert self._confirms is not None
         method: Basic.Ack | Basic.Nack = frame.method
         self._confirms.settle(method.delivery_tag, multiple=method.multiple, stored=isinstance(method, Basic.Ack))
@@ -419,6 +421,7 @@ class Link:
 
     def _consumer_cancelled(self, frame: Any) -> None:
         consumer = self._consumers.pop(frame.method.consumer_tag, None)
+        self._protocol.lends.pop(frame.method.consumer_tag, None)
         if consumer is None:
             return
         try:

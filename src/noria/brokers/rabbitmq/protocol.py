@@ -2,7 +2,8 @@
 
 pika's asyncio adapter polls the socket by itself: it sends each frame of a message with a system call of its own, reads 4 KiB at
 a time, and trips over its assertions when an opening is given up during the handshake. What is overridden here are the methods
-that pika leaves to its adapters, and how it reads a frame.
+that pika leaves to its adapters, and how it reads a frame. What comes by thousands, deliveries and confirmations, does not pass
+through pika: it decodes each into a dozen objects.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from pika.channel import Channel
 from pika.connection import Connection
 from pika.exceptions import AMQPConnectionError, AMQPHeartbeatTimeout, StreamLostError
 
+from noria.brokers.rabbitmq.reading import Message, NotRead, complete, confirmation, delivery, is_delivery
+
 log = logging.getLogger("noria.rabbitmq")
 
 UNREADABLE: Final = "noria-unreadable"
-_PIECE: Final = 8192  # pika copies what is left of its buffer after each frame: a small one costs less
 _MUCH: Final = 16_384
 _LOOKS: Final = 2  # at silence, in a heartbeat: RabbitMQ sends two
 _PATIENCE: Final = 2  # heartbeats
@@ -74,6 +76,9 @@ class Protocol(_Pika, asyncio.Protocol):
     def __init__(self, parameters: ConnectionParameters, on_open: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stream: asyncio.Transport | None = None
+        self.lends: dict[str, Callable[[Message], None]] = {}  # by the consumer's tag
+        self.on_confirmed: Callable[[int, bool], None] | None = None
+        self._rest = b""
         self._outbox: list[bytes] = []
         self._waiting = 0
         self._deaf = False
@@ -113,11 +118,36 @@ class Protocol(_Pika, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for start in range(0, len(data), _PIECE):
-                self._on_data_available(data[start : start + _PIECE])
+            self._rest = self._read(self._rest + data if self._rest else data)
         except Exception as error:  # whatever it was: this connection ends, and says why
             log.exception("what RabbitMQ sent was not understood")
             self.abort(error)
+
+    def _read(self, data: bytes) -> bytes:
+        """Take in what has come as a whole, deliveries and confirmations by ourselves and all else by pika; give what is left."""
+        start, read = 0, 0
+        while (end := complete(data, start)) and not self._deaf:
+            try:
+                if is_delivery(data, start):
+                    found = delivery(data, start, end)
+                    if found is None:
+                        break
+                    after, consumer, message = found
+                    lend = self.lends.get(consumer)
+                    if lend is not None:
+                        lend(message)
+                        read, start = read + after - start, after
+                        continue
+                elif (confirmed := confirmation(data, start)) is not None and self.on_confirmed is not None:
+                    self.on_confirmed(*confirmed)
+                    read, start = read + end - start, end
+                    continue
+            except NotRead:
+                pass
+            self._on_data_available(data[start:end])
+            start = end
+        self.bytes_received += read
+        return data[start:] if start else data
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stream = None
