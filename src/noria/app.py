@@ -80,6 +80,7 @@ class App:
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
         self._publisher: Publisher | None = None
+        self._is_declared = False
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_behind(this()))
 
@@ -188,13 +189,19 @@ class App:
         """
         messages, many = _listed(message)
         drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
-        publisher = None if any(is_immediate(one) for one in messages) else self._publisher_of_this_thread()
-        if publisher is None:
+        if any(is_immediate(one) for one in messages):
             receipts = self.wait_for(self._asend(messages, drafts))
         else:
             publications = [self.bus.prepare(one, draft) for one, draft in zip(messages, drafts, strict=True)]
-            receipts = _stepped(self._publish(publications, publisher.publish)) if publications else []
+            receipts = self._send(publications) if publications else []
         return receipts if many else receipts[0]
+
+    def _send(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """Publish from this thread if that can be done, or else through an event loop."""
+        publisher = self._publisher_of_threads()
+        if publisher is None or not publisher.takes(publications):
+            return self.wait_for(self.publish_all(publications))
+        return _stepped(self._publish(publications, publisher.publish))
 
     @overload
     async def asend(
@@ -294,15 +301,16 @@ class App:
             return await publish(publications)
         return await self.merger.publish(publications, publish)
 
-    def _publisher_of_this_thread(self) -> Publisher | None:
-        """Give what publishes without an event loop, if the broker can be reached in that way."""
+    def _publisher_of_threads(self) -> Publisher | None:
+        """Give what publishes without an event loop; nothing where the engine is in this process."""
         if self.setting.engine is not None:
             return None
         publisher = self._publisher
         if publisher is None:
             with self._portal_lock:
-                publisher = self._publisher = self._publisher or brokers.publisher(self.settings, self.registry.topology)
-        return publisher if publisher is not None and publisher.is_reachable() else None
+                publisher = self._publisher or brokers.publisher(self.settings, self.registry.topology, lambda: self._is_declared)
+                self._publisher = publisher
+        return publisher
 
     # --- connections
 
@@ -322,7 +330,7 @@ class App:
             async with connection.declared:
                 if not connection.is_declared:
                     await connection.broker.declare(self.registry.topology())
-                    connection.is_declared = True
+                    connection.is_declared = self._is_declared = True
         return connection
 
     def _connect(self, info: dict[str, Any]) -> Connection:

@@ -30,8 +30,10 @@ def distributed(settings: Settings, kept: Kept, *, role: str = "client") -> Rabb
     return RabbitBroker(settings.broker, kept, role=role, deadline=settings.deadline)
 
 
-def publisher(settings: Settings, topology: Callable[[], Topology]) -> Publisher | None:
-    """Give what publishes for threads without an event loop, where the broker has a way for them."""
-    if not settings.is_embedded:
-        return None
-    return EmbeddedPublisher(settings.path, topology, deadline=settings.deadline)
+def publisher(settings: Settings, topology: Callable[[], Topology], is_declared: Callable[[], bool]) -> Publisher:
+    """Give what publishes for threads without an event loop."""
+    if settings.is_embedded:
+        return EmbeddedPublisher(settings.path, topology, deadline=settings.deadline)
+    from noria.brokers.rabbitmq.blocking import RabbitPublisher
+
+    return RabbitPublisher(settings.broker, topology, is_declared, deadline=settings.deadline)

@@ -122,8 +122,8 @@ class Consumer(Protocol):
 class Publisher(Protocol):
     """Publishes for threads without an event loop."""
 
-    def is_reachable(self) -> bool:
-        """Tell whether this thread can publish now; if not, it goes through an event loop, which waits or finds another way."""
+    def takes(self, publications: Sequence[Publication]) -> bool:
+        """Tell whether this thread can publish these now; if not, they go through an event loop, which waits or finds another way."""
         ...
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:

@@ -87,8 +87,11 @@ class EmbeddedPublisher:
 
     def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float) -> None:
         self._client = BlockingClient(path, topology, deadline=deadline)
-        self.is_reachable = self._client.is_reachable
         self.close = self._client.close
+
+    def takes(self, publications: Sequence[Publication]) -> bool:
+        """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""
+        return self._client.is_reachable()
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""

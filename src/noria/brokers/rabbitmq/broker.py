@@ -20,7 +20,7 @@ from noria.brokers.rabbitmq.control import Control, Held, Part, Question
 from noria.brokers.rabbitmq.declaring import Declared, declare, declare_again
 from noria.brokers.rabbitmq.lanes import QUORUM, lane_of, lanes_of
 from noria.brokers.rabbitmq.link import Link
-from noria.brokers.rabbitmq.outlet import Outgoing, Outlet
+from noria.brokers.rabbitmq.outlet import Outgoing, Outlet, outgoing
 from noria.brokers.rabbitmq.properties import COPIES, TICKET, properties_of
 from noria.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
 from noria.messages.envelope import Envelope, Publication, Receipt
@@ -187,8 +187,8 @@ class RabbitBroker:
         alone = {way for way in ways if not await self._is_taken(*way)}
         for publication in publications:  # those go to queues of somebody else, if at all: RabbitMQ knows
             if (publication.exchange, publication.routing_key) in alone:
-                await self._outlet.publish([_outgoing(publication)], known=False)
-        if rest := [_outgoing(p) for p in publications if (p.exchange, p.routing_key) not in alone]:
+                await self._outlet.publish([outgoing(publication)], known=False)
+        if rest := [outgoing(p) for p in publications if (p.exchange, p.routing_key) not in alone]:
             await self._outlet.publish(rest, known=True)
         return [Receipt(p.envelope.id) for p in publications]
 
@@ -465,10 +465,6 @@ async def _ready(link: Link, name: str) -> int:
         return (await link.queue(name, passive=True))[1]
     except NotFound:
         return 0  # a lane is made with its first ticket
-
-
-def _outgoing(p: Publication) -> Outgoing:
-    return Outgoing(p.exchange, p.routing_key, p.envelope.body, properties_of(p.envelope))
 
 
 def _ticket(ticket: Ticket) -> Outgoing:

@@ -239,6 +239,10 @@ class Link:
         future.set_result(None)
         return future
 
+    def flush(self) -> None:
+        """Send what was published, now and not in the loop's next turn."""
+        self._protocol.flush()
+
     async def consume(
         self,
         queue: str,

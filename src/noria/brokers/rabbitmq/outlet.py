@@ -10,7 +10,9 @@ from typing import Final, NamedTuple
 from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.confirms import Properties
 from noria.brokers.rabbitmq.link import Link
+from noria.brokers.rabbitmq.properties import properties_of
 from noria.errors import BrokerUnavailable, Rejected, Unconfirmed, Unroutable
+from noria.messages.envelope import Publication
 
 log = logging.getLogger("noria.rabbitmq")
 
@@ -24,6 +26,11 @@ class Outgoing(NamedTuple):
     routing_key: str
     body: bytes
     properties: Properties
+
+
+def outgoing(p: Publication) -> Outgoing:
+    """Give the message for a publication. Raises `Rejected` for what AMQP cannot carry."""
+    return Outgoing(p.exchange, p.routing_key, p.envelope.body, properties_of(p.envelope))
 
 
 class Outlet:
@@ -82,6 +89,7 @@ class Outlet:
             raise BrokerUnavailable(f"RabbitMQ at {link.where} takes no messages now ({link.blocked}); nothing was stored, try again later")
         sent = [link.publish(*message) for message in messages]
         if len(sent) == 1:
+            link.flush()
             try:
                 await sent[0]
             except Exception as error:  # each kind of it is an answer

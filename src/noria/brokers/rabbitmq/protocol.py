@@ -25,7 +25,7 @@ from noria.brokers.rabbitmq.reading import Message, NotRead, complete, confirmat
 log = logging.getLogger("noria.rabbitmq")
 
 UNREADABLE: Final = "noria-unreadable"
-_MUCH: Final = 16_384
+_MUCH: Final = 8_192
 _LOOKS: Final = 2  # at silence, in a heartbeat: RabbitMQ sends two
 _PATIENCE: Final = 2  # heartbeats
 _CLOSED: Final = "the connection was closed by the other side"
@@ -107,7 +107,7 @@ class Protocol(_Pika, asyncio.Protocol):
         self._adapter_emit_data(data)
         self._waiting += len(data)
         if self._waiting > _MUCH:
-            self._flush()
+            self.flush()
 
     # --- what asyncio calls
 
@@ -167,10 +167,13 @@ class Protocol(_Pika, asyncio.Protocol):
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._outbox:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._outbox.append(data)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Have the kernel carry what was said; without, it happens in the loop's next turn."""
+        if not self._outbox:
+            return
         if self._stream is not None and not self._stream.is_closing():
             self._stream.write(b"".join(self._outbox))
         self._outbox.clear()

@@ -1,0 +1,122 @@
+"""Publishing for threads without an event loop: each has a connection, and a loop that runs only while it waits for RabbitMQ.
+
+A synchronous send that goes through another thread's loop costs two changes of thread each way. What the store keeps goes there all the
+same: its tickets are somebody's to look after when the send is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from noria.brokers.rabbitmq.address import Address
+from noria.brokers.rabbitmq.consuming import is_kept
+from noria.brokers.rabbitmq.outlet import Outlet, outgoing
+from noria.errors import BrokerError, Unroutable
+from noria.messages.envelope import Publication, Receipt
+from noria.messages.topology import Topology, takers
+
+_REMEMBERED: Final = 1000  # ways, each an exchange and a routing key
+_SILENT: Final = 0.1  # seconds
+_PUMPS: Final = 2  # turns of the loop after such a silence, in which it hears what came meanwhile: above all that the connection is gone
+
+
+class _Own:
+    """What one thread has; it goes with the thread."""
+
+    def __init__(self, address: Address, deadline: float) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.outlet = Outlet(address, name="noria client publishes", deadline=deadline)
+        self._said = 0.0
+        self._ended = weakref.finalize(self, _end, self.loop, self.outlet)
+
+    def run(self, publications: Sequence[Publication]) -> None:
+        """Have them stored, and return when they are."""
+        self.loop.run_until_complete(self._publish(publications))
+
+    async def _publish(self, publications: Sequence[Publication]) -> None:
+        if self.loop.time() - self._said > _SILENT:
+            for _ in range(_PUMPS):
+                await asyncio.sleep(0)
+        try:
+            await self.outlet.publish([outgoing(p) for p in publications], known=True)
+        finally:
+            self._said = self.loop.time()
+
+    def close(self) -> None:
+        """Say nothing more."""
+        self._ended()
+
+
+def _end(loop: asyncio.AbstractEventLoop, outlet: Outlet) -> None:
+    if loop.is_running() or loop.is_closed():
+        return
+    with contextlib.suppress(BrokerError):
+        loop.run_until_complete(outlet.close())
+    loop.close()
+
+
+class RabbitPublisher:
+    """Publishes to queues that this application declared; for all else an event loop is needed."""
+
+    def __init__(self, url: str, topology: Callable[[], Topology], is_declared: Callable[[], bool], *, deadline: float) -> None:
+        """Prepare; `is_declared` says whether the topology was declared, which is done over an event loop."""
+        self._address = replace(Address.parse(url), heartbeat=0)  # nobody would send it between two sends
+        self._topology = topology
+        self._is_declared = is_declared
+        self._deadline = deadline
+        self._mine = threading.local()
+        self._all: weakref.WeakSet[_Own] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._taken: dict[tuple[str, str], bool] = {}
+
+    def takes(self, publications: Sequence[Publication]) -> bool:
+        """Tell whether this thread can publish these now."""
+        for p in publications:
+            if is_kept(p) or not (self._taken.get((p.exchange, p.routing_key)) or self._look(p.exchange, p.routing_key)):
+                return False
+        return self._is_declared() and not _is_in_a_loop()
+
+    def _look(self, exchange: str, routing_key: str) -> bool:
+        """Tell whether one of our own queues takes it."""
+        topology = self._topology()
+        bindings = {queue.name: [(b.exchange, b.key) for b in queue.bindings] for queue in topology.queues}
+        try:
+            found = takers({e.name: e for e in topology.exchanges}, bindings, exchange, routing_key)
+        except Unroutable:
+            found = []
+        if len(self._taken) < _REMEMBERED:
+            self._taken[exchange, routing_key] = bool(found)
+        return bool(found)
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
+        own: _Own | None = getattr(self._mine, "own", None)
+        if own is None:
+            own = self._mine.own = _Own(self._address, self._deadline)
+            with self._lock:
+                self._all.add(own)
+        own.run(publications)
+        return [Receipt(p.envelope.id) for p in publications]
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            for own in list(self._all):
+                own.close()
+        self._mine = threading.local()
+
+
+def _is_in_a_loop() -> bool:
+    """Tell whether this thread runs an event loop already, as where a coroutine calls a synchronous verb."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
