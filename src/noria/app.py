@@ -134,8 +134,11 @@ class App:
         """Append a middleware: the first used is the outermost."""
         self.bus.use(middleware)
 
-    def knows(self, *messages: type[Message]) -> None:
-        """Declare messages that this program sends but does not handle."""
+    def knows(self, *messages: type[Message], queue: Queue | None = None) -> None:
+        """Declare messages that this program sends but does not handle, and the queue of another program in which they wait."""
+        if queue is not None:
+            self._refuse_if_frozen("queues")
+            self.registry.add_queue(msgspec.structs.replace(queue, origin=queue.origin or self.name))
         for message in messages:
             self.registry.add_message(message)
 

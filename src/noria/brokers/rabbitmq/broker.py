@@ -17,7 +17,7 @@ from noria.brokers.rabbitmq import archive
 from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.consuming import RabbitConsumer, Ways, is_kept, marks_in
 from noria.brokers.rabbitmq.control import Control, Held, Part, Question
-from noria.brokers.rabbitmq.declaring import Declared, declare, declare_again
+from noria.brokers.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
 from noria.brokers.rabbitmq.lanes import QUORUM, lane_of, lanes_of
 from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.outlet import Outgoing, Outlet, outgoing
@@ -153,8 +153,9 @@ class RabbitBroker:
     # --- declaring
 
     async def declare(self, topology: Topology) -> None:
-        is_new = await self._kept.declare(topology)
         link = await self._control.link()
+        await declare_exchanges(link, topology.exchanges)  # what RabbitMQ refuses must not be remembered
+        is_new = await self._kept.declare(topology)
         lanes = {queue.name: await self._kept.lanes(queue.name) for queue in topology.queues}
         await declare(link, topology, lanes)
         self._declared.add(topology)
@@ -315,7 +316,7 @@ class RabbitBroker:
             known,
             prefetch,
             outbox=self._kept,
-            ways=Ways(lambda: self._open("receives"), self.publish, self.send, self._declare_again, self._declared.type_of),
+            ways=Ways(lambda: self._open("receives"), self.publish, self.send, self._look, self._declare_again, self._declared.type_of),
             patience=self._deadline,
         )
         self._consumers.add(consumer)

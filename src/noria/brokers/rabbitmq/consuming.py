@@ -18,7 +18,7 @@ from noria.brokers.rabbitmq.lanes import QUORUM, lanes_of
 from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.properties import COPIES, envelope_of, ticket_in
 from noria.brokers.rabbitmq.reading import Message
-from noria.errors import BrokerError, BrokerUnavailable, Rejected
+from noria.errors import BrokerError, BrokerUnavailable, NotFound, Rejected
 from noria.messages.envelope import Publication, Receipt
 from noria.messages.outbox import Ending, Lent, Outbox, Presented, Ticket, mark_of
 
@@ -27,6 +27,7 @@ log = logging.getLogger("noria.rabbitmq")
 _IDLE: Final = 0.03  # seconds without anybody who waits, after which what was pushed in vain goes back to others
 _AGAIN: Final = 0.1  # seconds between two tries to connect; RabbitMQ refuses queues that it has not found again since its start
 _STORE_PAUSE: Final = 0.5
+_SOONEST, _LATEST = 0.1, 3.0  # seconds between two looks for a queue that is gone, while the others are served
 _ADMITTED: Final = 1.0  # seconds at most that others wait for the store
 _FEW: Final = 4
 _COUNTER: Final = (1 << 28) - 1
@@ -40,6 +41,7 @@ SendTickets = Callable[[Sequence[Ticket]], Awaitable[None]]
 class Ways(NamedTuple):
     """What a consumer needs of its broker.
 
+    `look` has what is due looked at anew.
     `declare` makes exist again what may have gone with a connection; `type_of` names what came without a type, by its queue,
     exchange and routing key.
     """
@@ -47,6 +49,7 @@ class Ways(NamedTuple):
     open_link: Open
     publish: PublishAll
     send: SendTickets
+    look: Callable[[], None]
     declare: Callable[[], Awaitable[None]]
     type_of: Callable[[str, str, str], str]
 
@@ -57,7 +60,7 @@ class RabbitConsumer:
     def __init__(self, queues: dict[str, int], prefetch: int, *, outbox: Outbox, ways: Ways, patience: float) -> None:
         """Prepare a consumer of these queues, each with its lanes; it connects with its first `receive`."""
         self._outbox = outbox
-        self._open_link, self._publish, self._send, self._declare, self._type_of = ways
+        self._open_link, self._publish, self._send, self._look, self._declare, self._type_of = ways
         self._patience = patience
         self._prefetch = prefetch
         self._lanes: dict[str, list[Lane]] = {q: [Lane(q, *lane) for lane in lanes_of(q, lanes).items()] for q, lanes in queues.items()}
@@ -167,7 +170,7 @@ class RabbitConsumer:
             if left <= 0:
                 break
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(min([left, *(lane.absent_for for lane in self._all() if lane.absent_for)])):
                     await self._arrived.wait()
         return []
 
@@ -192,19 +195,39 @@ class RabbitConsumer:
     async def _subscribe(self) -> None:
         """Have RabbitMQ push what is asked for. Raises `BrokerUnavailable`, or `NotFound` for a queue that is gone."""
         link = self._link
-        if link is not None and not link.ended.done() and not any(lane.is_short(self._share()) for lane in self._all()):
+        if link is not None and not link.ended.done() and not self._short():
             return
         async with self._changing:
             link = await self._linked()
-            lanes = self._all()
-            short = [lane for lane in lanes if lane.is_short(self._share())]
+            short = self._short()
+            missing: NotFound | None = None
             for lane in short:
-                await self._resubscribe(link, lane)
+                try:
+                    await self._resubscribe(link, lane)
+                except NotFound as error:
+                    missing = error
+                    self._miss(lane, error)
+                else:
+                    lane.absent_for = 0.0
+            lanes = [lane for lane in self._all() if lane.subscription is not None]
+            if not lanes and missing is not None:
+                raise missing
             if short and len(lanes) > 1:  # what is there must have come before anything is chosen
                 for lane in lanes:
                     await link.queue(lane.name, passive=True)
                 await link.sync()
                 await _admitted(lanes)
+
+    def _short(self) -> list[Lane]:
+        now, share = asyncio.get_running_loop().time(), self._share()
+        return [lane for lane in self._all() if lane.is_short(share) and not lane.is_away(now)]
+
+    def _miss(self, lane: Lane, error: NotFound) -> None:
+        """Look for a queue later, and say so if it takes long: after its start RabbitMQ needs a moment to find its queues."""
+        lane.looked_at = asyncio.get_running_loop().time()
+        if lane.absent_for < 1.0 <= 2 * lane.absent_for:
+            log.error('there is no queue "%s" (%s): it is looked for again, and the others are served', lane.name, error)
+        lane.absent_for = min(_LATEST, max(_SOONEST, 2 * lane.absent_for))
 
     def _all(self) -> list[Lane]:
         return [lane for lanes in self._lanes.values() for lane in lanes]
@@ -415,6 +438,8 @@ class RabbitConsumer:
             await self._return(back)
         finally:
             await self._send(tickets)
+            if any(_delays(settlement) for settlement, _ in others):
+                self._look()
         return refusals
 
     async def _return(self, back: Sequence[Item]) -> None:
@@ -559,6 +584,13 @@ async def _admitted(lanes: Sequence[Lane]) -> None:
 
 def _delivery(tag: int, item: Item) -> Delivery:
     return Delivery(tag, item.lane.queue, item.attempt, item.envelope, item.note)
+
+
+def _delays(settlement: Settlement) -> bool:
+    """Tell whether something is due later by it."""
+    if isinstance(settlement, Ack):
+        return any(p.delay > 0 for p in settlement.then)
+    return isinstance(settlement, Retry) and settlement.after > 0
 
 
 def _is_untouched(retry: Retry) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -57,13 +57,17 @@ class Declared:
         return (type_of(known, self._exchanges, exchange, routing_key) if known else "") or (routing_key if exchange else queue) or queue
 
 
-async def declare(link: Link, topology: Topology, lanes: Mapping[str, int]) -> None:
-    """Make exchanges, queues with their lanes, and bindings exist, and look for those of other programs.
+async def declare_exchanges(link: Link, exchanges: Sequence[Exchange]) -> None:
+    """Make exchanges exist, and look for those of other programs.
 
     Raises `TopologyConflict`, naming both declarations, or `NotFound` for what another program has not made.
     """
-    for exchange in topology.exchanges:
+    for exchange in exchanges:
         await _declare_exchange(link, exchange)
+
+
+async def declare(link: Link, topology: Topology, lanes: Mapping[str, int]) -> None:
+    """Make the archive, queues with their lanes, and bindings exist, and look for queues of other programs; see `declare_exchanges`."""
     archived = [exchange for exchange in topology.exchanges if exchange.archive]
     if archived:
         await _declare_archive(link, max(exchange.archive for exchange in archived))
@@ -78,7 +82,7 @@ async def declare(link: Link, topology: Topology, lanes: Mapping[str, int]) -> N
 async def declare_again(link: Link, topology: Topology, lanes: Mapping[str, int]) -> None:
     """Do the same as far as it goes: what is missing or in the way is said in the log, and does not keep the rest away."""
     for exchange in topology.exchanges:
-        await _tried(declare(link, Topology((exchange,)), lanes))
+        await _tried(_declare_exchange(link, exchange))
     for queue in topology.queues:
         if queue.name not in lanes:
             continue
@@ -115,7 +119,8 @@ async def _declare_exchange(link: Link, exchange: Exchange) -> None:
 
 async def _declare_queue(link: Link, queue: Queue, lanes: int) -> None:
     for name, sign in lanes_of(queue.name, lanes).items():
-        async with _explained(f'queue "{name}"', queue.origin or "this application", passive=queue.passive):
+        kind = "" if queue.passive else f"{queue.kind} "
+        async with _explained(f'{kind}queue "{name}"', queue.origin or "this application", passive=queue.passive):
             if sign:
                 await link.queue(name, arguments=QUORUM)
             elif queue.passive:

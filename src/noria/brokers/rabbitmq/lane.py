@@ -43,6 +43,12 @@ class Lane:
     incoming: deque[Item] = field(default_factory=deque[Item])
     ready: deque[Item] = field(default_factory=deque[Item])
     admission: asyncio.Task[None] | None = None
+    absent_for: float = 0.0  # seconds between two looks: RabbitMQ does not have the queue, or has not found it again
+    looked_at: float = 0.0
+
+    def is_away(self, now: float) -> bool:
+        """Tell whether the queue is gone, and not to be looked for yet."""
+        return self.absent_for > 0 and now < self.looked_at + self.absent_for
 
     def is_short(self, need: int) -> bool:
         """Tell whether RabbitMQ would push too little for so many that are asked for."""

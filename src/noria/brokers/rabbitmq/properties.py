@@ -15,7 +15,16 @@ from noria.brokers.rabbitmq.frames import short
 from noria.errors import Rejected
 from noria.messages.envelope import NO_HEADERS, Envelope
 
-_OURS: Final = "noria-"
+# Headers that are not the publisher's: Noria's own, and those that RabbitMQ adds.
+_OURS: Final = (
+    "noria-",
+    "x-death",
+    "x-first-death-",
+    "x-last-death-",
+    "x-delivery-count",
+    "x-stream-",
+    "x-received-from",
+)  # RabbitMQ's, too
 _TIMESTAMP: Final = "noria-timestamp"  # AMQP's own has whole seconds; text, because pika knows no fractions
 TICKET: Final = "noria-ticket"
 COPIES: Final = "noria-copies"
@@ -85,7 +94,7 @@ def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:
         body,
         _exact(headers, _TIMESTAMP, properties),
         _text(properties.content_type or "application/json"),
-        {_text(name): _text(value) for name, value in headers.items() if not _text(name).startswith((_OURS, "x-"))},
+        {_text(name): _text(value) for name, value in headers.items() if not _text(name).startswith(_OURS)},
         None if properties.correlation_id is None else _text(properties.correlation_id),
         None if properties.reply_to is None else _text(properties.reply_to),
     )
