@@ -9,7 +9,7 @@ import pytest
 from pika import BasicProperties
 
 from noria.brokers.rabbitmq.confirms import Confirms
-from noria.errors import BrokerUnavailable, Rejected, Unconfirmed, Unroutable
+from noria.errors import BrokerUnavailable, Unconfirmed, Unroutable
 
 DEADLINE = 60.0
 
@@ -31,7 +31,7 @@ async def test_a_single_confirmation_ends_its_own_publication_only() -> None:
     futures = [put(confirms, str(n)) for n in range(4)]
     confirms.settle(3, multiple=False, stored=True)
     confirms.settle(1, multiple=False, stored=False)
-    assert ends(*futures) == ["Rejected", "open", "stored", "open"]
+    assert ends(*futures) == ["Unconfirmed", "open", "stored", "open"]
     assert len(confirms) == 2
 
 
@@ -40,7 +40,7 @@ async def test_a_multiple_confirmation_ends_all_up_to_it_that_are_open() -> None
     futures = [put(confirms, str(n)) for n in range(5)]
     confirms.settle(2, multiple=False, stored=False)
     confirms.settle(4, multiple=True, stored=True)
-    assert ends(*futures) == ["stored", "Rejected", "stored", "stored", "open"]
+    assert ends(*futures) == ["stored", "Unconfirmed", "stored", "stored", "open"]
 
 
 async def test_any_order_of_confirmations_ends_each_publication_once() -> None:
@@ -136,5 +136,5 @@ async def test_a_refused_message_says_where_it_was_to_go() -> None:
     confirms = Confirms(DEADLINE)
     future = put(confirms, "a", key="push")
     confirms.settle(1, multiple=False, stored=False)
-    with pytest.raises(Rejected, match='exchange "x", routing key "push"'):
+    with pytest.raises(Unconfirmed, match='exchange "x", routing key "push"'):
         await future

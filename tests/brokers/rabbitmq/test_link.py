@@ -334,7 +334,7 @@ async def test_what_a_full_queue_refuses_is_rejected(link: Link) -> None:
     name = uuid4().hex
     await link.queue(name, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     told = [(await outcomes([link.publish("", name, b"", KEPT)]))[0] for _ in range(5)]
-    assert (told[0], told[-1]) == ("stored", "Rejected")
+    assert (told[0], told[-1]) == ("stored", "Unconfirmed")
     assert told.count("stored") == (await link.queue(name, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}))[1]
     await link.delete(name)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from noria.errors import BrokerError, Rejected, Unconfirmed, Unroutable
+from noria.errors import BrokerError, Unconfirmed, Unroutable
 
 
 class Properties(Protocol):
@@ -75,7 +75,9 @@ class Confirms:
         if stored:
             publication.future.set_result(None)
         else:
-            publication.future.set_exception(Rejected(f"the broker refused the message for {_where(publication)}"))
+            # RabbitMQ says so of a queue that is full, and of one whose leader was lost with the message or without.
+            why = "its queue is full, or has no leader now, and the message may be stored or not"
+            publication.future.set_exception(Unconfirmed(f"the broker refused the message for {_where(publication)}: {why}"))
 
     def give_back(self, text: str, exchange: str, routing_key: str, body: bytes, properties: Properties) -> bool:
         """Fail the publication that came back, and tell whether it was found.

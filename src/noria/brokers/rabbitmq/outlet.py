@@ -11,11 +11,12 @@ from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.confirms import Properties
 from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.properties import properties_of
-from noria.errors import BrokerUnavailable, Rejected, Unconfirmed, Unroutable
+from noria.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed, Unroutable
 from noria.messages.envelope import Publication
 
 log = logging.getLogger("noria.rabbitmq")
 
+_DOUBT: Final = 0.3  # of the deadline
 _PATIENCE: Final = 0.05  # seconds between two tries to reach a queue that RabbitMQ has not found again
 
 
@@ -42,6 +43,7 @@ class Outlet:
         self._deadline = deadline
         self._link: Link | None = None
         self._opening = asyncio.Lock()
+        self._doubting: asyncio.Task[None] | None = None
 
     async def link(self) -> Link:
         """Give the connection. Raises `BrokerUnavailable`."""
@@ -51,6 +53,7 @@ class Outlet:
                 link = self._link
                 if link is None or link.ended.done():
                     link = self._link = await Link.open(self._address, name=self._name, deadline=self._deadline)
+                    link.on_blocked = _say_blocked
         return link
 
     async def publish(self, messages: Sequence[Outgoing], *, known: bool) -> None:
@@ -88,15 +91,35 @@ class Outlet:
         if link.blocked is not None:
             raise BrokerUnavailable(f"RabbitMQ at {link.where} takes no messages now ({link.blocked}); nothing was stored, try again later")
         sent = [link.publish(*message) for message in messages]
-        if len(sent) == 1:
-            link.flush()
-            try:
-                await sent[0]
-            except Exception as error:  # each kind of it is an answer
-                return [error]
-            return [None]
-        outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        return [outcome if isinstance(outcome, Exception) else None for outcome in outcomes]
+        doubt = asyncio.get_running_loop().call_later(_DOUBT * self._deadline, self._doubt, link)
+        try:
+            if len(sent) == 1:
+                link.flush()
+                try:
+                    await sent[0]
+                except Exception as error:  # each kind of it is an answer
+                    return [error]
+                return [None]
+            outcomes = await asyncio.gather(*sent, return_exceptions=True)
+            return [outcome if isinstance(outcome, Exception) else None for outcome in outcomes]
+        finally:
+            doubt.cancel()
+
+    def _doubt(self, link: Link) -> None:
+        """Ask whether somebody is there, where nothing was confirmed for long: heartbeats would tell later, or not at all."""
+        if self._doubting is None or self._doubting.done():
+            self._doubting = asyncio.get_running_loop().create_task(self._prove(link))
+
+    async def _prove(self, link: Link) -> None:
+        try:
+            async with asyncio.timeout(_DOUBT * self._deadline):
+                await link.sync()
+        except (TimeoutError, BrokerError) as error:
+            if link.blocked is None and not link.ended.done():
+                log.warning(
+                    "RabbitMQ at %s confirms nothing and answers nothing (%s); opening another connection", link.where, error or "silence"
+                )
+                link.cut()
 
     def cut(self) -> None:
         """Lose the connection, as if the network had failed."""
@@ -105,5 +128,14 @@ class Outlet:
 
     async def close(self) -> None:
         """Say goodbye."""
+        if self._doubting is not None:
+            self._doubting.cancel()
         if self._link is not None:
             await self._link.close()
+
+
+def _say_blocked(reason: str | None) -> None:
+    if reason is None:
+        log.warning("RabbitMQ takes messages again")
+    else:
+        log.warning("RabbitMQ takes no messages now: %s", reason)

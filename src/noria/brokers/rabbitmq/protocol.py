@@ -26,7 +26,7 @@ log = logging.getLogger("noria.rabbitmq")
 
 UNREADABLE: Final = "noria-unreadable"
 _MUCH: Final = 8_192
-_LOOKS: Final = 2  # at silence, in a heartbeat: RabbitMQ sends two
+_LOOKS: Final = 4  # at silence, in a heartbeat: RabbitMQ sends two, and the last look may be just too early
 _PATIENCE: Final = 2  # heartbeats
 _CLOSED: Final = "the connection was closed by the other side"
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}

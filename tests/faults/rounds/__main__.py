@@ -1,0 +1,34 @@
+"""`make storm BROKER=rabbitmq`: rounds of faults of RabbitMQ and PostgreSQL; prints one line of JSON, which `evidence/` keeps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tests.faults.rounds.faults import CLUSTER_FAULTS, FAULTS
+from tests.faults.rounds.run import Options, rounds
+
+
+def main() -> int:
+    """Run them and say with the exit code whether every promise was kept."""
+    parser = argparse.ArgumentParser(prog="make storm BROKER=rabbitmq", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=81, help="on one node")
+    parser.add_argument("--on-cluster", type=int, default=20, help="on three nodes")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument(
+        "--only", action="append", default=[], choices=[*FAULTS, *CLUSTER_FAULTS], help="this fault, as often as it is named"
+    )
+    parser.add_argument("--plant", default=None, help="a fault of ours that must be seen")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder to leave everything in")
+    given = vars(parser.parse_args())
+    keep = given.pop("keep")
+    verdict, evidence = rounds(Options(**{name: value for name, value in given.items() if value is not None}), keep=keep)
+    print(json.dumps(evidence))
+    print(verdict, file=sys.stderr)
+    return 0 if verdict.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""What can happen to the servers: each fault begins, lasts, and has ended when the servers answer again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from tests.faults.rounds.wire import Wire
+from tests.servers.cluster import RabbitCluster
+from tests.servers.postgres import PostgresNode
+from tests.servers.rabbitmq import RabbitNode
+
+_PATIENCE = 90.0
+_LOOK = 0.1
+SHORTEST, LONGEST = 0.5, 7.0  # seconds that what is frozen or blocked stays so
+
+
+class Servers:
+    """RabbitMQ and PostgreSQL, each behind a wire."""
+
+    def __init__(self, rabbit: RabbitNode, postgres: PostgresNode) -> None:
+        self.rabbit, self.postgres = rabbit, postgres
+        self.to_rabbit, self.to_postgres = Wire("127.0.0.1", rabbit.port), Wire("127.0.0.1", postgres.port)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """What the processes of the rounds are to be given; a half-open connection is found within two heartbeats."""
+        return {
+            "NORIA_BROKER": f"amqp://guest:guest@127.0.0.1:{self.to_rabbit.port}/?heartbeat=2",
+            "NORIA_STORE": f"postgresql://noria@127.0.0.1:{self.to_postgres.port}/noria",
+        }
+
+    def mend(self) -> None:
+        """Do nothing: each fault ends by itself."""
+
+    def close(self) -> None:
+        """End the wires."""
+        self.to_rabbit.close()
+        self.to_postgres.close()
+
+
+def _kill(servers: Servers, chance: random.Random) -> None:
+    servers.rabbit.kill()
+    servers.rabbit.start()
+
+
+def _restart(servers: Servers, chance: random.Random) -> None:
+    servers.rabbit.stop()
+    servers.rabbit.start()
+
+
+def _cut(servers: Servers, chance: random.Random) -> None:
+    servers.to_rabbit.cut()
+
+
+def _half_open(servers: Servers, chance: random.Random) -> None:
+    servers.to_rabbit.fall_silent()
+
+
+def _freeze(servers: Servers, chance: random.Random) -> None:
+    os.kill(servers.rabbit.pid, signal.SIGSTOP)
+    try:
+        time.sleep(chance.uniform(SHORTEST, LONGEST))  # the length of the fault, no condition ends it
+    finally:
+        os.kill(servers.rabbit.pid, signal.SIGCONT)
+
+
+def _alarm(servers: Servers, chance: random.Random) -> None:
+    servers.rabbit.control("set_vm_memory_high_watermark", "0.0001")
+    try:
+        time.sleep(chance.uniform(SHORTEST, LONGEST))
+    finally:
+        servers.rabbit.control("set_vm_memory_high_watermark", "0.4")
+
+
+def _kill_postgres(servers: Servers, chance: random.Random) -> None:
+    servers.postgres.kill()
+    servers.postgres.start()
+
+
+def _cut_postgres(servers: Servers, chance: random.Random) -> None:
+    servers.to_postgres.cut()
+
+
+def _freeze_postgres(servers: Servers, chance: random.Random) -> None:
+    processes = servers.postgres.processes()
+    for process in processes:
+        process.suspend()
+    try:
+        time.sleep(chance.uniform(SHORTEST, LONGEST))
+    finally:
+        for process in processes:
+            process.resume()
+
+
+class Cluster:
+    """Three nodes of RabbitMQ and a PostgreSQL, each behind a wire."""
+
+    def __init__(self, cluster: RabbitCluster, postgres: PostgresNode) -> None:
+        self.cluster, self.postgres = cluster, postgres
+        self.to_nodes = [Wire(node.host.address, node.port) for node in cluster.nodes]
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """What the processes of the rounds are to be given."""
+        hosts = ",".join(f"127.0.0.1:{wire.port}" for wire in self.to_nodes)
+        return {"NORIA_BROKER": f"amqp://guest:guest@{hosts}/?heartbeat=2", "NORIA_STORE": self.postgres.url}
+
+    def mend(self) -> None:
+        """Start again what was killed, before the next fault."""
+        for n, node in enumerate(self.cluster.nodes):
+            if not node.runs:
+                self.cluster.restart(n)
+        self.cluster.wait_for(len(self.cluster.nodes))
+
+    def close(self) -> None:
+        """End the wires."""
+        for wire in self.to_nodes:
+            wire.close()
+
+
+def _kill_leader(servers: Cluster, chance: random.Random) -> None:
+    servers.cluster.kill(servers.cluster.leader("steps"))
+
+
+def _part_leader(servers: Cluster, chance: random.Random) -> None:
+    leader = servers.cluster.leader("steps")
+    servers.cluster.partition([leader])
+    deadline = time.monotonic() + _PATIENCE
+    while not servers.cluster.paused(leader):
+        assert time.monotonic() < deadline, "the minority did not pause"
+        time.sleep(_LOOK)
+    servers.cluster.heal()
+    servers.cluster.wait_for(len(servers.cluster.nodes))
+
+
+CLUSTER_FAULTS: Mapping[str, Callable[[Cluster, random.Random], None]] = {
+    "leader killed": _kill_leader,
+    "leader in a minority, then healed": _part_leader,
+}
+
+FAULTS: Mapping[str, Callable[[Servers, random.Random], None]] = {
+    "rabbitmq killed": _kill,
+    "rabbitmq restarted": _restart,
+    "connections cut": _cut,
+    "connections half-open": _half_open,
+    "rabbitmq frozen": _freeze,
+    "rabbitmq blocked by an alarm": _alarm,
+    "postgresql killed": _kill_postgres,
+    "connections to postgresql cut": _cut_postgres,
+    "postgresql frozen": _freeze_postgres,
+}
+
+
+def schedule(seed: int, rounds: int, faults: Iterable[str]) -> list[str]:
+    """Give the faults of a seed: each comes before any comes again."""
+    chance = random.Random(seed)
+    known, found = list(faults), list[str]()
+    while len(found) < rounds:
+        turn = list(known)
+        chance.shuffle(turn)
+        found += turn
+    return found[:rounds]
