@@ -76,7 +76,7 @@ $(RABBITMQ4):
 	@$(AS_ROOT)
 	@$(call debian,debootstrap)
 	@mkdir -p $(@D); exec 9>$@.lock; flock 9; [ ! -e $@ ] || exit 0; rm -rf --one-file-system $@.half; \
-	echo "making $@ (400 MB, a minute or two; $@.log tells how far it is)" >&2; \
+	echo "making $@ (300 MB, a minute or two; $@.log tells how far it is)" >&2; \
 	unshare --mount --propagation private debootstrap --variant=minbase --include=rabbitmq-server trixie $@.half \
 	  $$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' | grep -m 1 '/debian/*$$') >$@.log 2>&1 9>&- \
 	  || { tail -n 5 $@.log >&2; exit 1; }; \
@@ -125,8 +125,8 @@ power: $(VENV)/.tests ## Cut the power at 10,000 places of the engine's work, ke
 power-stack: $(VENV)/.tests ## Rebuild the disk of a real host at each of its system calls, which needs strace (ARGS="--publishes 2000")
 	@$(BIN)/python -m tests.faults.power.stack $(ARGS)
 
-storm: $(VENV)/.tests ## Kill and freeze everything at random for half an hour, keep the result in evidence/ (ARGS="--kills 200 --messages 50000 --seed 7")
-	@$(BIN)/python -m tests.faults.storm $(ARGS)
+storm: $(VENV)/.tests $(if $(filter rabbitmq,$(BROKER)),tools) ## Kill and freeze everything at random for half an hour, keep the result in evidence/ (BROKER=rabbitmq ARGS="--seed 7")
+	@$(BIN)/python -m tests.faults.$(if $(filter rabbitmq,$(BROKER)),rounds,storm) $(ARGS)
 
 sick: $(VENV)/.tests tools ## Damage 10,000 files at random and fail 600 calls to the disk, keep the result in evidence/ (CASES=500 CALLS=50 SEED=7)
 	@$(BIN)/python -m tests.faults.sick --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

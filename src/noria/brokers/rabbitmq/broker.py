@@ -34,6 +34,8 @@ _LOOKING: Final = 0.5  # seconds
 _SETTLING: Final = 2.0  # seconds: killed within one (3.10.8) after it made a quorum queue, RabbitMQ has it, but never finds its log
 _LOOK: Final = 1.0  # seconds at most between two looks at what is due
 _PRUNE: Final = 60.0
+_AGAIN_AT_MOST: Final = 10_000  # tickets that could not be sent
+_AGAIN_AFTER: Final = 0.2
 _BIND: Final = 3.0  # seconds between two looks at exchanges that others may delete and make again: our bindings go with them
 _CONFIRMED: Final = 0.5  # seconds for which confirmed tickets are collected
 
@@ -124,6 +126,7 @@ class RabbitBroker:
         self._due = asyncio.Event()
         self._lanes_declared: set[str] = set()
         self._declared = Declared()
+        self._again: list[Ticket] = []
 
     async def _open(self, what: str) -> Link:
         return await Link.open(self.address, name=f"noria {self._role} {what}", deadline=self._deadline, confirms=False)
@@ -226,19 +229,25 @@ class RabbitBroker:
             outcomes = await self._outlet.publish_each([_ticket(ticket) for ticket in tickets], known=True)
         except BrokerError as error:
             log.warning("%d tickets of messages that are stored cannot be sent now (%s); they follow", len(tickets), error)
-            self._look()
+            self._send_again(tickets)
             return
         failed: set[tuple[int, int]] = set()
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if outcome is not None:
                 failed.add((ticket.number, ticket.sending))
+                self._send_again((ticket,))
                 self._lanes_declared.discard(lane_of(ticket.routing_key, ticket.priority))
                 log.warning("the ticket of a message that is stored cannot be sent now (%s); it follows", outcome)
         self._confirmed |= {(ticket.number, ticket.sending) for ticket in tickets} - failed
         if any(ticket.priority for ticket in tickets):  # of a priority only what is known to be there is chosen from
             with contextlib.suppress(BrokerError):
                 await self._tell_confirmed()
-        self._look()
+        self._begin_to_relay()
+
+    def _send_again(self, tickets: Sequence[Ticket]) -> None:
+        """Send tickets with the next look; those that are too many are found by whoever looks for what was not confirmed."""
+        self._again += tickets[: max(0, _AGAIN_AT_MOST - len(self._again))]
+        self._begin_to_relay()
 
     async def _open_lanes(self, tickets: Sequence[Ticket]) -> None:
         """Make the lanes of larger and smaller priorities exist, and tell those who consume their queues."""
@@ -259,6 +268,10 @@ class RabbitBroker:
     def _look(self) -> None:
         """Look at what is due, soon and from now on."""
         self._due.set()
+        self._begin_to_relay()
+
+    def _begin_to_relay(self) -> None:
+        """Look at what is due from now on."""
         if self._relaying is None:
             self._relaying = asyncio.get_running_loop().create_task(self._relay())
 
@@ -271,7 +284,8 @@ class RabbitBroker:
             wait = _LOOK
             try:
                 tickets, due = await self._kept.promote()
-                await self.send(tickets)
+                again, self._again = self._again, []
+                await self.send([*again, *tickets])
                 for consumer in list(self._consumers):
                     for queue in consumer.queues:
                         consumer.open_lane(queue, await self._kept.lanes(queue))
@@ -292,6 +306,8 @@ class RabbitBroker:
                 log.warning("cannot look at what is due (%s); trying again", error)
             except Exception:  # whatever it is, what is due must be looked at again
                 log.exception("looking at what is due failed; trying again")
+            if self._again:
+                wait = min(wait, _AGAIN_AFTER)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._due.wait()

@@ -65,6 +65,7 @@ class Link:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._reason: str | None = None  # beside `ended`, which whoever awaits it may cancel
         self.blocked: str | None = None
+        self.is_doubtful = False  # something was refused: 3.10.8 has a channel refuse for ever what it sent to a leader that was lost
         self.on_blocked: Callable[[str | None], None] = lambda _: None
         self._loop = asyncio.get_running_loop()
         self._questions = Questions(self.where, deadline)
@@ -416,6 +417,7 @@ class Link:
     def _refused(self, frame: Any) -> None:
         assert self._confirms is not None
         method: Basic.Ack | Basic.Nack = frame.method
+        self.is_doubtful = self.is_doubtful or isinstance(method, Basic.Nack)
         self._confirms.settle(method.delivery_tag, multiple=method.multiple, stored=isinstance(method, Basic.Ack))
 
     def _returned(self, _: Channel, method: Basic.Return, properties: BasicProperties, body: bytes) -> None:

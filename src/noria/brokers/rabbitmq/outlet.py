@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, NamedTuple
 
 from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.confirms import Properties
@@ -17,6 +17,7 @@ from noria.messages.envelope import Publication
 log = logging.getLogger("noria.rabbitmq")
 
 _DOUBT: Final = 0.3  # of the deadline
+_LASTS: Final = 0.2  # seconds at least for which a connection is used, whatever was refused over it
 _PATIENCE: Final = 0.05  # seconds between two tries to reach a queue that RabbitMQ has not found again
 
 
@@ -43,18 +44,39 @@ class Outlet:
         self._deadline = deadline
         self._link: Link | None = None
         self._opening = asyncio.Lock()
-        self._doubting: asyncio.Task[None] | None = None
+        self._opened = 0.0
+        self._doubted: set[Link] = set()  # those that are being asked whether they live
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def link(self) -> Link:
         """Give the connection. Raises `BrokerUnavailable`."""
         link = self._link
-        if link is None or link.ended.done():
-            async with self._opening:
-                link = self._link
-                if link is None or link.ended.done():
-                    link = self._link = await Link.open(self._address, name=self._name, deadline=self._deadline)
-                    link.on_blocked = _say_blocked
-        return link
+        if link is not None and not self._is_spent(link):
+            return link
+        async with self._opening:
+            link = self._link
+            if link is not None and not self._is_spent(link):
+                return link
+            if link is not None and not link.ended.done():
+                self._begin(self._retire(link))
+            self._opened = asyncio.get_running_loop().time()
+            link = self._link = await Link.open(self._address, name=self._name, deadline=self._deadline)
+            link.on_blocked = _say_blocked
+            return link
+
+    def _is_spent(self, link: Link) -> bool:
+        """Tell whether another connection is needed."""
+        return link.ended.done() or (link.is_doubtful and asyncio.get_running_loop().time() - self._opened > _LASTS)
+
+    async def _retire(self, link: Link) -> None:
+        """Close a connection when what was sent over it is answered, or not."""
+        await asyncio.wait([link.ended], timeout=self._deadline)  # by then each has its answer
+        await link.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def publish(self, messages: Sequence[Outgoing], *, known: bool) -> None:
         """Have messages stored, and return when all are. Raises `Rejected` if none can be, and `Unconfirmed` if some may be.
@@ -107,8 +129,9 @@ class Outlet:
 
     def _doubt(self, link: Link) -> None:
         """Ask whether somebody is there, where nothing was confirmed for long: heartbeats would tell later, or not at all."""
-        if self._doubting is None or self._doubting.done():
-            self._doubting = asyncio.get_running_loop().create_task(self._prove(link))
+        if link not in self._doubted:
+            self._doubted.add(link)
+            self._begin(self._prove(link))
 
     async def _prove(self, link: Link) -> None:
         try:
@@ -120,6 +143,8 @@ class Outlet:
                     "RabbitMQ at %s confirms nothing and answers nothing (%s); opening another connection", link.where, error or "silence"
                 )
                 link.cut()
+        finally:
+            self._doubted.discard(link)
 
     def cut(self) -> None:
         """Lose the connection, as if the network had failed."""
@@ -128,8 +153,8 @@ class Outlet:
 
     async def close(self) -> None:
         """Say goodbye."""
-        if self._doubting is not None:
-            self._doubting.cancel()
+        for task in list(self._tasks):
+            task.cancel()
         if self._link is not None:
             await self._link.close()
 

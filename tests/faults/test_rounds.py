@@ -1,0 +1,38 @@
+"""The rounds of every build: each fault of the servers once, and the cluster's too, under a stream of messages."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.faults.rounds.plants import PLANTS
+from tests.faults.rounds.run import Options, rounds
+from tests.servers.cluster import RabbitCluster
+from tests.servers.postgres import PostgresNode
+from tests.servers.rabbitmq import RabbitNode
+
+pytestmark = pytest.mark.alone
+
+_missing = RabbitNode.missing() or PostgresNode.missing()
+needs_servers = pytest.mark.skipif(_missing is not None, reason=str(_missing))
+
+
+@needs_servers
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_nothing_hangs_and_nobody_is_deaf_in_twelve_rounds_of_faults() -> None:
+    alone = RabbitCluster.missing()
+    verdict, evidence = rounds(Options(rounds=12 if alone else 9, on_cluster=0 if alone else 3))
+    assert verdict.is_good, f"{verdict}\n{json.dumps(evidence)}"
+    assert len(evidence["rounds"]) == 12
+    assert sum(one["confirmed"] for one in verdict.figures.values()) > 3_000
+    assert sum(one["unknown"] + one["refused"] for one in verdict.figures.values()) > 0, "faults that nobody feels show nothing"
+
+
+@needs_servers
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("plant", ["forgets", "hangs"])
+def test_what_breaks_a_promise_is_seen(plant: str) -> None:
+    _, kind, fault = PLANTS[plant]
+    verdict, _ = rounds(Options(only=(fault,), plant=plant))
+    assert verdict.faults[f"{kind}, one node"], str(verdict)
