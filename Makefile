@@ -64,8 +64,18 @@ BROKER := file
 demo: $(VENV)/.demo $(if $(filter rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=rabbitmq, ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo --broker $(BROKER) $(ARGS)
 
+# What starts processes or servers: `make coverage` leaves it out, and `make check test` runs only this after it.
+OUTSIDE := $(addprefix tests/,processes benchmarks faults servers examples cli foreign test_docs.py)
+OUTSIDE_INSIDE := socket or schemathesis or model or distributed
+AT_ONCE := $(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile
+
 test: $(VENV)/.tests tools ## Run all tests, with real processes and real HTTP (ARGS="-k name")
-	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile $(ARGS) || [ $$? = 5 ]
+ifeq ($(filter check,$(MAKECMDGOALS)),)
+	$(AT_ONCE) $(ARGS) || [ $$? = 5 ]
+else
+	$(AT_ONCE) $(OUTSIDE)
+	$(AT_ONCE) tests $(addprefix --ignore=,$(OUTSIDE)) -k "$(OUTSIDE_INSIDE)"
+endif
 	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 RABBITMQ4 := $(HOME)/.cache/noria/rabbitmq4
@@ -95,10 +105,9 @@ check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory coverage
 
-coverage: $(VENV)/.tests ## Measure what the tests inside one process cover; below 80 % is an error
+coverage: $(VENV)/.tests tools ## Measure what the tests inside one process cover; below 80 % is an error
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile tests --ignore=tests/processes --ignore=tests/benchmarks --ignore=tests/faults --ignore=tests/servers --ignore=tests/examples --ignore=tests/cli --ignore=tests/foreign --ignore=tests/test_docs.py \
-	  -k "not socket and not schemathesis and not model and not distributed"
+	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile tests $(addprefix --ignore=,$(OUTSIDE)) -k "not ($(OUTSIDE_INSIDE))"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=80 >.coverage.txt || { cat .coverage.txt; exit 1; }
 	@tail -3 .coverage.txt

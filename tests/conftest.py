@@ -8,8 +8,8 @@ import pytest
 
 HERE = Path(__file__).parent
 ALONE = (  # loads, and tests whose bounds are seconds of real processes
-    "benchmarks", "brokers", "examples", "processes", "servers", "faults/storm", "faults/test_disks.py", "faults/test_frozen.py",
-    "faults/test_full_disk.py", "faults/test_orphans.py", "faults/test_recovery.py", "faults/test_storm.py", "faults/test_teeth.py",
+    "benchmarks", "examples", "processes", "servers", "faults/storm", "faults/test_disks.py", "faults/test_frozen.py",
+    "faults/test_full_disk.py", "faults/test_orphans.py", "faults/test_recovery.py", "faults/test_storm.py",
     "faults/test_time.py",
 )  # fmt: skip
 

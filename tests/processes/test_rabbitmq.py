@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def test_workers_go_on_after_rabbitmq_was_killed_and_nothing_confirmed_is_lost(f
 def test_an_operator_sees_both_servers(far: Mill, rabbit: RabbitNode) -> None:
     far.send("Work(name='waits')")
     assert far.queues()["work"]["ready"] == 1
-    assert "RabbitMQ 3." in far.noria("status").stderr
+    assert re.search(r"RabbitMQ \d+\.\d+", far.noria("status").stderr)
     rows = {row["check"]: row for row in json.loads(far.noria("doctor", "--json").stdout)}
     assert rows["servers"]["verdict"] in ("ok", "warning")
     assert "PostgreSQL" in rows["servers"]["text"]
