@@ -15,7 +15,7 @@ _VERBS: Final = {
     "run": "noria.cli.run", "engine": "noria.cli.processes", "worker": "noria.cli.processes", "gateway": "noria.cli.processes",
     "scheduler": "noria.cli.processes", "send": "noria.cli.sending", "publish": "noria.cli.sending", "queues": "noria.cli.looking",
     "status": "noria.cli.looking", "inspect": "noria.cli.looking", "dead": "noria.cli.letters", "purge": "noria.cli.looking",
-    "doctor": "noria.cli.doctor", "recover": "noria.cli.recover", "openapi": "noria.cli.looking",
+    "doctor": "noria.cli.doctor", "recover": "noria.cli.recover", "move": "noria.cli.move", "openapi": "noria.cli.looking",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from noria.bounds import FURTHEST
+from noria.engine.carrying import Carrying
 from noria.engine.intake import Intake
 from noria.engine.ledger import Ledger
 from noria.engine.letters import Letters
@@ -18,7 +19,7 @@ from noria.engine.purge import Purge
 from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
 from noria.engine.seal import unseal_or_stand_in
-from noria.engine.wire import Moment, Number, Pace, Posted
+from noria.engine.wire import Buried, Moment, Number, Pace, Posted
 from noria.errors import NotFound, Rejected
 from noria.messages.topology import Topology
 
@@ -57,6 +58,7 @@ class Verbs:
         self._ledger = ledger
         self.intake = Intake(ledger)
         self.letters = Letters(ledger)
+        self.carrying = Carrying(ledger)
         self.records = Records(ledger, self.intake)
 
     # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
@@ -211,6 +213,15 @@ class Verbs:
 
     def discard_letters(self, session: Session, numbers: list[Number]) -> int:
         return self.letters.discard(numbers)
+
+    def carried(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
+        return self.carrying.carried(session, queue, state, after, later, max(0, min(limit, 1000)))
+
+    def withdraw(self, session: Session, queue: str, places: list[Number]) -> list[int]:
+        return self.carrying.withdraw(queue, places)
+
+    def bury(self, session: Session, letters: list[Buried]) -> int:
+        return self.carrying.bury(letters)
 
 
 def _peeked(row: Any) -> tuple[Any, ...]:

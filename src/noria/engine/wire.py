@@ -51,6 +51,28 @@ class Posted(Struct, array_like=True, gc=False):
         _readable(self.envelope)
 
 
+class Buried(Struct, array_like=True, gc=False):
+    """A dead letter of another engine; its envelope and history stay closed."""
+
+    queue: str
+    message_id: str
+    envelope: Raw
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+    key: str | None
+    reason: str
+    error: str | None
+    attempts: Annotated[int, Meta(ge=0, lt=2**31)]
+    died_at: Annotated[float, Meta(ge=0, le=FURTHEST)]
+    history: Raw
+
+    def __post_init__(self) -> None:
+        _readable(self.envelope)
+        try:
+            msgspec.msgpack.decode(self.history, type=list[tuple[float, int, str]])
+        except msgspec.MsgspecError as error:
+            raise errors.Rejected(f"the history of {self.message_id} cannot be read: {error}") from None
+
+
 class Request(Struct, array_like=True, gc=False):
     """One request of a client."""
 

@@ -38,6 +38,25 @@ class Letter(Struct, frozen=True):
     history: tuple[tuple[float, int, str], ...] = ()
 
 
+class Carried(Struct, frozen=True, array_like=True):
+    """All that a store knows of a message, for another engine: `delay` is what is left of it, `unique_for` of its window.
+
+    `letter` is the reason, the error, the time of death and the history of a dead one.
+    """
+
+    place: int
+    envelope: Envelope
+    attempt: int
+    priority: int = 0
+    delay: float | None = None
+    key: str | None = None
+    merges: bool = False
+    unique: str | None = None
+    unique_for: float | None = None
+    tracked: bool = False
+    letter: tuple[str, str | None, float, tuple[tuple[float, int, str], ...]] | None = None
+
+
 class Record(Struct, frozen=True):
     """One archived event: `seq` grows by exactly one from each to the next."""
 
@@ -112,6 +131,21 @@ class Store(Protocol):
 
     async def discard_letters(self, numbers: Sequence[int]) -> int:
         """Delete dead letters and say how many."""
+        ...
+
+    async def carried(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Carried]:
+        """Show what is *delayed* for more than `later` seconds, *dead* with a larger number than `after`, or *running* at this connection.
+
+        Of what runs, those that a broker keeps by itself may be left out: there is nothing more to know of them.
+        """
+        ...
+
+    async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
+        """Delete messages that are still delayed, and give which: they are another engine's now."""
+        ...
+
+    async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
+        """Store dead letters of another engine, without those that are there already, and say how many; their numbers are new."""
         ...
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:

@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from noria.engine.client import Client
-from noria.engine.wire import posted
+from noria.engine.wire import Buried, posted
 from noria.messages.envelope import Envelope, Publication, Receipt
-from noria.store.contract import Letter, Merge, Record, State
+from noria.store.contract import Carried, Letter, Merge, Record, State
 
 _state: Final = msgspec.msgpack.Decoder(State).decode
 _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...]]
@@ -19,6 +19,8 @@ _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
 _records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
+_carried: Final = msgspec.msgpack.Decoder(list[Carried]).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
 _RESULT_MARGIN = 5.0
 
 
@@ -72,6 +74,15 @@ class EmbeddedStore:
     async def discard_letters(self, numbers: Sequence[int]) -> int:
         return await self._client.call("discard_letters", list(numbers))
 
+    async def carried(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Carried]:
+        return await self._client.call("carried", queue, state, after, later, limit, decode=_carried)
+
+    async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
+        return await self._client.call("withdraw", queue, list(places))
+
+    async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
+        return await self._client.call("bury", [_buried(queue, c) for c in letters])
+
     async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
         found: list[Record] = []
         while len(found) < limit:  # the engine looks at so many at once, whether they fit or not
@@ -84,3 +95,10 @@ class EmbeddedStore:
 
     async def overview(self) -> dict[str, Any]:
         return await self._client.call("overview")
+
+
+def _buried(queue: str, one: Carried) -> Buried:
+    assert one.letter is not None, "what is buried is dead"
+    reason, error, died_at, history = one.letter
+    envelope, past = msgspec.Raw(_encode(one.envelope)), msgspec.Raw(_encode(history))
+    return Buried(queue, one.envelope.id, envelope, one.priority, one.key, reason, error, one.attempt, died_at, past)

@@ -12,7 +12,8 @@ import msgspec
 from noria.errors import NotFound
 from noria.messages.envelope import Envelope, Publication, Receipt
 from noria.messages.outbox import Ticket
-from noria.store.contract import Letter, Merge, Record, State
+from noria.store.contract import Carried, Letter, Merge, Record, State
+from noria.store.postgres.carrying import Carrying
 from noria.store.postgres.database import Cursor, Database
 from noria.store.postgres.intake import Intake
 from noria.store.postgres.kept import Kept
@@ -89,6 +90,7 @@ class PostgresStore:
         self.kept = Kept(self.database, self.routes, self.presence)
         self._intake = Intake(self.routes)
         self._letters = Letters(self.database, self.routes)
+        self._carrying = Carrying(self.database, self.routes, self.presence)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self.send: Send = _nowhere
         self.look: Look
@@ -260,6 +262,17 @@ class PostgresStore:
 
     async def discard_letters(self, numbers: Sequence[int]) -> int:
         return await self._letters.discard(numbers)
+
+    # --- what is moved
+
+    async def carried(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Carried]:
+        return await self._carrying.carried(queue, state, after, later, limit)
+
+    async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
+        return await self._carrying.withdraw(queue, places)
+
+    async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
+        return await self._carrying.bury(queue, letters)
 
     # --- the archive, and what an operator asks
 

@@ -1,0 +1,1 @@
+"""A move under traffic: everything that was sent must be somewhere once."""
