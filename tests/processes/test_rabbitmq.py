@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from noria.brokers.contract import Ack, Delivery, Retry
+from noria.brokers.rabbitmq.broker import RabbitBroker
+from noria.errors import BrokerUnavailable
+from noria.messages.envelope import Envelope, Options, Publication
+from noria.messages.outbox import Ending
+from noria.messages.topology import Topology, bind
+from noria.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
@@ -120,3 +131,58 @@ def test_a_server_that_is_away_is_an_error_within_the_deadline(mill: Mill, postg
     done = mill.noria("queues", code=69)
     assert "127.0.0.1:1" in done.stderr
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("stored", [True, False], ids=["after the store's commit", "before it"])
+@pytest.mark.parametrize("key", [None, "k"], ids=["plain", "keyed"])
+async def test_a_worker_that_dies_between_the_two_steps_of_a_retry_loses_nothing(
+    rabbit: RabbitNode, postgres: PostgresNode, key: str | None, stored: bool
+) -> None:
+    queue = f"steps-{os.urandom(4).hex()}"
+    async with connected(rabbit, postgres) as (sender, _):
+        await sender.declare(Topology(queues=(bind(queue),)))
+        sent = [
+            Publication(Envelope(f"{queue}-{n}", "step", b"{}"), queue, options=Options(key=f"{key}{n}") if key else None)
+            for n in range(20)
+        ]
+        await sender.publish(sent)
+    async with connected(rabbit, postgres) as (broker, store):
+        async with broker.consume([queue], prefetch=20) as consumer:
+            held: list[Delivery] = []
+            while len(held) < 20:
+                held += await consumer.receive(20 - len(held), 5.0)
+            settle = store.kept.settle
+
+            async def dies(endings: Sequence[Ending]) -> Any:
+                if stored:
+                    await settle(endings)
+                broker.cut()
+                raise BrokerUnavailable("the worker died")
+
+            store.kept.settle = dies
+            with pytest.raises(BrokerUnavailable):
+                await consumer.settle([Retry(d.tag, 0.3, error="once") for d in held])
+    seen: collections.Counter[str] = collections.Counter()
+    async with connected(rabbit, postgres) as (broker, _), broker.consume([queue], prefetch=20) as consumer:
+        until = time.monotonic() + 20
+        while len(seen) < 20:
+            assert time.monotonic() < until, f"only {len(seen)} came again"
+            deliveries = await consumer.receive(20, 1.0)
+            assert await consumer.settle([Ack(d.tag) for d in deliveries]) == []
+            seen.update(d.envelope.id for d in deliveries)
+    assert set(seen) == {p.envelope.id for p in sent}
+    assert not key or set(seen.values()) == {1}, "what the store keeps is there once"
+
+
+@asynccontextmanager
+async def connected(rabbit: RabbitNode, postgres: PostgresNode) -> AsyncGenerator[tuple[RabbitBroker, PostgresStore]]:
+    """Give a broker and its store, closed in the end."""
+    store = PostgresStore(postgres.url)
+    broker = RabbitBroker(rabbit.url, store.kept, settling=0.0)
+    store.join(broker)
+    try:
+        yield broker, store
+    finally:
+        await broker.close()
+        await store.close()

@@ -10,7 +10,7 @@ import msgspec
 from noria.messages.envelope import Envelope
 from noria.store.contract import Carried
 from noria.store.postgres.database import Cursor, Database
-from noria.store.postgres.intake import DELAYED, MERGES, RUNNING, TRACKED
+from noria.store.postgres.intake import DELAYED, HIGH, LOW, MERGES, RUNNING, TRACKED
 from noria.store.postgres.presence import Presence
 from noria.store.postgres.routes import Routes
 
@@ -87,7 +87,14 @@ class Carrying:
     async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
         async def work(cursor: Cursor) -> int:
             await self._routes.refresh(cursor)
-            identity, count = self._routes.queue(queue).id, 0
+            known, count = self._routes.queue(queue), 0
+            identity = known.id
+            lanes = known.lanes
+            for one in letters:
+                lanes |= HIGH if one.priority > 0 else LOW if one.priority < 0 else 0
+            if lanes != known.lanes:  # they go there when they are retried
+                await cursor.execute("update queue set lanes = lanes | %s where id = %s", (lanes, identity))
+                await self._routes.changed(cursor)
             for one in letters:
                 assert one.letter is not None, "what is buried is dead"
                 reason, error, died_at, history = one.letter
