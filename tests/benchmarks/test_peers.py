@@ -173,3 +173,14 @@ def test_at_most_once_is_said_beside_the_figures_of_huey(capsys: pytest.CaptureF
     show(rows, {}, SCALES["tiny"], {})
     (line,) = (line for line in capsys.readouterr().out.splitlines() if " huey " in line)
     assert "at most once" in line
+
+
+@needs_peers
+@needs_rabbitmq
+def test_on_rabbitmq_and_postgresql_noria_is_held_against_pika(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    done = bench(output, "--broker", "rabbitmq", "--scale", "tiny", "--runs", "1", "--systems", "noria,pika", "send")
+    rows: list[Row] = json.loads(output.read_text())
+    assert {row["system"] for row in rows if row["work"] == SEND.name} == {"noria", "pika"}
+    assert "≥ 1 × pika" in done.stdout
+    assert not running_below(tmp_path)

@@ -14,6 +14,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from noria.messages.envelope import Envelope, Publication, Receipt
+from noria.messages.finding import Finding
 from noria.messages.topology import Topology
 
 
@@ -176,6 +177,10 @@ class Broker(Protocol):
 
     async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
         """Show messages of a queue that are ready, running or delayed, without lending them."""
+        ...
+
+    async def hazards(self) -> list[Finding]:
+        """Look for what would break a promise at a server of somebody else's; there is none where the engine is ours."""
         ...
 
     async def close(self) -> None:

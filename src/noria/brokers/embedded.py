@@ -18,6 +18,7 @@ from noria.engine.server import Engine
 from noria.engine.wire import posted
 from noria.errors import BrokerUnavailable, Unconfirmed
 from noria.messages.envelope import Envelope, Publication
+from noria.messages.finding import Finding
 from noria.messages.topology import Topology
 
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
@@ -80,6 +81,9 @@ class EmbeddedBroker:
         """Show messages of a queue without lending them: ready, running or delayed."""
         rows = await self.client.call("peek", queue, state, limit, decode=_peeked)
         return [Delivery(identity, queue, attempt + 1, envelope) for identity, attempt, _, envelope in rows]
+
+    async def hazards(self) -> list[Finding]:
+        return []
 
 
 class EmbeddedPublisher:

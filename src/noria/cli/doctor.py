@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 import sys
@@ -22,6 +21,7 @@ from noria.engine.database import refuse_network_disk, refuse_unsafe_sqlite
 from noria.engine.hazards import refuse_folder
 from noria.engine.inspection import examine, nobody_else
 from noria.errors import AlreadyOwned, CorruptStorage, NoriaError
+from noria.messages.finding import Finding
 from noria.settings import Settings
 from noria.web.guard import refuse_open_bind
 
@@ -35,7 +35,7 @@ _SLOW_SYNC = 0.02
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check the file and its engine, or RabbitMQ and PostgreSQL, the limits and the application; exits with 1 if something is wrong."""
     settings = settings_of(ctx)
-    place: list[tuple[str, Callable[[Settings], str]]] = [("servers", _servers)]
+    place: list[tuple[str, Callable[[Settings], str]]] = []
     if settings.is_embedded:
         place = [("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
     checks = [("python", _python), *place, ("limits", _limits), ("bind", _bind), ("application", _application)]
@@ -47,6 +47,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
             rows.append({"check": name, "verdict": "wrong", "text": str(error)})
         except UserWarning as warning:
             rows.append({"check": name, "verdict": "warning", "text": str(warning)})
+    if not settings.is_embedded:
+        rows += [{"check": found.check, "verdict": found.verdict, "text": found.text} for found in _servers(settings)]
     show(rows, ("check", "verdict", "text"), as_json=as_json)
     if any(row["verdict"] == "wrong" for row in rows):
         ctx.exit(1)
@@ -113,17 +115,16 @@ def _engine(settings: Settings) -> str:
     return f"engine {engine['pid']} answers, {clients} clients; stop it to have every page checked"
 
 
-def _servers(settings: Settings) -> str:
-    async def work(connection: Connection) -> dict[str, Any]:
-        return await connection.store.overview()
+def _servers(settings: Settings) -> list[Finding]:
+    async def work(connection: Connection) -> list[Finding]:
+        overview = await connection.store.overview()
+        told = Finding("servers", "ok", f"{overview['engine']['broker']}, {overview['engine']['path']}, {len(overview['clients'])} clients")
+        return [told, *await connection.broker.hazards()]
 
-    overview = run_with(bare_app(settings), work)
-    engine = overview["engine"]
-    told = f"{engine['broker']}, PostgreSQL {engine['postgres']} at {engine['path']}, {len(overview['clients'])} clients"
-    version = re.search(r"RabbitMQ (\d+)\.(\d+)", engine["broker"])
-    if version is None or (int(version[1]), int(version[2])) < (3, 10) or int(version[1]) > 3:
-        raise UserWarning(f"{told}: Noria is tested with RabbitMQ 3.10; try what you need with this one first")
-    return told
+    try:
+        return run_with(bare_app(settings), work)
+    except (NoriaError, OSError) as error:
+        return [Finding("servers", "wrong", str(error))]
 
 
 def _limits(_: Settings) -> str:

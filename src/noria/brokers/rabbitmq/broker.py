@@ -18,12 +18,14 @@ from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.consuming import RabbitConsumer, Ways, is_kept, marks_in
 from noria.brokers.rabbitmq.control import Control, Held, Part, Question
 from noria.brokers.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
+from noria.brokers.rabbitmq.hazards import hazards
 from noria.brokers.rabbitmq.lanes import QUORUM, lane_of, lanes_of
 from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.outlet import Outgoing, Outlet, outgoing
 from noria.brokers.rabbitmq.properties import COPIES, TICKET, properties_of
 from noria.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
 from noria.messages.envelope import Envelope, Publication, Receipt
+from noria.messages.finding import Finding
 from noria.messages.outbox import Counts, Outbox, Ticket
 from noria.messages.topology import Topology
 
@@ -105,6 +107,14 @@ class Kept(Outbox, Protocol):
 
     async def consume(self) -> None:
         """Note that this session consumes."""
+        ...
+
+    async def queues(self) -> Sequence[str]:
+        """Give the queues that were declared."""
+        ...
+
+    async def hazards(self) -> list[Finding]:
+        """See `Broker.hazards`."""
         ...
 
 
@@ -443,6 +453,16 @@ class RabbitBroker:
             raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "noria dead list")')
         rows = await self._kept.peek(queue, state, limit)
         return [Delivery(place, queue, attempt + 1, envelope) for place, attempt, envelope in rows]
+
+    async def hazards(self) -> list[Finding]:
+        """Look at RabbitMQ and at the store beside it."""
+        link = await Link.open(self.address, name="noria doctor", deadline=self._deadline)
+        try:
+            lanes = {queue: await self._kept.lanes(queue) for queue in await self._kept.queues()}
+            found = [finding async for finding in hazards(link, self.address, lanes, self._deadline)]
+        finally:
+            await link.close()
+        return [*found, *await self._kept.hazards()]
 
     # --- the archive
 

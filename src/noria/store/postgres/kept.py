@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, LiteralString
 
+from noria.messages.finding import Finding
 from noria.messages.topology import Topology
 from noria.store.postgres.copies import Copies
 from noria.store.postgres.database import Cursor, Database
+from noria.store.postgres.hazards import hazards
 from noria.store.postgres.intake import Intake
 from noria.store.postgres.presence import LIVES, Presence
 from noria.store.postgres.routes import Routes
@@ -62,6 +64,13 @@ class Kept(Copies):
                 )
 
         await self._database.run(work)
+
+    async def queues(self) -> Sequence[str]:
+        await self._database.run(self._routes.refresh, writes=False)
+        return list(self._routes.queues)
+
+    async def hazards(self) -> list[Finding]:
+        return await hazards(self._database)
 
     async def session(self) -> int:
         return await self._presence.number()
