@@ -37,6 +37,7 @@ create table message (
     flags smallint not null default 0,
     key text,
     version bigint,                      -- of what is pending: others may be merged into it
+    pending boolean generated always as (version is not null) stored,  -- unlike the version it stays in a merge, which then touches no index
     note text,
     session integer,                     -- who runs it
     ticket text,                         -- by which ticket it was lent
@@ -56,7 +57,7 @@ create index message_by_id on message (message_id);
 create index message_due on message (due, place) where state = 0;
 create index message_unsent on message (stored_at) where state = 1 and not sent;
 create index message_line on message (queue, key, rank, place) where key is not null and state = 1;
-create unique index message_pending on message (queue, key) where version is not null;
+create unique index message_pending on message (queue, key) where pending;
 create index message_counted on message (queue, state, rank, place);
 
 -- Which message of a key has its turn, from its first start to its end.

@@ -378,7 +378,7 @@ class Copies:
         """Give a version if others may be merged into what comes back, because nobody can have begun it."""
         if not row.flags & MERGES or row.flags & RETURNED:
             return None
-        await cursor.execute("select 1 from message where queue = %s and key = %s and version is not null", (queue, row.key))
+        await cursor.execute("select 1 from message where queue = %s and key = %s and pending", (queue, row.key))
         if await cursor.fetchone() is not None:
             return None
         await cursor.execute("select nextval('place')")

@@ -26,10 +26,10 @@ _INSERT: Final[LiteralString] = """
         %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, false, %s, %s, %s
     )
 """
-PENDING: Final = "select message_id, version, envelope from message where queue = %s and key = %s and version is not null"
+PENDING: Final = "select message_id, version, envelope from message where queue = %s and key = %s and pending"
 _MERGE: Final = """
     update message set envelope = %s, flags = flags | %s, version = nextval('place')
-    where queue = %s and key = %s and version = %s returning message_id, version
+    where queue = %s and key = %s and pending and version = %s returning message_id, version
 """
 _ALLOT: Final = """
     select now_seconds(), array(select nextval('publication') from generate_series(1, %s)),
@@ -159,7 +159,7 @@ class Intake:
             await self._follow(cursor, p, options, str(row[0]), queue)
             return Receipt(str(row[0]), "merged", int(row[1]))
         while True:
-            await cursor.execute(_INSERT + " on conflict (queue, key) where version is not null do nothing", first)
+            await cursor.execute(_INSERT + " on conflict (queue, key) where pending do nothing", first)
             if cursor.rowcount:
                 return Receipt(p.envelope.id, "stored", int(first[0]))
             if pending := await self._pending(cursor, options, queue):

@@ -19,7 +19,7 @@ _KNOWN: Final[LiteralString] = "with known as (select version, version = %(topol
 _FIRST: Final[LiteralString] = (
     _KNOWN
     + """,
-    pending as (select message_id, version, envelope from message where queue = %(queue)s and key = %(key)s and version is not null),
+    pending as (select message_id, version, envelope from message where queue = %(queue)s and key = %(key)s and pending),
     turn as (
         select nextval('place') as place, nextval('publication') as number from known where is_known and not exists (select 1 from pending)
     ),
@@ -29,7 +29,7 @@ _FIRST: Final[LiteralString] = (
         )
         select place, number, %(queue)s, %(rank)s, %(id)s, %(state)s, now_seconds() + %(delay)s::double precision, %(flags)s, %(key)s,
             place, %(ticketed)s, false, %(exchange)s, %(routing_key)s, %(envelope)s
-        from turn on conflict (queue, key) where version is not null do nothing returning place, number
+        from turn on conflict (queue, key) where pending do nothing returning place, number
     )
     select is_known, pending.message_id, pending.version, pending.envelope, fresh.place, fresh.number
     from known left join pending on true left join fresh on true
@@ -40,7 +40,7 @@ _CHANGE: Final[LiteralString] = (
     + """,
     changed as (
         update message set envelope = %(envelope)s, flags = flags | %(flags)s, version = nextval('place')
-        where queue = %(queue)s and key = %(key)s and version = %(replaces)s and (select is_known from known)
+        where queue = %(queue)s and key = %(key)s and pending and version = %(replaces)s and (select is_known from known)
         returning message_id, version
     )
     select is_known, changed.message_id, changed.version from known left join changed on true
