@@ -24,6 +24,7 @@ from noria.messages.topology import Topology, takers
 
 _REMEMBERED: Final = 1000  # ways, each an exchange and a routing key
 _SILENT: Final = 0.1  # seconds
+_POLITE: Final = 2.0  # seconds
 _PUMPS: Final = 2  # turns of the loop after such a silence, in which it hears what came meanwhile: above all that the connection is gone
 
 
@@ -37,8 +38,15 @@ class _Own:
         self._ended = weakref.finalize(self, _end, self.loop, self.outlet)
 
     def run(self, publications: Sequence[Publication]) -> None:
-        """Have them stored, and return when they are."""
-        self.loop.run_until_complete(self._publish(publications))
+        """Have them stored, and return when they are; what interrupts this thread ends it, and leaves nothing behind."""
+        doing = self.loop.create_task(self._publish(publications))
+        try:
+            self.loop.run_until_complete(doing)
+        except BaseException:
+            if not doing.done():
+                doing.cancel()
+                self.loop.run_until_complete(asyncio.wait([doing]))
+            raise
 
     async def _publish(self, publications: Sequence[Publication]) -> None:
         if self.loop.time() - self._said > _SILENT:
@@ -55,11 +63,19 @@ class _Own:
 
 
 def _end(loop: asyncio.AbstractEventLoop, outlet: Outlet) -> None:
+    def end() -> None:
+        with contextlib.suppress(BrokerError):
+            loop.run_until_complete(outlet.close())
+        loop.close()
+
     if loop.is_running() or loop.is_closed():
         return
-    with contextlib.suppress(BrokerError):
-        loop.run_until_complete(outlet.close())
-    loop.close()
+    if _is_in_a_loop():  # no thread runs two
+        ending = threading.Thread(target=end, name="noria-goodbye", daemon=True)
+        ending.start()
+        ending.join(_POLITE)
+    else:
+        end()
 
 
 class RabbitPublisher:

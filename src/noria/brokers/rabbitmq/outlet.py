@@ -46,6 +46,7 @@ class Outlet:
         self._opening = asyncio.Lock()
         self._opened = 0.0
         self._doubted: set[Link] = set()  # those that are being asked whether they live
+        self._retired: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def link(self) -> Link:
@@ -70,8 +71,10 @@ class Outlet:
 
     async def _retire(self, link: Link) -> None:
         """Close a connection when what was sent over it is answered, or not."""
+        self._retired.add(link)
         await asyncio.wait([link.ended], timeout=self._deadline)  # by then each has its answer
         await link.close()
+        self._retired.discard(link)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -155,8 +158,8 @@ class Outlet:
         """Say goodbye."""
         for task in list(self._tasks):
             task.cancel()
-        if self._link is not None:
-            await self._link.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(link.close() for link in {*self._retired, self._link} if link is not None))
 
 
 def _say_blocked(reason: str | None) -> None:

@@ -1,0 +1,150 @@
+"""Publishing from threads without an event loop: a connection for each, kept over silence, opened again when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+
+from noria.brokers.rabbitmq.blocking import RabbitPublisher
+from noria.brokers.rabbitmq.lanes import QUORUM
+from noria.brokers.rabbitmq.link import Link
+from noria.errors import BrokerUnavailable, Unconfirmed
+from noria.messages.envelope import Envelope, Options, Publication
+from noria.messages.topology import Topology, bind
+from tests.servers.rabbitmq import RabbitNode
+
+
+def to(queue: str, name: str = "m", **wishes: object) -> Publication:
+    return Publication(Envelope(name, "test", b"{}"), queue, **wishes)  # pyright: ignore[reportArgumentType] - wishes of a publication
+
+
+def stepped(publisher: RabbitPublisher, *publications: Publication) -> list[str]:
+    """Publish as `App.send` does, from whichever thread this is."""
+    work = publisher.publish(publications)
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        return [receipt.id for receipt in ended.value]
+    raise AssertionError("it suspended")
+
+
+def in_thread(work: Callable[[], object]) -> None:
+    """Do something in a thread of its own, and raise what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+@pytest.fixture
+async def name(link: Link) -> str:
+    found = uuid4().hex
+    await link.queue(found, arguments=QUORUM)
+    return found
+
+
+def publisher_of(node: RabbitNode, name: str, *, deadline: float = 5.0) -> RabbitPublisher:
+    return RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: True, deadline=deadline)
+
+
+async def test_each_thread_publishes_and_what_it_published_is_there(link: Link, node: RabbitNode, name: str) -> None:
+    publisher = publisher_of(node, name)
+
+    def work() -> None:
+        assert publisher.takes([to(name)])
+        assert stepped(publisher, to(name, "a")) == ["a"]
+        assert stepped(publisher, *[to(name, f"b{n}") for n in range(100)]) == [f"b{n}" for n in range(100)]
+
+    in_thread(work)
+    in_thread(work)
+    assert (await link.queue(name, passive=True))[1] == 202
+    publisher.close()
+
+
+async def test_the_connection_of_a_thread_goes_with_it(node: RabbitNode, name: str) -> None:
+    publisher = publisher_of(node, name)
+    in_thread(lambda: stepped(publisher, to(name)))
+    gc.collect()
+    until = time.monotonic() + 10
+    while "noria client publishes" in node.control("list_connections", "client_properties"):
+        assert time.monotonic() < until, "it is still there"
+    publisher.close()
+
+
+async def test_what_the_store_keeps_what_is_not_ours_and_what_a_loop_sends_goes_another_way(node: RabbitNode, name: str) -> None:
+    publisher = publisher_of(node, name)
+    found: list[bool] = []
+    in_thread(
+        lambda: found.extend(
+            publisher.takes([p])
+            for p in (
+                to(name),
+                to(name, delay=1.0),
+                to(name, priority=1),
+                to(name, options=Options(key="k")),
+                to("elsewhere"),
+                to("x", exchange="y"),
+            )
+        )
+    )
+    assert found == [True, False, False, False, False, False]
+    assert not publisher.takes([to(name)]), "this thread runs a loop"
+    undeclared = RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: False, deadline=5.0)
+    in_thread(lambda: found.append(undeclared.takes([to(name)])))
+    assert not found[-1]
+
+
+async def test_after_the_broker_was_away_a_thread_publishes_again(node: RabbitNode, name: str) -> None:
+    publisher = publisher_of(node, name)
+    time.sleep(2.0)  # a queue that was made a second ago is lost with its node (docs/decisions/009)
+    with ThreadPoolExecutor(1) as thread:  # the node dies with the thread that starts it: that is this one
+        thread.submit(stepped, publisher, to(name, "before")).result(10)
+        node.kill()
+        started = time.monotonic()
+        with pytest.raises((BrokerUnavailable, Unconfirmed)):
+            thread.submit(stepped, publisher, to(name, "while it is away")).result(10)
+        assert time.monotonic() - started < 6.0
+        node.start()
+        until = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(BrokerUnavailable, Unconfirmed):
+                assert thread.submit(stepped, publisher, to(name, "after")).result(10) == ["after"]
+                break
+            assert time.monotonic() < until
+    publisher.close()
+
+
+async def test_what_interrupts_a_send_leaves_the_thread_able_to_send(node: RabbitNode, name: str) -> None:
+    publisher = publisher_of(node, name)
+
+    def work() -> None:
+        stepped(publisher, to(name, "first"))
+        own = publisher._mine.own  # pyright: ignore[reportPrivateUsage] - where an interrupt can be put
+        own.loop.call_soon(_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            stepped(publisher, to(name, "interrupted"))
+        assert stepped(publisher, to(name, "second")) == ["second"]
+
+    in_thread(work)
+    publisher.close()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
