@@ -371,8 +371,9 @@ class App:
     def forget_connections(self) -> None:
         """Begin anew in a forked child: with its own thread and its own connection."""
         self._portal_lock = threading.Lock()
-        self._inherited = (self._portal, self._connections)
-        self._portal = None
+        self._inherited = (self._portal, self._connections, self._publisher)
+        self._portal = self._publisher = None
+        self._is_declared = False
         self._connections = weakref.WeakKeyDictionary()
 
     def wait_for(self, work: Coroutine[Any, Any, R]) -> R:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from noria.app import App, Connection
 from noria.brokers.contract import Ack, Consumer, Delivery
-from noria.errors import BrokerError, BrokerUnavailable, Unconfirmed
+from noria.errors import BrokerError, BrokerUnavailable, InvalidSettings, Unconfirmed, Unroutable
 from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Options, Publication
+from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
 from noria.store.contract import Carried
 
@@ -26,6 +28,9 @@ Told = Callable[[str], None]
 
 AT_ONCE: Final = 200
 SOON: Final = 60.0  # seconds: what is due before is waited for, so that it is not begun here while it is carried
+_LENT: Final = 1000  # more than RabbitMQ lends at once for so many that are asked for
+_FOREIGN: Final = "foreign-"  # an id by which a message without one is known: twins have the same
+_MOVES: Final = "moved"
 _PATIENCE: Final = 20.0
 _PAUSE: Final = 0.5
 _EMPTY: Final = 0.2  # seconds without a message, after which a queue is looked at again later
@@ -57,6 +62,7 @@ class Mover:
         """
         overview = await self._source.store.overview()
         found = [queue for queue in overview["queues"] if not queues or queue["name"] in queues]
+        await self._refuse_the_same()
         await self._declare(overview["exchanges"], found)
         moved = {queue["name"]: Moved(queue["name"]) for queue in found}
         while True:
@@ -71,11 +77,38 @@ class Mover:
             tell(", ".join(f"{name}: {count} left" for name, count in waiting.items() if count))
             await asyncio.sleep(_PAUSE)
 
+    async def _refuse_the_same(self) -> None:
+        """Raise `InvalidSettings` if both are one engine, or share a broker or a store: what is carried would be taken for its copy."""
+        probe = f"noria.move.{uuid4().hex}"
+        target = await self._target.connection()
+        await target.broker.declare(Topology(queues=(bind(probe),)))
+        try:
+            queues = (await self._source.store.overview())["queues"]
+            if any(queue["name"] == probe for queue in queues) or await self._reaches(probe):
+                raise InvalidSettings("the messages are there already: the new engine has the same broker or the same store as the old one")
+        finally:
+            await target.broker.purge(probe, delete=True)
+
+    async def _reaches(self, queue: str) -> bool:
+        """Tell whether what is sent to the old engine comes to a queue that only the new one declared."""
+        try:
+            await self._source.broker.publish([Publication(Envelope(queue, "noria.move", b"{}"), queue)])
+        except Unroutable:
+            return False
+        return True
+
     async def _declare(self, exchanges: Sequence[dict[str, Any]], queues: Sequence[dict[str, Any]]) -> None:
+        """Declare what the target's application does not declare by itself, and better."""
         connection = await self._target.connection()
+        own = self._target.registry.topology()
+        named = {exchange.name for exchange in own.exchanges}, {queue.name for queue in own.queues}
         topology = Topology(
-            tuple(Exchange(e["name"], e["kind"], e["archive"]) for e in exchanges),
-            tuple(bind(q["name"], *(":".join(pair) for pair in q["bindings"]), origin=q["origin"]) for q in queues),
+            tuple(Exchange(e["name"], e["kind"], e["archive"]) for e in exchanges if e["name"] not in named[0]),
+            tuple(
+                bind(q["name"], *(":".join(pair) for pair in q["bindings"]), origin=q["origin"])
+                for q in queues
+                if q["name"] not in named[1]
+            ),
         )
         await connection.broker.declare(topology)
 
@@ -90,7 +123,7 @@ class Mover:
                 moved.ready += len(deliveries)
 
     async def _details(self, queue: str) -> list[Carried]:
-        return await _patiently(lambda: self._source.store.carried(queue, "running", limit=AT_ONCE))
+        return await _patiently(lambda: self._source.store.carried(queue, "running", limit=_LENT))
 
     async def _delayed(self, moved: Moved) -> None:
         """Carry what is not due soon; the rest is carried when it is ready."""
@@ -124,12 +157,20 @@ def _plain(delivery: Delivery) -> Carried:
 
 
 def _publication(queue: str, one: Carried) -> Publication:
-    """Give the publication of a message that goes straight to the queue in which it was; its attempts begin anew."""
+    """Give the publication of a message that goes straight to the queue in which it was; its attempts begin anew.
+
+    Its key counts its moves: one that went there and came back is not taken for what it was.
+    """
+    moves = one.envelope.headers.get(_MOVES, "0")
+    number = int(moves) + 1 if moves.isdecimal() else 1
+    envelope = replace(one.envelope, headers={**one.envelope.headers, _MOVES: str(number)})
+    merges = one.merges and one.key is not None
     options = Options(
-        key=one.key, merges=one.merges and one.key is not None, unique=one.unique, unique_for=one.unique_for, tracked=one.tracked,
-        idempotency_key=f"moved:{queue}:{one.envelope.id}", fingerprint="moved",
+        key=one.key, merges=merges, unique=one.unique, unique_for=one.unique_for, tracked=one.tracked,
+        idempotency_key=None if envelope.id.startswith(_FOREIGN) else f"moved:{number}:{queue}:{envelope.id}",
+        fingerprint="moved", merged_ids=(envelope.id,) if merges else (),
     )  # fmt: skip
-    return Publication(one.envelope, queue, "", one.priority, one.delay or 0.0, options)
+    return Publication(envelope, queue, "", one.priority, one.delay or 0.0, options)
 
 
 async def _patiently(do: Callable[[], Awaitable[R]]) -> R:

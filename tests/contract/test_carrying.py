@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from noria.brokers.contract import Dead, Depth
+from noria.brokers.contract import Dead, Depth, Retry
 from noria.errors import NotFound
 
 from .engine import EngineUnderTest, Peer
@@ -45,7 +45,7 @@ async def test_what_runs_at_this_connection_is_shown_and_not_what_runs_at_others
 
 
 async def test_what_is_withdrawn_is_gone_with_its_keys_and_what_began_is_not_withdrawn(engine: EngineUnderTest, peer: Peer) -> None:
-    await send(peer, to("q", "a", delay=600.0, unique="u"), to("q", "b", delay=600.0, key="k", merges=True), to("q", "c"))
+    await send(peer, to("q", "a", delay=600.0, unique="u"), to("q", "b", delay=600.0, key="k"), to("q", "c"))
     delayed = await peer.store.carried("q", "delayed")
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         running = await one(consumer)
@@ -54,7 +54,7 @@ async def test_what_is_withdrawn_is_gone_with_its_keys_and_what_began_is_not_wit
         assert await peer.store.withdraw("q", places) == []
         await ack(consumer, running)
     assert await peer.broker.depth("q") == Depth()
-    assert [r.outcome for r in await send(peer, to("q", "d", unique="u"), to("q", "e", key="k", merges=True))] == ["stored", "stored"]
+    assert [r.outcome for r in await send(peer, to("q", "d", unique="u"), to("q", "e", key="k"))] == ["stored", "stored"]
     assert await drain(engine, peer, "q") == ["d", "e"]
 
 
@@ -90,3 +90,15 @@ async def test_an_undeclared_queue_is_not_found(peer: Peer) -> None:
         await peer.store.carried("nowhere", "delayed")
     with pytest.raises(NotFound):
         await peer.store.withdraw("nowhere", [1])
+
+
+async def test_what_others_are_merged_into_or_wait_behind_stays_until_it_is_ready(peer: Peer) -> None:
+    await send(peer, to("q", "mask", delay=600.0, key="m", merges=True), to("q", "first", key="k"), to("q", "second", key="k"))
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+        first = await one(consumer)
+        await settle(consumer, Retry(first.tag, 600.0))
+    delayed = await peer.broker.peek("q", "delayed")
+    assert sorted(d.envelope.body for d in delayed) == [b"first", b"mask"]
+    assert await peer.store.carried("q", "delayed") == []
+    assert await peer.store.withdraw("q", [d.tag for d in delayed]) == []
+    assert (await peer.broker.depth("q")).delayed == 2

@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from noria import App
+from noria.errors import InvalidSettings
+from noria.messages.envelope import Envelope, Publication
+from noria.messages.topology import Topology, bind
+from noria.moving import Mover
+from noria.settings import Settings
 from tests.faults.carry.run import carry
 from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
@@ -24,3 +30,23 @@ async def test_what_is_moved_while_others_send_and_handle_is_there_once_with_its
     assert figures["places"]["dead"] == 40, "with their errors"
     assert figures["places"]["target"] > 500, figures
     assert sum(one.ready + one.delayed + one.dead for one in moved) > 1_000
+
+
+async def test_an_engine_is_not_moved_onto_itself_however_it_is_spelled(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    source = App("source", settings=Settings(broker=f"sqlite:///{tmp_path}/noria.db"))
+    target = App("target", settings=Settings(broker=f"sqlite:///{tmp_path}/here/../noria.db"))
+    for app in (source, target):
+        app.configure(app.settings)
+    try:
+        connection = await source.connection()
+        await connection.broker.declare(Topology(queues=(bind("q"),)))
+        await connection.broker.publish(
+            [Publication(Envelope("a", "a", b"{}"), "q"), Publication(Envelope("b", "b", b"{}"), "q", delay=600.0)]
+        )
+        with pytest.raises(InvalidSettings, match="there already"):
+            await Mover(connection, target).move()
+        assert {q["name"]: (q["ready"], q["delayed"]) for q in (await connection.store.overview())["queues"]} == {"q": (1, 1)}
+    finally:
+        await target.aclose()
+        await source.aclose()

@@ -22,6 +22,7 @@ _DELAYED = (
     "select id, message_id, attempt, due, rank, flags, key, " + _MORE + " from delayed m where queue = ? and due > ?"
     " order by due, id limit ?"
 )  # fmt: skip
+_ONE = "select message_id, flags, key from delayed where queue = ? and id = ?"
 _DEAD = (
     "select number, message_id, attempts, null, rank, flags, key, " + _MORE + ", reason, error, died_at, history from dead m"
     " where queue = ? and number > ? order by number limit ?"
@@ -42,7 +43,8 @@ class Carrying:
         ledger = self._ledger
         found = ledger.routes.queue(queue)
         if state == "delayed":
-            return [self._shown(row) for row in ledger.db.execute(_DELAYED, (found.id, ledger.now() + later, limit))]
+            rows = ledger.db.execute(_DELAYED, (found.id, ledger.now() + later, limit))
+            return [self._shown(row) for row in rows if not _stays(found, row[0], row[5], row[6])]
         if state == "dead":
             return [self._shown(row[:10], row[10:]) for row in ledger.db.execute(_DEAD, (found.id, after, limit))]
         mine = [claim for claim in session.claims.values() if claim.queue is found][:limit]
@@ -56,10 +58,9 @@ class Carrying:
         ledger.write()
         gone: list[int] = []
         for place in places:
-            row = ledger.db.execute(
-                "delete from delayed where queue = ? and id = ? returning message_id, flags, key", (found.id, place)
-            ).fetchone()
-            if row is not None:
+            row = ledger.db.execute(_ONE, (found.id, place)).fetchone()
+            if row is not None and not _stays(found, place, row[1], row[2]):
+                ledger.db.execute("delete from delayed where queue = ? and id = ?", (found.id, place))
                 self._forget(found, place, *row)
                 gone.append(place)
         found.delayed -= len(gone)
@@ -69,15 +70,10 @@ class Carrying:
     def _forget(self, queue: QueueState, place: int, message_id: str, flags: int, key: str | None) -> None:
         db = self._ledger.db
         db.execute("delete from mark where message_id = ?", (message_id,))
-        if key is not None and queue.held.get(key) == place:
-            del queue.held[key]
-            self._ledger.refresh(queue)
         if flags & TRACKED:
             self._ledger.end_tracked(message_id, "dead", None, MOVED)
         if flags & UNIQUE:
             db.execute("delete from unique_key where message_id = ? and until is null", (message_id,))
-        if flags & MERGES:
-            db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, place))
         if flags & HISTORY:
             db.execute("delete from failure where message_id = ?", (f"{queue.id}/{message_id}",))
             db.execute("delete from death where message_id = ?", (f"{queue.id}/{message_id}",))
@@ -109,3 +105,8 @@ class Carrying:
         told = None if letter is None else (*letter[:3], Raw(letter[3] or msgspec.msgpack.encode([])))
         envelope = Raw(unseal_or_stand_in(stored, message_id))
         return (place, envelope, attempt, -rank, left, key, bool(flags & MERGES), unique, for_, bool(flags & TRACKED), told)
+
+
+def _stays(queue: QueueState, place: int, flags: int, key: str | None) -> bool:
+    """Tell whether a delayed message is carried only when it is ready: others may be merged into it, or wait behind it for its key."""
+    return bool(flags & MERGES) or (key is not None and queue.held.get(key) == place)

@@ -136,7 +136,9 @@ class Store(Protocol):
     async def carried(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Carried]:
         """Show what is *delayed* for more than `later` seconds, *dead* with a larger number than `after`, or *running* at this connection.
 
-        Of what runs, those that a broker keeps by itself may be left out: there is nothing more to know of them.
+        Delayed ones into which others are merged, that have the turn of their key, or that still go through an exchange, are not shown:
+        they are carried when they are ready. Of what runs, those that a broker keeps by itself may be left out: there is nothing more
+        to know of them.
         """
         ...
 

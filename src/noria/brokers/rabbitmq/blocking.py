@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from noria.errors import BrokerError, Unroutable
 from noria.messages.envelope import Publication, Receipt
 from noria.messages.topology import Topology, takers
 
+_inherited: Final[list[object]] = []  # what a forked child never touches
 _REMEMBERED: Final = 1000  # ways, each an exchange and a routing key
 _SILENT: Final = 0.1  # seconds
 _POLITE: Final = 2.0  # seconds
@@ -32,10 +34,11 @@ class _Own:
     """What one thread has; it goes with the thread."""
 
     def __init__(self, address: Address, deadline: float) -> None:
+        self.process = os.getpid()
         self.loop = asyncio.new_event_loop()
         self.outlet = Outlet(address, name="noria client publishes", deadline=deadline)
         self._said = 0.0
-        self._ended = weakref.finalize(self, _end, self.loop, self.outlet)
+        self._ended = weakref.finalize(self, _end, self.process, self.loop, self.outlet)
 
     def run(self, publications: Sequence[Publication]) -> None:
         """Have them stored, and return when they are; what interrupts this thread ends it, and leaves nothing behind."""
@@ -45,6 +48,7 @@ class _Own:
         except BaseException:
             if not doing.done():
                 doing.cancel()
+                self.outlet.cut()  # what was interrupted may have been reading
                 self.loop.run_until_complete(asyncio.wait([doing]))
             raise
 
@@ -62,7 +66,11 @@ class _Own:
         self._ended()
 
 
-def _end(loop: asyncio.AbstractEventLoop, outlet: Outlet) -> None:
+def _end(process: int, loop: asyncio.AbstractEventLoop, outlet: Outlet) -> None:
+    if process != os.getpid():  # a forked child: it has the parent's sockets too, and must not say goodbye for it
+        _inherited.append((loop, outlet))
+        return
+
     def end() -> None:
         with contextlib.suppress(BrokerError):
             loop.run_until_complete(outlet.close())
@@ -114,7 +122,7 @@ class RabbitPublisher:
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
         own: _Own | None = getattr(self._mine, "own", None)
-        if own is None:
+        if own is None or own.process != os.getpid():
             own = self._mine.own = _Own(self._address, self._deadline)
             with self._lock:
                 self._all.add(own)

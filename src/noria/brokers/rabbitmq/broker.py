@@ -38,6 +38,7 @@ _LOOK: Final = 1.0  # seconds at most between two looks at what is due
 _PRUNE: Final = 60.0
 _AGAIN_AT_MOST: Final = 10_000  # tickets that could not be sent
 _AGAIN_AFTER: Final = 0.2
+_TRIES: Final = 20
 _BIND: Final = 3.0  # seconds between two looks at exchanges that others may delete and make again: our bindings go with them
 _CONFIRMED: Final = 0.5  # seconds for which confirmed tickets are collected
 
@@ -136,7 +137,8 @@ class RabbitBroker:
         self._due = asyncio.Event()
         self._lanes_declared: set[str] = set()
         self._declared = Declared()
-        self._again: list[Ticket] = []
+        self._again: dict[tuple[int, int, str, str], Ticket] = {}
+        self._tries: dict[tuple[int, int, str, str], int] = {}
 
     async def _open(self, what: str) -> Link:
         return await Link.open(self.address, name=f"noria {self._role} {what}", deadline=self._deadline, confirms=False)
@@ -236,7 +238,12 @@ class RabbitBroker:
             return
         try:
             await self._open_lanes(tickets)
-            outcomes = await self._outlet.publish_each([_ticket(ticket) for ticket in tickets], known=True)
+            outcomes: list[Exception | None] = []
+            # One whose exchange is gone ends the connection, and with it what others wait for: those go last.
+            tickets = sorted(tickets, key=lambda ticket: bool(ticket.exchange))
+            straight = [ticket for ticket in tickets if not ticket.exchange]
+            for some in (straight, tickets[len(straight) :]):
+                outcomes += await self._outlet.publish_each([_ticket(ticket) for ticket in some], known=True) if some else []
         except BrokerError as error:
             log.warning("%d tickets of messages that are stored cannot be sent now (%s); they follow", len(tickets), error)
             self._send_again(tickets)
@@ -255,8 +262,12 @@ class RabbitBroker:
         self._begin_to_relay()
 
     def _send_again(self, tickets: Sequence[Ticket]) -> None:
-        """Send tickets with the next look; those that are too many are found by whoever looks for what was not confirmed."""
-        self._again += tickets[: max(0, _AGAIN_AT_MOST - len(self._again))]
+        """Send tickets with the next looks; those that fail often are left to whoever looks for what was not confirmed."""
+        for ticket in tickets:
+            which = (ticket.number, ticket.sending, ticket.exchange, ticket.routing_key)
+            tries = self._tries.get(which, 0) + 1
+            if tries <= _TRIES and len(self._again) < _AGAIN_AT_MOST:
+                self._tries[which], self._again[which] = tries, ticket
         self._begin_to_relay()
 
     async def _open_lanes(self, tickets: Sequence[Ticket]) -> None:
@@ -294,8 +305,10 @@ class RabbitBroker:
             wait = _LOOK
             try:
                 tickets, due = await self._kept.promote()
-                again, self._again = self._again, []
-                await self.send([*again, *tickets])
+                again, self._again = self._again, {}
+                await self.send([*again.values(), *tickets])
+                if not self._again:
+                    self._tries.clear()
                 for consumer in list(self._consumers):
                     for queue in consumer.queues:
                         consumer.open_lane(queue, await self._kept.lanes(queue))

@@ -413,11 +413,11 @@ class RabbitConsumer:
             else:
                 refusals.append(Refusal(ack.delivery, "stale", "the delivery was lost while its messages were published"))
         self._end(done, [])
-        if unsure:
-            raise unsure[0]  # what ended meanwhile is refused as stale when it is said again
         others = [(settlement, item) for settlement, item in stored if not isinstance(settlement, Ack) or not _is_simple(settlement, item)]
         if others:
             refusals += await self._settle_in_store(others)
+        if unsure:
+            raise unsure[0]  # what ended meanwhile is refused as stale when it is said again
         return refusals
 
     async def _settle_in_store(self, others: Sequence[tuple[Settlement, Item]]) -> list[Refusal]:

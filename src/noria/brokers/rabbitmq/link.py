@@ -209,6 +209,11 @@ class Link:
         return _text(told.get("version", "of an unknown version"))
 
     @property
+    def heard(self) -> int:
+        """How many bytes came so far."""
+        return self._protocol.bytes_received
+
+    @property
     def unconfirmed(self) -> int:
         """How many publications RabbitMQ has not answered; nothing here bounds them."""
         return 0 if self._confirms is None else len(self._confirms)

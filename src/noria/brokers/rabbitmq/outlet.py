@@ -72,7 +72,8 @@ class Outlet:
     async def _retire(self, link: Link) -> None:
         """Close a connection when what was sent over it is answered, or not."""
         self._retired.add(link)
-        await asyncio.wait([link.ended], timeout=self._deadline)  # by then each has its answer
+        if link.unconfirmed:
+            await asyncio.wait([link.ended], timeout=self._deadline)  # by then each has its answer
         await link.close()
         self._retired.discard(link)
 
@@ -137,11 +138,12 @@ class Outlet:
             self._begin(self._prove(link))
 
     async def _prove(self, link: Link) -> None:
+        heard = link.heard
         try:
             async with asyncio.timeout(_DOUBT * self._deadline):
                 await link.sync()
         except (TimeoutError, BrokerError) as error:
-            if link.blocked is None and not link.ended.done():
+            if link.blocked is None and not link.ended.done() and link.heard == heard:
                 log.warning(
                     "RabbitMQ at %s confirms nothing and answers nothing (%s); opening another connection", link.where, error or "silence"
                 )

@@ -117,6 +117,7 @@ class Protocol(_Pika, asyncio.Protocol):
         self._on_stream_connected()
 
     def data_received(self, data: bytes) -> None:
+        self.bytes_received += len(data)  # also those of a message that has not come as a whole: it is no silence
         try:
             self._rest = self._read(self._rest + data if self._rest else data)
         except Exception as error:  # whatever it was: this connection ends, and says why
@@ -125,7 +126,7 @@ class Protocol(_Pika, asyncio.Protocol):
 
     def _read(self, data: bytes) -> bytes:
         """Take in what has come as a whole, deliveries and confirmations by ourselves and all else by pika; give what is left."""
-        start, read = 0, 0
+        start = 0
         while (end := complete(data, start)) and not self._deaf:
             try:
                 if is_delivery(data, start):
@@ -136,17 +137,17 @@ class Protocol(_Pika, asyncio.Protocol):
                     lend = self.lends.get(consumer)
                     if lend is not None:
                         lend(message)
-                        read, start = read + after - start, after
+                        start = after
                         continue
                 elif (confirmed := confirmation(data, start)) is not None and self.on_confirmed is not None:
                     self.on_confirmed(*confirmed)
-                    read, start = read + end - start, end
+                    start = end
                     continue
             except NotRead:
                 pass
+            self.bytes_received -= end - start  # pika counts them again
             self._on_data_available(data[start:end])
             start = end
-        self.bytes_received += read
         return data[start:] if start else data
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -88,15 +88,20 @@ def delivery(data: bytes, start: int, end: int) -> tuple[int, str, Message] | No
         if data[end] != _HEADER_FRAME:
             raise NotRead
         _, _, length, flags = _CONTENT.unpack_from(data, end + 7)
-        body, place = b"", header_end
-        while len(body) < length:
+        if len(data) - header_end < length:
+            return None
+        pieces: list[bytes] = []
+        place, left = header_end, length
+        while left > 0:
             after = complete(data, place)
             if not after:
                 return None
             if data[place] != _BODY_FRAME:
                 raise NotRead
-            piece = data[place + 7 : after - 1]
-            body, place = body + piece if body else piece, after
+            pieces.append(data[place + 7 : after - 1])
+            left -= after - place - _AROUND
+            place = after
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         properties = _properties(data, end + 21, flags)
     except (struct.error, IndexError, UnicodeDecodeError):
         raise NotRead from None

@@ -22,7 +22,9 @@ _COPIES: Final[LiteralString] = (
     "select m.place, m.envelope, m.attempt, m.rank, m.due - now_seconds(), m.key, m.flags, u.name, u.lasts from message m" + _UNIQUE
 )
 _LATER: Final[LiteralString] = (
-    _COPIES + " where m.queue = %s and m.state = %s and m.due > now_seconds() + %s order by m.due, m.place limit %s"
+    _COPIES + " where m.queue = %s and m.state = %s and m.due > now_seconds() + %s and m.exchange is null and not m.pending"
+    " and not exists (select 1 from held h where h.queue = m.queue and h.key = m.key and h.number = m.number)"
+    " order by m.due, m.place limit %s"
 )
 _MINE: Final[LiteralString] = _COPIES + " where m.queue = %s and m.state = %s and m.session = %s limit %s"
 _DEAD: Final[LiteralString] = (
@@ -30,7 +32,8 @@ _DEAD: Final[LiteralString] = (
     " from dead m where m.queue = %s and m.number > %s order by m.number limit %s"
 )
 _WITHDRAW: Final = """
-    with gone as (delete from message where queue = %(queue)s and state = 0 and place = any(%(places)s)
+    with gone as (delete from message m where queue = %(queue)s and state = 0 and not pending and place = any(%(places)s)
+        and not exists (select 1 from held h where h.queue = m.queue and h.key = m.key and h.number = m.number)
         returning place, message_id, number, key, flags),
     freed as (delete from held h using gone where h.queue = %(queue)s and h.key = gone.key and h.number = gone.number),
     unmarked as (delete from mark m using gone where m.message_id = gone.message_id),

@@ -88,14 +88,16 @@ class Lone:
         while True:
             # Said twice it finds itself: an answer that was lost costs nothing.
             row = await self._database.once(_FIRST, values, repeatable=True)
-            if row is None or not row[0]:
+            if row is None:
                 return None
-            _, pending_id, pending_version, pending, place, number = row
+            is_known, pending_id, pending_version, pending, place, number = row
+            if pending_id == p.envelope.id:
+                return [Receipt(p.envelope.id, "stored", int(pending_version))], []  # whoever looks for unsent tickets sends it
+            if not is_known:
+                return None
             if place is not None:
                 tickets = tickets_of(number, p.exchange, p.routing_key, p.priority, p.envelope, [queue.queue.name]) if is_ready else []
                 return [Receipt(p.envelope.id, "stored", int(place))], tickets
-            if pending_id == p.envelope.id:
-                return [Receipt(p.envelope.id, "stored", int(pending_version))], []  # whoever looks for unsent tickets sends it
             if pending_id is not None:
                 return [Receipt(str(pending_id), "pending", int(pending_version), _decode(pending))], []
 
