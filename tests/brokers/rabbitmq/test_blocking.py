@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -148,3 +150,39 @@ async def test_what_interrupts_a_send_leaves_the_thread_able_to_send(node: Rabbi
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+FORKS = """
+import os, sys
+from noria.brokers.rabbitmq.blocking import RabbitPublisher
+from noria.messages.envelope import Envelope, Publication
+from noria.messages.topology import Topology, bind
+
+url, queue = sys.argv[1:]
+publisher = RabbitPublisher(url, lambda: Topology(queues=(bind(queue),)), lambda: True, deadline=5.0)
+
+def send(name):
+    try:
+        publisher.publish([Publication(Envelope(name, "t", b"{}"), queue)]).send(None)
+    except StopIteration:
+        pass
+
+send("parent before")
+link = publisher._mine.own.outlet._link
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for n in range(5):
+        send(f"parent after {n}")
+    assert publisher._mine.own.outlet._link is link and not link.ended.done(), "the child spoke for its parent"
+else:
+    send("child")
+    assert publisher._mine.own.outlet._link is not link
+"""
+
+
+async def test_a_forked_child_has_a_connection_of_its_own_and_its_end_says_nothing_for_its_parent(
+    link: Link, node: RabbitNode, name: str
+) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS, node.url, name], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (await link.queue(name, passive=True))[1] == 7
