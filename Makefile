@@ -95,7 +95,7 @@ $(RABBITMQ4):
 test-rabbitmq4: $(VENV)/.tests tools $(RABBITMQ4) ## Run the tests of RabbitMQ with the 4.0 of Debian 13, which is kept in RABBITMQ4=~/.cache/noria/rabbitmq4
 	@$(AS_ROOT)
 	NORIA_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest -n 2 --dist loadfile tests/contract -k distributed $(ARGS)
-	NORIA_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
+	NORIA_TEST_RABBITMQ_ROOT=$(RABBITMQ4) NORIA_TEST_PARTITIONS=1 $(BIN)/python -m pytest tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
 	  tests/brokers/rabbitmq tests/processes/test_rabbitmq.py tests/store/test_copies.py $(ARGS)
 
 check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must be clean at every commit
