@@ -67,7 +67,7 @@ demo: $(VENV)/.demo $(if $(filter rabbitmq,$(BROKER)),tools) ## Replay real book
 # What starts processes or servers: `make coverage` leaves it out, and `make check test` runs only this after it.
 OUTSIDE := $(addprefix tests/,processes benchmarks faults servers examples cli foreign test_docs.py)
 OUTSIDE_INSIDE := socket or schemathesis or model or distributed
-AT_ONCE := $(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile
+AT_ONCE := $(BIN)/python -m pytest -m "not alone and not paired" -n 2 --dist loadfile
 
 test: $(VENV)/.tests tools ## Run all tests, with real processes and real HTTP (ARGS="-k name")
 ifeq ($(filter check,$(MAKECMDGOALS)),)
@@ -76,7 +76,8 @@ else
 	$(AT_ONCE) $(OUTSIDE)
 	$(AT_ONCE) tests $(addprefix --ignore=,$(OUTSIDE)) -k "$(OUTSIDE_INSIDE)"
 endif
-	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m paired -n 2 $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m alone --durations=20 --durations-min=10 $(ARGS) || [ $$? = 5 ]
 
 RABBITMQ4 := $(HOME)/.cache/noria/rabbitmq4
 AS_ROOT = [ "$$(id -u)" = 0 ] || { echo "only root can make and use the root folder of another Debian: run this as root" >&2; exit 1; }
@@ -96,7 +97,7 @@ test-rabbitmq4: $(VENV)/.tests tools $(RABBITMQ4) ## Run the tests of RabbitMQ w
 	@$(AS_ROOT)
 	NORIA_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest -n 2 --dist loadfile tests/contract -k distributed $(ARGS)
 	NORIA_TEST_RABBITMQ_ROOT=$(RABBITMQ4) NORIA_TEST_PARTITIONS=1 $(BIN)/python -m pytest tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
-	  tests/brokers/rabbitmq tests/processes/test_rabbitmq.py tests/store/test_copies.py $(ARGS)
+	  tests/brokers/rabbitmq tests/processes/test_rabbitmq.py tests/store/test_kept.py $(ARGS)
 
 check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must be clean at every commit
 	$(BIN)/ruff format --check .
@@ -109,8 +110,8 @@ coverage: $(VENV)/.tests tools ## Measure what the tests inside one process cove
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile tests $(addprefix --ignore=,$(OUTSIDE)) -k "not ($(OUTSIDE_INSIDE))"
 	@$(BIN)/coverage combine -q
-	@$(BIN)/coverage report --fail-under=80 >.coverage.txt || { cat .coverage.txt; exit 1; }
-	@tail -3 .coverage.txt
+	@$(BIN)/coverage report --fail-under=80 >.covered.txt || { cat .covered.txt; exit 1; }
+	@tail -3 .covered.txt
 
 fuzz: $(VENV)/.tests ## Give a million random inputs to everything that decodes (ARGS="--executions 10000000 --seed 1 --target HTTP")
 	$(BIN)/python -m tests.faults.fuzzing $(ARGS)

@@ -440,6 +440,20 @@ def test_an_event_reaches_each_subscriber_by_name_or_pattern_and_nobody_else() -
     assert sorted(heard) == ["any BidLost", "any BidRaised", "raised 70"]
 
 
+def test_a_temporary_subscriber_is_there_all_the_time_in_tests() -> None:
+    app, heard = App("events"), list[int]()
+
+    @app.on(BidRaised, temporary=True)
+    async def listen(event: BidRaised) -> None:
+        heard.append(event.amount)
+
+    with testing(app) as t:
+        for amount in (1, 2):
+            t.publish(BidRaised(lot="clock", amount=amount))
+            t.drain()
+    assert heard == [1, 2]
+
+
 def test_a_subscriber_that_fails_is_retried_alone() -> None:
     app, heard = App("events"), list[str]()
 

@@ -115,12 +115,15 @@ class App:
             raise DefinitionError("@app.handles needs the command: @app.handles(SyncProperty)")
         return register
 
-    def on(self, what: type[Event] | str, *, name: str | None = None) -> Callable[[F], F]:
-        """Register a subscriber of an event, or of a pattern like `"bid.*"`, with its own durable queue."""
+    def on(self, what: type[Event] | str, *, name: str | None = None, temporary: bool = False) -> Callable[[F], F]:
+        """Register a subscriber of an event, or of a pattern like `"bid.*"`, with its own durable queue.
+
+        With `temporary`, each worker process has a queue of its own while it runs, and misses what is published while it does not.
+        """
 
         def register(function: F) -> F:
             self._refuse_if_frozen("subscribers")
-            self.registry.add_subscriber(what, Handler(function), name)
+            self.registry.add_subscriber(what, Handler(function), name, temporary=temporary)
             return function
 
         return register

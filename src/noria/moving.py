@@ -61,7 +61,7 @@ class Mover:
         Raises `BrokerUnavailable` or `Unconfirmed` when one of the engines was away for long: begun again, it goes on.
         """
         overview = await self._source.store.overview()
-        found = [queue for queue in overview["queues"] if not queues or queue["name"] in queues]
+        found = [q for q in overview["queues"] if (not queues or q["name"] in queues) and not q.get("temporary")]
         await self._refuse_the_same()
         await self._declare(overview["exchanges"], found)
         moved = {queue["name"]: Moved(queue["name"]) for queue in found}

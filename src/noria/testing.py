@@ -164,6 +164,7 @@ class Trial:
         self._serve()
         self._worker = Portal()
         before = app.setting
+        exits.enter_context(app.registry.lasting())
         exits.callback(self._put_back, before)
         exits.callback(lambda: self._worker.close(app.aclose()))
         exits.callback(app.close)

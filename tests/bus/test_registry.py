@@ -57,6 +57,29 @@ def test_a_subscriber_has_a_durable_queue_of_its_own() -> None:
     assert EVENTS in registry.topology().exchanges
 
 
+def test_a_temporary_subscriber_is_served_and_not_declared_for_all() -> None:
+    registry = Registry()
+    registry.add_subscriber(Bid, Handler(note), None, temporary=True)
+    registry.add_subscriber("bid.*", Handler(note), "audit")
+    assert [queue.name for queue in registry.topology().queues] == ["audit"]
+    lasting, temporary = registry.served(registry.consumed_queues())
+    assert lasting == ["audit"]
+    assert [(queue.name, queue.bindings, queue.type) for queue in temporary] == [("on.note", (Binding("events", "bid"),), "bid")]
+    with registry.lasting():
+        assert registry.served(registry.consumed_queues()) == (["audit", "on.note"], [])
+        assert [queue.name for queue in registry.topology().queues] == ["audit", "on.note"]
+    assert registry.served(["on.note"])[0] == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_name_is_of_a_temporary_subscriber_or_of_a_queue(first: bool) -> None:
+    registry = Registry()
+    declare = [lambda: registry.add_subscriber(Bid, Handler(note), "x", temporary=True), lambda: registry.add_queue(bind("x"))]
+    declare[first]()
+    with pytest.raises(DuplicateName, match='"x"'):
+        declare[not first]()
+
+
 def test_two_subscribers_of_one_name_are_refused_naming_both() -> None:
     registry = Registry()
     registry.add_subscriber(Bid, Handler(note), None)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.broker import _SETTLING, RabbitBroker
@@ -26,11 +27,17 @@ from ..servers.rabbitmq import RabbitNode
 from .engine import EngineUnderTest, Peer
 
 _WRITTEN = 0.5
+_PASSES = 5.0  # seconds: what is longer passes by the clock that all statements ask
+_UNTOLD = "select from noria.message where state = 1 and ticketed and not sent limit 1"
+_CLOCK = sql.SQL("""
+    create or replace function noria.now_seconds() returns double precision language sql volatile as
+    'select extract(epoch from clock_timestamp())::double precision + {}'
+""")
 _ALL_FOUND = """
-    lists:all(fun(Q) -> case amqqueue:get_pid(Q) of
+    try lists:all(fun(Q) -> case amqqueue:get_pid(Q) of
         {Name, Node} -> case ra:members({Name, Node}, 1000) of {ok, _, {_, _}} -> true; _ -> false end;
         Pid -> is_pid(Pid) andalso rpc:call(node(Pid), erlang, is_process_alive, [Pid])
-    end end, rabbit_amqqueue:list()).
+    end end, rabbit_amqqueue:list()) catch exit:{aborted, {no_exists, _}} -> false end.
 """
 
 
@@ -46,10 +53,10 @@ class Servers:
         if not self.running:
             self.postgres.start()
             self.rabbit.start()
+            self.running = True  # whatever is found of it
             until = time.monotonic() + 30
             while self.rabbit.control("eval", _ALL_FOUND).strip() != "true":  # it answers before it has found its queues again
                 assert time.monotonic() < until, "RabbitMQ did not find its queues again"
-            self.running = True
 
     def stop(self) -> None:
         """End both in order, so that nothing of them stays."""
@@ -136,6 +143,8 @@ class DistributedEngine(EngineUnderTest):
     """RabbitMQ with PostgreSQL beside it."""
 
     quiet = 0.1
+    patience = 10.0
+    moves_time = True
     soon = 0.8
     keeps_order_of_losses = False
 
@@ -143,6 +152,7 @@ class DistributedEngine(EngineUnderTest):
         self._servers = servers
         self._fresh = True
         self._settled = False
+        self._moved = 0.0
         self._peers: list[tuple[RabbitBroker, PostgresStore, Wire]] = []
 
     async def start(self) -> None:
@@ -216,10 +226,20 @@ class DistributedEngine(EngineUnderTest):
             await self._vanish(broker, store, wire)
 
     def now(self) -> float:
-        return time.time()
+        return time.time() + self._moved
 
     async def advance(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        if seconds <= _PASSES:
+            await asyncio.sleep(seconds)
+            return
+        began = time.monotonic()
+        async with await psycopg.AsyncConnection.connect(self._servers.postgres.url, autocommit=True) as connection:
+            while (await (await connection.execute(_UNTOLD)).fetchall()) and time.monotonic() < began + _PASSES:
+                await asyncio.sleep(0.02)  # a ticket that was sent so long ago and not confirmed would be sent again
+            self._moved += seconds - (time.monotonic() - began)
+            await connection.execute(_CLOCK.format(sql.Literal(self._moved)))
+        for broker, _, _ in self._peers:
+            broker._relay.look()  # their timers know nothing of it
 
     async def close(self) -> None:
         await self.drop_peers()

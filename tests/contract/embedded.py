@@ -59,6 +59,7 @@ class InsideEngine(_Embedded):
     """The engine inside the process."""
 
     moves_time = True
+    time_stands = True
     soon = 60.0
 
     def __init__(self, folder: Path) -> None:

@@ -29,14 +29,16 @@ class Peer:
 class EngineUnderTest(ABC):
     """A broker and store pair on fresh data.
 
-    quiet: seconds after which "nothing came" is believed. moves_time: `advance` costs no time, so that days can
-    pass. soon: a delay that is short for this engine, yet long enough to look before it has passed.
-    peers_survive: peers connected before a restart may be used after it. keeps_order_of_losses: what several peers lost comes
-    back in the order of publishing, not of their deaths.
+    quiet: seconds after which "nothing came" is believed. patience: seconds within which what is there is seen. moves_time: `advance`
+    by much costs no time, so that days can pass. time_stands: time passes by `advance` only. soon: a delay that is short for this
+    engine, yet long enough to look before it has passed. peers_survive: peers connected before a restart may be used after it.
+    keeps_order_of_losses: what several peers lost comes back in the order of publishing, not of their deaths.
     """
 
     quiet: float = 0.0
+    patience: float = 0.0
     moves_time: bool = False
+    time_stands: bool = False
     soon: float = 0.4
     peers_survive: bool = False
     keeps_order_of_losses: bool = True

@@ -7,7 +7,7 @@ import pytest
 from noria.brokers.contract import Dead, Depth, Retry
 
 from .engine import EngineUnderTest, Peer
-from .scenes import ack, declare, drain, gather, send, settle, to
+from .scenes import ack, declare, depth_becomes, drain, gather, send, settle, to
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ async def test_purge_keeps_what_runs_and_what_is_dead(engine: EngineUnderTest, p
         assert await peer.broker.depth("q") == Depth(running=2, dead=1)
         await ack(consumer, done)
         await settle(consumer, Retry(back.tag))
-        assert await peer.broker.depth("q") == Depth(ready=1, dead=1)
+        await depth_becomes(peer, "q", ready=1, dead=1)
     assert await drain(engine, peer, "q") == ["2"]
     assert len(await peer.store.letters()) == 1
 

@@ -197,6 +197,15 @@ async def test_one_message_goes_to_one_of_those_who_wait(engine: EngineUnderTest
         assert sorted(names([d for answer in await asyncio.gather(*waiting) for d in answer])) == ["only"]
 
 
+async def test_who_ends_one_and_asks_for_no_more_keeps_nothing_from_others(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, to("q", "a"), to("q", "b"))
+    async with peer.broker.consume(["q"], prefetch=1) as tired, peer.broker.consume(["q"], prefetch=1) as other:
+        delivery = await one(tired)
+        await asyncio.sleep(engine.quiet)  # long enough for whatever it does when nobody waits
+        await ack(tired, delivery)
+        assert name(await one(other)) == "b"
+
+
 async def test_two_messages_go_to_two_who_wait(engine: EngineUnderTest, peer: Peer) -> None:
     other = await engine.connect()
     async with peer.broker.consume(["q"], prefetch=1) as a, other.broker.consume(["q"], prefetch=1) as b:

@@ -102,7 +102,7 @@ async def test_a_key_is_still_taken_by_the_message_that_waits_for_its_retry(engi
         await settle(consumer, Retry((await one(consumer)).tag, engine.soon * 2))
         peer = await reborn(engine)
     async with peer.broker.consume(["q"], prefetch=3) as consumer:
-        if engine.moves_time:
+        if engine.time_stands:
             await nothing(engine, consumer)
         await engine.advance(engine.soon * 2)
         delivery = await one(consumer)

@@ -51,6 +51,32 @@ async def broker(engine: Engine) -> AsyncIterator[EmbeddedBroker]:
     await made.close()
 
 
+async def test_temporary_queues_of_a_client_that_does_not_come_back_after_a_restart_are_removed_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FENCE", 0.4)
+    before = Engine(tmp_path / "noria.db", grace=0.0)
+    gone, here = (EmbeddedBroker(before.ledger.path, engine=before) for _ in range(2))
+    await gone.client.call("subscribe", bind("theirs"))
+    await here.client.call("subscribe", bind("ours"))
+    await here.publish([message(1, "theirs"), message(2, "ours")])
+    assert [queue["temporary"] for queue in (await here.client.call("overview"))["queues"]] == [True, True]
+    for broker in (gone, here):
+        await broker.close()
+    before.close()
+    engine = Engine(tmp_path / "noria.db", grace=0.0)
+    again = EmbeddedBroker(engine.ledger.path, engine=engine)
+    again.client.name = here.client.name  # as a client has it that lives on
+    try:
+        assert await again.depth("theirs") == Depth(ready=1)
+        await auntil(lambda: list(engine.ledger.routes.queues) == ["ours"], "the removal")
+        assert await again.depth("ours") == Depth(ready=1)
+        assert engine.ledger.db.execute("select count(*) from temporary_queue").fetchone() == (1,)
+    finally:
+        await again.close()
+        engine.close()
+
+
 async def test_requests_of_one_moment_share_a_commit(engine: Engine, broker: EmbeddedBroker) -> None:
     others = [EmbeddedBroker(engine.ledger.path, engine=engine) for _ in range(8)]
     await asyncio.gather(*(other.depth("q") for other in others))

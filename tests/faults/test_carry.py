@@ -20,15 +20,21 @@ _missing = RabbitNode.missing() or PostgresNode.missing()
 
 
 @pytest.mark.skipif(_missing is not None, reason=str(_missing))
-async def test_what_is_moved_while_others_send_and_handle_is_there_once_with_its_delay_its_key_and_its_death(tmp_path: Path) -> None:
+@pytest.mark.parametrize("back", [False, True], ids=["from a file to RabbitMQ", "from RabbitMQ to a file"])
+async def test_what_is_moved_while_others_send_and_handle_is_there_once_with_its_delay_its_key_and_its_death(
+    tmp_path: Path, back: bool
+) -> None:
     with RabbitNode(tmp_path / "rabbitmq") as rabbit, PostgresNode(tmp_path / "postgres") as postgres:
-        account, moved, figures = await carry(tmp_path, {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}, 2_000)
+        account, moved, figures = await carry(tmp_path, {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}, 2_000, back=back)
     assert len(account.sent) == 2_000
     assert not account.lost
     assert not account.doubled
     assert figures["places"]["delayed"] == 100, "those that are due in an hour"
     assert figures["places"]["dead"] == 40, "with their errors"
     assert figures["places"]["target"] > 500, figures
+    assert account.order
+    out_of_order = {key: numbers for key, numbers in account.order.items() if numbers != sorted(numbers)}
+    assert not out_of_order, "each key in its order, at either engine"
     assert sum(one.ready + one.delayed + one.dead for one in moved) > 1_000
 
 

@@ -1,4 +1,4 @@
-"""The rounds of every build: each fault of the servers once, and the cluster's too, under a stream of messages."""
+"""The rounds of every build: each fault of the servers at least once, under a stream of messages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from tests.faults.rounds.plants import PLANTS
 from tests.faults.rounds.run import Options, rounds
 from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
-
-pytestmark = pytest.mark.alone
 
 _missing = RabbitNode.missing() or PostgresNode.missing()
 needs_servers = pytest.mark.skipif(_missing is not None, reason=str(_missing))

@@ -178,7 +178,8 @@ class Mill:
         path = self.folder / "log"
         if not path.exists():
             return []
-        words = [line.split() for line in path.read_text().splitlines()]
+        whole, _, _ = path.read_text().rpartition("\n")  # the last one may be half written
+        words = [line.split() for line in whole.splitlines()]
         found = [Line(float(w[0]), int(w[1]), w[2], w[3] if len(w) > 3 else "", int(w[4]) if len(w) > 4 else 0) for w in words]
         return [line for line in found if not word or line.word == word]
 

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from noria.brokers.contract import Ack
 from noria.brokers.embedded import EmbeddedBroker
 from noria.messages.envelope import Envelope, Publication
@@ -33,6 +35,7 @@ async def take(broker: EmbeddedBroker, queue: str) -> float:
         return TAKEN / (time.perf_counter() - started)
 
 
+@pytest.mark.alone
 async def test_taking_from_two_hundred_thousand_is_as_fast_as_from_two_thousand(tmp_path: Path) -> None:
     engine = subprocess.Popen(
         [sys.executable, "-m", "noria", "--broker", "sqlite:///noria.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL

@@ -40,22 +40,6 @@ concurrency = 1
 """
 
 
-@pytest.fixture(scope="module")
-def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
-    if missing := RabbitNode.missing():
-        pytest.skip(missing)
-    with RabbitNode(tmp_path_factory.mktemp("rabbit")) as node:
-        yield node
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresNode]:
-    if missing := PostgresNode.missing():
-        pytest.skip(missing)
-    with PostgresNode(tmp_path_factory.mktemp("postgres")) as node:
-        yield node
-
-
 @pytest.fixture
 def far(mill: Mill, rabbit: RabbitNode, postgres: PostgresNode) -> Iterator[Mill]:
     """A mill whose messages wait in RabbitMQ; what a test leaves there is purged."""

@@ -188,7 +188,7 @@ class RabbitCluster:
     def _ask(self) -> RabbitNode:
         able = self._able()
         assert able, "no node can be asked"
-        return self.nodes[able[0]]
+        return self.nodes[next((n for n in able if self.answers(n)), able[0])]  # one that paused answers only after a while
 
     def _end(self, number: signal.Signals) -> None:
         with contextlib.ExitStack() as last:

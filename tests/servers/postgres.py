@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
@@ -138,6 +138,19 @@ class PostgresNode:
                 if any(self.name in part for part in process.cmdline()):
                     found.append(process)
         return found
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have it do nothing, with its connections open, for as long as this lasts."""
+        processes = self.processes()
+        try:
+            for process in processes:
+                process.suspend()
+            yield
+        finally:
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def __enter__(self) -> Self:
         self.start()

@@ -5,6 +5,8 @@ import subprocess
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from noria import bind
+
 from .shop import Open
 
 
@@ -43,6 +45,13 @@ async def test_paths_of_strangers_are_no_labels(shop: Open) -> None:
     text = (await shop.client.get("/metrics")).text
     assert sample(text, "noria_http_requests_total", route="other", status="404") == 3
     assert "wp-admin" not in text
+
+
+async def test_temporary_queues_are_no_labels_for_each_has_a_new_name(shop: Open) -> None:
+    broker = (await shop.app.connection()).broker
+    async with broker.consume([], prefetch=1, temporary=[bind("screen")]):
+        assert "screen" in (await shop.client.get("/queues")).text
+        assert "screen" not in (await shop.client.get("/metrics")).text
 
 
 async def test_promtool_finds_no_fault(shop: Open) -> None:

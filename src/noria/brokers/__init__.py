@@ -13,7 +13,8 @@ from noria.messages.topology import Topology
 from noria.settings import Settings
 
 if TYPE_CHECKING:
-    from noria.brokers.rabbitmq.broker import Kept, RabbitBroker
+    from noria.brokers.rabbitmq.broker import RabbitBroker
+    from noria.brokers.rabbitmq.kept import Kept
 
 
 def embedded(settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> EmbeddedBroker:

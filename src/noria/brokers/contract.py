@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from noria.messages.envelope import Envelope, Publication, Receipt
 from noria.messages.finding import Finding
-from noria.messages.topology import Topology
+from noria.messages.topology import Queue, Topology
 
 
 class Delivery(Struct, frozen=True, array_like=True, gc=False):
@@ -156,8 +156,13 @@ class Broker(Protocol):
         """
         ...
 
-    def consume(self, queues: Sequence[str], *, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
-        """Open a consumer of these queues, served in turn. Raises `NotFound` for an undeclared queue."""
+    def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AbstractAsyncContextManager[Consumer]:
+        """Open a consumer of these queues, served in turn. Raises `NotFound` for an undeclared queue.
+
+        A *temporary* queue is this consumer's alone: it is there when this returns, and goes with the consumer and all that is in
+        it. So it does with a connection that is lost; it is made anew, and what came meanwhile is missed. What is retried waits as
+        long as the consumer is there, and what is dead is dropped.
+        """
         ...
 
     async def blame(self, deliveries: Sequence[int]) -> None:

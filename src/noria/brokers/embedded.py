@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from noria.brokers.contract import Ack, Dead, Delivery, Depth, Receipt, Refusal, Retry, Settlement
 from noria.engine.blocking import BlockingClient
 from noria.engine.client import Client
 from noria.engine.server import Engine
 from noria.engine.wire import posted
-from noria.errors import BrokerUnavailable, Unconfirmed
+from noria.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
 from noria.messages.envelope import Envelope, Publication
 from noria.messages.finding import Finding
-from noria.messages.topology import Topology
+from noria.messages.topology import Queue, Topology
+
+log = logging.getLogger("noria.embedded")
+
+_TRIES: Final = 20
+_AGAIN: Final = 0.05  # seconds
 
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _deliveries: Final = msgspec.msgpack.Decoder(list[Delivery]).decode
@@ -37,6 +45,7 @@ class EmbeddedBroker:
         self.client = Client(path, role=role, alone=alone, engine=engine, deadline=deadline)
         self.client.held = self._held
         self.client.on_lost = self._lost
+        self.client.stays = lambda: any(consumer.has_temporary for consumer in self._consumers)
         self._consumers: set[EmbeddedConsumer] = set()
 
     async def close(self) -> None:
@@ -50,12 +59,13 @@ class EmbeddedBroker:
         return await self.client.call("publish", posted(publications), decode=_receipts)
 
     @asynccontextmanager
-    async def consume(self, queues: Sequence[str], *, prefetch: int) -> AsyncGenerator[EmbeddedConsumer]:
+    async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[EmbeddedConsumer]:
         for queue in queues:
             await self.depth(queue)
-        consumer = EmbeddedConsumer(self.client, tuple(queues), prefetch)
+        consumer = EmbeddedConsumer(self.client, queues, prefetch, temporary)
         self._consumers.add(consumer)
         try:
+            await consumer.open()
             yield consumer
         finally:
             await consumer.close()
@@ -105,9 +115,10 @@ class EmbeddedPublisher:
 class EmbeddedConsumer:
     """Receives from the embedded engine."""
 
-    def __init__(self, client: Client, queues: tuple[str, ...], prefetch: int) -> None:
+    def __init__(self, client: Client, queues: Sequence[str], prefetch: int, temporary: Sequence[Queue] = ()) -> None:
         self._client = client
-        self._queues = queues
+        self._temporary = {f"{queue.name}.{uuid4().hex}": queue for queue in temporary}
+        self._queues = (*queues, *self._temporary)
         self._prefetch = prefetch
         self._out: dict[int, str] = {}
         self._asked: dict[int, int] = {}
@@ -116,6 +127,16 @@ class EmbeddedConsumer:
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = prefetch
+
+    @property
+    def has_temporary(self) -> bool:
+        """Whether some of its queues go with this client."""
+        return bool(self._temporary)
+
+    async def open(self) -> None:
+        """Make the temporary queues; safe to repeat."""
+        for name, queue in self._temporary.items():
+            await self._client.call("subscribe", Queue(name, queue.bindings, queue.origin))
 
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
         limit = min(limit, self._prefetch - len(self._out) - sum(self._asked.values()))
@@ -133,7 +154,20 @@ class EmbeddedConsumer:
             self._client.cancel(serial)
             future.add_done_callback(self._return)
             raise
+        except NotFound as error:
+            if not any(f'"{name}"' in str(error) for name in self._temporary):
+                raise
+            log.warning("a temporary queue is gone, after a silence of this process or by hand: it is made anew, what came is missed")
+            await self.open()
+            return []
+        if self._temporary:
+            deliveries = [self._named(delivery) for delivery in deliveries]
         return [] if self._closed else deliveries
+
+    def _named(self, delivery: Delivery) -> Delivery:
+        """Give a delivery with the name of its queue that a temporary one was declared with."""
+        queue = self._temporary.get(delivery.queue)
+        return delivery if queue is None else replace(delivery, queue=queue.name)
 
     def _answered(self, serial: int, future: asyncio.Future[list[Delivery]]) -> None:
         del self._asked[serial]
@@ -159,6 +193,10 @@ class EmbeddedConsumer:
         ]
         if not held:
             return stale
+        for settlement in held if self._temporary else ():
+            queue = self._temporary.get(self._out[settlement.delivery])
+            if queue is not None and isinstance(settlement, Dead):
+                log.error('a message is dropped (%s): a temporary queue like "%s" has no dead letters', settlement.reason, queue.name)
         refusals: list[Refusal] = await self._client.call("settle", [_closed(s) for s in held], decode=_refusals)
         kept = {r.delivery for r in refusals if r.why != "stale"}
         for settlement in held:
@@ -184,6 +222,24 @@ class EmbeddedConsumer:
                 await self.settle(back)
             except (BrokerUnavailable, Unconfirmed):
                 self._out.clear()  # the engine does it when it sees the connection closed
+        for name in self._temporary:
+            if not await self._removed(name):
+                break
+
+    async def _removed(self, name: str) -> bool:
+        """Remove a temporary queue, and tell whether the engine answers; what it does not hear it does itself, when this client is gone."""
+        for _ in range(_TRIES):
+            try:
+                await self._client.call("purge", name, True)
+            except NotFound:
+                break
+            except (BrokerUnavailable, Unconfirmed):
+                return False
+            except BrokerError:  # what came for a `receive` that was given up is on its way back
+                await asyncio.sleep(_AGAIN)
+            else:
+                break
+        return True
 
     def held(self) -> list[tuple[str, int]]:
         """Give the queue and tag of everything that is out."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Subscriber:
-    """A handler of events with its own durable queue."""
+    """A handler of events with its own queue."""
 
     handler: Handler
     pattern: str
@@ -43,6 +44,8 @@ class Registry:
         self.routes: dict[tuple[type[Message], str | None], Route] = {}
         self.subscribers: dict[str, Subscriber] = {}
         self.queues: dict[str, Queue] = {}
+        self.temporary: dict[str, Queue] = {}  # each consumer makes its own
+        self._is_lasting = False
 
     # --- declaring
 
@@ -80,8 +83,8 @@ class Registry:
             raise DuplicateName(f"{handler.name} handles {message.__name__} twice")
         route.handlers.append(handler)
 
-    def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None) -> None:
-        """Give an event handler its own durable queue, bound by the event's name or by a pattern."""
+    def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False) -> None:
+        """Give an event handler its own queue, durable or temporary, bound by the event's name or by a pattern."""
         if isinstance(what, str):
             if not all(what.split(".")) or any(c.isspace() for c in what):
                 raise DefinitionError(f'{handler.origin}: "{what}" is no pattern; write words joined by dots, * for one word, # for any')
@@ -100,12 +103,31 @@ class Registry:
             )
         exchange = (message.__spec__.exchange if message else None) or EVENTS
         queue = bind(queue_name, Binding(exchange.name, pattern), origin=handler.origin)
-        self.add_queue(queue)
+        if temporary:
+            if queue_name in self.queues:
+                raise DuplicateName(f'{handler.origin}: "{queue_name}" is a queue already; give the subscriber another name="..."')
+            self.temporary[queue_name] = queue
+        else:
+            self.add_queue(queue)
         self.subscribers[queue_name] = Subscriber(handler, pattern, queue, message)
 
     def add_queue(self, queue: Queue) -> None:
-        """Declare a queue; raises `TopologyConflict` if it is declared with other bindings."""
+        """Declare a queue; raises `TopologyConflict` if it is declared with other bindings, or `DuplicateName` if it is a temporary one."""
+        self._refuse_temporary(queue.name)
         refuse_conflict(self.queues.setdefault(queue.name, queue), queue)
+
+    def _refuse_temporary(self, queue: str) -> None:
+        if queue in self.temporary:
+            raise DuplicateName(f'"{queue}" is the queue of a temporary subscriber; give one of them another name')
+
+    @contextmanager
+    def lasting(self) -> Generator[None]:
+        """Have temporary subscribers be there all the time, also between two consumers: so it is in tests."""
+        self._is_lasting = True
+        try:
+            yield
+        finally:
+            self._is_lasting = False
 
     # --- asking
 
@@ -138,25 +160,28 @@ class Registry:
 
     def consumed_queues(self) -> list[str]:
         """Give the queues that this application's handlers serve."""
-        names: set[str] = set(self.subscribers)
-        for message, queue in self.routes:
-            spec = message.__spec__
-            if queue is not None:
-                names.add(queue)
-            elif spec.queue is not None:
-                names.update(expand(message.__name__, spec.queue, message))
-        return sorted(names)
+        return sorted({*self.subscribers, *(name for route in self.routes for name in _queues_of(*route))})
+
+    def served(self, names: Sequence[str]) -> tuple[list[str], list[Queue]]:
+        """Give those of the consumed queues that are declared for all, and the temporary ones, as `Broker.consume` takes them."""
+        temporary, types = {} if self._is_lasting else self.temporary, self._types()
+        lasting = [name for name in names if name not in temporary]
+        return lasting, [replace(temporary[name], type=types.get(name, "")) for name in names if name in temporary]
 
     def topology(self) -> Topology:
-        """Give all exchanges, queues and bindings; raises `TopologyConflict` if two declarations disagree."""
+        """Give all exchanges, lasting queues and bindings; raises `TopologyConflict` if two declarations disagree.
+
+        Raises `DuplicateName` if the queue of a command is that of a temporary subscriber.
+        """
         exchanges = {EVENTS.name: EVENTS}
-        queues = dict(self.queues)
+        queues = self.queues | self.temporary if self._is_lasting else dict(self.queues)
         for message in set(self.messages.values()):
             spec = message.__spec__
             if spec.exchange is not None:
                 refuse_other_kind(exchanges.setdefault(spec.exchange.name, spec.exchange), spec.exchange)
             if spec.queue is not None:
                 for name in expand(message.__name__, spec.queue, message):
+                    self._refuse_temporary(name)
                     bindings = (Binding(spec.exchange.name, name),) if spec.exchange is not None else ()
                     queue = Queue(name, bindings, _where(message))
                     known = queues.setdefault(name, queue)
@@ -173,9 +198,8 @@ class Registry:
             if subscriber.message is not None:
                 found.setdefault(name, set()).add(subscriber.message.__spec__.name)
         for message, queue in self.routes:
-            spec = message.__spec__
-            for name in [queue] if queue is not None else expand(message.__name__, spec.queue, message) if spec.queue else []:
-                found.setdefault(name, set()).add(spec.name)
+            for name in _queues_of(message, queue):
+                found.setdefault(name, set()).add(message.__spec__.name)
         return {name: types.pop() for name, types in found.items() if len(types) == 1}
 
     def check(self, unmet: Callable[[Handler], list[str]]) -> None:
@@ -195,6 +219,14 @@ def _refuse_other_kind_of_message(given: Any, wanted: type[Message], handler: Ha
         raise DefinitionError(f"{handler.origin}: {what}, not {given!r}")
     if not issubclass(given, wanted):
         raise DefinitionError(f"{handler.origin}: {what}, and {given.__name__} is none; {other}")
+
+
+def _queues_of(message: type[Message], queue: str | None) -> Sequence[str]:
+    """Give the queues through which a message comes to a route: that of the route, or its own."""
+    if queue is not None:
+        return [queue]
+    own = message.__spec__.queue
+    return [] if own is None else expand(message.__name__, own, message)
 
 
 def _where(thing: Any) -> str:

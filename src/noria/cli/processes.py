@@ -241,7 +241,8 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
         table.close()
         await app.aclose()
         return 0
-    async with connection.broker.consume(queues, prefetch=2 * concurrency) as consumer:
+    lasting, temporary = app.registry.served(queues)
+    async with connection.broker.consume(lasting, prefetch=2 * concurrency, temporary=temporary) as consumer:
         work = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
         work.most = limits["max_messages"]
 

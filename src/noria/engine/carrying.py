@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from noria.engine.ledger import Ledger
-from noria.engine.queues import HISTORY, MERGES, TRACKED, UNIQUE, QueueState, Session
+from noria.engine.ledger import BURY, Ledger
+from noria.engine.purge import forget
+from noria.engine.queues import MERGES, TRACKED, QueueState, Session
 from noria.engine.seal import seal, unseal_or_stand_in
 from noria.engine.wire import Buried
 
@@ -22,13 +23,11 @@ _DELAYED = (
     "select id, message_id, attempt, due, rank, flags, key, " + _MORE + " from delayed m where queue = ? and due > ?"
     " order by due, id limit ?"
 )  # fmt: skip
-_ONE = "select message_id, flags, key from delayed where queue = ? and id = ?"
+_ONE = "select id, message_id, flags, key from delayed where queue = ? and id = ?"
 _DEAD = (
     "select number, message_id, attempts, null, rank, flags, key, " + _MORE + ", reason, error, died_at, history from dead m"
     " where queue = ? and number > ? order by number limit ?"
 )  # fmt: skip
-_BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 MOVED = "moved to another engine"
 
 
@@ -56,27 +55,13 @@ class Carrying:
         ledger = self._ledger
         found = ledger.routes.queue(queue)
         ledger.write()
-        gone: list[int] = []
-        for place in places:
-            row = ledger.db.execute(_ONE, (found.id, place)).fetchone()
-            if row is not None and not _stays(found, place, row[1], row[2]):
-                ledger.db.execute("delete from delayed where queue = ? and id = ?", (found.id, place))
-                self._forget(found, place, *row)
-                gone.append(place)
+        rows = [row for place in places if (row := ledger.db.execute(_ONE, (found.id, place)).fetchone())]
+        gone = [row for row in rows if not _stays(found, row[0], row[2], row[3])]
+        ledger.db.executemany("delete from delayed where queue = ? and id = ?", [(found.id, row[0]) for row in gone])
+        forget(ledger, found, gone, MOVED)
         found.delayed -= len(gone)
         ledger.touch(found)
-        return gone
-
-    def _forget(self, queue: QueueState, place: int, message_id: str, flags: int, key: str | None) -> None:
-        db = self._ledger.db
-        db.execute("delete from mark where message_id = ?", (message_id,))
-        if flags & TRACKED:
-            self._ledger.end_tracked(message_id, "dead", None, MOVED)
-        if flags & UNIQUE:
-            db.execute("delete from unique_key where message_id = ? and until is null", (message_id,))
-        if flags & HISTORY:
-            db.execute("delete from failure where message_id = ?", (f"{queue.id}/{message_id}",))
-            db.execute("delete from death where message_id = ?", (f"{queue.id}/{message_id}",))
+        return [row[0] for row in gone]
 
     def bury(self, letters: Sequence[Buried]) -> int:
         """Store dead letters of another engine, without those that are there, and say how many."""
@@ -89,7 +74,7 @@ class Carrying:
             if ledger.db.execute(known, (queue.id, letter.message_id, letter.died_at)).fetchone():
                 continue
             ledger.db.execute(
-                _BURY,
+                BURY,
                 (queue.id, -letter.priority, letter.message_id, letter.attempts, 0, letter.key, letter.reason, letter.error, letter.died_at,
                  bytes(letter.history), seal(bytes(letter.envelope))),
             )  # fmt: skip

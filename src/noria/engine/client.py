@@ -36,7 +36,7 @@ _RETRY: Final = 0.05
 _WAITS: Final = frozenset({"receive", "result"})
 _HARMLESS: Final = frozenset({  # they only read; `declare` may be said again, and every process waits for its engine with it
     "archived", "cancel", "declare", "depth", "last_fired", "letter", "list_letters", "marks", "overview", "peek", "ping", "result",
-    "state",
+    "state", "subscribe",
 })  # fmt: skip
 
 Decode = Callable[[Raw], Any]
@@ -82,6 +82,9 @@ class Client:
         self.info = info or {}
         self.held: Callable[[], Iterable[tuple[str, int]]] = tuple
         self.on_lost: Callable[[set[int]], None] = lambda _: None
+        self.stays: Callable[[], bool] = lambda: (
+            False
+        )  # whether the engine must see that this client lives, though nothing is asked or held
         self.name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
         self._alone = alone
         self._engine = engine
@@ -230,7 +233,7 @@ class Client:
     @property
     def _wanted(self) -> bool:
         """Whether a connection is needed: somebody waits for an answer, or what is held must be claimed again."""
-        return bool(self._calls) or self._held_any()
+        return self.stays() or bool(self._calls) or self._held_any()
 
     def received(self, link: object, data: bytes) -> None:
         """Take bytes from the engine."""

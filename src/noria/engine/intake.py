@@ -65,8 +65,8 @@ class Intake:
         for p, queues in zip(posted, routes, strict=True):
             if p.options is None:
                 continue
-            if len(queues) > 1 and p.options.merges:
-                names = ", ".join(queue.name for queue in queues)
+            if p.options.merges and len(lasting := _lasting(queues)) > 1:
+                names = ", ".join(queue.name for queue in lasting)
                 raise Unroutable(f'"{p.routing_key}" goes to several queues ({names}): a message that merges can wait in one only')
             if p.options.idempotency_key is not None:
                 self._refuse_reuse(p, fingerprints.setdefault(p.options.idempotency_key, p.options.fingerprint))
@@ -83,17 +83,22 @@ class Intake:
             key = options.key
             flags = (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if options.merges else 0)
         version: int | None = None
-        for queue in queues:
+        lasting = _lasting(queues)
+        for queue in lasting:
             if flags & MERGES and key is not None:
                 answer = self._merge(p, envelope, queue, key, flags, now)
                 if answer is not None:
                     return answer
             self._ledger.write()
             version = self._insert(queue, -p.priority, p, envelope, flags, key, now)
+        for queue in queues:
+            if queue.owner:  # what becomes of it there is nobody else's matter
+                self._ledger.write()
+                self._insert(queue, -p.priority, p, envelope, 0, key, now)
         if options is not None:
             self._remember_keys(p, now)
             if flags & TRACKED:
-                first = next(iter(queues), None)
+                first = next(iter(lasting), None)
                 self._ledger.db.execute(
                     "insert or ignore into tracked (message_id, type, state, queue, at) values (?, ?, ?, ?, ?)",
                     (p.message_id, p.type, "delayed" if p.delay > 0 else "ready", first.name if first else "", now),
@@ -220,7 +225,7 @@ class Intake:
         names |= keys
         if not options.merges or options.key is None:
             return None
-        for queue in self._ledger.routes.match(p.exchange, p.routing_key):
+        for queue in _lasting(self._ledger.routes.match(p.exchange, p.routing_key)):
             row = self._ledger.db.execute(_PENDING, (queue.id, options.key)).fetchone()
             if (queue.id, options.key) in places or (row is None and options.replaces is not None):
                 return (p.message_id, "pending")
@@ -228,3 +233,8 @@ class Intake:
             if row is not None and row[3] != options.replaces:
                 return self._shown(queue, options.key, row) or self._conflict(p, names, places - {(queue.id, options.key)})
         return None
+
+
+def _lasting(queues: Iterable[QueueState]) -> list[QueueState]:
+    """Give those that nobody owns: only they count where a message is merged, unique or tracked."""
+    return [queue for queue in queues if not queue.owner]

@@ -36,7 +36,7 @@ _TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready w
 _TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
 INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
+BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
     from delayed where due <= ? order by due, id limit ?"""
@@ -340,27 +340,29 @@ class Ledger:
         self._dirty.add(queue)
 
     def bury(self, claim: Claim, reason: str, error: str | None, *, attempt: int | None = None) -> None:
-        """Make a claim a dead letter with its history."""
+        """Make a claim a dead letter with its history; in a temporary queue it is gone."""
         self.write()
         queue = claim.queue
         (envelope,) = self.db.execute(f"{_DELETE} returning envelope", (queue.id, claim.rank, claim.id)).fetchone()
-        spent = claim.attempt + 1 if attempt is None else attempt
         scope = self._scope(claim)
-        history = [
-            tuple(row) for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))
-        ]
-        self.db.execute(
-            _BURY,
-            (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~_PASSING, claim.key, reason, error, self.now(),
-             msgspec.msgpack.encode(history), envelope),
-        )  # fmt: skip
+        if not queue.owner:
+            spent = claim.attempt + 1 if attempt is None else attempt
+            history = [
+                tuple(row)
+                for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))
+            ]
+            self.db.execute(
+                BURY,
+                (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~_PASSING, claim.key, reason, error, self.now(),
+                 msgspec.msgpack.encode(history), envelope),
+            )  # fmt: skip
+            queue.dead += 1
         self.db.execute("delete from death where message_id = ?", (scope,))
-        self._forget(claim, marks=False)
+        self._forget(claim)
         if claim.flags & TRACKED:
             self.end_tracked(claim.message_id, "dead", None, f"{reason}: {_last_line(error)}" if error else reason)
         self._drop(claim)
         queue.rows -= 1
-        queue.dead += 1
         queue.died += 1
         self._dirty.add(queue)
         if claim.key is not None:
@@ -518,7 +520,7 @@ class Ledger:
                 queue.held[key] = int(row[1])
                 rank.give_back(int(row[1]))
 
-    def _forget(self, claim: Claim, *, marks: bool = True) -> None:
+    def _forget(self, claim: Claim) -> None:
         if claim.flags & HISTORY:
             scope = self._scope(claim)
             self.db.execute("delete from failure where message_id = ?", (scope,))
@@ -527,7 +529,8 @@ class Ledger:
             self.db.execute("delete from unique_key where message_id = ? and until is null", (claim.message_id,))
 
     def _save_counters(self) -> None:
-        self.db.executemany(_TALLY, [(f"queue {q.id}", encode_json((q.rows, q.delayed, q.dead))) for q in self._dirty])
+        there = [queue for queue in self._dirty if self.routes.by_id.get(queue.id) is queue]
+        self.db.executemany(_TALLY, [(f"queue {q.id}", encode_json((q.rows, q.delayed, q.dead))) for q in there])
 
     def _reload(self) -> None:
         self.routes.reload()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from noria.engine.ledger import Ledger
-from noria.engine.queues import HISTORY, MERGES, TRACKED, UNIQUE
+from noria.engine.queues import HISTORY, MERGES, TRACKED, UNIQUE, QueueState
 from noria.errors import BrokerError
 
 STEP: Final = 5_000
@@ -14,6 +15,7 @@ _READY = "select rank, id, message_id, flags, key from ready where queue = ? and
 _DELAYED = "select due, id, message_id, flags, key from delayed where queue = ? and id <= ? limit ?"
 
 Row = tuple[int | float, int, str, int, str | None]
+Forgotten = tuple[int, str, int, str | None]
 
 
 class Purge:
@@ -54,13 +56,13 @@ class Purge:
             ledger.db.executemany("delete from ready where queue = ? and rank = ? and id = ?", [(queue.id, *row[:2]) for row in rows])
             queue.rows -= len(rows)
             left = bool(found)
-        self._forget(rows)
+        forget(ledger, queue, [row[1:] for row in rows], "purged")
         self.count += len(rows)
         ledger.touch(queue)
         if left:
             return False
         ledger.refresh(queue)
-        if self._delete:
+        if self._delete and ledger.routes.by_id.get(queue.id) is queue:  # else another purge was faster
             ledger.routes.remove(queue)
         return True
 
@@ -78,19 +80,20 @@ class Purge:
                 f'queue "{queue.name}" has {queue.running} running and {queue.dead} dead messages; end or discard them before deleting it'
             )
 
-    def _forget(self, rows: list[Row]) -> None:
-        """Tidy up what was remembered of them."""
-        ledger, queue = self._ledger, self._queue
-        ledger.db.executemany("delete from mark where message_id = ?", [(row[2],) for row in rows])
-        for _, identity, message_id, flags, key in rows:
-            if key is not None and queue.held.get(key) == identity:
-                del queue.held[key]
-            if flags & TRACKED:
-                ledger.end_tracked(message_id, "dead", None, "purged")
-            if flags & UNIQUE:
-                ledger.db.execute("delete from unique_key where message_id = ? and until is null", (message_id,))
-            if flags & MERGES:
-                ledger.db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, identity))
-            if flags & HISTORY:
-                ledger.db.execute("delete from failure where message_id = ?", (f"{queue.id}/{message_id}",))
-                ledger.db.execute("delete from death where message_id = ?", (f"{queue.id}/{message_id}",))
+
+def forget(ledger: Ledger, queue: QueueState, rows: Sequence[Forgotten], why: str) -> None:
+    """Tidy up what was remembered of messages that were removed before they ended: each by its id, message id, flags and key."""
+    if not queue.owner:
+        ledger.db.executemany("delete from mark where message_id = ?", [(row[1],) for row in rows])
+    for identity, message_id, flags, key in rows:
+        if key is not None and queue.held.get(key) == identity:
+            del queue.held[key]
+        if flags & TRACKED:
+            ledger.end_tracked(message_id, "dead", None, why)
+        if flags & UNIQUE:
+            ledger.db.execute("delete from unique_key where message_id = ? and until is null", (message_id,))
+        if flags & MERGES:
+            ledger.db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, identity))
+        if flags & HISTORY:
+            ledger.db.execute("delete from failure where message_id = ?", (f"{queue.id}/{message_id}",))
+            ledger.db.execute("delete from death where message_id = ?", (f"{queue.id}/{message_id}",))

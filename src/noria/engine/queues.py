@@ -54,12 +54,13 @@ class Rank:
 
 @dataclass(slots=True, eq=False)
 class QueueState:
-    """One queue. `rows`, `delayed` and `dead` are kept in the file, the rest only here."""
+    """One queue. `rows`, `delayed` and `dead` are kept in the file, the rest only here. A temporary one goes with its `owner`."""
 
     id: int
     name: str
     bindings: tuple[tuple[str, str], ...]
     origin: str
+    owner: str = ""
     rows: int = 0
     delayed: int = 0
     dead: int = 0

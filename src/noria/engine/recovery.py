@@ -201,7 +201,8 @@ class _Salvage:
                     faults = [*faults, *self._read_table(db, layout)]
             with contextlib.suppress(apsw.Error):
                 self._sequences = {str(name): int(seq) for name, seq in db.execute("select name, seq from sqlite_sequence").fetchall()}
-            return bool(faults) or bool(set(self._layouts) - tables)
+            is_current = int(db.pragma("user_version")) == migrations()[-1][0]
+            return bool(faults) or (is_current and bool(set(self._layouts) - tables))
         finally:
             db.close()
 

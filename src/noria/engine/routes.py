@@ -11,6 +11,7 @@ from noria.messages.capabilities import Exchange
 from noria.messages.topology import Binding, Queue, Topology, merged, takers
 
 _CACHE_LIMIT = 10_000
+_QUEUES = "select id, name, bindings, origin, owner from queue left join temporary_queue on queue.id = temporary_queue.queue"
 _counts = msgspec.json.Decoder(tuple[int, int, int]).decode
 _bindings = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 
@@ -33,8 +34,8 @@ class Routes:
             raise NotFound(f'queue "{name}" is not declared; declared are: {", ".join(sorted(self.queues)) or "none"}')
         return found
 
-    def declare(self, topology: Topology) -> None:
-        """Store what is new; raises `TopologyConflict` before anything was written."""
+    def declare(self, topology: Topology, *, owner: str = "") -> None:
+        """Store what is new, as what goes with its owner if there is one; raises `TopologyConflict` before anything was written."""
         exchanges, queues = merged(topology, self.exchanges, {state.name: _declared(state) for state in self.queues.values()})
         for exchange in exchanges.values():
             self._db.execute("insert into exchange values (?, ?, ?)", (exchange.name, exchange.kind, exchange.archive))
@@ -45,7 +46,9 @@ class Routes:
                 "insert into queue (name, bindings, origin) values (?, ?, ?)",
                 (queue.name, msgspec.json.encode(bindings).decode(), queue.origin),
             )
-            new.append(QueueState(self._db.last_insert_rowid(), queue.name, bindings, queue.origin))
+            new.append(QueueState(self._db.last_insert_rowid(), queue.name, bindings, queue.origin, owner))
+            if owner:
+                self._db.execute("insert into temporary_queue values (?, ?)", (new[-1].id, owner))
         self.exchanges.update(exchanges)
         for state in new:
             self.queues[state.name] = self.by_id[state.id] = state
@@ -61,8 +64,8 @@ class Routes:
             str(name): Exchange(name, kind, archive) for name, kind, archive in self._db.execute("select name, kind, archive from exchange")
         }
         known, self.by_id = self.by_id, {}
-        for identity, name, bindings, origin in self._db.execute("select id, name, bindings, origin from queue"):
-            self.by_id[identity] = known.get(identity) or QueueState(int(identity), str(name), _bindings(str(bindings)), str(origin))
+        for identity, name, bindings, origin, owner in self._db.execute(_QUEUES):
+            self.by_id[identity] = known.get(identity) or QueueState(int(identity), name, _bindings(bindings), origin, owner or "")
         self.queues = {queue.name: queue for queue in self.by_id.values()}
         self._count()
         self._cache.clear()
@@ -80,6 +83,7 @@ class Routes:
     def remove(self, queue: QueueState) -> None:
         """Forget a queue that is empty, and its bindings."""
         self._db.execute("delete from queue where id = ?", (queue.id,))
+        self._db.execute("delete from temporary_queue where queue = ?", (queue.id,))
         self._db.execute("delete from tally where name = ?", (f"queue {queue.id}",))
         del self.queues[queue.name], self.by_id[queue.id]
         self._cache.clear()

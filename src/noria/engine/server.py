@@ -25,7 +25,7 @@ from noria.engine.connection import Connection, Hello
 from noria.engine.ledger import Ledger, Receiver
 from noria.engine.owner import Ownership
 from noria.engine.purge import Purge
-from noria.engine.queues import Session
+from noria.engine.queues import QueueState, Session
 from noria.engine.verbs import DECODERS, Verbs
 from noria.engine.wire import PROTOCOL, UNREADABLE, Request, Wait
 from noria.errors import BrokerError, NoriaError
@@ -70,6 +70,8 @@ class Engine:
         self.started_at = time.time()
         self.turns = 0
         self._inbox: list[tuple[Connection, Request]] = []
+        self._left: set[QueueState] = set()  # temporary queues whose owners were not here at the last look
+        self._nobody = Connection(lambda _: None, lambda: None)  # who asks for what the engine does by itself
         self._at: tuple[Connection, Request] | None = None  # the request that is being performed
         self._lost: list[Connection] = []
         self._scheduled = False
@@ -403,6 +405,16 @@ class Engine:
         queue, delete = _purge(request.arguments)
         self._purges[connection, request.serial] = Purge(self.ledger, queue, delete=delete)
 
+    def _clear_after(self) -> None:
+        """Begin to remove the temporary queues of clients that are gone."""
+        here = {connection.session.name for connection in self.connections}
+        left = {queue for queue in self.ledger.routes.queues.values() if queue.owner and queue.owner not in here}
+        for queue in left & self._left:  # who was missed before too does not come back
+            if not (queue.closed or queue.running or queue.dead):
+                self._purges[self._nobody, queue.id] = Purge(self.ledger, queue.name, delete=True)
+                self.schedule()
+        self._left = left
+
     def _step_purges(self) -> None:
         for (connection, serial), purge in self._purges.items():
             try:
@@ -442,7 +454,8 @@ class Engine:
         overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.ledger.full}
         overview["clients"] = clients
         for queue in overview["queues"]:
-            queue["consumers"] = sum(1 for c in clients if queue["name"] in c.get("queues", ()))
+            owner = self.ledger.routes.queue(queue["name"]).owner
+            queue["consumers"] = sum(1 for c in clients if c["name"] == owner or queue["name"] in c.get("queues", ()))
         connection.answer(request.serial, overview)
 
     # --- time
@@ -513,6 +526,7 @@ class Engine:
                 )
                 self.detach(connection)
                 connection.abort()
+        self._clear_after()
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
 
     def _lives(self, session: Session, limit: float) -> bool:

@@ -20,8 +20,8 @@ from noria.engine.queues import Claim, QueueState, Session
 from noria.engine.records import Records
 from noria.engine.seal import unseal_or_stand_in
 from noria.engine.wire import Buried, Moment, Number, Pace, Posted
-from noria.errors import NotFound, Rejected
-from noria.messages.topology import Topology
+from noria.errors import BrokerError, NotFound, Rejected
+from noria.messages.topology import Queue, Topology
 
 
 class AckThen(msgspec.Struct, array_like=True, gc=False, tag="ack"):
@@ -68,6 +68,15 @@ class Verbs:
             self._ledger.need_room()
             self._ledger.write()
         self._ledger.routes.declare(topology)
+
+    def subscribe(self, session: Session, queue: Queue) -> None:
+        """Make a queue that goes with this client."""
+        if not session.name:
+            raise BrokerError("bad request: a client that makes temporary queues must have said its name")
+        topology = Topology(queues=(queue,))
+        if not self._ledger.routes.knows(topology):
+            self._ledger.write()  # also on a full disk, where what is ready goes on: a worker may need it to begin
+        self._ledger.routes.declare(topology, owner=session.name)
 
     def publish(self, session: Session, posted: list[Posted]) -> list[Any]:
         self._ledger.need_room()
@@ -234,6 +243,7 @@ def _shown(queue: QueueState) -> dict[str, Any]:
         "name": queue.name, "bindings": [list(b) for b in queue.bindings], "origin": queue.origin,
         "ready": queue.rows - queue.running, "running": queue.running, "delayed": queue.delayed, "dead": queue.dead,
         "published": queue.published, "done": queue.done, "retried": queue.retried, "died": queue.died, "consumers": 0,
+        "temporary": bool(queue.owner),
     }  # fmt: skip
 
 

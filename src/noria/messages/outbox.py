@@ -52,6 +52,8 @@ class Lent(Struct, frozen=True):
 class Ending(Struct, frozen=True):
     """How a delivery is to end in the store; a copy is named by its number, what waits in the broker by its envelope.
 
+    Without a `queue` it is an *ack* of what came through one that the store does not know.
+
     `then` is published with it or not at all. `kept` says that the store knows something of an earlier attempt. `attempt` counts the
     deaths of workers too, which are remembered apart.
     """

@@ -40,6 +40,8 @@ class _Overview(Collector):
         total = CounterMetricFamily("noria_messages", "Messages since the engine started, by what happened.", labels=("queue", "outcome"))
         consumers = GaugeMetricFamily("noria_queue_consumers", "Connected workers that serve a queue.", labels=("queue",))
         for queue in self._overview["queues"]:
+            if queue.get("temporary"):
+                continue  # each process gives its own a new name: the series would never end
             for state in ("ready", "running", "delayed", "dead"):
                 depth.add_metric((queue["name"], state), queue[state])
             for outcome in ("published", "done", "retried", "died"):

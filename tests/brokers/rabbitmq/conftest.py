@@ -11,17 +11,14 @@ import pytest
 
 from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.link import Link
+from tests.conftest import running
 from tests.servers.rabbitmq import RabbitNode
 
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
     """A running node; a test that kills it starts it again."""
-    missing = RabbitNode.missing()
-    if missing is not None:
-        pytest.skip(missing)
-    with RabbitNode(tmp_path_factory.mktemp("rabbit")) as node:
-        yield node
+    yield from running(RabbitNode, tmp_path_factory.mktemp("rabbit"))
 
 
 class Opens(Protocol):

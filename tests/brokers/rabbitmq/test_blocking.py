@@ -21,6 +21,7 @@ from noria.errors import BrokerUnavailable, Unconfirmed
 from noria.messages.envelope import Envelope, Options, Publication
 from noria.messages.topology import Topology, bind
 from tests.servers.rabbitmq import RabbitNode
+from tests.waiting import until
 
 
 def to(queue: str, name: str = "m", **wishes: object) -> Publication:
@@ -88,6 +89,43 @@ async def test_the_connection_of_a_thread_goes_with_it(node: RabbitNode, name: s
     while "noria client publishes" in node.control("list_connections", "client_properties"):
         assert time.monotonic() < until, "it is still there"
     publisher.close()
+
+
+async def test_closing_while_threads_send_lets_each_send_end_or_says_that_nothing_was_sent(link: Link, node: RabbitNode, name: str) -> None:
+    publisher = publisher_of(node, name)
+    ending = threading.Event()
+    sent: list[str] = []
+    refused: list[str] = []
+    broken: list[BaseException] = []
+
+    def work(me: int) -> None:
+        count = 0
+        while not ending.is_set():
+            count += 1
+            try:
+                sent.extend(stepped(publisher, to(name, f"{me}-{count}")))
+            except BrokerUnavailable as error:
+                refused.append(str(error))
+            except BaseException as error:
+                broken.append(error)
+                return
+
+    threads = [threading.Thread(target=work, args=(me,)) for me in range(2)]
+    for thread in threads:
+        thread.start()
+    closed = 0
+    while closed < 40 and not broken:
+        before = len(sent)
+        publisher.close()
+        closed += 1
+        until(lambda before=before: len(sent) > before or broken)
+    ending.set()
+    for thread in threads:
+        thread.join(10)
+    publisher.close()
+    assert broken == []
+    assert all("nothing was sent" in text for text in refused)
+    assert (await link.queue(name, passive=True))[1] == len(sent)
 
 
 async def test_what_the_store_keeps_what_is_not_ours_and_what_a_loop_sends_goes_another_way(node: RabbitNode, name: str) -> None:

@@ -41,7 +41,7 @@ async def test_a_queue_of_another_kind_and_one_that_is_missing_are_named(link: L
     address = Address.parse(node.url)
     found = {f.check: f async for f in hazards(link, address, {quorum: 3}, 5.0)}
     assert {check: f.verdict for check, f in found.items() if check != "rabbitmq version"} == {
-        "rabbitmq way": "ok", "rabbitmq rights": "ok", "rabbitmq queues": "ok",
+        "rabbitmq way": "ok", "rabbitmq rights": "ok", "rabbitmq queues": "ok", "rabbitmq policies": "warning",
     }  # fmt: skip
     found = {f.check: f async for f in hazards(link, address, {quorum: 0, classic: 0, missing: 0}, 5.0)}
     assert found["rabbitmq queues"].verdict == "warning"

@@ -59,6 +59,7 @@ def processes(stage: Stage) -> dict[str, tuple[int, int, int, int]]:
     return {name: (int(pid or 0), int(starts), int(crashes), int(planned)) for name, pid, starts, crashes, planned in rows}
 
 
+@pytest.mark.alone
 def test_r1_a_mask_is_answered_while_no_worker_runs(doors: Stage) -> None:
     seconds: list[float] = []
     for n in range(100):
@@ -294,6 +295,7 @@ def test_r12_r13_r14_planned_renewal_counts_no_crash_and_the_others_run_on(stage
     assert after["compute-1"][:2] == before["compute-1"][:2], "a worker without limits runs for ever"
 
 
+@pytest.mark.alone
 def test_r16_a_change_reaches_the_channels_within_a_second_in_the_mean(stage: Stage) -> None:
     stage.start_noria()
     started = time.monotonic()
@@ -306,6 +308,7 @@ def test_r16_a_change_reaches_the_channels_within_a_second_in_the_mean(stage: St
     assert max(means.values()) <= 1.0, means
 
 
+@pytest.mark.alone
 def test_r17_the_applications_queries_are_not_slowed_by_the_queue(doors: Stage) -> None:
     def query_seconds() -> float:
         """Give the best of several medians: what the machine does meanwhile makes some of them slower, the queue would make all."""

@@ -1,4 +1,4 @@
-"""One move from a file to RabbitMQ while messages are sent to the one and handled from both, and its account."""
+"""One move between a file and RabbitMQ while messages are sent to the one and handled from both, and its account."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from noria import App
 from noria.app import Connection
-from noria.brokers.contract import Ack, Dead
+from noria.brokers.contract import Ack, Dead, Delivery
 from noria.errors import BrokerError
 from noria.messages.capabilities import Exchange
 from noria.messages.envelope import Envelope, Options, Publication
@@ -36,12 +36,19 @@ class Account:
     sent: set[str] = dataclasses.field(default_factory=set[str])
     seen: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter[str])
     places: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter[str])
-    order: dict[str, list[int]] = dataclasses.field(default_factory=dict[str, list[int]])
+    order: dict[tuple[str, str], list[int]] = dataclasses.field(default_factory=dict[tuple[str, str], list[int]])
 
     def note(self, place: str, identity: str) -> None:
         """See a message."""
         self.seen[identity] += 1
         self.places[place] += 1
+
+    def handle(self, place: str, delivery: Delivery) -> None:
+        """See that a message was handled at one of the engines, after those of its key there: a key knows nothing of another engine."""
+        self.note(place, delivery.envelope.id)
+        if delivery.queue == "keyed":
+            number = int(delivery.envelope.id[1:])
+            self.order.setdefault((place, f"k{number % 50}"), []).append(number)
 
     @property
     def lost(self) -> list[str]:
@@ -89,10 +96,10 @@ async def _bury_some(source: Connection, count: int) -> None:
             count -= len(deliveries)
 
 
-async def _handle(place: str, connection: Connection, account: Account, most: int, pause: float) -> None:
-    """Handle what comes, as a worker would; what was not settled in time is not counted."""
+async def _handle(place: str, connection: Connection, account: Account, most: int, pause: float, stopped: asyncio.Event) -> None:
+    """Handle what comes until it is stopped, as a worker would; what was not settled in time is not counted."""
     async with connection.broker.consume(list(QUEUES), prefetch=most) as consumer:
-        while True:
+        while not stopped.is_set():
             deliveries = await consumer.receive(most, 1.0)
             await asyncio.sleep(pause)  # the work
             refused: set[int] = set()
@@ -100,10 +107,7 @@ async def _handle(place: str, connection: Connection, account: Account, most: in
                 refused = {refusal.delivery for refusal in await consumer.settle([Ack(d.tag) for d in deliveries])}
             for delivery in deliveries:
                 if delivery.tag not in refused:
-                    account.note(place, delivery.envelope.id)
-                    if delivery.queue == "keyed":
-                        n = int(delivery.envelope.id[1:])
-                        account.order.setdefault(f"k{n % 50}", []).append(n)
+                    account.handle(place, delivery)
 
 
 async def _left(target: Connection, account: Account) -> None:
@@ -134,13 +138,18 @@ async def _is_at_rest(target: Connection) -> bool:
 
 
 async def carry(
-    folder: Path, urls: Mapping[str, str], count: int, tell: Told = lambda _: None
+    folder: Path, urls: Mapping[str, str], count: int, tell: Told = lambda _: None, *, back: bool = False
 ) -> tuple[Account, list[Moved], dict[str, Any]]:
-    """Send a half, begin to move, send the rest meanwhile; handle a little at the source and everything at the target."""
-    file = f"sqlite:///{folder / 'source.db'}"
-    source = App("source", settings=Settings(broker=file, deadline=20.0))
+    """Send a half, begin to move, send the rest meanwhile; handle a little at the source and everything at the target.
+
+    It moves from a file to the servers of these addresses, or `back` from those to a file.
+    """
+    file = f"sqlite:///{folder / 'noria.db'}"
     engine = subprocess.Popen([sys.executable, "-m", "noria", "--broker", file, "engine"], cwd=folder, stderr=subprocess.DEVNULL)
-    target = App("target", settings=Settings(broker=urls["NORIA_BROKER"], store=urls["NORIA_STORE"], deadline=20.0))
+    ends = [Settings(broker=file, deadline=20.0), Settings(broker=urls["NORIA_BROKER"], store=urls["NORIA_STORE"], deadline=20.0)]
+    if back:
+        ends.reverse()
+    source, target = (App(name, settings=settings) for name, settings in zip(("source", "target"), ends, strict=True))
     account, handling = Account(), list[asyncio.Task[None]]()
     try:
         old, new = await source.connection(), await target.connection()
@@ -151,18 +160,17 @@ async def carry(
         started = time.monotonic()
         moving = asyncio.create_task(Mover(old, target, soon=_SOON).move((), tell))
         sending = asyncio.create_task(_send(old, publications[count // 2 :], account))
-        handling.append(asyncio.create_task(_handle("source", old, account, 5, 0.2)))
+        handling.append(asyncio.create_task(_handle("source", old, account, 5, 0.2, stopped := asyncio.Event())))
         await asyncio.sleep(2.5)  # new queues are settled (docs/decisions/009)
-        handling.append(asyncio.create_task(_handle("target", new, account, 100, 0.0)))
+        handling.append(asyncio.create_task(_handle("target", new, account, 100, 0.0, at_rest := asyncio.Event())))
         await sending
-        handling[0].cancel()  # its worker ends, and gives back what it has
+        stopped.set()
         moved = await moving
         seconds = time.monotonic() - started
         while not await _is_at_rest(new):
             await asyncio.sleep(0.2)
-        for task in handling:
-            task.cancel()
-        await asyncio.gather(*handling, return_exceptions=True)
+        at_rest.set()
+        await asyncio.gather(*handling)  # cancelled, one could have settled and not noted it
         await _left(new, account)
         assert not any(q["ready"] + q["running"] + q["delayed"] + q["dead"] for q in (await old.store.overview())["queues"])
     finally:

@@ -8,13 +8,11 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from .. import planted
+from ..evidence import keep_evidence
 from .calls import run
-
-EVIDENCE = Path(__file__).parents[3] / "evidence"
 
 
 def main() -> int:
@@ -32,8 +30,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder)
     if given.plant is None:
-        EVIDENCE.mkdir(exist_ok=True)
-        (EVIDENCE / f"disks-{given.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+        keep_evidence(f"disks-{given.seed}", evidence)
     print(json.dumps(evidence))
     return int(bool(evidence["faults"]))
 

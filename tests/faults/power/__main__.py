@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 
 from .. import planted
-from .run import EVIDENCE, Options, run, tape_of
+from ..evidence import keep_evidence
+from .run import Options, run, tape_of
 
 
 def main() -> int:
@@ -26,8 +26,7 @@ def main() -> int:
         print(json.dumps({"plant": plant, "points": done.report.points, "faults": list(map(str, done.report.faults))}))
         return int(bool(done.report.faults))
     evidence = run(options)
-    EVIDENCE.mkdir(exist_ok=True)
-    (EVIDENCE / f"power-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+    keep_evidence(f"power-{options.seed}", evidence)
     print(json.dumps(evidence))
     return int(bool(evidence["faults"]))
 

@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
+from ..evidence import EVIDENCE
 from . import workload
 from .cuts import OPERATIONS, Fault, Model, Report, Scene, cut, places
 from .disk import Sync, Write
 from .promises import Wrong
 from .tape import Tape
 
-EVIDENCE: Final = Path(__file__).parents[3] / "evidence"
 MEMORY: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 _AGAIN: Final = 20  # at one place of so many, the power goes again during the recovery
 

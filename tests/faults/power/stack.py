@@ -26,10 +26,11 @@ from random import Random
 from typing import Any, Final
 
 from .. import planted
+from ..evidence import keep_evidence
 from .cuts import OPERATIONS, Report, Scene, cut
 from .disk import Disk, Operation
 from .promises import Fact, Wrong
-from .run import EVIDENCE, MEMORY
+from .run import MEMORY
 from .trace import CALLS, Taken, read
 
 _NAME: Final = "noria.db"
@@ -240,8 +241,7 @@ def main() -> int:
         evidence = run(folder, **vars(parser.parse_args()))
     finally:
         shutil.rmtree(folder)
-    EVIDENCE.mkdir(exist_ok=True)
-    (EVIDENCE / f"power-stack-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+    keep_evidence("power-stack", evidence)
     print(json.dumps(evidence))
     return int(bool(evidence["faults"]))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from tests.faults.evidence import tell
 from tests.faults.rounds.faults import CLUSTER_FAULTS, FAULTS
 from tests.faults.rounds.run import Options, rounds
 
@@ -25,9 +25,7 @@ def main() -> int:
     given = vars(parser.parse_args())
     keep = given.pop("keep")
     verdict, evidence = rounds(Options(**{name: value for name, value in given.items() if value is not None}), keep=keep)
-    print(json.dumps(evidence))
-    print(verdict, file=sys.stderr)
-    return 0 if verdict.is_good else 1
+    return tell(verdict, evidence)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def _hangs() -> None:
 
     async def patient(self: Outlet, messages: Any, *, known: bool) -> Any:
         self._deadline = 600.0
-        if self._link is not None and self._link._confirms is not None:
-            self._link._confirms._deadline = 600.0
+        if self._link is not None:
+            self._link._deadline = 600.0
         return await publish(self, messages, known=known)
 
     Outlet.publish_each = patient
@@ -57,11 +57,9 @@ def _confirms_early() -> None:
     """A send returns before RabbitMQ has confirmed it."""
 
     async def at_once(self: Outlet, messages: Any, *, known: bool) -> Any:
-        link = await self.link()
-        futures = [link.publish(*message) for message in messages]
-        for future in futures:
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.sleep(0)
+        link = await self.link(asyncio.get_running_loop().time() + self._deadline)
+        link.publish_all(messages)
+        link.flush()
         return [None] * len(messages)
 
     Outlet.publish_each = at_once

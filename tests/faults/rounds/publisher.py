@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from noria import Command
+from noria.cli.logs import set_up
 from noria.errors import BrokerUnavailable, Unconfirmed
 from tests.faults.rounds.application import KEYS, Mask, Step, Stumble, app, write
 
@@ -90,6 +91,7 @@ async def _looped(kind: str, rate: float, quiet: Path) -> None:
 def main(kind: str, rate: float) -> None:
     """Send until it is quiet."""
     quiet = Path(os.environ["ROUNDS_FOLDER"]) / "quiet"
+    set_up(app.settings, kind)
     if kind in ("steps", "masks"):
         _threaded(kind, rate, quiet)
         app.close()

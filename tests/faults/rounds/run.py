@@ -23,13 +23,15 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from tests.faults.evidence import keep_evidence
 from tests.faults.rounds import faults
 from tests.servers.cluster import RabbitCluster
 from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
+from tests.waiting import until
 
 DEADLINE = 5.0
-HANG = DEADLINE + 2.0  # seconds after which a call hangs: its deadline, and what two busy cores may add
+HANG = DEADLINE + 1.5  # seconds after which a call hangs: its deadline, and what two busy cores may add
 AGAIN = 5.0  # seconds after the end of a fault in which every process must do again what it did
 STALL = 5.0
 _WRITTEN = 3.0  # a queue that was made a second ago is lost with its node (docs/decisions/009): a cluster needs this time for three
@@ -41,7 +43,6 @@ _NAMES = {"steps": 40.0, "batches": 10.0, "stumbles": 10.0, "masks": 30.0}  # wh
 _CAUSE = re.compile(r"RabbitMQ|postgresql|PostgreSQL|connection|store", re.IGNORECASE)
 _ENDS = ("confirmed", "unknown", "refused")
 _ROOT = Path(__file__).parents[3]
-EVIDENCE = _ROOT / "evidence"
 
 
 class Line(NamedTuple):
@@ -123,8 +124,8 @@ class Rounds:
             for kind, rate in _NAMES.items():
                 self._start(kind, "tests.faults.rounds.publisher", kind, str(rate))
             try:
-                _until(lambda: self._are_at_work(0.0), _READY, "everybody to be at work")
-            except TimeoutError:
+                until(lambda: self._are_at_work(0.0), "everybody to be at work", _READY)
+            except AssertionError:
                 print(self._errors(), file=sys.stderr)
                 raise
             time.sleep(_WRITTEN)
@@ -189,9 +190,11 @@ class Rounds:
     def _tail(self, since: float) -> Iterator[Line]:
         """Give what was written since a time, of each process in its order."""
         for path in (self._folder / "runs").iterdir():
-            lines = path.read_text().splitlines()
+            lines = path.read_text().splitlines(keepends=True)
+            if lines and not lines[-1].endswith("\n"):
+                lines.pop()  # it is being written
             for text in lines[bisect.bisect_left(lines, f"{since:.6f}") :]:
-                at, word, name = text.split(" ", 2)
+                at, word, name = text.rstrip("\n").split(" ", 2)
                 yield Line(float(at), word, name, int(path.name))
 
     # --- the end
@@ -262,7 +265,8 @@ class Rounds:
 
     def _unexplained(self, lines: Sequence[Line]) -> list[str]:
         """Find messages that waited too long to be begun, while nothing was said of why."""
-        said = [record.at for record in _records(self._folder / "noria.log") if _CAUSE.search(record.event)]
+        logs = self._folder.glob("*.log")  # a publisher knows of tickets that it cannot send
+        said = [record.at for log in logs for record in _records(log) if _CAUSE.search(record.event)]
         begun: dict[str, float] = {}
         for line in lines:
             if line.word == "start":
@@ -315,14 +319,6 @@ def _records(path: Path) -> Iterator[_Record]:
             yield _Record(dt.datetime.fromisoformat(record["timestamp"]).timestamp(), record["event"])
 
 
-def _until(look: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(_LOOK)
-
-
 def rounds(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict[str, Any]]:
     """Run rounds on servers of their own, in a temporary folder: on one node first, then on a cluster."""
     folder = Path(tempfile.mkdtemp(prefix="noria-rounds-"))
@@ -337,6 +333,7 @@ def rounds(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict
                 with RabbitNode(folder / "rabbitmq") as rabbit, contextlib.closing(faults.Servers(rabbit, postgres)) as servers:
                     run = Rounds(options, servers, faults.FAULTS, folder / "one")
                     verdicts["one node"] = run.run(on_one)
+                    print(verdicts["one node"], file=sys.stderr)
                     done += run.rounds
             if on_three and (not options.only or on_three[0] in options.only):
                 with RabbitCluster(folder / "cluster") as cluster, contextlib.closing(faults.Cluster(cluster, postgres)) as servers:
@@ -356,8 +353,7 @@ def rounds(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict
             "figures": verdict.figures,
             "rounds": [dataclasses.asdict(one) for one in done],
         }
-        EVIDENCE.mkdir(exist_ok=True)
-        (EVIDENCE / f"rounds-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+        keep_evidence(f"rounds-{options.seed}", evidence)
         return verdict, evidence
     finally:
         if keep is not None:

@@ -7,13 +7,12 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from .. import planted
+from ..evidence import keep_evidence
 from .injuries import Options, run
 
-EVIDENCE = Path(__file__).parents[3] / "evidence"
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
@@ -33,8 +32,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder)
     if plant is None:
-        EVIDENCE.mkdir(exist_ok=True)
-        (EVIDENCE / f"sick-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+        keep_evidence(f"sick-{options.seed}", evidence)
     print(json.dumps(evidence))
     return int(bool(evidence["faults"]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import random
 import shutil
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.faults.evidence import EVIDENCE, keep_evidence
 from tests.faults.storm import killer
 from tests.faults.storm.host import Host
 from tests.faults.storm.journal import Line, Reader
@@ -21,7 +21,6 @@ from tests.faults.storm.ledger import TICK, History, Strike, Verdict, judge
 
 _TICK = 0.02
 _READY = 60.0
-EVIDENCE = Path(__file__).parents[3] / "evidence"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +177,7 @@ def storm(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict[
         run = Storm(options, folder)
         verdict = run.run()
         evidence = run.evidence(verdict)
-        EVIDENCE.mkdir(exist_ok=True)
-        (EVIDENCE / f"storm-{options.seed}-{int(time.time())}.json").write_text(json.dumps(evidence) + "\n")
+        keep_evidence(f"storm-{options.seed}", evidence)
         if not verdict.is_good and options.plant is None:
             shutil.copy(folder / "stderr", EVIDENCE / f"storm-{options.seed}.stderr")
         if keep is not None:

@@ -15,7 +15,8 @@ from noria.errors import InvalidSettings
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _URL: Final = re.compile(r"(amqps?)://(?:([^/?#]*)@)?([^@/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
 _HOST: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:\s]+))(?::(\d{1,5}))?")
-_OPTIONS: Final = ("cacertfile", "certfile", "heartbeat", "keyfile", "verify")
+_MANAGEMENT: Final = {"amqp": 15672, "amqps": 15671}
+_OPTIONS: Final = ("cacertfile", "certfile", "heartbeat", "keyfile", "management", "verify")
 _VERIFY: Final = ("verify_peer", "verify_none")
 _LAST_PORT: Final = 65535
 _HEARTBEAT: Final = 10
@@ -25,7 +26,8 @@ _LONGEST_HEARTBEAT: Final = 3600
 class Address(Struct, frozen=True):
     """Hosts that are tried in turn, and what each of them is told; no text of it shows the password.
 
-    `heartbeat`: seconds, 0 for none. The options of TLS are those of RabbitMQ's own URLs.
+    `heartbeat`: seconds, 0 for none. `management`: the port of RabbitMQ's management plugin, for `noria doctor`. The options of TLS
+    are those of RabbitMQ's own URLs.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -33,6 +35,7 @@ class Address(Struct, frozen=True):
     password: str = "guest"  # noqa: S105 - RabbitMQ's own default, which enters from loopback only
     vhost: str = "/"
     heartbeat: int = _HEARTBEAT
+    management: int = _MANAGEMENT["amqp"]
     tls: bool = False
     cacertfile: str | None = None
     certfile: str | None = None
@@ -58,8 +61,8 @@ class Address(Struct, frozen=True):
                 near = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.5)
                 hint = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(_OPTIONS)}"
                 raise InvalidSettings(f'the URL of the broker has no option "{name}", {hint}')
-        if scheme == "amqp" and options.keys() - {"heartbeat"}:
-            raise InvalidSettings(f"{', '.join(sorted(options.keys() - {'heartbeat'}))}: only amqps:// takes that")
+        if scheme == "amqp" and (secret := options.keys() - {"heartbeat", "management"}):
+            raise InvalidSettings(f"{', '.join(sorted(secret))}: only amqps:// takes that")
         verify = options.get("verify", "verify_peer")
         if verify not in _VERIFY:
             raise InvalidSettings(f'verify is {" or ".join(_VERIFY)}, not "{verify}"')
@@ -69,6 +72,7 @@ class Address(Struct, frozen=True):
             password=unquote(password) if entrance else "guest",
             vhost=_vhost(path),
             heartbeat=_heartbeat(options.get("heartbeat", str(_HEARTBEAT))),
+            management=_port(options.get("management", str(_MANAGEMENT[scheme]))),
             tls=scheme == "amqps",
             cacertfile=options.get("cacertfile"),
             certfile=options.get("certfile"),
@@ -102,6 +106,12 @@ def _host(text: str, port: int) -> tuple[str, int]:
     if read is None or not 0 < found <= _LAST_PORT:
         raise InvalidSettings(f'"{text}" is no host of a broker; write host or host:port, several with commas')
     return read[1] or read[2], found
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= _LAST_PORT:
+        raise InvalidSettings(f'management is the port of RabbitMQ\'s management plugin, not "{text}"')
+    return int(text)
 
 
 def _vhost(path: str) -> str:

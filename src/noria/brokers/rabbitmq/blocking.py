@@ -17,9 +17,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.consuming import is_kept
+from noria.brokers.rabbitmq.endings import is_kept
 from noria.brokers.rabbitmq.outlet import Outlet, outgoing
-from noria.errors import BrokerError, Unroutable
+from noria.errors import BrokerError, BrokerUnavailable, Unroutable
 from noria.messages.envelope import Publication, Receipt
 from noria.messages.topology import Topology, takers
 
@@ -38,19 +38,23 @@ class _Own:
         self.loop = asyncio.new_event_loop()
         self.outlet = Outlet(address, name="noria client publishes", deadline=deadline)
         self._said = 0.0
+        self._using = threading.RLock()  # what a signal interrupts may be asked to close by the same thread
         self._ended = weakref.finalize(self, _end, self.process, self.loop, self.outlet)
 
     def run(self, publications: Sequence[Publication]) -> None:
         """Have them stored, and return when they are; what interrupts this thread ends it, and leaves nothing behind."""
-        doing = self.loop.create_task(self._publish(publications))
-        try:
-            self.loop.run_until_complete(doing)
-        except BaseException:
-            if not doing.done():
-                doing.cancel()
-                self.outlet.cut()  # what was interrupted may have been reading
-                self.loop.run_until_complete(asyncio.wait([doing]))
-            raise
+        with self._using:
+            if not self._ended.alive:
+                raise BrokerUnavailable("the application was closed meanwhile, and nothing was sent; send again to have it connect again")
+            doing = self.loop.create_task(self._publish(publications))
+            try:
+                self.loop.run_until_complete(doing)
+            except BaseException:
+                if not doing.done():
+                    doing.cancel()
+                    self.outlet.cut()  # what was interrupted may have been reading
+                    self.loop.run_until_complete(asyncio.wait([doing]))
+                raise
 
     async def _publish(self, publications: Sequence[Publication]) -> None:
         if self.loop.time() - self._said > _SILENT:
@@ -62,8 +66,12 @@ class _Own:
             self._said = self.loop.time()
 
     def close(self) -> None:
-        """Say nothing more."""
-        self._ended()
+        """Say nothing more, when what is being said now is answered."""
+        if self.process != os.getpid():  # nobody here will ever release the lock that another thread of the parent held
+            self._ended()
+            return
+        with self._using:
+            self._ended()
 
 
 def _end(process: int, loop: asyncio.AbstractEventLoop, outlet: Outlet) -> None:
@@ -102,13 +110,17 @@ class RabbitPublisher:
 
     def takes(self, publications: Sequence[Publication]) -> bool:
         """Tell whether this thread can publish these now."""
-        for p in publications:
-            if is_kept(p) or not (self._taken.get((p.exchange, p.routing_key)) or self._look(p.exchange, p.routing_key)):
-                return False
-        return self._is_declared() and not _is_in_a_loop()
+        if not self._is_declared():
+            self._taken = {}  # what is declared now may take more
+            return False
+        if _is_in_a_loop():
+            return False
+        return not any(is_kept(p) or not self._is_taken(p.exchange, p.routing_key) for p in publications)
 
-    def _look(self, exchange: str, routing_key: str) -> bool:
+    def _is_taken(self, exchange: str, routing_key: str) -> bool:
         """Tell whether one of our own queues takes it."""
+        if (known := self._taken.get((exchange, routing_key))) is not None:
+            return known
         topology = self._topology()
         bindings = {queue.name: [(b.exchange, b.key) for b in queue.bindings] for queue in topology.queues}
         try:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import uuid4
 
 from msgspec.structs import astuple, replace
@@ -15,108 +14,26 @@ from msgspec.structs import astuple, replace
 from noria.brokers.contract import Delivery, Depth
 from noria.brokers.rabbitmq import archive
 from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.consuming import RabbitConsumer, Ways, is_kept, marks_in
+from noria.brokers.rabbitmq.consuming import RabbitConsumer, Ways
 from noria.brokers.rabbitmq.control import Control, Held, Part, Question
 from noria.brokers.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
+from noria.brokers.rabbitmq.endings import is_kept, marks_in
 from noria.brokers.rabbitmq.hazards import hazards
-from noria.brokers.rabbitmq.lanes import QUORUM, lane_of, lanes_of
+from noria.brokers.rabbitmq.kept import Kept
+from noria.brokers.rabbitmq.lane import Said
+from noria.brokers.rabbitmq.lanes import lanes_of
 from noria.brokers.rabbitmq.link import Link
-from noria.brokers.rabbitmq.outlet import Outgoing, Outlet, outgoing
-from noria.brokers.rabbitmq.properties import COPIES, TICKET, properties_of
+from noria.brokers.rabbitmq.outlet import Outlet, outgoing, raise_if_refused
+from noria.brokers.rabbitmq.properties import refuse_unsayable
+from noria.brokers.rabbitmq.relay import Relay
 from noria.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
-from noria.messages.envelope import Envelope, Publication, Receipt
+from noria.messages.envelope import Publication, Receipt
 from noria.messages.finding import Finding
-from noria.messages.outbox import Counts, Outbox, Ticket
-from noria.messages.topology import Topology
+from noria.messages.outbox import Counts
+from noria.messages.topology import Queue, Topology
 
-log = logging.getLogger("noria.rabbitmq")
-
-_NOTHING: Final = b""
-_LOOKING: Final = 0.5  # seconds
+_LOOKS, _LOOKS_AT_MANY = 20, 4
 _SETTLING: Final = 2.0  # seconds: killed within one (3.10.8) after it made a quorum queue, RabbitMQ has it, but never finds its log
-_LOOK: Final = 1.0  # seconds at most between two looks at what is due
-_PRUNE: Final = 60.0
-_AGAIN_AT_MOST: Final = 10_000  # tickets that could not be sent
-_AGAIN_AFTER: Final = 0.2
-_TRIES: Final = 20
-_BIND: Final = 3.0  # seconds between two looks at exchanges that others may delete and make again: our bindings go with them
-_CONFIRMED: Final = 0.5  # seconds for which confirmed tickets are collected
-
-
-class Kept(Outbox, Protocol):
-    """What the broker needs of the store beside it."""
-
-    async def declare(self, topology: Topology) -> bool:
-        """See `Broker.declare`; tells whether anything was new."""
-        ...
-
-    async def lanes(self, queue: str, *, fresh: bool = False) -> int:
-        """Give the lanes of a declared queue, or raise `NotFound`; `fresh` looks at what others declared meanwhile."""
-        ...
-
-    async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> Sequence[str]:
-        """Give the queues that take this routing key, or raise `Unroutable`."""
-        ...
-
-    async def blame(self, marks: Sequence[int]) -> None:
-        """Count a death for each of these marks."""
-        ...
-
-    async def promote(self) -> tuple[list[Ticket], float | None]:
-        """Make ready what is due; give its tickets, and in how many seconds the next is due."""
-        ...
-
-    async def unsent(self) -> list[Ticket]:
-        """Give tickets that were not seen confirmed for a while."""
-        ...
-
-    async def prune(self) -> None:
-        """Delete a bounded part of what was kept long enough."""
-        ...
-
-    async def confirm(self, sendings: Sequence[tuple[int, int]]) -> None:
-        """Hear that RabbitMQ has these tickets, each by its number and which sending it was."""
-        ...
-
-    async def counts(self, queues: Sequence[str]) -> Mapping[str, Counts]:
-        """Count the copies of queues. Raises `NotFound`."""
-        ...
-
-    async def purge(self, queue: str) -> int:
-        """Delete copies that are ready or delayed, and say how many."""
-        ...
-
-    async def reticket(self, queue: str) -> None:
-        """Have all that is ready given tickets again."""
-        ...
-
-    async def remove(self, queue: str) -> None:
-        """Forget an empty queue."""
-        ...
-
-    async def peek(self, queue: str, state: str, limit: int) -> list[tuple[int, int, Envelope]]:
-        """Show copies of a queue in a state, each with its place, attempts and envelope."""
-        ...
-
-    async def session(self) -> int:
-        """Give the number of this session."""
-        ...
-
-    async def consumers(self) -> Sequence[int]:
-        """Give the sessions that live and consume."""
-        ...
-
-    async def consume(self) -> None:
-        """Note that this session consumes."""
-        ...
-
-    async def queues(self) -> Sequence[str]:
-        """Give the queues that were declared."""
-        ...
-
-    async def hazards(self) -> list[Finding]:
-        """See `Broker.hazards`."""
-        ...
 
 
 class RabbitBroker:
@@ -132,13 +49,11 @@ class RabbitBroker:
         self._outlet = Outlet(self.address, name=f"noria {role} publishes", deadline=deadline)
         self._control = Control(lambda: self._open("asks"), self._answer)
         self._consumers: set[RabbitConsumer] = set()
-        self._confirmed: set[tuple[int, int]] = set()
-        self._relaying: asyncio.Task[None] | None = None
-        self._due = asyncio.Event()
-        self._lanes_declared: set[str] = set()
         self._declared = Declared()
-        self._again: dict[tuple[int, int, str, str], Ticket] = {}
-        self._tries: dict[tuple[int, int, str, str], int] = {}
+        self._relay = Relay(
+            kept, self._outlet, self._control, self._consumers, declare_fragile=lambda: self._declare_again(only_fragile=True)
+        )
+        self.send = self._relay.send
 
     async def _open(self, what: str) -> Link:
         return await Link.open(self.address, name=f"noria {self._role} {what}", deadline=self._deadline, confirms=False)
@@ -147,14 +62,7 @@ class RabbitBroker:
         """Close the connections; what consumers held is ready again."""
         for consumer in list(self._consumers):
             await consumer.close()
-        relaying, self._relaying = self._relaying, None
-        if relaying is not None:
-            relaying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await relaying
-        if self._confirmed:
-            with contextlib.suppress(BrokerError):
-                await self._tell_confirmed()
+        await self._relay.close()
         await self._outlet.close()
         await self._control.close()
 
@@ -187,6 +95,9 @@ class RabbitBroker:
             with contextlib.suppress(NotFound):  # it was deleted, by somebody who does not need it any more
                 lanes[queue.name] = await self._kept.lanes(queue.name)
         await declare_again(await self._control.link(), topology, lanes)
+        if only_fragile:
+            for consumer in list(self._consumers):
+                await consumer.bind_again()
 
     # --- publishing
 
@@ -194,19 +105,28 @@ class RabbitBroker:
         if not publications:
             return []
         if any(is_kept(p) for p in publications):
+            refuse_unsayable(publications)
             receipts, tickets = await self._kept.publish(publications)
-            await self.send(tickets)
+            await self._relay.send(tickets)
             if any(p.delay > 0 for p in publications):
-                self._look()
+                self._relay.look()
             return receipts
-        ways = dict.fromkeys((p.exchange, p.routing_key) for p in publications)
-        alone = {way for way in ways if not await self._is_taken(*way)}
-        for publication in publications:  # those go to queues of somebody else, if at all: RabbitMQ knows
-            if (publication.exchange, publication.routing_key) in alone:
-                await self._outlet.publish([outgoing(publication)], known=False)
-        if rest := [outgoing(p) for p in publications if (p.exchange, p.routing_key) not in alone]:
-            await self._outlet.publish(rest, known=True)
+        await self._publish_rest(publications, set())
         return [Receipt(p.envelope.id) for p in publications]
+
+    async def _publish_rest(self, publications: Sequence[Publication], said: set[Said]) -> None:
+        """Publish what is not said yet, and note what is then."""
+        rest = [p for p in publications if _said(p) not in said] if said else publications
+        ways = dict.fromkeys((p.exchange, p.routing_key) for p in rest)
+        alone = {way for way in ways if not await self._is_taken(*way)}
+        for p in rest:  # those go to queues of somebody else, if at all: RabbitMQ knows
+            if (p.exchange, p.routing_key) in alone:
+                await self._outlet.publish([outgoing(p)], known=False)
+                said.add(_said(p))
+        if rest := [p for p in rest if (p.exchange, p.routing_key) not in alone]:
+            outcomes = await self._outlet.publish_each([outgoing(p) for p in rest], known=True)
+            said.update(_said(p) for p, outcome in zip(rest, outcomes, strict=True) if outcome is None)
+            raise_if_refused(outcomes)
 
     async def _is_taken(self, exchange: str, routing_key: str) -> bool:
         """Tell whether somebody whom we know takes it. Raises `Unroutable` if nobody can."""
@@ -232,121 +152,10 @@ class RabbitBroker:
             raise
         return True
 
-    async def send(self, tickets: Sequence[Ticket]) -> None:
-        """Send tickets; those that cannot be sent now are sent later, by whoever looks for them."""
-        if not tickets:
-            return
-        try:
-            await self._open_lanes(tickets)
-            outcomes: list[Exception | None] = []
-            # One whose exchange is gone ends the connection, and with it what others wait for: those go last.
-            tickets = sorted(tickets, key=lambda ticket: bool(ticket.exchange))
-            straight = [ticket for ticket in tickets if not ticket.exchange]
-            for some in (straight, tickets[len(straight) :]):
-                outcomes += await self._outlet.publish_each([_ticket(ticket) for ticket in some], known=True) if some else []
-        except BrokerError as error:
-            log.warning("%d tickets of messages that are stored cannot be sent now (%s); they follow", len(tickets), error)
-            self._send_again(tickets)
-            return
-        failed: set[tuple[int, int]] = set()
-        for ticket, outcome in zip(tickets, outcomes, strict=True):
-            if outcome is not None:
-                failed.add((ticket.number, ticket.sending))
-                self._send_again((ticket,))
-                self._lanes_declared.discard(lane_of(ticket.routing_key, ticket.priority))
-                log.warning("the ticket of a message that is stored cannot be sent now (%s); it follows", outcome)
-        self._confirmed |= {(ticket.number, ticket.sending) for ticket in tickets} - failed
-        if any(ticket.priority for ticket in tickets):  # of a priority only what is known to be there is chosen from
-            with contextlib.suppress(BrokerError):
-                await self._tell_confirmed()
-        self._begin_to_relay()
-
-    def _send_again(self, tickets: Sequence[Ticket]) -> None:
-        """Send tickets with the next looks; those that fail often are left to whoever looks for what was not confirmed."""
-        for ticket in tickets:
-            which = (ticket.number, ticket.sending, ticket.exchange, ticket.routing_key)
-            tries = self._tries.get(which, 0) + 1
-            if tries <= _TRIES and len(self._again) < _AGAIN_AT_MOST:
-                self._tries[which], self._again[which] = tries, ticket
-        self._begin_to_relay()
-
-    async def _open_lanes(self, tickets: Sequence[Ticket]) -> None:
-        """Make the lanes of larger and smaller priorities exist, and tell those who consume their queues."""
-        for ticket in tickets:
-            name = lane_of(ticket.routing_key, ticket.priority)
-            if ticket.exchange or not ticket.priority or name in self._lanes_declared:
-                continue
-            link = await self._control.link()
-            await link.queue(name, arguments=QUORUM)
-            lanes = await self._kept.lanes(ticket.routing_key, fresh=True)
-            for consumer in self._consumers:
-                consumer.open_lane(ticket.routing_key, lanes)
-            await self._control.tell(Question("", (ticket.routing_key,), lanes))
-            self._lanes_declared.add(name)
-
-    # --- the relay
-
-    def _look(self) -> None:
-        """Look at what is due, soon and from now on."""
-        self._due.set()
-        self._begin_to_relay()
-
-    def _begin_to_relay(self) -> None:
-        """Look at what is due from now on."""
-        if self._relaying is None:
-            self._relaying = asyncio.get_running_loop().create_task(self._relay())
-
-    async def _relay(self) -> None:
-        """Send the tickets of what became due, and those that somebody could not send."""
-        loop = asyncio.get_running_loop()
-        swept = confirmed = pruned = bound = loop.time()
-        while True:
-            self._due.clear()
-            wait = _LOOK
-            try:
-                tickets, due = await self._kept.promote()
-                again, self._again = self._again, {}
-                await self.send([*again.values(), *tickets])
-                if not self._again:
-                    self._tries.clear()
-                for consumer in list(self._consumers):
-                    for queue in consumer.queues:
-                        consumer.open_lane(queue, await self._kept.lanes(queue))
-                wait = _LOOK if due is None else max(0.0, min(_LOOK, due))
-                if loop.time() - confirmed >= _CONFIRMED and self._confirmed:
-                    confirmed = loop.time()
-                    await self._tell_confirmed()
-                if loop.time() - swept >= _LOOK:
-                    swept = loop.time()
-                    await self.send(await self._kept.unsent())
-                if loop.time() - bound >= _BIND:
-                    bound = loop.time()
-                    await self._declare_again(only_fragile=True)
-                if loop.time() - pruned >= _PRUNE:
-                    pruned = loop.time()
-                    await self._kept.prune()
-            except BrokerError as error:
-                log.warning("cannot look at what is due (%s); trying again", error)
-            except Exception:  # whatever it is, what is due must be looked at again
-                log.exception("looking at what is due failed; trying again")
-            if self._again:
-                wait = min(wait, _AGAIN_AFTER)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._due.wait()
-
-    async def _tell_confirmed(self) -> None:
-        confirmed, self._confirmed = self._confirmed, set()
-        try:
-            await self._kept.confirm(sorted(confirmed))
-        except BrokerError:
-            self._confirmed |= confirmed
-            raise
-
     # --- consuming
 
     @asynccontextmanager
-    async def consume(self, queues: Sequence[str], *, prefetch: int) -> AsyncGenerator[RabbitConsumer]:
+    async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[RabbitConsumer]:
         known = {queue: await self._kept.lanes(queue, fresh=True) for queue in queues}
         self._control.keep()
         await self._control.link()
@@ -354,13 +163,19 @@ class RabbitBroker:
         consumer = RabbitConsumer(
             known,
             prefetch,
+            temporary=temporary,
             outbox=self._kept,
-            ways=Ways(lambda: self._open("receives"), self.publish, self.send, self._look, self._declare_again, self._declared.type_of),
+            ways=Ways(
+                lambda: self._open("receives"), self._publish_rest, self.send, self._relay.look, self._declare_again, self._declared.type_of
+            ),
             patience=self._deadline,
         )
+        self._declared.lend(temporary)
         self._consumers.add(consumer)
-        self._look()
+        self._relay.look()
         try:
+            if temporary:
+                await consumer.open()
             yield consumer
         finally:
             await consumer.close()
@@ -416,10 +231,10 @@ class RabbitBroker:
 
     async def depths(self, queues: Sequence[str]) -> Mapping[str, Depth]:
         """Count the messages of queues; what moves all the time may be counted twice or not."""
-        link, loop = await self._control.link(), asyncio.get_running_loop()
-        until = loop.time() + _LOOKING
+        link = await self._control.link()
         seen = await self._looked_at(link, queues)
-        while loop.time() < until:  # three places are looked at one after the other: until nothing has moved meanwhile
+        looks = _LOOKS if len(queues) == 1 else _LOOKS_AT_MANY
+        for _ in range(looks):  # three places are looked at one after the other: until nothing has moved meanwhile
             before, seen = seen, await self._looked_at(link, queues)
             if before == seen:
                 break
@@ -451,13 +266,13 @@ class RabbitBroker:
             with contextlib.suppress(NotFound):  # a lane is made with its first ticket
                 purged += await link.purge(name)
         await self._kept.reticket(queue)  # of what was published meanwhile
-        self._look()
+        self._relay.look()
         if delete:
             await self._kept.remove(queue)
             self._declared.forget(queue)
             for name in lanes_of(queue, lanes):
                 await link.delete(name)
-                self._lanes_declared.discard(name)
+                self._relay.forget(name)
         return gone + max(0, purged - counts.tickets - counts.lost)
 
     async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
@@ -517,11 +332,5 @@ async def _ready(link: Link, name: str) -> int:
         return 0  # a lane is made with its first ticket
 
 
-def _ticket(ticket: Ticket) -> Outgoing:
-    """Give the message that stands for a copy; through an exchange it is the message itself, for other programs."""
-    if ticket.exchange:
-        marks: Mapping[str, str] = {COPIES: "1"} if ticket.only_copies else {TICKET: f"{ticket.number}:{uuid4().hex}"}
-        return Outgoing(ticket.exchange, ticket.routing_key, ticket.envelope.body, properties_of(ticket.envelope, marks))
-    short = Envelope(ticket.envelope.id, ticket.envelope.type, _NOTHING, ticket.envelope.timestamp)
-    name = lane_of(ticket.routing_key, ticket.priority)
-    return Outgoing("", name, _NOTHING, properties_of(short, {TICKET: f"{ticket.number}:{uuid4().hex}"}))
+def _said(publication: Publication) -> Said:
+    return publication.exchange, publication.routing_key, publication.envelope.id

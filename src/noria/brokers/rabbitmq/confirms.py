@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from noria.errors import BrokerError, Unconfirmed, Unroutable
@@ -19,42 +19,64 @@ class Properties(Protocol):
         ...
 
 
-class _Publication(NamedTuple):
-    """What is needed to recognise a message that comes back, and until when its publisher waits."""
+class Outgoing(NamedTuple):
+    """One message for RabbitMQ."""
 
-    future: asyncio.Future[None]
     exchange: str
     routing_key: str
     body: bytes
     properties: Properties
-    expires: float
+
+
+class Batch:
+    """Messages that were published together, and what became of each: stored (`None`) or an error; `answered` ends with the last.
+
+    What is not confirmed `within` so many seconds is failed.
+    """
+
+    def __init__(self, messages: Sequence[Outgoing], within: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.messages = messages
+        self.within = within
+        self.expires = loop.time() + within
+        self.answered: asyncio.Future[list[Exception | None]] = loop.create_future()
+        self._outcomes: list[Exception | None] = [None] * len(messages)
+        self._open = bytearray(b"\1") * len(messages)
+        self._left = len(messages)
+
+    def is_open(self, number: int) -> bool:
+        """Tell whether nothing is known of a message yet, and somebody waits for it."""
+        return bool(self._open[number]) and not self.answered.done()
+
+    def tell(self, number: int, outcome: Exception | None) -> None:
+        """Hear what became of a message; what is heard first holds."""
+        if self._open[number]:
+            self._open[number] = 0
+            self._outcomes[number] = outcome
+            self._left -= 1
+            if not self._left and not self.answered.done():
+                self.answered.set_result(self._outcomes)
 
 
 class Confirms:
     """The publications of one channel in confirm mode, numbered as RabbitMQ numbers them."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._deadline = deadline
-        self._open: dict[int, _Publication] = {}
+        self._open: dict[int, tuple[Batch, int]] = {}
         self._next = 1
         self._lowest = 1  # no publication below it is open
         self._returned = 0  # the latest that came back
-        self._expired = 0  # all up to it were failed, as far as they were open
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> asyncio.Future[None]:
-        """Give the future of what was published last."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        expires = self._loop.time() + self._deadline
-        self._open[self._next] = _Publication(future, exchange, routing_key, body, properties, expires)
+    def add(self, batch: Batch, number: int) -> None:
+        """Hear that this one of a batch was published last."""
+        self._open[self._next] = batch, number
         self._next += 1
-        if self._timer is None:
-            self._timer = self._loop.call_at(expires, self._expire)
-        return future
+        self._expire_at(batch.expires)
 
     def settle(self, tag: int, *, multiple: bool, stored: bool) -> None:
         """End one publication, or all up to it."""
@@ -69,15 +91,16 @@ class Confirms:
                 self._lowest += 1
 
     def _end(self, tag: int, *, stored: bool) -> None:
-        publication = self._open.pop(tag, None)
-        if publication is None or publication.future.done():
+        found = self._open.pop(tag, None)
+        if found is None:
             return
+        batch, number = found
         if stored:
-            publication.future.set_result(None)
+            batch.tell(number, None)
         else:
             # RabbitMQ says so of a queue that is full, and of one whose leader was lost with the message or without.
             why = "its queue is full, or has no leader now, and the message may be stored or not"
-            publication.future.set_exception(Unconfirmed(f"the broker refused the message for {_where(publication)}: {why}"))
+            batch.tell(number, Unconfirmed(f"the broker refused the message for {_where(batch.messages[number])}: {why}"))
 
     def give_back(self, text: str, exchange: str, routing_key: str, body: bytes, properties: Properties) -> bool:
         """Fail the publication that came back, and tell whether it was found.
@@ -88,10 +111,12 @@ class Confirms:
         near: int | None = None
         said = b"".join(properties.encode())
         for tag in range(max(self._returned + 1, self._lowest), self._next):
-            sent = self._open.get(tag)
+            found = self._open.get(tag)
+            if found is None:
+                continue
+            sent = found[0].messages[found[1]]
             if (
-                sent is None
-                or sent.routing_key != routing_key
+                sent.routing_key != routing_key
                 or sent.exchange != exchange
                 or sent.properties.message_id != properties.message_id
                 or sent.body != body
@@ -104,37 +129,39 @@ class Confirms:
         if near is None:
             return False
         self._returned = near
-        found = self._open[near]
-        if not found.future.done():
-            found.future.set_exception(Unroutable(f"no queue takes a message for {_where(found)}: {text}"))
+        batch, number = self._open[near]
+        batch.tell(number, Unroutable(f"no queue takes a message for {_where(batch.messages[number])}: {text}"))
         return True
+
+    def _expire_at(self, when: float) -> None:
+        """Look at what waits no later than at this time of the loop."""
+        if self._timer is None or when < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(when, self._expire)
 
     def _expire(self) -> None:
         """Fail what waits too long. It stays open: its confirmation can still come, and keeps the order."""
         now = self._loop.time()
         self._timer = None
-        for tag in range(max(self._expired + 1, self._lowest), self._next):
-            publication = self._open.get(tag)
-            if publication is None or publication.future.done():
+        for batch, number in self._open.values():
+            if not batch.is_open(number):
                 continue
-            if publication.expires > now:
-                self._timer = self._loop.call_at(publication.expires, self._expire)
-                return
-            self._expired = tag
-            why = f"the broker did not confirm the message for {_where(publication)} within {self._deadline:g} s"
-            publication.future.set_exception(Unconfirmed(f"{why}; it may be stored or not"))
+            if batch.expires > now:
+                self._expire_at(batch.expires)
+                continue
+            why = f"the broker did not confirm the message for {_where(batch.messages[number])} within {batch.within:.3g} s"
+            batch.tell(number, Unconfirmed(f"{why}; it may be stored or not"))
 
     def fail(self, error_of: Callable[[str], BrokerError]) -> None:
         """Fail all that are open with the error for their exchange; nothing more is heard of them."""
         if self._timer is not None:
             self._timer.cancel()
-        for publication in self._open.values():
-            if not publication.future.done():
-                publication.future.set_exception(error_of(publication.exchange))
-                publication.future.exception()  # who gave up waiting has no use for it
+        for batch, number in self._open.values():
+            batch.tell(number, error_of(batch.messages[number].exchange))
         self._open.clear()
         self._lowest = self._next
 
 
-def _where(publication: _Publication) -> str:
-    return f'exchange "{publication.exchange}", routing key "{publication.routing_key}"'
+def _where(message: Outgoing) -> str:
+    return f'exchange "{message.exchange}", routing key "{message.routing_key}"'

@@ -10,44 +10,43 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from noria.bounds import DEATHS_ALLOWED
 from noria.brokers.contract import Ack, Dead, Delivery, Refusal, Retry, Settlement
+from noria.brokers.rabbitmq.admission import Admission, SendTickets
 from noria.brokers.rabbitmq.control import Part
-from noria.brokers.rabbitmq.lane import Item, Lane, credit_for
-from noria.brokers.rabbitmq.lanes import QUORUM, lanes_of
+from noria.brokers.rabbitmq.endings import delays, ending_of, is_simple, is_untouched, unsayable
+from noria.brokers.rabbitmq.lane import Item, Lane, Said, admitted
 from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.properties import COPIES, envelope_of, ticket_in
 from noria.brokers.rabbitmq.reading import Message
-from noria.errors import BrokerError, BrokerUnavailable, NotFound, Rejected
-from noria.messages.envelope import Publication, Receipt
-from noria.messages.outbox import Ending, Lent, Outbox, Presented, Ticket, mark_of
+from noria.brokers.rabbitmq.subscribing import Hears, Subscriptions
+from noria.errors import BrokerError, BrokerUnavailable, Rejected
+from noria.messages.envelope import Publication
+from noria.messages.outbox import Lent, Outbox, mark_of
+from noria.messages.topology import Queue
 
 log = logging.getLogger("noria.rabbitmq")
 
 _IDLE: Final = 0.03  # seconds without anybody who waits, after which what was pushed in vain goes back to others
 _AGAIN: Final = 0.1  # seconds between two tries to connect; RabbitMQ refuses queues that it has not found again since its start
 _STORE_PAUSE: Final = 0.5
-_SOONEST, _LATEST = 0.1, 3.0  # seconds between two looks for a queue that is gone, while the others are served
-_ADMITTED: Final = 1.0  # seconds at most that others wait for the store
-_FEW: Final = 4
+_LATER_AT_MOST: Final = 10_000
 _COUNTER: Final = (1 << 28) - 1
 _numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
 
 Open = Callable[[], Awaitable[Link]]
-PublishAll = Callable[[Sequence[Publication]], Awaitable[list[Receipt]]]
-SendTickets = Callable[[Sequence[Ticket]], Awaitable[None]]
+PublishRest = Callable[[Sequence[Publication], set[Said]], Awaitable[None]]
 
 
 class Ways(NamedTuple):
     """What a consumer needs of its broker.
 
-    `look` has what is due looked at anew.
+    `publish` publishes what is not said yet, and notes what it says; `look` has what is due looked at anew.
     `declare` makes exist again what may have gone with a connection; `type_of` names what came without a type, by its queue,
     exchange and routing key.
     """
 
     open_link: Open
-    publish: PublishAll
+    publish: PublishRest
     send: SendTickets
     look: Callable[[], None]
     declare: Callable[[], Awaitable[None]]
@@ -57,23 +56,27 @@ class Ways(NamedTuple):
 class RabbitConsumer:
     """Receives from RabbitMQ over a connection of its own, and opens another when that is lost."""
 
-    def __init__(self, queues: dict[str, int], prefetch: int, *, outbox: Outbox, ways: Ways, patience: float) -> None:
-        """Prepare a consumer of these queues, each with its lanes; it connects with its first `receive`."""
+    def __init__(
+        self, queues: Mapping[str, int], prefetch: int, *, temporary: Sequence[Queue], outbox: Outbox, ways: Ways, patience: float
+    ) -> None:
+        """Prepare a consumer of these queues, each with its lanes, and of temporary ones; it connects with its first `receive`."""
         self._outbox = outbox
-        self._open_link, self._publish, self._send, self._look, self._declare, self._type_of = ways
+        self._admission = Admission(outbox, ways.send)
+        self._arrived = asyncio.Event()
+        open_link, self._publish, self._send, self._look, declare, self._type_of = ways
+        self._subscriptions = Subscriptions(
+            queues, temporary, open_link=open_link, declare=declare, hears=Hears(self._came, self._lost, self._arrived.set)
+        )
         self._patience = patience
         self._prefetch = prefetch
-        self._lanes: dict[str, list[Lane]] = {q: [Lane(q, *lane) for lane in lanes_of(q, lanes).items()] for q, lanes in queues.items()}
         self.queues = list(queues)
-        self._turn = 0
-        self._link: Link | None = None
-        self._changing = asyncio.Lock()
+        self._turns = list(self._subscriptions.lanes)
         self._out: dict[int, Item] = {}
+        self._later: dict[Item, asyncio.TimerHandle] = {}  # what of temporary queues waits for its next attempt
         self._unsettled: dict[int, Item] = {}  # by RabbitMQ's tag, in the order in which it came
         self._asked = 0
         self._waiting = 0
         self._stops = 0
-        self._arrived = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -86,11 +89,11 @@ class RabbitConsumer:
 
     def open_lane(self, queue: str, lanes: int) -> None:
         """Hear that a queue has more lanes than when this consumer began."""
-        known = self._lanes.get(queue)
-        if known is not None and len(known) < len(names := lanes_of(queue, lanes)):
-            by_name = {lane.name: lane for lane in known}
-            self._lanes[queue] = [by_name.get(name) or Lane(queue, name, sign) for name, sign in names.items()]
-            self._arrived.set()
+        self._subscriptions.open_lane(queue, lanes)
+
+    async def open(self) -> None:
+        """Connect, and make the temporary queues, so that what is published from now on comes."""
+        await self._subscriptions.open()
 
     def stop(self) -> None:
         """Have a waiting `receive` answer at once."""
@@ -101,7 +104,7 @@ class RabbitConsumer:
 
     def held(self, queue: str) -> Part:
         """Tell what is here of a queue."""
-        lanes = self._lanes.get(queue, ())
+        lanes = self._subscriptions.lanes.get(queue, ())
         out = sum(1 for item in self._out.values() if item.lane.queue == queue and item.lent is None)
         waiting = [item for lane in lanes for item in lane.ready]
         tickets = sum(1 for lane in lanes for item in lane.incoming if item.ticket is not None)
@@ -111,8 +114,8 @@ class RabbitConsumer:
     async def admitted(self) -> None:
         """Return when nothing is on its way between RabbitMQ, the store and here, or after a while."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STORE_PAUSE), self._changing:
-                admissions = [lane.admission for lane in self._all() if lane.admission is not None]
+            async with asyncio.timeout(_STORE_PAUSE), self._subscriptions.changing:
+                admissions = [lane.admission for lane in self._subscriptions.all() if lane.admission is not None]
                 if admissions:
                     await asyncio.wait(admissions)
 
@@ -149,7 +152,11 @@ class RabbitConsumer:
             self._idle.cancel()
             self._idle = None
         if not self._waiting and not self._closed:
-            self._idle = asyncio.get_running_loop().call_later(_IDLE, lambda: self._begin(self._release()))
+            self._idle = asyncio.get_running_loop().call_later(_IDLE, self._rested)
+
+    def _rested(self) -> None:
+        self._idle = None
+        self._begin(self._release())
 
     async def _receive(self, limit: int, deadline: float) -> list[Delivery]:
         loop, stops = asyncio.get_running_loop(), self._stops
@@ -157,7 +164,7 @@ class RabbitConsumer:
         while not self._closed and stops == self._stops:
             self._arrived.clear()
             try:
-                await self._subscribe()
+                await self._subscriptions.ask(lambda: self._asked)
             except BrokerUnavailable:
                 if loop.time() >= patience:
                     raise
@@ -170,7 +177,7 @@ class RabbitConsumer:
             if left <= 0:
                 break
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min([left, *(lane.absent_for for lane in self._all() if lane.absent_for)])):
+                async with asyncio.timeout(min([left, *(lane.absent_for for lane in self._subscriptions.all() if lane.absent_for)])):
                     await self._arrived.wait()
         return []
 
@@ -179,8 +186,8 @@ class RabbitConsumer:
         taken: list[Delivery] = []
         if self._closed:
             return taken
-        for queue in (*self.queues[self._turn :], *self.queues[: self._turn]):
-            for lane in self._lanes[queue]:
+        for queue in self._turns:
+            for lane in self._subscriptions.lanes[queue]:
                 while lane.ready and len(taken) < limit:
                     item = lane.ready.popleft()
                     tag = mark_of(queue, item.envelope.id) << 28 | next(_numbers) & _COUNTER
@@ -189,95 +196,22 @@ class RabbitConsumer:
                 if lane.incoming:
                     break  # what comes before the others is being looked at
         if taken:
-            self._turn = (self._turn + 1) % len(self.queues)
+            self._turns.append(self._turns.pop(0))
         return taken
 
-    async def _subscribe(self) -> None:
-        """Have RabbitMQ push what is asked for. Raises `BrokerUnavailable`, or `NotFound` for a queue that is gone."""
-        link = self._link
-        if link is not None and not link.ended.done() and not self._short():
-            return
-        async with self._changing:
-            link = await self._linked()
-            short = self._short()
-            missing: NotFound | None = None
-            for lane in short:
-                try:
-                    await self._resubscribe(link, lane)
-                except NotFound as error:
-                    missing = error
-                    self._miss(lane, error)
-                else:
-                    lane.absent_for = 0.0
-            lanes = [lane for lane in self._all() if lane.subscription is not None]
-            if not lanes and missing is not None:
-                raise missing
-            if short and len(lanes) > 1:  # what is there must have come before anything is chosen
-                for lane in lanes:
-                    await link.queue(lane.name, passive=True)
-                await link.sync()
-                await _admitted(lanes)
-
-    def _short(self) -> list[Lane]:
-        now, share = asyncio.get_running_loop().time(), self._share()
-        return [lane for lane in self._all() if lane.is_short(share) and not lane.is_away(now)]
-
-    def _miss(self, lane: Lane, error: NotFound) -> None:
-        """Look for a queue later, and say so if it takes long: after its start RabbitMQ needs a moment to find its queues."""
-        lane.looked_at = asyncio.get_running_loop().time()
-        if lane.absent_for < 1.0 <= 2 * lane.absent_for:
-            log.error('there is no queue "%s" (%s): it is looked for again, and the others are served', lane.name, error)
-        lane.absent_for = min(_LATEST, max(_SOONEST, 2 * lane.absent_for))
-
-    def _all(self) -> list[Lane]:
-        return [lane for lanes in self._lanes.values() for lane in lanes]
-
-    def _share(self) -> int:
-        """Give how much of what is asked for each queue should have on its way: with many queues, each has a part of it."""
-        return self._asked if len(self.queues) <= _FEW else max(1, _FEW * self._asked // len(self.queues))
-
-    async def _resubscribe(self, link: Link, lane: Lane) -> None:
-        if lane.subscription is not None:
-            tag, lane.subscription = lane.subscription, None
-            await link.cancel(tag)
-        credit = credit_for(self._share())
-        generation = lane.begin(credit)
-        if lane.sign:
-            await link.queue(lane.name, arguments=QUORUM)
-        lane.subscription = await link.consume(
-            lane.name,
-            lambda message: self._came(link, lane, generation, message),
-            prefetch=credit,
-            on_cancelled=lambda: self._cancelled(lane, generation),
-        )
-
-    async def _linked(self) -> Link:
-        if self._link is None or self._link.ended.done():
-            if self._link is not None:
-                await self._declare()
-            link = await self._open_link()
-            self._link = link
-            link.ended.add_done_callback(lambda _: self._lost(link))
-        return self._link
-
-    def _cancelled(self, lane: Lane, generation: int) -> None:
-        if lane.generation == generation:
-            log.error('RabbitMQ ended the consumer of "%s": was the queue deleted?', lane.name)
-            lane.subscription = None
-            self._arrived.set()
-
     def _came(self, link: Link, lane: Lane, generation: int, message: Message) -> None:
-        if link is not self._link:
+        if link is not self._subscriptions.link:
             return
         headers: Mapping[str, Any] = message.properties.headers or {}
         properties = message.properties
         fallback = "" if properties.type else self._type_of(lane.queue, message.exchange, message.routing_key)
         envelope = envelope_of(properties, message.body, fallback=fallback)
-        item = Item(message.tag, lane, generation, envelope, ticket_in(headers), message.redelivered)
+        is_ours = lane.temporary is None  # to the store a temporary queue is another program's
+        item = Item(message.tag, lane, generation, envelope, ticket_in(headers) if is_ours else None, message.redelivered and is_ours)
         self._unsettled[message.tag] = item
         if generation == lane.generation:
             lane.used += 1
-        if COPIES in headers:
+        if COPIES in headers and is_ours:
             self._end([item], [])
             return
         if lane.incoming or item.again or item.ticket is not None:
@@ -296,10 +230,10 @@ class RabbitConsumer:
     async def _admit(self, link: Link, lane: Lane) -> None:
         """Ask the store about what it knows more of: tickets, and what comes again."""
         try:
-            while lane.incoming and link is self._link and not link.ended.done() and not self._closed:
+            while lane.incoming and link is self._subscriptions.live and not self._closed:
                 batch = list(lane.incoming)
                 try:
-                    wanted = await self._known(lane, batch)
+                    wanted = await self._admission.admit(lane, batch)
                 except BrokerError as error:
                     log.warning("the store cannot be asked about what came (%s); trying again", error)
                     await asyncio.sleep(_STORE_PAUSE)
@@ -308,7 +242,7 @@ class RabbitConsumer:
                     log.exception("what came cannot be looked at; trying again")
                     await asyncio.sleep(_STORE_PAUSE)
                     continue
-                if link is not self._link or link.ended.done():
+                if link is not self._subscriptions.live:
                     await self._tell_lost([item.lent for item in batch if item.lent is not None])
                     return
                 for item in batch:
@@ -320,42 +254,8 @@ class RabbitConsumer:
                 self._arrived.set()
         finally:
             lane.admission = None
-            if self._link is not None and not self._link.ended.done():
-                self._admit_soon(self._link, lane)  # what came over another connection meanwhile
-
-    async def _known(self, lane: Lane, batch: Sequence[Item]) -> set[Item]:
-        """Complete what came by what the store knows of it, and give what is to be handled."""
-        presented = [Presented(int(item.ticket.partition(":")[0]), item.ticket) for item in batch if item.ticket is not None]
-        again = [item.envelope.id for item in batch if item.again]
-        marks = [mark_of(lane.queue, identity) for identity in again]
-        deaths: Mapping[int, int] = await self._outbox.deaths(marks) if again else {}
-        earlier: Mapping[str, tuple[int, str | None]] = await self._outbox.earlier(lane.queue, again) if again else {}
-        lent = iter(await self._outbox.present(lane.queue, lane.sign, presented) if presented else [])
-        wanted: set[Item] = set()
-        for item in batch:
-            if item.ticket is not None:
-                item.lent = next(lent)
-                if item.lent is None:
-                    continue
-                item.envelope, item.attempt, item.note = item.lent.envelope, item.lent.attempt, item.lent.note
-            elif item.envelope.id in earlier:
-                spent, item.note = earlier[item.envelope.id]
-                item.attempt, item.kept = spent + 1, True
-            if item.again:
-                item.deaths = deaths.get(mark_of(lane.queue, item.envelope.id), 0)
-                item.attempt += item.deaths
-            wanted.add(item)
-        return wanted - await self._bury_poison([item for item in wanted if item.deaths >= DEATHS_ALLOWED])
-
-    async def _bury_poison(self, poison: Sequence[Item]) -> set[Item]:
-        """Make dead letters of what killed too many workers."""
-        if poison:
-            buried = [Dead(0, "worker_lost", f"{item.deaths} workers died while they ran this message") for item in poison]
-            _, tickets = await self._outbox.settle([_ending(dead, item) for dead, item in zip(buried, poison, strict=True)])
-            for item in poison:
-                log.error("%s %s is a dead letter: %d workers died while they ran it", item.envelope.type, item.envelope.id, item.deaths)
-            await self._send(tickets)
-        return set(poison)
+            if (now := self._subscriptions.live) is not None:
+                self._admit_soon(now, lane)  # what came over another connection meanwhile
 
     # --- settling
 
@@ -365,7 +265,7 @@ class RabbitConsumer:
         stored: list[tuple[Settlement, Item]] = []
         back: list[Item] = []
         seen: set[int] = set()
-        link = self._link
+        link = self._subscriptions.link
         for settlement in settlements:
             tag = settlement.delivery
             item = self._out.get(tag) if tag not in seen else None
@@ -376,8 +276,11 @@ class RabbitConsumer:
             if isinstance(settlement, Ack) and item.lent is None and not item.kept and not settlement.marked and not settlement.then:
                 plain.append((tag, item))
                 del self._out[tag]
-            elif isinstance(settlement, Retry) and item.lent is None and _is_untouched(settlement):
+            elif isinstance(settlement, Retry) and item.lent is None and is_untouched(settlement) and self._is_unsettled(item):
                 back.append(item)
+                del self._out[tag]
+            elif item.lane.temporary is not None and not isinstance(settlement, Ack):
+                self._settle_here(settlement, item)
                 del self._out[tag]
             else:
                 stored.append((settlement, item))
@@ -388,18 +291,51 @@ class RabbitConsumer:
             refusals += await self._settle_stored(stored, ended)
         if ended:
             try:
-                if link is None or link is not self._link:
+                if link is None or link is not self._subscriptions.link:
                     raise BrokerUnavailable("the connection was lost meanwhile")
                 await link.sync()
             except BrokerUnavailable as error:
                 refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in ended]
         return refusals
 
+    def _is_unsettled(self, item: Item) -> bool:
+        """Tell whether RabbitMQ has lent it, and heard nothing of it yet."""
+        return self._unsettled.get(item.tag) is item
+
+    def _settle_here(self, settlement: Retry | Dead, item: Item) -> None:
+        """Keep what came through a temporary queue for its next attempt, or drop it: nothing of such a queue is kept elsewhere."""
+        self._end([item], [])
+        if isinstance(settlement, Dead):
+            log.error(
+                '%s %s is dropped (%s): a temporary queue like "%s" has no dead letters',
+                item.envelope.type, item.envelope.id, settlement.reason, item.lane.queue,
+            )  # fmt: skip
+            return
+        if not is_untouched(settlement):
+            item.attempt, item.note = item.attempt + settlement.counted, settlement.note
+        if settlement.after <= 0:
+            self._ready_again(item)
+        elif len(self._later) < _LATER_AT_MOST:
+            self._later[item] = asyncio.get_running_loop().call_later(settlement.after, self._ready_again, item)
+        else:
+            log.error(
+                "%s %s is dropped: %d others of temporary queues wait for their next attempt",
+                item.envelope.type,
+                item.envelope.id,
+                len(self._later),
+            )
+
+    def _ready_again(self, item: Item) -> None:
+        self._later.pop(item, None)
+        ready = item.lane.ready
+        ready.insert(next((place for place, other in enumerate(ready) if other.tag > item.tag), len(ready)), item)
+        self._arrived.set()
+
     async def _settle_stored(self, stored: Sequence[tuple[Settlement, Item]], acked: list[int]) -> list[Refusal]:
         """Settle what the store has a part in, or what publishes something; `acked` gets those that only RabbitMQ has to forget."""
         refusals: list[Refusal] = []
-        simple = [(settlement, item) for settlement, item in stored if isinstance(settlement, Ack) and _is_simple(settlement, item)]
-        outcomes = await asyncio.gather(*(self._publish(ack.then) for ack, _ in simple), return_exceptions=True)
+        simple = [(settlement, item) for settlement, item in stored if isinstance(settlement, Ack) and is_simple(settlement, item)]
+        outcomes = await asyncio.gather(*(self._publish(ack.then, item.noted()) for ack, item in simple), return_exceptions=True)
         unsure: list[BaseException] = []
         done: list[Item] = []
         for (ack, item), outcome in zip(simple, outcomes, strict=True):
@@ -413,7 +349,7 @@ class RabbitConsumer:
             else:
                 refusals.append(Refusal(ack.delivery, "stale", "the delivery was lost while its messages were published"))
         self._end(done, [])
-        others = [(settlement, item) for settlement, item in stored if not isinstance(settlement, Ack) or not _is_simple(settlement, item)]
+        others = [(settlement, item) for settlement, item in stored if not isinstance(settlement, Ack) or not is_simple(settlement, item)]
         if others:
             refusals += await self._settle_in_store(others)
         if unsure:
@@ -421,8 +357,12 @@ class RabbitConsumer:
         return refusals
 
     async def _settle_in_store(self, others: Sequence[tuple[Settlement, Item]]) -> list[Refusal]:
-        ended, tickets = await self._outbox.settle([_ending(settlement, item) for settlement, item in others])
-        refusals: list[Refusal] = []
+        refusals = [Refusal(settlement.delivery, "unroutable", why) for settlement, _ in others if (why := unsayable(settlement))]
+        unsaid = {refusal.delivery for refusal in refusals}
+        others = [(settlement, item) for settlement, item in others if settlement.delivery not in unsaid]
+        if not others:
+            return refusals
+        ended, tickets = await self._outbox.settle([ending_of(settlement, item) for settlement, item in others])
         done: list[Item] = []
         back: list[Item] = []
         for (settlement, item), end in zip(others, ended, strict=True):
@@ -438,7 +378,7 @@ class RabbitConsumer:
             await self._return(back)
         finally:
             await self._send(tickets)
-            if any(_delays(settlement) for settlement, _ in others):
+            if any(delays(settlement) for settlement, _ in others):
                 self._look()
         return refusals
 
@@ -452,16 +392,16 @@ class RabbitConsumer:
 
     def _end(self, done: Sequence[Item], back: Sequence[Item]) -> None:
         """Tell RabbitMQ what is done and what goes back to its place; as little as possible has to be said."""
-        link = self._link
-        if link is None or link.ended.done():
+        link = self._subscriptions.live
+        if link is None:
             return
         with contextlib.suppress(BrokerUnavailable):  # it ended meanwhile, and RabbitMQ has everything back
             for item in back:
-                if self._unsettled.get(item.tag) is item:
+                if self._is_unsettled(item):
                     del self._unsettled[item.tag]
                     item.lane.ended(item)
                     link.nack(item.tag)
-            left = {item.tag: item for item in done if self._unsettled.get(item.tag) is item}
+            left = {item.tag: item for item in done if self._is_unsettled(item)}
             upto = 0
             for tag in list(itertools.takewhile(left.__contains__, self._unsettled)):
                 item = self._unsettled.pop(tag)
@@ -479,32 +419,31 @@ class RabbitConsumer:
 
     async def _release(self) -> None:
         """Give back to others what was pushed while nobody here waited, and have nothing more pushed."""
-        async with self._changing:
+        async with self._subscriptions.changing:
             if not self._waiting:
-                await self._let_go([lane for lane in self._all() if lane.used < lane.credit or lane.ready or lane.incoming])
+                await self._let_go([lane for lane in self._subscriptions.all() if lane.used < lane.credit or lane.ready or lane.incoming])
 
     async def let_go(self, queue: str) -> None:
         """Give back what waits here of a queue: somebody wants to see or delete all of it."""
-        async with self._changing:
-            await self._let_go(self._lanes.get(queue, []))
+        async with self._subscriptions.changing:
+            await self._let_go(self._subscriptions.lanes.get(queue, []))
         self._arrived.set()  # who waits asks for it again
 
     async def _let_go(self, lanes: Sequence[Lane], *, out_too: bool = False) -> None:
-        link = self._link
-        if link is None or link.ended.done():
+        link = self._subscriptions.live
+        if link is None:
             return
         with contextlib.suppress(BrokerError):
-            for lane in lanes:
-                if lane.subscription is not None:
-                    tag, lane.subscription = lane.subscription, None
-                    await link.cancel(tag)
-            await _admitted(lanes)
+            await self._subscriptions.end(link, lanes)
+            await admitted(lanes)
             items = [item for lane in lanes for item in lane.ready]
             if out_too:
                 items += self._out.values()
                 self._out.clear()
             for lane in lanes:
+                here = [item for item in lane.ready if lane.temporary is not None and not self._is_unsettled(item)]
                 lane.ready.clear()
+                lane.ready.extend(here)  # RabbitMQ has no place for it any more
             await self._give_back(items)
             await link.sync()
 
@@ -513,7 +452,7 @@ class RabbitConsumer:
         lent = [item for item in items if item.lent is not None]
         if lent:
             try:
-                await self._outbox.settle([_ending(Retry(0, 0.0, counted=False), item) for item in lent])
+                await self._outbox.settle([ending_of(Retry(0, 0.0, counted=False), item) for item in lent])
             except BrokerError as error:
                 log.warning("the store does not hear what is given back (%s); hanging up, so that RabbitMQ gives it to others", error)
                 self.cut()
@@ -521,19 +460,36 @@ class RabbitConsumer:
 
     def _lost(self, link: Link) -> None:
         """Hear that the connection is gone: RabbitMQ gives what was lent over it to others."""
-        if link is not self._link:
+        if link is not self._subscriptions.link:
             return
-        gone = [*self._out.values(), *(item for lane in self._all() for item in lane.ready)]
+        gone = [*self._out.values(), *(item for lane in self._subscriptions.all() for item in lane.ready)]
         lent = [item.lent for item in gone if item.lent is not None]
         self._out.clear()
         self._unsettled.clear()
-        for lane in self._all():
+        for lane in self._subscriptions.all():
             lane.forget()
         self._arrived.set()
         if not self._closed:
             log.warning("the connection to RabbitMQ that receives was lost (%s); opening another", link.ended.result())
+            if any(lane.temporary is not None for lane in self._subscriptions.all()):
+                self._begin(self._open_again())
         if lent:
             self._begin(self._tell_lost(lent))
+
+    async def _open_again(self) -> None:
+        """Have temporary queues again, also while nobody receives: what is published is missed until then."""
+        while not self._closed:
+            try:
+                await self._subscriptions.open()
+            except BrokerError:
+                await asyncio.sleep(_AGAIN)
+            else:
+                return
+
+    async def bind_again(self) -> None:
+        """Bind the temporary queues to exchanges that may have gone and come back."""
+        with contextlib.suppress(BrokerUnavailable):
+            await self._subscriptions.bind_again()
 
     async def _tell_lost(self, lent: Sequence[Lent]) -> None:
         with contextlib.suppress(BrokerError):  # who gets the tickets takes the copies over in any case
@@ -543,20 +499,21 @@ class RabbitConsumer:
         """Give back what is out, at once and without counting an attempt."""
         self._closed = True
         self.stop()
+        for timer in self._later.values():
+            timer.cancel()
+        self._later.clear()
         if self._idle is not None:
             self._idle.cancel()
-        async with self._changing:
-            await self._let_go(self._all(), out_too=True)
-            if self._link is not None:
-                await self._link.close()
+        async with self._subscriptions.changing:
+            await self._let_go(self._subscriptions.all(), out_too=True)
+            await self._subscriptions.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
         """Lose the connection, as if the network had failed."""
-        if self._link is not None:
-            self._link.cut()
+        self._subscriptions.cut()
 
     def _begin(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -570,57 +527,5 @@ class RabbitConsumer:
             log.error("receiving from RabbitMQ failed: %r", error, exc_info=error)
 
 
-def marks_in(tags: Sequence[int]) -> list[int]:
-    """Give the marks of messages by the tags under which they were out."""
-    return [tag >> 28 for tag in tags]
-
-
-async def _admitted(lanes: Sequence[Lane]) -> None:
-    """Wait a while until the store has said what came."""
-    admissions = [lane.admission for lane in lanes if lane.admission is not None]
-    if admissions:
-        await asyncio.wait(admissions, timeout=_ADMITTED)
-
-
 def _delivery(tag: int, item: Item) -> Delivery:
     return Delivery(tag, item.lane.queue, item.attempt, item.envelope, item.note)
-
-
-def _delays(settlement: Settlement) -> bool:
-    """Tell whether something is due later by it."""
-    if isinstance(settlement, Ack):
-        return any(p.delay > 0 for p in settlement.then)
-    return isinstance(settlement, Retry) and settlement.after > 0
-
-
-def _is_untouched(retry: Retry) -> bool:
-    return not retry.counted and retry.after <= 0 and retry.note is None and retry.error is None
-
-
-def _is_simple(ack: Ack, item: Item) -> bool:
-    """Tell whether a message of the broker itself ends with nothing but messages that the broker itself can keep."""
-    return item.lent is None and not item.kept and not ack.marked and not any(is_kept(p) for p in ack.then)
-
-
-def is_kept(publication: Publication) -> bool:
-    """Tell whether the store keeps a publication: what RabbitMQ has no notion of."""
-    return publication.options is not None or publication.delay > 0 or publication.priority != 0
-
-
-def _ending(settlement: Settlement, item: Item) -> Ending:
-    lane, envelope = item.lane, item.envelope
-    match settlement:
-        case Ack(_, then, result, marked):
-            return Ending(
-                lane.queue, item.attempt, envelope, item.lent, "ack",
-                kept=item.kept, deaths=item.deaths, then=then, result=result, marked=marked,
-            )  # fmt: skip
-        case Retry(_, after, counted, error, note):
-            return Ending(
-                lane.queue, item.attempt, envelope, item.lent, "retry",
-                kept=item.kept, deaths=item.deaths, after=after, counted=counted, text=error, note=note,
-            )  # fmt: skip
-        case Dead(_, reason, error):
-            return Ending(
-                lane.queue, item.attempt, envelope, item.lent, "dead", kept=item.kept, deaths=item.deaths, reason=reason, text=error
-            )

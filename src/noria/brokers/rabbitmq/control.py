@@ -171,8 +171,8 @@ class Control:
     async def close(self) -> None:
         """Say goodbye."""
         self._closed = True
-        if self._link is not None:
-            await self._link.close()
-        for task in list(self._tasks):
+        for task in list(self._tasks):  # first: one of them may be opening another connection
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._link is not None:
+            await self._link.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from noria.brokers.rabbitmq.lanes import ARCHIVE, QUORUM, lanes_of
 from noria.brokers.rabbitmq.link import Link
 from noria.errors import NotFound, TopologyConflict
 from noria.messages.capabilities import Exchange
-from noria.messages.topology import Binding, Queue, Topology, type_of
+from noria.messages.topology import Queue, Topology, type_of
 
 log = logging.getLogger("noria.rabbitmq")
 
@@ -27,11 +27,16 @@ class Declared:
     def __init__(self) -> None:
         self._exchanges: dict[str, Exchange] = {}
         self._queues: dict[str, Queue] = {}
+        self._temporary: dict[str, Queue] = {}
 
     def add(self, topology: Topology) -> None:
         """Remember what was declared."""
         self._exchanges |= {exchange.name: exchange for exchange in topology.exchanges}
         self._queues |= {queue.name: queue for queue in topology.queues}
+
+    def lend(self, temporary: Sequence[Queue]) -> None:
+        """Remember how the types of temporary queues are found: their consumers make them."""
+        self._temporary |= {queue.name: queue for queue in temporary}
 
     def forget(self, queue: str) -> None:
         """Note that a queue was deleted on purpose."""
@@ -42,18 +47,19 @@ class Declared:
         return Topology(tuple(self._exchanges.values()), tuple(self._queues.values()))
 
     def fragile(self) -> Topology:
-        """Give the exchanges that may be gone and back at any time, and their bindings."""
+        """Give the exchanges that may be gone and back at any time, and their bindings; those of temporary queues are their consumers'."""
         exchanges = {name: exchange for name, exchange in self._exchanges.items() if not exchange.is_lasting}
         bound = [
             Queue(queue.name, bindings, passive=True)
             for queue in self._queues.values()
             if (bindings := tuple(b for b in queue.bindings if b.exchange in exchanges))
         ]
-        return Topology(tuple(exchanges.values()), tuple(bound)) if bound else Topology()
+        lent = any(binding.exchange in exchanges for queue in self._temporary.values() for binding in queue.bindings)
+        return Topology(tuple(exchanges.values()), tuple(bound)) if bound or lent else Topology()
 
     def type_of(self, queue: str, exchange: str, routing_key: str) -> str:
         """Give the type of a message that has none: that of its binding, of its queue, or else how it was addressed."""
-        known = self._queues.get(queue)
+        known = self._queues.get(queue) or self._temporary.get(queue)
         return (type_of(known, self._exchanges, exchange, routing_key) if known else "") or (routing_key if exchange else queue) or queue
 
 
@@ -68,34 +74,33 @@ async def declare_exchanges(link: Link, exchanges: Sequence[Exchange]) -> None:
 
 async def declare(link: Link, topology: Topology, lanes: Mapping[str, int]) -> None:
     """Make the archive, queues with their lanes, and bindings exist, and look for queues of other programs; see `declare_exchanges`."""
-    archived = [exchange for exchange in topology.exchanges if exchange.archive]
-    if archived:
-        await _declare_archive(link, max(exchange.archive for exchange in archived))
-    for exchange in archived:
-        await link.bind(ARCHIVE, exchange.name, "#")
-    for queue in topology.queues:
-        await _declare_queue(link, queue, lanes[queue.name])
-        for binding in queue.bindings:
-            await _bind(link, queue, binding)
+    for step in _steps(link, topology, lanes):
+        await step
 
 
 async def declare_again(link: Link, topology: Topology, lanes: Mapping[str, int]) -> None:
-    """Do the same as far as it goes: what is missing or in the way is said in the log, and does not keep the rest away."""
+    """Do all of it as far as it goes: what is missing or in the way is said in the log, and does not keep the rest away."""
     for exchange in topology.exchanges:
         await _tried(_declare_exchange(link, exchange))
+    for step in _steps(link, topology, lanes):
+        await _tried(step)
+
+
+def _steps(link: Link, topology: Topology, lanes: Mapping[str, int]) -> Iterator[Coroutine[Any, Any, None]]:
+    """Give what is to be done one after the other when the exchanges exist; queues without lanes were deleted meanwhile."""
+    archived = [exchange for exchange in topology.exchanges if exchange.archive]
+    if archived:
+        yield _declare_archive(link, max(exchange.archive for exchange in archived))
+    for exchange in archived:
+        yield link.bind(ARCHIVE, exchange.name, "#")
     for queue in topology.queues:
-        if queue.name not in lanes:
-            continue
-        await _tried(_declare_queue(link, queue, lanes[queue.name]))
-        for binding in queue.bindings:
-            await _tried(_bind(link, queue, binding))
+        if queue.name in lanes:
+            yield _declare_queue(link, queue, lanes[queue.name])
+            for binding in queue.bindings:
+                yield link.bind(queue.name, binding.exchange, binding.key)
 
 
-async def _bind(link: Link, queue: Queue, binding: Binding) -> None:
-    await link.bind(queue.name, binding.exchange, binding.key)
-
-
-async def _tried(doing: Any) -> None:
+async def _tried(doing: Coroutine[Any, Any, None]) -> None:
     try:
         await doing
     except (NotFound, TopologyConflict) as error:

@@ -14,6 +14,7 @@ _METHOD_FRAME, _HEADER_FRAME, _BODY_FRAME = 1, 2, 3
 _BASIC, _PUBLISH = 60, 40
 _AROUND: Final = 8  # bytes of a frame that are not its payload
 _SHORT: Final = 255
+_LENGTHS: Final = [bytes((length,)) for length in range(_SHORT + 1)]
 
 
 def short(text: str) -> bytes:
@@ -21,7 +22,7 @@ def short(text: str) -> bytes:
     encoded = text.encode()
     if len(encoded) > _SHORT:
         raise ValueError(f"{text[:60]!r}… has {len(encoded)} bytes; AMQP carries at most {_SHORT}")
-    return bytes((len(encoded),)) + encoded
+    return _LENGTHS[len(encoded)] + encoded
 
 
 def publication(channel: int, exchange: str, routing_key: str, body: bytes, properties: bytes, *, mandatory: bool, most: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What of a RabbitMQ would break a promise, looked for on request: its version, rights, alarms, queues and the way to it."""
+"""What of a RabbitMQ would break a promise, looked for on request: its version, rights, queues, policies and the way to it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pika import BasicProperties
 from noria.brokers.rabbitmq.address import Address
 from noria.brokers.rabbitmq.lanes import QUORUM, lanes_of
 from noria.brokers.rabbitmq.link import Link
+from noria.brokers.rabbitmq.policies import policies
 from noria.errors import BrokerError, NotFound, TopologyConflict
 from noria.messages.finding import Finding
 
@@ -40,9 +41,9 @@ async def hazards(link: Link, address: Address, queues: Mapping[str, int], deadl
     if wrong:
         yield Finding("rabbitmq queues", "warning", "; ".join(wrong))
     else:
-        yield Finding(
-            "rabbitmq queues", "ok", f"{len(queues)} declared, all of them quorum queues; of policies RabbitMQ tells nobody over AMQP"
-        )
+        yield Finding("rabbitmq queues", "ok", f"{len(queues)} declared, all of them quorum queues")
+    names = {lane for name, lanes in queues.items() for lane in lanes_of(name, lanes)}
+    yield await policies(address, link.where.rpartition(":")[0], names, deadline)
 
 
 def _version(told: str) -> Finding:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from noria.messages.envelope import Envelope
 from noria.messages.outbox import Lent
+from noria.messages.topology import Queue
 
+Said = tuple[str, str, str]  # exchange, routing key and id of a message
+_ADMITTED = 1.0  # seconds at most that others wait for the store
 _EXACT = 32  # up to here RabbitMQ pushes just what was asked for, so that nothing waits here that others could do
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A message that RabbitMQ lent to us under a tag; a `ticket` is one that stands for a copy. `again` says it came back."""
+    """A message that RabbitMQ lent to us under a tag; a `ticket` is one that stands for a copy. `again` says it came back.
+
+    `said` has what was already published of what its settlement publishes.
+    """
 
     tag: int
     lane: Lane
@@ -27,6 +34,13 @@ class Item:
     lent: Lent | None = None
     kept: bool = False
     deaths: int = 0
+    said: set[Said] | None = None  # few messages publish anything
+
+    def noted(self) -> set[Said]:
+        """Give the note of what was published already, to be continued."""
+        if self.said is None:
+            self.said = set()
+        return self.said
 
 
 @dataclass(slots=True, eq=False)
@@ -43,12 +57,16 @@ class Lane:
     incoming: deque[Item] = field(default_factory=deque[Item])
     ready: deque[Item] = field(default_factory=deque[Item])
     admission: asyncio.Task[None] | None = None
+    is_mute: bool = False  # RabbitMQ answers, but not for this queue: it has no leader now
     absent_for: float = 0.0  # seconds between two looks: RabbitMQ does not have the queue, or has not found it again
     looked_at: float = 0.0
+    temporary: Queue | None = None  # what to make for it, on each connection anew
+    made_on: object = None
+    is_bound: bool = False
 
     def is_away(self, now: float) -> bool:
-        """Tell whether the queue is gone, and not to be looked for yet."""
-        return self.absent_for > 0 and now < self.looked_at + self.absent_for
+        """Tell whether the queue is gone or mute, and not to be asked for yet."""
+        return self.is_mute or (self.absent_for > 0 and now < self.looked_at + self.absent_for)
 
     def is_short(self, need: int) -> bool:
         """Tell whether RabbitMQ would push too little for so many that are asked for."""
@@ -71,6 +89,13 @@ class Lane:
         self.begin(0)
         self.incoming.clear()
         self.ready.clear()
+
+
+async def admitted(lanes: Sequence[Lane]) -> None:
+    """Wait a while until the store has said what came."""
+    admissions = [lane.admission for lane in lanes if lane.admission is not None]
+    if admissions:
+        await asyncio.wait(admissions, timeout=_ADMITTED)
 
 
 def credit_for(need: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final
@@ -22,7 +22,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedBy
 from pika.spec import Basic
 
 from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.confirms import Confirms, Properties
+from noria.brokers.rabbitmq.confirms import Batch, Confirms, Outgoing, Properties
 from noria.brokers.rabbitmq.frames import publication
 from noria.brokers.rabbitmq.protocol import Protocol
 from noria.brokers.rabbitmq.questions import Answer, Questions
@@ -65,11 +65,12 @@ class Link:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._reason: str | None = None  # beside `ended`, which whoever awaits it may cancel
         self.blocked: str | None = None
-        self.is_doubtful = False  # something was refused: 3.10.8 has a channel refuse for ever what it sent to a leader that was lost
+        self.is_doubtful = False  # 3.10.8 has a channel refuse for ever, or never confirm, what it sends to a leader that was lost
         self.on_blocked: Callable[[str | None], None] = lambda _: None
         self._loop = asyncio.get_running_loop()
         self._questions = Questions(self.where, deadline)
-        self._confirms = Confirms(deadline) if confirms else None
+        self._deadline = deadline
+        self._confirms = Confirms() if confirms else None
         self._closing = False
         self._consumers: dict[str, _Consumer] = {}
         self._asking = asyncio.Lock()
@@ -90,9 +91,12 @@ class Link:
         self._protocol.add_on_connection_unblocked_callback(lambda _, __: self._told_blocked(None))
 
     @classmethod
-    async def open(cls, address: Address, *, name: str, deadline: float, confirms: bool = True) -> Link:
-        """Connect to the first host that answers; raises `BrokerUnavailable` with the cause at each. RabbitMQ shows `name`."""
-        until = asyncio.get_running_loop().time() + deadline
+    async def open(cls, address: Address, *, name: str, deadline: float, confirms: bool = True, until: float | None = None) -> Link:
+        """Connect to the first host that answers; raises `BrokerUnavailable` with the cause at each. RabbitMQ shows `name`.
+
+        This takes as long as the deadline of any verb, or `until` a time of the loop.
+        """
+        until = asyncio.get_running_loop().time() + deadline if until is None else until
         causes: list[str] = []
         for number, (host, port) in enumerate(address.hosts):
             share = (until - asyncio.get_running_loop().time()) / (len(address.hosts) - number)
@@ -225,25 +229,48 @@ class Link:
 
         It raises `Unroutable`, another `Rejected`, `NotFound` (no such exchange: this also ends the link), or `Unconfirmed`.
         """
-        future: asyncio.Future[None]
-        try:
-            self._questions.check()
-            channel, most = self._channel.channel_number, self._protocol.params.frame_max
-            encoded = b"".join(properties.encode())
-            self._protocol.emit(publication(channel, exchange, routing_key, body, encoded, mandatory=mandatory, most=most))
-        except BrokerUnavailable as error:
-            future = self._loop.create_future()
-            future.set_exception(error)
-            return future
-        except Exception as error:  # it could not be encoded, and nothing of it was sent
-            future = self._loop.create_future()
-            future.set_exception(Rejected(f"the message cannot be sent by AMQP: {error!r}"))
-            return future
-        if self._confirms is not None:
-            return self._confirms.add(exchange, routing_key, body, properties)
-        future = self._loop.create_future()
-        future.set_result(None)
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def answered(outcomes: asyncio.Future[list[Exception | None]]) -> None:
+            if future.done():
+                return
+            error = outcomes.result()[0]
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+                future.exception()  # who gave up waiting has no use for it
+
+        outcomes = self.publish_all((Outgoing(exchange, routing_key, body, properties),), mandatory=mandatory)
+        if outcomes.done():
+            answered(outcomes)
+        else:
+            outcomes.add_done_callback(answered)
         return future
+
+    def publish_all(
+        self, messages: Sequence[Outgoing], *, mandatory: bool = True, within: float | None = None
+    ) -> asyncio.Future[list[Exception | None]]:
+        """Send messages; the future tells what became of each when all are answered, or after the deadline; see `publish`."""
+        batch = Batch(messages, self._deadline if within is None else within)
+        channel, most = self._channel.channel_number, self._protocol.params.frame_max
+        for number, (exchange, routing_key, body, properties) in enumerate(messages):
+            try:
+                self._questions.check()
+                encoded = b"".join(properties.encode())
+                frames = publication(channel, exchange, routing_key, body, encoded, mandatory=mandatory, most=most)
+            except BrokerUnavailable as error:
+                batch.tell(number, error)
+                continue
+            except Exception as error:  # it could not be encoded, and nothing of it was sent
+                batch.tell(number, Rejected(f"the message cannot be sent by AMQP: {error!r}"))
+                continue
+            self._protocol.emit(frames)
+            if self._confirms is None:
+                batch.tell(number, None)
+            else:
+                self._confirms.add(batch, number)
+        return batch.answered
 
     def flush(self) -> None:
         """Send what was published, now and not in the loop's next turn."""

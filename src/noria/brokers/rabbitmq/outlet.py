@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.confirms import Properties
+from noria.brokers.rabbitmq.confirms import Outgoing
 from noria.brokers.rabbitmq.link import Link
 from noria.brokers.rabbitmq.properties import properties_of
 from noria.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed, Unroutable
@@ -17,17 +17,8 @@ from noria.messages.envelope import Publication
 log = logging.getLogger("noria.rabbitmq")
 
 _DOUBT: Final = 0.3  # of the deadline
-_LASTS: Final = 0.2  # seconds at least for which a connection is used, whatever was refused over it
+_LASTS, _LASTS_AT_MOST = 0.2, 2.0  # seconds for which a connection is used whatever was refused over it: more each time
 _PATIENCE: Final = 0.05  # seconds between two tries to reach a queue that RabbitMQ has not found again
-
-
-class Outgoing(NamedTuple):
-    """One message for RabbitMQ."""
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    properties: Properties
 
 
 def outgoing(p: Publication) -> Outgoing:
@@ -45,29 +36,40 @@ class Outlet:
         self._link: Link | None = None
         self._opening = asyncio.Lock()
         self._opened = 0.0
+        self._lasts = _LASTS
         self._doubted: set[Link] = set()  # those that are being asked whether they live
         self._retired: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def link(self) -> Link:
-        """Give the connection. Raises `BrokerUnavailable`."""
+    async def link(self, until: float) -> Link:
+        """Give the connection, by that time of the loop. Raises `BrokerUnavailable`."""
         link = self._link
         if link is not None and not self._is_spent(link):
             return link
-        async with self._opening:
+        try:
+            async with asyncio.timeout_at(until):
+                await self._opening.acquire()
+        except TimeoutError:
+            raise BrokerUnavailable("RabbitMQ does not take a connection; nothing was sent") from None
+        try:
             link = self._link
             if link is not None and not self._is_spent(link):
                 return link
             if link is not None and not link.ended.done():
                 self._begin(self._retire(link))
-            self._opened = asyncio.get_running_loop().time()
-            link = self._link = await Link.open(self._address, name=self._name, deadline=self._deadline)
+            now = asyncio.get_running_loop().time()
+            again = link is not None and link.is_doubtful and now - self._opened < 2 * _LASTS_AT_MOST
+            self._lasts = min(_LASTS_AT_MOST, 2 * self._lasts) if again else _LASTS
+            self._opened = now
+            link = self._link = await Link.open(self._address, name=self._name, deadline=self._deadline, until=until)
             link.on_blocked = _say_blocked
             return link
+        finally:
+            self._opening.release()
 
     def _is_spent(self, link: Link) -> bool:
         """Tell whether another connection is needed."""
-        return link.ended.done() or (link.is_doubtful and asyncio.get_running_loop().time() - self._opened > _LASTS)
+        return link.ended.done() or (link.is_doubtful and asyncio.get_running_loop().time() - self._opened > self._lasts)
 
     async def _retire(self, link: Link) -> None:
         """Close a connection when what was sent over it is answered, or not."""
@@ -87,49 +89,40 @@ class Outlet:
 
         `known` says that their queues were declared: RabbitMQ may not have found all of them again since it was started.
         """
-        outcomes = await self.publish_each(messages, known=known)
-        errors = [outcome for outcome in outcomes if outcome is not None]
-        if not errors:
-            return
-        for error in errors:
-            if not isinstance(error, Rejected) or len(messages) == 1:
-                raise error
-        if len(errors) == len(messages):
-            raise errors[0]
-        raise Unconfirmed(f"{len(errors)} of {len(messages)} messages were refused ({errors[0]}), the others are stored")
+        raise_if_refused(await self.publish_each(messages, known=known))
 
     async def publish_each(self, messages: Sequence[Outgoing], *, known: bool) -> list[Exception | None]:
-        """Send messages and tell of each what became of it; see `publish`. Raises `BrokerUnavailable` if nothing was sent."""
+        """Send messages and tell of each what became of it; see `publish`. Raises `BrokerUnavailable` if nothing was sent.
+
+        It ends within the deadline: connecting and waiting for the answers share it.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._deadline
-        outcomes = await self._publish_once(messages)
+        outcomes = await self._publish_once(messages, until)
         while known and loop.time() < until:
             returned = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Unroutable)]
             if not returned:
                 break
             await asyncio.sleep(_PATIENCE)
-            for number, outcome in zip(returned, await self._publish_once([messages[n] for n in returned]), strict=True):
+            for number, outcome in zip(returned, await self._publish_once([messages[n] for n in returned], until), strict=True):
                 outcomes[number] = outcome
         return outcomes
 
-    async def _publish_once(self, messages: Sequence[Outgoing]) -> list[Exception | None]:
-        link = await self.link()
+    async def _publish_once(self, messages: Sequence[Outgoing], until: float) -> list[Exception | None]:
+        link = await self.link(until)
         if link.blocked is not None:
             raise BrokerUnavailable(f"RabbitMQ at {link.where} takes no messages now ({link.blocked}); nothing was stored, try again later")
-        sent = [link.publish(*message) for message in messages]
-        doubt = asyncio.get_running_loop().call_later(_DOUBT * self._deadline, self._doubt, link)
+        loop = asyncio.get_running_loop()
+        answered = link.publish_all(messages, within=until - loop.time())
+        link.flush()
+        doubt = loop.call_later(_DOUBT * self._deadline, self._doubt, link)
         try:
-            if len(sent) == 1:
-                link.flush()
-                try:
-                    await sent[0]
-                except Exception as error:  # each kind of it is an answer
-                    return [error]
-                return [None]
-            outcomes = await asyncio.gather(*sent, return_exceptions=True)
-            return [outcome if isinstance(outcome, Exception) else None for outcome in outcomes]
+            outcomes = await answered
         finally:
             doubt.cancel()
+        if any(isinstance(outcome, Unconfirmed) for outcome in outcomes):
+            link.is_doubtful = True
+        return outcomes
 
     def _doubt(self, link: Link) -> None:
         """Ask whether somebody is there, where nothing was confirmed for long: heartbeats would tell later, or not at all."""
@@ -162,6 +155,19 @@ class Outlet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(link.close() for link in {*self._retired, self._link} if link is not None))
+
+
+def raise_if_refused(outcomes: Sequence[Exception | None]) -> None:
+    """Raise what became of messages that were published together; see `Outlet.publish`."""
+    errors = [outcome for outcome in outcomes if outcome is not None]
+    if not errors:
+        return
+    for error in errors:
+        if not isinstance(error, Rejected) or len(outcomes) == 1:
+            raise error
+    if len(errors) == len(outcomes):
+        raise errors[0]
+    raise Unconfirmed(f"{len(errors)} of {len(outcomes)} messages were refused ({errors[0]}), the others are stored")
 
 
 def _say_blocked(reason: str | None) -> None:

@@ -6,14 +6,15 @@ import datetime as dt
 import hashlib
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from pika import BasicProperties
 
 from noria.brokers.rabbitmq.frames import short
 from noria.errors import Rejected
-from noria.messages.envelope import NO_HEADERS, Envelope
+from noria.messages.envelope import NO_HEADERS, Envelope, Publication
 
 # Headers that are not the publisher's: Noria's own, and those that RabbitMQ adds.
 _OURS: Final = (
@@ -30,8 +31,9 @@ TICKET: Final = "noria-ticket"
 COPIES: Final = "noria-copies"
 _PUBLISHED: Final = "noria-published"
 _PERSISTENT: Final = b"\x02"
+_TEXT: Final = b"S"  # the kind of a header's value
 _LONG, _TIME, _SIGNS = struct.Struct(">I"), struct.Struct(">Q"), struct.Struct(">H")
-_FLAGS: Final = (  # what each of our messages has, in the order in which it is written
+_USUAL: Final = (  # what each of our messages has, in the order in which it is written
     BasicProperties.FLAG_CONTENT_TYPE
     | BasicProperties.FLAG_HEADERS
     | BasicProperties.FLAG_DELIVERY_MODE
@@ -57,29 +59,43 @@ class Written:
 
 def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> Written:
     """Give the properties of a message; `ours` are headers of Noria's own. Raises `Rejected` for what AMQP cannot carry."""
-    flags, correlation_id, reply_to = _FLAGS, envelope.correlation_id, envelope.reply_to
+    flags, correlation_id, reply_to = _USUAL, envelope.correlation_id, envelope.reply_to
     try:
-        table = [_entry(name, value) for name, value in envelope.headers.items()] if envelope.headers else []
-        table.append(_entry(_TIMESTAMP, repr(envelope.timestamp)))
-        table.append(_entry(_PUBLISHED, repr(time.time())))
-        table += [_entry(name, value) for name, value in ours.items()]
-        headers = b"".join(table)
-        pieces = [short(envelope.content_type), _LONG.pack(len(headers)), headers, _PERSISTENT]
+        stamp, now = repr(envelope.timestamp).encode(), repr(time.time()).encode()
+        headers = b"".join((_STAMPED, _LONG.pack(len(stamp)), stamp, _PUBLISHED_AT, _LONG.pack(len(now)), now))
+        if envelope.headers or ours:
+            headers += b"".join([_entry(name, value) for table in (envelope.headers, ours) for name, value in table.items()])
+        asked = b""
         if correlation_id is not None:
             flags |= BasicProperties.FLAG_CORRELATION_ID
-            pieces.append(short(correlation_id))
+            asked = short(correlation_id)
         if reply_to is not None:
             flags |= BasicProperties.FLAG_REPLY_TO
-            pieces.append(short(reply_to))
-        pieces += (short(envelope.id), _TIME.pack(max(0, int(envelope.timestamp))), short(envelope.type))
+            asked += short(reply_to)
+        second = _TIME.pack(max(0, int(envelope.timestamp)))
+        encoded = b"".join(
+            (_SIGNS.pack(flags), _short(envelope.content_type), _LONG.pack(len(headers)), headers, _PERSISTENT, asked,
+             short(envelope.id), second, _short(envelope.type))
+        )  # fmt: skip
     except ValueError as error:  # this is what a text that is no UTF-8 raises, too
         raise Rejected(f"{envelope.type[:60]} {envelope.id[:60]} cannot be sent by AMQP: {error}") from None
-    return Written(envelope.id, _SIGNS.pack(flags) + b"".join(pieces))
+    return Written(envelope.id, encoded)
+
+
+def refuse_unsayable(publications: Sequence[Publication]) -> None:
+    """Raise `Rejected` for what AMQP cannot carry: what is stored must be sayable later."""
+    for publication in publications:
+        properties_of(publication.envelope)
 
 
 def _entry(name: str, value: str) -> bytes:
     encoded = value.encode()
-    return b"".join((short(name), b"S", _LONG.pack(len(encoded)), encoded))
+    return b"".join((short(name), _TEXT, _LONG.pack(len(encoded)), encoded))
+
+
+_short: Final = lru_cache(maxsize=1024)(short)  # of what many messages say
+_STAMPED: Final = short(_TIMESTAMP) + _TEXT
+_PUBLISHED_AT: Final = short(_PUBLISHED) + _TEXT
 
 
 def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:

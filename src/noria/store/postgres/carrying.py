@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
-import msgspec
-
-from noria.messages.envelope import Envelope
 from noria.store.contract import Carried
+from noria.store.postgres.contents import FORGET
 from noria.store.postgres.database import Cursor, Database
+from noria.store.postgres.envelopes import decode, decode_history, encode
 from noria.store.postgres.intake import DELAYED, HIGH, LOW, MERGES, RUNNING, TRACKED
 from noria.store.postgres.presence import Presence
 from noria.store.postgres.routes import Routes
@@ -31,28 +30,22 @@ _DEAD: Final[LiteralString] = (
     "select m.number, m.envelope, m.attempts, m.rank, null, m.key, m.flags, null, null, m.reason, m.error, m.died_at, m.history"
     " from dead m where m.queue = %s and m.number > %s order by m.number limit %s"
 )
-_WITHDRAW: Final = """
-    with gone as (delete from message m where queue = %(queue)s and state = 0 and not pending and place = any(%(places)s)
+_WITHDRAW: Final[LiteralString] = (
+    """
+    with gone as (
+        delete from message m where queue = %(queue)s and state = 0 and not pending and place = any(%(places)s)
         and not exists (select 1 from held h where h.queue = m.queue and h.key = m.key and h.number = m.number)
-        returning place, message_id, number, key, flags),
-    freed as (delete from held h using gone where h.queue = %(queue)s and h.key = gone.key and h.number = gone.number),
-    unmarked as (delete from mark m using gone where m.message_id = gone.message_id),
-    unique_again as (delete from unique_key u using gone where gone.flags & 2 > 0 and u.message_id = gone.message_id and u.until is null),
-    forgiven as (delete from failure f using gone where gone.flags & 4 > 0 and f.queue = %(queue)s and f.message_id = gone.message_id),
-    ended as (
-        update tracked t set state = 'dead', error = 'moved to another engine', at = now_seconds() from gone
-        where gone.flags & 1 > 0 and (t.message_id = gone.message_id or t.into_id = gone.message_id) returning t.message_id
-    )
-    select place, (select count(pg_notify('noria_ended', message_id)) from ended) from gone
-"""
+        returning place, message_id, number, key, flags
+    ),
+    """
+    + FORGET
+    + " select place, (select count(*) from told) from gone"
+)
 _BURY: Final = """
     insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
     select %s, %s, %s, %s, 0, %s, %s, %s, %s, %s, %s
     where not exists (select 1 from dead where queue = %s and message_id = %s and died_at = %s)
 """
-_history: Final = msgspec.msgpack.Decoder(tuple[tuple[float, int, str], ...]).decode
-_decode: Final = msgspec.msgpack.Decoder(Envelope).decode
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Carrying:
@@ -82,7 +75,9 @@ class Carrying:
     async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
         async def work(cursor: Cursor) -> list[int]:
             await self._routes.refresh(cursor)
-            await cursor.execute(_WITHDRAW, {"queue": self._routes.queue(queue).id, "places": list(places)})
+            await cursor.execute(
+                _WITHDRAW, {"queue": self._routes.queue(queue).id, "places": list(places), "why": "moved to another engine"}
+            )
             return [int(row[0]) for row in await cursor.fetchall()]
 
         return await self._database.run(work)
@@ -104,8 +99,8 @@ class Carrying:
                 same = (identity, one.envelope.id, died_at)
                 await cursor.execute(
                     _BURY,
-                    (identity, -one.priority, one.envelope.id, one.attempt, one.key, reason, error, died_at, _encode(history),
-                     _encode(one.envelope), *same),
+                    (identity, -one.priority, one.envelope.id, one.attempt, one.key, reason, error, died_at, encode(history),
+                     encode(one.envelope), *same),
                 )  # fmt: skip
                 count += cursor.rowcount
             return count
@@ -115,8 +110,8 @@ class Carrying:
 
 def _shown(row: tuple[Any, ...]) -> Carried:
     place, envelope, attempt, rank, delay, key, flags, unique, lasts, *letter = row
-    told = (*letter[:3], _history(letter[3])) if letter else None
+    told = (*letter[:3], decode_history(letter[3])) if letter else None
     left = None if delay is None else max(0.0, float(delay))
     return Carried(
-        place, _decode(envelope), attempt, -rank, left, key, bool(flags & MERGES), unique, lasts, bool(flags & TRACKED), told
+        place, decode(envelope), attempt, -rank, left, key, bool(flags & MERGES), unique, lasts, bool(flags & TRACKED), told
     )  # fmt: skip

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import os
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, Final, LiteralString, TypeVar
 
@@ -32,6 +35,7 @@ class Collision(Exception):
 _AGAIN: Final = (Collision, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)
 _TRIES: Final = 10
 _PAUSE: Final = 0.05
+_LAST: Final = 0.2  # seconds after the deadline, in which a connection that was cut is given up
 _CONNECTIONS: Final = 4
 
 
@@ -70,12 +74,12 @@ class Database:
             "options": f"-c search_path={self.schema} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
         }
 
-    async def _ready(self) -> AsyncConnectionPool[Connection]:
+    async def _ready(self, until: float) -> AsyncConnectionPool[Connection]:
         async with self._opening:
             if self._closed:
                 raise BrokerUnavailable(f"the connections to {self.place} were closed; nothing was stored")
             if self._pool is None:
-                await self._migrate()
+                await self._migrate(until)
                 pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
                     self.url, kwargs=self.parameters(), min_size=1, max_size=_CONNECTIONS, open=False, timeout=self.deadline,
                     check=None, reconnect_timeout=1.0, max_idle=60.0,
@@ -88,9 +92,14 @@ class Database:
         """Open a connection of one's own. Raises `psycopg.Error`."""
         return await AsyncConnection.connect(self.url, **self.parameters())
 
-    async def _migrate(self) -> None:
+    async def _migrate(self, until: float) -> None:
         """Bring the schema up to this release; a newer one is left as it is, for it only ever adds."""
-        async with await self.connect() as connection, connection.transaction(), connection.cursor() as cursor:
+        async with (
+            await self.connect() as connection,
+            cut_at(until, connection),
+            connection.transaction(),
+            connection.cursor() as cursor,
+        ):
             await cursor.execute("select pg_advisory_xact_lock(%s)", (_MIGRATING,))
             await cursor.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(self.schema)))
             await cursor.execute("create table if not exists migration (number integer primary key, at timestamptz not null default now())")
@@ -133,13 +142,14 @@ class Database:
 
     async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]]) -> T:
         said, cause, tries = _Said(), "", 0
+        until = asyncio.get_running_loop().time() + self.deadline
         try:
-            async with asyncio.timeout(self.deadline):
+            async with asyncio.timeout_at(until + _LAST):
                 while True:
                     said.is_final = said.is_final and said.is_repeatable
                     try:
-                        pool = await self._ready()
-                        async with pool.connection() as connection, connection.cursor() as cursor:
+                        pool = await self._ready(until)
+                        async with pool.connection() as connection, cut_at(until, connection), connection.cursor() as cursor:
                             return await doing(cursor, said)
                     except _AGAIN as error:
                         said.is_final = False
@@ -150,6 +160,8 @@ class Database:
                         if said.is_final and not said.is_repeatable:
                             raise
                         cause = _reason(error)
+                        if asyncio.get_running_loop().time() >= until:
+                            raise
                         await asyncio.sleep(_PAUSE)
         except (TimeoutError, psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
             if said.is_final:
@@ -165,6 +177,24 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=1.0)
+
+
+@asynccontextmanager
+async def cut_at(until: float, connection: Connection) -> AsyncGenerator[None]:
+    """End what is said over a connection at a time of the loop, as if the network had failed.
+
+    Whoever is only cancelled has psycopg ask the server to end the statement, for ten seconds if the server stands still.
+    """
+    late = asyncio.get_running_loop().call_at(until, _cut, connection)
+    try:
+        yield
+    finally:
+        late.cancel()
+
+
+def _cut(connection: Connection) -> None:
+    with suppress(OSError, psycopg.OperationalError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: BaseException) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 
-import msgspec
-
 from noria.bounds import IDEMPOTENCY_KEPT
 from noria.errors import KeyReused, Unroutable
 from noria.messages.envelope import Envelope, Options, Publication, Receipt
 from noria.messages.outbox import Ticket
 from noria.store.postgres.database import Collision, Cursor
+from noria.store.postgres.envelopes import decode, encode
 from noria.store.postgres.routes import Known, Routes
 
 # Flags of a copy: what else must be tidied up when it ends. RETURNED: it was lent before, and who had it then may have begun it.
@@ -45,9 +44,6 @@ _TAKE_UNIQUE: Final = """
     set message_id = excluded.message_id, until = excluded.until
     where unique_key.until <= now_seconds() or unique_key.message_id = excluded.message_id
 """
-
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Envelope).decode
 
 
 class _Place(NamedTuple):
@@ -152,7 +148,7 @@ class Intake:
     async def _merge(self, cursor: Cursor, p: Publication, options: Options, first: tuple[Any, ...], queue: Known, flags: int) -> Receipt:
         """Put a merged message in the place of the pending one, or a first one in the queue, or say what is pending."""
         if options.replaces is not None:
-            await cursor.execute(_MERGE, (_encode(p.envelope), flags, queue.id, options.key, options.replaces))
+            await cursor.execute(_MERGE, (encode(p.envelope), flags, queue.id, options.key, options.replaces))
             row = await cursor.fetchone()
             if row is None:
                 return await self._pending(cursor, options, queue) or Receipt(p.envelope.id, "pending")
@@ -168,7 +164,7 @@ class Intake:
     async def _pending(self, cursor: Cursor, options: Options, queue: Known) -> Receipt | None:
         await cursor.execute(PENDING, (queue.id, options.key))
         row = await cursor.fetchone()
-        return None if row is None else Receipt(str(row[0]), "pending", int(row[1]), _decode(row[2]))
+        return None if row is None else pending_of(*row)
 
     async def _follow(self, cursor: Cursor, p: Publication, options: Options, message_id: str, queue: Known) -> None:
         """Give those that were merged the state and the keys of the message that they are now part of."""
@@ -224,7 +220,12 @@ def _row(
     way = (p.exchange, p.routing_key) if p.exchange else (None, None)
     state, due = (DELAYED, now + p.delay) if p.delay > 0 else (READY, None)
     identity = None if queue is None else queue.id
-    return (place, number, identity, -p.priority, p.envelope.id, state, due, flags, key, version, state == READY, *way, _encode(p.envelope))
+    return (place, number, identity, -p.priority, p.envelope.id, state, due, flags, key, version, state == READY, *way, encode(p.envelope))
+
+
+def pending_of(message_id: str, version: int, envelope: bytes) -> Receipt:
+    """Give the receipt that shows what is pending."""
+    return Receipt(message_id, "pending", version, decode(envelope))
 
 
 def _tickets(p: Publication, number: int, queues: Sequence[Known]) -> list[Ticket]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, LiteralString
 
+from noria.messages.envelope import Publication, Receipt
 from noria.messages.finding import Finding
+from noria.messages.outbox import Ticket
 from noria.messages.topology import Topology
-from noria.store.postgres.copies import Copies
+from noria.store.postgres.contents import Contents
 from noria.store.postgres.database import Cursor, Database
+from noria.store.postgres.ending import Endings
 from noria.store.postgres.hazards import hazards
 from noria.store.postgres.intake import Intake
+from noria.store.postgres.lending import Lending
+from noria.store.postgres.lone import Lone
 from noria.store.postgres.presence import LIVES, Presence
 from noria.store.postgres.routes import Routes
+from noria.store.postgres.tickets import Tickets
 
 _CONSUMERS: Final[LiteralString] = (
     "select number from session where consumes and exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number)"
@@ -29,11 +35,26 @@ _PRUNED: Final[dict[LiteralString, tuple[LiteralString, LiteralString]]] = {  # 
 }
 
 
-class Kept(Copies):
-    """The copies, with the topology and the sessions that the broker asks for."""
+class Kept:
+    """What a broker asks of the store beside it, of one session."""
 
     def __init__(self, database: Database, routes: Routes, presence: Presence) -> None:
-        super().__init__(database, routes, Intake(routes), presence)
+        self._database = database
+        self._routes = routes
+        self._presence = presence
+        self._intake = Intake(routes)
+        self._lone = Lone(database, routes)
+        lending, tickets, contents = Lending(database, routes, presence), Tickets(database, routes), Contents(database, routes)
+        self.present, self.lose = lending.present, lending.lose
+        self.earlier, self.blame, self.deaths = lending.earlier, lending.blame, lending.deaths
+        self.settle = Endings(database, routes, self._intake, presence).settle
+        self.promote, self.unsent, self.confirm, self.reticket = tickets.promote, tickets.unsent, tickets.confirm, tickets.reticket
+        self.counts, self.peek, self.purge = contents.counts, contents.peek, contents.purge
+
+    async def publish(self, publications: Sequence[Publication]) -> tuple[list[Receipt], list[Ticket]]:
+        if len(publications) == 1 and (stored := await self._lone.publish(publications[0])) is not None:
+            return stored
+        return await self._database.run(lambda cursor: self._intake.publish(cursor, publications))
 
     async def declare(self, topology: Topology) -> bool:
         return await self._database.run(lambda cursor: self._routes.declare(cursor, topology))

@@ -8,10 +8,10 @@ from typing import Any, Final, LiteralString
 import msgspec
 
 from noria.errors import NotFound
-from noria.messages.envelope import Envelope
 from noria.messages.outbox import Ticket
 from noria.store.contract import Letter
 from noria.store.postgres.database import Cursor, Database
+from noria.store.postgres.envelopes import decode, decode_history, encode
 from noria.store.postgres.intake import MERGES
 from noria.store.postgres.routes import Routes
 
@@ -21,9 +21,6 @@ _READY: Final = """
     insert into message (number, queue, rank, message_id, state, flags, key, ticketed, sent, envelope)
     values (nextval('publication'), %s, %s, %s, 1, %s, %s, true, false, %s) returning number
 """
-_history: Final = msgspec.msgpack.Decoder(tuple[tuple[float, int, str], ...]).decode
-_decode: Final = msgspec.msgpack.Decoder(Envelope).decode
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Letters:
@@ -74,7 +71,7 @@ class Letters:
                 await cursor.execute(
                     "update tracked set state = 'ready', error = null where message_id = %s or into_id = %s", (message_id, message_id)
                 )
-                tickets.append(Ticket(int(made[0]), "", self._routes.names[int(queue)], -int(rank), _decode(envelope)))
+                tickets.append(Ticket(int(made[0]), "", self._routes.names[int(queue)], -int(rank), decode(envelope)))
             return len(tickets), tickets
 
         return await self._database.run(work)
@@ -85,8 +82,8 @@ class Letters:
             row = await cursor.fetchone()
             if row is None:
                 raise NotFound.letter(number)
-            changed = msgspec.structs.replace(_decode(row[0]), body=body)
-            await cursor.execute("update dead set envelope = %s where number = %s", (_encode(changed), number))
+            changed = msgspec.structs.replace(decode(row[0]), body=body)
+            await cursor.execute("update dead set envelope = %s where number = %s", (encode(changed), number))
 
         await self._database.run(work)
 
@@ -105,4 +102,4 @@ class Letters:
 
 def _shown(row: tuple[Any, ...]) -> Letter:
     number, queue, reason, error, attempts, died_at, history, envelope = row
-    return Letter(number, queue, reason, error, attempts, died_at, _decode(envelope), _history(history))
+    return Letter(number, queue, reason, error, attempts, died_at, decode(envelope), decode_history(history))

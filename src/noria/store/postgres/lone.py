@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-import msgspec
-
 from noria.errors import NoriaError
-from noria.messages.envelope import Envelope, Options, Publication, Receipt
+from noria.messages.envelope import Options, Publication, Receipt
 from noria.messages.outbox import Ticket
 from noria.store.postgres.database import Database
-from noria.store.postgres.intake import DELAYED, MERGES, PENDING, READY, tickets_of
+from noria.store.postgres.envelopes import encode
+from noria.store.postgres.intake import DELAYED, MERGES, PENDING, READY, pending_of, tickets_of
 from noria.store.postgres.routes import Known, Routes
 
 Stored = tuple[list[Receipt], list[Ticket]]
@@ -47,9 +46,6 @@ _CHANGE: Final[LiteralString] = (
     """
 )
 
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Envelope).decode
-
 
 class Lone:
     """Stores such a message, or gives nothing where it must take the long way: where the topology has changed meanwhile, among others."""
@@ -83,7 +79,7 @@ class Lone:
         values = {
             "topology": self._routes.version, "queue": queue.id, "key": options.key, "id": p.envelope.id, "rank": -p.priority,
             "state": READY if is_ready else DELAYED, "delay": None if is_ready else p.delay, "flags": MERGES, "ticketed": is_ready,
-            "exchange": p.exchange or None, "routing_key": p.routing_key if p.exchange else None, "envelope": _encode(p.envelope),
+            "exchange": p.exchange or None, "routing_key": p.routing_key if p.exchange else None, "envelope": encode(p.envelope),
         }  # fmt: skip
         while True:
             # Said twice it finds itself: an answer that was lost costs nothing.
@@ -99,12 +95,12 @@ class Lone:
                 tickets = tickets_of(number, p.exchange, p.routing_key, p.priority, p.envelope, [queue.queue.name]) if is_ready else []
                 return [Receipt(p.envelope.id, "stored", int(place))], tickets
             if pending_id is not None:
-                return [Receipt(str(pending_id), "pending", int(pending_version), _decode(pending))], []
+                return [pending_of(pending_id, pending_version, pending)], []
 
     async def _change(self, p: Publication, options: Options, queue: Known) -> Stored | None:
         values = {
             "topology": self._routes.version, "queue": queue.id, "key": options.key, "replaces": options.replaces, "flags": MERGES,
-            "envelope": _encode(p.envelope),
+            "envelope": encode(p.envelope),
         }  # fmt: skip
         row = await self._database.once(_CHANGE, values, repeatable=False)
         if row is None or not row[0]:
@@ -113,9 +109,7 @@ class Lone:
         if message_id is not None:
             return [Receipt(str(message_id), "merged", int(version))], []
         row = await self._database.once(PENDING, (queue.id, options.key), repeatable=True)
-        if row is None:
-            return [Receipt(p.envelope.id, "pending")], []
-        return [Receipt(str(row[0]), "pending", int(row[1]), _decode(row[2]))], []
+        return [Receipt(p.envelope.id, "pending") if row is None else pending_of(*row)], []
 
 
 def _is_plain(options: Options) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 
 from noria.errors import BrokerUnavailable
-from noria.store.postgres.database import Connection, Cursor, Database
+from noria.store.postgres.database import Connection, Cursor, Database, cut_at
 
 log = logging.getLogger(__name__)
 
@@ -66,28 +66,35 @@ class Presence:
         await self._database.run(work)
 
     async def _enter(self) -> Connection:
+        until = asyncio.get_running_loop().time() + self._database.deadline
         connection = await self._database.connect()
         try:
-            if self._number is None:
-                row = await (await connection.execute("select nextval('session_number')")).fetchone()
-                assert row is not None
-                number = int(row[0])
-            else:
-                number = self._number
-            await connection.execute("set statement_timeout = 0")
-            await connection.execute(_LOCK, (_LOCKS, number))
-            await connection.execute(
-                "insert into session (number, name, role, info, consumes) values (%s, %s, %s, %s, %s) on conflict (number) do update"
-                " set name = excluded.name, role = excluded.role, info = excluded.info, consumes = excluded.consumes",
-                (number, self.name, self.role, msgspec.json.encode(self.info), self._consumes),
-            )
-            await connection.execute(_TIDY)
-            await connection.execute("listen noria_ended")
+            async with cut_at(until, connection):
+                number = await self._register(connection)
         except BaseException:
             await connection.close()
             raise
         self._number = number
         return connection
+
+    async def _register(self, connection: Connection) -> int:
+        """Show on a connection that this session lives, and give its number."""
+        if self._number is None:
+            row = await (await connection.execute("select nextval('session_number')")).fetchone()
+            assert row is not None
+            number = int(row[0])
+        else:
+            number = self._number
+        await connection.execute("set statement_timeout = 0")
+        await connection.execute(_LOCK, (_LOCKS, number))
+        await connection.execute(
+            "insert into session (number, name, role, info, consumes) values (%s, %s, %s, %s, %s) on conflict (number) do update"
+            " set name = excluded.name, role = excluded.role, info = excluded.info, consumes = excluded.consumes",
+            (number, self.name, self.role, msgspec.json.encode(self.info), self._consumes),
+        )
+        await connection.execute(_TIDY)
+        await connection.execute("listen noria_ended")
+        return number
 
     async def _hear(self, connection: Connection) -> None:
         while True:

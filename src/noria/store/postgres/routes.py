@@ -61,6 +61,11 @@ class Routes:
             raise NotFound(f'queue "{name}" is not declared; declared are: {", ".join(sorted(self.queues)) or "none"}')
         return found
 
+    async def number(self, cursor: Cursor, name: str) -> int:
+        """Give the number of a queue as it is declared now. Raises `NotFound`."""
+        await self.refresh(cursor)
+        return self.queue(name).id
+
     def takers(self, exchange: str, routing_key: str) -> list[Known]:
         """Give the queues that take this routing key, or raise `Unroutable`."""
         found = self._cache.get((exchange, routing_key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -16,14 +16,6 @@ from noria.store.postgres.kept import Kept
 from noria.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresNode]:
-    if missing := PostgresNode.missing():
-        pytest.skip(missing)
-    with PostgresNode(tmp_path_factory.mktemp("postgres")) as node:
-        yield node
 
 
 @pytest.fixture
