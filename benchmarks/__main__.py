@@ -47,9 +47,9 @@ FAMILIES: dict[str, dict[str, Measure]] = {
 FAR: dict[str, dict[str, Measure]] = {
     "drain": {"noria": drain.measure, **_each(peer.drain, WORKING_FAR)},
     "together": {"noria": drain.measure_together, **_each(peer.together, WORKING_FAR)},
-    "send": {"noria": sending.measure, **_each(peer.send, SENDING_FAR)},
+    "send": {"noria": sending.measure, **_each(peer.send, SENDING_FAR), "limit": limit.send_far},
     "disk": {"limit": limit.disk},
-    "latency": {"noria": latency.measure, **_each(peer.latency, WORKING_FAR)},
+    "latency": {"noria": latency.measure, **_each(peer.latency, WORKING_FAR), "limit": limit.latency_far},
     "backlog": {"noria": backlog.measure},
     "triggers": {"noria": triggers.measure},
     "masks": {"noria": masks.measure},

@@ -30,7 +30,7 @@ class Scale:
     handlers: int = 61
     pause: float = 0.8
     keys: int = 1_000
-    masks: int = 5_000
+    masks: int = 20_000
     maskers: int = 4
     masks_by_hundreds: int = 20_000
 

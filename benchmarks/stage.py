@@ -241,6 +241,12 @@ class Session:
             self._begun[name] = self._lasting.enter_context(begin(self._folder / name))
         return self._begun[name]
 
+    def rabbit(self) -> RabbitNode:
+        """Give this session's RabbitMQ. Raises `NotMeasured` where none can be started."""
+        if reason := RabbitNode.missing():
+            raise NotMeasured(reason)
+        return self.keep("rabbitmq", RabbitNode)
+
     async def aclose(self) -> None:
         """End what was kept."""
         self._lasting.close()
@@ -256,10 +262,9 @@ class Session:
 
     def _fresh_servers(self) -> dict[str, str]:
         """Give what to set for a virtual host and a database in which nothing is, on the servers of this session."""
-        for missing in (RabbitNode.missing(), PostgresNode.missing()):
-            if missing:
-                raise NotMeasured(missing)
-        rabbit, postgres = self.keep("rabbitmq", RabbitNode), self.keep("postgres", PostgresNode)
+        if reason := PostgresNode.missing():
+            raise NotMeasured(reason)
+        rabbit, postgres = self.rabbit(), self.keep("postgres", PostgresNode)
         name = f"bench{self._count}"
         rabbit.control("add_vhost", name)
         rabbit.control("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import psutil
-from tests.servers.rabbitmq import RabbitNode
 
 from benchmarks import works
 from benchmarks.drain import watched
@@ -91,9 +90,7 @@ async def _place(session: Session, peer: Peer) -> AsyncGenerator[Place]:
         async with session.folder() as folder:
             folder.environment |= {"BENCH_QUEUE": f"bench{time.time_ns()}", "PYTHONPATH": str(ROOT), **peer.environment}
             if peer.over_rabbitmq:
-                if reason := RabbitNode.missing():
-                    raise NotMeasured(reason)
-                folder.environment["BENCH_AMQP"] = session.keep("rabbitmq", RabbitNode).url
+                folder.environment["BENCH_AMQP"] = session.rabbit().url
             yield Place(folder, peer)
     except (RuntimeError, OSError, psutil.Error) as error:
         raise NotMeasured(f"{type(error).__name__}: {error}") from error

@@ -86,6 +86,37 @@ async def latency(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
         yield Figure(p99, 1e3 * percentile(took, 0.99))
 
 
+@contextlib.asynccontextmanager
+async def _queue(session: Session) -> AsyncGenerator[Folder]:
+    """Give a folder whose programs speak to a fresh queue of RabbitMQ."""
+    async with session.folder() as folder:
+        folder.environment |= {"BENCH_QUEUE": f"bench{time.time_ns()}", "BENCH_AMQP": session.rabbit().url}
+        yield folder
+
+
+async def _over_amqp(folder: Folder, how: str, count: int) -> Any:
+    return await all_at_once([await _program(folder, "amqp", how, json.dumps({"count": count}))])
+
+
+async def send_far(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
+    """Send to RabbitMQ while nobody handles it."""
+    async with _queue(session) as folder:
+        for work, how, count in ((works.SEND, "one_by_one", scale.sent), (works.SEND_HUNDREDS, "hundreds", scale.sent_by_hundreds)):
+            yield Figure(work, rate(count, await _over_amqp(folder, how, count)))
+
+
+async def latency_far(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
+    """One every 10 ms, by way of RabbitMQ, to an idle program."""
+    async with _queue(session) as folder:
+        consumer = await _program(folder, "amqp", "consume", "{}")
+        await consumer.line()
+        await _over_amqp(folder, "paced", scale.stamped)
+        await until(lambda: folder.tally.count() >= scale.stamped, "all messages to be handled")
+        took = folder.tally.values()
+    yield Figure(works.SEND_P50, 1e3 * percentile(took, 0.5))
+    yield Figure(works.SEND_P99, 1e3 * percentile(took, 0.99))
+
+
 async def disk(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Sync as SQLite does for each commit of a log that has its size: two pages are overwritten, and no length changes."""
     async with session.folder() as folder:
