@@ -282,7 +282,7 @@ def test_the_ballast_of_a_killed_engine_is_taken_over(tmp_path: Path) -> None:
     heir = Ballast(path)
     assert heir.lay()
     os.unlink(f"{path}.ballast")  # noqa: PTH108
-    assert heir.give_up(lambda _: None), "also when somebody removed it"
+    assert heir.give_up(lambda: None, lambda _: None), "also when somebody removed it"
 
 
 async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_stored(

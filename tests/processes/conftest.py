@@ -213,6 +213,10 @@ class Mill:
         """Let every `Work` end."""
         (self.folder / "release").touch()
 
+    def hold(self) -> None:
+        """Have them wait again."""
+        (self.folder / "release").unlink()
+
     def end(self, number: int = signal.SIGTERM, seconds: float = 40) -> float:
         """End `noria run` with a signal and give how long that took."""
         assert self.process is not None

@@ -19,6 +19,7 @@ class Ballast:
         """Prepare; nothing is allocated before `lay`. `largest` is in bytes."""
         self._path = Path(f"{database}.ballast")
         self._largest = largest
+        self._least = largest // 16
         self._size = 0
         self.laid = False
 
@@ -27,13 +28,13 @@ class Ballast:
         if self.laid:
             return True
         try:
-            if (left := _allocated(self._path)) >= self._largest // 16:  # by an engine that was killed
+            if (left := _allocated(self._path)) >= self._least:  # by an engine that was killed
                 self._size = left
                 self.laid = True
                 return True
             free = free_bytes(self._path.parent)
             size = min(self._largest, free // 4)
-            if size < self._largest // 16 or free < 2 * size:
+            if size < self._least or free < 2 * size:
                 return False
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -49,12 +50,23 @@ class Ballast:
         self.laid = True
         return True
 
-    def give_up(self, take: Callable[[int], None]) -> bool:
-        """Free its blocks, half of them in pieces that `take` uses at once, before somebody else does; says whether there were any."""
+    def fits_beside(self, more: int) -> bool:
+        """Tell whether it can be laid when so many bytes more become free, while nobody takes every byte that does."""
+        free = free_bytes(self._path.parent)
+        return free >= self._least and (free + more) // 4 >= self._least
+
+    def give_up(self, write_back: Callable[[], None], take: Callable[[int], None]) -> bool:
+        """Free its blocks and say whether there were any.
+
+        Half of them are free when `write_back` writes the log into the file, which makes the log's room new; the others are freed in
+        pieces that `take` uses at once. What is neither goes to whoever is first.
+        """
         was_laid, self.laid = self.laid, False
         if was_laid:
             with contextlib.suppress(OSError):  # somebody removed it
-                for left in range(self._size - _PIECE, self._size // 2, -_PIECE):
+                os.truncate(self._path, self._size // 2)
+                write_back()
+                for left in range(self._size // 2 - _PIECE, 0, -_PIECE):
                     os.truncate(self._path, left)
                     take(_PIECE)
                 os.truncate(self._path, 0)

@@ -134,14 +134,30 @@ class Ledger:
         return 0
 
     def tend_log(self) -> None:
-        """Write a long log back into the file, between two turns. Raises `apsw.IOError`: an error of the disk is never retried.
+        """Write a long log back into the file, between two turns.
+
+        Raises `apsw.FullError` and `apsw.BusyError`, after which it may be tried again, and `apsw.IOError`: an error of the disk is not.
 
         SQLite's own checkpoint in a commit would ignore it, and the next one might believe a disk that had lost the pages.
         """
         if self._log_pages > CHECKPOINT:
-            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._log_pages = 0
+            self.write_back()
         self._log.reach(self._log_pages)
+
+    def write_back(self) -> None:
+        """Write the log back into the file, as far as no reader is in the way; raises as `tend_log` does."""
+        self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._log_pages = 0
+
+    def log_size(self) -> int:
+        """Give the bytes that the log takes on the disk."""
+        return self._log.size()
+
+    def give_back_log(self) -> None:
+        """Write the log back into the file and free its bytes; raises as `tend_log` does."""
+        self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._log_pages = 0
+        self._log.restart()
 
     def take_room(self, size: int) -> None:
         """Make so many bytes that became free on a full disk room in the log, before somebody else has them."""

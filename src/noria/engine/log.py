@@ -39,6 +39,17 @@ class Log:
             finally:
                 os.close(handle)
 
+    def restart(self) -> None:
+        """Take the file for empty: it was written back and cut off."""
+        self._extent = 0
+
+    def size(self) -> int:
+        """Give the bytes that the file has."""
+        try:
+            return self._path.stat().st_size
+        except OSError:
+            return 0
+
     def reach(self, pages: int) -> None:
         """Have room for the commits that follow `pages` pages; where the disk is short of it, leave it to SQLite."""
         end = pages * self._frame

@@ -18,7 +18,7 @@ import msgspec
 
 from noria import errors
 from noria.engine import tables
-from noria.engine.ballast import Ballast
+from noria.engine.ballast import Ballast, free_bytes
 from noria.engine.boot import is_of_this_boot
 from noria.engine.clock import steady_clock
 from noria.engine.connection import Connection, Hello
@@ -37,6 +37,7 @@ FENCE: Final = 10.0  # seconds of silence after which a client that holds messag
 _PRUNE_EVERY: Final = 60.0
 _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
+_MORE_ROOM: Final = 64 * 1024  # bytes more than when the log could not be written back: it is tried again at once, before they are in it
 _LOCK_ENDS: Final = 1.0
 _REFUSED_FOR: Final = 30.0  # seconds: no client waits so long for the answer to a publication
 _REFUSED_KEPT: Final = 10_000
@@ -83,10 +84,9 @@ class Engine:
         self._orphans: list[Path] = []
         self._purges: dict[tuple[Connection, int], Purge] = {}
         self._log_rests_until = 0.0
+        self._log_rests_below = 0  # free bytes
         self._purged: list[tuple[Connection, int]] = []
         self._pruning = False
-        if self.ledger.full:
-            self._look_for_room()
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         self.ledger.held_back = self.ledger.was_held
         self._timers.append(self._loop.call_later(grace if self.ledger.was_held else 0.0, self._serve_again))
@@ -94,6 +94,8 @@ class Engine:
         self._fence_at = self._loop.time() + FENCE / 4
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
         self._wake_at_due()
+        if self.ledger.full:
+            self._look_for_room()
 
     # --- what connections bring
 
@@ -161,7 +163,7 @@ class Engine:
             self._purged.clear()
             self._pruning = False
             self._take_back_answers(inbox)
-            if isinstance(failure, errors.StorageFull) and self._ballast.give_up(self.ledger.take_room):
+            if isinstance(failure, errors.StorageFull) and self._make_room():
                 self._begin_again(inbox)
                 return
             self._refuse_all(inbox, failure)
@@ -232,12 +234,16 @@ class Engine:
             self._timers.append(self._loop.call_later(_LOCK_ENDS, lambda: self._clear_away(table, again=False)))
 
     def _tend_log(self) -> None:
-        if self._loop.time() < self._log_rests_until:
+        if self._loop.time() < self._log_rests_until and free_bytes(self.ledger.path.parent) <= self._log_rests_below:
             return
+        self._write_back(self.ledger.tend_log)
+
+    def _write_back(self, write: Callable[[], None]) -> None:
         try:
-            self.ledger.tend_log()
+            write()
         except (apsw.FullError, apsw.BusyError) as error:
             self._log_rests_until = self._loop.time() + _LOOK_FOR_ROOM
+            self._log_rests_below = free_bytes(self.ledger.path.parent) + _MORE_ROOM
             log.warning("the log cannot be written back now: %s", error)  # it grows until it can
         except (apsw.IOError, apsw.CorruptError) as error:
             self._give_up(error)
@@ -494,13 +500,25 @@ class Engine:
         self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
         self.schedule()
 
+    def _make_room(self) -> bool:
+        return self._ballast.give_up(lambda: self._write_back(self.ledger.write_back), self.ledger.take_room)
+
     def _look_for_room(self) -> None:
-        if self._ballast.lay():
+        if self._find_room():
             if self.ledger.full:
                 log.warning("there is room again in %s", self.ledger.path.parent)
             self.ledger.full = False
         else:
             self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
+
+    def _find_room(self) -> bool:
+        """Lay the ballast, if need be where the log was: it may be long when it could not be written back."""
+        if self._ballast.lay():
+            return True
+        if not self._ballast.fits_beside(self.ledger.log_size()):
+            return False
+        self._write_back(self.ledger.give_back_log)
+        return not self.stopped.done() and self._ballast.lay()
 
     def _prune(self) -> None:
         self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]

@@ -13,12 +13,12 @@ _PROGRAM = """
 import pathlib, sys, time
 from mill import *
 from noria import NoriaError
-prefix, n = sys.argv[1], 0
+prefix, seconds, n = sys.argv[1], float(sys.argv[2]), 0
 with open(f"told-{prefix}", "w", buffering=1) as log:
     while not pathlib.Path(f"enough-{prefix}").exists():
         name, n = f"{prefix}{n}", n + 1
         try:
-            app.send(Work(name=name))
+            app.send(Work(name=name, seconds=seconds))
             log.write(f"stored {name}\\n")
         except NoriaError as error:
             log.write(f"{type(error).__name__} {name} {error}\\n")
@@ -28,12 +28,12 @@ app.close()
 
 
 class Senders:
-    """Some of them, each with its own beginning of names."""
+    """Some of them, each with its own beginning of names; their messages run for so long, or until the mill's are released."""
 
-    def __init__(self, mill: Mill, prefixes: tuple[str, ...]) -> None:
+    def __init__(self, mill: Mill, prefixes: tuple[str, ...], seconds: float) -> None:
         self._mill = mill
         self._prefixes = prefixes
-        self._programs: dict[str, subprocess.Popen[str]] = {prefix: mill.script(_PROGRAM, prefix) for prefix in prefixes}
+        self._programs: dict[str, subprocess.Popen[str]] = {prefix: mill.script(_PROGRAM, prefix, str(seconds)) for prefix in prefixes}
 
     def told(self, outcome: str) -> list[str]:
         """Give the names of the messages that ended so: *stored*, or the name of an error."""
@@ -68,9 +68,9 @@ class Senders:
 
 
 @contextmanager
-def sending(mill: Mill, *prefixes: str) -> Iterator[Senders]:
+def sending(mill: Mill, *prefixes: str, seconds: float = 0.0) -> Iterator[Senders]:
     """Have programs send until they are stopped, at the latest at the end."""
-    senders = Senders(mill, prefixes)
+    senders = Senders(mill, prefixes, seconds)
     try:
         yield senders
     finally:

@@ -38,6 +38,11 @@ class Disk:
                 except OSError:
                     continue
 
+    def give_back(self, size: int) -> None:
+        """Free so many bytes of what was taken."""
+        path = self.path / "foreign"
+        os.truncate(path, path.stat().st_size - size)
+
     def free(self) -> None:
         """Give it back."""
         (self.path / "foreign").unlink(missing_ok=True)
