@@ -69,15 +69,17 @@ OUTSIDE := $(addprefix tests/,processes benchmarks faults servers examples cli f
 OUTSIDE_INSIDE := socket or schemathesis or model or distributed
 AT_ONCE := $(BIN)/python -m pytest -m "not alone and not paired" -n 2 --dist loadfile
 
+# Each part runs though one before it failed: what fails is known after one run.
 test: $(VENV)/.tests tools ## Run all tests, with real processes and real HTTP (ARGS="-k name")
-ifeq ($(filter check,$(MAKECMDGOALS)),)
-	$(AT_ONCE) $(ARGS) || [ $$? = 5 ]
-else
-	$(AT_ONCE) $(OUTSIDE)
-	$(AT_ONCE) tests $(addprefix --ignore=,$(OUTSIDE)) -k "$(OUTSIDE_INSIDE)"
-endif
-	$(BIN)/python -m pytest -m paired -n 2 $(ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -m alone --durations=20 --durations-min=10 $(ARGS) || [ $$? = 5 ]
+	trap 'exit 130' INT; failed=""; \
+$(if $(filter check,$(MAKECMDGOALS)),\
+	$(AT_ONCE) $(OUTSIDE) || failed=1; \
+	$(AT_ONCE) tests $(addprefix --ignore=,$(OUTSIDE)) -k "$(OUTSIDE_INSIDE)" || failed=1; \
+,\
+	$(AT_ONCE) $(ARGS) || [ $$? = 5 ] || failed=1; \
+)	$(BIN)/python -m pytest -m paired -n 2 $(ARGS) || [ $$? = 5 ] || failed=1; \
+	$(BIN)/python -m pytest -m alone --durations=20 --durations-min=10 $(ARGS) || [ $$? = 5 ] || failed=1; \
+	[ -z "$$failed" ]
 
 RABBITMQ4 := $(HOME)/.cache/noria/rabbitmq4
 AS_ROOT = [ "$$(id -u)" = 0 ] || { echo "only root can make and use the root folder of another Debian: run this as root" >&2; exit 1; }

@@ -25,6 +25,7 @@ _PRAGMAS: Final = {
 }
 
 
+PATIENCE: Final = 2000  # milliseconds to wait for a lock
 PASSING: Final = (  # the disk or this moment is at fault, not the file: whoever opens it decides whether to try again
     apsw.BusyError, apsw.CantOpenError, apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.ProtocolError, apsw.ReadOnlyError,
 )  # fmt: skip
@@ -145,7 +146,7 @@ def open_database(path: Path) -> Database:
 
 
 def _configure(db: Database, path: Path, *, fresh: bool) -> None:
-    db.set_busy_timeout(2000)
+    db.set_busy_timeout(PATIENCE)
     if fresh:
         db.execute("pragma page_size=4096")
     else:

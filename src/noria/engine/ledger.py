@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from noria.bounds import DEATHS_ALLOWED
-from noria.engine.database import open_database
+from noria.engine.database import PATIENCE, open_database
 from noria.engine.log import CHECKPOINT, Log
 from noria.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
 from noria.engine.routes import Routes
@@ -155,7 +155,11 @@ class Ledger:
 
     def give_back_log(self) -> None:
         """Write the log back into the file and free its bytes; raises as `tend_log` does."""
-        self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self.db.set_busy_timeout(0)  # for somebody who reads, nobody else waits
+        try:
+            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self.db.set_busy_timeout(PATIENCE)
         self._log_pages = 0
         self._log.restart()
 
