@@ -139,14 +139,15 @@ async def test_an_ack_publishes_with_it_and_forgets_marks(engine: EngineUnderTes
 
 async def test_what_the_store_keeps_for_others_comes_too_once(engine: EngineUnderTest, peer: Peer) -> None:
     await peer.broker.declare(Topology(queues=(bind("kept", "news:"),)))
+    kept = (event("news", "", "late", delay=0.05), event("news", "", "tracked", tracked=True), event("news", "", "high", priority=5))
     async with peer.broker.consume([], prefetch=9, temporary=[NEWS]) as consumer:
-        await send(peer, event("news", "", "late", delay=0.05), event("news", "", "tracked", tracked=True))
+        await send(peer, *kept)
         await engine.advance(0.1)
-        got = await gather(consumer, 2)
-        assert sorted(names(got)) == ["late", "tracked"]
+        got = await gather(consumer, 3)
+        assert sorted(names(got)) == ["high", "late", "tracked"]
         await ack(consumer, *got)
         await nothing(engine, consumer)
-    assert sorted(await drain(engine, peer, "kept")) == ["late", "tracked"]
+    assert sorted(await drain(engine, peer, "kept")) == ["high", "late", "tracked"]
 
 
 async def test_a_consumer_whose_connection_was_cut_hears_again(engine: EngineUnderTest, peer: Peer) -> None:
