@@ -160,9 +160,10 @@ async def test_a_retried_dead_letter_is_ready_again_and_may_be_done(peer: Peer) 
     identity = await tracked(peer)
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         await settle(consumer, Dead((await one(consumer)).tag, "broken"))
-        await peer.store.retry_letters([letter.number for letter in await peer.store.letters()])
-        found = await peer.store.state(identity)
-        assert (found.state, found.error) == ("ready", None)
+    await peer.store.retry_letters([letter.number for letter in await peer.store.letters()])
+    found = await peer.store.state(identity)
+    assert (found.state, found.error) == ("ready", None)
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
         await settle(consumer, Ack((await one(consumer)).tag, result=b"7"))
     assert (await peer.store.result(identity, PATIENCE)).result == b"7"
 

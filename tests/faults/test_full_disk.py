@@ -110,6 +110,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
     assert sorted(mill.names("start")) == sorted(mill.names("end")), "each ran once"
     assert post(address, "still").status == 503
 
+    assert "there is room again" not in mill.errors(), "what the ballast gave up is no room for what is new"
     disk.free()
     until(lambda: post(address, "again").status == 202, "a request to be taken again", 5)
     assert ask(address + "/readyz").status == 200

@@ -33,6 +33,7 @@ def test_every_plant_for_the_storm_has_its_test() -> None:
     assert set(of("storm")) == CAUGHT.keys() | ELSEWHERE
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CAUGHT)
 def test_the_storm_catches(name: str) -> None:
     """Where a fault shows only if a kill meets it in its moment, another small storm may be needed: at most three."""

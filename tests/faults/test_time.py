@@ -318,7 +318,7 @@ def test_each_slot_is_one_message_while_schedulers_are_killed_at_random(folder: 
     running = [folder.start("scheduler") for _ in range(schedulers)]
     until(lambda: len(folder.count("select slot from noted")) > 3, "the first slots")
     ends, kills = time.monotonic() + 6.0, 0
-    while time.monotonic() < ends:
+    while kills < 5 or time.monotonic() < ends:
         one = chance.randrange(schedulers)
         running[one].send_signal(signal.SIGKILL)
         running[one].wait(10)
@@ -334,7 +334,6 @@ def test_each_slot_is_one_message_while_schedulers_are_killed_at_random(folder: 
     fired = [(round(slot, 3), stored) for slot, stored in noted if stored > 0]
     first = round(noted[len(begun)][0])
 
-    assert kills >= 5
     assert len(fired) >= 20
     assert fired == [(first + n, n + 1) for n in range(len(fired))], "each slot in its order, once, and with one message"
     assert len(begun) <= schedulers
@@ -378,6 +377,17 @@ def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_s
         until(lambda: last() > before, "another slot", 10)
         return last() - time.time()
 
+    def stored() -> tuple[float, int]:
+        return last(), folder.count("select count(*) from ready")[0][0]
+
+    def at_rest() -> tuple[float, int]:
+        """Give what is stored when nothing was on its way for half a second."""
+        seen, since = stored(), time.monotonic()
+        while time.monotonic() < since + 0.5:
+            if (now := stored()) != seen:
+                seen, since = now, time.monotonic()
+        return seen
+
     until(lambda: last() > 0, "the first slot")
     for jump in (0.0, HOUR, -HOUR, 0.0):
         folder.set_wall(jump)
@@ -390,10 +400,10 @@ def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_s
     one.send_signal(signal.SIGKILL)
     one.wait(10)
     folder.set_wall(0.0)
-    reached, messages = last(), folder.count("select count(*) from ready")
+    reached, messages = at_rest()
     folder.start("scheduler", own_wall=True)
     said = until(lambda: re.search(r"fast has fired (\d+) s ahead of this clock, which was set back", folder.log("scheduler")), "a warning")
 
     assert 3400 <= int(said[1]) <= 3601
-    assert (last(), folder.count("select count(*) from ready")) == (reached, messages), "no slot fires twice"
+    assert stored() == (reached, messages), "no slot fires twice"
     assert json.loads(folder.log("scheduler").splitlines()[-1])["level"] == "warning"

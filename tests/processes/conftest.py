@@ -1,5 +1,6 @@
 """`noria run` as real processes in a folder, with a small application whose handlers write what they do."""
 
+import contextlib
 import json
 import os
 import re
@@ -244,7 +245,8 @@ class Mill:
                 started.wait()
         for process in self.processes():
             if process.pid != os.getpid():
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 @pytest.fixture
@@ -253,6 +255,14 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
     mill = Mill(tmp_path)
     yield mill
     mill.close()
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process runs no more, whoever is to clear it away."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 Wait = Callable[..., Any]

@@ -20,11 +20,12 @@ class Ballast:
         self._path = Path(f"{database}.ballast")
         self._largest = largest
         self._least = largest // 16
+        self._needed = 4 * self._least  # bytes free, so that there is room beside it
         self._size = 0
         self.laid = False
 
     def lay(self) -> bool:
-        """Allocate it if that leaves at least as much again free; says whether it is there."""
+        """Allocate a quarter of what is free, if that is enough; says whether it is there."""
         if self.laid:
             return True
         try:
@@ -34,7 +35,7 @@ class Ballast:
                 return True
             free = free_bytes(self._path.parent)
             size = min(self._largest, free // 4)
-            if size < self._least or free < 2 * size:
+            if free < self._needed:
                 return False
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -53,16 +54,18 @@ class Ballast:
     def fits_beside(self, more: int) -> bool:
         """Tell whether it can be laid when so many bytes more become free, while nobody takes every byte that does."""
         free = free_bytes(self._path.parent)
-        return free >= self._least and (free + more) // 4 >= self._least
+        return free >= self._least and free + more >= self._needed
 
     def give_up(self, write_back: Callable[[], None], take: Callable[[int], None]) -> bool:
         """Free its blocks and say whether there were any.
 
         Half of them are free when `write_back` writes the log into the file, which makes the log's room new; the others are freed in
-        pieces that `take` uses at once. What is neither goes to whoever is first.
+        pieces that `take` uses at once. What is neither goes to whoever is first. It is laid again when half as much more is free
+        than it was: what it gave up itself is no room for what is new.
         """
         was_laid, self.laid = self.laid, False
         if was_laid:
+            self._needed = max(4 * self._least, self._size + self._size // 2)
             with contextlib.suppress(OSError):  # somebody removed it
                 os.truncate(self._path, self._size // 2)
                 write_back()

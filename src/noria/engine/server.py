@@ -37,6 +37,7 @@ FENCE: Final = 10.0  # seconds of silence after which a client that holds messag
 _PRUNE_EVERY: Final = 60.0
 _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
+_LATE: Final = 0.1
 _MORE_ROOM: Final = 64 * 1024  # bytes more than when the log could not be written back: it is tried again at once, before they are in it
 _LOCK_ENDS: Final = 1.0
 _REFUSED_FOR: Final = 30.0  # seconds: no client waits so long for the answer to a publication
@@ -89,7 +90,7 @@ class Engine:
         self._pruning = False
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         self.ledger.held_back = self.ledger.was_held
-        self._timers.append(self._loop.call_later(grace if self.ledger.was_held else 0.0, self._serve_again))
+        self._serve_after(grace if self.ledger.was_held else 0.0)
         self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
         self._fence_at = self._loop.time() + FENCE / 4
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
@@ -473,8 +474,15 @@ class Engine:
         if self.ledger.next_due != float("inf"):
             self._due = self._loop.call_later(min(3600.0, max(0.0, self.ledger.next_due - self.ledger.now())), self.schedule)
 
-    def _serve_again(self) -> None:
+    def _serve_after(self, grace: float) -> None:
+        at = self._loop.time() + grace
+        self._timers.append(self._loop.call_at(at, self._serve_again, at, grace))
+
+    def _serve_again(self, at: float, grace: float) -> None:
         """Lend again, after those who held something had the time to come back; blame what dead workers were running."""
+        if grace and self._loop.time() > at + _LATE:  # we stood still ourselves, and could hear nobody
+            self._serve_after(grace)
+            return
         self.ledger.held_back = False
         self._orphans = tables.orphans(self.ledger.path)
         self.schedule()

@@ -115,7 +115,7 @@ class Host:
         return {row[0]: int(row[1]) for row in (line.split("\t") for line in lines) if row[1]}
 
     def find(self, role: str) -> dict[int, float]:
-        """Give the living processes of a role, each with the seconds that it works: a worker since its first message."""
+        """Give the living processes of a role, each with the seconds that it works: workers and publishers since they could."""
         if role == killer.PUBLISHER:
             pids = [process.pid for process in self._publishers.values() if process.poll() is None]
         else:
@@ -123,9 +123,11 @@ class Host:
             if self._run is None or rows.get("supervisor") != self._run.pid:
                 return {}  # the file is of a supervisor that is dead
             pids = [pid for name, pid in rows.items() if name == role or (role == killer.WORKER and name.startswith("storm-"))]
-        if role != killer.WORKER:
+        journals = {killer.WORKER: "runs/worker", killer.PUBLISHER: "sent/*"}.get(role)
+        if journals is None:
             return {pid: age for pid in pids if (age := _age(pid)) is not None}
-        begun = {int(path.name.split(".")[1]): int(path.name.split(".")[2]) / 1e9 for path in (self.folder / "runs").glob("worker.*.*")}
+        names = [path.name.rsplit(".", 2) for path in self.folder.glob(f"{journals}.*.*")]
+        begun = {int(pid): int(since) / 1e9 for _, pid, since in names}
         now = time.monotonic()
         return {pid: now - begun.get(pid, now) for pid in pids if _age(pid) is not None}
 
