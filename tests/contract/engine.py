@@ -39,7 +39,7 @@ class EngineUnderTest(ABC):
     patience: float = 0.0
     moves_time: bool = False
     time_stands: bool = False
-    soon: float = 0.8
+    soon: float = 1.5
     peers_survive: bool = False
     keeps_order_of_losses: bool = True
 

@@ -52,10 +52,10 @@ async def send(peer: Peer, *publications: Publication) -> list[Receipt]:
     return receipts
 
 
-async def gather(consumer: Consumer, count: int, limit: int = 1000) -> list[Delivery]:
+async def gather(consumer: Consumer, count: int, limit: int = 1000, seconds: float = PATIENCE) -> list[Delivery]:
     """Receive exactly so many deliveries, in as many answers as it takes."""
     got: list[Delivery] = []
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while len(got) < count:
         left = deadline - time.monotonic()
         assert left > 0, f"only {names(got)} came, {count} were expected"

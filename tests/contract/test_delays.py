@@ -120,9 +120,9 @@ async def test_a_long_delay_lasts_its_whole_time(engine: EngineUnderTest, peer: 
     needs_moving_time(engine)
     await send(peer, to("q", "a", delay=30 * 86400.0))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
-        await engine.advance(30 * 86400.0 - 1.0)
+        await engine.advance(30 * 86400.0 - 60.0)
         await nothing(engine, consumer)
-        await engine.advance(1.0)
+        await engine.advance(60.0)
         assert name(await one(consumer)) == "a"
 
 
@@ -130,4 +130,4 @@ async def test_thousands_that_are_due_at_once_all_come(engine: EngineUnderTest, 
     await send(peer, *[to("q", str(n), delay=engine.soon) for n in range(2500)])
     await due(engine, peer, engine.soon, 2500)
     async with peer.broker.consume(["q"], prefetch=5000) as consumer:
-        assert names(await gather(consumer, 2500)) == [str(n) for n in range(2500)]
+        assert names(await gather(consumer, 2500, seconds=60.0)) == [str(n) for n in range(2500)]

@@ -25,10 +25,10 @@ async def test_each_message_is_counted_in_exactly_one_state(peer: Peer) -> None:
         a, b, c, d, e, _ = await gather(consumer, 6)
         assert await peer.broker.depth("q") == Depth(ready=4, running=6, delayed=1)
         await settle(consumer, Dead(a.tag, "no"), Retry(b.tag), Retry(c.tag, 3600.0), Retry(d.tag, counted=False))
-        assert await peer.broker.depth("q") == Depth(ready=6, running=2, delayed=2, dead=1)
+        await depth_becomes(peer, "q", ready=6, running=2, delayed=2, dead=1)
         await ack(consumer, e)
         assert await peer.broker.depth("q") == Depth(ready=6, running=1, delayed=2, dead=1)
-    assert await peer.broker.depth("q") == Depth(ready=7, delayed=2, dead=1)
+    await depth_becomes(peer, "q", ready=7, delayed=2, dead=1)
     assert await peer.broker.depth("r") == Depth(ready=1)
 
 

@@ -36,6 +36,7 @@ async def test_what_was_given_to_others_meanwhile_stays_with_them(engine: Engine
         await gather(consumer, 2)
         theirs = await gather(other, 2)
         await lost.vanish()
+        await depth_becomes(peer, "q", ready=4, running=2)
         assert names(theirs + await gather(other, 4)) == ["2", "3", "0", "1", "4", "5"]
 
 
@@ -65,7 +66,7 @@ async def test_a_politely_closed_consumer_gives_back_at_the_old_place_without_co
     await send(peer, *[to("q", str(n)) for n in range(4)])
     async with peer.broker.consume(["q"], prefetch=2) as consumer:
         await gather(consumer, 2)
-    assert await peer.broker.depth("q") == Depth(ready=4)
+    await depth_becomes(peer, "q", ready=4)
     async with peer.broker.consume(["q"], prefetch=4) as consumer:
         assert [(name(d), d.attempt) for d in await gather(consumer, 4)] == [("0", 1), ("1", 1), ("2", 1), ("3", 1)]
 

@@ -237,7 +237,7 @@ async def test_what_is_published_during_a_run_gets_the_result_of_the_next(peer: 
         running = await one(consumer)
         await send(peer, b)
         await settle(consumer, Ack(running.tag, result=b"1"))
-        assert (await peer.store.state(b.envelope.id)).state == "ready"
+        assert (await peer.store.state(b.envelope.id)).state in ("ready", "running"), "it may be pushed already"
         await settle(consumer, Ack((await one(consumer)).tag, result=b"2"))
     assert [(await peer.store.state(p.envelope.id)).result for p in (a, b)] == [b"1", b"2"]
 

@@ -23,6 +23,9 @@ async def queue(peer: Peer) -> None:
     await declare(peer, "q", "r")
 
 
+pytestmark = pytest.mark.timeout(300)
+
+
 async def reborn(engine: EngineUnderTest) -> Peer:
     await engine.restart()
     return await engine.connect()
@@ -212,7 +215,7 @@ async def test_two_consumers_of_a_peer_both_go_on_after_the_engine_died(engine: 
 
 
 async def test_what_nobody_answers_is_an_error_within_the_deadline(engine: EngineUnderTest) -> None:
-    peer = await engine.connect(deadline=0.3)
+    peer = await engine.connect(deadline=1.0)
     await peer.broker.depth("q")
     await engine.stop()
     broker, store = peer.broker, peer.store

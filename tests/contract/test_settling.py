@@ -8,7 +8,25 @@ from noria.brokers.contract import Ack, Dead, Depth, Refusal, Retry, Settlement
 from noria.messages.envelope import Publication
 
 from .engine import EngineUnderTest, Peer
-from .scenes import End, ack, dead, declare, done, drain, eventually, gather, later, name, names, nothing, one, send, settle, to
+from .scenes import (
+    End,
+    ack,
+    dead,
+    declare,
+    depth_becomes,
+    done,
+    drain,
+    eventually,
+    gather,
+    later,
+    name,
+    names,
+    nothing,
+    one,
+    send,
+    settle,
+    to,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +62,7 @@ async def test_many_deliveries_end_in_one_call_each_in_its_own_way(engine: Engin
     async with peer.broker.consume(["q"], prefetch=5) as consumer:
         a, b, c, d, e = await gather(consumer, 5)
         await settle(consumer, Ack(a.tag), Retry(b.tag), Dead(c.tag, "no"), Retry(d.tag, 3600.0), Ack(e.tag, (to("r", "then"),)))
-        assert await peer.broker.depth("q") == Depth(ready=1, delayed=1, dead=1)
+        await depth_becomes(peer, "q", ready=1, delayed=1, dead=1)
         assert names(await gather(consumer, 1)) == ["1"]
     assert await drain(engine, peer, "r") == ["then"]
 
@@ -230,7 +248,7 @@ async def test_an_uncounted_retry_ends_the_delivery_too(peer: Peer) -> None:
         delivery = await one(consumer)
         await settle(consumer, Retry(delivery.tag, counted=False))
         assert whys(await consumer.settle([Ack(delivery.tag)])) == [(delivery.tag, "stale")]
-        assert await peer.broker.depth("q") == Depth(ready=1)
+        await depth_becomes(peer, "q", ready=1)
 
 
 async def test_nobody_settles_the_delivery_of_another_peer(engine: EngineUnderTest, peer: Peer) -> None:

@@ -82,9 +82,9 @@ async def test_a_window_holds_the_key_after_its_message_is_done(engine: EngineUn
     needs_moving_time(engine)
     (receipt,) = await send(peer, to("q", unique="u", unique_for=100.0))
     await drain(engine, peer, "q")
-    await engine.advance(99.0)
+    await engine.advance(40.0)
     await refused(peer, receipt.id)
-    await engine.advance(1.0)
+    await engine.advance(60.0)
     await send(peer, to("q", unique="u", unique_for=100.0))
 
 

@@ -221,7 +221,7 @@ def test_signals_do_not_put_off_the_deadline(host: Host) -> None:
             client.publish([message("a")])
         with pytest.raises(BrokerUnavailable, match="did not answer in time"):
             BlockingClient(host.path, lambda: TOPOLOGY, deadline=0.5).is_reachable()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 2.9
     finally:
         over.set()
         disturber.join()

@@ -145,7 +145,8 @@ class PostgresNode:
         processes = self.processes()
         try:
             for process in processes:
-                process.suspend()
+                with contextlib.suppress(psutil.NoSuchProcess):  # a session that has ended
+                    process.suspend()
             yield
         finally:
             for process in processes:

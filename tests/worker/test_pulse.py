@@ -9,26 +9,42 @@ import pytest
 
 from noria.worker.pulse import Pulse
 
-from ..waiting import auntil
+from ..waiting import auntil, until
+
+
+def stop(pulse: Pulse) -> None:
+    """Have it end, so that its last words are not heard in the next test."""
+    pulse.stop()
+    for thread in threading.enumerate():
+        if thread.name == "noria-pulse":
+            thread.join(15)
 
 
 async def test_it_beats_while_a_handler_keeps_the_loop() -> None:
     beats: list[float] = []
-    pulse = Pulse(beats.append)
+    twice = threading.Event()
+
+    def beat(at: float) -> None:
+        beats.append(at)
+        if len(beats) == 2:
+            twice.set()
+
+    pulse = Pulse(beat)
     pulse.start()
-    time.sleep(2.3)  # noqa: ASYNC251 - the fault that is looked for
-    pulse.stop()
-    assert len(beats) >= 2
+    assert twice.wait(15), "this keeps the loop, as the handler does"
+    stop(pulse)
 
 
 async def test_a_loop_that_does_not_turn_is_told_with_its_stack(caplog: pytest.LogCaptureFixture) -> None:
     pulse = Pulse(lambda _: None)
     pulse.start()
     with caplog.at_level(logging.WARNING):
-        time.sleep(3.2)  # noqa: ASYNC251 - the fault that is looked for
-    pulse.stop()
-    assert caplog.text.count("has not turned") == 1
-    assert "test_a_loop_that_does_not_turn_is_told" in caplog.text
+        until(lambda: caplog.records, "a warning, while this keeps the loop")
+        time.sleep(1.2)  # noqa: ASYNC251 - the next look
+    stop(pulse)
+    (told,) = caplog.records
+    assert "has not turned" in told.message
+    assert "test_a_loop_that_does_not_turn_is_told" in told.message
 
 
 async def test_a_loop_that_never_turns_ends_the_worker_and_names_the_task() -> None:
@@ -41,7 +57,7 @@ async def test_a_loop_that_never_turns_ends_the_worker_and_names_the_task() -> N
         ended.wait(20)  # keeps the loop for itself
 
     await asyncio.create_task(culprit(), name="slot-7")
-    pulse.stop()
+    stop(pulse)
     assert ended.is_set()
     assert blamed == ["slot-7"]
 
@@ -49,8 +65,8 @@ async def test_a_loop_that_never_turns_ends_the_worker_and_names_the_task() -> N
 async def test_a_loop_that_turns_is_left_alone() -> None:
     ended = threading.Event()
     beats: list[float] = []
-    pulse = Pulse(beats.append, limit=1.0, end=ended.set)
+    pulse = Pulse(beats.append, limit=10.0, end=ended.set)
     pulse.start()
     await auntil(lambda: len(beats) >= 3, "three beats")
-    pulse.stop()
+    stop(pulse)
     assert not ended.is_set()

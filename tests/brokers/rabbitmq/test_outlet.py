@@ -40,4 +40,4 @@ async def test_a_send_whose_connection_took_most_of_its_deadline_waits_only_for_
     finally:
         os.kill(node.pid, signal.SIGCONT)
         await outlet.close()
-    assert _DEADLINE - 0.1 < loop.time() - began < _DEADLINE + 0.4
+    assert _DEADLINE - 0.1 < loop.time() - began < _DEADLINE + 1.2
