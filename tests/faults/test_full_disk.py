@@ -16,7 +16,7 @@ import pytest
 
 from ..processes.conftest import Mill
 from ..waiting import until
-from .disks.senders import sending
+from .disks.senders import Senders, sending
 from .disks.small import Disk, needs_root
 
 MEBIBYTE = 1024 * 1024
@@ -155,6 +155,25 @@ def fill_until_refused(mill: Mill) -> None:
         senders.stop()
 
 
+def fill_until_all_are_refused(disk: Disk, senders: Senders) -> None:
+    """Fill the disk again and again, until senders have met it several times."""
+    refusals = len(senders.told("StorageFull"))
+
+    def refused() -> bool:
+        disk.fill()
+        return len(senders.told("StorageFull")) > refusals + 4
+
+    until(refused, "senders to be refused", 30)
+
+
+def each_runs_once(mill: Mill, stored: list[str]) -> None:
+    """Expect that what was stored is handled, and nothing twice."""
+    until(lambda: len(mill.names("end")) >= len(stored), "everything stored to be handled", 40)
+    until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0)
+    assert sorted(mill.names("end")) == sorted(stored)
+    assert len(mill.names("start")) == len(stored)
+
+
 @pytest.mark.timeout(60)
 def test_on_a_full_disk_an_operator_can_look(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
@@ -201,15 +220,10 @@ def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: M
     with sending(mill, "a", "b", seconds=60) as senders:
         until(lambda: Path(f"{disk.path}/noria.db-wal").stat().st_size > 15 * MEBIBYTE, "a log as long as it becomes", 60)
         for _ in range(10):
-            refusals, successes = len(senders.told("StorageFull")), len(senders.told("stored"))
+            successes = len(senders.told("stored"))
             until(lambda: len(senders.told("stored")) > successes, "senders to be heard", 10)  # noqa: B023 - called at once
-
-            def refused() -> bool:
-                disk.fill()
-                return len(senders.told("StorageFull")) > refusals + 4  # noqa: B023
-
             mill.hold()  # as much done as sent needs no new room once the log is as long as it becomes
-            until(refused, "senders to be refused", 30)
+            fill_until_all_are_refused(disk, senders)
             mill.release()
             successes = len(senders.told("stored"))
             disk.free()
@@ -217,10 +231,7 @@ def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: M
         senders.stop()
         assert senders.outcomes() == {"stored", "StorageFull"}, "a full disk is never an unknown outcome"
         stored = senders.told("stored")
-    until(lambda: len(mill.names("end")) >= len(stored), "everything stored to be handled", 40)
-    until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0)
-    assert sorted(mill.names("end")) == sorted(stored)
-    assert len(mill.names("start")) == len(stored)
+    each_runs_once(mill, stored)
     assert starts(mill) == before, "nothing was restarted"
     mill.end()
 
@@ -232,12 +243,7 @@ def test_a_little_room_is_enough_when_the_log_took_the_rest(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     with sending(mill, "a", "b", seconds=60) as senders:
         until(lambda: log.stat().st_size > 14 * MEBIBYTE, "a long log", 30)
-
-        def refused() -> bool:
-            disk.fill()
-            return len(senders.told("StorageFull")) > 4
-
-        until(refused, "senders to be refused")
+        fill_until_all_are_refused(disk, senders)
         successes = len(senders.told("stored"))
         disk.give_back(3 * MEBIBYTE)
         until(lambda: len(senders.told("stored")) > successes, "the room of the log to be found", 5)
@@ -246,8 +252,5 @@ def test_a_little_room_is_enough_when_the_log_took_the_rest(mill: Mill) -> None:
         senders.stop()
         stored = senders.told("stored")
     mill.release()
-    until(lambda: len(mill.names("end")) >= len(stored), "everything stored to be handled", 40)
-    until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0)
-    assert sorted(mill.names("end")) == sorted(stored)
-    assert len(mill.names("start")) == len(stored)
+    each_runs_once(mill, stored)
     mill.end()

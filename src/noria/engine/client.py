@@ -82,9 +82,8 @@ class Client:
         self.info = info or {}
         self.held: Callable[[], Iterable[tuple[str, int]]] = tuple
         self.on_lost: Callable[[set[int]], None] = lambda _: None
-        self.stays: Callable[[], bool] = lambda: (
-            False
-        )  # whether the engine must see that this client lives, though nothing is asked or held
+        # Whether the engine must see that this client lives, though nothing is asked or held.
+        self.stays: Callable[[], bool] = lambda: False
         self.name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
         self._alone = alone
         self._engine = engine
