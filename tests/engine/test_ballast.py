@@ -1,0 +1,64 @@
+"""The ballast: what it gives up is used in order, and is no room for what is new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from noria.engine import ballast as module
+from noria.engine.ballast import Ballast
+
+MEBIBYTE = 1024 * 1024
+
+
+class Room:
+    """What a disk is said to have free."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def __call__(self, _: Path) -> int:
+        return self.free
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Room:
+    room = Room(24 * MEBIBYTE)
+    monkeypatch.setattr(module, "free_bytes", room)
+    return room
+
+
+def test_what_it_gave_up_itself_is_no_room(tmp_path: Path, room: Room) -> None:
+    ballast = Ballast(tmp_path / "noria.db")
+    assert ballast.lay()
+    room.free = 3 * MEBIBYTE  # half of the six that it had; the log has the others, and one of its own
+    assert ballast.give_up(lambda: None, lambda _: None)
+    assert not ballast.lay()
+    assert not ballast.fits_beside(4 * MEBIBYTE)
+    room.free = 5 * MEBIBYTE
+    assert not ballast.lay()
+    assert ballast.fits_beside(4 * MEBIBYTE), "somebody freed some"
+    room.free = 9 * MEBIBYTE
+    assert ballast.lay()
+
+
+def test_the_log_is_left_for_settling_while_somebody_takes_every_byte(tmp_path: Path, room: Room) -> None:
+    room.free = MEBIBYTE - 1
+    assert not Ballast(tmp_path / "noria.db").fits_beside(1024 * MEBIBYTE)
+
+
+def test_half_of_it_is_free_when_the_log_is_written_back_and_the_rest_is_taken_piece_by_piece(tmp_path: Path, room: Room) -> None:
+    ballast, left, seen, taken = Ballast(tmp_path / "noria.db"), tmp_path / "noria.db.ballast", list[int](), list[int]()
+    assert ballast.lay()
+    whole = left.stat().st_size
+    assert whole == room.free // 4
+
+    def take(size: int) -> None:
+        assert left.stat().st_size == whole // 2 - size - sum(taken)
+        taken.append(size)
+
+    assert ballast.give_up(lambda: seen.append(left.stat().st_size), take)
+    assert seen == [whole // 2]
+    assert whole // 2 - sum(taken) <= max(taken)
+    assert left.stat().st_size == 0
