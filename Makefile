@@ -33,8 +33,8 @@ elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
   made=""; trap 'rm -f $$made' EXIT; \
   [ -e /usr/sbin/policy-rc.d ] || { made=/usr/sbin/policy-rc.d; printf '#!/bin/sh\nexit 101\n' >$$made; chmod +x $$made; }; \
   case $$missing in *postgresql*) \
-    clusters=/etc/postgresql-common/createcluster.d; mkdir -p $$clusters; made="$$made $$clusters/noria.conf"; \
-    echo "create_main_cluster = false" >$$clusters/noria.conf ;; \
+    clusters=/etc/postgresql-common/createcluster.d; mkdir -p $$clusters; made="$$made $$clusters/chappe.conf"; \
+    echo "create_main_cluster = false" >$$clusters/chappe.conf ;; \
   esac; \
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 else \
@@ -46,7 +46,7 @@ help: ## Explain these commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 $(UV):
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Noria needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Chappe needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
 
@@ -58,7 +58,7 @@ $(VENV)/.tests: $(UV) pyproject.toml uv.lock
 	$(UV) sync --quiet --frozen --all-extras --inexact
 	@touch $@
 
-setup: $(VENV)/.tests ## Make the environment for working on Noria in .venv
+setup: $(VENV)/.tests ## Make the environment for working on Chappe in .venv
 
 BROKER := file
 demo: $(VENV)/.demo $(if $(filter rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=rabbitmq, ARGS=--keep leaves it running)
@@ -81,7 +81,7 @@ $(if $(filter check,$(MAKECMDGOALS)),\
 	$(BIN)/python -m pytest -m alone --durations=20 --durations-min=10 $(ARGS) || [ $$? = 5 ] || failed=1; \
 	[ -z "$$failed" ]
 
-RABBITMQ4 := $(HOME)/.cache/noria/rabbitmq4
+RABBITMQ4 := $(HOME)/.cache/chappe/rabbitmq4
 AS_ROOT = [ "$$(id -u)" = 0 ] || { echo "only root can make and use the root folder of another Debian: run this as root" >&2; exit 1; }
 
 # It is made beside its place and moved when complete: nothing half made is ever used. What debootstrap mounts in it ends with debootstrap.
@@ -95,10 +95,10 @@ $(RABBITMQ4):
 	  || { tail -n 5 $@.log >&2; exit 1; }; \
 	rm -f $@.half/var/cache/apt/archives/*.deb; mv -T $@.half $@
 
-test-rabbitmq4: $(VENV)/.tests tools $(RABBITMQ4) ## Run the tests of RabbitMQ with the 4.0 of Debian 13, which is kept in RABBITMQ4=~/.cache/noria/rabbitmq4
+test-rabbitmq4: $(VENV)/.tests tools $(RABBITMQ4) ## Run the tests of RabbitMQ with the 4.0 of Debian 13, which is kept in RABBITMQ4=~/.cache/chappe/rabbitmq4
 	@$(AS_ROOT)
-	NORIA_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest -n 2 --dist loadfile tests/contract -k distributed $(ARGS)
-	NORIA_TEST_RABBITMQ_ROOT=$(RABBITMQ4) NORIA_TEST_PARTITIONS=1 $(BIN)/python -m pytest tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
+	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest -n 2 --dist loadfile tests/contract -k distributed $(ARGS)
+	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) CHAPPE_TEST_PARTITIONS=1 $(BIN)/python -m pytest tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
 	  tests/brokers/rabbitmq tests/processes/test_rabbitmq.py tests/store/test_kept.py $(ARGS)
 
 check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must be clean at every commit
@@ -122,14 +122,14 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(UV)
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(PEERS) && $(UV) pip install --quiet --python $(PEERS) -r $< && touch $@ || \
 	  echo "the peers cannot be installed here: the bench says so and goes on" >&2
 
-peers: $(PEERS)/.installed # What the bench compares Noria with
+peers: $(PEERS)/.installed # What the bench compares Chappe with
 	@$(call debian,rabbitmq-server) || echo "their server cannot be installed here: the bench says so and goes on" >&2
 
-bench: $(VENV)/.tests peers $(if $(filter rabbitmq,$(BROKER)),tools) ## Measure Noria and its peers in turns, print a table, write benchmarks/*.json (BROKER=rabbitmq ARGS="--runs 1 drain")
+bench: $(VENV)/.tests peers $(if $(filter rabbitmq,$(BROKER)),tools) ## Measure Chappe and its peers in turns, print a table, write benchmarks/*.json (BROKER=rabbitmq ARGS="--runs 1 drain")
 	@$(BIN)/python -m benchmarks --broker $(BROKER) $(ARGS)
 
-bench-quick: $(VENV)/.tests ## Measure Noria alone, in small sizes, within a minute or so
-	@$(BIN)/python -m benchmarks --scale quick --runs 1 --systems noria --output benchmarks/out/quick.json $(ARGS)
+bench-quick: $(VENV)/.tests ## Measure Chappe alone, in small sizes, within a minute or so
+	@$(BIN)/python -m benchmarks --scale quick --runs 1 --systems chappe --output benchmarks/out/quick.json $(ARGS)
 
 power: $(VENV)/.tests ## Cut the power at 10,000 places of the engine's work, keep the result in evidence/ (ARGS="--points 20000 --seed 7")
 	@$(BIN)/python -m tests.faults.power $(ARGS)

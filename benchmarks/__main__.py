@@ -32,27 +32,27 @@ def _each(measure: PeerMeasure, peers: Sequence[Peer]) -> dict[str, Measure]:
 
 
 FAMILIES: dict[str, dict[str, Measure]] = {
-    "drain": {"noria": drain.measure, **_each(peer.drain, WORKING), "limit": limit.drain},
-    "together": {"noria": drain.measure_together, **_each(peer.together, WORKING)},
-    "send": {"noria": sending.measure, **_each(peer.send, SENDING), "limit": limit.send},
+    "drain": {"chappe": drain.measure, **_each(peer.drain, WORKING), "limit": limit.drain},
+    "together": {"chappe": drain.measure_together, **_each(peer.together, WORKING)},
+    "send": {"chappe": sending.measure, **_each(peer.send, SENDING), "limit": limit.send},
     "disk": {"limit": limit.disk},
-    "latency": {"noria": latency.measure, **_each(peer.latency, WORKING), "limit": limit.latency},
-    "backlog": {"noria": backlog.measure},
-    "neighbours": {"noria": neighbours.measure},
-    "gateway": {"noria": gateway.measure},
-    "idle": {"noria": idle.measure},
-    "triggers": {"noria": triggers.measure},
-    "masks": {"noria": masks.measure},
+    "latency": {"chappe": latency.measure, **_each(peer.latency, WORKING), "limit": limit.latency},
+    "backlog": {"chappe": backlog.measure},
+    "neighbours": {"chappe": neighbours.measure},
+    "gateway": {"chappe": gateway.measure},
+    "idle": {"chappe": idle.measure},
+    "triggers": {"chappe": triggers.measure},
+    "masks": {"chappe": masks.measure},
 }
 FAR: dict[str, dict[str, Measure]] = {
-    "drain": {"noria": drain.measure, **_each(peer.drain, WORKING_FAR)},
-    "together": {"noria": drain.measure_together, **_each(peer.together, WORKING_FAR)},
-    "send": {"noria": sending.measure, **_each(peer.send, SENDING_FAR), "limit": limit.send_far},
+    "drain": {"chappe": drain.measure, **_each(peer.drain, WORKING_FAR)},
+    "together": {"chappe": drain.measure_together, **_each(peer.together, WORKING_FAR)},
+    "send": {"chappe": sending.measure, **_each(peer.send, SENDING_FAR), "limit": limit.send_far},
     "disk": {"limit": limit.disk},
-    "latency": {"noria": latency.measure, **_each(peer.latency, WORKING_FAR), "limit": limit.latency_far},
-    "backlog": {"noria": backlog.measure},
-    "triggers": {"noria": triggers.measure},
-    "masks": {"noria": masks.measure},
+    "latency": {"chappe": latency.measure, **_each(peer.latency, WORKING_FAR), "limit": limit.latency_far},
+    "backlog": {"chappe": backlog.measure},
+    "triggers": {"chappe": triggers.measure},
+    "masks": {"chappe": masks.measure},
 }
 _BROKERS = {"file": FAMILIES, "rabbitmq": FAR}
 _RESULTS = {"file": "results.json", "rabbitmq": "rabbitmq.json"}
@@ -90,7 +90,7 @@ class Measuring:
 
     async def all(self) -> None:
         """Run everything that was asked for."""
-        with tempfile.TemporaryDirectory(prefix="noria-bench-") as folder:
+        with tempfile.TemporaryDirectory(prefix="chappe-bench-") as folder:
             families, far = _BROKERS[self._chosen.broker], self._chosen.broker != "file"
             async with contextlib.aclosing(Session(Path(folder), far=far)) as session:
                 for _ in range(self._chosen.runs):

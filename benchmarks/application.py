@@ -7,7 +7,7 @@ import os
 import time
 
 from benchmarks import tally
-from noria import App, Command, replace
+from chappe import App, Command, replace
 
 app = App("bench")
 

@@ -15,7 +15,7 @@ CONNECTIONS = 64
 async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Post from a process of its own; engine, gateway and client share the machine's cores."""
     async with session.stage() as stage:
-        gateway = await stage.noria("gateway", "--port", "0")
+        gateway = await stage.chappe("gateway", "--port", "0")
         await until(lambda: re.search(r"gateway listens on", gateway.log.read_text()), "the gateway")
         found = re.search(r"gateway listens on http://[\d.]+:(\d+)", gateway.log.read_text())
         assert found is not None

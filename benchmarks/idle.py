@@ -16,15 +16,15 @@ from benchmarks.works import IDLE_CPU, IDLE_PSS, RUN_CPU, RUN_PSS, Figure
 
 def _is_counted(process: psutil.Process) -> bool:
     """Tell whether this is a worker or the engine, by the title that it gave itself."""
-    return " ".join(process.cmdline()).startswith(("noria worker", "noria engine"))
+    return " ".join(process.cmdline()).startswith(("chappe worker", "chappe engine"))
 
 
 async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
-    """Run it as a user does, `noria run` with a pool of ten, and look at it twice."""
+    """Run it as a user does, `chappe run` with a pool of ten, and look at it twice."""
     async with session.stage(engine=False) as stage:
-        (stage.path / "noria.toml").write_text(f"[pools.default]\nprocesses = {scale.idlers}\n")
-        supervisor = await stage.noria("run", "--no-gateway", "--no-scheduler")
-        await until(lambda: "processes are ready" in supervisor.log.read_text(), "noria run to be ready")
+        (stage.path / "chappe.toml").write_text(f"[pools.default]\nprocesses = {scale.idlers}\n")
+        supervisor = await stage.chappe("run", "--no-gateway", "--no-scheduler")
+        await until(lambda: "processes are ready" in supervisor.log.read_text(), "chappe run to be ready")
         everything = tree(supervisor.pid)
         counted = [process.pid for process in everything if _is_counted(process)]
         if len(counted) != scale.idlers + 1:

@@ -1,7 +1,7 @@
 """Neighbours: what a worker that computes in four threads does to everybody else's messages.
 
-Four threads of one Python process take one core. So that what Noria adds can be told from what is simply a core
-that is gone, the same threads run once more in a process that has nothing to do with Noria.
+Four threads of one Python process take one core. So that what Chappe adds can be told from what is simply a core
+that is gone, the same threads run once more in a process that has nothing to do with Chappe.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONG = 600
 @asynccontextmanager
 async def _burning_worker(stage: Stage) -> AsyncGenerator[None]:
     """Keep a worker computing in four threads, and kill it afterwards."""
-    worker = await stage.noria("worker", "-Q", "burn")
+    worker = await stage.chappe("worker", "-Q", "burn")
     await stage.until_served("burn", 1)
     await stage.send("burns", count=_THREADS, seconds=_LONG)
     await until(lambda: stage.tally.count() == _THREADS, "four handlers to compute")

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import cue
 from benchmarks.application import Block, Burn, Mask, Noop, Pause, Stamp, app
 from benchmarks.payload import FIELDS, stamped
-from noria import Command
+from chappe import Command
 
 _NOTE = "x" * 100
 

@@ -1,4 +1,4 @@
-"""A folder with Noria's own processes in it, as a user would start them, and a connection to ask the engine."""
+"""A folder with Chappe's own processes in it, as a user would start them, and a connection to ask the engine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
 
 from benchmarks.tally import VARIABLE, Tally
-from noria import brokers
-from noria import store as stores
-from noria.brokers.contract import Broker, Depth
-from noria.brokers.embedded import EmbeddedBroker
-from noria.errors import BrokerError
-from noria.settings import Settings
-from noria.store.contract import Store
-from noria.store.embedded import EmbeddedStore
-from noria.store.postgres.store import PostgresStore
+from chappe import brokers
+from chappe import store as stores
+from chappe.brokers.contract import Broker, Depth
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.errors import BrokerError
+from chappe.settings import Settings
+from chappe.store.contract import Store
+from chappe.store.embedded import EmbeddedStore
+from chappe.store.postgres.store import PostgresStore
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.tally = Tally(path / "tally")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_") and name not in ("PORT", "LOG_LEVEL")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CHAPPE_") and name not in ("PORT", "LOG_LEVEL")}
         self.environment = {**kept, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", VARIABLE: str(self.tally.folder)}
         self._programs: list[Program] = []
 
@@ -135,7 +135,7 @@ class Folder:
 
 
 class Stage(Folder):
-    """A folder in which Noria runs; `far` says that messages wait in RabbitMQ and PostgreSQL."""
+    """A folder in which Chappe runs; `far` says that messages wait in RabbitMQ and PostgreSQL."""
 
     broker: Broker
     store: Store
@@ -143,22 +143,22 @@ class Stage(Folder):
     def __init__(self, path: Path, urls: Mapping[str, str] | None = None) -> None:
         super().__init__(path)
         self.far = urls is not None
-        self.environment |= {"NORIA_APP": "benchmarks.application:app", "NORIA_LOG_LEVEL": "info"}
+        self.environment |= {"CHAPPE_APP": "benchmarks.application:app", "CHAPPE_LOG_LEVEL": "info"}
         if urls is None:
-            self.environment["NORIA_BROKER"] = f"sqlite:///{path}/noria.db"
-            broker = EmbeddedBroker(path / "noria.db", alone=False, deadline=PATIENCE)
+            self.environment["CHAPPE_BROKER"] = f"sqlite:///{path}/chappe.db"
+            broker = EmbeddedBroker(path / "chappe.db", alone=False, deadline=PATIENCE)
             self.broker, self.store = broker, EmbeddedStore(broker.client)
         else:
             self.environment |= {**urls, "BENCH_NOTES": "1"}
-            settings = Settings(broker=urls["NORIA_BROKER"], store=urls["NORIA_STORE"], deadline=PATIENCE)
+            settings = Settings(broker=urls["CHAPPE_BROKER"], store=urls["CHAPPE_STORE"], deadline=PATIENCE)
             kept = stores.distributed(settings)
             rabbit = brokers.distributed(settings, kept.kept)
             kept.join(rabbit)
             self.broker, self.store = rabbit, kept
 
-    async def noria(self, *arguments: str) -> Program:
-        """Start a verb of Noria."""
-        return await self.start(sys.executable, "-m", "noria", *arguments)
+    async def chappe(self, *arguments: str) -> Program:
+        """Start a verb of Chappe."""
+        return await self.start(sys.executable, "-m", "chappe", *arguments)
 
     async def python(self, module: str, *arguments: str) -> Program:
         """Start a program of the bench."""
@@ -166,14 +166,14 @@ class Stage(Folder):
 
     async def engine(self) -> Program:
         """Start the engine and wait until it answers."""
-        program = await self.noria("engine")
+        program = await self.chappe("engine")
         await self.store.overview()
         return program
 
     @contextlib.asynccontextmanager
     async def workers(self, count: int, queue: str, *, until_served: bool = True) -> AsyncGenerator[list[Program]]:
         """Run worker processes that all wait for messages of a queue."""
-        programs = [await self.noria("worker", "-Q", queue) for _ in range(count)]
+        programs = [await self.chappe("worker", "-Q", queue) for _ in range(count)]
         try:
             if until_served:
                 await self.until_served(queue, count)
@@ -270,7 +270,7 @@ class Session:
         rabbit.control("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        return {"NORIA_BROKER": f"{rabbit.url}{name}", "NORIA_STORE": f"{postgres.url.removesuffix('noria')}{name}"}
+        return {"CHAPPE_BROKER": f"{rabbit.url}{name}", "CHAPPE_STORE": f"{postgres.url.removesuffix('chappe')}{name}"}
 
     @contextlib.asynccontextmanager
     async def folder(self) -> AsyncGenerator[Folder]:

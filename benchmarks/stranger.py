@@ -1,4 +1,4 @@
-"""A process that has nothing to do with Noria and computes in some threads: `python -m benchmarks.stranger 4 600`."""
+"""A process that has nothing to do with Chappe and computes in some threads: `python -m benchmarks.stranger 4 600`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints the rows, and beside each of Noria's what it must reach and whether it does."""
+"""Prints the rows, and beside each of Chappe's what it must reach and whether it does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verdict(row: Row, medians: Medians, *, far: bool = False) -> tuple[str, str]
     """Give what a row must reach, and whether it is ok, missed, or not to be known; an aim that is not reached is only told."""
     work = _WORKS[row["work"]]
     bounds, aims = (work.far, ()) if far else (work.bounds, work.aims)
-    if row["system"] != "noria" or not (bounds or aims):
+    if row["system"] != "chappe" or not (bounds or aims):
         return "", ""
     must = "; ".join([*(_must(bound, medians) for bound in bounds), *(_aim(bound, row, medians) for bound in aims)])
     kept = [bound.kept(row["median"], medians) for bound in bounds]

@@ -77,8 +77,8 @@ def not_above(system: str, work: str) -> Bound:
 
 
 def not_below(work: str) -> Bound:
-    """Not below what Noria did in another work of the same session."""
-    return Bound(f"≥ {work}", _of("noria", work), at_least=True)
+    """Not below what Chappe did in another work of the same session."""
+    return Bound(f"≥ {work}", _of("chappe", work), at_least=True)
 
 
 def _below_peers(work: str) -> tuple[Bound, ...]:
@@ -131,8 +131,8 @@ POST_P99 = Work("POST, 64 connections, one gateway process, p99", "ms", (at_most
 
 IDLE_CPU = Work("ten idle workers and the engine: CPU", "% of one core", (at_most(1),))
 IDLE_PSS = Work("ten idle workers and the engine: PSS", "MB", (at_most(250),))
-RUN_CPU = Work("noria run with ten idle workers, without gateway: CPU", "% of one core")
-RUN_PSS = Work("noria run with ten idle workers, without gateway: PSS", "MB")
+RUN_CPU = Work("chappe run with ten idle workers, without gateway: CPU", "% of one core")
+RUN_PSS = Work("chappe run with ten idle workers, without gateway: PSS", "MB")
 
 PAUSES = Work("61 handlers of 0.8 s, one worker process", "s", (at_most(0.95),))
 BLOCKS = Work("61 handlers of 0.8 s in threads, one worker process", "s", (at_most(1.0),))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from noria.cli import cli
+from chappe.cli import cli
 
 _HEAD = """# Command line
 
-This page is written by `docs/make_cli.py` from what `noria --help` says.
+This page is written by `docs/make_cli.py` from what `chappe --help` says.
 
 Data goes to stdout, everything else goes to stderr.
 Options of the program (`-A`, `--broker`, `--config`) come before the verb.
@@ -20,7 +20,7 @@ Options of the program (`-A`, `--broker`, `--config`) come before the verb.
 
 def document() -> str:
     """Give the page."""
-    return "\n".join([_HEAD, *_described(cli, "noria", None, 2)]).rstrip() + "\n"
+    return "\n".join([_HEAD, *_described(cli, "chappe", None, 2)]).rstrip() + "\n"
 
 
 def _described(command: click.Command, path: str, parent: click.Context | None, level: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import httpx2
 import pytest
 
-from noria import (
+from chappe import (
     App,
     BrokerUnavailable,
     Command,
@@ -30,11 +30,11 @@ from noria import (
     every,
     replace,
 )
-from noria.cli.sending import parse
-from noria.engine.server import Engine
-from noria.errors import DefinitionError, KeyReused, TooLate
-from noria.testing import testing
-from noria.web.gateway import gateway
+from chappe.cli.sending import parse
+from chappe.engine.server import Engine
+from chappe.errors import DefinitionError, KeyReused, TooLate
+from chappe.testing import testing
+from chappe.web.gateway import gateway
 
 
 class Bid(Command, queue="bids", retry=Retry(3, delay=1.0, jitter=0.0)):
@@ -117,7 +117,7 @@ def by_python(auction: Auction, kind: type[Command], values: dict[str, Any]) -> 
 
 def by_queue(auction: Auction, kind: type[Command], values: dict[str, Any]) -> Any:
     """As a foreign client that knows only the queue and the JSON."""
-    from noria.messages.envelope import Envelope, Options, Publication
+    from chappe.messages.envelope import Envelope, Options, Publication
 
     with testing(auction.app) as t:
 
@@ -520,7 +520,7 @@ def test_the_synchronous_verbs_work_in_many_threads_at_once() -> None:
 
 
 async def test_two_event_loops_have_a_connection_each(tmp_path: Path) -> None:
-    app = App(settings=Settings(broker=f"sqlite:///{tmp_path}/noria.db"))
+    app = App(settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
     app.knows(Bid)
     await app.asend(Bid(user="a", amount=70))
     await asyncio.to_thread(lambda: asyncio.run(_send_and_close(app)))
@@ -537,7 +537,7 @@ async def _send_and_close(app: App) -> None:
 
 
 def test_sending_needs_nothing_running(tmp_path: Path) -> None:
-    app = App(settings=Settings(broker=f"sqlite:///{tmp_path}/noria.db"))
+    app = App(settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
     app.knows(Bid)
     app.send(Bid(user="a", amount=70))
     app.close()
@@ -545,7 +545,7 @@ def test_sending_needs_nothing_running(tmp_path: Path) -> None:
     app.close()
 
     async def count() -> int:
-        engine = Engine(tmp_path / "noria.db", grace=0.0)
+        engine = Engine(tmp_path / "chappe.db", grace=0.0)
         app.configure(app.settings, engine=engine)
         depth = await (await app.connection()).broker.depth("bids")
         await app.aclose()
@@ -557,9 +557,9 @@ def test_sending_needs_nothing_running(tmp_path: Path) -> None:
 
 def test_where_no_engine_comes_a_send_fails_within_its_deadline(tmp_path: Path) -> None:
     app = App()
-    app.configure(Settings(broker=f"sqlite:///{tmp_path}/noria.db", deadline=0.3), alone=False)
+    app.configure(Settings(broker=f"sqlite:///{tmp_path}/chappe.db", deadline=0.3), alone=False)
     app.knows(Bid)
-    with pytest.raises(BrokerUnavailable, match='is "noria run" up'):
+    with pytest.raises(BrokerUnavailable, match='is "chappe run" up'):
         app.send(Bid(user="a", amount=70))
     app.close()
 
@@ -643,7 +643,7 @@ def test_what_is_provided_is_one_instance_closed_at_the_end() -> None:
 
 FORKING = """
 import os, sys
-from noria import App, Command
+from chappe import App, Command
 app = App("forking")
 
 class Job(Command, queue="jobs"):
@@ -663,5 +663,5 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def test_a_forked_child_sends_over_a_connection_of_its_own(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], cwd=tmp_path, timeout=30, check=False)
     assert ended.returncode == 0
-    shown = subprocess.run([sys.executable, "-m", "noria", "inspect", "jobs", "--json"], cwd=tmp_path, capture_output=True, check=True)
+    shown = subprocess.run([sys.executable, "-m", "chappe", "inspect", "jobs", "--json"], cwd=tmp_path, capture_output=True, check=True)
     assert sorted(row["body"]["n"] for row in json.loads(shown.stdout)) == [1, 2, 3]

@@ -23,13 +23,13 @@ import msgspec
 import pytest
 from markdown_it import MarkdownIt
 
-from noria import App, Pool, Settings, errors
-from noria.errors import NoriaError, Verdict
-from noria.messages.capabilities import Capabilities, MessageSpec
-from noria.settings import load
-from noria.testing import Trial
-from noria.web.gateway import gateway
-from noria.web.problems import _STATUS
+from chappe import App, Pool, Settings, errors
+from chappe.errors import ChappeError, Verdict
+from chappe.messages.capabilities import Capabilities, MessageSpec
+from chappe.settings import load
+from chappe.testing import Trial
+from chappe.web.gateway import gateway
+from chappe.web.problems import _STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
@@ -47,7 +47,7 @@ EXEMPT = {
     "make setup": "it makes the environment that these tests run in",
     "make check": "it is what is run beside the tests",
     "make docs": "installs Sphinx; it is run beside the tests",
-    "pip install .": "Noria is installed in this environment; another one would need the network",
+    "pip install .": "Chappe is installed in this environment; another one would need the network",
 }
 READY = "processes are ready"
 
@@ -87,9 +87,9 @@ class Reader:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = str(probe.getsockname()[1])
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL", "PYTHONPATH")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL", "PYTHONPATH")}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.environment = {**kept, "PATH": path, "NORIA_PORT": self.port, "COLUMNS": "200", "NO_COLOR": "1", "no_proxy": "*"}
+        self.environment = {**kept, "PATH": path, "CHAPPE_PORT": self.port, "COLUMNS": "200", "NO_COLOR": "1", "no_proxy": "*"}
 
     def read(self, block: Block) -> None:
         try:
@@ -126,7 +126,7 @@ class Reader:
 
     def toml(self, block: Block) -> None:
         tomllib.loads(block.text)
-        path = self.folder / "noria.toml"
+        path = self.folder / "chappe.toml"
         if block.file is not None:
             self.save(block)
         else:
@@ -149,7 +149,7 @@ class Reader:
         for command, expected in commands_of(block):
             if command in EXEMPT:
                 continue
-            if re.match(r"noria (-\S+ \S+ )*run\b[^|;]*$", command):
+            if re.match(r"chappe (-\S+ \S+ )*run\b[^|;]*$", command):
                 self.run_in_the_background(command)
             else:
                 # Each is run by a shell that knows the variables of those before it.
@@ -158,7 +158,7 @@ class Reader:
     def shell(self, command: str) -> str:
         state = self.folder.parent / "exported"
         before = f"set -a; [ -e {state} ] && . {state}; set +a\n"
-        after = f"\ncode=$?; export -p | grep -E ' (NORIA_|TOKEN)' > {state}; exit $code"
+        after = f"\ncode=$?; export -p | grep -E ' (CHAPPE_|TOKEN)' > {state}; exit $code"
         script = before + command.replace("localhost:7070", f"localhost:{self.port}") + after
         done = subprocess.run(
             ["bash", "-c", script], cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -253,7 +253,7 @@ def test_every_block_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     for name in list(os.environ):
-        if name.startswith("NORIA_") or name in ("PORT", "LOG_LEVEL"):
+        if name.startswith("CHAPPE_") or name in ("PORT", "LOG_LEVEL"):
             monkeypatch.delenv(name)
     reader = Reader(page, folder)
     try:
@@ -372,7 +372,7 @@ def test_the_errors_are_those_of_the_code() -> None:
     rows = {plain(row[0]): (plain(row[1]), plain(row[2])) for row in rows_of("docs/reference/errors.md", "## All errors")}
     known: dict[str, tuple[str, str]] = {}
     for name, kind in vars(errors).items():
-        if isinstance(kind, type) and issubclass(kind, NoriaError):
+        if isinstance(kind, type) and issubclass(kind, ChappeError):
             status = next((str(_STATUS[k][0]) for k in kind.__mro__ if k in _STATUS), "500")
             known[name] = (str(kind.exit_code), status)
     verdicts = {plain(row[0]) for row in rows_of("docs/reference/errors.md", "## Verdicts")}
@@ -382,7 +382,7 @@ def test_the_errors_are_those_of_the_code() -> None:
 
 
 def test_the_routes_are_those_of_the_gateway(tmp_path: Path) -> None:
-    made: Any = gateway(App("shop", settings=Settings(broker=f"sqlite:///{tmp_path}/noria.db")))
+    made: Any = gateway(App("shop", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db")))
     while not hasattr(made, "routes"):
         made = made._app
     rows = {plain(row[0]) for row in rows_of("docs/reference/http.md", "## Routes")}
@@ -416,20 +416,20 @@ def test_every_dependency_has_its_reason() -> None:
         wanted += group
     names = {re.split(r"[\[><=; ]", requirement)[0] for requirement in wanted}
     page = "docs/decisions/dependencies.md"
-    rows = [plain(row[0]) for heading in ("## Needed to run", "## Extras", "## Needed to work on Noria") for row in rows_of(page, heading)]
+    rows = [plain(row[0]) for heading in ("## Needed to run", "## Extras", "## Needed to work on Chappe") for row in rows_of(page, heading)]
 
     assert sorted(rows) == sorted(names)
 
 
 def test_the_names_of_the_package_are_in_the_reference() -> None:
-    import noria
+    import chappe
 
     pages = "".join((ROOT / page).read_text() for page in PAGES if page.startswith("docs/reference/"))
 
-    assert [name for name in noria.__all__ if f"`{name}" not in pages] == []
+    assert [name for name in chappe.__all__ if f"`{name}" not in pages] == []
 
 
 def test_the_changelog_has_the_version_of_the_package() -> None:
-    import noria
+    import chappe
 
-    assert f"## [{noria.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{chappe.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

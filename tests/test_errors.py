@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from noria import errors
-from noria.errors import NoriaError, Verdict
+from chappe import errors
+from chappe.errors import ChappeError, Verdict
 
 
 def drawn() -> dict[str, tuple[str | None, str]]:
@@ -33,11 +33,11 @@ def test_the_tree_in_the_docstring_is_the_real_one() -> None:
 
 
 def test_every_error_is_drawn_with_a_sentence() -> None:
-    assert [name for name, (_, text) in drawn().items() if not text and name not in ("NoriaError",)] == []
+    assert [name for name, (_, text) in drawn().items() if not text and name not in ("ChappeError",)] == []
 
 
 def test_every_error_has_an_exit_code_of_the_table() -> None:
-    classes = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, NoriaError)]
+    classes = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, ChappeError)]
     assert {c.exit_code for c in classes} <= {1, 2, 69, 75, 78}
 
 
@@ -51,4 +51,4 @@ def test_exit_codes(name: str, code: int) -> None:
 
 
 def test_verdicts_are_no_errors_of_ours() -> None:
-    assert not issubclass(Verdict, NoriaError)
+    assert not issubclass(Verdict, ChappeError)

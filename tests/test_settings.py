@@ -1,29 +1,29 @@
-"""The settings: flag over environment over noria.toml over default."""
+"""The settings: flag over environment over chappe.toml over default."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noria.errors import InvalidSettings
-from noria.settings import Pool, Settings, load
+from chappe.errors import InvalidSettings
+from chappe.settings import Pool, Settings, load
 
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    return tmp_path / "noria.toml"
+    return tmp_path / "chappe.toml"
 
 
 def test_without_anything_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load(environment={}) == Settings()
-    assert Settings().path == Path("noria.db")
-    assert Settings(broker="sqlite:////var/lib/noria.db").path == Path("/var/lib/noria.db")
+    assert Settings().path == Path("chappe.db")
+    assert Settings(broker="sqlite:////var/lib/chappe.db").path == Path("/var/lib/chappe.db")
 
 
 def test_each_source_gives_way_to_the_one_before_it(toml: Path) -> None:
     toml.write_text("port = 1001\n")
-    environment = {"NORIA_PORT": "1003", "PORT": "1002"}
+    environment = {"CHAPPE_PORT": "1003", "PORT": "1002"}
     assert load({"port": 1004}, environment, toml).port == 1004
     assert load({"port": None}, environment, toml).port == 1003
     assert load({}, {"PORT": "1002"}, toml).port == 1002
@@ -32,17 +32,17 @@ def test_each_source_gives_way_to_the_one_before_it(toml: Path) -> None:
     assert load({}, {}, toml).port == 7070
 
 
-def test_noria_toml_beside_you_is_read_and_noria_config_names_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chappe_toml_beside_you_is_read_and_chappe_config_names_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("noria.toml").write_text("port = 1\n")
+    Path("chappe.toml").write_text("port = 1\n")
     Path("other.toml").write_text("port = 2\n")
     assert load(environment={}).port == 1
-    assert load(environment={"NORIA_CONFIG": "other.toml"}).port == 2
+    assert load(environment={"CHAPPE_CONFIG": "other.toml"}).port == 2
 
 
 def test_a_file_that_was_named_must_exist_and_be_toml(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"nowhere\.toml does not exist"):
-        load({}, {"NORIA_CONFIG": str(tmp_path / "nowhere.toml")})
+        load({}, {"CHAPPE_CONFIG": str(tmp_path / "nowhere.toml")})
     broken = tmp_path / "broken.toml"
     broken.write_text("port = = 3")
     with pytest.raises(InvalidSettings, match="cannot be read as TOML"):
@@ -54,49 +54,49 @@ def test_a_file_that_was_named_must_exist_and_be_toml(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_its_source_and_the_known_ones(toml: Path) -> None:
     toml.write_text("prot = 1\n")
-    with pytest.raises(InvalidSettings, match=r'noria\.toml: no setting is called "prot", did you mean "port"'):
+    with pytest.raises(InvalidSettings, match=r'chappe\.toml: no setting is called "prot", did you mean "port"'):
         load({}, {}, toml)
     toml.write_text("quite_other = 1\n")
-    with pytest.raises(InvalidSettings, match=r'noria\.toml: no setting is called "quite_other", known are: app, broker'):
+    with pytest.raises(InvalidSettings, match=r'chappe\.toml: no setting is called "quite_other", known are: app, broker'):
         load({}, {}, toml)
     with pytest.raises(InvalidSettings, match='the command line: no setting is called "prot"'):
         load({"prot": 1}, {}, None)
 
 
 def test_other_variables_of_the_environment_are_none_of_ours() -> None:
-    assert load({}, {"NORIA_READY_FD": "3", "NORIA_UNHEARD_OF": "x", "HOME": "/"}).port == 7070
+    assert load({}, {"CHAPPE_READY_FD": "3", "CHAPPE_UNHEARD_OF": "x", "HOME": "/"}).port == 7070
 
 
 def test_an_empty_variable_is_as_good_as_none() -> None:
-    found = load({}, {"NORIA_APP": "", "NORIA_TOKEN": "", "NORIA_PORT": "", "PORT": "", "NORIA_ALLOWED_HOSTS": ""})
+    found = load({}, {"CHAPPE_APP": "", "CHAPPE_TOKEN": "", "CHAPPE_PORT": "", "PORT": "", "CHAPPE_ALLOWED_HOSTS": ""})
     assert found == Settings()
 
 
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"NORIA_PORT": "many"}, "NORIA_PORT: port: "),
+        ({"CHAPPE_PORT": "many"}, "CHAPPE_PORT: port: "),
         ({"PORT": "x"}, "PORT: port: "),
-        ({"NORIA_GRACE": "soon"}, "NORIA_GRACE: grace: "),
-        ({"NORIA_MAX_BODY": "1.5"}, "NORIA_MAX_BODY: max_body: "),
-        ({"NORIA_PORT": "70000"}, "port must be within"),
+        ({"CHAPPE_GRACE": "soon"}, "CHAPPE_GRACE: grace: "),
+        ({"CHAPPE_MAX_BODY": "1.5"}, "CHAPPE_MAX_BODY: max_body: "),
+        ({"CHAPPE_PORT": "70000"}, "port must be within"),
         ({"PORT": "70000"}, "PORT: port must be within"),
-        ({"NORIA_GRACE": "-1"}, "NORIA_GRACE: grace must not be negative"),
-        ({"NORIA_GRACE": "nan"}, "NORIA_GRACE: grace must not be negative"),
-        ({"NORIA_GRACE": "inf"}, "at most 86400 seconds"),
-        ({"NORIA_DEADLINE": "0"}, "NORIA_DEADLINE: deadline must be more than 0"),
-        ({"NORIA_DEADLINE": "nan"}, "NORIA_DEADLINE: deadline must be more than 0"),
-        ({"NORIA_MAX_BODY": "99999999999999999999"}, "NORIA_MAX_BODY: max_body must be within 1.."),
-        ({"NORIA_BROKER": "sqlite:///noria.db?mode=ro"}, "NORIA_BROKER: broker"),
-        ({"NORIA_BROKER": "sqlite:///a\nb"}, "is not known"),
-        ({"NORIA_BROKER": "sqlite:////data/"}, "is not known"),
-        ({"NORIA_ALLOWED_HOSTS": "https://a.example"}, 'NORIA_ALLOWED_HOSTS: allowed_hosts: "https://a.example" is no host'),
-        ({"NORIA_ALLOWED_HOSTS": "*"}, "is no host"),
-        ({"NORIA_ALLOWED_ORIGINS": "a.example"}, 'allowed_origins: "a.example" is no origin; write them like https://'),
-        ({"NORIA_ALLOWED_ORIGINS": "*"}, "is no origin"),
-        ({"NORIA_LOG_LEVL": "info"}, "NORIA_LOG_LEVL: no such variable is known, did you mean NORIA_LOG_LEVEL?"),
-        ({"NORIA_BROKER": "redis://x"}, 'broker "redis://x" is not known; write sqlite:///noria.db'),
-        ({"NORIA_BROKER": "sqlite:///"}, "is not known"),
+        ({"CHAPPE_GRACE": "-1"}, "CHAPPE_GRACE: grace must not be negative"),
+        ({"CHAPPE_GRACE": "nan"}, "CHAPPE_GRACE: grace must not be negative"),
+        ({"CHAPPE_GRACE": "inf"}, "at most 86400 seconds"),
+        ({"CHAPPE_DEADLINE": "0"}, "CHAPPE_DEADLINE: deadline must be more than 0"),
+        ({"CHAPPE_DEADLINE": "nan"}, "CHAPPE_DEADLINE: deadline must be more than 0"),
+        ({"CHAPPE_MAX_BODY": "99999999999999999999"}, "CHAPPE_MAX_BODY: max_body must be within 1.."),
+        ({"CHAPPE_BROKER": "sqlite:///chappe.db?mode=ro"}, "CHAPPE_BROKER: broker"),
+        ({"CHAPPE_BROKER": "sqlite:///a\nb"}, "is not known"),
+        ({"CHAPPE_BROKER": "sqlite:////data/"}, "is not known"),
+        ({"CHAPPE_ALLOWED_HOSTS": "https://a.example"}, 'CHAPPE_ALLOWED_HOSTS: allowed_hosts: "https://a.example" is no host'),
+        ({"CHAPPE_ALLOWED_HOSTS": "*"}, "is no host"),
+        ({"CHAPPE_ALLOWED_ORIGINS": "a.example"}, 'allowed_origins: "a.example" is no origin; write them like https://'),
+        ({"CHAPPE_ALLOWED_ORIGINS": "*"}, "is no origin"),
+        ({"CHAPPE_LOG_LEVL": "info"}, "CHAPPE_LOG_LEVL: no such variable is known, did you mean CHAPPE_LOG_LEVEL?"),
+        ({"CHAPPE_BROKER": "redis://x"}, 'broker "redis://x" is not known; write sqlite:///chappe.db'),
+        ({"CHAPPE_BROKER": "sqlite:///"}, "is not known"),
     ],
 )
 def test_a_wrong_value_is_refused_with_where_it_came_from(environment: dict[str, str], said: str) -> None:
@@ -108,11 +108,11 @@ def test_a_wrong_value_is_refused_with_where_it_came_from(environment: dict[str,
 def test_a_wrong_value_names_the_source_that_won(toml: Path) -> None:
     toml.write_text("port = 5\n")
     with pytest.raises(InvalidSettings, match="^the command line: port"):
-        load({"port": "x"}, {"NORIA_PORT": "6"}, toml)
+        load({"port": "x"}, {"CHAPPE_PORT": "6"}, toml)
 
 
 def test_lists_in_the_environment_are_separated_by_commas() -> None:
-    found = load({}, {"NORIA_ALLOWED_HOSTS": "a.example,b.example", "NORIA_ALLOWED_ORIGINS": "https://a.example"})
+    found = load({}, {"CHAPPE_ALLOWED_HOSTS": "a.example,b.example", "CHAPPE_ALLOWED_ORIGINS": "https://a.example"})
     assert found.allowed_hosts == ("a.example", "b.example")
     assert found.allowed_origins == ("https://a.example",)
 
@@ -139,7 +139,7 @@ def test_pools_are_tables_of_the_file(toml: Path) -> None:
 )
 def test_a_wrong_pool_is_refused_naming_what_is_wrong(toml: Path, pool: str, said: str) -> None:
     toml.write_text(f"[pools.push]\n{pool}\n")
-    with pytest.raises(InvalidSettings, match=r"noria\.toml") as caught:
+    with pytest.raises(InvalidSettings, match=r"chappe\.toml") as caught:
         load({}, {}, toml)
     assert said in str(caught.value)
 
@@ -152,11 +152,11 @@ def test_a_pool_has_a_name_that_can_be_written_everywhere(toml: Path, name: str)
 
 
 def test_hosts_and_origins_may_have_ports_and_stand_in_a_list_with_spaces() -> None:
-    found = load({}, {"NORIA_ALLOWED_HOSTS": " a.example:8443, [fd00::1] ,", "NORIA_ALLOWED_ORIGINS": "https://a.example:1/"})
+    found = load({}, {"CHAPPE_ALLOWED_HOSTS": " a.example:8443, [fd00::1] ,", "CHAPPE_ALLOWED_ORIGINS": "https://a.example:1/"})
     assert found.allowed_hosts == ("a.example:8443", "[fd00::1]")
     assert found.allowed_origins == ("https://a.example:1/",)
 
 
 def test_the_token_is_not_shown_by_mistake() -> None:
-    found: Any = load({}, {"NORIA_TOKEN": "a-very-secret-token-of-ours"})
+    found: Any = load({}, {"CHAPPE_TOKEN": "a-very-secret-token-of-ours"})
     assert found.token == "a-very-secret-token-of-ours"

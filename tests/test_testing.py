@@ -1,4 +1,4 @@
-"""`noria.testing`: an application in a test, without processes."""
+"""`chappe.testing`: an application in a test, without processes."""
 
 import threading
 import time
@@ -6,9 +6,9 @@ from typing import Self
 
 import pytest
 
-from noria import App, Command, CommandFailed, Context, Event, Rate, Reject, ResultTimeout, Retry, replace
-from noria.errors import NotFound
-from noria.testing import testing
+from chappe import App, Command, CommandFailed, Context, Event, Rate, Reject, ResultTimeout, Retry, replace
+from chappe.errors import NotFound
+from chappe.testing import testing
 
 
 class Greet(Command, queue="greetings"):
@@ -273,7 +273,7 @@ def test_threads_and_files_are_gone_after_the_block() -> None:
         folder = app.settings.path.parent
         assert folder.exists()
     assert not folder.exists()
-    assert not [thread.name for thread in threading.enumerate() if thread.name == "noria-portal"]
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "chappe-portal"]
 
 
 async def test_asynchronous_tests_use_async_with() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 USER_CODE = """
 from typing import Literal, assert_type
-from noria import App, Command, Event, Rate, Receipt, Retry, replace
+from chappe import App, Command, Event, Rate, Receipt, Retry, replace
 
 app = App("typed")
 

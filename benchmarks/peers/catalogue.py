@@ -1,4 +1,4 @@
-"""Which systems are measured beside Noria, in which settings, and what each of them promises."""
+"""Which systems are measured beside Chappe, in which settings, and what each of them promises."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ SENDING: Final = (HUEY, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)
 WORKING_FAR: Final = (DRAMATIQ, CELERY)
 SENDING_FAR: Final = (DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA)
 PROMISES: Final[Mapping[str, str]] = {
-    "noria": "at least once; sends are synced",
+    "chappe": "at least once; sends are synced",
     **{peer.system: peer.promise for peer in (HUEY, HUEY_DEFAULTS, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA)},
     "limit": "none: it only moves messages",
 }

@@ -1,7 +1,7 @@
 """Celery over RabbitMQ: what most people take.
 
-By default it acknowledges a task before it runs; `task_acks_late` makes it at least once, as Noria is. A send returns as
-soon as it is written to the socket; with BENCH_CONFIRMED=1 when RabbitMQ has confirmed it, which is what Noria's send promises.
+By default it acknowledges a task before it runs; `task_acks_late` makes it at least once, as Chappe is. A send returns as
+soon as it is written to the socket; with BENCH_CONFIRMED=1 when RabbitMQ has confirmed it, which is what Chappe's send promises.
 """
 
 from __future__ import annotations

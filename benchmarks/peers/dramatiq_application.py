@@ -1,7 +1,7 @@
 """Dramatiq over RabbitMQ: the fastest of the peers with a server, and at least once by default.
 
 A send returns as soon as it is written to the socket. With BENCH_CONFIRMED=1 it returns when RabbitMQ has confirmed it,
-which is what Noria's send promises.
+which is what Chappe's send promises.
 """
 
 from __future__ import annotations

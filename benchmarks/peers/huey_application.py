@@ -1,6 +1,6 @@
-"""huey over SQLite: what people take who want no server, as Noria's users do.
+"""huey over SQLite: what people take who want no server, as Chappe's users do.
 
-It takes a task off the queue before it runs it, so a task is run at most once. Its commits are synced as Noria's are.
+It takes a task off the queue before it runs it, so a task is run at most once. Its commits are synced as Chappe's are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures a peer at the works that Noria is measured at, where it can do them."""
+"""Measures a peer at the works that Chappe is measured at, where it can do them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A process that sends with a peer's own verb: `python -m benchmarks.peers.sender huey_application one_by_one '{"count": 1000}'`.
 
-It runs in the peers' environment and takes its cue as Noria's sender does. `waiting` and `forget` are for the bench itself.
+It runs in the peers' environment and takes its cue as Chappe's sender does. `waiting` and `forget` are for the bench itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The channel manager: `noria -A channel_manager.app run`."""
+"""The channel manager: `chappe -A channel_manager.app run`."""
 
 from channel_manager import compute, push
 from channel_manager.application import app

@@ -9,7 +9,7 @@ import httpx2
 from msgspec import Struct
 
 from channel_manager.property import PropertyDatabase
-from noria import App
+from chappe import App
 
 app = App("channels")
 
@@ -23,7 +23,7 @@ class Channels(Struct, frozen=True):
 
 @app.provides
 def property_database() -> Iterator[PropertyDatabase]:
-    """The back office's database, which is not Noria's file."""
+    """The back office's database, which is not Chappe's file."""
     with PropertyDatabase(os.environ.get("PROPERTY_DATABASE", "property.db")) as database:
         yield database
 
@@ -31,7 +31,7 @@ def property_database() -> Iterator[PropertyDatabase]:
 @app.provides
 def channels() -> Channels:
     """The addresses, from the environment."""
-    gateway = f"http://127.0.0.1:{os.environ.get('NORIA_PORT', '7070')}"
+    gateway = f"http://127.0.0.1:{os.environ.get('CHAPPE_PORT', '7070')}"
     return Channels(os.environ.get("CHANNELS_URL", "http://127.0.0.1:8000"), f"{gateway}/commands/confirm.push")
 
 

@@ -51,8 +51,8 @@ class _Row(Struct, frozen=True):
 
 
 def shared_folder() -> Path | None:
-    """Find the project's folder of real data: `NORIA_SHARED`, or `shared` beside the repository."""
-    named = os.environ.get("NORIA_SHARED")
+    """Find the project's folder of real data: `CHAPPE_SHARED`, or `shared` beside the repository."""
+    named = os.environ.get("CHAPPE_SHARED")
     folder = Path(named) if named else Path(__file__).resolve().parents[2].parent / "shared"
     return folder if folder.is_dir() else None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from channel_manager.application import app
 from channel_manager.messages import PushCalendar, SyncProperty
 from channel_manager.property import PropertyDatabase
-from noria import Context
+from chappe import Context
 
 
 @app.handles(SyncProperty)

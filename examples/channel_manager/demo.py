@@ -192,8 +192,8 @@ def report(stage: Stage, office: BackOffice, console: Console) -> bool:
     lost = office.answers.keys() - {202}
     console.print()
     console.print("look at next       examples/channel_manager/README.md · messages.py · compute.py · push.py")
-    console.print(f"what was logged    {stage.folder}/noria.log")
-    console.print(f"                   {' '.join(f'{name}={url}' for name, url in stage.urls.items())} .venv/bin/noria queues")
+    console.print(f"what was logged    {stage.folder}/chappe.log")
+    console.print(f"                   {' '.join(f'{name}={url}' for name, url in stage.urls.items())} .venv/bin/chappe queues")
     return not wrong and not lost and stage.idle()
 
 
@@ -208,7 +208,7 @@ def servers(folder: Path, console: Console) -> Generator[Mapping[str, str]]:
         sys.exit(missing)
     console.print("starting RabbitMQ and PostgreSQL …")
     with RabbitNode(folder / "rabbitmq") as rabbit, PostgresNode(folder / "postgres") as postgres:
-        yield {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}
+        yield {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
 
 
 def main() -> None:
@@ -221,13 +221,13 @@ def main() -> None:
     options.add_argument("--broker", choices=("file", "rabbitmq"), default="file", help="where messages wait; servers are started for it")
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 110)
-    folder = chosen.folder or Path(tempfile.mkdtemp(prefix="noria-demo-"))
+    folder = chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-demo-"))
     with contextlib.ExitStack() as stack:
         urls = stack.enter_context(servers(folder, console)) if chosen.broker == "rabbitmq" else None
         stage = stack.enter_context(Stage(folder.resolve(), urls=urls))
-        console.print("starting three channels and noria run …")
+        console.print("starting three channels and chappe run …")
         stage.start_channels()
-        stage.start_noria()
+        stage.start_chappe()
         for listed in stage.properties.properties():
             stage.post_mask(listed.id, "availability", "rates")
         office = play(stage, console, chosen.seconds, chosen.rate)
@@ -235,7 +235,7 @@ def main() -> None:
         if chosen.keep:
             console.print(f"\n[bold]left running[/] at {stage.gateway_url} (Ctrl-C ends it): try")
             console.print(f"  curl {stage.gateway_url}/queues")
-            console.print(f"  noria inspect push.{_CHANNEL} --state delayed   (with the NORIA_BROKER above)")
+            console.print(f"  chappe inspect push.{_CHANNEL} --state delayed   (with the CHAPPE_BROKER above)")
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:

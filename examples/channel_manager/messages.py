@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from channel_manager.property import Night
-from noria import Command, Event, Rate, Retry, replace
+from chappe import Command, Event, Rate, Retry, replace
 
 What = Literal["availability", "rates"]
 

@@ -10,7 +10,7 @@ from channel_manager.application import Channels, app
 from channel_manager.messages import CalendarPushed, ConfirmPush, PushCalendar
 from channel_manager.property import PropertyDatabase
 from channel_manager.shapes import alpine_request, ical_feed, nimbus_deltas
-from noria import Context, Reject, RetryLater, bind
+from chappe import Context, Reject, RetryLater, bind
 
 
 @app.handles(PushCalendar, queue=bind("push.alpine", "channels:push.alpine.*"))

@@ -169,7 +169,7 @@ def ical_feed(listing: str, nights: Iterable[Night], stamp: dt.datetime = STAMP)
     """Give a VCALENDAR with one event per run of nights that have nothing free; equal nights give equal bytes."""
     calendar = cast("Any", Calendar())  # its `add` takes values of no declared type
     calendar.add("version", "2.0")
-    calendar.add("prodid", "-//Noria//channel_manager//EN")
+    calendar.add("prodid", "-//Chappe//channel_manager//EN")
     calendar.add("calscale", "GREGORIAN")
     calendar.add("method", "PUBLISH")
     for first, last, free in free_runs(nights):

@@ -1,4 +1,4 @@
-"""Everything the channel manager needs around it, as real processes: the channels, and `noria run`."""
+"""Everything the channel manager needs around it, as real processes: the channels, and `chappe run`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _HERE = Path(__file__).resolve().parent
 
 
 class Stage:
-    """A folder with a property database, the three channels, and Noria over them; ended in order."""
+    """A folder with a property database, the three channels, and Chappe over them; ended in order."""
 
     def __init__(
-        self, folder: Path, *, properties: int = 40, config: Path = _HERE / "noria.toml", urls: Mapping[str, str] | None = None
+        self, folder: Path, *, properties: int = 40, config: Path = _HERE / "chappe.toml", urls: Mapping[str, str] | None = None
     ) -> None:
-        """Prepare; `urls` are NORIA_BROKER and NORIA_STORE, if messages are not to wait in a file of the folder."""
+        """Prepare; `urls` are CHAPPE_BROKER and CHAPPE_STORE, if messages are not to wait in a file of the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config = config
-        self.urls = urls or {"NORIA_BROKER": f"sqlite:///{folder / 'noria.db'}"}
+        self.urls = urls or {"CHAPPE_BROKER": f"sqlite:///{folder / 'chappe.db'}"}
         self.properties = PropertyDatabase(folder / "property.db")
         open_properties(self.properties, properties)
         self.channels_url = ""
@@ -49,8 +49,8 @@ class Stage:
             "PROPERTY_DATABASE": str(self.properties.path),
             "CHANNELS_URL": self.channels_url,
             **self.urls,
-            "NORIA_CONFIG": str(self.config),
-            "NORIA_PORT": str(self._port()),
+            "CHAPPE_CONFIG": str(self.config),
+            "CHAPPE_PORT": str(self._port()),
         }
 
     def start_channels(self) -> None:
@@ -64,33 +64,33 @@ class Stage:
             raise RuntimeError(f"the channels did not start (exit code {process.wait()})")
         self.channels_url = f"http://127.0.0.1:{json.loads(line)['port']}"
 
-    def noria(self, *arguments: str, name: str = "noria") -> subprocess.Popen[bytes]:
-        """Start a `noria` command; what it logs goes to a file of its name."""
+    def chappe(self, *arguments: str, name: str = "chappe") -> subprocess.Popen[bytes]:
+        """Start a `chappe` command; what it logs goes to a file of its name."""
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "noria", *arguments], stdout=log, stderr=log, env=self.environment(), cwd=self.folder
+            [sys.executable, "-m", "chappe", *arguments], stdout=log, stderr=log, env=self.environment(), cwd=self.folder
         )
         log.close()
         self.processes[name] = process
         return process
 
-    def start_noria(self) -> None:
-        """Start everything with `noria run` and wait until it takes commands and all workers serve."""
-        self.noria("run")
+    def start_chappe(self) -> None:
+        """Start everything with `chappe run` and wait until it takes commands and all workers serve."""
+        self.chappe("run")
         self.gateway_url = f"http://127.0.0.1:{self._port()}"
-        self.wait_for(self._ready, "noria run to be ready", _START)
+        self.wait_for(self._ready, "chappe run to be ready", _START)
 
     def start_doors(self) -> None:
         """Start the engine and the gateway only: commands are taken, nobody works."""
-        self.noria("engine", name="engine")
-        self.noria("gateway", name="gateway")
+        self.chappe("engine", name="engine")
+        self.chappe("gateway", name="gateway")
         self.gateway_url = f"http://127.0.0.1:{self._port()}"
         self.wait_for(self._open, "the gateway to be ready", _START)
 
     def start_worker(self, name: str, queues: str, *options: str) -> None:
         """Start one worker process for some queues and wait until it serves them."""
         before = sum(queue["consumers"] for queue in self.queues().values())
-        self.noria("worker", "-n", name, "-Q", queues, *options, name=name)
+        self.chappe("worker", "-n", name, "-Q", queues, *options, name=name)
         self.wait_for(lambda: sum(q["consumers"] for q in self.queues().values()) > before, f"{name} to serve {queues}", _START)
 
     def _open(self) -> bool:

@@ -27,13 +27,13 @@ def bench(output: Path, *arguments: str, timeout: float = 110, **environment: st
 
 def test_every_work_of_ours_is_measured_with_real_processes_and_written_as_a_row(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    done = bench(output, "--scale", "tiny", "--runs", "1", "--systems", "noria", "--at-once")
+    done = bench(output, "--scale", "tiny", "--runs", "1", "--systems", "chappe", "--at-once")
     rows: list[Row] = json.loads(output.read_text())
     ours = [work for work in WORKS if work is not DISK_SYNC]
     assert [row["work"] for row in rows] == [work.name for work in ours]
     for row, work in zip(rows, ours, strict=True):
         assert set(row) == {"work", "system", "unit", "median", "runs"}
-        assert (row["system"], row["unit"]) == ("noria", work.unit)
+        assert (row["system"], row["unit"]) == ("chappe", work.unit)
         assert row["runs"] == [row["median"]]
         assert math.isfinite(row["median"])
         if work not in {IDLE_CPU, RUN_CPU}:  # in so short a time those who idle may do nothing at all
@@ -45,7 +45,7 @@ def test_every_work_of_ours_is_measured_with_real_processes_and_written_as_a_row
 def test_the_table_can_be_printed_again_without_measuring(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     results = Results()
-    results.add("noria", Figure(SEND, 1.0))
+    results.add("chappe", Figure(SEND, 1.0))
     results.write(output)
     before = output.read_bytes()
     assert "missed" in bench(output, "--table").stdout
@@ -56,18 +56,18 @@ def test_runs_are_kept_and_their_median_is_given(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     results = Results()
     for value in (3.0, 1.0, 2.0):
-        results.add("noria", Figure(SEND, value))
+        results.add("chappe", Figure(SEND, value))
     results.add("huey", Figure(SEND, 12_345.678))
     results.write(output)
     assert Results.read(output).rows() == [
-        {"work": SEND.name, "system": "noria", "unit": "messages/s", "median": 2.0, "runs": [3.0, 1.0, 2.0]},
+        {"work": SEND.name, "system": "chappe", "unit": "messages/s", "median": 2.0, "runs": [3.0, 1.0, 2.0]},
         {"work": SEND.name, "system": "huey", "unit": "messages/s", "median": 12_350.0, "runs": [12_350.0]},
     ]
 
 
 def test_a_work_that_is_measured_no_more_leaves_the_file(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    output.write_text(json.dumps([{"work": "gone", "system": "noria", "unit": "s", "median": 1, "runs": [1]}]))
+    output.write_text(json.dumps([{"work": "gone", "system": "chappe", "unit": "s", "median": 1, "runs": [1]}]))
     assert Results.read(output).rows() == []
 
 
@@ -85,7 +85,7 @@ def test_a_work_begins_anew_for_all_systems_so_that_only_figures_of_one_session_
     assert len(Results.read(output).rows()[-1]["runs"]) == 3
 
 
-@pytest.mark.parametrize("asked", [("drian",), ("--systems", "noria,hueey")])
+@pytest.mark.parametrize("asked", [("drian",), ("--systems", "chappe,hueey")])
 def test_what_is_not_there_cannot_be_measured(tmp_path: Path, asked: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "benchmarks", "--output", str(tmp_path / "results.json"), *asked]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -93,7 +93,7 @@ def test_what_is_not_there_cannot_be_measured(tmp_path: Path, asked: tuple[str, 
     assert "unknown: " in done.stderr
 
 
-def row_of(work: str, median: float, system: str = "noria") -> Row:
+def row_of(work: str, median: float, system: str = "chappe") -> Row:
     return Row(work=work, system=system, unit="", median=median, runs=[median])
 
 
@@ -118,7 +118,7 @@ def test_draining_is_held_against_huey_and_the_limit_of_the_same_session(huey: f
 
 @pytest.mark.parametrize(("one", "mark"), [(80_000, "ok"), (80_001, "missed")])
 def test_two_workers_are_held_against_one(one: float, mark: str) -> None:
-    assert verdict(row_of(DRAIN_TWO.name, 80_000), {(DRAIN_ONE.name, "noria"): one})[1] == mark
+    assert verdict(row_of(DRAIN_TWO.name, 80_000), {(DRAIN_ONE.name, "chappe"): one})[1] == mark
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The peers and the limit, in tiny sizes: real workers, a real RabbitMQ, and rows beside those of Noria."""
+"""The peers and the limit, in tiny sizes: real workers, a real RabbitMQ, and rows beside those of Chappe."""
 
 from __future__ import annotations
 
@@ -175,10 +175,10 @@ def test_at_most_once_is_said_beside_the_figures_of_huey(capsys: pytest.CaptureF
 
 @needs_peers
 @needs_rabbitmq
-def test_on_rabbitmq_and_postgresql_noria_is_held_against_pika(tmp_path: Path) -> None:
+def test_on_rabbitmq_and_postgresql_chappe_is_held_against_pika(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    done = bench(output, "--broker", "rabbitmq", "--scale", "tiny", "--runs", "1", "--systems", "noria,pika", "send")
+    done = bench(output, "--broker", "rabbitmq", "--scale", "tiny", "--runs", "1", "--systems", "chappe,pika", "send")
     rows: list[Row] = json.loads(output.read_text())
-    assert {row["system"] for row in rows if row["work"] == SEND.name} == {"noria", "pika"}
+    assert {row["system"] for row in rows if row["work"] == SEND.name} == {"chappe", "pika"}
     assert "≥ 1 × pika" in done.stdout
     assert not running_below(tmp_path)

@@ -5,16 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from noria import Command, Context, Event, Exchange
-from noria.bus.bus import Bus, CallNext, Draft, Handle, Middleware, Send, new_id
-from noria.bus.context import Ports
-from noria.bus.handler import Handler
-from noria.bus.providers import Providers
-from noria.bus.registry import Registry
-from noria.errors import NoHandler, TooLate
-from noria.messages.capabilities import MessageSpec
-from noria.messages.envelope import Publication
-from noria.messages.message import Message
+from chappe import Command, Context, Event, Exchange
+from chappe.bus.bus import Bus, CallNext, Draft, Handle, Middleware, Send, new_id
+from chappe.bus.context import Ports
+from chappe.bus.handler import Handler
+from chappe.bus.providers import Providers
+from chappe.bus.registry import Registry
+from chappe.errors import NoHandler, TooLate
+from chappe.messages.capabilities import MessageSpec
+from chappe.messages.envelope import Publication
+from chappe.messages.message import Message
 
 
 class Work(Command, queue="work.q"):

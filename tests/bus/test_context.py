@@ -1,7 +1,7 @@
 """The context: what a handler may know about its delivery."""
 
-from noria import Context
-from noria.bus.context import NO_PORTS, Ports
+from chappe import Context
+from chappe.bus.context import NO_PORTS, Ports
 
 
 def test_the_idempotency_key_is_the_same_in_every_attempt() -> None:

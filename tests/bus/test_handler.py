@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from noria import Command, Context, Event
-from noria.bus.handler import Handler
-from noria.bus.providers import Providers
-from noria.errors import DefinitionError
+from chappe import Command, Context, Event
+from chappe.bus.handler import Handler
+from chappe.bus.providers import Providers
+from chappe.errors import DefinitionError
 
 
 class Do(Command, queue="q"):

@@ -5,14 +5,14 @@ from typing import Self
 import msgspec
 import pytest
 
-from noria import Command, Receipt, replace
-from noria.bus.bus import Bus, Draft
-from noria.bus.merging import Merger
-from noria.bus.providers import Providers
-from noria.bus.registry import Registry
-from noria.errors import Rejected
-from noria.messages.envelope import Envelope, Options, Publication, changed
-from noria.middleware.keys import Keys, Uniqueness
+from chappe import Command, Receipt, replace
+from chappe.bus.bus import Bus, Draft
+from chappe.bus.merging import Merger
+from chappe.bus.providers import Providers
+from chappe.bus.registry import Registry
+from chappe.errors import Rejected
+from chappe.messages.envelope import Envelope, Options, Publication, changed
+from chappe.middleware.keys import Keys, Uniqueness
 
 
 class Sync(Command, queue="sync", key="{house}"):

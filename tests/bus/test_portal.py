@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from noria.bus.portal import Portal
-from noria.errors import DefinitionError
+from chappe.bus.portal import Portal
+from chappe.errors import DefinitionError
 
 
 async def nothing() -> None: ...
@@ -22,11 +22,11 @@ def test_a_coroutine_runs_in_the_portals_thread_and_gives_its_result_or_error() 
     async def fail() -> None:
         raise OSError("told")
 
-    assert portal.run(where()) == "noria-portal"
+    assert portal.run(where()) == "chappe-portal"
     with pytest.raises(OSError, match="told"):
         portal.run(fail())
     portal.close(nothing())
-    assert "noria-portal" not in [t.name for t in threading.enumerate()]
+    assert "chappe-portal" not in [t.name for t in threading.enumerate()]
 
 
 def test_a_call_from_its_own_thread_is_refused_instead_of_hanging() -> None:

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from noria.bus.providers import Providers, provided_type
-from noria.errors import DefinitionError, DuplicateName
+from chappe.bus.providers import Providers, provided_type
+from chappe.errors import DefinitionError, DuplicateName
 
 
 class Pool:

@@ -4,11 +4,11 @@ from typing import Literal
 
 import pytest
 
-from noria import App, Command, Event, Exchange, bind
-from noria.bus.handler import Handler
-from noria.bus.registry import Registry
-from noria.errors import DefinitionError, DuplicateName, NoHandler, TopologyConflict, UnknownMessage
-from noria.messages.topology import EVENTS, Binding
+from chappe import App, Command, Event, Exchange, bind
+from chappe.bus.handler import Handler
+from chappe.bus.registry import Registry
+from chappe.errors import DefinitionError, DuplicateName, NoHandler, TopologyConflict, UnknownMessage
+from chappe.messages.topology import EVENTS, Binding
 
 
 class Push(Command, queue="push.{channel}"):

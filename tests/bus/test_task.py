@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from noria import App, Command, Context, InvalidMessage, Retry
-from noria.testing import testing
+from chappe import App, Command, Context, InvalidMessage, Retry
+from chappe.testing import testing
 
 
 class Tool:

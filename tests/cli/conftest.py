@@ -1,4 +1,4 @@
-"""`noria` as a real process in a folder with a small application."""
+"""`chappe` as a real process in a folder with a small application."""
 
 import json
 import multiprocessing
@@ -14,7 +14,7 @@ import pytest
 APPLICATION = """
 import datetime
 from typing import Literal, Self
-from noria import App, Command, Event, Reject, Retry, replace
+from chappe import App, Command, Event, Reject, Retry, replace
 
 app = App("shop")
 
@@ -76,12 +76,12 @@ class Ended:
         return json.loads(self.out)
 
 
-Noria = Callable[..., Ended]
+Chappe = Callable[..., Ended]
 
 
 def environment(**more: str) -> dict[str, str]:
     """Give an environment without settings of the developer's own."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
     return {**kept, "COLUMNS": "200", **more}
 
 
@@ -90,21 +90,21 @@ _fork.set_forkserver_preload(
     [
         "pytest",
         __name__,
-        "noria.cli",
-        "noria.cli.sending",
-        "noria.cli.looking",
-        "noria.cli.letters",
-        "noria.engine.client",
-        "noria.app",
-        "noria.cli.loading",
-        "noria.cli.tables",
+        "chappe.cli",
+        "chappe.cli.sending",
+        "chappe.cli.looking",
+        "chappe.cli.letters",
+        "chappe.engine.client",
+        "chappe.app",
+        "chappe.cli.loading",
+        "chappe.cli.tables",
         "rich.table",
     ]
 )
 
 
 def _main(folder: Path, env: dict[str, str], arguments: tuple[str, ...], files: tuple[Path, Path, Path]) -> None:
-    """Be `python -m noria`, in a process that the fork server made."""
+    """Be `python -m chappe`, in a process that the fork server made."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
@@ -112,7 +112,7 @@ def _main(folder: Path, env: dict[str, str], arguments: tuple[str, ...], files: 
     for handle, (path, flags) in enumerate(zip(files, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
         os.dup2(os.open(path, flags), handle)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 - for the life of the process
-    from noria.cli import main  # noqa: PLC0415 - not in the parent
+    from chappe.cli import main  # noqa: PLC0415 - not in the parent
 
     try:
         main(list(arguments))
@@ -122,8 +122,8 @@ def _main(folder: Path, env: dict[str, str], arguments: tuple[str, ...], files: 
 
 
 @pytest.fixture
-def noria(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Noria:
-    """Run `noria …` beside the application."""
+def chappe(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Chappe:
+    """Run `chappe …` beside the application."""
     (tmp_path / "shop.py").write_text(APPLICATION)
     aside = tmp_path_factory.mktemp("streams")
 
@@ -132,11 +132,11 @@ def noria(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Noria:
         files[0].write_text(stdin)
         for path in files[1:]:
             path.write_text("")
-        given = environment(**({"NORIA_APP": "shop:app"} if env is None else env))
+        given = environment(**({"CHAPPE_APP": "shop:app"} if env is None else env))
         process = _fork.Process(target=_main, args=(tmp_path, given, arguments, files))
         process.start()
         process.join(60)
-        assert process.exitcode is not None, f"noria {arguments} hangs"
+        assert process.exitcode is not None, f"chappe {arguments} hangs"
         ended = Ended(process.exitcode, files[1].read_text(), files[2].read_text())
         process.close()
         if code is not None:
@@ -146,27 +146,27 @@ def noria(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Noria:
     return run
 
 
-def python_m_noria(folder: Path, *arguments: str) -> Ended:
-    """Run `python -m noria …` as a shell does."""
-    command = [sys.executable, "-m", "noria", *arguments]
+def python_m_chappe(folder: Path, *arguments: str) -> Ended:
+    """Run `python -m chappe …` as a shell does."""
+    command = [sys.executable, "-m", "chappe", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
-def worked(tmp_path: Path, noria: Noria) -> Callable[[], None]:
+def worked(tmp_path: Path, chappe: Chappe) -> Callable[[], None]:
     """Handle everything that is ready, in this process, with the same file and application."""
 
     def work() -> None:
         script = (
             "import asyncio, pathlib\n"
-            "from noria.settings import Settings\n"
-            "from noria.engine.server import Engine\n"
-            "from noria.worker.slots import StartedTable\n"
-            "from noria.worker.worker import Worker\n"
+            "from chappe.settings import Settings\n"
+            "from chappe.engine.server import Engine\n"
+            "from chappe.worker.slots import StartedTable\n"
+            "from chappe.worker.worker import Worker\n"
             "from shop import app\n"
             "async def main():\n"
-            "    engine = Engine(pathlib.Path('noria.db'), grace=0.0)\n"
+            "    engine = Engine(pathlib.Path('chappe.db'), grace=0.0)\n"
             "    app.configure(Settings(), engine=engine)\n"
             "    connection = await app.connection()\n"
             "    async with connection.broker.consume(app.registry.consumed_queues(), prefetch=20) as consumer:\n"

@@ -4,11 +4,11 @@ import json
 import logging
 import sys
 
-from noria.cli.logs import ForPeople, ForPrograms
+from chappe.cli.logs import ForPeople, ForPrograms
 
 
 def record(text: str, *values: object) -> logging.LogRecord:
-    made = logging.LogRecord("noria.worker", logging.WARNING, __file__, 1, text, values, None)
+    made = logging.LogRecord("chappe.worker", logging.WARNING, __file__, 1, text, values, None)
     made.created = 1_700_000_000.25
     return made
 
@@ -16,7 +16,7 @@ def record(text: str, *values: object) -> logging.LogRecord:
 def test_a_line_for_programs_is_one_json_object() -> None:
     line = json.loads(ForPrograms("worker push").format(record('said "%s"', "two\nlines\x1b[2J")))
     assert line["event"] == 'said "two\nlines\x1b[2J"'
-    assert (line["level"], line["logger"], line["role"]) == ("warning", "noria.worker", "worker push")
+    assert (line["level"], line["logger"], line["role"]) == ("warning", "chappe.worker", "worker push")
     assert line["timestamp"] == "2023-11-14T22:13:20.250000Z"
 
 

@@ -1,4 +1,4 @@
-"""`noria recover`, and what `noria doctor` says of a file that needs it."""
+"""`chappe recover`, and what `chappe doctor` says of a file that needs it."""
 
 import json
 import os
@@ -12,17 +12,17 @@ import apsw
 import pytest
 
 from ..waiting import until
-from .conftest import Noria, environment
+from .conftest import Chappe, environment
 
 
 @pytest.fixture
-def orders(noria: Noria, tmp_path: Path) -> Path:
+def orders(chappe: Chappe, tmp_path: Path) -> Path:
     """A file with ten orders."""
-    noria("send", "order", "customer=Ada")
+    chappe("send", "order", "customer=Ada")
     lines = "\n".join(json.dumps({"customer": f"customer {n}"}) for n in range(9))
     for line in lines.splitlines():
-        noria("send", "order", line)
-    return tmp_path / "noria.db"
+        chappe("send", "order", line)
+    return tmp_path / "chappe.db"
 
 
 def root_of(path: Path, table: str) -> int:
@@ -39,82 +39,82 @@ def zero(path: Path, page: int) -> None:
         file.write(bytes(4096))
 
 
-def waiting(noria: Noria, *options: str) -> int:
-    queues = noria(*options, "queues", "--json").json
+def waiting(chappe: Chappe, *options: str) -> int:
+    queues = chappe(*options, "queues", "--json").json
     return next(queue["ready"] for queue in queues if queue["name"] == "orders")
 
 
-def test_a_file_that_is_whole_is_saved_as_a_whole(noria: Noria, orders: Path) -> None:
-    ended = noria("recover")
+def test_a_file_that_is_whole_is_saved_as_a_whole(chappe: Chappe, orders: Path) -> None:
+    ended = chappe("recover")
     assert "ready" in ended.out and "10" in ended.out
     assert "no damage was found in the structure of the file" in ended.err
-    assert waiting(noria, "--broker", "sqlite:///noria-recovered.db") == 10
+    assert waiting(chappe, "--broker", "sqlite:///chappe-recovered.db") == 10
 
 
-def test_doctor_finds_the_damage_and_recover_saves_the_rest_and_says_what_to_do(noria: Noria, orders: Path) -> None:
+def test_doctor_finds_the_damage_and_recover_saves_the_rest_and_says_what_to_do(chappe: Chappe, orders: Path) -> None:
     zero(orders, root_of(orders, "tracked"))
     before = orders.read_bytes()
-    (file,) = [row for row in noria("doctor", "--json", code=1).json if row["check"] == "file"]
+    (file,) = [row for row in chappe("doctor", "--json", code=1).json if row["check"] == "file"]
     assert file["verdict"] == "wrong"
-    assert "Restore a copy, or save what can be read: noria recover" in file["text"]
-    ended = noria("recover", "--to", "new.db", code=1)
+    assert "Restore a copy, or save what can be read: chappe recover" in file["text"]
+    ended = chappe("recover", "--to", "new.db", code=1)
     assert orders.read_bytes() == before
     assert "damage: " in ended.err and "new.db is ready. To use it:" in ended.err
     told = [line.strip() for line in ended.err.splitlines() if line.startswith("  ")]
     assert subprocess.run(["bash", "-c", "\n".join(told)], cwd=orders.parent, check=False).returncode == 0
-    assert (orders.parent / "damaged" / "noria.db").read_bytes() == before
-    assert waiting(noria) == 10
-    assert {row["check"]: row["verdict"] for row in noria("doctor", "--json").json}["file"] == "ok"
+    assert (orders.parent / "damaged" / "chappe.db").read_bytes() == before
+    assert waiting(chappe) == 10
+    assert {row["check"]: row["verdict"] for row in chappe("doctor", "--json").json}["file"] == "ok"
 
 
-def test_the_report_can_be_read_by_programs(noria: Noria, orders: Path) -> None:
-    report = noria("recover", "--json").json
+def test_the_report_can_be_read_by_programs(chappe: Chappe, orders: Path) -> None:
+    report = chappe("recover", "--json").json
     assert report["whole"] is True
     assert {part["table"]: part["read"] for part in report["parts"]}["ready"] == 10
-    assert report["target"] == "noria-recovered.db" and report["faults"] == [] and report["aside"] is None
+    assert report["target"] == "chappe-recovered.db" and report["faults"] == [] and report["aside"] is None
 
 
-def test_what_is_there_is_not_overwritten(noria: Noria, orders: Path) -> None:
+def test_what_is_there_is_not_overwritten(chappe: Chappe, orders: Path) -> None:
     (orders.parent / "new.db").write_text("precious")
-    ended = noria("recover", "--to", "new.db", code=78)
+    ended = chappe("recover", "--to", "new.db", code=78)
     assert "new.db exists already; choose another name with --to" in ended.err
     assert (orders.parent / "new.db").read_text() == "precious"
 
 
-def test_no_file_is_1_and_makes_none(noria: Noria, tmp_path: Path) -> None:
-    assert "noria.db does not exist" in noria("recover", code=1).err
-    assert list(tmp_path.glob("noria*")) == []
+def test_no_file_is_1_and_makes_none(chappe: Chappe, tmp_path: Path) -> None:
+    assert "chappe.db does not exist" in chappe("recover", code=1).err
+    assert list(tmp_path.glob("chappe*")) == []
 
 
-def test_while_an_engine_runs_it_is_75(noria: Noria, orders: Path) -> None:
-    engine = subprocess.Popen([sys.executable, "-m", "noria", "engine"], cwd=orders.parent, env=environment(), stderr=subprocess.DEVNULL)
+def test_while_an_engine_runs_it_is_75(chappe: Chappe, orders: Path) -> None:
+    engine = subprocess.Popen([sys.executable, "-m", "chappe", "engine"], cwd=orders.parent, env=environment(), stderr=subprocess.DEVNULL)
     try:
-        until((orders.parent / "noria.db.sock").exists, "the engine to be up")
-        assert f"owned by process {engine.pid}" in noria("recover", code=75).err
-        assert not (orders.parent / "noria-recovered.db").exists()
-        text = {row["check"]: row["text"] for row in noria("doctor", "--json").json}["file"]
+        until((orders.parent / "chappe.db.sock").exists, "the engine to be up")
+        assert f"owned by process {engine.pid}" in chappe("recover", code=75).err
+        assert not (orders.parent / "chappe-recovered.db").exists()
+        text = {row["check"]: row["text"] for row in chappe("doctor", "--json").json}["file"]
         assert text.startswith(f"engine {engine.pid} answers")
     finally:
         engine.send_signal(signal.SIGTERM)
         assert engine.wait(20) == 0
 
 
-def test_a_folder_that_can_only_be_read_is_read(noria: Noria, orders: Path) -> None:
+def test_a_folder_that_can_only_be_read_is_read(chappe: Chappe, orders: Path) -> None:
     """What a sick disk is after the kernel mounted it read-only: no lock can be made there."""
     if os.getuid() != 0:
         pytest.skip("only root can mount a disk")
-    for path in orders.parent.glob("noria.db*"):
+    for path in orders.parent.glob("chappe.db*"):
         if path != orders:
             path.unlink()
     disk = orders.parent / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], check=True)
     try:
-        shutil.copy(orders, disk / "noria.db")
+        shutil.copy(orders, disk / "chappe.db")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        assert noria("--broker", "sqlite:///disk/noria.db", "recover", "--to", "new.db").code == 0
-        assert waiting(noria, "--broker", "sqlite:///new.db") == 10
-        (file,) = [row for row in noria("--broker", "sqlite:///disk/noria.db", "doctor", "--json", code=1).json if row["check"] == "file"]
+        assert chappe("--broker", "sqlite:///disk/chappe.db", "recover", "--to", "new.db").code == 0
+        assert waiting(chappe, "--broker", "sqlite:///new.db") == 10
+        (file,) = [row for row in chappe("--broker", "sqlite:///disk/chappe.db", "doctor", "--json", code=1).json if row["check"] == "file"]
         assert "cannot be written by this user" in file["text"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)

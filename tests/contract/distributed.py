@@ -15,12 +15,12 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.broker import _SETTLING, RabbitBroker
-from noria.brokers.rabbitmq.lanes import ARCHIVE, lanes_of
-from noria.brokers.rabbitmq.link import Link
-from noria.errors import BrokerError, NotFound
-from noria.store.postgres.store import PostgresStore
+from chappe.brokers.rabbitmq.address import Address
+from chappe.brokers.rabbitmq.broker import _SETTLING, RabbitBroker
+from chappe.brokers.rabbitmq.lanes import ARCHIVE, lanes_of
+from chappe.brokers.rabbitmq.link import Link
+from chappe.errors import BrokerError, NotFound
+from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
@@ -28,9 +28,9 @@ from .engine import EngineUnderTest, Peer
 
 _WRITTEN = 0.5
 _PASSES = 5.0  # seconds: what is longer passes by the clock that all statements ask
-_UNTOLD = "select from noria.message where state = 1 and ticketed and not sent limit 1"
+_UNTOLD = "select from chappe.message where state = 1 and ticketed and not sent limit 1"
 _CLOCK = sql.SQL("""
-    create or replace function noria.now_seconds() returns double precision language sql volatile as
+    create or replace function chappe.now_seconds() returns double precision language sql volatile as
     'select extract(epoch from clock_timestamp())::double precision + {}'
 """)
 _ALL_FOUND = """
@@ -170,15 +170,15 @@ class DistributedEngine(EngineUnderTest):
             link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=10, confirms=False)
             try:
                 with contextlib.suppress(psycopg.Error):
-                    for name, lanes in await (await connection.execute("select name, lanes from noria.queue")).fetchall():
+                    for name, lanes in await (await connection.execute("select name, lanes from chappe.queue")).fetchall():
                         for lane in lanes_of(name, 3 if lanes else 0):
                             await link.delete(lane)
                     await _delete_stream(link)
-                    for (name,) in await (await connection.execute("select name from noria.exchange")).fetchall():
+                    for (name,) in await (await connection.execute("select name from chappe.exchange")).fetchall():
                         await link._declare("delete", lambda channel, answer, name=name: channel.exchange_delete(name, callback=answer))
             finally:
                 await link.close()
-            await connection.execute("drop schema if exists noria cascade")
+            await connection.execute("drop schema if exists chappe cascade")
 
     async def stop(self) -> None:
         # Nothing tells when RabbitMQ has written down a new queue, or an acknowledgement: what it had not may be there again (the matrix says so).

@@ -14,11 +14,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
-from noria.brokers.embedded import EmbeddedBroker
-from noria.engine.client import Client
-from noria.engine.server import Engine
-from noria.engine.serving import serve
-from noria.store.embedded import EmbeddedStore
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engine.client import Client
+from chappe.engine.server import Engine
+from chappe.engine.serving import serve
+from chappe.store.embedded import EmbeddedStore
 
 from .engine import EngineUnderTest, Peer
 
@@ -42,7 +42,7 @@ async def _cut(client: Client) -> AsyncGenerator[None]:
 
 class _Embedded(EngineUnderTest):
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "noria.db"
+        self.path = folder / "chappe.db"
         self._brokers: list[EmbeddedBroker] = []
 
     def _peer(self, broker: EmbeddedBroker) -> Peer:
@@ -101,7 +101,7 @@ class InsideEngine(_Embedded):
 
 
 _spawn = multiprocessing.get_context("forkserver")
-_spawn.set_forkserver_preload(["noria.engine.server"])
+_spawn.set_forkserver_preload(["chappe.engine.server"])
 
 
 def _serve(path: Path, ready: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from noria.brokers.contract import Broker
-from noria.store.contract import Store
+from chappe.brokers.contract import Broker
+from chappe.store.contract import Store
 
 
 @dataclass(frozen=True)

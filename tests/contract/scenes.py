@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import pytest
 
-from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry, Settlement
-from noria.messages.envelope import Envelope, Options, Publication, Receipt
-from noria.messages.topology import Topology, bind
+from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry, Settlement
+from chappe.messages.envelope import Envelope, Options, Publication, Receipt
+from chappe.messages.topology import Topology, bind
 
 from .engine import EngineUnderTest, Peer
 

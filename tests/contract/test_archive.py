@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from noria.brokers.contract import Ack
-from noria.errors import Unroutable
-from noria.messages.capabilities import Exchange
-from noria.messages.topology import Topology, bind
-from noria.store.contract import Record
+from chappe.brokers.contract import Ack
+from chappe.errors import Unroutable
+from chappe.messages.capabilities import Exchange
+from chappe.messages.topology import Topology, bind
+from chappe.store.contract import Record
 
 from .engine import EngineUnderTest, Peer
 from .scenes import drain, event, one, send, settle, to

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from noria.brokers.contract import Dead, Depth, Retry
-from noria.errors import NotFound
+from chappe.brokers.contract import Dead, Depth, Retry
+from chappe.errors import NotFound
 
 from .engine import EngineUnderTest, Peer
 from .scenes import ack, declare, drain, gather, one, send, settle, to

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.contract import Ack, Depth
-from noria.errors import KeyReused
-from noria.messages.envelope import Publication
+from chappe.brokers.contract import Ack, Depth
+from chappe.errors import KeyReused
+from chappe.messages.envelope import Publication
 
 from .engine import EngineUnderTest, Peer
 from .scenes import declare, drain, needs_moving_time, one, send, settle, to

@@ -7,8 +7,8 @@ from collections import defaultdict
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Retry
-from noria.messages.envelope import Publication
+from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.messages.envelope import Publication
 
 from .engine import EngineUnderTest, Peer
 from .scenes import PATIENCE, End, ack, dead, declare, depth_becomes, done, drain, gather, name, names, nothing, one, send, settle, to

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.contract import Dead, Depth, Retry
-from noria.errors import NotFound
-from noria.messages.envelope import Publication
-from noria.store.contract import Letter
+from chappe.brokers.contract import Dead, Depth, Retry
+from chappe.errors import NotFound
+from chappe.messages.envelope import Publication
+from chappe.store.contract import Letter
 
 from .engine import EngineUnderTest, Peer
 from .scenes import ack, declare, drain, gather, name, nothing, one, send, settle, to

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Retry
-from noria.errors import BrokerError, BrokerUnavailable, Unconfirmed
+from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.errors import BrokerError, BrokerUnavailable, Unconfirmed
 
 from .engine import EngineUnderTest, Peer
 from .scenes import PATIENCE, ack, declare, depth_becomes, drain, gather, name, names, one, send, settle, to

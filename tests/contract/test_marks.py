@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Retry
-from noria.errors import Unroutable
+from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.errors import Unroutable
 
 from .engine import EngineUnderTest, Peer
 from .scenes import declare, depth_becomes, drain, one, send, settle, to

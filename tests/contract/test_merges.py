@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Retry
-from noria.messages.envelope import Publication, Receipt
+from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.messages.envelope import Publication, Receipt
 
 from .engine import EngineUnderTest, Peer
 from .scenes import PATIENCE, ack, declare, depth_becomes, drain, gather, name, names, nothing, one, send, settle, to

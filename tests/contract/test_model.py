@@ -1,6 +1,6 @@
 """Random lives of messages, compared step by step with a model in plain Python.
 
-`NORIA_HYPOTHESIS=many` runs it for long.
+`CHAPPE_HYPOTHESIS=many` runs it for long.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from noria.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
+from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
 
 from .conftest import DISTRIBUTED, ENGINES
 from .distributed import DistributedEngine
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 QUEUE: Final = "q"
 PEERS: Final = 2
 PREFETCH: Final = 4
-MANY: Final = os.environ.get("NORIA_HYPOTHESIS") == "many"
+MANY: Final = os.environ.get("CHAPPE_HYPOTHESIS") == "many"
 PROFILE: Final = settings(
     max_examples=2000 if MANY else 400,
     stateful_step_count=100 if MANY else 50,

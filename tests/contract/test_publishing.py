@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from noria.errors import KeyReused, Unroutable
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Envelope, Publication
-from noria.messages.topology import Topology, bind
+from chappe.errors import KeyReused, Unroutable
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.topology import Topology, bind
 
 from .engine import EngineUnderTest, Peer
 from .scenes import ack, declare, drain, envelope, event, gather, names, one, send, to

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from noria.brokers.contract import Delivery, Depth
+from chappe.brokers.contract import Delivery, Depth
 
 from .engine import EngineUnderTest, Peer
 from .scenes import (

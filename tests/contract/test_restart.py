@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Retry
-from noria.errors import BrokerUnavailable, Unconfirmed
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Publication
-from noria.messages.topology import Topology, bind
+from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.errors import BrokerUnavailable, Unconfirmed
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Publication
+from chappe.messages.topology import Topology, bind
 
 from .engine import EngineUnderTest, Peer
 from .scenes import ack, declare, depth_becomes, drain, envelope, event, gather, name, names, nothing, one, send, settle, to

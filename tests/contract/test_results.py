@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Retry
-from noria.errors import NotFound
+from chappe.brokers.contract import Ack, Dead, Retry
+from chappe.errors import NotFound
 
 from .engine import EngineUnderTest, Peer
 from .scenes import PATIENCE, declare, depth_becomes, eventually, needs_moving_time, one, send, settle, to

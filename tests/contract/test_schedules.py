@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from noria.brokers.contract import Depth
-from noria.errors import Unroutable
-from noria.messages.envelope import Publication, Receipt
+from chappe.brokers.contract import Depth
+from chappe.errors import Unroutable
+from chappe.messages.envelope import Publication, Receipt
 
 from .engine import EngineUnderTest, Peer
 from .scenes import declare, drain, send, to

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Refusal, Retry, Settlement
-from noria.messages.envelope import Publication
+from chappe.brokers.contract import Ack, Dead, Depth, Refusal, Retry, Settlement
+from chappe.messages.envelope import Publication
 
 from .engine import EngineUnderTest, Peer
 from .scenes import (

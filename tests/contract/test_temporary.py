@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Retry
-from noria.errors import Unroutable
-from noria.messages.capabilities import Exchange
-from noria.messages.topology import Queue, Topology, bind
+from chappe.brokers.contract import Ack, Dead, Retry
+from chappe.errors import Unroutable
+from chappe.messages.capabilities import Exchange
+from chappe.messages.topology import Queue, Topology, bind
 
 from .engine import EngineUnderTest, Peer
 from .scenes import PATIENCE, ack, declare, drain, event, eventually, gather, later, name, names, nothing, one, send, settle, to

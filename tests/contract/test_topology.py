@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from noria.errors import NotFound, TopologyConflict, Unroutable
-from noria.messages.capabilities import Exchange
-from noria.messages.topology import Binding, Queue, Topology, bind
+from chappe.errors import NotFound, TopologyConflict, Unroutable
+from chappe.messages.capabilities import Exchange
+from chappe.messages.topology import Binding, Queue, Topology, bind
 
 from .engine import EngineUnderTest, Peer
 from .scenes import declare, drain, event, send, to

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from noria.engine import ballast as module
-from noria.engine.ballast import Ballast
+from chappe.engine import ballast as module
+from chappe.engine.ballast import Ballast
 
 MEBIBYTE = 1024 * 1024
 
@@ -30,7 +30,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
 
 
 def test_what_it_gave_up_itself_is_no_room(tmp_path: Path, room: Room) -> None:
-    ballast = Ballast(tmp_path / "noria.db")
+    ballast = Ballast(tmp_path / "chappe.db")
     assert ballast.lay()
     room.free = 3 * MEBIBYTE  # half of the six that it had; the log has the others, and one of its own
     assert ballast.give_up(lambda: None, lambda _: None)
@@ -45,11 +45,11 @@ def test_what_it_gave_up_itself_is_no_room(tmp_path: Path, room: Room) -> None:
 
 def test_the_log_is_left_for_settling_while_somebody_takes_every_byte(tmp_path: Path, room: Room) -> None:
     room.free = MEBIBYTE - 1
-    assert not Ballast(tmp_path / "noria.db").fits_beside(1024 * MEBIBYTE)
+    assert not Ballast(tmp_path / "chappe.db").fits_beside(1024 * MEBIBYTE)
 
 
 def test_half_of_it_is_free_when_the_log_is_written_back_and_the_rest_is_taken_piece_by_piece(tmp_path: Path, room: Room) -> None:
-    ballast, left, seen, taken = Ballast(tmp_path / "noria.db"), tmp_path / "noria.db.ballast", list[int](), list[int]()
+    ballast, left, seen, taken = Ballast(tmp_path / "chappe.db"), tmp_path / "chappe.db.ballast", list[int](), list[int]()
     assert ballast.lay()
     whole = left.stat().st_size
     assert whole == room.free // 4

@@ -13,17 +13,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from noria.engine.blocking import BlockingClient
-from noria.engine.client import decode_plain
-from noria.errors import BrokerUnavailable, TopologyConflict, Unconfirmed, Unroutable
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
+from chappe.engine.blocking import BlockingClient
+from chappe.engine.client import decode_plain
+from chappe.errors import BrokerUnavailable, TopologyConflict, Unconfirmed, Unroutable
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
 
 from ..waiting import until
 
 TOPOLOGY = Topology(queues=(bind("q"),))
-SERVE = "import asyncio, sys; from pathlib import Path; from noria.engine.serving import serve; asyncio.run(serve(Path(sys.argv[1])))"
+SERVE = "import asyncio, sys; from pathlib import Path; from chappe.engine.serving import serve; asyncio.run(serve(Path(sys.argv[1])))"
 
 
 class Host:
@@ -48,7 +48,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path / "noria.db")
+    made = Host(tmp_path / "chappe.db")
     made.start()
     yield made
     if made.process is not None and made.process.poll() is None:
@@ -75,8 +75,8 @@ def test_a_publication_is_stored_and_answered(host: Host) -> None:
 
 
 def test_where_no_engine_runs_it_says_so_and_stores_nothing(tmp_path: Path) -> None:
-    assert not BlockingClient(tmp_path / "noria.db", lambda: TOPOLOGY).is_reachable()
-    assert not (tmp_path / "noria.db").exists()
+    assert not BlockingClient(tmp_path / "chappe.db", lambda: TOPOLOGY).is_reachable()
+    assert not (tmp_path / "chappe.db").exists()
 
 
 def test_refusals_come_as_what_they_are_and_the_connection_stays(host: Host) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from noria.engine.boot import is_of_this_boot
+from chappe.engine.boot import is_of_this_boot
 
 
 def test_a_file_that_was_just_written_is_of_this_boot_and_an_old_or_missing_one_is_not(tmp_path: Path) -> None:

@@ -13,26 +13,26 @@ from typing import Any
 
 import pytest
 
-from noria.brokers.contract import Ack
-from noria.brokers.embedded import EmbeddedBroker
-from noria.engine import client
-from noria.engine.client import _Call
-from noria.engine.ledger import Ledger
-from noria.engine.owner import Ownership
-from noria.engine.wire import frame, posted
-from noria.errors import BrokerError, BrokerUnavailable, CorruptStorage, Unconfirmed, UnsafeStorage
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
+from chappe.brokers.contract import Ack
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engine import client
+from chappe.engine.client import _Call
+from chappe.engine.ledger import Ledger
+from chappe.engine.owner import Ownership
+from chappe.engine.wire import frame, posted
+from chappe.errors import BrokerError, BrokerUnavailable, CorruptStorage, Unconfirmed, UnsafeStorage
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
 from tests.waiting import auntil, until
 
 
 class EngineProcess:
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "noria.db"
+        self.path = folder / "chappe.db"
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "noria", "--broker", f"sqlite:///{self.path}", "engine"]
+        command = [sys.executable, "-m", "chappe", "--broker", f"sqlite:///{self.path}", "engine"]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
@@ -43,7 +43,7 @@ class EngineProcess:
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[EngineProcess]:
     made = EngineProcess(tmp_path)
-    until(lambda: (tmp_path / "noria.db.sock").exists(), "the engine")
+    until(lambda: (tmp_path / "chappe.db.sock").exists(), "the engine")
     yield made
     made.kill()
 
@@ -53,10 +53,10 @@ def message(number: int, options: Options | None = None) -> Publication:
 
 
 async def test_where_nothing_runs_a_sender_owns_the_file_for_a_moment_only(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(tmp_path / "noria.db")
+    broker = EmbeddedBroker(tmp_path / "chappe.db")
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message(n) for n in range(3)])
-    Ownership(tmp_path / "noria.db").close()
+    Ownership(tmp_path / "chappe.db").close()
     assert (await broker.depth("q")).ready == 3
     await broker.close()
 
@@ -79,7 +79,7 @@ async def test_a_sender_changes_nothing_of_a_log_that_a_killed_engine_left_and_t
 
 
 async def test_a_sender_makes_no_new_file_where_the_folder_is_gone(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(tmp_path / "unmounted" / "noria.db")
+    broker = EmbeddedBroker(tmp_path / "unmounted" / "chappe.db")
     with pytest.raises(UnsafeStorage, match="does not exist; mount its disk"):
         await broker.publish([message(1)])
     assert not (tmp_path / "unmounted").exists()
@@ -87,16 +87,16 @@ async def test_a_sender_makes_no_new_file_where_the_folder_is_gone(tmp_path: Pat
 
 
 async def test_where_nothing_runs_waiting_fails_within_its_deadline(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(tmp_path / "noria.db", deadline=0.3)
+    broker = EmbeddedBroker(tmp_path / "chappe.db", deadline=0.3)
     started = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match="noria run"):
+    with pytest.raises(BrokerUnavailable, match="chappe run"):
         await broker.client.call("result", "m1", 0.1, deadline=0.5)
     assert time.monotonic() - started < 2.0
     await broker.close()
 
 
 async def test_senders_at_once_without_an_engine_all_store_everything(tmp_path: Path) -> None:
-    brokers = [EmbeddedBroker(tmp_path / "noria.db") for _ in range(5)]
+    brokers = [EmbeddedBroker(tmp_path / "chappe.db") for _ in range(5)]
     await asyncio.gather(*(broker.declare(Topology(queues=(bind("q"),))) for broker in brokers))
     await asyncio.gather(*(broker.publish([message(n)]) for n, broker in enumerate(brokers)))
     assert (await brokers[0].depth("q")).ready == 5
@@ -229,7 +229,7 @@ async def test_only_what_certainly_changed_nothing_is_said_to_have_changed_nothi
 
 
 async def test_what_was_never_said_is_unavailable_whatever_it_was(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(tmp_path / "noria.db", alone=False, deadline=0.2)
+    broker = EmbeddedBroker(tmp_path / "chappe.db", alone=False, deadline=0.2)
     with pytest.raises(BrokerUnavailable):
         await broker.purge("q")
     await broker.close()
@@ -250,14 +250,14 @@ async def test_an_engine_of_another_protocol_refuses_every_call_and_its_connecti
 
 
 async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path: Path) -> None:
-    path, accepted = tmp_path / "noria.db", 0
+    path, accepted = tmp_path / "chappe.db", 0
 
     async def die_at_once(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal accepted
         accepted += 1
         writer.transport.abort()
 
-    dying = await asyncio.start_unix_server(die_at_once, str(tmp_path / "noria.db.sock"))
+    dying = await asyncio.start_unix_server(die_at_once, str(tmp_path / "chappe.db.sock"))
     broker = EmbeddedBroker(path, alone=False, deadline=10.0)
     call = asyncio.ensure_future(broker.declare(Topology(queues=(bind("q"),))))
     await auntil(lambda: accepted >= 5, "it to be tried again and again")
@@ -274,7 +274,7 @@ async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path
 
 async def test_what_was_stored_before_the_engine_died_is_not_stored_again_by_a_sender_that_owns_the_file(tmp_path: Path) -> None:
     engine = EngineProcess(tmp_path)
-    await auntil((tmp_path / "noria.db.sock").exists)
+    await auntil((tmp_path / "chappe.db.sock").exists)
     broker = EmbeddedBroker(engine.path, alone=True, deadline=20.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     confirmed: list[str] = []
@@ -328,9 +328,9 @@ async def test_a_link_lost_before_its_maker_hears_of_it_is_made_again(engine: En
 
 
 async def test_a_momentary_owner_confirms_what_its_dead_engine_had_stored(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(tmp_path / "noria.db")
+    broker = EmbeddedBroker(tmp_path / "chappe.db")
     await broker.declare(Topology(queues=(bind("q"),)))
-    ledger = Ledger(tmp_path / "noria.db", time.time)
+    ledger = Ledger(tmp_path / "chappe.db", time.time)
     ledger.remember_serial(broker.client.name, 1000, [1000])
     ledger.commit()
     ledger.close()

@@ -12,9 +12,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from noria.engine import database
-from noria.engine.database import APPLICATION_ID, migrations, open_database, refuse_network_disk, refuse_unsafe_sqlite
-from noria.errors import CorruptStorage, UnsafeStorage
+from chappe.engine import database
+from chappe.engine.database import APPLICATION_ID, migrations, open_database, refuse_network_disk, refuse_unsafe_sqlite
+from chappe.errors import CorruptStorage, UnsafeStorage
 
 
 def digest(path: Path) -> str:
@@ -22,7 +22,7 @@ def digest(path: Path) -> str:
 
 
 def test_a_new_file_is_private_and_every_setting_holds(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     db = open_database(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = {
@@ -36,10 +36,10 @@ def test_a_new_file_is_private_and_every_setting_holds(tmp_path: Path) -> None:
 
 
 def test_opening_again_migrates_nothing_and_keeps_what_is_there(tmp_path: Path) -> None:
-    db = open_database(tmp_path / "noria.db")
+    db = open_database(tmp_path / "chappe.db")
     db.execute("insert into schedule values ('x', 1.0)")
     db.close()
-    db = open_database(tmp_path / "noria.db")
+    db = open_database(tmp_path / "chappe.db")
     assert db.execute("select slot from schedule").fetchall() == [(1.0,)]
     db.close()
 
@@ -56,7 +56,7 @@ def test_a_file_of_another_program_is_refused_and_untouched(tmp_path: Path) -> N
 
 
 def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     path.write_bytes(b"this is a letter to my grandmother" * 400)
     before = digest(path)
     with pytest.raises(CorruptStorage, match="cannot be read"):
@@ -67,7 +67,7 @@ def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> 
 NOW = """
 import os, resource, sys
 from pathlib import Path
-from noria.engine.database import open_database
+from chappe.engine.database import open_database
 path, left = Path(sys.argv[1]), int(sys.argv[2])
 open_database(path).close()
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -87,7 +87,7 @@ except Exception as error:
 
 @pytest.mark.parametrize("left", [1, 2])
 def test_a_process_without_file_handles_finds_no_fault_with_the_file(tmp_path: Path, left: int) -> None:
-    done = subprocess.run([sys.executable, "-c", NOW, str(tmp_path / "noria.db"), str(left)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", NOW, str(tmp_path / "chappe.db"), str(left)], capture_output=True, text=True, check=True)
     assert done.stdout == "CantOpenError\n"
 
 
@@ -98,11 +98,11 @@ def test_what_may_pass_is_not_said_to_be_damage(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(database, "_configure", fail)
     with pytest.raises(kind, match="not now"):
-        open_database(tmp_path / "noria.db")
+        open_database(tmp_path / "chappe.db")
 
 
 def test_a_migration_that_sqlite_took_back_itself_is_told_by_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     known = migrations()
     broken = "create table later (x blob not null) strict; insert or rollback into later values (null);"
     monkeypatch.setattr(database, "migrations", lambda: [*known, (known[-1][0] + 1, broken)])
@@ -111,7 +111,7 @@ def test_a_migration_that_sqlite_took_back_itself_is_told_by_its_own_error(tmp_p
 
 
 def test_a_disk_that_is_full_when_the_file_is_migrated_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     open_database(path).close()
     known = migrations()
     large = "create table later (x blob) strict; insert into later values (zeroblob(1000000));"
@@ -123,18 +123,18 @@ def test_a_disk_that_is_full_when_the_file_is_migrated_is_a_full_disk(tmp_path: 
     open_database(path).close()
 
 
-def test_a_file_of_a_newer_noria_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+def test_a_file_of_a_newer_chappe_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chappe.db"
     db = open_database(path)
     db.pragma("user_version", 999)
     db.close()
-    with pytest.raises(CorruptStorage, match="newer Noria; this one knows"):
+    with pytest.raises(CorruptStorage, match="newer Chappe; this one knows"):
         open_database(path)
 
 
 def test_an_empty_file_beside_a_full_log_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
-    (tmp_path / "noria.db-wal").write_bytes(b"x" * 100)
+    path = tmp_path / "chappe.db"
+    (tmp_path / "chappe.db-wal").write_bytes(b"x" * 100)
     with pytest.raises(CorruptStorage, match="truncated or half copied"):
         open_database(path)
     path.touch()
@@ -143,7 +143,7 @@ def test_an_empty_file_beside_a_full_log_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_migration_that_fails_leaves_the_schema_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     open_database(path).close()
     known = migrations()
     broken = (known[-1][0] + 1, "create table later (x) strict; insert into nowhere values (1);")
@@ -171,9 +171,9 @@ def test_a_sqlite_with_the_wal_reset_bug_is_refused(version: int, safe: bool) ->
 def test_a_network_disk_is_refused_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_file_system", lambda _: 0x6969)
     with pytest.raises(UnsafeStorage, match="NFS"):
-        refuse_network_disk(tmp_path / "noria.db")
-    monkeypatch.setenv("NORIA_ALLOW_NETWORK_DISK", "1")
-    refuse_network_disk(tmp_path / "noria.db")
+        refuse_network_disk(tmp_path / "chappe.db")
+    monkeypatch.setenv("CHAPPE_ALLOW_NETWORK_DISK", "1")
+    refuse_network_disk(tmp_path / "chappe.db")
 
 
 def test_the_kind_of_this_disk_is_read_from_the_kernel() -> None:
@@ -188,7 +188,7 @@ def test_every_migration_has_its_own_number() -> None:
 def test_the_mask_of_the_process_is_put_back(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        open_database(tmp_path / "noria.db").close()
+        open_database(tmp_path / "chappe.db").close()
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)

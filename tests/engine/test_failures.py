@@ -13,16 +13,16 @@ import apsw
 import msgspec
 import pytest
 
-from noria.brokers.contract import Ack, Dead, Depth, Retry
-from noria.brokers.embedded import EmbeddedBroker
-from noria.engine import server
-from noria.engine.ballast import Ballast
-from noria.engine.purge import Purge
-from noria.engine.server import Engine
-from noria.engine.wire import decode_answer, decode_request, frame, posted
-from noria.errors import BrokerError, Rejected, StorageFull, Unroutable
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
+from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engine import server
+from chappe.engine.ballast import Ballast
+from chappe.engine.purge import Purge
+from chappe.engine.server import Engine
+from chappe.engine.wire import decode_answer, decode_request, frame, posted
+from chappe.errors import BrokerError, Rejected, StorageFull, Unroutable
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
 
 from ..waiting import auntil
 
@@ -33,7 +33,7 @@ def message(identity: str, queue: str = "q", delay: float = 0.0, **options: Any)
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    made = Engine(tmp_path / "noria.db", grace=0.0)
+    made = Engine(tmp_path / "chappe.db", grace=0.0)
     yield made
     made.close()
 
@@ -229,7 +229,7 @@ async def test_a_disk_that_fails_while_old_records_are_deleted_ends_the_engine(
 
 
 async def test_old_records_are_deleted_in_bounded_turns(engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noria.engine.records._DELETED_AT_ONCE", 10)
+    monkeypatch.setattr("chappe.engine.records._DELETED_AT_ONCE", 10)
     engine.ledger.write()
     engine.ledger.db.executemany("insert into idempotency values (?, 'm', '', 1.0)", [(f"k{n}",) for n in range(95)])
     engine.ledger.commit()
@@ -278,7 +278,7 @@ async def test_calls_while_a_connection_says_hello_wait_for_it_and_open_no_other
 
 
 def test_the_ballast_of_a_killed_engine_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     assert Ballast(path).lay()
     heir = Ballast(path)
     assert heir.lay()
@@ -449,7 +449,7 @@ async def test_a_deletion_that_is_refused_half_way_leaves_no_message_of_a_key_be
 
 
 async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     first = Engine(path, grace=0.0)
     worker = EmbeddedBroker(path, engine=first)
     await worker.declare(Topology(queues=(bind("q"),)))
@@ -475,7 +475,7 @@ async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: 
 
 
 async def test_an_engine_that_stood_still_itself_waits_again_for_those_who_held_something(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     first = Engine(path, grace=0.0)
     worker = EmbeddedBroker(path, engine=first)
     await worker.declare(Topology(queues=(bind("q"),)))

@@ -13,16 +13,16 @@ from pathlib import Path
 import apsw
 import pytest
 
-from noria.engine import hazards
-from noria.engine.database import open_database
-from noria.errors import CorruptStorage, UnsafeStorage
+from chappe.engine import hazards
+from chappe.engine.database import open_database
+from chappe.errors import CorruptStorage, UnsafeStorage
 
 # Begins a write with our SQLite, then lets Python's own copy open and close the same file; says whether the lock is still there.
 LOCKED = """
 import pathlib, sqlite3, subprocess, sys
 import apsw
-from noria.engine import hazards
-from noria.errors import UnsafeStorage
+from chappe.engine import hazards
+from chappe.errors import UnsafeStorage
 path = pathlib.Path(sys.argv[1])
 db = apsw.Connection(str(path))
 db.execute("begin immediate")
@@ -42,7 +42,7 @@ print("locked" if "BusyError" in done.stderr else "NOT LOCKED")
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     db = open_database(path)
     db.execute("create table t (x)")
     db.close()
@@ -68,7 +68,7 @@ def test_guarded_the_file_is_opened_once_and_the_lock_holds(path: Path) -> None:
 def test_a_file_that_something_else_in_the_process_has_open_is_refused(path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("select * from t").fetchall()
-    with pytest.raises(UnsafeStorage, match="is open in this process already, by other code than Noria's engine .*sqlite3"):
+    with pytest.raises(UnsafeStorage, match="is open in this process already, by other code than Chappe's engine .*sqlite3"):
         hazards.refuse(path)
     other.close()
     hazards.refuse(path)
@@ -78,7 +78,7 @@ def test_a_loaded_sqlite_that_cannot_be_watched_is_refused(path: Path) -> None:
     library = next(name for name in hazards.other_sqlites() if "libsqlite3" in name)
     program = (
         f"import ctypes, pathlib, sys; ctypes.CDLL({library!r})\n"
-        "from noria.engine import hazards\n"
+        "from chappe.engine import hazards\n"
         "try: hazards.refuse(pathlib.Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
@@ -101,7 +101,7 @@ def test_only_libraries_that_hold_an_sqlite_are_strangers() -> None:
 
 def test_a_folder_that_is_gone_is_refused_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(UnsafeStorage, match="does not exist; mount its disk"):
-        hazards.refuse(tmp_path / "gone" / "noria.db")
+        hazards.refuse(tmp_path / "gone" / "chappe.db")
     assert not (tmp_path / "gone").exists()
 
 
@@ -113,13 +113,13 @@ def test_a_folder_that_cannot_be_written_is_refused(path: Path) -> None:
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "noria.db").mkdir()
+    (tmp_path / "chappe.db").mkdir()
     with pytest.raises(UnsafeStorage, match="is not a file"):
-        hazards.refuse(tmp_path / "noria.db")
+        hazards.refuse(tmp_path / "chappe.db")
 
 
 def test_a_new_file_in_an_empty_folder_is_welcome(tmp_path: Path) -> None:
-    hazards.refuse(tmp_path / "noria.db")
+    hazards.refuse(tmp_path / "chappe.db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,14 +128,14 @@ def test_a_new_file_in_an_empty_folder_is_welcome(tmp_path: Path) -> None:
 
 def killed(folder: Path, commits: int = 8) -> Path:
     """Give a file as `kill -9` leaves it: one commit after the other in its log."""
-    living = folder / "living" / "noria.db"
+    living = folder / "living" / "chappe.db"
     db = open_database(living)
     for n in range(commits):
         db.execute("insert or replace into schedule values (?, ?)", (f"s{n}" * 200, float(n)))
     for suffix in ("", "-wal", "-shm"):
-        shutil.copy(f"{living}{suffix}", folder / f"noria.db{suffix}")
+        shutil.copy(f"{living}{suffix}", folder / f"chappe.db{suffix}")
     db.close()
-    return folder / "noria.db"
+    return folder / "chappe.db"
 
 
 def frames(path: Path) -> int:
@@ -177,7 +177,7 @@ def test_a_log_that_was_cut_off_is_refused_where_the_index_knows_of_more(tmp_pat
 
 
 def frames_before(path: Path) -> int:
-    from noria.engine.writeahead import index_of  # noqa: PLC0415
+    from chappe.engine.writeahead import index_of  # noqa: PLC0415
 
     index = index_of(path)
     assert index is not None
@@ -192,14 +192,14 @@ def test_a_log_that_was_deleted_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_in_the_database_already_may_be_deleted(tmp_path: Path) -> None:
-    living = tmp_path / "living" / "noria.db"
+    living = tmp_path / "living" / "chappe.db"
     db = open_database(living)
     db.execute("insert into schedule values ('a', 1.0)")
     db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
     for suffix in ("", "-shm"):
-        shutil.copy(f"{living}{suffix}", tmp_path / f"noria.db{suffix}")
+        shutil.copy(f"{living}{suffix}", tmp_path / f"chappe.db{suffix}")
     db.close()
-    hazards.refuse(tmp_path / "noria.db")
+    hazards.refuse(tmp_path / "chappe.db")
 
 
 def test_the_torn_last_commit_of_a_power_failure_is_no_damage(tmp_path: Path) -> None:

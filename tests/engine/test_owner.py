@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from noria.engine.owner import Ownership, socket_path
-from noria.errors import AlreadyOwned, UnsafeStorage
+from chappe.engine.owner import Ownership, socket_path
+from chappe.errors import AlreadyOwned, UnsafeStorage
 from tests.waiting import until
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from noria.engine.owner import Ownership
+from chappe.engine.owner import Ownership
 held = Ownership(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -24,12 +24,12 @@ time.sleep(60)
 
 
 def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
-    with Ownership(tmp_path / "noria.db"), pytest.raises(AlreadyOwned, match=str(os.getpid())):
-        Ownership(tmp_path / "noria.db")
+    with Ownership(tmp_path / "chappe.db"), pytest.raises(AlreadyOwned, match=str(os.getpid())):
+        Ownership(tmp_path / "chappe.db")
 
 
 def test_a_killed_owner_frees_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
@@ -49,23 +49,23 @@ def test_a_killed_owner_frees_the_file(tmp_path: Path) -> None:
 def test_a_symbolic_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / "noria.db.lock").symlink_to(victim)
+    (tmp_path / "chappe.db.lock").symlink_to(victim)
     with pytest.raises(UnsafeStorage, match="symbolic link"):
-        Ownership(tmp_path / "noria.db")
+        Ownership(tmp_path / "chappe.db")
     assert victim.read_text() == "precious"
 
 
 def test_a_long_path_gets_a_socket_in_a_private_folder(tmp_path: Path) -> None:
-    short, long = socket_path(Path("/tmp/noria.db")), socket_path(tmp_path / ("d" * 120) / "noria.db")
-    assert short == Path("/tmp/noria.db.sock")
+    short, long = socket_path(Path("/tmp/chappe.db")), socket_path(tmp_path / ("d" * 120) / "chappe.db")
+    assert short == Path("/tmp/chappe.db.sock")
     assert len(os.fsencode(long)) <= 100
     assert long.parent.stat().st_mode & 0o777 == 0o700
-    assert long == socket_path(tmp_path / ("d" * 120) / "noria.db")
+    assert long == socket_path(tmp_path / ("d" * 120) / "chappe.db")
 
 
 def test_a_folder_for_sockets_that_others_may_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    long = tmp_path / ("d" * 120) / "noria.db"
+    long = tmp_path / ("d" * 120) / "chappe.db"
     folder = socket_path(long).parent
     folder.chmod(0o755)
     with pytest.raises(UnsafeStorage, match="private folder"):

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from noria.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
-from noria.brokers.contract import Ack
-from noria.brokers.embedded import EmbeddedBroker
-from noria.engine.records import reserve
-from noria.engine.server import Engine
-from noria.errors import NotFound
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
-from noria.store.embedded import EmbeddedStore
+from chappe.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
+from chappe.brokers.contract import Ack
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engine.records import reserve
+from chappe.engine.server import Engine
+from chappe.errors import NotFound
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
+from chappe.store.embedded import EmbeddedStore
 
 
 class Clock:
@@ -33,7 +33,7 @@ async def clock() -> Clock:
 
 @pytest.fixture
 async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
-    made = Engine(tmp_path / "noria.db", now=clock, grace=0.0)
+    made = Engine(tmp_path / "chappe.db", now=clock, grace=0.0)
     yield made
     made.close()
 

@@ -14,12 +14,12 @@ from typing import Any
 import apsw
 import pytest
 
-from noria.engine.database import migrations
-from noria.engine.inspection import examine
-from noria.engine.owner import Ownership
-from noria.engine.pages import Image
-from noria.engine.recovery import Report, recover
-from noria.errors import AlreadyOwned, CorruptStorage, NotFound, StorageFull, UnsafeStorage
+from chappe.engine.database import migrations
+from chappe.engine.inspection import examine
+from chappe.engine.owner import Ownership
+from chappe.engine.pages import Image
+from chappe.engine.recovery import Report, recover
+from chappe.errors import AlreadyOwned, CorruptStorage, NotFound, StorageFull, UnsafeStorage
 from tests.faults.sick.patients import Outcome, Patient, patient, run_engine
 
 COUNTED = ("ready", "delayed", "dead", "archive", "tracked", "idempotency", "mark", "failure", "schedule", "queue", "exchange")
@@ -44,10 +44,10 @@ def sick(whole: Patient, tmp_path: Path) -> Path:
 
 def saved(sick: Path) -> tuple[Report, Outcome, Path]:
     """Save a file that must not be changed by it, and run an engine on the new one."""
-    before = {path.name: path.read_bytes() for path in sick.parent.glob("noria.db*") if not path.name.endswith(".lock")}
+    before = {path.name: path.read_bytes() for path in sick.parent.glob("chappe.db*") if not path.name.endswith(".lock")}
     new = sick.parent / "new.db"
     report = recover(sick, new)
-    after = {path.name: path.read_bytes() for path in sick.parent.glob("noria.db*") if not path.name.endswith(".lock")}
+    after = {path.name: path.read_bytes() for path in sick.parent.glob("chappe.db*") if not path.name.endswith(".lock")}
     assert after == before
     kept = sick.parent / "kept.db"
     shutil.copy(new, kept)
@@ -186,7 +186,7 @@ def test_a_row_that_cannot_be_is_put_aside_with_its_reason(sick: Path) -> None:
     assert stat.S_IMODE(Path(report.aside).stat().st_mode) == 0o600
 
 
-def test_flags_that_this_noria_does_not_know_are_kept(sick: Path) -> None:
+def test_flags_that_this_chappe_does_not_know_are_kept(sick: Path) -> None:
     change(sick, "update ready set flags = flags | 4096")
     report, _, kept = saved(sick)
     assert report.whole
@@ -329,12 +329,12 @@ def test_a_file_that_an_engine_owns_is_refused(sick: Path) -> None:
 def test_nothing_is_overwritten(sick: Path) -> None:
     (sick.parent / "new.db").write_text("precious")
     refuses(sick, UnsafeStorage, "exists already; choose another name with --to")
-    refuses(sick, UnsafeStorage, "exists already", "noria.db")
+    refuses(sick, UnsafeStorage, "exists already", "chappe.db")
     assert (sick.parent / "new.db").read_text() == "precious"
 
 
 def test_no_file_is_refused(tmp_path: Path) -> None:
-    refuses(tmp_path / "noria.db", NotFound, "does not exist")
+    refuses(tmp_path / "chappe.db", NotFound, "does not exist")
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(sick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,18 +349,18 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     refuses(tmp_path / "other.db", CorruptStorage, "of another program")
 
 
-def test_a_file_of_a_newer_noria_is_refused(sick: Path) -> None:
+def test_a_file_of_a_newer_chappe_is_refused(sick: Path) -> None:
     db = apsw.Connection(str(sick))
     db.execute(f"create table later (x any) strict; pragma user_version = {migrations()[-1][0] + 1}")
     db.close()
-    refuses(sick, CorruptStorage, "made by a newer Noria")
+    refuses(sick, CorruptStorage, "made by a newer Chappe")
 
 
 @pytest.mark.parametrize("data", [b"", b"this is a letter to my grandmother" * 400, bytes(50_000)], ids=["empty", "letter", "zeros"])
 def test_where_nothing_can_be_read_there_is_no_new_file(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "noria.db").write_bytes(data)
-    refuses(tmp_path / "noria.db", CorruptStorage, "nothing of Noria can be read")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["noria.db", "noria.db.lock"]
+    (tmp_path / "chappe.db").write_bytes(data)
+    refuses(tmp_path / "chappe.db", CorruptStorage, "nothing of Chappe can be read")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chappe.db", "chappe.db.lock"]
 
 
 # --- what the disk itself refuses
@@ -369,7 +369,7 @@ def test_where_nothing_can_be_read_there_is_no_new_file(tmp_path: Path, data: by
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: make tools")
 def test_blocks_that_the_disk_refuses_are_left_out(whole: Patient, sick: Path) -> None:
     """`strace` has the reading of one block fail as a bad sector does, first within its megabyte, then by itself."""
-    program = "import sys, pathlib; from noria.engine.recovery import recover; print(recover(*map(pathlib.Path, sys.argv[1:])).faults)"
+    program = "import sys, pathlib; from chappe.engine.recovery import recover; print(recover(*map(pathlib.Path, sys.argv[1:])).faults)"
     command = [sys.executable, "-c", program, str(sick), str(sick.parent / "new.db")]
     wrapped = [
         "strace",
@@ -386,7 +386,7 @@ def test_blocks_that_the_disk_refuses_are_left_out(whole: Patient, sick: Path) -
     ]
     done = subprocess.run(wrapped, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert "the disk gives an error for 4096 bytes of noria.db" in done.stdout
+    assert "the disk gives an error for 4096 bytes of chappe.db" in done.stdout
     found = run_engine(sick.parent / "new.db")
     assert (found.error, found.wrong) == (None, 0) and len(found.given) > len(whole.everything) / 2
 

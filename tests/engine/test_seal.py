@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from noria.engine.seal import DAMAGED, seal, unseal, unseal_or_stand_in
-from noria.errors import CorruptStorage
-from noria.messages.envelope import Envelope
+from chappe.engine.seal import DAMAGED, seal, unseal, unseal_or_stand_in
+from chappe.errors import CorruptStorage
+from chappe.messages.envelope import Envelope
 
 
 def test_what_was_sealed_comes_out_as_it_was() -> None:

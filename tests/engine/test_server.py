@@ -15,20 +15,20 @@ import apsw
 import msgspec
 import pytest
 
-from noria.brokers.contract import Ack, Depth, Retry
-from noria.brokers.embedded import EmbeddedBroker
-from noria.engine import server
-from noria.engine.owner import is_of_this_user, socket_path
-from noria.engine.purge import Purge
-from noria.engine.server import Engine
-from noria.engine.serving import serve
-from noria.engine.tables import folder_of
-from noria.engine.wire import LARGEST_FRAME, decode_request, frame
-from noria.errors import BrokerError, Rejected, StorageFull
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
-from noria.store.embedded import EmbeddedStore
-from noria.worker.slots import StartedTable, _locks
+from chappe.brokers.contract import Ack, Depth, Retry
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engine import server
+from chappe.engine.owner import is_of_this_user, socket_path
+from chappe.engine.purge import Purge
+from chappe.engine.server import Engine
+from chappe.engine.serving import serve
+from chappe.engine.tables import folder_of
+from chappe.engine.wire import LARGEST_FRAME, decode_request, frame
+from chappe.errors import BrokerError, Rejected, StorageFull
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
+from chappe.store.embedded import EmbeddedStore
+from chappe.worker.slots import StartedTable, _locks
 from tests.waiting import auntil
 
 
@@ -38,7 +38,7 @@ def message(number: int = 0, queue: str = "q") -> Publication:
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    made = Engine(tmp_path / "noria.db", grace=0.0)
+    made = Engine(tmp_path / "chappe.db", grace=0.0)
     yield made
     made.close()
 
@@ -55,7 +55,7 @@ async def test_temporary_queues_of_a_client_that_does_not_come_back_after_a_rest
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "FENCE", 0.4)
-    before = Engine(tmp_path / "noria.db", grace=0.0)
+    before = Engine(tmp_path / "chappe.db", grace=0.0)
     gone, here = (EmbeddedBroker(before.ledger.path, engine=before) for _ in range(2))
     await gone.client.call("subscribe", bind("theirs"))
     await here.client.call("subscribe", bind("ours"))
@@ -64,7 +64,7 @@ async def test_temporary_queues_of_a_client_that_does_not_come_back_after_a_rest
     for broker in (gone, here):
         await broker.close()
     before.close()
-    engine = Engine(tmp_path / "noria.db", grace=0.0)
+    engine = Engine(tmp_path / "chappe.db", grace=0.0)
     again = EmbeddedBroker(engine.ledger.path, engine=engine)
     again.client.name = here.client.name  # as a client has it that lives on
     try:
@@ -215,7 +215,7 @@ async def test_an_io_error_ends_the_engine_without_an_answer(
 
 
 async def test_the_socket_is_private_and_a_client_that_speaks_nonsense_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     ready = asyncio.Event()
     served = asyncio.create_task(serve(path, ready.set))
     await asyncio.wait_for(ready.wait(), 10.0)
@@ -246,7 +246,7 @@ def test_another_user_is_told_apart_by_the_kernel() -> None:
 
 
 async def test_messages_that_ran_when_worker_and_engine_died_together_are_blamed_once(tmp_path: Path) -> None:
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     engine = Engine(path, grace=0.0)
     broker = EmbeddedBroker(path, engine=engine)
     await broker.declare(Topology(queues=(bind("q"),)))
@@ -256,10 +256,10 @@ async def test_messages_that_ran_when_worker_and_engine_died_together_are_blamed
     engine.ledger.was_held = True
     await broker.close()
     engine.close()
-    table = tmp_path / "noria.db.slots" / "4194304-aa.slots"
+    table = tmp_path / "chappe.db.slots" / "4194304-aa.slots"
     table.parent.mkdir()
     table.write_bytes(struct.pack("<d3Q", 0.0, 0, started.tag, 0))
-    old = tmp_path / "noria.db.slots" / "4194304-bb.slots"
+    old = tmp_path / "chappe.db.slots" / "4194304-bb.slots"
     old.write_bytes(struct.pack("<dQ", 0.0, waiting.tag))
     os.utime(old, (1, 1))  # of an earlier boot: a power failure is no worker's fault
     engine = Engine(path, grace=0.0)
@@ -341,7 +341,7 @@ async def test_an_answer_that_something_is_pending_costs_no_commit(engine: Engin
 async def test_a_long_line_of_one_key_is_passed_over_in_several_turns(
     engine: Engine, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("noria.engine.ledger._LOOKED_AT_ONCE", 50)
+    monkeypatch.setattr("chappe.engine.ledger._LOOKED_AT_ONCE", 50)
     busy = [Publication(Envelope(f"b{n}", "t", b"{}"), "q", options=Options(key="busy")) for n in range(400)]
     await broker.publish([*busy, message(1)])
     async with broker.consume(["q"], prefetch=5) as consumer:
@@ -414,7 +414,7 @@ async def test_messages_with_long_notes_are_lent_in_answers_that_fit(broker: Emb
 async def test_a_message_that_no_answer_has_room_for_is_a_dead_letter_and_those_behind_it_are_served(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("noria.engine.ledger.LARGEST_FRAME", 10_000)
+    monkeypatch.setattr("chappe.engine.ledger.LARGEST_FRAME", 10_000)
     await broker.publish([Publication(Envelope("m0", "t", b"x" * 11_000), "q"), message(1)])
     async with broker.consume(["q"], prefetch=5) as consumer:
         assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m1"]

@@ -4,12 +4,12 @@ import os
 import struct
 from pathlib import Path
 
-from noria.engine import tables
-from noria.worker.slots import StartedTable
+from chappe.engine import tables
+from chappe.worker.slots import StartedTable
 
 
 def test_what_a_worker_writes_is_what_the_engine_reads(tmp_path: Path) -> None:
-    table = StartedTable(tables.folder_of(tmp_path / "noria.db"), 3)
+    table = StartedTable(tables.folder_of(tmp_path / "chappe.db"), 3)
     table.start(1, 7)
     table.start(2, 2**40)
     table.beat(12.5)
@@ -31,11 +31,11 @@ def test_a_table_that_is_missing_or_short_says_nothing(tmp_path: Path) -> None:
 
 
 def test_only_tables_of_dead_workers_are_orphans(tmp_path: Path) -> None:
-    folder = tables.folder_of(tmp_path / "noria.db")
+    folder = tables.folder_of(tmp_path / "chappe.db")
     alive = StartedTable(folder, 1)
     dead = folder / f"{os.getpid()}-aa.slots"  # its number is in use again, as always in a container
     dead.touch()
-    assert tables.orphans(tmp_path / "noria.db") == [dead]
+    assert tables.orphans(tmp_path / "chappe.db") == [dead]
     assert alive.path.exists()
     alive.close()
     assert not tables.is_orphan(alive.path), "it is gone"

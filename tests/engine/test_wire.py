@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noria import errors
-from noria.engine.wire import LARGEST_FRAME, UNREADABLE, Failure, Frames, decode_request, error_of, failure_of, frame
+from chappe import errors
+from chappe.engine.wire import LARGEST_FRAME, UNREADABLE, Failure, Frames, decode_request, error_of, failure_of, frame
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20), st.lists(st.integers(1, 50), max_size=40))

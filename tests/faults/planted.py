@@ -1,6 +1,6 @@
-"""Faults planted into Noria on purpose: a harness that does not catch one has no teeth.
+"""Faults planted into Chappe on purpose: a harness that does not catch one has no teeth.
 
-A plant changes noria inside the process that calls `plant`. Processes that a test starts get it by their environment:
+A plant changes chappe inside the process that calls `plant`. Processes that a test starts get it by their environment:
 `environment(name)` gives the variables that make `site/sitecustomize.py` plant it in every Python process below.
 Nothing in `src/` knows of this. To add one: a function with `@planted(...)` that imports what it changes, and changes it.
 """
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
-VARIABLE = "NORIA_PLANT"
+VARIABLE = "CHAPPE_PLANT"
 
 
 class Plant(NamedTuple):
@@ -67,8 +67,8 @@ def environment(name: str | None = None) -> dict[str, str]:
 
 @planted("storm", "the worker acknowledges when it takes a message up, not when its handlers returned")
 def ack_before_handler() -> None:
-    from noria.brokers.contract import Ack
-    from noria.worker.worker import Worker
+    from chappe.brokers.contract import Ack
+    from chappe.worker.worker import Worker
 
     run = Worker._run
 
@@ -85,10 +85,10 @@ def retry_acked_before_it_is_published() -> None:
 
     import msgspec
 
-    from noria.brokers.contract import Ack, Retry
-    from noria.engine.wire import posted
-    from noria.messages.envelope import Publication
-    from noria.worker.worker import Worker
+    from chappe.brokers.contract import Ack, Retry
+    from chappe.engine.wire import posted
+    from chappe.messages.envelope import Publication
+    from chappe.worker.worker import Worker
 
     run = Worker._run
 
@@ -108,14 +108,14 @@ def retry_acked_before_it_is_published() -> None:
 
 @planted("storm", "what a client held is not given back when its connection is closed")
 def claims_never_given_back() -> None:
-    from noria.engine.ledger import Ledger
+    from chappe.engine.ledger import Ledger
 
     Ledger.give_back = lambda self, session, started: None
 
 
 @planted("storm", "a handler is marked as finished before it ran")
 def mark_before_handler() -> None:
-    from noria.bus import bus
+    from chappe.bus import bus
 
     in_order = bus._in_order
 
@@ -134,7 +134,7 @@ def mark_before_handler() -> None:
 def answer_before_commit() -> None:
     import time
 
-    from noria.engine.ledger import Ledger
+    from chappe.engine.ledger import Ledger
 
     commit, latest = Ledger.commit, [0.0]
 
@@ -148,8 +148,8 @@ def answer_before_commit() -> None:
 
 @planted("storm", "idempotency keys are not stored with their messages")
 def keys_not_stored() -> None:
-    from noria.engine.verbs import Verbs
-    from noria.messages.envelope import changed
+    from chappe.engine.verbs import Verbs
+    from chappe.messages.envelope import changed
 
     publish = Verbs.publish
 
@@ -164,7 +164,7 @@ def keys_not_stored() -> None:
 
 @planted("storm", "a late settlement is accepted from whoever held the message once")
 def fencing_off() -> None:
-    from noria.engine.ledger import Ledger
+    from chappe.engine.ledger import Ledger
 
     adopt = Ledger.adopt
     Ledger.claim_of = lambda self, session, tag: self.claims.get(tag)
@@ -173,7 +173,7 @@ def fencing_off() -> None:
 
 @planted("storm", "of two masks that merge, only the newer is kept")
 def merge_drops_a_field() -> None:
-    from noria.bus.merging import Merger
+    from chappe.bus.merging import Merger
 
     combine = Merger._combine
 
@@ -188,7 +188,7 @@ def merge_drops_a_field() -> None:
 
 @planted("storm", "messages of one key run side by side")
 def key_order_ignored() -> None:
-    from noria.middleware.keys import Keys
+    from chappe.middleware.keys import Keys
 
     wrap = Keys.wrap_send
     Keys.wrap_send = lambda self, spec, call_next: wrap(self, spec, call_next) if spec.merges else call_next
@@ -196,7 +196,7 @@ def key_order_ignored() -> None:
 
 @planted("storm", "after a reconnection the client takes what was in flight for stored")
 def client_confirms_blindly() -> None:
-    from noria.engine.client import Client
+    from chappe.engine.client import Client
 
     Client._is_stored = lambda self, call, stored, refused: call.sent and call.verb == "publish"
 
@@ -207,13 +207,13 @@ def yields_leave_before_the_ack() -> None:
 
     import msgspec
 
-    from noria.worker.worker import Worker
+    from chappe.worker.worker import Worker
 
     run = Worker._run
 
     async def apart(self: Any, delivery: Any) -> Any:
-        from noria.brokers.contract import Ack
-        from noria.engine.wire import posted
+        from chappe.brokers.contract import Ack
+        from chappe.engine.wire import posted
 
         settlement = await run(self, delivery)
         if isinstance(settlement, Ack) and settlement.then:
@@ -230,21 +230,21 @@ def yields_leave_before_the_ack() -> None:
 
 @planted("power", "a commit is not synced, only the checkpoint is (synchronous=NORMAL)")
 def commits_not_synced() -> None:
-    from noria.engine import database
+    from chappe.engine import database
 
     database._PRAGMAS["synchronous"] = 1
 
 
 @planted("power", "nothing is ever synced (synchronous=OFF)")
 def nothing_synced() -> None:
-    from noria.engine import database
+    from chappe.engine import database
 
     database._PRAGMAS["synchronous"] = 0
 
 
 @planted("power", "an answer leaves before the commit")
 def answered_before_the_commit() -> None:
-    from noria.engine.server import Engine
+    from chappe.engine.server import Engine
 
     perform = Engine._perform
 
@@ -255,11 +255,11 @@ def answered_before_the_commit() -> None:
     Engine._perform = performing
 
 
-@planted("power", "no folder is synced after a file was made in it, neither by Noria nor by SQLite")
+@planted("power", "no folder is synced after a file was made in it, neither by Chappe nor by SQLite")
 def folders_not_synced() -> None:
     import types
 
-    from noria.engine import database, owner
+    from chappe.engine import database, owner
     from tests.faults.power import vfs
 
     for module in (database, owner):
@@ -269,7 +269,7 @@ def folders_not_synced() -> None:
 
 @planted("power", "a batch is stored in two commits")
 def batch_in_two_commits() -> None:
-    from noria.engine.verbs import Verbs
+    from chappe.engine.verbs import Verbs
 
     publish = Verbs.publish
 
@@ -283,7 +283,7 @@ def batch_in_two_commits() -> None:
 
 @planted("power", "what an acknowledgement publishes is stored a commit before it")
 def published_a_commit_before_the_ack() -> None:
-    from noria.engine.verbs import Verbs
+    from chappe.engine.verbs import Verbs
 
     publish = Verbs._publish_with
 
@@ -299,7 +299,7 @@ def published_a_commit_before_the_ack() -> None:
 def published_a_commit_after_the_ack() -> None:
     import msgspec
 
-    from noria.engine.verbs import AckThen, Verbs
+    from chappe.engine.verbs import AckThen, Verbs
 
     settle = Verbs.settle
 
@@ -321,7 +321,7 @@ def archived_a_commit_later() -> None:
 
 @planted("power", "the counters of a queue are stored a commit after its rows")
 def counted_a_commit_later() -> None:
-    from noria.engine.ledger import Ledger
+    from chappe.engine.ledger import Ledger
 
     save = Ledger._save_counters
 
@@ -335,7 +335,7 @@ def counted_a_commit_later() -> None:
 
 @planted("power", "the slot of a schedule is remembered a commit before its messages are stored")
 def slot_remembered_a_commit_before() -> None:
-    from noria.engine.records import Records
+    from chappe.engine.records import Records
 
     fire = Records.fire
 
@@ -356,7 +356,7 @@ def keys_remembered_a_commit_later() -> None:
 
 @planted("power", "the numbers that were reserved are not stored")
 def reservation_not_stored() -> None:
-    from noria.engine.ledger import Ledger
+    from chappe.engine.ledger import Ledger
 
     store = Ledger._set_meta
     Ledger._set_meta = lambda self, name, value: None if name == "next_id" else store(self, name, value)
@@ -364,7 +364,7 @@ def reservation_not_stored() -> None:
 
 @planted("power", "the last request of a client is remembered a commit after it was stored")
 def serial_remembered_a_commit_later() -> None:
-    from noria.engine.ledger import Ledger
+    from chappe.engine.ledger import Ledger
 
     remember = Ledger.remember_serial
 
@@ -377,7 +377,7 @@ def serial_remembered_a_commit_later() -> None:
 
 def _commit_before(statement: str) -> None:
     """End the transaction and begin another before each statement that begins so."""
-    from noria.engine import ledger
+    from chappe.engine import ledger
 
     open_database = ledger.open_database
 
@@ -409,29 +409,29 @@ def _commit_before(statement: str) -> None:
 
 @planted("sick", "the seal of a stored envelope says nothing about it")
 def seals_without_meaning() -> None:
-    from noria.engine import seal
+    from chappe.engine import seal
 
     seal.crc32 = lambda data: 0
 
 
 @planted("sick", "a log that has lost commits is opened without a word")
 def damaged_log_opened() -> None:
-    from noria.engine import hazards
+    from chappe.engine import hazards
 
     hazards.refuse_damaged_log = lambda path: None
 
 
 @planted("sick", "recover always says that all is saved")
 def recover_says_all_is_well() -> None:
-    from noria.engine.recovery import Report
+    from chappe.engine.recovery import Report
 
     Report.whole = property(lambda self: True)
 
 
 @planted("sick", "recover takes rows from pages that are not in use")
 def recover_takes_what_had_ended() -> None:
-    from noria.engine.pages import Image
-    from noria.engine.recovery import _Salvage
+    from chappe.engine.pages import Image
+    from chappe.engine.recovery import _Salvage
 
     Image.free = lambda self: set(range(-self.pages, 0))  # as many as it likes, and none of them
     reads = _Salvage._read_with_sqlite
@@ -445,7 +445,7 @@ def recover_takes_what_had_ended() -> None:
 def errors_of_the_disk_not_heard() -> None:
     import apsw
 
-    from noria.engine.ledger import Ledger
+    from chappe.engine.ledger import Ledger
 
     commit = Ledger.commit
 

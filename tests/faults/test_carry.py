@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from noria import App
-from noria.errors import InvalidSettings
-from noria.messages.envelope import Envelope, Publication
-from noria.messages.topology import Topology, bind
-from noria.moving import Mover
-from noria.settings import Settings
+from chappe import App
+from chappe.errors import InvalidSettings
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.topology import Topology, bind
+from chappe.moving import Mover
+from chappe.settings import Settings
 from tests.faults.carry.run import carry
 from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
@@ -25,7 +25,7 @@ async def test_what_is_moved_while_others_send_and_handle_is_there_once_with_its
     tmp_path: Path, back: bool
 ) -> None:
     with RabbitNode(tmp_path / "rabbitmq") as rabbit, PostgresNode(tmp_path / "postgres") as postgres:
-        account, moved, figures = await carry(tmp_path, {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}, 2_000, back=back)
+        account, moved, figures = await carry(tmp_path, {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}, 2_000, back=back)
     assert len(account.sent) == 2_000
     assert not account.lost
     assert not account.doubled
@@ -40,8 +40,8 @@ async def test_what_is_moved_while_others_send_and_handle_is_there_once_with_its
 
 async def test_an_engine_is_not_moved_onto_itself_however_it_is_spelled(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    source = App("source", settings=Settings(broker=f"sqlite:///{tmp_path}/noria.db"))
-    target = App("target", settings=Settings(broker=f"sqlite:///{tmp_path}/here/../noria.db"))
+    source = App("source", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
+    target = App("target", settings=Settings(broker=f"sqlite:///{tmp_path}/here/../chappe.db"))
     for app in (source, target):
         app.configure(app.settings)
     try:

@@ -22,7 +22,7 @@ from .disks.calls import Failure, meet, run
 from .disks.senders import sending
 from .disks.small import FrozenDisk, needs_root, needs_strace
 
-SEED = int(os.environ.get("NORIA_SEED", "1"))
+SEED = int(os.environ.get("CHAPPE_SEED", "1"))
 CASES = 18
 
 
@@ -37,7 +37,7 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
 @contextmanager
 def strace(mill: Mill, process: int, *faults: str) -> Iterator[None]:
     """Have calls of a process and all that it starts fail, or take longer, for the files of the database."""
-    where = [word for suffix in ("", "-wal") for word in ("-P", f"{mill.folder}/noria.db{suffix}")]
+    where = [word for suffix in ("", "-wal") for word in ("-P", f"{mill.folder}/chappe.db{suffix}")]
     said = mill.folder / "strace"
     with said.open("wb") as errors:
         tracer = subprocess.Popen(["strace", "-f", "-o", "/dev/null", *where, *faults, "-p", str(process)], stderr=errors)
@@ -136,11 +136,11 @@ def test_a_disk_that_stands_still_for_twelve_seconds_loses_no_delivery_and_fence
     """Longer than the silence after which a client is given up, which must not be counted while the engine itself waited."""
     disk = FrozenDisk(tmp_path / "disk")
     mill = Mill(tmp_path)
-    mill.environment["NORIA_BROKER"] = f"sqlite:///{disk.path}/noria.db"
+    mill.environment["CHAPPE_BROKER"] = f"sqlite:///{disk.path}/chappe.db"
     mill.configure("[pools.mill]\nconcurrency = 10\n")
 
     def starts() -> dict[str, str]:
-        return {line.split("\t")[0]: line.split("\t")[2] for line in (disk.path / "noria.db.processes").read_text().splitlines()}
+        return {line.split("\t")[0]: line.split("\t")[2] for line in (disk.path / "chappe.db.processes").read_text().splitlines()}
 
     try:
         mill.run("--no-gateway", "--no-scheduler")
@@ -172,12 +172,12 @@ def test_a_disk_that_stands_still_for_twelve_seconds_loses_no_delivery_and_fence
 
 
 def engine(mill: Mill, code: int, *options: str) -> str:
-    return mill.noria(*options, "engine", code=code).stderr
+    return mill.chappe(*options, "engine", code=code).stderr
 
 
 def test_a_folder_that_is_gone_ends_with_78_and_is_not_made(mill: Mill) -> None:
     for verb in ("engine", "run"):
-        said = mill.noria("--broker", "sqlite:///gone/noria.db", verb, code=78).stderr
+        said = mill.chappe("--broker", "sqlite:///gone/chappe.db", verb, code=78).stderr
         assert "the folder" in said and "does not exist; mount its disk, or make it with mkdir -p" in said
     assert not (mill.folder / "gone").exists()
 
@@ -189,17 +189,17 @@ def test_a_disk_that_is_read_only_ends_with_78(mill: Mill) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,ro", "none", str(disk)], check=True)
     try:
         for verb in ("engine", "run"):
-            said = mill.noria("--broker", "sqlite:///disk/noria.db", verb, code=78).stderr
+            said = mill.chappe("--broker", "sqlite:///disk/chappe.db", verb, code=78).stderr
             assert f"{disk} cannot be written by this user" in said
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_second_noria_run_ends_with_75_and_says_whose_the_file_is(mill: Mill) -> None:
+def test_a_second_chappe_run_ends_with_75_and_says_whose_the_file_is(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     began = time.monotonic()
-    said = mill.noria("run", "--no-gateway", "--no-scheduler", code=75).stderr
-    assert f"another noria run is up for noria.db: noria.db.supervisor is owned by process {mill.pid('supervisor')}" in said
+    said = mill.chappe("run", "--no-gateway", "--no-scheduler", code=75).stderr
+    assert f"another chappe run is up for chappe.db: chappe.db.supervisor is owned by process {mill.pid('supervisor')}" in said
     assert time.monotonic() - began < 10
     mill.end()
 
@@ -213,46 +213,46 @@ def test_a_log_that_lost_commits_ends_with_78_and_recover_saves_what_is_whole(mi
     mill.process.wait()
     mill.close()
     until(lambda: not mill.processes())
-    log = mill.folder / "noria.db-wal"
+    log = mill.folder / "chappe.db-wal"
     data = bytearray(log.read_bytes())
     data[32 + 10 * 4120 + 600] ^= 8
     log.write_bytes(data)
-    before = (mill.folder / "noria.db").read_bytes()
+    before = (mill.folder / "chappe.db").read_bytes()
     assert "has lost commits that had been durable" in engine(mill, 78)
-    assert "engine cannot run with this configuration" in mill.noria("run", "--no-gateway", "--no-scheduler", code=78).stderr
-    assert ((mill.folder / "noria.db").read_bytes(), log.read_bytes()) == (before, bytes(data))
-    mill.noria("recover", "--to", "saved.db", code=1)
-    queues = json.loads(mill.noria("--broker", "sqlite:///saved.db", "queues", "--json").stdout)
+    assert "engine cannot run with this configuration" in mill.chappe("run", "--no-gateway", "--no-scheduler", code=78).stderr
+    assert ((mill.folder / "chappe.db").read_bytes(), log.read_bytes()) == (before, bytes(data))
+    mill.chappe("recover", "--to", "saved.db", code=1)
+    queues = json.loads(mill.chappe("--broker", "sqlite:///saved.db", "queues", "--json").stdout)
     assert {queue["name"]: queue["ready"] for queue in queues}["work"] == 20
 
 
 def test_an_engine_whose_process_opens_the_file_twice_does_not_start(mill: Mill) -> None:
     """A `sitecustomize` of whoever watches the machine, in every Python process of it."""
-    mill.noria("send", "work", "name=a")
+    mill.chappe("send", "work", "name=a")
     site = mill.folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
-        f"import sqlite3\nkept = sqlite3.connect({str(mill.folder / 'noria.db')!r})\nkept.execute('select count(*) from ready').fetchall()\n"
+        f"import sqlite3\nkept = sqlite3.connect({str(mill.folder / 'chappe.db')!r})\nkept.execute('select count(*) from ready').fetchall()\n"
     )
     mill.environment["PYTHONPATH"] = str(site)
     said = engine(mill, 78)
-    assert "noria.db is open in this process already, by other code than Noria's engine" in said and "sqlite3" in said
+    assert "chappe.db is open in this process already, by other code than Chappe's engine" in said and "sqlite3" in said
 
 
 @pytest.mark.timeout(60)
 def test_a_damaged_page_that_is_met_while_it_runs_ends_it_with_78_and_is_not_tried_again(mill: Mill) -> None:
     mill.configure("[pools.mill]\nconcurrency = 1\n")
-    mill.noria("send", "work", "name=a")
+    mill.chappe("send", "work", "name=a")
     mill.send(*(f"Work(name='{n:04}' + 'x' * 2000)" for n in range(100)))
-    db = apsw.Connection(str(mill.folder / "noria.db"))
+    db = apsw.Connection(str(mill.folder / "chappe.db"))
     db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     pages = [page for (page,) in db.execute("select pageno from dbstat where name = 'ready' and pagetype = 'leaf' order by path")]
     db.close()
-    with (mill.folder / "noria.db").open("rb+") as file:
+    with (mill.folder / "chappe.db").open("rb+") as file:
         file.seek((pages[len(pages) // 2] - 1) * 4096)
         file.write(bytes(4096))
     mill.run("--no-gateway", "--no-scheduler")
     assert mill.process is not None
-    assert mill.process.wait(30) == 78, "noria run ends when its engine cannot go on"
-    assert "noria.db is damaged" in mill.errors() and "see noria recover" in mill.errors()
+    assert mill.process.wait(30) == 78, "chappe run ends when its engine cannot go on"
+    assert "chappe.db is damaged" in mill.errors() and "see chappe recover" in mill.errors()
     assert mill.errors().count("started engine") == 1

@@ -25,7 +25,7 @@ BUSY = 14.0  # seconds that the handler takes: longer than it takes to be fenced
 SENDER = """
 import time
 from mill import *
-from noria.errors import BrokerError
+from chappe.errors import BrokerError
 with open("confirmed", "a") as log:
     while True:
         try:
@@ -46,10 +46,10 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
 
 
 def start(mill: Mill, *arguments: str, plant: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a process of Noria without a supervisor, which would replace what is frozen before it can come back."""
+    """Start a process of Chappe without a supervisor, which would replace what is frozen before it can come back."""
     with (mill.folder / "stderr").open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "noria", *arguments],
+            [sys.executable, "-m", "chappe", *arguments],
             cwd=mill.folder,
             env={**mill.environment, **(environment(plant) if plant else {})},
             stderr=errors,

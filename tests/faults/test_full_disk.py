@@ -26,10 +26,10 @@ pytestmark = needs_root
 
 @pytest.fixture
 def mill(tmp_path: Path) -> Iterator[Mill]:
-    """`noria run` whose database is on a disk of 24 MiB."""
+    """`chappe run` whose database is on a disk of 24 MiB."""
     disk = Disk(tmp_path / "disk", 24 * MEBIBYTE)
     mill = Mill(tmp_path)
-    mill.environment["NORIA_BROKER"] = f"sqlite:///{disk.path}/noria.db"
+    mill.environment["CHAPPE_BROKER"] = f"sqlite:///{disk.path}/chappe.db"
     mill.configure("[pools.mill]\nconcurrency = 4\n")
     mill.disk = disk  # type: ignore[attr-defined]
     yield mill
@@ -61,7 +61,7 @@ def ask(address: str, data: bytes | None = None) -> Answer:
 
 
 def status_path(mill: Mill) -> Path:
-    return Path(f"{mill.disk.path}/noria.db.processes")  # type: ignore[attr-defined]
+    return Path(f"{mill.disk.path}/chappe.db.processes")  # type: ignore[attr-defined]
 
 
 def starts(mill: Mill) -> dict[str, str]:
@@ -70,7 +70,7 @@ def starts(mill: Mill) -> dict[str, str]:
 
 def ballast(mill: Mill) -> int:
     """Give the bytes that the ballast really takes."""
-    path = Path(f"{mill.disk.path}/noria.db.ballast")  # type: ignore[attr-defined]
+    path = Path(f"{mill.disk.path}/chappe.db.ballast")  # type: ignore[attr-defined]
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
@@ -100,7 +100,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
     ready = ask(address + "/readyz")
     assert ready.status == 503 and "disk" in ready.body["detail"]
     assert ask(address + "/livez").status == 200
-    done = mill.noria("send", "work", "name=late", code=75)
+    done = mill.chappe("send", "work", "name=late", code=75)
     assert "no room to store" in done.stderr
 
     mill.release()
@@ -200,7 +200,7 @@ def test_on_a_full_disk_a_killed_engine_comes_back_and_what_waits_is_handled(mil
     until(lambda: len(mill.names("start")) == 4)
     fill_until_refused(mill)
     (engine,) = [
-        process for process in mill.processes() if "noria engine" in process.name() or "noria engine" in " ".join(process.cmdline())
+        process for process in mill.processes() if "chappe engine" in process.name() or "chappe engine" in " ".join(process.cmdline())
     ]
     engine.kill()
     mill.release()
@@ -218,7 +218,7 @@ def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: M
     before = starts(mill)
     mill.release()
     with sending(mill, "a", "b", seconds=60) as senders:
-        until(lambda: Path(f"{disk.path}/noria.db-wal").stat().st_size > 15 * MEBIBYTE, "a log as long as it becomes", 60)
+        until(lambda: Path(f"{disk.path}/chappe.db-wal").stat().st_size > 15 * MEBIBYTE, "a log as long as it becomes", 60)
         for _ in range(10):
             successes = len(senders.told("stored"))
             until(lambda: len(senders.told("stored")) > successes, "senders to be heard", 10)  # noqa: B023 - called at once
@@ -239,7 +239,7 @@ def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: M
 @pytest.mark.timeout(60)
 def test_a_little_room_is_enough_when_the_log_took_the_rest(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
-    log = Path(f"{disk.path}/noria.db-wal")
+    log = Path(f"{disk.path}/chappe.db-wal")
     mill.run("--no-gateway", "--no-scheduler")
     with sending(mill, "a", "b", seconds=60) as senders:
         until(lambda: log.stat().st_size > 14 * MEBIBYTE, "a long log", 30)

@@ -28,7 +28,7 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
 @pytest.mark.timeout(60)
 def test_an_engine_that_waits_for_the_file_ends_when_it_is_told_to(mill: Mill) -> None:
     mill.start("engine")
-    until(lambda: (mill.folder / "noria.db.sock").exists())
+    until(lambda: (mill.folder / "chappe.db.sock").exists())
     waits = mill.start("engine")
     until(lambda: "waiting for the file" in mill.errors())
     for _ in range(3):  # it looks for the file many times a second: it must hear a signal at any of them
@@ -50,7 +50,7 @@ def test_a_gateway_that_waits_for_the_engine_ends_when_it_is_told_to(mill: Mill)
 
 @pytest.mark.timeout(90)
 def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: Mill) -> None:
-    mill.environment["NORIA_PORT"] = str(free_port())
+    mill.environment["CHAPPE_PORT"] = str(free_port())
     mill.configure("[pools.mill]\nconcurrency = 2\n")
     mill.run()
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: 
     assert time.monotonic() - started < 12.0
     assert mill.process.poll() is None
     with_port = re.findall(r"gateway listens on http://127.0.0.1:(\d+)", mill.errors())
-    assert set(with_port) == {mill.environment["NORIA_PORT"]}
+    assert set(with_port) == {mill.environment["CHAPPE_PORT"]}
     mill.send("Work(name='a')")
     until(lambda: mill.names("end") == ["a"])
     pids = {row.pid for row in mill.rows().values()}
@@ -76,7 +76,7 @@ def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: 
 
 @pytest.mark.timeout(60)
 def test_a_frozen_gateway_of_a_killed_supervisor_keeps_the_next_from_running_for_a_moment_only(mill: Mill) -> None:
-    mill.environment["NORIA_PORT"] = str(free_port())
+    mill.environment["CHAPPE_PORT"] = str(free_port())
     mill.run()
     assert mill.process is not None
     gateway = mill.rows()["gateway"].pid

@@ -17,12 +17,12 @@ def run(program: str, variables: dict[str, str]) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_plant_can_be_planted_in_another_process(name: str) -> None:
-    done = run("import noria.cli, noria.cli.processes; print('alive')", environment(name))
+    done = run("import chappe.cli, chappe.cli.processes; print('alive')", environment(name))
     assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr
 
 
 def test_a_process_does_not_start_with_a_plant_that_is_not_known() -> None:
-    done = run("print('alive')", {**environment(next(iter(PLANTS))), "NORIA_PLANT": "weeds"})
+    done = run("print('alive')", {**environment(next(iter(PLANTS))), "CHAPPE_PLANT": "weeds"})
     assert done.returncode == 1
     assert "the plant 'weeds' cannot be planted" in done.stderr
     assert "alive" not in done.stdout

@@ -25,13 +25,13 @@ from .power.tape import Tape
 from .power.vfs import recording
 
 POINTS = 800
-SEED = int(os.environ.get("NORIA_SEED", "1"))
+SEED = int(os.environ.get("CHAPPE_SEED", "1"))
 
 
 @pytest.fixture
 def root() -> Iterator[Path]:
     """A folder in memory, where there is one."""
-    folder = Path(tempfile.mkdtemp(prefix="noria-power-", dir=MEMORY))
+    folder = Path(tempfile.mkdtemp(prefix="chappe-power-", dir=MEMORY))
     yield folder
     shutil.rmtree(folder)
 
@@ -66,7 +66,7 @@ def test_a_file_whose_making_was_cut_short_is_made_again(root: Path) -> None:
     assert whole_opening(root).faults == []
 
 
-def test_a_file_in_folders_that_noria_made_is_found_again(root: Path) -> None:
+def test_a_file_in_folders_that_chappe_made_is_found_again(root: Path) -> None:
     name = f"made/by/{workload.NAME}"
     tape = workload.work(root, rounds=3, seed=1, name=name)
     scene = Scene(tape.events, Model(tape), root / "cut", name, workload.Clock())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from noria import App, Command, Retry
-from noria.settings import Settings
+from chappe import App, Command, Retry
+from chappe.settings import Settings
 from tests.faults.storm.ledger import percentile
 from tests.processes.conftest import Mill
 from tests.waiting import until
@@ -22,7 +22,7 @@ RUNS, FILE, BLOCK = 5, 1024**3, 1024**2
 
 APPLICATION = """
 import asyncio, os, time
-from noria import App, Command, Context
+from chappe import App, Command, Context
 from tests.faults.test_recovery import Block, Wait
 
 app = App("mill")
@@ -41,7 +41,7 @@ async def wait(command: Wait, context: Context):
 SENDER = """
 import asyncio, sys, time
 from mill import *
-from noria.errors import BrokerError
+from chappe.errors import BrokerError
 
 app.configure(app.settings, alone=sys.argv[1] == "alone")
 
@@ -83,7 +83,7 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
 
 @pytest.fixture
 def app(mill: Mill) -> Iterator[App]:
-    app = App("sender", settings=Settings(broker=f"sqlite:///{mill.folder / 'noria.db'}"))
+    app = App("sender", settings=Settings(broker=f"sqlite:///{mill.folder / 'chappe.db'}"))
     app.knows(Wait, Block)
     yield app
     app.close()
@@ -150,7 +150,7 @@ def fill(mill: Mill, app: App) -> None:
     size = 0
     while size < FILE:
         app.send([Block(text="x" * BLOCK) for _ in range(48)])
-        size = (mill.folder / "noria.db").stat().st_size
+        size = (mill.folder / "chappe.db").stat().st_size
 
 
 def confirmed(mill: Mill, kind: str) -> list[float]:
@@ -160,7 +160,7 @@ def confirmed(mill: Mill, kind: str) -> list[float]:
 
 
 def end(senders: Iterable[subprocess.Popen[str]], mill: Mill) -> None:
-    """End the senders and `noria run`."""
+    """End the senders and `chappe run`."""
     for sender in senders:
         sender.kill()
         sender.wait()

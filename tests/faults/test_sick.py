@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from noria.engine.server import Engine
-from noria.errors import CorruptStorage
+from chappe.engine.server import Engine
+from chappe.errors import CorruptStorage
 
 from . import planted
 from .sick.injuries import Options, run
 from .sick.patients import patient, run_engine
 
 CASES = 180
-SEED = int(os.environ.get("NORIA_SEED", "1"))
+SEED = int(os.environ.get("CHAPPE_SEED", "1"))
 
 
 def test_a_file_damaged_at_random_is_refused_harmless_or_saved_and_nothing_wrong_is_delivered(tmp_path: Path) -> None:
@@ -50,5 +50,5 @@ def test_a_file_that_is_damaged_where_the_engine_looks_first_is_refused_with_its
     data[(root - 1) * 4096 : root * 4096] = bytes(4096)
     path.write_bytes(data)
     assert run_engine(path).error is not None
-    with pytest.raises(CorruptStorage, match="noria recover"):
+    with pytest.raises(CorruptStorage, match="chappe recover"):
         Engine(path)

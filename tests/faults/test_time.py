@@ -21,13 +21,13 @@ from zoneinfo import ZoneInfo
 import apsw
 import pytest
 
-from noria import App, Command, Settings, cron, every
-from noria.bus.bus import Draft, new_id
-from noria.engine.database import open_database
-from noria.engine.owner import socket_path
-from noria.engine.server import Engine
-from noria.triggers.schedule import due
-from noria.triggers.scheduler import Scheduler
+from chappe import App, Command, Settings, cron, every
+from chappe.bus.bus import Draft, new_id
+from chappe.engine.database import open_database
+from chappe.engine.owner import socket_path
+from chappe.engine.server import Engine
+from chappe.triggers.schedule import due
+from chappe.triggers.scheduler import Scheduler
 
 from ..waiting import until
 from .inputs.house import clean_environment
@@ -138,10 +138,10 @@ class Clocks:
 @pytest.mark.parametrize("seed", range(4))
 async def test_schedulers_whose_clocks_jump_fire_each_slot_once(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     """Two hundred jumps of an hour or a month, back and forth, of three clocks that do not agree."""
-    caplog.set_level(logging.INFO, "noria.scheduler")
+    caplog.set_level(logging.INFO, "chappe.scheduler")
     chance, start = random.Random(seed), 1_790_000_000.0
-    engine = Engine(tmp_path / "noria.db", now=lambda: start, grace=0.0)
-    app = App("clocks", settings=Settings(broker=f"sqlite:///{tmp_path}/noria.db"))
+    engine = Engine(tmp_path / "chappe.db", now=lambda: start, grace=0.0)
+    app = App("clocks", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
     app.configure(app.settings, engine=engine)
     for trigger, misfire in ((cron("*/5 * * * *"), "once"), (every(7.5), "skip"), (cron("0 4 * * *", "Europe/Paris"), "all")):
         app.schedule(trigger, Tick(), misfire=misfire)
@@ -177,8 +177,8 @@ async def test_schedulers_whose_clocks_jump_fire_each_slot_once(tmp_path: Path, 
 
 
 async def test_a_schedule_that_is_ahead_of_its_clock_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine = Engine(tmp_path / "noria.db", grace=0.0)
-    app = App("clocks", settings=Settings(broker=f"sqlite:///{tmp_path}/noria.db"))
+    engine = Engine(tmp_path / "chappe.db", grace=0.0)
+    app = App("clocks", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
     app.configure(app.settings, engine=engine)
     app.schedule(every(60), Tick(), name="minutely")
     connection, clock = await app.connection(), Clocks(1_790_000_040.0)
@@ -198,7 +198,7 @@ async def test_a_schedule_that_is_ahead_of_its_clock_says_so_once(tmp_path: Path
 
 APPLICATION = """
 import os, pathlib, time
-from noria import App, Command, every
+from chappe import App, Command, every
 
 app = App("clocks")
 here = pathlib.Path(__file__).parent
@@ -232,12 +232,12 @@ app.schedule(every(0.2), Tick(), name="fast")
 
 
 class Folder:
-    """A folder in which processes of Noria run, whose clock on the wall can be set."""
+    """A folder in which processes of Chappe run, whose clock on the wall can be set."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stamp = path / "wall"
-        self.environment = {**clean_environment(), "NORIA_APP": "clocks:app"}
+        self.environment = {**clean_environment(), "CHAPPE_APP": "clocks:app"}
         self.processes: list[subprocess.Popen[bytes]] = []
         (path / "clocks.py").write_text(APPLICATION)
         self.set_wall(0)
@@ -257,11 +257,11 @@ class Folder:
             }  # fmt: skip
         with (self.path / f"{arguments[0]}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "noria", *arguments], cwd=self.path, env=environment, stdout=log, stderr=log
+                [sys.executable, "-m", "chappe", *arguments], cwd=self.path, env=environment, stdout=log, stderr=log
             )  # fmt: skip
         self.processes.append(process)
         if arguments[0] == "engine":
-            until(socket_path(self.path / "noria.db").exists, "the engine to listen")
+            until(socket_path(self.path / "chappe.db").exists, "the engine to listen")
         return process
 
     def log(self, name: str) -> str:
@@ -276,13 +276,13 @@ class Folder:
     def send(self, *arguments: str) -> float:
         """Send from a process with the real clock, and give the moment at which that was done."""
         done = subprocess.run(
-            [sys.executable, "-m", "noria", "send", *arguments], cwd=self.path, env=self.environment, capture_output=True, timeout=30, check=False
+            [sys.executable, "-m", "chappe", "send", *arguments], cwd=self.path, env=self.environment, capture_output=True, timeout=30, check=False
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return time.monotonic()
 
     def count(self, statement: str) -> list[tuple[Any, ...]]:
-        with apsw.Connection(str(self.path / "noria.db"), flags=apsw.SQLITE_OPEN_READONLY) as db:
+        with apsw.Connection(str(self.path / "chappe.db"), flags=apsw.SQLITE_OPEN_READONLY) as db:
             db.set_busy_timeout(2000)
             return db.execute(statement).fetchall()
 
@@ -307,7 +307,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 @pytest.mark.parametrize("schedulers", [1, 2, 3])
 def test_each_slot_is_one_message_while_schedulers_are_killed_at_random(folder: Folder, schedulers: int) -> None:
     """Every slot of 0.2 s for about six seconds; a trigger in the file notes the slot of each firing."""
-    db = open_database(folder.path / "noria.db")
+    db = open_database(folder.path / "chappe.db")
     db.execute("create table noted (slot real, stored integer)")
     db.execute(
         "create trigger note after insert on schedule begin insert into noted values (new.slot, (select count(*) from ready)); end"

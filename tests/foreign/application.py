@@ -1,6 +1,6 @@
 """The application that foreign programs speak with: for each of them its exchanges and queues, and handlers that write what they get.
 
-It runs in a folder of its own: NORIA_APP=tests.foreign.application:app, for the programs that FOREIGN_CLIENTS names.
+It runs in a folder of its own: CHAPPE_APP=tests.foreign.application:app, for the programs that FOREIGN_CLIENTS names.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from noria import App, Command, Context, Event, Retry
-from noria.messages.capabilities import Exchange
-from noria.messages.topology import Binding, bind
-from noria.settings import Settings
+from chappe import App, Command, Context, Event, Retry
+from chappe.messages.capabilities import Exchange
+from chappe.messages.topology import Binding, bind
+from chappe.settings import Settings
 
 from .clients import CLIENTS, Client
 
@@ -52,7 +52,7 @@ def handle(letter: Letter, context: Context) -> None:
 
 
 class Office:
-    """What stands for one foreign program: exchanges and queues of both sides, and what Noria sends it."""
+    """What stands for one foreign program: exchanges and queues of both sides, and what Chappe sends it."""
 
     def __init__(self, app: App, client: Client) -> None:
         name, theirs = client.name, client.declares  # who declares no exchanges finds ours

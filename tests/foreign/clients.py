@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
-MODULES: Final = Path("~/.cache/noria/amqplib-2").expanduser()
+MODULES: Final = Path("~/.cache/chappe/amqplib-2").expanduser()
 PHP_AMQPLIB: Final = Path("/usr/share/php/PhpAmqpLib/autoload.php")
 
 

@@ -17,9 +17,9 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from noria import App
-from noria.settings import Settings
-from noria.store.contract import Letter
+from chappe import App
+from chappe.settings import Settings
+from chappe.store.contract import Letter
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
@@ -78,13 +78,13 @@ class Station:
         self.offices: dict[str, Office] = {}
         self.worker: subprocess.Popen[bytes] | None = None
         self.started: list[subprocess.Popen[str]] = []
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CHAPPE_")}
         self.environment = {
             **kept,
             "PYTHONPATH": str(ROOT),
-            "NORIA_APP": "tests.foreign.application:app",
-            "NORIA_BROKER": rabbit.url,
-            "NORIA_STORE": postgres.url,
+            "CHAPPE_APP": "tests.foreign.application:app",
+            "CHAPPE_BROKER": rabbit.url,
+            "CHAPPE_STORE": postgres.url,
             "FOREIGN_CLIENTS": " ".join(client.name for client in self.here),
         }
 
@@ -157,7 +157,7 @@ class Station:
         self.rest()
         before = self.errors().count(" serves ")
         with (self.folder / "stderr").open("ab") as errors:
-            command = [sys.executable, "-m", "noria", "worker", *options]
+            command = [sys.executable, "-m", "chappe", "worker", *options]
             self.worker = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=errors, stderr=errors)
         worker = self.worker
         until(lambda: self.errors().count(" serves ") > before or worker.poll() is not None, "a worker that serves", 30)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from noria import App, Command
-from noria.brokers.rabbitmq.broker import RabbitBroker
-from noria.errors import NotFound, TopologyConflict
-from noria.messages.capabilities import Exchange
-from noria.messages.topology import Queue, bind
-from noria.store.postgres.store import PostgresStore
+from chappe import App, Command
+from chappe.brokers.rabbitmq.broker import RabbitBroker
+from chappe.errors import NotFound, TopologyConflict
+from chappe.messages.capabilities import Exchange
+from chappe.messages.topology import Queue, bind
+from chappe.store.postgres.store import PostgresStore
 
 from ..waiting import until
 from .clients import Client

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from noria.messages.bounds import DEEPEST, MOST_FIELDS, excess_of
+from chappe.messages.bounds import DEEPEST, MOST_FIELDS, excess_of
 
 MEBIBYTE = 1 << 20
 

@@ -4,9 +4,9 @@ from typing import Any, Self
 
 import pytest
 
-from noria import Command, Event, Exchange, Rate, Retry, Unique
-from noria.errors import InvalidCapability
-from noria.messages.capabilities import KNOWN, complete, wire_name
+from chappe import Command, Event, Exchange, Rate, Retry, Unique
+from chappe.errors import InvalidCapability
+from chappe.messages.capabilities import KNOWN, complete, wire_name
 
 
 @pytest.mark.parametrize(

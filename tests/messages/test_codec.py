@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from noria import Command, InvalidMessage
-from noria.messages.codec import JSON, MSGPACK, decode_body, decode_plain, decoder, encode_json
+from chappe import Command, InvalidMessage
+from chappe.messages.codec import JSON, MSGPACK, decode_body, decode_plain, decoder, encode_json
 
 
 class Stay(Command, queue="q"):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from noria.messages.envelope import Envelope, Options, changed
+from chappe.messages.envelope import Envelope, Options, changed
 
 
 def test_an_envelope_of_the_first_format_still_decodes() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from noria import Command, Event, InvalidMessage, replace
+from chappe import Command, Event, InvalidMessage, replace
 
 
 class Size(enum.Enum):

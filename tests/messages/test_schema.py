@@ -7,9 +7,9 @@ import jsonschema
 import msgspec
 import pytest
 
-from noria import Command
-from noria.messages.codec import encode_json
-from noria.messages.schema import components, schema
+from chappe import Command
+from chappe.messages.codec import encode_json
+from chappe.messages.schema import components, schema
 
 
 class Room(msgspec.Struct):

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import pytest
 
-from noria import Command
-from noria.errors import InvalidCapability
-from noria.messages.template import expand, fields_of, renderer, text
+from chappe import Command
+from chappe.errors import InvalidCapability
+from chappe.messages.template import expand, fields_of, renderer, text
 
 
 class Colour(enum.Enum):
@@ -64,7 +64,7 @@ def test_an_open_field_in_a_queue_is_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize("keyword", ["queue", "key", "unique", "rate"])
 def test_a_template_that_names_no_field_is_refused_when_the_class_is_made(keyword: str) -> None:
-    from noria import Rate
+    from chappe import Rate
 
     value: Any = Rate("1/s", key="{nobody}") if keyword == "rate" else "{nobody}"
     with pytest.raises(InvalidCapability, match='names "nobody", but the fields are: number'):

@@ -5,9 +5,9 @@ from typing import Literal
 
 import pytest
 
-from noria import Exchange, bind
-from noria.errors import InvalidCapability, TopologyConflict
-from noria.messages.topology import Binding, Queue, match, passes, refuse_conflict, refuse_other_kind, type_of
+from chappe import Exchange, bind
+from chappe.errors import InvalidCapability, TopologyConflict
+from chappe.messages.topology import Binding, Queue, match, passes, refuse_conflict, refuse_other_kind, type_of
 
 
 @pytest.mark.parametrize(

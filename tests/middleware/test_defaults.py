@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from noria import App, Command, Context, Rate, Reject, Retry, Unique
-from noria.bus.bus import Draft, Middleware, new_id
-from noria.bus.handler import Handler
-from noria.messages.envelope import Options
-from noria.middleware.defaults import defaults
-from noria.middleware.delivery import Delivery
-from noria.middleware.keys import Keys, Tracking, Uniqueness
-from noria.middleware.limits import Expiry, TimeLimits
-from noria.middleware.rates import Rates
-from noria.middleware.retries import Retries
-from noria.testing import testing
+from chappe import App, Command, Context, Rate, Reject, Retry, Unique
+from chappe.bus.bus import Draft, Middleware, new_id
+from chappe.bus.handler import Handler
+from chappe.messages.envelope import Options
+from chappe.middleware.defaults import defaults
+from chappe.middleware.delivery import Delivery
+from chappe.middleware.keys import Keys, Tracking, Uniqueness
+from chappe.middleware.limits import Expiry, TimeLimits
+from chappe.middleware.rates import Rates
+from chappe.middleware.retries import Retries
+from chappe.testing import testing
 
 
 class Everything(

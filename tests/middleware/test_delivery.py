@@ -1,8 +1,8 @@
 """The capabilities `priority` and `delay`."""
 
-from noria import Command
-from noria.bus.bus import Draft
-from noria.middleware.delivery import Delivery
+from chappe import Command
+from chappe.bus.bus import Draft
+from chappe.middleware.delivery import Delivery
 
 from .wrapped import costs_nothing, published
 

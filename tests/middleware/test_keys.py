@@ -4,10 +4,10 @@ from typing import Any, Self
 
 import pytest
 
-from noria import Command, Unique
-from noria.bus.bus import Draft
-from noria.messages.envelope import Options
-from noria.middleware.keys import Keys, Tracking, Uniqueness
+from chappe import Command, Unique
+from chappe.bus.bus import Draft
+from chappe.messages.envelope import Options
+from chappe.middleware.keys import Keys, Tracking, Uniqueness
 
 from .wrapped import costs_nothing, published
 

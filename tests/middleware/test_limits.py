@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from noria import Command, Context, Reject
-from noria.middleware.limits import Expiry, TimeLimits
+from chappe import Command, Context, Reject
+from chappe.middleware.limits import Expiry, TimeLimits
 
 from .wrapped import costs_nothing, handled
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from noria import Command, Context, Rate, Snooze
-from noria.bus.context import NO_PORTS, Ports
-from noria.middleware.rates import RESERVED, Rates
+from chappe import Command, Context, Rate, Snooze
+from chappe.bus.context import NO_PORTS, Ports
+from chappe.middleware.rates import RESERVED, Rates
 
 from .wrapped import costs_nothing, handled
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from noria import Command, Context, Reject, Retry, RetryLater, Snooze
-from noria.middleware.retries import Retries, backoff
+from chappe import Command, Context, Reject, Retry, RetryLater, Snooze
+from chappe.middleware.retries import Retries, backoff
 
 from .wrapped import handled
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from noria import Context
-from noria.bus.bus import Draft, Middleware
-from noria.messages.envelope import Envelope, Publication
-from noria.messages.message import Message
+from chappe import Context
+from chappe.bus.bus import Draft, Middleware
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.message import Message
 
 
 def published(middleware: Middleware, message: Message, draft: Draft | None = None) -> Publication:

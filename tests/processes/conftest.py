@@ -1,4 +1,4 @@
-"""`noria run` as real processes in a folder, with a small application whose handlers write what they do."""
+"""`chappe run` as real processes in a folder, with a small application whose handlers write what they do."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from ..waiting import until
 
 APPLICATION = """
 import asyncio, os, pathlib, time
-from noria import App, Command, Context, Retry, every
+from chappe import App, Command, Context, Retry, every
 
 app = App("mill")
 here = pathlib.Path(__file__).parent
@@ -101,7 +101,7 @@ class Line(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One process in the status file of `noria run`."""
+    """One process in the status file of `chappe run`."""
 
     name: str
     pid: int
@@ -111,42 +111,42 @@ class Row(NamedTuple):
 
 
 class Mill:
-    """A folder in which `noria run` may run."""
+    """A folder in which `chappe run` may run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "mill.py").write_text(APPLICATION)
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")}
-        self.environment |= {"NORIA_APP": "mill:app", "NORIA_PORT": "0"}
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
+        self.environment |= {"CHAPPE_APP": "mill:app", "CHAPPE_PORT": "0"}
         self.started: list[subprocess.Popen[bytes]] = []
 
     def configure(self, text: str) -> None:
-        """Write noria.toml."""
-        (self.folder / "noria.toml").write_text(text)
+        """Write chappe.toml."""
+        (self.folder / "chappe.toml").write_text(text)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start one process of Noria's."""
+        """Start one process of Chappe's."""
         with (self.folder / "stderr").open("ab") as errors:
-            command = [sys.executable, "-m", "noria", *arguments]
+            command = [sys.executable, "-m", "chappe", *arguments]
             process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=errors, stderr=errors)
         self.started.append(process)
         return process
 
     def run(self, *arguments: str) -> None:
-        """Start `noria run` and wait until all its processes are ready."""
+        """Start `chappe run` and wait until all its processes are ready."""
         before = self.errors().count("processes are ready")
         self.process = self.start("run", *arguments)
         until(
             lambda: self.errors().count("processes are ready") > before or self.process is None or self.process.poll() is not None,
-            "noria run to be ready",
+            "chappe run to be ready",
             30,
         )
         assert self.process.poll() is None, self.errors()
 
-    def noria(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def chappe(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run another verb."""
-        command = [sys.executable, "-m", "noria", *arguments]
+        command = [sys.executable, "-m", "chappe", *arguments]
         done = subprocess.run(
             command, cwd=self.folder, env={**self.environment, **environment}, capture_output=True, text=True, timeout=60, check=False
         )
@@ -168,11 +168,11 @@ class Mill:
 
     def letters(self) -> list[dict[str, Any]]:
         """List dead letters."""
-        return json.loads(self.noria("dead", "list", "--json").stdout)
+        return json.loads(self.chappe("dead", "list", "--json").stdout)
 
     def queues(self) -> dict[str, dict[str, Any]]:
         """Give the counts of all queues."""
-        return {q["name"]: q for q in json.loads(self.noria("queues", "--json").stdout)}
+        return {q["name"]: q for q in json.loads(self.chappe("queues", "--json").stdout)}
 
     def lines(self, word: str = "") -> list[Line]:
         """Read what handlers wrote."""
@@ -196,7 +196,7 @@ class Mill:
     def rows(self) -> dict[str, Row]:
         """Read the status file."""
         try:
-            text = (self.folder / "noria.db.processes").read_text()
+            text = (self.folder / "chappe.db.processes").read_text()
         except FileNotFoundError:
             return {}
         rows = [line.split("\t") for line in text.splitlines()]
@@ -219,7 +219,7 @@ class Mill:
         (self.folder / "release").unlink()
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 40) -> float:
-        """End `noria run` with a signal and give how long that took."""
+        """End `chappe run` with a signal and give how long that took."""
         assert self.process is not None
         started = time.monotonic()
         self.process.send_signal(number)

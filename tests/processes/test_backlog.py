@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from noria.brokers.contract import Ack
-from noria.brokers.embedded import EmbeddedBroker
-from noria.messages.envelope import Envelope, Publication
-from noria.messages.topology import Topology, bind
+from chappe.brokers.contract import Ack
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.topology import Topology, bind
 from tests.waiting import auntil
 
 SHALLOW, DEEP, TAKEN, BATCH = 2_000, 200_000, 2_000, 100
@@ -38,11 +38,11 @@ async def take(broker: EmbeddedBroker, queue: str) -> float:
 @pytest.mark.alone
 async def test_taking_from_two_hundred_thousand_is_as_fast_as_from_two_thousand(tmp_path: Path) -> None:
     engine = subprocess.Popen(
-        [sys.executable, "-m", "noria", "--broker", "sqlite:///noria.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "chappe", "--broker", "sqlite:///chappe.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
-    broker = EmbeddedBroker(tmp_path / "noria.db", alone=False, deadline=20.0)
+    broker = EmbeddedBroker(tmp_path / "chappe.db", alone=False, deadline=20.0)
     try:
-        await auntil(lambda: (tmp_path / "noria.db.sock").exists(), "the engine")
+        await auntil(lambda: (tmp_path / "chappe.db.sock").exists(), "the engine")
         await broker.declare(Topology(queues=(bind("shallow"), bind("deep"))))
         await fill(broker, "deep", DEEP)
         ratios: list[float] = []

@@ -11,7 +11,7 @@ from .conftest import Mill
 SENDER = """
 import pathlib, sys
 from mill import *
-from noria import BrokerUnavailable, Unconfirmed
+from chappe import BrokerUnavailable, Unconfirmed
 sent, unknown = 0, 0
 with open(f"acknowledged-{sys.argv[1]}", "w") as log:
     while not pathlib.Path("enough").exists():

@@ -18,7 +18,7 @@ from tests.waiting import auntil
 
 APPLICATION = """
 import asyncio, json, os, time
-from noria import App, Command, replace
+from chappe import App, Command, replace
 
 app = App("masks")
 
@@ -53,7 +53,7 @@ def masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "noria", *arguments], env={**os.environ, "NORIA_APP": "masks:app"}, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "chappe", *arguments], env={**os.environ, "CHAPPE_APP": "masks:app"}, stderr=subprocess.DEVNULL
     )
 
 

@@ -1,4 +1,4 @@
-"""`noria run` on RabbitMQ and PostgreSQL: real servers, real processes, real signals."""
+"""`chappe run` on RabbitMQ and PostgreSQL: real servers, real processes, real signals."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from noria.brokers.contract import Ack, Delivery, Retry
-from noria.brokers.rabbitmq.broker import RabbitBroker
-from noria.errors import BrokerUnavailable
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.outbox import Ending
-from noria.messages.topology import Topology, bind
-from noria.store.postgres.store import PostgresStore
+from chappe.brokers.contract import Ack, Delivery, Retry
+from chappe.brokers.rabbitmq.broker import RabbitBroker
+from chappe.errors import BrokerUnavailable
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.outbox import Ending
+from chappe.messages.topology import Topology, bind
+from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
@@ -43,12 +43,12 @@ concurrency = 1
 @pytest.fixture
 def far(mill: Mill, rabbit: RabbitNode, postgres: PostgresNode) -> Iterator[Mill]:
     """A mill whose messages wait in RabbitMQ; what a test leaves there is purged."""
-    mill.environment |= {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}
+    mill.environment |= {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
     yield mill
     if mill.process is not None and mill.process.poll() is None:
         mill.end()
     for queue in mill.queues():
-        mill.noria("purge", "-f", queue)
+        mill.chappe("purge", "-f", queue)
 
 
 @pytest.mark.timeout(120)
@@ -78,7 +78,7 @@ def test_a_message_that_kills_its_worker_three_times_is_a_dead_letter_and_its_ne
     assert sorted(far.names("end")) == sorted(f"n{n}" for n in range(20)), "each ran exactly once"
     (letter,) = far.letters()
     assert (letter["type"], letter["reason"]) == ("deadly", "worker_lost")
-    far.noria("dead", "discard", "-f", str(letter["number"]))
+    far.chappe("dead", "discard", "-f", str(letter["number"]))
 
 
 @pytest.mark.timeout(120)
@@ -102,17 +102,17 @@ def test_workers_go_on_after_rabbitmq_was_killed_and_nothing_confirmed_is_lost(f
 def test_an_operator_sees_both_servers(far: Mill, rabbit: RabbitNode) -> None:
     far.send("Work(name='waits')")
     assert far.queues()["work"]["ready"] == 1
-    assert re.search(r"RabbitMQ \d+\.\d+", far.noria("status").stderr)
-    rows = {row["check"]: row for row in json.loads(far.noria("doctor", "--json").stdout)}
+    assert re.search(r"RabbitMQ \d+\.\d+", far.chappe("status").stderr)
+    rows = {row["check"]: row for row in json.loads(far.chappe("doctor", "--json").stdout)}
     assert {check for check, row in rows.items() if row["verdict"] == "wrong"} == set()
     assert {"servers", "rabbitmq rights", "rabbitmq queues", "postgresql durability", "postgresql sessions"} <= rows.keys()
 
 
 @pytest.mark.timeout(60)
 def test_a_server_that_is_away_is_an_error_within_the_deadline(mill: Mill, postgres: PostgresNode, tmp_path: Path) -> None:
-    mill.environment |= {"NORIA_BROKER": "amqp://127.0.0.1:1/", "NORIA_STORE": postgres.url, "NORIA_DEADLINE": "1"}
+    mill.environment |= {"CHAPPE_BROKER": "amqp://127.0.0.1:1/", "CHAPPE_STORE": postgres.url, "CHAPPE_DEADLINE": "1"}
     started = time.monotonic()
-    done = mill.noria("queues", code=69)
+    done = mill.chappe("queues", code=69)
     assert "127.0.0.1:1" in done.stderr
     assert time.monotonic() - started < 15
 

@@ -1,4 +1,4 @@
-"""`noria run`: one for each file, nothing outlives it, and it refuses what is unsafe."""
+"""`chappe run`: one for each file, nothing outlives it, and it refuses what is unsafe."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def test_everything_starts_serves_and_ends_in_order(mill: Mill) -> None:
         assert client.get("/readyz").json()["engine"] == rows["engine"].pid
         answer = client.post("/commands/work", json={"name": "by_http"}, headers={"Prefer": "wait=10"})
         assert (answer.status_code, answer.json()["state"]) == (200, "done")
-    status = mill.noria("status", "--json").stdout
+    status = mill.chappe("status", "--json").stdout
     assert str(rows["default-1"].pid) in status
     mill.end(signal.SIGINT)
     assert mill.process.returncode == 0
@@ -73,8 +73,8 @@ def test_a_new_run_takes_over_after_a_killed_supervisor(mill: Mill) -> None:
 def test_a_second_run_for_the_same_file_is_refused_naming_the_first(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     assert mill.process is not None
-    second = mill.noria("run", code=75)
-    assert f"another noria run is up for noria.db: noria.db.supervisor is owned by process {mill.process.pid}" in second.stderr
+    second = mill.chappe("run", code=75)
+    assert f"another chappe run is up for chappe.db: chappe.db.supervisor is owned by process {mill.process.pid}" in second.stderr
     assert "Traceback" not in second.stderr
     mill.send("Work(name='still_here')")
     until(lambda: mill.names("end") == ["still_here"])
@@ -84,18 +84,18 @@ def test_a_second_run_for_the_same_file_is_refused_naming_the_first(mill: Mill) 
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (("run", "--host", "0.0.0.0"), {}, "no token is set; set NORIA_TOKEN"),
-        (("gateway",), {"NORIA_HOST": "0.0.0.0"}, "no token is set; set NORIA_TOKEN"),
-        (("run",), {"NORIA_TOKEN": "short"}, "shorter than 16 characters"),
-        (("run",), {"NORIA_APP": ""}, "no application is named"),
+        (("run", "--host", "0.0.0.0"), {}, "no token is set; set CHAPPE_TOKEN"),
+        (("gateway",), {"CHAPPE_HOST": "0.0.0.0"}, "no token is set; set CHAPPE_TOKEN"),
+        (("run",), {"CHAPPE_TOKEN": "short"}, "shorter than 16 characters"),
+        (("run",), {"CHAPPE_APP": ""}, "no application is named"),
         (("worker", "-Q", "nowhere"), {}, 'no queue fits "nowhere"'),
-        (("worker",), {"NORIA_APP": "mill:nothing"}, 'no application called "nothing"'),
+        (("worker",), {"CHAPPE_APP": "mill:nothing"}, 'no application called "nothing"'),
     ],
 )
 def test_what_cannot_run_is_refused_with_78_and_the_remedy(
     mill: Mill, arguments: tuple[str, ...], environment: dict[str, str], said: str
 ) -> None:
-    refused = mill.noria(*arguments, code=78, **environment)
+    refused = mill.chappe(*arguments, code=78, **environment)
     assert said in refused.stderr
     assert refused.stdout == ""
 
@@ -103,7 +103,7 @@ def test_what_cannot_run_is_refused_with_78_and_the_remedy(
 @pytest.mark.timeout(60)
 def test_a_child_that_cannot_run_with_its_configuration_ends_the_run(mill: Mill) -> None:
     mill.configure('[pools.mill]\nqueues = ["nowhere"]\n')
-    ended = mill.noria("run", "--no-gateway", "--no-scheduler", code=78)
+    ended = mill.chappe("run", "--no-gateway", "--no-scheduler", code=78)
     assert 'no queue fits "nowhere"' in ended.stderr
     assert "mill-1 cannot run with this configuration" in ended.stderr
 
@@ -111,9 +111,9 @@ def test_a_child_that_cannot_run_with_its_configuration_ends_the_run(mill: Mill)
 @pytest.mark.timeout(60)
 def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> None:
     (mill.folder / "timed.py").write_text("from mill import *\napp.schedule(every(0.5), Tick())\n")
-    mill.environment["NORIA_APP"] = "timed:app"
+    mill.environment["CHAPPE_APP"] = "timed:app"
     mill.run("--no-gateway")
-    second = mill.script("import sys\nsys.stderr = open('second', 'w', 1)\nfrom noria.cli import main\nmain(['scheduler'])")
+    second = mill.script("import sys\nsys.stderr = open('second', 'w', 1)\nfrom chappe.cli import main\nmain(['scheduler'])")
     until(lambda: len(mill.lines("tick")) >= 8, seconds=30)
     second.terminate()
     assert second.wait(10) == 0
@@ -132,9 +132,9 @@ def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> N
 
 def test_an_application_whose_commands_are_all_handled_here_and_now_runs_too(tmp_path: Path) -> None:
     (tmp_path / "here.py").write_text(
-        "from noria import App, Command\napp = App('here')\nclass Now(Command): pass\n@app.handles(Now)\ndef now(_: Now) -> str: return 'done'\n"
+        "from chappe import App, Command\napp = App('here')\nclass Now(Command): pass\n@app.handles(Now)\ndef now(_: Now) -> str: return 'done'\n"
     )
-    command = [sys.executable, "-m", "noria", "-A", "here:app", "run", "--no-gateway", "--no-scheduler"]
+    command = [sys.executable, "-m", "chappe", "-A", "here:app", "run", "--no-gateway", "--no-scheduler"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         try:
@@ -147,7 +147,7 @@ def test_an_application_whose_commands_are_all_handled_here_and_now_runs_too(tmp
 @pytest.mark.timeout(60)
 def test_a_second_interrupt_ends_a_run_without_waiting_for_what_runs(mill: Mill) -> None:
     mill.run()
-    mill.noria("send", "work", "name=long", "seconds:=30")
+    mill.chappe("send", "work", "name=long", "seconds:=30")
     until(lambda: "start long" in mill_log(mill), "the handler to run")
     assert mill.process is not None
     started = time.monotonic()
@@ -174,7 +174,7 @@ def test_a_signal_for_workers_does_not_end_the_others(mill: Mill) -> None:
 def test_a_status_file_that_cannot_be_written_does_not_stop_the_supervision(mill: Mill) -> None:
     mill.run()
     worker = mill.rows()["default-1"].pid
-    status = mill.folder / "noria.db.processes"
+    status = mill.folder / "chappe.db.processes"
     status.unlink()
     status.mkdir()
     for starts in (2, 3):
@@ -189,7 +189,7 @@ def test_a_port_that_is_taken_ends_the_run_with_a_sentence(mill: Mill) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ended = mill.noria("run", "--no-scheduler", "--port", str(taken.getsockname()[1]), code=78)
+        ended = mill.chappe("run", "--no-scheduler", "--port", str(taken.getsockname()[1]), code=78)
     assert "cannot listen on 127.0.0.1" in ended.stderr
 
 
@@ -204,7 +204,7 @@ def test_a_reload_with_a_broken_application_keeps_the_rest_running(mill: Mill) -
     until(lambda: mill.rows()["default-1"].crashes >= 1, "the broken application to be seen")
     assert mill.process.poll() is None
     (mill.folder / "mill.py").write_text(good)
-    mill.noria("send", "work", "name=again")
+    mill.chappe("send", "work", "name=again")
     until(lambda: "end again" in mill_log(mill), "the mended application to work", 30.0)
     assert mill.rows()["engine"].pid == engine
 
@@ -212,9 +212,9 @@ def test_a_reload_with_a_broken_application_keeps_the_rest_running(mill: Mill) -
 @pytest.mark.timeout(60)
 def test_a_handler_that_is_killed_for_hanging_alone_is_blamed(mill: Mill) -> None:
     mill.run()
-    mill.noria("send", "work", "name=neighbour", "seconds:=2")
+    mill.chappe("send", "work", "name=neighbour", "seconds:=2")
     until(lambda: "start neighbour 1" in mill_log(mill), "the neighbour to run")
-    mill.noria("send", "hang")
+    mill.chappe("send", "hang")
     until(lambda: "end hang 2" in mill_log(mill) and "end neighbour 1" in mill_log(mill), "both to end", 30.0)
     assert "start neighbour 2" not in mill_log(mill), "the neighbour's attempt was not counted"
 

@@ -10,7 +10,7 @@ from .conftest import Mill, has_ended
 
 
 def test_a_frozen_engine_is_replaced_and_a_send_that_waits_for_it_is_confirmed(mill: Mill) -> None:
-    mill.environment["NORIA_DEADLINE"] = "15"  # who looks and stood still itself begins anew
+    mill.environment["CHAPPE_DEADLINE"] = "15"  # who looks and stood still itself begins anew
     mill.run()
     engine = psutil.Process(mill.pid("engine"))
     engine.send_signal(signal.SIGSTOP)

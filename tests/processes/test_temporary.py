@@ -14,7 +14,7 @@ from .conftest import Mill
 
 BOT = """
 import os, pathlib
-from noria import App, Event
+from chappe import App, Event
 
 app = App("bots")
 
@@ -33,17 +33,17 @@ async def hear(event: Said) -> None:
 @pytest.fixture(params=["file", "rabbitmq"])
 def bots(mill: Mill, request: pytest.FixtureRequest) -> Mill:
     (mill.folder / "bot.py").write_text(BOT)
-    mill.environment |= {"NORIA_APP": "bot:app"}
+    mill.environment |= {"CHAPPE_APP": "bot:app"}
     if request.param == "rabbitmq":
         rabbit: RabbitNode = request.getfixturevalue("rabbit")
         postgres: PostgresNode = request.getfixturevalue("postgres")
-        mill.environment |= {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}
+        mill.environment |= {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
     mill.configure("[pools.bots]\nprocesses = 2\nconcurrency = 2\n")
     return mill
 
 
 def say(mill: Mill, text: str) -> None:
-    mill.noria("publish", "said", f"text={text}")
+    mill.chappe("publish", "said", f"text={text}")
 
 
 def hearers(mill: Mill, text: str) -> set[int]:

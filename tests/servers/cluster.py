@@ -45,7 +45,7 @@ class RabbitCluster:
         self.nodes: list[RabbitNode] = []
         self.network = Network(SIZE)
         self._ports = free_ports(3)  # free on this machine too: what is sent there when the network is gone must reach nobody else's
-        self._names = [f"noria@host{n}" for n in range(SIZE)]
+        self._names = [f"chappe@host{n}" for n in range(SIZE)]
         self._apart: frozenset[int] = frozenset()
         self._frozen: set[int] = set()
         self._addresses = folder / "addresses"

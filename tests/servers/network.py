@@ -27,7 +27,7 @@ class Network:
 
     def __init__(self, hosts: int) -> None:
         first, second = 64 + secrets.randbelow(64), secrets.randbelow(256)
-        self.device = f"noria-{first:02x}{second:02x}"
+        self.device = f"chappe-{first:02x}{second:02x}"
         self._clients = f"127.{first}.{second}"
         self._count = hosts
         self._places: list[subprocess.Popen[bytes]] = []

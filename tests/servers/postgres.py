@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own: in its own folder, on a free loopback port, with a role and a database named `noria`.
+"""A PostgreSQL server of one's own: in its own folder, on a free loopback port, with a role and a database named `chappe`.
 
 PostgreSQL refuses to be root. For root it runs as the system's user `postgres`, with one capability more than that user has:
 CAP_DAC_OVERRIDE. With it the data stay in the folder that was asked for, below parents which only root may enter, as those of
@@ -75,7 +75,7 @@ class PostgresNode:
         self.data = self.folder / "data"
         (self.port,) = free_ports(1)
         # All its processes show this name; it follows from the folder, where only one server can run.
-        self.name = f"noria-{hashlib.blake2s(str(self.folder).encode(), digest_size=6).hexdigest()}"
+        self.name = f"chappe-{hashlib.blake2s(str(self.folder).encode(), digest_size=6).hexdigest()}"
         self._user = _stand_in()
         self._server: subprocess.Popen[bytes] | None = None
         self._printed = 0
@@ -93,7 +93,7 @@ class PostgresNode:
     @property
     def url(self) -> str:
         """Where clients connect to."""
-        return f"postgresql://noria@{LOOPBACK}:{self.port}/noria"
+        return f"postgresql://chappe@{LOOPBACK}:{self.port}/chappe"
 
     @property
     def pid(self) -> int:
@@ -168,8 +168,8 @@ class PostgresNode:
         if self._user is not None:
             os.chown(fresh, self._user.pw_uid, self._user.pw_gid)
         trust = ("--auth-host=trust", "--auth-local=reject")  # for initdb, a host is one of 127.0.0.1 and ::1
-        self._run(fresh, "initdb", "-D", fresh, "--username=noria", "--encoding=UTF8", "--locale=C", *trust)
-        create = "CREATE DATABASE noria\n"
+        self._run(fresh, "initdb", "-D", fresh, "--username=chappe", "--encoding=UTF8", "--locale=C", *trust)
+        create = "CREATE DATABASE chappe\n"
         self._run(fresh, "postgres", "--single", "-D", fresh, "-c", "exit_on_error=on", "postgres", told=create)
         fresh.rename(self.data)
 
@@ -214,7 +214,7 @@ class PostgresNode:
 
     def _accepts(self) -> bool:
         """Ask as clients would: the port is open before the data are ready."""
-        asked = (_program("pg_isready"), "-q", "-h", LOOPBACK, "-p", str(self.port), "-U", "noria", "-d", "noria")
+        asked = (_program("pg_isready"), "-q", "-h", LOOPBACK, "-p", str(self.port), "-U", "chappe", "-d", "chappe")
         return subprocess.run(asked, env=_environment(), check=False).returncode == 0
 
     def _until(self, look: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,7 @@
 """A RabbitMQ node of one's own: in its own folder, on free loopback ports, under its own name, cookie and port mapper.
 
 The server is Debian's, run from where the package keeps it: the one in the path insists on the system's user and folders.
-NORIA_TEST_RABBITMQ_ROOT names the root folder of another Debian, as `make test-rabbitmq4` makes one: then that one's server is
+CHAPPE_TEST_RABBITMQ_ROOT names the root folder of another Debian, as `make test-rabbitmq4` makes one: then that one's server is
 run. It sees that Debian's /usr as its own, in a private mount namespace, and of the rest of the machine what everybody sees; so
 its data are where they were asked for, and its process is the one that was started.
 """
@@ -26,7 +26,7 @@ from .ports import LOOPBACK, free_ports
 
 SERVER: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 CONTROL: Final = SERVER.with_name("rabbitmqctl")
-ROOT: Final = "NORIA_TEST_RABBITMQ_ROOT"
+ROOT: Final = "CHAPPE_TEST_RABBITMQ_ROOT"
 PATIENCE: Final = 90.0
 _LOOK: Final = 0.05
 _TOLD: Final = 4_000
@@ -79,7 +79,7 @@ class Host(NamedTuple):
     def here(cls) -> Host:
         """Give a name and ports of this machine's loopback that nobody uses."""
         port, mapper_port, peer_port = free_ports(3)
-        return cls(f"noria-{secrets.token_hex(4)}@localhost", port, mapper_port, peer_port)
+        return cls(f"chappe-{secrets.token_hex(4)}@localhost", port, mapper_port, peer_port)
 
 
 class RabbitNode:

@@ -22,9 +22,9 @@ from .cluster import SIZE, RabbitCluster
 MISSING = RabbitCluster.missing()
 pytestmark = [pytest.mark.alone, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
-PARTITIONS = bool(os.environ.get("NORIA_TEST_PARTITIONS"))
+PARTITIONS = bool(os.environ.get("CHAPPE_TEST_PARTITIONS"))
 needs_quiet = pytest.mark.skipif(
-    not PARTITIONS, reason="a busy machine looks like a broken network: NORIA_TEST_PARTITIONS=1 runs it, as does make test-rabbitmq4"
+    not PARTITIONS, reason="a busy machine looks like a broken network: CHAPPE_TEST_PARTITIONS=1 runs it, as does make test-rabbitmq4"
 )
 ROOT = Path(__file__).parent.parent.parent
 MINUTE = 60.0

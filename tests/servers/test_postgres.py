@@ -95,11 +95,11 @@ def shared_memory(node: PostgresNode) -> int:
     return next((int(row[6]) for row in rows if row[1] == identifier), 0)
 
 
-def test_a_started_node_answers_the_superuser_noria_in_the_database_noria(node: PostgresNode) -> None:
-    assert node.url == f"postgresql://noria@127.0.0.1:{node.port}/noria"
-    assert asked(node, "SELECT current_user || '@' || current_database()") == ["noria@noria"]
+def test_a_started_node_answers_the_superuser_chappe_in_the_database_chappe(node: PostgresNode) -> None:
+    assert node.url == f"postgresql://chappe@127.0.0.1:{node.port}/chappe"
+    assert asked(node, "SELECT current_user || '@' || current_database()") == ["chappe@chappe"]
     assert asked(node, "SHOW is_superuser") == ["on"]
-    assert asked(node, "SELECT pg_encoding_to_char(encoding) || ' ' || datcollate FROM pg_database WHERE datname = 'noria'") == ["UTF8 C"]
+    assert asked(node, "SELECT pg_encoding_to_char(encoding) || ' ' || datcollate FROM pg_database WHERE datname = 'chappe'") == ["UTF8 C"]
     assert asked(node, "SHOW fsync") == ["on"]
 
 

@@ -66,7 +66,7 @@ def test_a_node_listens_on_loopback_only(node: RabbitNode) -> None:
 
 def test_a_node_keeps_its_data_cookie_and_logs_in_its_folder(node: RabbitNode) -> None:
     assert (node.folder / ".erlang.cookie").stat().st_mode & 0o777 == 0o400
-    assert any((node.folder / "data").glob("noria-*@localhost"))
+    assert any((node.folder / "data").glob("chappe-*@localhost"))
     until(lambda: any("Server startup complete" in log.read_text() for log in node.logs.glob("*.log")), "the log to be written")
 
 
@@ -94,7 +94,7 @@ def test_a_killed_node_answers_no_more_leaves_no_process_and_starts_again_with_i
     finally:
         node.stop()
     assert processes(node) == []
-    (serial,) = (node.folder / "data").glob("noria-*@localhost/rabbit_serial")
+    (serial,) = (node.folder / "data").glob("chappe-*@localhost/rabbit_serial")
     assert serial.read_text().startswith("2")  # RabbitMQ counts there how often these data were started with
 
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from noria.errors import BrokerUnavailable, Unconfirmed
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
-from noria.store.postgres.database import Connection
-from noria.store.postgres.store import PostgresStore
+from chappe.errors import BrokerUnavailable, Unconfirmed
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
+from chappe.store.postgres.database import Connection
+from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from noria.store.postgres.database import Database
-from noria.store.postgres.hazards import hazards
+from chappe.store.postgres.database import Database
+from chappe.store.postgres.hazards import hazards
 
 from ..servers.postgres import PostgresNode
 

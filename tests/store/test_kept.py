@@ -9,11 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.outbox import Ending, Lent, Presented, Ticket, mark_of
-from noria.messages.topology import Topology, bind
-from noria.store.postgres.kept import Kept
-from noria.store.postgres.store import PostgresStore
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.outbox import Ending, Lent, Presented, Ticket, mark_of
+from chappe.messages.topology import Topology, bind
+from chappe.store.postgres.kept import Kept
+from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 
@@ -21,7 +21,7 @@ from ..servers.postgres import PostgresNode
 @pytest.fixture
 async def store(postgres: PostgresNode) -> AsyncIterator[PostgresStore]:
     async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
-        await connection.execute("drop schema if exists noria cascade")
+        await connection.execute("drop schema if exists chappe cascade")
     store = PostgresStore(postgres.url)
     await store.kept.declare(Topology(queues=(bind("q"), bind("r"))))
     yield store
@@ -159,7 +159,7 @@ async def test_who_settles_and_who_presents_the_same_keys_do_not_wait_for_each_o
 
 async def test_the_schema_may_be_made_by_many_at_once(postgres: PostgresNode) -> None:
     async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
-        await connection.execute("drop schema if exists noria cascade")
+        await connection.execute("drop schema if exists chappe cascade")
     stores = [PostgresStore(postgres.url) for _ in range(8)]
     try:
         await asyncio.gather(*(store.kept.declare(Topology(queues=(bind("q"),))) for store in stores))
@@ -170,5 +170,5 @@ async def test_the_schema_may_be_made_by_many_at_once(postgres: PostgresNode) ->
 
 async def unsent(store: PostgresStore) -> list[int]:
     async with await psycopg.AsyncConnection.connect(store.database.url) as connection:
-        rows = await connection.execute("select number from noria.message where state = 1 and not sent")
+        rows = await connection.execute("select number from chappe.message where state = 1 and not sent")
         return [int(row[0]) for row in await rows.fetchall()]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from noria.engine.owner import Ownership
-from noria.errors import AlreadyOwned
-from noria.settings import Pool, Settings
-from noria.supervisor.supervisor import Supervisor, plan
+from chappe.engine.owner import Ownership
+from chappe.errors import AlreadyOwned
+from chappe.settings import Pool, Settings
+from chappe.supervisor.supervisor import Supervisor, plan
 
 
 def test_the_default_is_an_engine_a_gateway_a_scheduler_and_one_worker() -> None:
@@ -38,7 +38,7 @@ def test_a_process_has_more_time_to_end_than_its_messages() -> None:
 def test_a_second_supervisor_of_one_file_is_refused_naming_the_first(tmp_path: Path) -> None:
     import os
 
-    path = tmp_path / "noria.db"
+    path = tmp_path / "chappe.db"
     engine, others = plan(Settings())
-    with Ownership(Path(f"{path}.supervisor")), pytest.raises(AlreadyOwned, match=f"another noria run is up .* process {os.getpid()}"):
+    with Ownership(Path(f"{path}.supervisor")), pytest.raises(AlreadyOwned, match=f"another chappe run is up .* process {os.getpid()}"):
         Supervisor(path, engine, others)

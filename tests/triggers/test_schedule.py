@@ -5,9 +5,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from noria import Command, cron, every
-from noria.errors import DefinitionError
-from noria.triggers.schedule import Schedule, due
+from chappe import Command, cron, every
+from chappe.errors import DefinitionError
+from chappe.triggers.schedule import Schedule, due
 
 PARIS = ZoneInfo("Europe/Paris")
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from noria import Command, every
-from noria.bus.bus import Bus
-from noria.bus.merging import Merger
-from noria.bus.providers import Providers
-from noria.bus.registry import Registry
-from noria.errors import BrokerUnavailable, DefinitionError
-from noria.messages.envelope import Envelope, Publication
-from noria.triggers.schedule import Schedule
-from noria.triggers.scheduler import Scheduler
+from chappe import Command, every
+from chappe.bus.bus import Bus
+from chappe.bus.merging import Merger
+from chappe.bus.providers import Providers
+from chappe.bus.registry import Registry
+from chappe.errors import BrokerUnavailable, DefinitionError
+from chappe.messages.envelope import Envelope, Publication
+from chappe.triggers.schedule import Schedule
+from chappe.triggers.scheduler import Scheduler
 
 from ..waiting import auntil
 

@@ -12,11 +12,11 @@ import httpx2
 import msgspec
 from starlette.types import ASGIApp
 
-from noria import App, Command, Context, Event, Reject, Retry, Settings, Unique, replace
-from noria.engine.server import Engine
-from noria.web.gateway import gateway
-from noria.worker.slots import StartedTable
-from noria.worker.worker import Worker
+from chappe import App, Command, Context, Event, Reject, Retry, Settings, Unique, replace
+from chappe.engine.server import Engine
+from chappe.web.gateway import gateway
+from chappe.worker.slots import StartedTable
+from chappe.worker.worker import Worker
 
 TOKEN = "a-token-of-sufficient-length"
 
@@ -149,7 +149,7 @@ async def working(app: App, folder: Path) -> AsyncIterator[Worker]:
 @asynccontextmanager
 async def opened(folder: Path, wrap: Callable[[ASGIApp], ASGIApp] = lambda asgi: asgi, **settings: Any) -> AsyncIterator[Open]:
     """Open the shop: engine, gateway and client in this event loop."""
-    path = folder / "noria.db"
+    path = folder / "chappe.db"
     engine = Engine(path, grace=0.0)
     app = make()
     app.configure(Settings(broker=f"sqlite:///{path}", **settings), engine=engine)

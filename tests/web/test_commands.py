@@ -33,7 +33,7 @@ async def test_202_is_sent_only_after_the_commit(tmp_path: Path) -> None:
         async def watched(scope: Scope, receive: Receive, send: Send) -> None:
             async def sending(message: Message) -> None:
                 if message["type"] == "http.response.start" and message["status"] == 202:
-                    other = apsw.Connection(str(tmp_path / "noria.db"), flags=apsw.SQLITE_OPEN_READONLY)
+                    other = apsw.Connection(str(tmp_path / "chappe.db"), flags=apsw.SQLITE_OPEN_READONLY)
                     seen.append(int(other.execute("select count(*) from ready").fetchone()[0]))  # type: ignore[index] # pyright: ignore[reportOptionalSubscript, reportArgumentType]
                     other.close()
                 await send(message)

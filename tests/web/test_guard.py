@@ -6,10 +6,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from noria import App, Settings
-from noria.errors import InvalidSettings
-from noria.web.gateway import gateway
-from noria.web.guard import is_loopback, refuse_open_bind
+from chappe import App, Settings
+from chappe.errors import InvalidSettings
+from chappe.web.gateway import gateway
+from chappe.web.guard import is_loopback, refuse_open_bind
 
 from .shop import TOKEN, Open, opened
 
@@ -165,7 +165,7 @@ def test_what_is_this_machine_only(host: str, loopback: bool) -> None:
 
 
 def test_an_open_bind_without_a_token_is_refused() -> None:
-    with pytest.raises(InvalidSettings, match="no token is set; set NORIA_TOKEN"):
+    with pytest.raises(InvalidSettings, match="no token is set; set CHAPPE_TOKEN"):
         gateway(App(settings=Settings(host="0.0.0.0")))
     refuse_open_bind(Settings(host="0.0.0.0", token=TOKEN))
 

@@ -5,7 +5,7 @@ import subprocess
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from noria import bind
+from chappe import bind
 
 from .shop import Open
 
@@ -23,27 +23,27 @@ async def test_queues_and_requests_are_counted(shop: Open) -> None:
         await shop.client.post("/commands/invite", json={"address": address})
     await shop.client.post("/commands/nobody-knows-this", json={})
     text = (await shop.client.get("/metrics")).text
-    assert sample(text, "noria_queue_messages", queue="invites", state="ready") == 2
-    assert sample(text, "noria_messages_total", queue="invites", outcome="published") == 2
-    assert sample(text, "noria_http_requests_total", route="commands", status="202") == 2
-    assert sample(text, "noria_http_requests_total", route="commands", status="404") == 1
-    assert sample(text, "noria_http_request_seconds_count", route="commands") == 3
+    assert sample(text, "chappe_queue_messages", queue="invites", state="ready") == 2
+    assert sample(text, "chappe_messages_total", queue="invites", outcome="published") == 2
+    assert sample(text, "chappe_http_requests_total", route="commands", status="202") == 2
+    assert sample(text, "chappe_http_requests_total", route="commands", status="404") == 1
+    assert sample(text, "chappe_http_request_seconds_count", route="commands") == 3
 
 
 async def test_what_was_handled_and_who_is_connected_is_counted(shop: Open) -> None:
     async with shop.working():
         await shop.client.post("/commands/refresh", json={"house": 1, "what": []}, headers={"Prefer": "wait=10"})
         text = (await shop.client.get("/metrics")).text
-    assert sample(text, "noria_messages_total", queue="refresh", outcome="done") == 1
-    assert sample(text, "noria_queue_messages", queue="refresh", state="ready") == 0
-    assert (sample(text, "noria_clients", role="client") or 0) >= 1
+    assert sample(text, "chappe_messages_total", queue="refresh", outcome="done") == 1
+    assert sample(text, "chappe_queue_messages", queue="refresh", state="ready") == 0
+    assert (sample(text, "chappe_clients", role="client") or 0) >= 1
 
 
 async def test_paths_of_strangers_are_no_labels(shop: Open) -> None:
     for path in ("/wp-admin", "/x/y/z", "/%00"):
         await shop.client.get(path)
     text = (await shop.client.get("/metrics")).text
-    assert sample(text, "noria_http_requests_total", route="other", status="404") == 3
+    assert sample(text, "chappe_http_requests_total", route="other", status="404") == 3
     assert "wp-admin" not in text
 
 

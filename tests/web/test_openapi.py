@@ -21,14 +21,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from noria import Settings
-from noria.engine.server import Engine
-from noria.web.gateway import gateway
-from noria.web.openapi import document
+from chappe import Settings
+from chappe.engine.server import Engine
+from chappe.web.gateway import gateway
+from chappe.web.openapi import document
 
 from .shop import TOKEN, Open, make, working
 
-EXAMPLES = int(os.environ.get("NORIA_FUZZ_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("CHAPPE_FUZZ_EXAMPLES", "500"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance]
 COMMANDS = ["POST /commands/order", "POST /commands/refresh", "POST /commands/invite", "POST /commands/add"]
 OPERATIONS = [("GET /messages/{id}", GenerationMode.POSITIVE), *((command, mode) for command in COMMANDS for mode in GenerationMode)]
@@ -71,8 +71,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     stop: list[Any] = []
 
     async def main() -> None:
-        engine, app = Engine(folder / "noria.db", grace=0.0), make()
-        app.configure(Settings(broker=f"sqlite:///{folder}/noria.db"), engine=engine)
+        engine, app = Engine(folder / "chappe.db", grace=0.0), make()
+        app.configure(Settings(broker=f"sqlite:///{folder}/chappe.db"), engine=engine)
         config = uvicorn.Config(gateway(app), port=0, log_config=None, access_log=False, lifespan="off", http="httptools", ws="none")
 
         class Server(uvicorn.Server):
@@ -99,7 +99,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("operation", "mode"), OPERATIONS)
 def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(server: str, operation: str, mode: GenerationMode) -> None:
-    """Requests that fit the document and requests that do not; `NORIA_FUZZ_EXAMPLES` says how many of each operation."""
+    """Requests that fit the document and requests that do not; `CHAPPE_FUZZ_EXAMPLES` says how many of each operation."""
     method, path = operation.split(" ")
     described = schemathesis.openapi.from_url(f"{server}/openapi.json")
     strategy = described[path][method].as_strategy(generation_mode=mode)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from noria.web import patience
-from noria.web.patience import Patient
+from chappe.web import patience
+from chappe.web.patience import Patient
 
 from ..waiting import auntil
 

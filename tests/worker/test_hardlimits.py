@@ -3,7 +3,7 @@
 import threading
 import time
 
-from noria.worker.hardlimits import HardLimits
+from chappe.worker.hardlimits import HardLimits
 
 
 def test_a_message_over_its_limit_ends_the_process_within_a_moment() -> None:

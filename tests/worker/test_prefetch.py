@@ -2,7 +2,7 @@
 
 import pytest
 
-from noria.worker.prefetch import MOST, ahead
+from chappe.worker.prefetch import MOST, ahead
 
 
 @pytest.mark.parametrize(

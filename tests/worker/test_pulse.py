@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from noria.worker.pulse import Pulse
+from chappe.worker.pulse import Pulse
 
 from ..waiting import auntil, until
 
@@ -16,7 +16,7 @@ def stop(pulse: Pulse) -> None:
     """Have it end, so that its last words are not heard in the next test."""
     pulse.stop()
     for thread in threading.enumerate():
-        if thread.name == "noria-pulse":
+        if thread.name == "chappe-pulse":
             thread.join(15)
 
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from noria.engine.tables import is_orphan
-from noria.worker.slots import StartedTable
+from chappe.engine.tables import is_orphan
+from chappe.worker.slots import StartedTable
 
 
 def tags(path: Path) -> list[int]:
@@ -43,7 +43,7 @@ def test_the_file_is_for_this_user_only(tmp_path: Path) -> None:
 WORKER = """
 import os, signal, sys
 from pathlib import Path
-from noria.worker.slots import StartedTable
+from chappe.worker.slots import StartedTable
 table = StartedTable(Path(sys.argv[1]), 1)
 if os.fork() == 0:
     print(os.getpid(), flush=True)

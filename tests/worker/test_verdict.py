@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from noria import Reject, RetryLater, Snooze
-from noria.brokers.contract import Dead, Retry
-from noria.worker.verdict import decide, describe
+from chappe import Reject, RetryLater, Snooze
+from chappe.brokers.contract import Dead, Retry
+from chappe.worker.verdict import decide, describe
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

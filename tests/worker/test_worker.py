@@ -13,14 +13,14 @@ from typing import Any, Self
 
 import pytest
 
-from noria import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
-from noria.brokers.contract import Ack, Refusal, Settlement
-from noria.engine.server import Engine
-from noria.errors import BrokerUnavailable, Rejected, Unconfirmed
-from noria.messages.envelope import Envelope, Publication
-from noria.worker import worker as worker_module
-from noria.worker.slots import StartedTable
-from noria.worker.worker import Worker
+from chappe import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
+from chappe.brokers.contract import Ack, Refusal, Settlement
+from chappe.engine.server import Engine
+from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
+from chappe.messages.envelope import Envelope, Publication
+from chappe.worker import worker as worker_module
+from chappe.worker.slots import StartedTable
+from chappe.worker.worker import Worker
 from tests.waiting import auntil
 
 trace: contextvars.ContextVar[str] = contextvars.ContextVar("trace", default="clean")
@@ -35,8 +35,8 @@ class Shop:
 
     def __init__(self, path: Path, concurrency: int = 2) -> None:
         self.app = App("shop")
-        self.engine = Engine(path / "noria.db", grace=0.0)
-        self.app.configure(Settings(broker=f"sqlite:///{path / 'noria.db'}"), engine=self.engine)
+        self.engine = Engine(path / "chappe.db", grace=0.0)
+        self.app.configure(Settings(broker=f"sqlite:///{path / 'chappe.db'}"), engine=self.engine)
         self.ran: list[str] = []
         self.seen: list[str] = []
         self.gate = asyncio.Event()
@@ -337,8 +337,8 @@ class Sync(Command, queue="threads", timeout=0.05, retry=1, key="{n}"):
 
 async def test_a_thread_that_ignores_its_timeout_keeps_its_slot_and_its_key_until_it_ends(tmp_path: Path) -> None:
     app, running, most = App("sync"), list[int](), list[int]()
-    engine = Engine(tmp_path / "noria.db", grace=0.0)
-    app.configure(Settings(broker=f"sqlite:///{tmp_path / 'noria.db'}"), engine=engine)
+    engine = Engine(tmp_path / "chappe.db", grace=0.0)
+    app.configure(Settings(broker=f"sqlite:///{tmp_path / 'chappe.db'}"), engine=engine)
 
     @app.handles(Sync)
     def hang(command: Sync) -> None:

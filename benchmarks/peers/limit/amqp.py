@@ -1,7 +1,7 @@
 """What RabbitMQ leaves to anybody: `python -m benchmarks.peers.limit.amqp HOW '{"count": 1000}'` over a plain blocking socket.
 
 A message is made of bytes that were made before, and of what comes back nothing is read but what ends a wait. It is as durable as
-Noria's own: a quorum queue, persistent messages, confirmations, acknowledgements.
+Chappe's own: a quorum queue, persistent messages, confirmations, acknowledgements.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _METHOD, _BODY = 1, 3
 _ACK, _DELIVER = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x3c"
 _SHAPE: Final = BasicProperties(
     content_type="application/json", delivery_mode=2, message_id="01a2016d-573b-71e7-b99a-f61f52c8b209", type="noop", timestamp=1,
-    headers={"noria-timestamp": "1795319845.773004", "noria-published": "1795319845.773"},
+    headers={"chappe-timestamp": "1795319845.773004", "chappe-published": "1795319845.773"},
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Measures the limit at Noria's works, and the disk below both."""
+"""Measures the limit at Chappe's works, and the disk below both."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def _send(folder: Folder, how: str, count: int) -> Any:
 
 
 async def drain(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
-    """Drain twice as much as Noria does: it takes so little time."""
+    """Drain twice as much as Chappe does: it takes so little time."""
     count = 2 * scale.drained
     async with _engine(session, count) as folder:
         found = await watched(folder.tally, await _workers(folder, 1), count, 1)

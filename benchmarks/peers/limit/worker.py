@@ -1,7 +1,7 @@
 """A process that claims, decodes, calls a handler and claims again: `python -m benchmarks.peers.limit.worker`.
 
 Two claims are under way, so that one batch is handled while the next travels; what was done leaves with the next claim.
-A handler is stepped by hand, without a task of the event loop, as Noria's workers do.
+A handler is stepped by hand, without a task of the event loop, as Chappe's workers do.
 """
 
 from __future__ import annotations

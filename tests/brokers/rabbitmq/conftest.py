@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.link import Link
+from chappe.brokers.rabbitmq.address import Address
+from chappe.brokers.rabbitmq.link import Link
 from tests.conftest import running
 from tests.servers.rabbitmq import RabbitNode
 

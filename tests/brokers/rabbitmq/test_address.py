@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.rabbitmq.address import Address
-from noria.errors import InvalidSettings
+from chappe.brokers.rabbitmq.address import Address
+from chappe.errors import InvalidSettings
 
 
 def test_a_url_without_anything_means_what_rabbitmq_has_when_it_was_just_installed() -> None:

@@ -14,12 +14,12 @@ from uuid import uuid4
 
 import pytest
 
-from noria.brokers.rabbitmq.blocking import RabbitPublisher
-from noria.brokers.rabbitmq.lanes import QUORUM
-from noria.brokers.rabbitmq.link import Link
-from noria.errors import BrokerUnavailable, Unconfirmed
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
+from chappe.brokers.rabbitmq.blocking import RabbitPublisher
+from chappe.brokers.rabbitmq.lanes import QUORUM
+from chappe.brokers.rabbitmq.link import Link
+from chappe.errors import BrokerUnavailable, Unconfirmed
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
 from tests.servers.rabbitmq import RabbitNode
 from tests.waiting import until
 
@@ -86,7 +86,7 @@ async def test_the_connection_of_a_thread_goes_with_it(node: RabbitNode, name: s
     in_thread(lambda: stepped(publisher, to(name)))
     gc.collect()
     until = time.monotonic() + 10
-    while "noria client publishes" in node.control("list_connections", "client_properties"):
+    while "chappe client publishes" in node.control("list_connections", "client_properties"):
         assert time.monotonic() < until, "it is still there"
     publisher.close()
 
@@ -192,9 +192,9 @@ def _interrupt() -> None:
 
 FORKS = """
 import os, sys
-from noria.brokers.rabbitmq.blocking import RabbitPublisher
-from noria.messages.envelope import Envelope, Publication
-from noria.messages.topology import Topology, bind
+from chappe.brokers.rabbitmq.blocking import RabbitPublisher
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.topology import Topology, bind
 
 url, queue = sys.argv[1:]
 publisher = RabbitPublisher(url, lambda: Topology(queues=(bind(queue),)), lambda: True, deadline=5.0)

@@ -10,14 +10,14 @@ from uuid import uuid4
 import pytest
 from pika import BasicProperties
 
-from noria.brokers.contract import Ack, Depth
-from noria.brokers.rabbitmq.broker import RabbitBroker
-from noria.brokers.rabbitmq.link import Link
-from noria.errors import Rejected, Unconfirmed
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Queue, Topology, bind
-from noria.store.postgres.store import PostgresStore
+from chappe.brokers.contract import Ack, Depth
+from chappe.brokers.rabbitmq.broker import RabbitBroker
+from chappe.brokers.rabbitmq.link import Link
+from chappe.errors import Rejected, Unconfirmed
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Queue, Topology, bind
+from chappe.store.postgres.store import PostgresStore
 from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
 from tests.waiting import auntil

@@ -7,8 +7,8 @@ import random
 
 from pika import BasicProperties
 
-from noria.brokers.rabbitmq.confirms import Batch, Confirms, Outgoing
-from noria.errors import BrokerUnavailable
+from chappe.brokers.rabbitmq.confirms import Batch, Confirms, Outgoing
+from chappe.errors import BrokerUnavailable
 
 DEADLINE = 60.0
 

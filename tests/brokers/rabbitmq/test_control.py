@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.control import Control, Held, Question
-from noria.brokers.rabbitmq.link import Link
+from chappe.brokers.rabbitmq.address import Address
+from chappe.brokers.rabbitmq.control import Control, Held, Question
+from chappe.brokers.rabbitmq.link import Link
 
 from ...servers.rabbitmq import RabbitNode
 from ...waiting import auntil

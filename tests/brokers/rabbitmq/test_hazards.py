@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.hazards import _version, _way, hazards
-from noria.brokers.rabbitmq.lanes import QUORUM
-from noria.brokers.rabbitmq.link import Link
+from chappe.brokers.rabbitmq.address import Address
+from chappe.brokers.rabbitmq.hazards import _version, _way, hazards
+from chappe.brokers.rabbitmq.lanes import QUORUM
+from chappe.brokers.rabbitmq.link import Link
 from tests.servers.rabbitmq import RabbitNode
 
 

@@ -18,11 +18,11 @@ import psutil
 import pytest
 from pika import BasicProperties
 
-from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.link import Link
-from noria.brokers.rabbitmq.protocol import UNREADABLE
-from noria.brokers.rabbitmq.reading import Message
-from noria.errors import BrokerError, BrokerUnavailable, NotFound, TopologyConflict, Unconfirmed, Unroutable
+from chappe.brokers.rabbitmq.address import Address
+from chappe.brokers.rabbitmq.link import Link
+from chappe.brokers.rabbitmq.protocol import UNREADABLE
+from chappe.brokers.rabbitmq.reading import Message
+from chappe.errors import BrokerError, BrokerUnavailable, NotFound, TopologyConflict, Unconfirmed, Unroutable
 from tests.servers.ports import free_ports
 from tests.servers.rabbitmq import RabbitNode
 from tests.waiting import auntil, until
@@ -109,7 +109,7 @@ def sockets() -> list[object]:
 async def test_rabbitmq_shows_a_link_by_its_name(node: RabbitNode, link: Link) -> None:
     shown = await asyncio.to_thread(node.control, "list_connections", "client_properties")
     assert '"connection_name","test"' in shown
-    assert '"product","noria"' in shown
+    assert '"product","chappe"' in shown
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ async def test_an_exception_of_a_callback_is_logged_and_stops_nobody(link: Link,
     await auntil(lambda: len(came) == 3)
     await link.delete(queue)
     await auntil(lambda: "cancelled" in caplog.text)
-    assert [record.levelno for record in caplog.records if record.name == "noria.rabbitmq"] == [logging.ERROR] * 2
+    assert [record.levelno for record in caplog.records if record.name == "chappe.rabbitmq"] == [logging.ERROR] * 2
     await link.sync()
 
 

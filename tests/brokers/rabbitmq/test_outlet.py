@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.link import Link
-from noria.brokers.rabbitmq.outlet import Outlet, outgoing
-from noria.errors import Unconfirmed
-from noria.messages.envelope import Envelope, Publication
+from chappe.brokers.rabbitmq.address import Address
+from chappe.brokers.rabbitmq.link import Link
+from chappe.brokers.rabbitmq.outlet import Outlet, outgoing
+from chappe.errors import Unconfirmed
+from chappe.messages.envelope import Envelope, Publication
 from tests.servers.rabbitmq import RabbitNode
 
 _DEADLINE = 2.0

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pytest
 
-from noria.brokers.rabbitmq.address import Address
-from noria.brokers.rabbitmq.lanes import QUORUM
-from noria.brokers.rabbitmq.link import Link
-from noria.brokers.rabbitmq.policies import policies
-from noria.messages.finding import Finding
+from chappe.brokers.rabbitmq.address import Address
+from chappe.brokers.rabbitmq.lanes import QUORUM
+from chappe.brokers.rabbitmq.link import Link
+from chappe.brokers.rabbitmq.policies import policies
+from chappe.messages.finding import Finding
 
 from ...servers.ports import LOOPBACK, free_ports
 from ...servers.rabbitmq import RabbitNode

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pika import BasicProperties, frame
 from pika.spec import Basic
 
-from noria.brokers.rabbitmq.frames import publication, short
-from noria.brokers.rabbitmq.properties import properties_of
-from noria.brokers.rabbitmq.reading import Message, NotRead, complete, confirmation, delivery, is_delivery
-from noria.errors import Rejected
-from noria.messages.envelope import Envelope
+from chappe.brokers.rabbitmq.frames import publication, short
+from chappe.brokers.rabbitmq.properties import properties_of
+from chappe.brokers.rabbitmq.reading import Message, NotRead, complete, confirmation, delivery, is_delivery
+from chappe.errors import Rejected
+from chappe.messages.envelope import Envelope
 
 MOST = 131_072
 texts = st.text(max_size=20)
@@ -105,12 +105,12 @@ def test_a_publication_is_written_as_pika_writes_it(exchange: str, key: str, bod
 def test_the_properties_of_an_envelope_can_be_read_by_pika(
     headers: dict[str, str], correlation_id: str | None, reply_to: str | None
 ) -> None:
-    written = properties_of(Envelope("id", "kind", b"", 12.5, "text/plain", headers, correlation_id, reply_to), {"noria-ticket": "7:x"})
+    written = properties_of(Envelope("id", "kind", b"", 12.5, "text/plain", headers, correlation_id, reply_to), {"chappe-ticket": "7:x"})
     read = BasicProperties()
     read.decode(b"".join(written.encode()))
     assert (read.message_id, read.type, read.content_type, read.delivery_mode, read.timestamp) == ("id", "kind", "text/plain", 2, 12)
     assert (read.correlation_id, read.reply_to) == (correlation_id, reply_to)
-    assert {**headers, "noria-ticket": "7:x", "noria-timestamp": "12.5"}.items() <= dict(read.headers or {}).items()
+    assert {**headers, "chappe-ticket": "7:x", "chappe-timestamp": "12.5"}.items() <= dict(read.headers or {}).items()
 
 
 @pytest.mark.parametrize(

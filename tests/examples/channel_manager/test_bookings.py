@@ -88,6 +88,6 @@ def test_the_sample_is_what_its_generator_gives() -> None:
 
 
 def test_without_the_shared_data_the_sample_is_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("NORIA_SHARED", str(tmp_path))
+    monkeypatch.setenv("CHAPPE_SHARED", str(tmp_path))
     assert bookings.find_bookings() == SAMPLE
     assert bookings.find_schema() is None

@@ -17,9 +17,9 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 def test_the_demo_ends_with_every_calendar_right(tmp_path: Path, shared: str, broker: str) -> None:
     if broker == "rabbitmq" and (missing := RabbitNode.missing() or PostgresNode.missing()):
         pytest.skip(missing)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_")} | {"PYTHONPATH": str(EXAMPLES)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_")} | {"PYTHONPATH": str(EXAMPLES)}
     if shared == "our own sample":
-        environment["NORIA_SHARED"] = str(tmp_path / "nowhere")
+        environment["CHAPPE_SHARED"] = str(tmp_path / "nowhere")
     command = [sys.executable, "-m", "channel_manager.demo", "--seconds", "6", "--folder", str(tmp_path / "demo"), "--broker", broker]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

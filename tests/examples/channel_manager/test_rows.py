@@ -26,7 +26,7 @@ SETTLED = 30.0
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """The channels run, Noria does not yet."""
+    """The channels run, Chappe does not yet."""
     with Stage(tmp_path, properties=PROPERTIES) as made:
         made.start_channels()
         yield made
@@ -54,7 +54,7 @@ def ready(stage: Stage, queue: str) -> int:
 
 def processes(stage: Stage) -> dict[str, tuple[int, int, int, int]]:
     """Give pid, starts, crashes and planned ends of each supervised process."""
-    lines = (stage.folder / "noria.db.processes").read_text().splitlines()
+    lines = (stage.folder / "chappe.db.processes").read_text().splitlines()
     rows = [line.split("\t") for line in lines]
     return {name: (int(pid or 0), int(starts), int(crashes), int(planned)) for name, pid, starts, crashes, planned in rows}
 
@@ -120,7 +120,7 @@ def test_r5_each_stage_stops_alone_while_the_others_go_on(doors: Stage) -> None:
     assert all(waiting.values())
 
     assert doors.stop("gateway") == 0
-    doors.noria("worker", "-n", "push", "-Q", "push.*", name="push")
+    doors.chappe("worker", "-n", "push", "-Q", "push.*", name="push")
     doors.wait_for(lambda: "alpine-3" in doors.state().get("alpine", {}), "pushes to go on without the gateway", SETTLED)
 
 
@@ -209,26 +209,26 @@ def test_r9_control_a_queue_that_goes_with_its_consumer_loses_what_comes_meanwhi
     """The trap of the post: a server-named queue is deleted when its consumer leaves."""
     start_workers(doors)
     assert doors.stop("push") == 0
-    noria(doors, "purge", "-f", "--delete", "push.ical")
+    chappe(doors, "purge", "-f", "--delete", "push.ical")
     doors.post_mask(1, "availability")
     doors.wait_for(lambda: doors.queues()["compute"]["dead"] == 1, "the loss to be seen", SETTLED)
     doors.start_worker("push", "push.*")
     doors.wait_for(lambda: doors.queues()["push.ical"]["consumers"] == 1, "the queue to be back", SETTLED)
     assert not doors.state()["ical"]
-    noria(doors, "dead", "retry", "-Q", "compute")  # Noria kept the mask: nothing is lost for good
+    chappe(doors, "dead", "retry", "-Q", "compute")  # Chappe kept the mask: nothing is lost for good
     doors.wait_for(lambda: "ical-1" in doors.state()["ical"], "the retried mask", SETTLED)
 
 
-def noria(stage: Stage, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def chappe(stage: Stage, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "noria", *arguments], env=stage.environment(), capture_output=True, text=True, timeout=30, check=check
+        [sys.executable, "-m", "chappe", *arguments], env=stage.environment(), capture_output=True, text=True, timeout=30, check=check
     )
 
 
 RIVAL = """
 from channel_manager.app import app as original
 from channel_manager.messages import PushCalendar
-from noria import App, bind
+from chappe import App, bind
 
 app = App("rival")
 
@@ -240,7 +240,7 @@ async def take_everything(push: PushCalendar) -> None: ...
 def test_r10_a_second_consumer_of_a_queue_with_other_keys_is_refused_naming_both(doors: Stage) -> None:
     (doors.folder / "rival.py").write_text(RIVAL)
     environment = {**doors.environment(), "PYTHONPATH": f"{doors.folder}{os.pathsep}{doors.environment()['PYTHONPATH']}"}
-    command = [sys.executable, "-m", "noria", "-A", "rival:app", "worker"]
+    command = [sys.executable, "-m", "chappe", "-A", "rival:app", "worker"]
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert refused.returncode == 78
     for part in ('queue "push.alpine"', "channels:push.alpine.*", "push.py", "channels:push.#", "rival.take_everything"):
@@ -248,7 +248,7 @@ def test_r10_a_second_consumer_of_a_queue_with_other_keys_is_refused_naming_both
 
 
 def test_r11_a_killed_worker_is_started_again_and_nothing_is_lost(stage: Stage) -> None:
-    stage.start_noria()
+    stage.start_chappe()
     for channel in ("alpine", "nimbus", "ical"):
         stage.manner(channel, "slow", seconds=0.2)
     for number in range(1, PROPERTIES + 1):
@@ -277,9 +277,9 @@ max_messages = {most}
 
 
 def test_r12_r13_r14_planned_renewal_counts_no_crash_and_the_others_run_on(stage: Stage) -> None:
-    stage.config = stage.folder / "noria.toml"
+    stage.config = stage.folder / "chappe.toml"
     stage.config.write_text('app = "channel_manager.app:app"\n' + CONFIG.format(most=10))
-    stage.start_noria()
+    stage.start_chappe()
     before = processes(stage)
     assert set(before) == {"supervisor", "engine", "gateway", "scheduler", "compute-1", "push-1", "push-2"}
     for round_ in range(4):
@@ -297,7 +297,7 @@ def test_r12_r13_r14_planned_renewal_counts_no_crash_and_the_others_run_on(stage
 
 @pytest.mark.alone
 def test_r16_a_change_reaches_the_channels_within_a_second_in_the_mean(stage: Stage) -> None:
-    stage.start_noria()
+    stage.start_chappe()
     started = time.monotonic()
     for n in range(200):
         stage.post_mask(1 + n % PROPERTIES, "availability")
@@ -329,15 +329,15 @@ def test_r17_the_applications_queries_are_not_slowed_by_the_queue(doors: Stage) 
     assert ready(doors, "confirm") == 2000
     full = query_seconds()
     assert (
-        doors.properties.path.stat().st_size < (doors.folder / "noria.db").stat().st_size + (doors.folder / "noria.db-wal").stat().st_size
+        doors.properties.path.stat().st_size < (doors.folder / "chappe.db").stat().st_size + (doors.folder / "chappe.db-wal").stat().st_size
     )
-    noria(doors, "purge", "-f", "confirm")
+    chappe(doors, "purge", "-f", "confirm")
     assert full <= 1.5 * max(empty, query_seconds())
 
 
 @pytest.mark.parametrize("manner", [{"manner": "broken"}, {"manner": "slow", "seconds": 3.0}, {"manner": "drops"}])
 def test_r20_a_channel_that_fails_or_crawls_does_not_delay_the_others(stage: Stage, manner: dict[str, object]) -> None:
-    stage.start_noria()
+    stage.start_chappe()
     for number in range(1, PROPERTIES + 1):
         stage.post_mask(number, "availability")
     settle(stage)  # connections are open, everything is imported
@@ -363,7 +363,7 @@ def test_r20_a_channel_that_fails_or_crawls_does_not_delay_the_others(stage: Sta
 
 def test_r21_pushes_are_retried_and_an_error_that_must_not_be_resent_is_not(stage: Stage) -> None:
     stage.properties.offer(Listing("nimbus", "house-closed", 1, 60, rates=True))
-    stage.start_noria()
+    stage.start_chappe()
     stage.manner("alpine", "busy", retry_after=1, share=1.0)
     stage.post_mask(1, "availability")
     stage.wait_for(
@@ -381,7 +381,7 @@ def test_r21_pushes_are_retried_and_an_error_that_must_not_be_resent_is_not(stag
 
 LIMITED = """
 import time
-from noria import App, Command, Rate
+from chappe import App, Command, Rate
 
 app = App("limited")
 
@@ -401,9 +401,9 @@ def test_r21_a_rate_holds_across_all_workers(tmp_path: Path) -> None:
     (tmp_path / "send.py").write_text(
         "from limited import app, Call\napp.send([Call(channel=c, number=n) for n in range(100) for c in ('a', 'b')])\napp.close()\n"
     )
-    (tmp_path / "noria.toml").write_text('app = "limited:app"\n[pools.default]\nprocesses = 2\n')
+    (tmp_path / "chappe.toml").write_text('app = "limited:app"\n[pools.default]\nprocesses = 2\n')
     run = subprocess.Popen(
-        [sys.executable, "-m", "noria", "run", "--no-gateway", "--no-scheduler"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "chappe", "run", "--no-gateway", "--no-scheduler"], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
     try:
         subprocess.run([sys.executable, "send.py"], cwd=tmp_path, check=True, timeout=30)
@@ -421,7 +421,7 @@ HARBOUR = """
 import json, os
 from channel_manager.app import app
 from channel_manager.messages import PushCalendar
-from noria import bind
+from chappe import bind
 
 @app.handles(PushCalendar, queue=bind("push.harbour", "channels:push.harbour.*"))
 def push_harbour(push: PushCalendar) -> None:
@@ -439,7 +439,7 @@ def test_r22_a_new_channel_is_one_declaration_and_one_handler(doors: Stage) -> N
         "PYTHONPATH": f"{doors.folder}{os.pathsep}{doors.environment()['PYTHONPATH']}",
         "HARBOUR": str(shown),
     }
-    command = [sys.executable, "-m", "noria", "-A", "harbour:app", "worker", "-Q", "push.harbour"]
+    command = [sys.executable, "-m", "chappe", "-A", "harbour:app", "worker", "-Q", "push.harbour"]
     doors.processes["harbour"] = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     doors.wait_for(lambda: doors.queues().get("push.harbour", {}).get("consumers"), "the new channel's worker", SETTLED)
     doors.properties.offer(Listing("harbour", "harbour-1", 1, 30))

@@ -24,11 +24,11 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--back", action="store_true", help="from RabbitMQ to a file")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="noria-carry-") as name:
+    with tempfile.TemporaryDirectory(prefix="chappe-carry-") as name:
         folder = Path(name)
         with RabbitNode(folder / "rabbitmq") as rabbit, PostgresNode(folder / "postgres") as postgres:
             account, _, figures = asyncio.run(
-                carry(folder, {"NORIA_BROKER": rabbit.url, "NORIA_STORE": postgres.url}, asked.messages, _tell, back=asked.back)
+                carry(folder, {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}, asked.messages, _tell, back=asked.back)
             )
     print(json.dumps({**figures, "lost": len(account.lost), "doubled": len(account.doubled)}))
     return 1 if account.lost or account.doubled else 0

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noria import App
-from noria.app import Connection
-from noria.brokers.contract import Ack, Dead, Delivery
-from noria.errors import BrokerError
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
-from noria.moving import Moved, Mover, Told
-from noria.settings import Settings
+from chappe import App
+from chappe.app import Connection
+from chappe.brokers.contract import Ack, Dead, Delivery
+from chappe.errors import BrokerError
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
+from chappe.moving import Moved, Mover, Told
+from chappe.settings import Settings
 
 QUEUES = ("plain", "keyed", "later")
 _HOUR = 3600.0
@@ -144,9 +144,9 @@ async def carry(
 
     It moves from a file to the servers of these addresses, or `back` from those to a file.
     """
-    file = f"sqlite:///{folder / 'noria.db'}"
-    engine = subprocess.Popen([sys.executable, "-m", "noria", "--broker", file, "engine"], cwd=folder, stderr=subprocess.DEVNULL)
-    ends = [Settings(broker=file, deadline=20.0), Settings(broker=urls["NORIA_BROKER"], store=urls["NORIA_STORE"], deadline=20.0)]
+    file = f"sqlite:///{folder / 'chappe.db'}"
+    engine = subprocess.Popen([sys.executable, "-m", "chappe", "--broker", file, "engine"], cwd=folder, stderr=subprocess.DEVNULL)
+    ends = [Settings(broker=file, deadline=20.0), Settings(broker=urls["CHAPPE_BROKER"], store=urls["CHAPPE_STORE"], deadline=20.0)]
     if back:
         ends.reverse()
     source, target = (App(name, settings=settings) for name, settings in zip(("source", "target"), ends, strict=True))

@@ -24,7 +24,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.plant is not None:
         os.environ.update(planted.environment(given.plant))
-    folder = Path(tempfile.mkdtemp(prefix="noria-disks-"))
+    folder = Path(tempfile.mkdtemp(prefix="chappe-disks-"))
     try:
         evidence = run(given.cases, given.seed, folder)
     finally:

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from noria.brokers.embedded import EmbeddedBroker
-from noria.engine.server import Engine
-from noria.errors import BrokerError, NoriaError, Rejected
-from noria.messages.envelope import Envelope, Publication
-from noria.messages.topology import Queue, Topology
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engine.server import Engine
+from chappe.errors import BrokerError, ChappeError, Rejected
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.topology import Queue, Topology
 
 from .. import planted
 
@@ -90,7 +90,7 @@ class _Told:
 
 def meet(failure: Failure, folder: Path) -> Case:
     """Run an engine into a failure under publishers, then look at what it left."""
-    path = folder / "noria.db"
+    path = folder / "chappe.db"
     folder.mkdir(parents=True)
     try:
         if failure.made:
@@ -109,10 +109,10 @@ def meet(failure: Failure, folder: Path) -> Case:
 @contextmanager
 def _engine(failure: Failure, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run an engine into a failure, and leave none behind."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") or k == planted.VARIABLE}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") or k == planted.VARIABLE}
     Path(f"{path}.sock").unlink(missing_ok=True)
     with (path.parent / "said").open("ab") as said:
-        command = failure.wrap(path, [sys.executable, "-m", "noria", "engine"])
+        command = failure.wrap(path, [sys.executable, "-m", "chappe", "engine"])
         engine = subprocess.Popen(command, cwd=path.parent, env=environment, stdout=said, stderr=said)
     try:
         yield engine
@@ -178,7 +178,7 @@ async def _look(path: Path, told: _Told, said: str) -> list[str]:
         return [f"{len(told.confirmed)} confirmed, and there is no file"] if told.confirmed else []
     try:
         engine = Engine(path, grace=0.0)
-    except NoriaError as error:
+    except ChappeError as error:
         return [f"the file cannot be opened: {error}; the engine had said: {said[-500:]}"]
     found: Counter[str] = Counter()
     broker = EmbeddedBroker(path, engine=engine)

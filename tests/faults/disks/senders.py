@@ -1,4 +1,4 @@
-"""Programs that send one message after the other beside `noria run`, and write down what they were told of each."""
+"""Programs that send one message after the other beside `chappe run`, and write down what they were told of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...processes.conftest import Mill
 _PROGRAM = """
 import pathlib, sys, time
 from mill import *
-from noria import NoriaError
+from chappe import ChappeError
 prefix, seconds, n = sys.argv[1], float(sys.argv[2]), 0
 with open(f"told-{prefix}", "w", buffering=1) as log:
     while not pathlib.Path(f"enough-{prefix}").exists():
@@ -20,7 +20,7 @@ with open(f"told-{prefix}", "w", buffering=1) as log:
         try:
             app.send(Work(name=name, seconds=seconds))
             log.write(f"stored {name}\\n")
-        except NoriaError as error:
+        except ChappeError as error:
             log.write(f"{type(error).__name__} {name} {error}\\n")
             time.sleep(0.05)
 app.close()

@@ -14,11 +14,11 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from noria import App, Command, Settings
-from noria.engine.server import Engine
-from noria.messages.codec import encode_json
-from noria.web.gateway import gateway
-from noria.web.patience import Patient
+from chappe import App, Command, Settings
+from chappe.engine.server import Engine
+from chappe.messages.codec import encode_json
+from chappe.web.gateway import gateway
+from chappe.web.patience import Patient
 
 from .targets import MESSAGES, Order, Scan, Target
 
@@ -47,9 +47,9 @@ class Posts:
         self.asgi: Any = None
 
     async def _open(self) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="noria-fuzz-", dir=RAM))
-        engine = Engine(folder / "noria.db", grace=0.0)
-        self.app.configure(Settings(broker=f"sqlite:///{folder}/noria.db"), engine=engine)
+        folder = Path(tempfile.mkdtemp(prefix="chappe-fuzz-", dir=RAM))
+        engine = Engine(folder / "chappe.db", grace=0.0)
+        self.app.configure(Settings(broker=f"sqlite:///{folder}/chappe.db"), engine=engine)
         self.asgi = gateway(self.app)
         atexit.register(self._close, engine, folder)
 
@@ -70,7 +70,7 @@ class Posts:
         headers += [(b"prefer", preference.replace(b"wait=", b"wait=0"))] if preference else []
         status, body = self.loop.run_until_complete(self._post(name.decode("latin-1"), headers, b"".join(rest)))
         assert status in ANSWERS, f"{status}: {body!r}"
-        assert status < 400 or body.startswith(b'{"type":"urn:noria:problem:'), body
+        assert status < 400 or body.startswith(b'{"type":"urn:chappe:problem:'), body
 
     async def _post(self, name: str, headers: list[tuple[bytes, bytes]], body: bytes) -> tuple[int, bytes]:
         answer: dict[str, Any] = {}

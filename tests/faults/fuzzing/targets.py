@@ -16,18 +16,18 @@ import click
 import msgspec
 from msgspec import Meta, Raw
 
-from noria import App, Command, Event, Rate, cron
-from noria.cli.sending import parse
-from noria.engine import server
-from noria.engine.verbs import DECODERS
-from noria.engine.wire import UNREADABLE, Frames, decode_answer, decode_request, encode, error_of, frame
-from noria.errors import DefinitionError, InvalidCapability, InvalidMessage, InvalidSettings, MessageError, NoriaError
-from noria.messages.bounds import excess_of
-from noria.messages.codec import JSON, MSGPACK, decode_body, decoder, encode_json
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.template import fields_of, renderer
-from noria.messages.topology import match, passes
-from noria.settings import load
+from chappe import App, Command, Event, Rate, cron
+from chappe.cli.sending import parse
+from chappe.engine import server
+from chappe.engine.verbs import DECODERS
+from chappe.engine.wire import UNREADABLE, Frames, decode_answer, decode_request, encode, error_of, frame
+from chappe.errors import ChappeError, DefinitionError, InvalidCapability, InvalidMessage, InvalidSettings, MessageError
+from chappe.messages.bounds import excess_of
+from chappe.messages.codec import JSON, MSGPACK, decode_body, decoder, encode_json
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.template import fields_of, renderer
+from chappe.messages.topology import match, passes
+from chappe.settings import load
 
 
 class Colour(enum.Enum):
@@ -121,7 +121,7 @@ def answers(data: bytes) -> None:
     """Decode an answer of the engine, and the error that it describes."""
     answer = decode_answer(data)
     if answer.failure is not None:
-        assert isinstance(error_of(answer.failure), NoriaError)
+        assert isinstance(error_of(answer.failure), ChappeError)
 
 
 _envelope = msgspec.msgpack.Decoder(Envelope).decode
@@ -197,13 +197,13 @@ def rates(data: bytes) -> None:
     assert 0 < interval < math.inf
 
 
-_folder = Path(tempfile.mkdtemp(prefix="noria-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-_toml = _folder / "noria.toml"
+_folder = Path(tempfile.mkdtemp(prefix="chappe-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+_toml = _folder / "chappe.toml"
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 
 def settings(data: bytes) -> None:
-    """Read noria.toml."""
+    """Read chappe.toml."""
     _toml.write_bytes(data)
     load({}, {}, _toml)
 
@@ -211,7 +211,7 @@ def settings(data: bytes) -> None:
 def variables(data: bytes) -> None:
     """Read the environment: names and values by turns."""
     words = data.decode("utf-8", "replace").replace("\0", "").split("\n")
-    environment = {f"NORIA_{name.upper()}": value for name, value in zip(words[::2], words[1::2], strict=False) if name != "config"}
+    environment = {f"CHAPPE_{name.upper()}": value for name, value in zip(words[::2], words[1::2], strict=False) if name != "config"}
     load({}, environment)
 
 
@@ -230,7 +230,7 @@ _app.knows(*KINDS)
 
 
 def words(data: bytes) -> None:
-    """Read the words behind `noria send`."""
+    """Read the words behind `chappe send`."""
     name, *fields = data.decode("utf-8", "surrogateescape").split("\n")
     parse(_app, name, tuple(field for field in fields if field != "-"), Command)
 
@@ -240,7 +240,7 @@ _REQUEST_FRAMES = [frame((1, verb, given)) for verb, given in REQUESTS.items()]
 _ARGUMENTS = [bytes([n]) + encode(REQUESTS[verb]) for n, (verb, _) in enumerate(VERBS) if verb in REQUESTS]
 _BODIES = [encode_json(m) for m in MESSAGES]
 _SETTINGS = [
-    b'app = "shop:app"\nbroker = "sqlite:///noria.db"\nhost = "127.0.0.1"\nport = 7070\ntoken = "abcdefghijklmnop"\n',
+    b'app = "shop:app"\nbroker = "sqlite:///chappe.db"\nhost = "127.0.0.1"\nport = 7070\ntoken = "abcdefghijklmnop"\n',
     b'allowed_hosts = ["a.example:80"]\nallowed_origins = ["https://a.example"]\nmax_body = 1000\ndeadline = 5.0\ngrace = 25\nlog_level = "info"\n',
     b'[pools.push]\nqueues = ["push.*"]\nexclude = ["push.slow"]\nprocesses = 3\nconcurrency = 50\nmax_messages = 10\nmax_age = 60.5\nmax_memory = 512\n',
 ]
@@ -256,7 +256,7 @@ _CRONS = [
 
 TARGETS = [
     Target("frames", frames, [*_REQUEST_FRAMES, b"".join(_REQUEST_FRAMES[:3])], WIRE, 0.14),
-    Target("arguments", arguments, _ARGUMENTS, (*UNREADABLE, NoriaError), 0.16),
+    Target("arguments", arguments, _ARGUMENTS, (*UNREADABLE, ChappeError), 0.16),
     Target("answers", answers, [encode((1, None, [1, "a"])), encode((1, ("NotFound", "no"), None)), encode((1, ("__doc__", ""), None))], UNREADABLE, 0.06),
     Target("envelopes", envelopes, [encode(ENVELOPE), encode(ENVELOPE)[:-2]], UNREADABLE, 0.1),
     Target("bodies, JSON", bodies_json, _BODIES, (), 0.12),

@@ -6,20 +6,20 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from noria.errors import NoriaError
+from chappe.errors import ChappeError
 
 from .row import Answer, Row
 
 _PROLOGUE = """
 from typing import *
 import enum
-from noria import *
-from noria.messages.capabilities import Exchange
+from chappe import *
+from chappe.messages.capabilities import Exchange
 """
 
 
 class Source:
-    """A program that somebody writes; it is run, and its application looked at as `noria run` does."""
+    """A program that somebody writes; it is run, and its application looked at as `chappe run` does."""
 
     def __init__(self, text: str) -> None:
         self.text = textwrap.dedent(text).strip()
@@ -27,13 +27,13 @@ class Source:
     def __call__(self, _: object) -> Answer:
         with tempfile.TemporaryDirectory() as folder:
             names: dict[str, object] = {"__name__": "shop"}
-            exec(f"{_PROLOGUE}\napp = App('shop', settings=Settings(broker='sqlite:///{folder}/noria.db'))", names)
+            exec(f"{_PROLOGUE}\napp = App('shop', settings=Settings(broker='sqlite:///{folder}/chappe.db'))", names)
             app = names["app"]
             try:
                 exec(compile(self.text, "shop.py", "exec", dont_inherit=True), names)
                 app.registry.check(lambda handler: handler.unmet(app.providers))  # type: ignore[attr-defined]
                 app.registry.topology()  # type: ignore[attr-defined]
-            except (NoriaError, TypeError) as error:
+            except (ChappeError, TypeError) as error:
                 return Answer(type(error).__name__, str(error))
             finally:
                 app.close()  # type: ignore[attr-defined]

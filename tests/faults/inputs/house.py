@@ -19,9 +19,9 @@ from typing import Any
 import apsw
 import msgspec
 
-from noria.engine.owner import socket_path
-from noria.engine.wire import Answer as Reply
-from noria.engine.wire import Frames, decode_answer, frame
+from chappe.engine.owner import socket_path
+from chappe.engine.wire import Answer as Reply
+from chappe.engine.wire import Frames, decode_answer, frame
 
 from ...waiting import until
 from .row import Answer
@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from noria import App, Command, Event, Retry
+from chappe import App, Command, Event, Retry
 
 app = App("shop")
 
@@ -82,7 +82,7 @@ TOKEN = "a-token-of-sufficient-length"
 
 def clean_environment() -> dict[str, str]:
     """Give an environment without settings of the developer's own."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
     return {**kept, "COLUMNS": "200", "NO_COLOR": "1"}
 
 
@@ -135,13 +135,13 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.database = folder / "noria.db"
+        self.database = folder / "chappe.db"
         (folder / "shop.py").write_text(APPLICATION)
-        self.environment = {**clean_environment(), "NORIA_APP": "shop:app", "NORIA_PORT": "0"}
+        self.environment = {**clean_environment(), "CHAPPE_APP": "shop:app", "CHAPPE_PORT": "0"}
         self.processes = {
             "engine": self._start("engine"),
             "gateway": self._start("gateway"),
-            "guarded": self._start("gateway", name="guarded", NORIA_TOKEN=TOKEN),
+            "guarded": self._start("gateway", name="guarded", CHAPPE_TOKEN=TOKEN),
             "worker": self._start("worker", "-Q", "parcels"),
         }
         until(lambda: self.port("gateway") and self.port("guarded"), "the gateways to listen", 30)
@@ -151,7 +151,7 @@ class House:
 
     def _start(self, *arguments: str, name: str = "", **environment: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name or arguments[0]}.log").open("wb") as log:
-            command = [sys.executable, "-m", "noria", *arguments]
+            command = [sys.executable, "-m", "chappe", *arguments]
             return subprocess.Popen(command, cwd=self.folder, env={**self.environment, **environment}, stdout=log, stderr=log)
 
     def log(self, name: str) -> str:

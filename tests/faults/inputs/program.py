@@ -1,4 +1,4 @@
-"""`noria` as a process of its own in a folder of its own, run once for all rows that need it."""
+"""`chappe` as a process of its own in a folder of its own, run once for all rows that need it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
     def run(self) -> Answer:
         """Run it, and tell what it changed among the files that were there."""
-        folder = Path(tempfile.mkdtemp(prefix="noria-input-"))
+        folder = Path(tempfile.mkdtemp(prefix="chappe-input-"))
         try:
             return self._run_in(folder)
         finally:
@@ -51,14 +51,14 @@ class Run(NamedTuple):
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         if self.prepare is not None:
             self.prepare(folder)
-        environment = {**clean_environment(), **({"NORIA_PORT": "0"} if "run" in self.arguments else {}), **dict(self.env)}
+        environment = {**clean_environment(), **({"CHAPPE_PORT": "0"} if "run" in self.arguments else {}), **dict(self.env)}
         if self.app is not None:
-            environment["NORIA_APP"] = self.app
+            environment["CHAPPE_APP"] = self.app
         before = contents(folder)
         with socket.create_server(("127.0.0.1", 0)) as other:
             words = [str(other.getsockname()[1]) if self.taken and word == "PORT" else word for word in self.arguments]
             done = subprocess.run(
-                [sys.executable, "-m", "noria", *words],
+                [sys.executable, "-m", "chappe", *words],
                 cwd=folder, env=environment, input=self.stdin, capture_output=True, timeout=PATIENCE, check=False,
             )  # fmt: skip
         text = (done.stdout + done.stderr).decode(errors="replace").replace('\\"', '"')
@@ -70,7 +70,7 @@ class Run(NamedTuple):
         return Answer(str(done.returncode), text)
 
 
-def noria(
+def chappe(
     *arguments: str | bytes,
     app: str | None = "shop:app",
     stdin: bytes = b"",

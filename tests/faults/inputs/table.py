@@ -10,7 +10,7 @@ from .row import Row
 
 
 class Door(NamedTuple):
-    """One way into Noria: what its rows have in common, and the word for their answers."""
+    """One way into Chappe: what its rows have in common, and the word for their answers."""
 
     name: str
     title: str
@@ -25,14 +25,14 @@ DOORS = [
     Door("configuration", "Settings", "The sentence names the source. No process starts, and no file is made.", "exit code", configuration.ROWS),
     Door("declarations", "Declarations and messages in Python", "The error is raised where the line stands. Nothing is stored.", "error", declarations.ROWS),
     Door("queues", "Messages in a queue",
-         "The message is parked as a dead letter, and its neighbours are handled. `noria dead show` has the error.", "reason", queues.ROWS),
+         "The message is parked as a dead letter, and its neighbours are handled. `chappe dead show` has the error.", "reason", queues.ROWS),
     Door("wire", "Frames on the engine's socket",
          "Only this user's processes can connect. What the engine says when it hangs up is in its log. Nothing is stored.", "answer", wire.ROWS),
     Door("files", "Files", "The files are left as they were.", "exit code", files.ROWS),
 ]  # fmt: skip
 _HEAD = """# Bad input
 
-What Noria answers to input that is wrong, door by door; `…` stands for anything.
+What Chappe answers to input that is wrong, door by door; `…` stands for anything.
 This page is made from the table in `tests/faults/inputs`, and each of its rows is a test: `tests/faults/test_bad_input.py`.
 """
 

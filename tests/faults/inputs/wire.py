@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from noria.engine.wire import encode, frame
+from chappe.engine.wire import encode, frame
 
 from ...waiting import until
 from .house import ORDER, House
@@ -109,7 +109,7 @@ ROWS = [
     Row("wire-unknown-queue", "a queue that is not declared", "`depth` of nobody", "NotFound", 'queue "nobody" is not declared; declared are: on.sold, orders, parcels',
         asked("depth", "nobody")),
     Row("wire-other-protocol", "another version of the protocol", "`hello` with protocol 2", "BrokerError",
-        "this engine speaks protocol 1, the client 2; restart both with the same noria", asked("hello", {"protocol": 2, "name": "x"})),
+        "this engine speaks protocol 1, the client 2; restart both with the same chappe", asked("hello", {"protocol": 2, "name": "x"})),
     Row("wire-hello-without-protocol", "no version", "`hello` without protocol", "BrokerError", "missing required field `protocol`", asked("hello", {"name": "x"})),
     Row("wire-claims-what-it-never-held", "a client that claims what it never held", "`hello` with tags", "done", '"kept": []',
         asked("hello", {"protocol": 1, "name": "x", "held": [("orders", 2**62), ("nobody", -1)]}), "it may keep nothing"),
@@ -156,7 +156,7 @@ ROWS = [
     Row("wire-slot-infinite", "a slot at the end of time", "`fire` for infinity", "BrokerError", f'{BAD}"fire"', asked("fire", "schedule", INFINITE, [])),
     Row("wire-progress-huge", "progress of 64 bits", "`progress` of 2**64 - 1", "BrokerError", "Expected `int` <= 9223372036854775807",
         asked("progress", "id", 1, 2**64 - 1, "")),
-    Row("wire-no-letter", "a dead letter that is none", "`letter` 77", "NotFound", 'no dead letter has the number 77; "noria dead list" shows them',
+    Row("wire-no-letter", "a dead letter that is none", "`letter` 77", "NotFound", 'no dead letter has the number 77; "chappe dead list" shows them',
         asked("letter", 77)),
     Row("wire-no-state", "a state that is none", "`peek` at zombies", "NotFound", 'no state is called "zombie"; it is ready, running or delayed',
         asked("peek", "orders", "zombie", 1)),

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import apsw
 
-from noria.engine.ledger import Ledger
-from noria.errors import NoriaError
+from chappe.engine.ledger import Ledger
+from chappe.errors import ChappeError
 
 from .disk import Disk, Grow, Image, Link, Sync, SyncFolder, Truncate, Unlink, Write
 from .promises import Fact, Promises, Wrong
@@ -231,7 +231,7 @@ def _during_recovery(scene: Scene, image: Image, random: Random) -> list[tuple[s
     try:
         with recording(tape, scene.folder, scene.folder / scene.database, image):
             Ledger(scene.folder / scene.database, scene.now).close()
-    except (NoriaError, apsw.Error):
+    except (ChappeError, apsw.Error):
         return []  # said already, by those who start from this image without another cut
     at, disk, found = places(tape, ready=False), Disk(image), list[tuple[str, Image]]()
     done = 0

@@ -11,12 +11,12 @@ from zlib import crc32
 
 import msgspec
 
-from noria.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
-from noria.engine.records import SERIALS_KEPT
-from noria.engine.verbs import AckThen, Bury, RetryAfter
-from noria.engine.wire import Posted
-from noria.messages.envelope import Envelope, Options
-from noria.messages.topology import Topology, passes
+from chappe.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
+from chappe.engine.records import SERIALS_KEPT
+from chappe.engine.verbs import AckThen, Bury, RetryAfter
+from chappe.engine.wire import Posted
+from chappe.messages.envelope import Envelope, Options
+from chappe.messages.topology import Topology, passes
 
 from .tape import Answered, Asked
 

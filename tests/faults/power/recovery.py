@@ -14,10 +14,10 @@ from zlib import crc32
 import apsw
 import msgspec
 
-from noria.engine import hazards
-from noria.engine.database import Database
-from noria.engine.ledger import Ledger
-from noria.engine.seal import unseal
+from chappe.engine import hazards
+from chappe.engine.database import Database
+from chappe.engine.ledger import Ledger
+from chappe.engine.seal import unseal
 
 from .disk import Image
 from .promises import Fact, Message, Wrong

@@ -71,7 +71,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def tape_of(seed: int, points: int, rounds: int, *, most: int = 20, keep: Path | None = None) -> Done:
     """Record one workload, and cut the power at so many of its places, or until so many promises are broken."""
-    root = Path(tempfile.mkdtemp(prefix="noria-power-", dir=MEMORY))
+    root = Path(tempfile.mkdtemp(prefix="chappe-power-", dir=MEMORY))
     try:
         tape = workload.work(root, rounds=rounds, seed=seed)
         try:

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.power.stack`: a real `noria run` under strace, whose disk is rebuilt at every system call that changed it.
+"""`python -m tests.faults.power.stack`: a real `chappe run` under strace, whose disk is rebuilt at every system call that changed it.
 
 Unlike the workload inside one process, nothing here is recorded by us: the kernel's calls are, with the 202s as they leave the gateway.
 Prints one line of JSON, which `evidence/` keeps.
@@ -33,9 +33,9 @@ from .promises import Fact, Wrong
 from .run import MEMORY
 from .trace import CALLS, Taken, read
 
-_NAME: Final = "noria.db"
+_NAME: Final = "chappe.db"
 _APPLICATION: Final = """
-from noria import App, Command, Event
+from chappe import App, Command, Event
 
 app = App("shop")
 
@@ -60,17 +60,17 @@ _PATIENCE: Final = 60.0
 
 
 class Stack:
-    """`noria run` under strace, in a folder of its own."""
+    """`chappe run` under strace, in a folder of its own."""
 
     def __init__(self, folder: Path, plant: str | None) -> None:
         self.folder = folder
         (folder / "shop.py").write_text(_APPLICATION)
-        (folder / "noria.toml").write_text("[pools.shop]\nprocesses = 1\n")
+        (folder / "chappe.toml").write_text("[pools.shop]\nprocesses = 1\n")
         self.trace = folder / "trace"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_") and name != "PORT"}
-        environment = {**kept, **planted.environment(plant), "NORIA_APP": "shop:app", "NORIA_PORT": "0"}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CHAPPE_") and name != "PORT"}
+        environment = {**kept, **planted.environment(plant), "CHAPPE_APP": "shop:app", "CHAPPE_PORT": "0"}
         with (folder / "stderr").open("wb") as errors:
-            command = [*_STRACE, "-o", str(self.trace), sys.executable, "-m", "noria", "run"]
+            command = [*_STRACE, "-o", str(self.trace), sys.executable, "-m", "chappe", "run"]
             self._process = subprocess.Popen(command, cwd=folder, env=environment, stdout=errors, stderr=errors)
         self._wait(lambda: _READY in self._said())
         self.port = int(re.findall(r"listens on http://127\.0\.0\.1:(\d+)", self._said())[-1])
@@ -236,7 +236,7 @@ def main() -> int:
     parser.add_argument("--plant", choices=planted.of("power"), help="plant a fault into all processes first")
     if shutil.which("strace") is None:
         sys.exit("strace is missing: apt-get install strace")
-    folder = Path(tempfile.mkdtemp(prefix="noria-power-stack-", dir=MEMORY))
+    folder = Path(tempfile.mkdtemp(prefix="chappe-power-stack-", dir=MEMORY))
     try:
         evidence = run(folder, **vars(parser.parse_args()))
     finally:

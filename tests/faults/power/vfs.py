@@ -1,4 +1,4 @@
-"""Records what SQLite and Noria do to the files of a database: an SQLite VFS over the real one, and an ear at `os.fsync`.
+"""Records what SQLite and Chappe do to the files of a database: an SQLite VFS over the real one, and an ear at `os.fsync`.
 
 What is written past SQLite is found when the file is next written, synced or opened, and counts as not synced until its writer,
 or SQLite on the same file, syncs it. At the end `check` compares the recorded files with the real ones: nothing may have escaped.
@@ -92,7 +92,7 @@ class Recorder:
                 self._log(SyncFolder(folder_of(self._short(path))))
 
     def fsync(self, target: str) -> None:
-        """Notice a sync by Noria itself, of a file or of a folder."""
+        """Notice a sync by Chappe itself, of a file or of a folder."""
         if target in self._paths:
             self.look(target)
             self._log(Sync(self._copies[target].number))

@@ -11,14 +11,14 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from noria.engine import client, ledger, log, server
-from noria.engine.client import Client
-from noria.engine.connection import Connection
-from noria.engine.ledger import Ledger
-from noria.engine.queues import Session
-from noria.engine.server import Engine
-from noria.engine.verbs import DECODERS, Verbs
-from noria.engine.wire import Frames, Request, decode_answer, decode_request
+from chappe.engine import client, ledger, log, server
+from chappe.engine.client import Client
+from chappe.engine.connection import Connection
+from chappe.engine.ledger import Ledger
+from chappe.engine.queues import Session
+from chappe.engine.server import Engine
+from chappe.engine.verbs import DECODERS, Verbs
+from chappe.engine.wire import Frames, Request, decode_answer, decode_request
 
 from .tape import Lent, Tape
 

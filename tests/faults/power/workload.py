@@ -11,21 +11,21 @@ from typing import Any, Final
 
 import msgspec
 
-from noria.bounds import IDEMPOTENCY_KEPT
-from noria.brokers.contract import Ack, Dead, Delivery, Receipt, Retry, Settlement
-from noria.brokers.embedded import EmbeddedBroker, EmbeddedConsumer
-from noria.engine.tables import BEAT, TAG
-from noria.errors import Unroutable
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Topology, bind
-from noria.store.embedded import EmbeddedStore
+from chappe.bounds import IDEMPOTENCY_KEPT
+from chappe.brokers.contract import Ack, Dead, Delivery, Receipt, Retry, Settlement
+from chappe.brokers.embedded import EmbeddedBroker, EmbeddedConsumer
+from chappe.engine.tables import BEAT, TAG
+from chappe.errors import Unroutable
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
+from chappe.store.embedded import EmbeddedStore
 
 from .tape import Ready, Tape
 from .vfs import recording
 from .witness import WitnessedEngine, witnessed
 
-NAME: Final = "noria.db"
+NAME: Final = "chappe.db"
 TOPOLOGY: Final = Topology(
     exchanges=(Exchange("events", "topic", archive=400.0), Exchange("all", "fanout")),
     queues=(

@@ -1,1 +1,1 @@
-"""Rounds of faults of the servers under Noria: RabbitMQ, its cluster, PostgreSQL and the wires to them."""
+"""Rounds of faults of the servers under Chappe: RabbitMQ, its cluster, PostgreSQL and the wires to them."""

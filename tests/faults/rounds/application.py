@@ -8,7 +8,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-from noria import App, Command, Context, Retry, replace
+from chappe import App, Command, Context, Retry, replace
 from tests.faults.rounds.plants import PLANTS
 
 app = App("rounds")

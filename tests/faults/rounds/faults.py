@@ -36,8 +36,8 @@ class Servers:
     def urls(self) -> dict[str, str]:
         """What the processes of the rounds are to be given; a half-open connection is found within two heartbeats."""
         return {
-            "NORIA_BROKER": f"amqp://guest:guest@127.0.0.1:{self.to_rabbit.port}/?heartbeat=2",
-            "NORIA_STORE": f"postgresql://noria@127.0.0.1:{self.to_postgres.port}/noria",
+            "CHAPPE_BROKER": f"amqp://guest:guest@127.0.0.1:{self.to_rabbit.port}/?heartbeat=2",
+            "CHAPPE_STORE": f"postgresql://chappe@127.0.0.1:{self.to_postgres.port}/chappe",
         }
 
     def mend(self) -> None:
@@ -112,7 +112,7 @@ class Cluster:
     def urls(self) -> dict[str, str]:
         """What the processes of the rounds are to be given."""
         hosts = ",".join(f"127.0.0.1:{wire.port}" for wire in self.to_nodes)
-        return {"NORIA_BROKER": f"amqp://guest:guest@{hosts}/?heartbeat=2", "NORIA_STORE": self.postgres.url}
+        return {"CHAPPE_BROKER": f"amqp://guest:guest@{hosts}/?heartbeat=2", "CHAPPE_STORE": self.postgres.url}
 
     def mend(self) -> None:
         """Start again what was killed, before the next fault."""

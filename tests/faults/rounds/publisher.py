@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from noria import Command
-from noria.cli.logs import set_up
-from noria.errors import BrokerUnavailable, Unconfirmed
+from chappe import Command
+from chappe.cli.logs import set_up
+from chappe.errors import BrokerUnavailable, Unconfirmed
 from tests.faults.rounds.application import KEYS, Mask, Step, Stumble, app, write
 
 _PAUSE = 0.05

@@ -94,7 +94,7 @@ class Verdict:
 
 
 class Rounds:
-    """`noria run` and four publishers beside servers to which things happen."""
+    """`chappe run` and four publishers beside servers to which things happen."""
 
     def __init__(self, options: Options, servers: Any, does: Mapping[str, Callable[..., None]], folder: Path) -> None:
         self.options = options
@@ -105,13 +105,13 @@ class Rounds:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.rounds: list[Round] = []
         (folder / "runs").mkdir(parents=True)
-        (folder / "noria.toml").write_text("[pools.rounds]\nprocesses = 2\nconcurrency = 20\n")
+        (folder / "chappe.toml").write_text("[pools.rounds]\nprocesses = 2\nconcurrency = 20\n")
         self._environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")},
+            **{k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")},
             **servers.urls,
-            "NORIA_APP": "tests.faults.rounds.application:app",
-            "NORIA_DEADLINE": str(DEADLINE),
-            "NORIA_LOG_FORMAT": "json",
+            "CHAPPE_APP": "tests.faults.rounds.application:app",
+            "CHAPPE_DEADLINE": str(DEADLINE),
+            "CHAPPE_LOG_FORMAT": "json",
             "ROUNDS_FOLDER": str(folder),
             "PYTHONPATH": f"{_ROOT}:{_ROOT / 'src'}",
             **({"ROUNDS_PLANT": options.plant} if options.plant else {}),
@@ -120,7 +120,7 @@ class Rounds:
     def run(self, schedule: Sequence[str]) -> Verdict:
         """Start, strike, drain, judge; leaves nothing running."""
         try:
-            self._start("noria", "noria", "run", "--no-gateway", "--no-scheduler")
+            self._start("chappe", "chappe", "run", "--no-gateway", "--no-scheduler")
             for kind, rate in _NAMES.items():
                 self._start(kind, "tests.faults.rounds.publisher", kind, str(rate))
             try:
@@ -217,9 +217,9 @@ class Rounds:
             if (written := sum(path.stat().st_size for path in (self._folder / "runs").iterdir())) != seen:
                 seen, changed = written, time.monotonic()
             time.sleep(_LOOK)
-        self._processes["noria"].send_signal(signal.SIGTERM)
+        self._processes["chappe"].send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._processes["noria"].wait(30)
+            self._processes["chappe"].wait(30)
         return sorted(self._tail(0.0))
 
     def _judge(self, lines: list[Line]) -> Verdict:
@@ -306,7 +306,7 @@ def _took(lines: Sequence[Line]) -> Iterator[tuple[float, str]]:
 
 
 class _Record(NamedTuple):
-    """A line of the log of `noria run`."""
+    """A line of the log of `chappe run`."""
 
     at: float
     event: str
@@ -321,7 +321,7 @@ def _records(path: Path) -> Iterator[_Record]:
 
 def rounds(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict[str, Any]]:
     """Run rounds on servers of their own, in a temporary folder: on one node first, then on a cluster."""
-    folder = Path(tempfile.mkdtemp(prefix="noria-rounds-"))
+    folder = Path(tempfile.mkdtemp(prefix="chappe-rounds-"))
     verdicts: dict[str, Verdict] = {}
     done: list[Round] = []
     try:
@@ -338,7 +338,7 @@ def rounds(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict
             if on_three and (not options.only or on_three[0] in options.only):
                 with RabbitCluster(folder / "cluster") as cluster, contextlib.closing(faults.Cluster(cluster, postgres)) as servers:
                     with psycopg.connect(postgres.url, autocommit=True) as connection:
-                        connection.execute("drop schema if exists noria cascade")
+                        connection.execute("drop schema if exists chappe cascade")
                     run = Rounds(options, servers, faults.CLUSTER_FAULTS, folder / "three")
                     verdicts["three nodes"] = run.run(on_three)
                     done += run.rounds

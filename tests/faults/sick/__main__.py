@@ -26,7 +26,7 @@ def main() -> int:
     if (plant := given.pop("plant")) is not None:
         planted.plant(plant)
     options = Options(**given)
-    folder = Path(tempfile.mkdtemp(prefix="noria-sick-", dir=MEMORY))
+    folder = Path(tempfile.mkdtemp(prefix="chappe-sick-", dir=MEMORY))
     try:
         evidence = run(options, folder)
     finally:

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from noria.engine.recovery import recover
-from noria.errors import CorruptStorage
+from chappe.engine.recovery import recover
+from chappe.errors import CorruptStorage
 
 from .patients import Outcome, Patient, patient, run_engine
 
@@ -145,5 +145,5 @@ def _save(sick: Path, target: Path, faults: list[str]) -> tuple[Outcome | None, 
 
 def _digests(folder: Path) -> dict[str, str]:
     """Give what is in the database and its log; the rest is made anew at every start."""
-    files = {name: folder / name for name in ("noria.db", "noria.db-wal")}
+    files = {name: folder / name for name in ("chappe.db", "chappe.db-wal")}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.exists() and path.stat().st_size}

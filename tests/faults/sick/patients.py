@@ -16,15 +16,15 @@ from typing import NamedTuple
 
 import apsw
 
-from noria.brokers.contract import Ack, Dead, Retry
-from noria.brokers.embedded import EmbeddedBroker
-from noria.engine import hazards
-from noria.engine.server import Engine
-from noria.errors import NoriaError
-from noria.messages.capabilities import Exchange
-from noria.messages.envelope import Envelope, Options, Publication
-from noria.messages.topology import Binding, Queue, Topology
-from noria.store.embedded import EmbeddedStore
+from chappe.brokers.contract import Ack, Dead, Retry
+from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engine import hazards
+from chappe.engine.server import Engine
+from chappe.errors import ChappeError
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Binding, Queue, Topology
+from chappe.store.embedded import EmbeddedStore
 
 QUEUES = ("orders", "push.airbnb", "seldom")
 TOPOLOGY = Topology(
@@ -132,19 +132,19 @@ async def _live(path: Path, count: int, *, checkpoint: bool) -> dict[str, set[st
 def patient(folder: Path, count: int = 400, *, checkpoint: bool = False) -> Patient:
     """Make a file and take it from its living engine; with `checkpoint` it is all in the database, else most of it in the log."""
     folder.mkdir(parents=True, exist_ok=True)
-    living = folder / "living" / "noria.db"
+    living = folder / "living" / "chappe.db"
     living.parent.mkdir()
 
     async def run() -> dict[str, set[str]]:
         names = await _live(living, count, checkpoint=checkpoint)
         for suffix in ("", "-shm"):
-            shutil.copy(f"{living}{suffix}", folder / f"noria.db{suffix}")
+            shutil.copy(f"{living}{suffix}", folder / f"chappe.db{suffix}")
         log = Path(f"{living}-wal").read_bytes().rstrip(b"\0")
-        (folder / "noria.db-wal").write_bytes(log + bytes(8192) if log else b"")  # of the zeros behind it, a page or two are enough
+        (folder / "chappe.db-wal").write_bytes(log + bytes(8192) if log else b"")  # of the zeros behind it, a page or two are enough
         return names
 
     names = asyncio.run(run())
-    return Patient(folder / "noria.db", *(frozenset(names[state]) for state in ("ready", "delayed", "dead", "archived")))
+    return Patient(folder / "chappe.db", *(frozenset(names[state]) for state in ("ready", "delayed", "dead", "archived")))
 
 
 class Outcome(NamedTuple):
@@ -166,7 +166,7 @@ async def _run_engine(path: Path) -> Outcome:
     try:
         hazards.refuse(path)
         engine = Engine(path, grace=0.0)
-    except NoriaError as error:
+    except ChappeError as error:
         return Outcome(f"{type(error).__name__}: {error}", frozenset(), 0, 0, refused=True)
     except apsw.Error as error:
         return Outcome(f"not said: {error}", frozenset(), 0, 0, refused=True)
@@ -197,7 +197,7 @@ class _Found:
 
     def see(self, envelopes: Iterable[Envelope]) -> None:
         for envelope in envelopes:
-            if envelope.type == "noria.damaged":
+            if envelope.type == "chappe.damaged":
                 self.damaged += 1
             elif (name := name_of(envelope)) is None:
                 self.wrong += 1

@@ -1,11 +1,11 @@
 """Carries a planted fault into every process that a harness starts: Python imports this file at its start.
 
-It does so where PYTHONPATH names this folder and the root of the repository, and NORIA_PLANT a plant.
+It does so where PYTHONPATH names this folder and the root of the repository, and CHAPPE_PLANT a plant.
 """
 
 import os
 
-if name := os.environ.get("NORIA_PLANT"):
+if name := os.environ.get("CHAPPE_PLANT"):
     try:
         from tests.faults.planted import plant
 

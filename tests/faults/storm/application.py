@@ -1,6 +1,6 @@
 """The application under the storm: its handlers write down that they start and end, and what they do takes effect through an inbox.
 
-It runs in a folder of its own: NORIA_APP=tests.faults.storm.application:app.
+It runs in a folder of its own: CHAPPE_APP=tests.faults.storm.application:app.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Self
 
 import apsw
 
-from noria import App, Command, Context, Retry, every, replace
+from chappe import App, Command, Context, Retry, every, replace
 from tests.faults.storm.journal import Journal
 
 app = App("storm")

@@ -1,4 +1,4 @@
-"""`noria run` and the publishers of a storm in a folder: started, found, and started again whenever they are gone."""
+"""`chappe run` and the publishers of a storm in a folder: started, found, and started again whenever they are gone."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import apsw
 import msgspec
 import psutil
 
-from noria import App
-from noria.errors import BrokerError
-from noria.settings import Settings
-from noria.store.contract import Store
+from chappe import App
+from chappe.errors import BrokerError
+from chappe.settings import Settings
+from chappe.store.contract import Store
 from tests.faults import planted
 from tests.faults.storm import killer
 
 T = TypeVar("T")
 
-DATABASE = "noria.db"
-STATUS = "noria.db.processes"
+DATABASE = "chappe.db"
+STATUS = "chappe.db.processes"
 PUBLISHERS: Mapping[str, tuple[str, float]] = {
     "batches1": ("batches", 0.35),
     "batches2": ("batches", 0.35),
@@ -53,16 +53,16 @@ class Host:
         self._workers = workers
         self._rate = rate
         self._port = free_port()
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("NORIA_") and k not in ("PORT", "LOG_LEVEL")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
         self._environment = {
-            **kept, **planted.environment(plant), "NORIA_APP": "tests.faults.storm.application:app", "NORIA_PORT": str(self._port),
+            **kept, **planted.environment(plant), "CHAPPE_APP": "tests.faults.storm.application:app", "CHAPPE_PORT": str(self._port),
             "STORM_PACE": str(pace),
         }  # fmt: skip
         self._run: subprocess.Popen[bytes] | None = None
         self._publishers: dict[str, subprocess.Popen[bytes]] = {}
         self.starts = 0
         self.wrong_ends: list[str] = []
-        (folder / "noria.toml").write_text(f"[pools.storm]\nprocesses = {workers}\nconcurrency = {concurrency}\n")
+        (folder / "chappe.toml").write_text(f"[pools.storm]\nprocesses = {workers}\nconcurrency = {concurrency}\n")
 
     # --- starting
 
@@ -72,10 +72,10 @@ class Host:
                 [sys.executable, "-m", *arguments], cwd=self.folder, env=self._environment, stdout=errors, stderr=errors
             )
 
-    def start_noria(self) -> None:
-        """Start `noria run`."""
+    def start_chappe(self) -> None:
+        """Start `chappe run`."""
         self.starts += 1
-        self._run = self._start("noria", "run")
+        self._run = self._start("chappe", "run")
 
     def start_publisher(self, name: str) -> None:
         """Start a publisher, or start it again."""
@@ -87,17 +87,17 @@ class Host:
         """The names of all publishers."""
         return list(PUBLISHERS)
 
-    def tend_noria(self) -> None:
-        """Start `noria run` again if it was killed; if it ended by itself it ended wrongly."""
+    def tend_chappe(self) -> None:
+        """Start `chappe run` again if it was killed; if it ended by itself it ended wrongly."""
         assert self._run is not None
         if (code := self._run.poll()) is not None:
             if code != -9:
-                self.wrong_ends.append(f"noria run ended with {code}")
-            self.start_noria()
+                self.wrong_ends.append(f"chappe run ended with {code}")
+            self.start_chappe()
 
     def tend(self) -> None:
         """Start again what was killed; what ended by itself ended wrongly."""
-        self.tend_noria()
+        self.tend_chappe()
         for name, process in self._publishers.items():
             if (code := process.poll()) is not None:
                 if code != -9:
@@ -193,7 +193,7 @@ class Host:
         return True
 
     def end(self) -> int | None:
-        """End `noria run` in order and give its exit code."""
+        """End `chappe run` in order and give its exit code."""
         assert self._run is not None
         self._run.terminate()
         try:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from noria.worker.prefetch import MOST
+from chappe.worker.prefetch import MOST
 from tests.faults.storm.journal import Line, Process
 
 _SHOWN = 10

@@ -18,9 +18,9 @@ import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from noria import BrokerUnavailable, Command, Unconfirmed
-from noria.errors import BrokerError
-from noria.messages.codec import encode_json
+from chappe import BrokerUnavailable, Command, Unconfirmed
+from chappe.errors import BrokerError
+from chappe.messages.codec import encode_json
 from tests.faults.storm.application import Mask, Pair, Step, Work, app, payload_of
 from tests.faults.storm.journal import Journal, Reader
 
@@ -140,7 +140,7 @@ class ByHttp:
     """Sends to the gateway, over one connection for as long as it lasts."""
 
     def __init__(self) -> None:
-        self._port = int(os.environ["NORIA_PORT"])
+        self._port = int(os.environ["CHAPPE_PORT"])
         self._connection: http.client.HTTPConnection | None = None
 
     async def __call__(self, message: Command, key: str) -> str:

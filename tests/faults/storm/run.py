@@ -71,8 +71,8 @@ class Storm:
 
     def _start(self) -> None:
         started = time.monotonic()
-        self.host.start_noria()
-        _until(lambda: "processes are ready" in (self.folder / "stderr").read_text(), _READY, "noria run to be ready")
+        self.host.start_chappe()
+        _until(lambda: "processes are ready" in (self.folder / "stderr").read_text(), _READY, "chappe run to be ready")
         for name in self.host.publishers:
             self.host.start_publisher(name)
         ticks = Reader(self.folder / "runs")
@@ -112,7 +112,7 @@ class Storm:
         waiting: Mapping[str, int] | None = None
         ended = False
         while time.monotonic() < deadline and not (ended and waiting is not None and not any(waiting.values())):
-            self.host.tend_noria()
+            self.host.tend_chappe()
             ended = ended or self.host.publishers_ended()
             if ended:
                 waiting = {name: count for name, count in (self.host.waiting() or {"?": 1}).items() if name != "ticks"}
@@ -125,7 +125,7 @@ class Storm:
     def _judge(self, waiting: Mapping[str, int]) -> Verdict:
         started = time.monotonic()
         if (code := self.host.end()) != 0:
-            self.host.wrong_ends.append(f"noria run ended with {code} when it was asked to end")
+            self.host.wrong_ends.append(f"chappe run ended with {code} when it was asked to end")
         self._read_sent()
         letters = self.host.letters()
         runs = list(Reader(self.folder / "runs").read())
@@ -160,7 +160,7 @@ class Storm:
             "faults": {fault: [len(names), *names[:10]] for fault, names in verdict.faults.items() if names},
             "figures": verdict.figures,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
-            "noria_starts": self.host.starts,
+            "chappe_starts": self.host.starts,
             "missed": self.killer.missed,
             "schedule": [_shown(strike, self.killer.strikes[0].at) for strike in self.killer.strikes],
         }
@@ -172,7 +172,7 @@ def _shown(strike: Strike, begin: float) -> list[Any]:
 
 def storm(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict[str, Any]]:
     """Run a storm in a temporary folder; one that found something is left there to be looked at if `keep` says where."""
-    folder = Path(tempfile.mkdtemp(prefix="noria-storm-"))
+    folder = Path(tempfile.mkdtemp(prefix="chappe-storm-"))
     try:
         run = Storm(options, folder)
         verdict = run.run()

@@ -1,5 +1,5 @@
 <?php
-// A program that knows php-amqplib, RabbitMQ and JSON, and nothing of Noria: does what is told on stdin, prints what it consumes.
+// A program that knows php-amqplib, RabbitMQ and JSON, and nothing of Chappe: does what is told on stdin, prints what it consumes.
 declare(strict_types=1);
 
 require_once 'PhpAmqpLib/autoload.php';

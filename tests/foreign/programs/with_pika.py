@@ -1,4 +1,4 @@
-"""A program that knows pika, RabbitMQ and JSON, and nothing of Noria: does what is told on stdin, prints what it consumes."""
+"""A program that knows pika, RabbitMQ and JSON, and nothing of Chappe: does what is told on stdin, prints what it consumes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,472 @@
+"""The application: declares, wires, and hands messages over; it does nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
+
+import msgspec
+
+from chappe import brokers, store
+from chappe.bounds import FURTHEST
+from chappe.brokers.contract import Broker, Publisher
+from chappe.bus.bus import Around, Bus, Draft, Middleware, new_id
+from chappe.bus.context import Context, Ports
+from chappe.bus.handler import Handler
+from chappe.bus.merging import Merger, Publish
+from chappe.bus.portal import Portal
+from chappe.bus.providers import Providers
+from chappe.bus.registry import Registry
+from chappe.bus.task import Task
+from chappe.engine.server import Engine
+from chappe.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
+from chappe.messages.capabilities import Capabilities
+from chappe.messages.codec import encode_json
+from chappe.messages.envelope import Publication, Receipt, changed
+from chappe.messages.message import Command, Event, Message
+from chappe.messages.topology import Queue
+from chappe.middleware.defaults import defaults
+from chappe.settings import Settings, load
+from chappe.store.contract import Store
+from chappe.triggers.schedule import Schedule, Trigger
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Connection:
+    """The broker and store of one event loop."""
+
+    def __init__(self, broker: Broker, kept: Store, close: Callable[[], Awaitable[None]]) -> None:
+        self.broker = broker
+        self.store = kept
+        self.close = close
+        self.declared = asyncio.Lock()
+        self.is_declared = False
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """Where an application runs: its settings, its role, and whether it may own the file for the moment of a send."""
+
+    settings: Settings | None = None
+    role: str = "client"
+    alone: bool = True
+    engine: Engine | None = None
+
+
+class App:
+    """Messages, handlers and middleware of one program.
+
+    Everything is declared while the program is imported, and frozen with the first message.
+    """
+
+    def __init__(self, name: str = "app", *, settings: Settings | None = None, middleware: Sequence[Middleware] | None = None) -> None:
+        """Make an application; without `settings` they come from flags, environment and chappe.toml."""
+        self.name = name
+        self.setting = Setting(settings)
+        self.registry = Registry()
+        self.providers = Providers()
+        self.bus = Bus(self.registry, self.providers, defaults() if middleware is None else middleware)
+        self.merger = Merger(self.bus)
+        self.schedules: list[Schedule] = []
+        self._inherited: object = None
+        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
+        self._portal: Portal | None = None
+        self._portal_lock = threading.Lock()
+        self._publisher: Publisher | None = None
+        self._is_declared = False
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _leave_behind(this()))
+
+    # --- declaring
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        if self.setting.settings is None:
+            self.setting = msgspec.structs.replace(self.setting, settings=load())
+        assert self.setting.settings is not None
+        return self.setting.settings
+
+    def configure(self, settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> None:
+        """Use these settings; for the processes of `chappe run` and for tests, before the first message."""
+        self.setting = Setting(settings, role, alone, engine)
+
+    def handles(self, *messages: type[Command], queue: Queue | None = None) -> Callable[[F], F]:
+        """Register a handler of commands; several handlers of one command run in the order of their registration.
+
+        `queue` says that this handler serves what comes through that queue, and declares it.
+        """
+
+        def register(function: F) -> F:
+            self._refuse_if_frozen("handlers")
+            handler = Handler(function)
+            for message in messages:
+                self.registry.add_handler(message, handler, queue)
+            return function
+
+        if not messages:
+            raise DefinitionError("@app.handles needs the command: @app.handles(SyncProperty)")
+        return register
+
+    def on(self, what: type[Event] | str, *, name: str | None = None, temporary: bool = False) -> Callable[[F], F]:
+        """Register a subscriber of an event, or of a pattern like `"bid.*"`, with its own durable queue.
+
+        With `temporary`, each worker process has a queue of its own while it runs, and misses what is published while it does not.
+        """
+
+        def register(function: F) -> F:
+            self._refuse_if_frozen("subscribers")
+            self.registry.add_subscriber(what, Handler(function), name, temporary=temporary)
+            return function
+
+        return register
+
+    def provides(self, function: F) -> F:
+        """Register what handlers get by annotation: a function, or a generator that cleans up behind its yield."""
+        self.providers.add(function)
+        return function
+
+    def use(self, middleware: Middleware | Around) -> None:
+        """Append a middleware: the first used is the outermost."""
+        self.bus.use(middleware)
+
+    def knows(self, *messages: type[Message], queue: Queue | None = None) -> None:
+        """Declare messages that this program sends but does not handle, and the queue of another program in which they wait."""
+        if queue is not None:
+            self._refuse_if_frozen("queues")
+            self.registry.add_queue(msgspec.structs.replace(queue, origin=queue.origin or self.name))
+        for message in messages:
+            self.registry.add_message(message)
+
+    def schedule(self, trigger: Trigger, message: Command, *, name: str | None = None, misfire: str = "once") -> None:
+        """Send a command at each slot of a trigger: `cron("0 4 * * *")` or `every(60)`.
+
+        `misfire` says what becomes of slots missed while nothing ran: once, skip or all.
+        """
+        self._refuse_if_frozen("schedules")
+        if not isinstance(trigger, Trigger):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
+            raise DefinitionError(f'app.schedule needs cron("…") or every(…), not {trigger!r}')
+        if not isinstance(message, Command):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"app.schedule sends a command, not {message!r}; write it with its fields, like SendReport(day=1)")
+        if is_immediate(message):
+            raise DefinitionError(f"{type(message).__name__} is handled here and now; give it a queue to be scheduled")
+        self.knows(type(message))
+        schedule = Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire)
+        if any(known.name == schedule.name for known in self.schedules):
+            raise DuplicateName(f'two schedules are called "{schedule.name}"; give one of them name="..."')
+        self.schedules.append(schedule)
+
+    def task(self, function: Callable[P, R] | None = None, /, **capabilities: Unpack[Capabilities]) -> Any:
+        """Turn a function into a command with `.send(…)` of the same signature."""
+
+        def make(inner: Callable[P, R]) -> Task[P, R]:
+            self._refuse_if_frozen("tasks")
+            made = Task(self, self.providers, inner, capabilities)
+            self.registry.add_handler(made.command, made.handler, None)
+            return made
+
+        return make if function is None else make(function)
+
+    def _refuse_if_frozen(self, what: str) -> None:
+        if self.bus.frozen:
+            raise TooLate(f"{what} must be declared before the first message is sent or handled")
+
+    # --- sending
+
+    @overload
+    def send(
+        self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
+    ) -> Receipt: ...
+    @overload
+    def send(
+        self, message: Sequence[Message], *, delay: float | None = None, priority: int | None = None, idempotency_key: None = None
+    ) -> list[Receipt]: ...
+    def send(self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Any:
+        """Store a message, or a sequence of them at once; when this returns they are durable.
+
+        A command without a queue is handled here and now. Raises `Unroutable`, `BrokerUnavailable`, `Unconfirmed`.
+        """
+        messages, many = _listed(message)
+        drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
+        if any(is_immediate(one) for one in messages):
+            receipts = self.wait_for(self._asend(messages, drafts))
+        else:
+            publications = [self.bus.prepare(one, draft) for one, draft in zip(messages, drafts, strict=True)]
+            receipts = self._send(publications) if publications else []
+        return receipts if many else receipts[0]
+
+    def _send(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """Publish from this thread if that can be done, or else through an event loop."""
+        publisher = self._publisher_of_threads()
+        if publisher is None or not publisher.takes(publications):
+            return self.wait_for(self.publish_all(publications))
+        return _stepped(self._publish(publications, publisher.publish))
+
+    @overload
+    async def asend(
+        self, message: Message, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
+    ) -> Receipt: ...
+    @overload
+    async def asend(
+        self, message: Sequence[Message], *, delay: float | None = None, priority: int | None = None, idempotency_key: None = None
+    ) -> list[Receipt]: ...
+    async def asend(
+        self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
+    ) -> Any:
+        """See `send`."""
+        messages, many = _listed(message)
+        drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
+        receipts = await self._asend(messages, drafts)
+        return receipts if many else receipts[0]
+
+    async def _asend(self, messages: Sequence[Message], drafts: Sequence[Draft]) -> list[Receipt]:
+        publications: list[Publication] = []
+        receipts: list[Receipt] = []
+        for one, draft in zip(messages, drafts, strict=True):
+            if is_immediate(one):
+                await self.handle_now(one, draft.id)
+                receipts.append(Receipt(draft.id, "done"))
+                continue
+            publications.append(self.bus.prepare(one, draft))
+        if publications:
+            receipts += await self.publish_all(publications)
+        return receipts
+
+    def publish(self, event: Event) -> Receipt:
+        """Publish an event to all its subscribers; without any it is archived only."""
+        return self.send(event)
+
+    async def apublish(self, event: Event) -> Receipt:
+        """See `publish`."""
+        return await self.asend(event)
+
+    def ask(
+        self,
+        command: Command,
+        *,
+        timeout: float = 30.0,
+        delay: float | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Send a command and wait for what its handlers return.
+
+        Raises `CommandFailed` if it ends as a dead letter, `ResultTimeout` if it is not done in time (it goes on).
+        """
+        return self.wait_for(self.aask(command, timeout=timeout, delay=delay, priority=priority, idempotency_key=idempotency_key))
+
+    async def aask(
+        self,
+        command: Command,
+        *,
+        timeout: float = 30.0,  # noqa: ASYNC109 - the word users know
+        delay: float | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """See `ask`."""
+        draft = draft_of(command, delay=delay, priority=priority, idempotency_key=idempotency_key)
+        if is_immediate(command):
+            return await self.handle_now(command, draft.id)
+        draft.options = changed(draft.options, tracked=True)
+        (receipt,) = await self.publish_all([self.bus.prepare(command, draft)])
+        return await self.aresult(draft.id if receipt.outcome == "merged" else receipt.id, timeout=timeout)
+
+    async def aresult(self, message_id: str, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
+        """Wait for the result of a tracked message. Raises as `ask` does, and `NotFound`."""
+        connection = await self.connection()
+        state = await connection.store.result(message_id, timeout)
+        if state.state == "done":
+            return None if state.result is None else msgspec.json.decode(state.result)
+        if state.state == "dead":
+            raise CommandFailed(message_id, state.error or "dead")
+        raise ResultTimeout(f"command {message_id} is still {state.state} after {timeout:g} s; ask again by its id")
+
+    async def handle_now(self, message: Message, identity: str) -> Any:
+        """Run the handlers of a message in this process; what they yield is sent when they are done."""
+        context = Context(identity, sent_at=time.time(), ports=await self.ports() if is_limited(message) else None)
+        result = await self.bus.handle(message, context)
+        if context.then:
+            await self.asend(list(context.then))
+        return result
+
+    async def publish_all(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """Publish, merging with what is pending for as long as somebody else changes it meanwhile."""
+        connection = await self.connection()
+        return await self._publish(publications, connection.broker.publish)
+
+    async def _publish(self, publications: Sequence[Publication], publish: Publish) -> list[Receipt]:
+        if all(p.options is None for p in publications):
+            return await publish(publications)
+        return await self.merger.publish(publications, publish)
+
+    def _publisher_of_threads(self) -> Publisher | None:
+        """Give what publishes without an event loop; nothing where the engine is in this process."""
+        if self.setting.engine is not None:
+            return None
+        publisher = self._publisher
+        if publisher is None:
+            with self._portal_lock:
+                publisher = self._publisher or brokers.publisher(self.settings, self.registry.topology, lambda: self._is_declared)
+                self._publisher = publisher
+        return publisher
+
+    # --- connections
+
+    async def connection(self, info: dict[str, Any] | None = None) -> Connection:
+        """Give the broker and store of the running event loop, with this application's topology declared.
+
+        `info` is what the engine shows of this process; it counts with the first call.
+        """
+        loop = asyncio.get_running_loop()
+        connection = self._connections.get(loop)
+        if connection is None:
+            for other in [known for known in self._connections if known.is_closed()]:
+                del self._connections[other]  # its connection closes with the last reference
+        if connection is None:
+            connection = self._connections[loop] = self._connect(info or {})
+        if not connection.is_declared:
+            async with connection.declared:
+                if not connection.is_declared:
+                    await connection.broker.declare(self.registry.topology())
+                    connection.is_declared = self._is_declared = True
+        return connection
+
+    def _connect(self, info: dict[str, Any]) -> Connection:
+        settings, setting = self.settings, self.setting
+        if settings.is_embedded:
+            broker = brokers.embedded(settings, role=setting.role, alone=setting.alone, engine=setting.engine)
+            broker.client.info = info
+            return Connection(broker, store.embedded(broker.client), broker.close)
+        kept = store.distributed(settings, role=setting.role)
+        kept.presence.info = info
+        rabbit = brokers.distributed(settings, kept.kept, role=setting.role)
+        kept.join(rabbit)
+
+        async def close() -> None:
+            await rabbit.close()
+            await kept.close()
+
+        return Connection(rabbit, kept, close)
+
+    async def ports(self) -> Ports:
+        """Give what handling needs from the store."""
+        connection = await self.connection()
+        kept = connection.store
+
+        async def mark(message_id: str, handler: str, then: list[Message], result: Any) -> bool:
+            kept_result = None if result is None else encode_json(result)
+            originals = self.merger.fold([self.bus.prepare(m, Draft(new_id(), correlation_id=message_id)) for m in then])
+            tried = originals
+            while receipts := await kept.mark(message_id, handler, tried, kept_result):
+                tried = self.merger.merged(originals, tried, receipts)
+            return True
+
+        return Ports(mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take)
+
+    def forget_connections(self) -> None:
+        """Begin anew in a forked child: with its own thread and its own connection."""
+        self._portal_lock = threading.Lock()
+        self._inherited = (self._portal, self._connections, self._publisher)
+        self._portal = self._publisher = None
+        self._is_declared = False
+        self._connections = weakref.WeakKeyDictionary()
+
+    def wait_for(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine on this application's own event loop thread and give its result."""
+        with self._portal_lock:
+            if self._portal is None:
+                self._portal = Portal()
+        return self._portal.run(work)
+
+    async def aclose(self) -> None:
+        """Close the connection of the running event loop, and what was provided."""
+        connection = self._connections.pop(asyncio.get_running_loop(), None)
+        await self.bus.close()
+        if connection is not None:
+            await connection.close()
+
+    def close(self) -> None:
+        """Close the connection that the synchronous verbs use."""
+        with self._portal_lock:
+            portal, self._portal = self._portal, None
+            publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()
+        if portal is not None:
+            portal.close(self.aclose())
+
+
+def _leave_behind(app: App | None) -> None:
+    """Forget the thread and the connections of the parent process, which a forked child does not have."""
+    if app is not None:
+        app.forget_connections()
+
+
+def _listed(message: Any) -> tuple[list[Message], bool]:
+    """Give what is to be sent as a list, and whether it was a sequence; raises `InvalidMessage` for what is no message."""
+    many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
+    given: list[Any] = list(cast("Iterable[Any]", message)) if many else [message]
+    for one in given:  # a class in place of a message is the usual slip
+        if not isinstance(one, Message):
+            is_class = isinstance(one, type) and issubclass(one, Message)
+            hint = f"send one of it: {one.__name__}(…)" if is_class else "send commands and events, one or a sequence"
+            raise InvalidMessage("message", {"$": f"{one!r} is no message; {hint}"})
+    return given, many
+
+
+def _stepped(work: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine that never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("it suspended")
+
+
+def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:
+    """Give the draft of a message with what its sender asked for."""
+    name = message.__spec__.name
+    if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= FURTHEST):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidMessage(name, {"delay": f"must be within 0 and {FURTHEST:g} seconds, not {delay}"})
+    if priority is not None and not (isinstance(priority, int) and -(2**31) <= priority < 2**31):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidMessage(name, {"priority": f"must be a whole number of 32 bits, not {priority}"})
+    if idempotency_key is not None and not _is_key(idempotency_key):
+        raise InvalidMessage(name, {"idempotency_key": "must be 1 to 255 characters, without control characters"})
+    if idempotency_key is not None and is_immediate(message):
+        raise InvalidMessage(name, {"idempotency_key": "is not kept for a command that is handled here and now"})
+    draft = Draft(new_id(), priority=priority, delay=delay)
+    if idempotency_key is not None:
+        draft.options = changed(None, idempotency_key=f"{message.__spec__.name}:{idempotency_key}", fingerprint=fingerprint(message))
+    return draft
+
+
+def _is_key(key: object) -> bool:
+    return (
+        isinstance(key, str) and 0 < len(key) <= 255 and not any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in key)
+    )
+
+
+def is_immediate(message: Message) -> bool:
+    """Tell whether a message is handled here and now: a command without a queue or exchange."""
+    spec = message.__spec__
+    return isinstance(message, Command) and spec.queue is None and spec.exchange is None
+
+
+def is_limited(message: Message) -> bool:
+    """Tell whether handling needs the store even here and now."""
+    return message.__spec__.rate is not None
+
+
+def fingerprint(message: Message) -> str:
+    """Give what must be equal for two requests with one idempotency key to be the same."""
+    import hashlib
+
+    return hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()

@@ -1,0 +1,233 @@
+"""The bus: one fold over middleware on the way out, one on the way in, both frozen at first use."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import msgspec
+import uuid_utils
+
+from chappe.bus.context import Context
+from chappe.bus.handler import Handler, Invoke
+from chappe.bus.providers import Providers
+from chappe.bus.registry import Registry
+from chappe.errors import DefinitionError, InvalidMessage, TooLate
+from chappe.messages.capabilities import MessageSpec
+from chappe.messages.codec import JSON, decoder, encode_json
+from chappe.messages.envelope import NO_HEADERS, Envelope, Options, Publication
+from chappe.messages.message import Command, Message
+from chappe.messages.template import renderer
+from chappe.messages.topology import EVENTS
+
+
+class Draft(msgspec.Struct):
+    """A publication in the making: middleware on the sending side changes it."""
+
+    id: str
+    headers: dict[str, str] | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    delay: float | None = None
+    options: Options | None = None
+
+
+Send = Callable[[Any, Draft], Publication]
+Handle = Callable[[Any, Context], Awaitable[Any]]
+CallNext = Callable[[Any, Context], Awaitable[Any]]
+
+
+class Middleware:
+    """What happens around messages; each method is called once for each message type, when the bus is frozen.
+
+    Return `call_next` itself where the message does not ask for this behaviour: then it costs nothing.
+    """
+
+    def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
+        """Wrap the way out: from a message and its draft to the publication."""
+        return call_next
+
+    def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
+        """Wrap the way in: from a message and its context to the result."""
+        return call_next
+
+
+class Around(Protocol):
+    """A middleware for the way in, written as one function."""
+
+    async def __call__(self, message: Any, context: Context, call_next: CallNext) -> Any: ...
+
+
+class _Function(Middleware):
+    def __init__(self, function: Around) -> None:
+        self.function = function
+
+    def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
+        function = self.function
+
+        def around(message: Any, context: Context) -> Awaitable[Any]:
+            return function(message, context, call_next)
+
+        return around
+
+
+class Bus:
+    """Turns messages into publications, and deliveries into handled messages."""
+
+    def __init__(self, registry: Registry, providers: Providers, middleware: Sequence[Middleware] = ()) -> None:
+        self.registry = registry
+        self.providers = providers
+        self._middleware = list(middleware)
+        self._frozen = False
+        self._sends: dict[type[Message], Send] = {}
+        self._handles: dict[tuple[type[Message], str | None], Handle] = {}
+        self._decoders: dict[tuple[type[Message], str], Callable[[bytes], Any]] = {}
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
+        self._bound: dict[Handler, Invoke] = {}
+
+    def use(self, middleware: Middleware | Around) -> None:
+        """Append a middleware: it runs inside those before it. Raises `TooLate` after the first use."""
+        if self._frozen:
+            raise TooLate("this application is in use: add middleware where it is defined, before the first message")
+        if not isinstance(middleware, Middleware) and not callable(middleware):
+            raise DefinitionError(f"app.use needs a Middleware or an async function, not {middleware!r}")
+        self._middleware.append(middleware if isinstance(middleware, Middleware) else _Function(middleware))
+
+    @property
+    def middleware(self) -> tuple[Middleware, ...]:
+        """All middleware in their order."""
+        return tuple(self._middleware)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the first message was sent or handled."""
+        return self._frozen
+
+    def set_threads(self, count: int) -> None:
+        """Run synchronous handlers in at most so many threads."""
+        self._threads.shutdown(wait=False)
+        self._threads = ThreadPoolExecutor(max_workers=max(1, count), thread_name_prefix="chappe-handler")
+
+    # --- out
+
+    def prepare(self, message: Message, draft: Draft) -> Publication:
+        """Give the publication of a message."""
+        kind = type(message)
+        send = self._sends.get(kind)
+        if send is None:
+            send = self._sends[kind] = self._fold_send(kind)
+        return send(message, draft)
+
+    def _fold_send(self, kind: type[Message]) -> Send:
+        self._frozen = True
+        self.registry.add_message(kind)
+        spec = kind.__spec__
+        send = _seal(kind, spec)
+        for middleware in reversed(self._middleware):
+            send = middleware.wrap_send(spec, send)
+        return send
+
+    # --- in
+
+    def decoder_of(self, kind: type[Message], content_type: str = JSON) -> Callable[[bytes], Any]:
+        """Give the function that decodes bodies of a message."""
+        found = self._decoders.get((kind, content_type))
+        if found is None:
+            found = self._decoders[kind, content_type] = decoder(kind, content_type)
+        return found
+
+    async def handle(self, message: Message, context: Context, queue: str | None = None) -> Any:
+        """Run the handlers of a message inside the middleware and give the last result."""
+        return await (await self.handle_of(type(message), queue))(message, context)
+
+    async def handle_of(self, kind: type[Message], queue: str | None) -> Handle:
+        """Give the folded way in of a message type; raises `NoHandler`."""
+        found = self._handles.get((kind, queue))
+        if found is None:
+            self._frozen = True
+            handlers = self.registry.handlers_of(kind, queue)
+            found = _in_order([(h.name, await self._bind(h)) for h in handlers])
+            for middleware in reversed(self._middleware):
+                found = middleware.wrap_handle(kind.__spec__, found)
+            self._handles[kind, queue] = found
+        return found
+
+    async def _bind(self, handler: Handler) -> Invoke:
+        invoke = self._bound.get(handler)
+        if invoke is None:
+            invoke = self._bound[handler] = await handler.bind(self.providers, self._threads)
+        return invoke
+
+    async def close(self) -> None:
+        """Close what was provided; the bus may be used again afterwards."""
+        self._handles.clear()
+        self._bound.clear()
+        await self.providers.close()
+        await asyncio.to_thread(self._threads.shutdown, wait=False, cancel_futures=True)
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
+
+
+def new_id() -> str:
+    """Give a new message id: a UUIDv7, so that ids sort by time (RFC 9562 §5.7)."""
+    return str(uuid_utils.uuid7())
+
+
+def _seal(kind: type[Message], spec: MessageSpec) -> Send:
+    """Give the innermost step of the way out: encode, and address by the message's own declaration."""
+    exchange = "" if spec.exchange is None else spec.exchange.name
+    if issubclass(kind, Command):
+        key = renderer(spec.routing_key or spec.queue or "")
+    else:
+        exchange = exchange or EVENTS.name
+        key = renderer(spec.routing_key or spec.name)
+    name, clock = spec.name, time.time
+    read = decoder(kind)
+
+    def written(message: Any) -> bytes:
+        try:
+            body = encode_json(message)
+            if b"null" in body:  # NaN and infinity are written as null, and null is taken only where the field may be nothing
+                read(body)
+        except (TypeError, ValueError, OverflowError) as error:  # a lone surrogate, NaN, an object of no known kind
+            raise InvalidMessage(name, {"$": f"it cannot be written as JSON: {error}"}) from None
+        return body
+
+    def seal(message: Any, draft: Draft) -> Publication:
+        parts: list[Any] = [part for pair in draft.headers.items() for part in pair] if draft.headers else []
+        if not all(isinstance(part, str) for part in parts):
+            raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
+        envelope = Envelope(
+            draft.id, name, written(message), clock(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
+        )
+        return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, draft.options)
+
+    return seal
+
+
+def _in_order(invokes: Sequence[tuple[str, Invoke]]) -> Handle:
+    """Give the innermost step of the way in: the handlers one after the other, each marked when it finished."""
+    if len(invokes) == 1:
+        return invokes[0][1]
+
+    async def run_all(message: Any, context: Context) -> Any:
+        context.marked = True
+        ports = context.ports
+        finished = await ports.marks(context.id)
+        result: Any = None
+        for position, (name, invoke) in enumerate(invokes):
+            if name in finished:
+                kept = finished[name]
+                result = result if kept is None else msgspec.json.decode(kept)
+                continue
+            outcome = await invoke(message, context)
+            result = outcome if outcome is not None else result
+            last = position == len(invokes) - 1
+            if not last and await ports.mark(context.id, name, context.then, outcome):
+                context.then.clear()
+        return result
+
+    return run_all

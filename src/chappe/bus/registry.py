@@ -1,0 +1,233 @@
+"""Which messages there are, who handles them, and the queues that follow from it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+
+from chappe.bus.handler import Handler
+from chappe.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
+from chappe.messages.fields import refuse_foreign_types
+from chappe.messages.message import Command, Event, Message
+from chappe.messages.template import expand
+from chappe.messages.topology import EVENTS, Binding, Queue, Topology, bind, refuse_conflict, refuse_other_kind
+
+
+@dataclass(frozen=True)
+class Route:
+    """The handlers of one message type in one queue, in order; queue `None` is any."""
+
+    message: type[Message]
+    handlers: list[Handler] = field(default_factory=list[Handler])
+
+
+@dataclass(frozen=True)
+class Subscriber:
+    """A handler of events with its own queue."""
+
+    handler: Handler
+    pattern: str
+    queue: Queue
+    message: type[Event] | None
+
+
+class Registry:
+    """Everything that was declared on one application."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, type[Message]] = {}
+        self.routes: dict[tuple[type[Message], str | None], Route] = {}
+        self.subscribers: dict[str, Subscriber] = {}
+        self.queues: dict[str, Queue] = {}
+        self.temporary: dict[str, Queue] = {}  # each consumer makes its own
+        self._is_lasting = False
+
+    # --- declaring
+
+    def add_message(self, message: type[Message]) -> None:
+        """Know a message class by its name and aliases; raises `DuplicateName`."""
+        spec = message.__spec__
+        if self.messages.get(spec.name) is not message:
+            refuse_foreign_types(message)
+        for name in (spec.name, *spec.aliases):
+            known = self.messages.setdefault(name, message)
+            if known is not message:
+                raise DuplicateName(f'"{name}" is the name of both {_where(known)} and {_where(message)}; give one of them name="..."')
+
+    def add_handler(self, message: type[Command], handler: Handler, queue: Queue | None) -> None:
+        """Append a handler of a command, of what comes through one queue or of all."""
+        _refuse_other_kind_of_message(message, Command, handler, "@app.handles needs a command class", "subscribe to events with @app.on")
+        if handler.takes is not None and not issubclass(message, handler.takes):
+            raise DefinitionError(f"{handler.origin} handles {message.__name__}, but its first parameter is a {handler.takes.__name__}")
+        self.add_message(message)
+        spec = message.__spec__
+        if queue is not None:
+            if spec.queue is None and spec.exchange is None:
+                raise DefinitionError(
+                    f"{handler.name}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel"
+                )
+            queue = replace(queue, origin=queue.origin or handler.origin)
+            self.add_queue(queue)
+        elif spec.exchange is not None and spec.queue is None:
+            raise DefinitionError(
+                f'{handler.name}: {message.__name__} is published to exchange "{spec.exchange.name}"; say which queue this handler serves: '
+                f'@app.handles({message.__name__}, queue=bind("name", "{spec.exchange.name}:{spec.routing_key}"))'
+            )
+        route = self.routes.setdefault((message, queue.name if queue else None), Route(message))
+        if any(h.name == handler.name for h in route.handlers):
+            raise DuplicateName(f"{handler.name} handles {message.__name__} twice")
+        route.handlers.append(handler)
+
+    def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False) -> None:
+        """Give an event handler its own queue, durable or temporary, bound by the event's name or by a pattern."""
+        if isinstance(what, str):
+            if not all(what.split(".")) or any(c.isspace() for c in what):
+                raise DefinitionError(f'{handler.origin}: "{what}" is no pattern; write words joined by dots, * for one word, # for any')
+            pattern, message = what, None
+        else:
+            _refuse_other_kind_of_message(
+                what, Event, handler, "@app.on needs an event class or a pattern", "handle commands with @app.handles"
+            )
+            self.add_message(what)
+            pattern, message = what.__spec__.name, what
+        queue_name = name or f"on.{handler.function.__name__}"
+        known = self.subscribers.get(queue_name)
+        if known is not None:
+            raise DuplicateName(
+                f'queue "{queue_name}" belongs to both {known.handler.origin} and {handler.origin}; give one of them name="..."'
+            )
+        exchange = (message.__spec__.exchange if message else None) or EVENTS
+        queue = bind(queue_name, Binding(exchange.name, pattern), origin=handler.origin)
+        if temporary:
+            if queue_name in self.queues:
+                raise DuplicateName(f'{handler.origin}: "{queue_name}" is a queue already; give the subscriber another name="..."')
+            self.temporary[queue_name] = queue
+        else:
+            self.add_queue(queue)
+        self.subscribers[queue_name] = Subscriber(handler, pattern, queue, message)
+
+    def add_queue(self, queue: Queue) -> None:
+        """Declare a queue; raises `TopologyConflict` if it is declared with other bindings, or `DuplicateName` if it is a temporary one."""
+        self._refuse_temporary(queue.name)
+        refuse_conflict(self.queues.setdefault(queue.name, queue), queue)
+
+    def _refuse_temporary(self, queue: str) -> None:
+        if queue in self.temporary:
+            raise DuplicateName(f'"{queue}" is the queue of a temporary subscriber; give one of them another name')
+
+    @contextmanager
+    def lasting(self) -> Generator[None]:
+        """Have temporary subscribers be there all the time, also between two consumers: so it is in tests."""
+        self._is_lasting = True
+        try:
+            yield
+        finally:
+            self._is_lasting = False
+
+    # --- asking
+
+    def message(self, name: str) -> type[Message]:
+        """Give the class of a name; raises `UnknownMessage` with a suggestion."""
+        found = self.messages.get(name)
+        if found is None:
+            near = difflib.get_close_matches(name, self.messages, n=1, cutoff=0.5)
+            hint = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(sorted(self.messages)) or 'none'}"
+            raise UnknownMessage(f'no message is called "{name}", {hint}')
+        return found
+
+    def commands(self) -> list[type[Command]]:
+        """Give the commands by name, each once."""
+        found = {m.__spec__.name: m for m in self.messages.values() if issubclass(m, Command)}
+        return [found[name] for name in sorted(found)]
+
+    def handlers_of(self, message: type[Message], queue: str | None) -> list[Handler]:
+        """Give the handlers of a message that came through a queue, in order; raises `NoHandler`."""
+        subscriber = self.subscribers.get(queue or "")
+        if subscriber is not None:
+            return [subscriber.handler]
+        route = self.routes.get((message, queue)) or self.routes.get((message, None))
+        if route is None:
+            where = f' in queue "{queue}"' if queue else ""
+            raise NoHandler(
+                f"nothing handles {message.__name__}{where}; write a function and decorate it with @app.handles({message.__name__})"
+            )
+        return route.handlers
+
+    def consumed_queues(self) -> list[str]:
+        """Give the queues that this application's handlers serve."""
+        return sorted({*self.subscribers, *(name for route in self.routes for name in _queues_of(*route))})
+
+    def served(self, names: Sequence[str]) -> tuple[list[str], list[Queue]]:
+        """Give those of the consumed queues that are declared for all, and the temporary ones, as `Broker.consume` takes them."""
+        temporary, types = {} if self._is_lasting else self.temporary, self._types()
+        lasting = [name for name in names if name not in temporary]
+        return lasting, [replace(temporary[name], type=types.get(name, "")) for name in names if name in temporary]
+
+    def topology(self) -> Topology:
+        """Give all exchanges, lasting queues and bindings; raises `TopologyConflict` if two declarations disagree.
+
+        Raises `DuplicateName` if the queue of a command is that of a temporary subscriber.
+        """
+        exchanges = {EVENTS.name: EVENTS}
+        queues = self.queues | self.temporary if self._is_lasting else dict(self.queues)
+        for message in set(self.messages.values()):
+            spec = message.__spec__
+            if spec.exchange is not None:
+                refuse_other_kind(exchanges.setdefault(spec.exchange.name, spec.exchange), spec.exchange)
+            if spec.queue is not None:
+                for name in expand(message.__name__, spec.queue, message):
+                    self._refuse_temporary(name)
+                    bindings = (Binding(spec.exchange.name, name),) if spec.exchange is not None else ()
+                    queue = Queue(name, bindings, _where(message))
+                    known = queues.setdefault(name, queue)
+                    if bindings:
+                        refuse_conflict(known, queue)
+        types = self._types()
+        named = (replace(queue, type=queue.type or types.get(name, "")) for name, queue in sorted(queues.items()))
+        return Topology(tuple(exchanges.values()), tuple(named))
+
+    def _types(self) -> dict[str, str]:
+        """Give the type of what comes through each queue in which there is only one."""
+        found: dict[str, set[str]] = {}
+        for name, subscriber in self.subscribers.items():
+            if subscriber.message is not None:
+                found.setdefault(name, set()).add(subscriber.message.__spec__.name)
+        for message, queue in self.routes:
+            for name in _queues_of(message, queue):
+                found.setdefault(name, set()).add(message.__spec__.name)
+        return {name: types.pop() for name, types in found.items() if len(types) == 1}
+
+    def check(self, unmet: Callable[[Handler], list[str]]) -> None:
+        """Raise `DefinitionError` for handlers that ask for what nothing provides."""
+        handlers: list[Handler] = [h for route in self.routes.values() for h in route.handlers]
+        handlers += [s.handler for s in self.subscribers.values()]
+        for handler in handlers:
+            missing = unmet(handler)
+            if missing:
+                raise DefinitionError(
+                    f"{handler.origin} asks for {', '.join(missing)}, which nothing provides; add a function with @app.provides"
+                )
+
+
+def _refuse_other_kind_of_message(given: Any, wanted: type[Message], handler: Handler, what: str, other: str) -> None:
+    if not isinstance(given, type) or not issubclass(given, Message):
+        raise DefinitionError(f"{handler.origin}: {what}, not {given!r}")
+    if not issubclass(given, wanted):
+        raise DefinitionError(f"{handler.origin}: {what}, and {given.__name__} is none; {other}")
+
+
+def _queues_of(message: type[Message], queue: str | None) -> Sequence[str]:
+    """Give the queues through which a message comes to a route: that of the route, or its own."""
+    if queue is not None:
+        return [queue]
+    own = message.__spec__.queue
+    return [] if own is None else expand(message.__name__, own, message)
+
+
+def _where(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"

@@ -1,0 +1,64 @@
+"""The command line: `chappe VERB`; each verb is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from chappe.errors import ChappeError
+
+_VERBS: Final = {
+    "run": "chappe.cli.run", "engine": "chappe.cli.processes", "worker": "chappe.cli.processes", "gateway": "chappe.cli.processes",
+    "scheduler": "chappe.cli.processes", "send": "chappe.cli.sending", "publish": "chappe.cli.sending", "queues": "chappe.cli.looking",
+    "status": "chappe.cli.looking", "inspect": "chappe.cli.looking", "dead": "chappe.cli.letters", "purge": "chappe.cli.looking",
+    "doctor": "chappe.cli.doctor", "recover": "chappe.cli.recover", "move": "chappe.cli.move", "openapi": "chappe.cli.looking",
+}  # fmt: skip
+
+
+class Verbs(click.Group):
+    """Finds a verb's module by its name, so that `--help` imports nothing heavy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _VERBS.get(cmd_name)
+        return None if module is None else getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": None})
+@click.option("-A", "--app", metavar="MODULE:APP", help="The application, like shop.tasks:app (or CHAPPE_APP, or app in chappe.toml).")
+@click.option("--broker", metavar="URL", help="Where messages wait, like sqlite:///chappe.db.")
+@click.option("--config", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Instead of ./chappe.toml.")
+@click.version_option(package_name="chappe")
+@click.pass_context
+def cli(ctx: click.Context, app: str | None, broker: str | None, config: Path | None) -> None:
+    """Durable commands and events for Python.
+
+    Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 69 broker unreachable,
+    75 try again, 78 configuration.
+    """
+    ctx.obj = {"app": app, "broker": broker, "config": config}
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; what goes wrong is said in one sentence, with the exit code of its kind."""
+    try:
+        cli.main(args=arguments, prog_name="chappe", standalone_mode=True)
+    except ChappeError as error:
+        click.echo(f"chappe: {_harmless(str(error))}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        click.echo(f"chappe: {_harmless(str(error))}", err=True)
+        sys.exit(1)
+
+
+def _harmless(text: str) -> str:
+    """Give a text that can do nothing to a terminal: what was typed or sent may have control characters."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

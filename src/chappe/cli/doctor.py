@@ -1,0 +1,152 @@
+"""`chappe doctor`: what on this machine could hurt, each with the remedy."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import click
+
+from chappe.app import Connection
+from chappe.cli.loading import bare_app, find_app, run_with, settings_of
+from chappe.cli.tables import show
+from chappe.engine.database import refuse_network_disk, refuse_unsafe_sqlite
+from chappe.engine.hazards import refuse_folder
+from chappe.engine.inspection import examine, nobody_else
+from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage
+from chappe.messages.finding import Finding
+from chappe.settings import Settings
+from chappe.web.guard import refuse_open_bind
+
+_LOW_DISK = 1024**3
+_SLOW_SYNC = 0.02
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check the file and its engine, or RabbitMQ and PostgreSQL, the limits and the application; exits with 1 if something is wrong."""
+    settings = settings_of(ctx)
+    place: list[tuple[str, Callable[[Settings], str]]] = []
+    if settings.is_embedded:
+        place = [("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
+    checks = [("python", _python), *place, ("limits", _limits), ("bind", _bind), ("application", _application)]
+    rows: list[dict[str, str]] = []
+    for name, check in checks:
+        try:
+            rows.append({"check": name, "verdict": "ok", "text": check(settings)})
+        except (ChappeError, OSError) as error:
+            rows.append({"check": name, "verdict": "wrong", "text": str(error)})
+        except UserWarning as warning:
+            rows.append({"check": name, "verdict": "warning", "text": str(warning)})
+    if not settings.is_embedded:
+        rows += [{"check": found.check, "verdict": found.verdict, "text": found.text} for found in _servers(settings)]
+    show(rows, ("check", "verdict", "text"), as_json=as_json)
+    if any(row["verdict"] == "wrong" for row in rows):
+        ctx.exit(1)
+
+
+def _python(_: Settings) -> str:
+    return sys.version.split()[0]
+
+
+def _sqlite(_: Settings) -> str:
+    refuse_unsafe_sqlite()
+    return f"{apsw.sqlite_lib_version()} in apsw"
+
+
+def _disk(settings: Settings) -> str:
+    path = settings.path.resolve()
+    refuse_network_disk(path)
+    free = shutil.disk_usage(_existing(path.parent)).free
+    if free < _LOW_DISK:
+        raise UserWarning(f"{free / 1024**2:.0f} MiB are free in {path.parent}; less than 1 GiB leaves little room for a backlog")
+    return f"{free / 1024**3:.1f} GiB free in {path.parent}"
+
+
+def _sync(settings: Settings) -> str:
+    probe = _existing(settings.path.resolve().parent) / f".chappe-doctor-{os.getpid()}"
+    handle = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        started = time.perf_counter()
+        for _ in range(20):
+            os.write(handle, b"x" * 4096)
+            os.fdatasync(handle)
+        each = (time.perf_counter() - started) / 20
+    finally:
+        os.close(handle)
+        probe.unlink()
+    if each > _SLOW_SYNC:
+        raise UserWarning(f"a sync takes {each * 1000:.1f} ms: single sends cannot be faster, batches can")
+    return f"{each * 1e6:.0f} µs for one sync"
+
+
+def _file(settings: Settings) -> str:
+    path = settings.path
+    if not path.exists() and not Path(f"{path}-wal").exists():
+        return f"{path} does not exist yet; the first message makes it"
+    try:
+        with nobody_else(path):
+            faults = examine(path)
+    except AlreadyOwned:
+        return _engine(settings)
+    if faults:
+        raise CorruptStorage(f"{path}: {'; '.join(faults)}; it was left as it is. Restore a copy, or save what can be read: chappe recover")
+    refuse_folder(path)
+    return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
+
+
+def _engine(settings: Settings) -> str:
+    async def work(connection: Connection) -> dict[str, Any]:
+        return await connection.store.overview()
+
+    overview = run_with(bare_app(settings), work)
+    engine, clients = overview["engine"], len(overview["clients"])
+    if engine["full"]:
+        raise UserWarning(f"engine {engine['pid']} answers, but the disk is full: what is new is refused until there is room")
+    return f"engine {engine['pid']} answers, {clients} clients; stop it to have every page checked"
+
+
+def _servers(settings: Settings) -> list[Finding]:
+    async def work(connection: Connection) -> list[Finding]:
+        overview = await connection.store.overview()
+        told = Finding("servers", "ok", f"{overview['engine']['broker']}, {overview['engine']['path']}, {len(overview['clients'])} clients")
+        return [told, *await connection.broker.hazards()]
+
+    try:
+        return run_with(bare_app(settings), work)
+    except (ChappeError, OSError) as error:
+        return [Finding("servers", "wrong", str(error))]
+
+
+def _limits(_: Settings) -> str:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 1024:
+        raise UserWarning(f"only {soft} files may be open; raise it with: ulimit -n 65536")
+    return f"{soft} open files"
+
+
+def _bind(settings: Settings) -> str:
+    refuse_open_bind(settings)
+    return f"{settings.host}:{settings.port}" + (" with a token" if settings.token else ", loopback only")
+
+
+def _application(settings: Settings) -> str:
+    if settings.app is None:
+        return "none named"
+    app = find_app(settings)
+    return f"{settings.app}: {len(app.registry.commands())} commands, {len(app.registry.consumed_queues())} queues"
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,85 @@
+"""What every supervised process does: say that it is ready and that it lives, and end when its supervisor is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from chappe.supervisor.child import PARENT_VARIABLE, READY_VARIABLE
+
+BEAT: Final = 1.0  # seconds between two signs of life
+_LAST_GRACE = 10.0
+_LOOK = 0.1
+
+
+class Lifeline:
+    """The pipe to the supervisor, if there is one: it hears when this process can work, and then that it lives."""
+
+    def __init__(self) -> None:
+        """Take the pipe over from the environment, so that no child of ours inherits it by name."""
+        handle = os.environ.pop(READY_VARIABLE, None)
+        self._handle = None if handle is None else int(handle)
+        self._ready = False
+        if self._handle is not None:
+            os.set_blocking(self._handle, False)
+            os.set_inheritable(self._handle, False)
+
+    def ready(self) -> None:
+        """Say that this process can work."""
+        self._ready = True
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that this process lives."""
+        if self._handle is not None and self._ready:
+            try:
+                os.write(self._handle, b".")
+            except BlockingIOError:
+                return  # the supervisor is frozen
+            except OSError:
+                self._handle = None  # it is gone
+
+    def beat_from_loop(self) -> None:
+        """Beat for as long as the running event loop turns."""
+        self.beat()
+        asyncio.get_running_loop().call_later(BEAT, self.beat_from_loop)
+
+
+def settle_down() -> None:
+    """Give back the memory that only the start needed, and keep the collector from looking at what stays.
+
+    The imports leave some 4 MB of free memory behind in the C library's heap (docs/decisions/performance.md).
+    """
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def end_with_parent(grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> None:
+    """End this process in order when the supervisor dies, and by force when that takes longer than its grace.
+
+    It goes on for up to `delay` seconds until it is `over` for those that need it.
+    """
+    handle = os.environ.pop(PARENT_VARIABLE, None)
+    if handle is not None:
+        threading.Thread(target=_watch, args=(int(handle), grace, delay, over), name="chappe-parent", daemon=True).start()
+
+
+def _watch(handle: int, grace: float, delay: float, over: Callable[[], bool]) -> None:
+    while os.read(handle, 1):
+        pass
+    deadline = time.monotonic() + delay
+    while time.monotonic() < deadline and not over():
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace + _LAST_GRACE)
+    os._exit(70)

@@ -1,0 +1,94 @@
+"""Finding the settings and the application that a verb works on."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import click
+
+from chappe.app import App, Connection
+from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
+from chappe.settings import Settings, load
+
+R = TypeVar("R")
+
+
+def settings_of(ctx: click.Context, **flags: Any) -> Settings:
+    """Give the settings for this command line; raises `InvalidSettings`."""
+    given: Mapping[str, Any] = ctx.obj
+    return load({"app": given["app"], "broker": given["broker"], **flags}, file=given["config"])
+
+
+def find_app(settings: Settings, *, role: str = "client", alone: bool = True) -> App:
+    """Import the application and have it use these settings; raises `DefinitionError` saying what is missing."""
+    if settings.app is None:
+        raise InvalidSettings("no application is named: use -A module:app, CHAPPE_APP, or app in chappe.toml")
+    name, _, attribute = settings.app.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    module = _imported(name, settings.app)
+    found: Any = getattr(module, attribute or "app", None)
+    if not isinstance(found, App):
+        raise InvalidSettings(f'{name} has no application called "{attribute or "app"}": write app = App("name") there')
+    found.configure(settings, role=role, alone=alone)
+    found.registry.check(lambda handler: handler.unmet(found.providers))
+    found.registry.topology()
+    return found
+
+
+def _imported(name: str, given: str) -> ModuleType:
+    if not re.fullmatch(r"\w+(\.\w+)*", name) or name.endswith(".py"):
+        raise InvalidSettings(f"-A {given} names no module; write it like shop.tasks:app")
+    try:
+        return importlib.import_module(name)
+    except ChappeError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InvalidSettings(
+                f'no module is called "{error.name}" (for -A {given}); it was looked for in {Path.cwd()!s} and on sys.path'
+            ) from None
+        raise _broken(name, error) from error
+    except (Exception, SystemExit) as error:  # whatever the user's own module does while it is imported
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: BaseException) -> ChappeError:
+    """Show the traceback below our own frames, and give the one sentence at the end of it."""
+    trace = error.__traceback__
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename.startswith("<frozen ") or trace.tb_frame.f_globals.get("__name__") == __name__
+    ):
+        trace = trace.tb_next
+    click.echo("".join(traceback.format_exception(type(error), error, trace)).rstrip(), err=True)
+    kind = DefinitionError if isinstance(error, ImportError | SyntaxError) else ChappeError  # the others may be gone the next time
+    return kind(f"{name} cannot be imported: {type(error).__name__}: {error}")
+
+
+def bare_app(settings: Settings) -> App:
+    """Give an application without messages, to look at queues with."""
+    if settings.is_embedded and not settings.path.exists():
+        raise NotFound(f"{settings.path} does not exist yet; the first message makes it (is --broker or CHAPPE_BROKER right?)")
+    app = App("chappe", settings=settings)
+    app.configure(settings)
+    return app
+
+
+def run_with(app: App, work: Callable[[Connection], Awaitable[R]]) -> R:
+    """Run something with a connection and close it."""
+
+    async def run() -> R:
+        try:
+            return await work(await app.connection())
+        finally:
+            await app.aclose()
+
+    return asyncio.run(run())

@@ -1,0 +1,140 @@
+"""The verbs that look at a running system: queues, status, inspect, purge and openapi."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from chappe.app import Connection
+from chappe.cli.loading import bare_app, find_app, run_with, settings_of
+from chappe.cli.tables import body_of, show, when
+from chappe.errors import NotFound
+
+_COUNTS = ("queue", "ready", "running", "delayed", "dead", "done", "consumers")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def queues(ctx: click.Context, as_json: bool) -> None:
+    """Show the queues and how many messages are in each state."""
+    app = bare_app(settings_of(ctx))
+
+    async def work(connection: Connection) -> list[dict[str, Any]]:
+        return (await connection.store.overview())["queues"]
+
+    found = run_with(app, work)
+    rows = found if as_json else [{"queue": q["name"], **q} for q in found]
+    show(rows, _COUNTS, as_json=as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Show the engine and the processes that are connected to it."""
+    app = bare_app(settings_of(ctx))
+
+    async def work(connection: Connection) -> dict[str, Any]:
+        return await connection.store.overview()
+
+    overview = run_with(app, work)
+    if as_json:
+        show([overview], (), as_json=True)
+        return
+    engine = overview["engine"]
+    if "postgres" in engine:
+        click.echo(f"{engine['broker']}, PostgreSQL {engine['postgres']} at {engine['path']}", err=True)
+    elif engine["pid"]:
+        click.echo(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}", err=True)
+    else:
+        click.echo(f"no engine runs; the file is {engine['path']}", err=True)
+    rows = [{**c, "queues": ", ".join(c.get("queues", []))} for c in overview["clients"] if c["role"] != "client"]
+    show(rows, ("role", "pool", "pid", "concurrency", "holding", "queues"), as_json=False)
+
+
+@click.command()
+@click.argument("what")
+@click.option("--state", type=click.Choice(["ready", "running", "delayed"]), default=None, help="Of a queue: which messages.")
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_json: bool) -> None:
+    """Show the messages of a queue, or where a message is by its id."""
+    app = bare_app(settings_of(ctx))
+
+    async def work(connection: Connection) -> tuple[bool, list[dict[str, Any]]]:
+        names = [q["name"] for q in (await connection.store.overview())["queues"]]
+        if what not in names:
+            try:
+                found = await connection.store.state(what)
+            except NotFound as error:
+                raise NotFound(
+                    f'"{what}" is neither a queue ({", ".join(names) or "none are declared"}) nor a known message: {error}'
+                ) from None
+            result = None if found.result is None else msgspec.json.decode(found.result)
+            return True, [{**msgspec.structs.asdict(found), "result": result}]
+        rows: list[dict[str, Any]] = []
+        for one in (state,) if state else ("running", "ready", "delayed"):
+            for delivery in await connection.broker.peek(what, one, limit):
+                envelope = delivery.envelope
+                rows.append(
+                    {
+                        "state": one,
+                        "id": envelope.id,
+                        "type": envelope.type,
+                        "attempt": delivery.attempt,
+                        "sent": when(envelope.timestamp),
+                        "body": body_of(envelope),
+                    }
+                )
+        return False, rows[:limit]
+
+    single, rows = run_with(app, work)
+    show(
+        rows,
+        ("id", "type", "state", "queue", "result", "error", "merged_into")
+        if single
+        else ("state", "id", "type", "attempt", "sent", "body"),
+        as_json=as_json,
+    )
+
+
+@click.command()
+@click.argument("queue")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("--delete", is_flag=True, help="Delete the empty queue and its bindings too.")
+@click.pass_context
+def purge(ctx: click.Context, queue: str, force: bool, delete: bool) -> None:
+    """Delete what is ready and delayed in a queue; what is running or dead stays."""
+    app = bare_app(settings_of(ctx))
+
+    async def count(connection: Connection) -> int:
+        depth = await connection.broker.depth(queue)
+        return depth.ready + depth.delayed
+
+    waiting = run_with(app, count)
+    if not force:
+        typed = click.prompt(f"{waiting} messages of {queue} would be deleted for good. Type the queue's name to go on", err=True)
+        if typed != queue:
+            raise click.Abort
+    app = bare_app(settings_of(ctx))
+
+    async def work(connection: Connection) -> int:
+        return await connection.broker.purge(queue, delete=delete)
+
+    click.echo(run_with(app, work))
+
+
+@click.command()
+@click.pass_context
+def openapi(ctx: click.Context) -> None:
+    """Print the OpenAPI document of the application's gateway."""
+    import importlib.metadata
+
+    from chappe.web.openapi import document
+
+    app = find_app(settings_of(ctx))
+    click.echo(msgspec.json.format(msgspec.json.encode(document(app, importlib.metadata.version("chappe"))), indent=2).decode())

@@ -1,0 +1,448 @@
+"""The processes of a host: engine, worker, gateway and scheduler; `chappe run` starts them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import click
+import setproctitle
+
+from chappe.app import App, Connection
+from chappe.bus.bus import Draft, new_id
+from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
+from chappe.cli.loading import find_app, settings_of
+from chappe.cli.logs import set_up
+from chappe.cli.seconds import SECONDS
+from chappe.engine import hazards
+from chappe.engine.clock import steady_clock
+from chappe.engine.database import PASSING
+from chappe.engine.owner import Ownership
+from chappe.engine.server import Engine
+from chappe.engine.serving import serve
+from chappe.engine.tables import orphans, started_in
+from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
+from chappe.messages.topology import match
+from chappe.settings import Settings
+from chappe.supervisor.backoff import RENEWED
+from chappe.triggers.scheduler import Scheduler
+from chappe.worker.pulse import Pulse
+from chappe.worker.slots import StartedTable
+from chappe.worker.worker import Worker
+
+log = logging.getLogger("chappe.process")
+
+_LOCK_PATIENCE = 60.0
+_RENEW_CHECK = 1.0
+_LOOK = 0.1
+_BROKEN = 70
+_PORT_PATIENCE = 5.0
+
+
+def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> Lifeline:
+    set_up(settings, role)
+    setproctitle.setproctitle(f"chappe {role}")
+    end_with_parent(grace, delay=delay, over=over)
+    return Lifeline()
+
+
+@click.command()
+@click.pass_context
+def engine(ctx: click.Context) -> None:
+    """Own the file: the embedded engine, first up and last down."""
+    settings = settings_of(ctx)
+    serving: list[Engine] = []
+
+    def unneeded() -> bool:
+        """Tell whether the workers, which finish what they run when their supervisor dies, have ended; others find the next engine."""
+        return not any(c.session.role == "worker" for engine in serving for c in list(engine.connections))
+
+    line = _start(settings, "engine", 5.0, delay=settings.grace, over=unneeded)
+    gc.set_threshold(50_000, 50, 50)
+
+    async def own() -> None:
+        def ready() -> None:
+            settle_down()
+            line.ready()
+            line.beat_from_loop()
+
+        serving[:] = [_opened(settings.path)]
+        hazards.guard(settings.path)
+        await serve(settings.path, ready, engine=serving[0])
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, ended.set)
+        patience = time.monotonic() + _LOCK_PATIENCE
+        while not ended.is_set():
+            served, ending = loop.create_task(own()), loop.create_task(ended.wait())
+            await asyncio.wait((served, ending), return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            served.cancel()
+            try:
+                await served
+            except AlreadyOwned as error:
+                if time.monotonic() > patience:
+                    raise
+                log.info("waiting for the file: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.05)
+                continue
+            except asyncio.CancelledError:
+                pass
+            return
+
+    asyncio.run(main())
+
+
+def _opened(path: Path) -> Engine:
+    """Open the file, or end this process with 74 if the disk or this moment is at fault: the file may be sound, and it is tried again."""
+    try:
+        hazards.refuse_folder(path)
+        with Ownership(path):
+            hazards.refuse(path)
+        return Engine(path)
+    except (*PASSING, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EIO:
+            raise
+        log.critical("%s cannot be opened now (%s); nothing was changed", path, error)
+        sys.exit(74)
+
+
+@click.command()
+@click.option("-Q", "--queues", default="*", show_default=True, metavar="A,B*", help="Queues to serve; * is a wildcard.")
+@click.option("-X", "--exclude-queues", default="", metavar="A,B*", help="Queues to leave to others.")
+@click.option("-c", "--concurrency", default=100, show_default=True, type=click.IntRange(1, 10_000), help="Messages handled at once.")
+@click.option("-n", "--name", "--hostname", default="worker", show_default=True, help="The name shown by chappe status.")
+@click.option("-l", "--loglevel", default=None, help="debug, info, warning or error.")
+@click.option("--max-messages", type=click.IntRange(1), help="Be renewed after so many messages.")
+@click.option("--max-age", type=SECONDS, metavar="SECONDS", help="Be renewed after so many seconds.")
+@click.option("--max-memory", type=click.IntRange(1), metavar="MIB", help="Be renewed above so much memory.")
+@click.option(
+    "--grace", "--shutdown-timeout", type=SECONDS, metavar="SECONDS", default=None, help="Seconds for running messages at the end."
+)
+@click.pass_context
+def worker(
+    ctx: click.Context,
+    queues: str,
+    exclude_queues: str,
+    concurrency: int,
+    name: str,
+    loglevel: str | None,
+    grace: float | None,
+    **limits: Any,
+) -> None:
+    """Handle messages until told to end.
+
+    TERM finishes what runs within the grace, INT does so and a second one ends at once, QUIT ends at once, TSTP stops taking
+    messages and CONT takes them again, TTIN and USR1 write all stacks to stderr.
+    """
+    settings = settings_of(ctx, log_level=loglevel, grace=grace)
+    line = _start(settings, f"worker {name}", settings.grace)
+    app = find_app(settings, role="worker", alone=False)
+    wanted = match(queues.split(","), app.registry.consumed_queues())
+    left = set(match(exclude_queues.split(","), wanted)) if exclude_queues else set[str]()
+    served = [queue for queue in wanted if queue not in left]
+    if not served and (queues != "*" or exclude_queues):
+        known = ", ".join(app.registry.consumed_queues()) or "none"
+        without = f' without "{exclude_queues}"' if exclude_queues else ""
+        raise InvalidSettings(f'no queue fits "{queues}"{without}; this application serves: {known}')
+    try:
+        code = asyncio.run(_work(app, Pool(name, served, concurrency, limits), settings, line))
+    except ChappeError:
+        raise
+    except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
+        log.critical("%s ends by an error that it cannot handle", name, exc_info=True)
+        code = _BROKEN
+    logging.shutdown()
+    os._exit(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
+
+
+class Pool(NamedTuple):
+    """What a worker process was asked to be."""
+
+    name: str
+    queues: list[str]
+    concurrency: int
+    limits: dict[str, Any]
+
+
+class _Pause:
+    """Takes TSTP and CONT from the first moment: operators see a process before it can take messages."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._worker: Worker | None = None
+        self._quiet = False
+        loop.add_signal_handler(signal.SIGTSTP, self._say, True)
+        loop.add_signal_handler(signal.SIGCONT, self._say, False)
+
+    def _say(self, quiet: bool) -> None:
+        self._quiet = quiet
+        if self._worker is not None:
+            self._worker.quiet(quiet)
+
+    def hold(self, worker: Worker) -> None:
+        """Tell this worker, from now on and what was said before."""
+        self._worker = worker
+        if self._quiet:
+            worker.quiet(True)
+
+
+async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int:
+    name, queues, concurrency, limits = pool
+    loop = asyncio.get_running_loop()
+    table = StartedTable(Path(f"{settings.path.resolve()}.slots"), concurrency)
+    app.bus.set_threads(concurrency)
+    cold = asyncio.Event()
+    stop = asyncio.Event()
+    connecting = loop.create_task(
+        _connect(app, {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "slots": str(table.path)})
+    )
+
+    def warm() -> None:
+        if stop.is_set():
+            cold.set()
+        stop.set()
+        connecting.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, lambda: (stop.set(), connecting.cancel()))
+    loop.add_signal_handler(signal.SIGINT, warm)
+    loop.add_signal_handler(signal.SIGQUIT, lambda: (cold.set(), warm()))
+    for number in (signal.SIGTTIN, signal.SIGUSR1):
+        loop.add_signal_handler(number, _dump_tasks)
+    pause = _Pause(loop)
+    try:
+        connection = await connecting
+    except asyncio.CancelledError:
+        table.close()
+        return 0
+    if not settings.is_embedded:
+        await _tell_deaths(connection, settings.path)
+    if not queues:
+        line.ready()
+        line.beat_from_loop()
+        log.info("%s has no queue to serve: all commands of this application are handled where they are sent", name)
+        await stop.wait()
+        table.close()
+        await app.aclose()
+        return 0
+    lasting, temporary = app.registry.served(queues)
+    async with connection.broker.consume(lasting, prefetch=2 * concurrency, temporary=temporary) as consumer:
+        work = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
+        work.most = limits["max_messages"]
+
+        def beat(now: float) -> None:
+            table.beat(now)
+            line.beat()
+
+        pulse = Pulse(beat, work.blame_task)
+        pulse.start()
+        pause.hold(work)
+        log.info("%s serves %s with %d slots", name, ", ".join(queues), concurrency)
+        code = await _until_the_end(work, line, stop, cold, grace=settings.grace, limits=limits)
+        pulse.stop()
+        log.info("%s ends after %d messages", name, work.done + work.failed)
+    table.close()
+    await app.aclose()
+    return code
+
+
+async def _tell_deaths(connection: Connection, path: Path) -> None:
+    """Tell the broker what the dead workers of this host were running; with a file the engine itself looks."""
+    for table in orphans(path):
+        running = started_in(table)
+        try:
+            table.unlink()
+        except FileNotFoundError:
+            continue  # another worker tells it
+        if running:
+            log.warning("a worker died while it ran %d messages", len(running))
+            await connection.broker.blame(sorted(running))
+
+
+async def _until_the_end(
+    work: Worker, line: Lifeline, stop: asyncio.Event, cold: asyncio.Event, *, grace: float, limits: dict[str, Any]
+) -> int:
+    """Work until told to stop or due for renewal, end in order, and give the exit code."""
+    loop = asyncio.get_running_loop()
+    running = loop.create_task(work.run())
+    settle_down()
+    line.ready()
+    stopping, renewing = loop.create_task(stop.wait()), loop.create_task(_until_renewal(limits))
+    await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
+    code = 0 if stop.is_set() else RENEWED
+    ending = loop.create_task(work.stop(0.0 if cold.is_set() else grace))
+    cooling = loop.create_task(cold.wait())
+    await asyncio.wait((ending, cooling), return_when=asyncio.FIRST_COMPLETED)
+    cut = await (ending if ending.done() else work.stop(0.0))
+    if cut:
+        log.warning("%d messages were cut off and given back", cut)
+    for task in (stopping, renewing, cooling, running):
+        task.cancel()
+    return code
+
+
+async def _connect(app: App, info: dict[str, Any]) -> Any:
+    """Connect for as long as it takes: an engine that is away comes back."""
+    while True:
+        try:
+            return await app.connection(info)
+        except BrokerUnavailable as error:
+            log.warning("waiting for the engine: %s", error)
+
+
+async def _until_renewal(limits: dict[str, Any]) -> None:
+    if limits["max_age"] is None and limits["max_memory"] is None:
+        await asyncio.Event().wait()
+    import psutil  # 1 MB that a worker without limits can do without
+
+    started = time.monotonic()
+    me = psutil.Process()
+    while True:
+        await asyncio.sleep(_RENEW_CHECK)
+        if limits["max_age"] is not None and time.monotonic() - started > limits["max_age"]:
+            return
+        if limits["max_memory"] is not None and me.memory_info().rss > limits["max_memory"] * 1024 * 1024:
+            return
+
+
+def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    """Give the frames from a coroutine down to what it waits for; `Task.get_stack` stops at the first."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+
+
+def _dump_tasks() -> None:
+    """Write the stacks of all tasks and threads to stderr."""
+    lines = [f"--- {time.strftime('%H:%M:%S')} process {os.getpid()}"]
+    for task in asyncio.all_tasks():
+        lines.append(f"task {task.get_name()}: {task.get_coro()!r}")
+        lines += [f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in _awaited(task.get_coro())]
+    names: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001 - the documented way to see threads  # pyright: ignore[reportPrivateUsage]
+    for identity, frame in names.items():
+        lines.append(f"thread {identity}")
+        lines += [line.rstrip() for line in traceback.format_stack(frame, limit=8)]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+@click.command()
+@click.option("--host", default=None, help="Where to listen; anything but loopback needs a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="0 takes a free one.")
+@click.pass_context
+def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
+    """Take commands over HTTP."""
+    import uvicorn
+
+    from chappe.web.gateway import gateway as make_gateway
+    from chappe.web.patience import Patient
+
+    settings = settings_of(ctx, host=host, port=port)
+    line = _start(settings, "gateway", settings.grace)
+    app = find_app(settings, role="gateway", alone=False)
+    config = uvicorn.Config(
+        make_gateway(app), host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
+    )  # fmt: skip
+
+    asked: list[int] = []
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1]
+                log.info("gateway listens on http://%s:%d", settings.host, port)
+                connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
+                while not connecting.done() and not self.should_exit and not asked:
+                    await asyncio.wait((connecting,), timeout=_LOOK)
+                if asked or self.should_exit:  # also a signal that came before uvicorn could hear it
+                    self.should_exit = True
+                    connecting.cancel()
+                    return
+                await connecting
+                settle_down()
+                line.ready()
+                line.beat_from_loop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises a signal again when it has shut down: that is an end in order
+        signal.signal(number, lambda number, _: asked.append(number))
+    _wait_for_port(settings.host, settings.port, asked)
+    try:
+        Server(config).run()
+    except SystemExit as ended:
+        if ended.code:
+            raise InvalidSettings(f"the gateway cannot listen on {settings.host}:{settings.port}; see what it said above") from None
+        raise
+
+
+def _wait_for_port(host: str, port: int, asked: list[int]) -> None:
+    """Wait a little while another process has the port: the gateway of a supervisor that was killed may be about to end."""
+    deadline, said = time.monotonic() + _PORT_PATIENCE, False
+    while not asked and time.monotonic() < deadline:
+        try:
+            ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # the server itself says what is wrong
+        if not said:
+            log.warning("waiting for port %d of %s: another process has it", port, host)
+            said = True
+        time.sleep(_LOOK)
+
+
+@click.command()
+@click.pass_context
+def scheduler(ctx: click.Context) -> None:
+    """Send what is scheduled; several may run, each slot is sent once."""
+    settings = settings_of(ctx)
+    line = _start(settings, "scheduler", 5.0)
+    app = find_app(settings, role="scheduler", alone=False)
+    names = [schedule.name for schedule in app.schedules]
+    log.info("%d schedules: %s", len(names), ", ".join(names) or "none")
+
+    async def main() -> None:
+        connection = await _connect(app, {"pid": os.getpid()})
+        turning = Scheduler(
+            app.schedules,
+            connection.store,
+            prepare=lambda message: app.bus.prepare(message, Draft(new_id())),
+            merging=app.merger,
+            now=steady_clock(),
+        )
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(turning.run())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, task.cancel)
+        settle_down()
+        line.ready()
+        line.beat_from_loop()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await app.aclose()
+
+    asyncio.run(main())

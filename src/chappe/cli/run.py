@@ -1,0 +1,54 @@
+"""`chappe run`: everything on this host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+import setproctitle
+
+from chappe.cli.loading import settings_of
+from chappe.cli.logs import set_up
+from chappe.engine.hazards import refuse_folder
+from chappe.errors import InvalidSettings
+from chappe.supervisor.supervisor import Supervisor, plan
+from chappe.web.guard import refuse_open_bind
+
+
+@click.command()
+@click.option("--host", default=None, help="Where the gateway listens; anything but loopback needs a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="The gateway's port.")
+@click.option("--no-gateway", is_flag=True, help="Without HTTP.")
+@click.option("--no-scheduler", is_flag=True, help="Without schedules.")
+@click.pass_context
+def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool, no_scheduler: bool) -> None:
+    """Run everything on this host: engine, gateway, scheduler and supervised workers; with RabbitMQ there is no engine.
+
+    TERM and INT end it in order, a second INT and QUIT at once, HUP replaces workers one by one, TSTP and CONT pause and
+    resume them. Pools of workers are declared in chappe.toml.
+    """
+    settings = settings_of(ctx, host=host, port=port)
+    if settings.app is None:
+        raise InvalidSettings("no application is named: use -A module:app, CHAPPE_APP, or app in chappe.toml")
+    refuse_open_bind(settings)
+    if settings.is_embedded:
+        refuse_folder(settings.path)
+    set_up(settings, "supervisor")
+    setproctitle.setproctitle("chappe supervisor")
+    os.environ["CHAPPE_APP"] = settings.app
+    os.environ["CHAPPE_BROKER"] = settings.broker
+    if settings.store is not None:
+        os.environ["CHAPPE_STORE"] = settings.store
+    os.environ["CHAPPE_HOST"] = settings.host
+    os.environ["CHAPPE_PORT"] = str(settings.port)
+    os.environ.pop("PORT", None)
+    if ctx.obj["config"] is not None:
+        os.environ["CHAPPE_CONFIG"] = str(ctx.obj["config"].resolve())
+    engine, others = plan(settings, gateway=not no_gateway, scheduler=not no_scheduler)
+
+    async def main() -> None:
+        await Supervisor(settings.path, engine, others, Path(f"{settings.path}.processes")).run()
+
+    asyncio.run(main())

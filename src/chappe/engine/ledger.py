@@ -1,0 +1,600 @@
+"""The engine's transaction: what arrived in one turn is stored together, then lent to whoever waits.
+
+The ledger is synchronous, does no I/O but SQLite's, and reads no clock by itself. Its verbs are those of
+`verbs.py`; this file has the turn around them and the life of a message.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+import msgspec
+from msgspec import Raw
+
+from chappe.bounds import DEATHS_ALLOWED
+from chappe.engine.database import PATIENCE, open_database
+from chappe.engine.log import CHECKPOINT, Log
+from chappe.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
+from chappe.engine.routes import Routes
+from chappe.engine.seal import seal, stand_in, unseal
+from chappe.engine.wire import LARGEST_FRAME, LENT_AT_ONCE
+from chappe.errors import CorruptStorage, StorageFull
+from chappe.messages.codec import encode_json
+
+_IDS_AT_ONCE: Final = 1_000_000
+_PROMOTED_AT_ONCE: Final = 1000
+_LOOKED_AT_ONCE: Final = 10_000  # rows in one turn: a key with a long line behind it must not stop everybody
+_AROUND: Final = 64  # bytes of an answer for each message beside what is of any length
+_PASSING: Final = HISTORY | HOLDER | RETURNED  # what a dead letter does not keep
+
+_TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id > ? order by id limit ?"
+_TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
+INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
+    from delayed where due <= ? order by due, id limit ?"""
+_TALLY = "insert or replace into tally values (?, ?)"
+_DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
+
+_serials = msgspec.json.Decoder(tuple[int, list[int], float]).decode
+
+Row = tuple[int, str, int, int, str | None, str | None, bytes]
+
+
+class Receiver:
+    """A session that waits for deliveries."""
+
+    __slots__ = ("limit", "queues", "reply", "room", "session")
+
+    def __init__(self, session: Session, queues: list[QueueState], limit: int, reply: Callable[[Any], None]) -> None:
+        self.session = session
+        self.queues = queues
+        self.limit = limit
+        self.room = LENT_AT_ONCE  # bytes; at least one message is lent whatever its size
+        self.reply = reply
+
+
+class Ledger:
+    """The messages of one file."""
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        """Open the file; the caller holds its `Ownership`. Raises the errors of `open_database`."""
+        self.path = path
+        self.now = now
+        self.full = False  # whether the disk is, so that nothing new is stored
+        self.claims: dict[int, Claim] = {}
+        self.receivers: list[Receiver] = []
+        self.served: list[tuple[Receiver, list[Any]]] = []
+        self.waiters: dict[str, list[Callable[[Any], None]]] = collections.defaultdict(list)
+        self.finished: list[str] = []
+        self.writing = False
+        self.held_back = False
+        self.unfinished = False  # whether `serve` stopped before it had looked at all there is
+        self._looked = 0
+        self._moves: list[tuple[bool, Claim]] = []  # what was lent (true) and ended (false) in this turn, in order
+        self._dirty: set[QueueState] = set()
+        self._log_pages = 0
+        self.db = open_database(path)
+        try:
+            self._begin()
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            self.db.close()
+            raise CorruptStorage(f"{path} is damaged ({error}); it was left as it is: see chappe recover") from None
+
+    def _begin(self) -> None:
+        self.routes = Routes(self.db)
+        self._next = self._reserved = int(self._meta("next_id"))
+        self.was_held = int(self._meta("held")) != 0
+        self._set_meta("held", -1)
+        self.next_due = self._first_due()
+        self._log = Log(self.path, int(self.db.pragma("page_size")))
+        self.db.set_wal_hook(self._logged)
+        self._load()
+
+    # --- the turn
+
+    def write(self) -> None:
+        """Begin the turn's transaction if it has not begun."""
+        if not self.writing:
+            self.db.execute("begin immediate")
+            self.writing = True
+
+    def commit(self) -> None:
+        """Make the turn durable; raises `StorageFull`, after which the caller must `undo`."""
+        try:
+            if self.writing:
+                self._save_counters()
+                self.db.execute("commit")
+        except apsw.FullError:
+            raise self.no_room() from None
+        self.writing = False
+        self._moves.clear()
+        for queue in self._dirty:
+            queue.keep()
+        self._dirty.clear()
+
+    def no_room(self) -> StorageFull:
+        """Give the refusal of what needs room on a full disk."""
+        return StorageFull(f"no room to store more in {self.path.parent}; free some space, nothing was lost and what is stored goes on")
+
+    def need_room(self) -> None:
+        """Raise `StorageFull` while the disk is: what room is left is for settling."""
+        if self.full:
+            raise self.no_room()
+
+    def _logged(self, _: Any, __: str, pages: int) -> int:
+        self._log_pages = pages
+        return 0
+
+    def tend_log(self) -> None:
+        """Write a long log back into the file, between two turns.
+
+        Raises `apsw.FullError` and `apsw.BusyError`, after which it may be tried again, and `apsw.IOError`: an error of the disk is not.
+
+        SQLite's own checkpoint in a commit would ignore it, and the next one might believe a disk that had lost the pages.
+        """
+        if self._log_pages > CHECKPOINT:
+            self.write_back()
+        self._log.reach(self._log_pages)
+
+    def write_back(self) -> None:
+        """Write the log back into the file, as far as no reader is in the way; raises as `tend_log` does."""
+        self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._log_pages = 0
+
+    def log_size(self) -> int:
+        """Give the bytes that the log takes on the disk."""
+        return self._log.size()
+
+    def give_back_log(self) -> None:
+        """Write the log back into the file and free its bytes; raises as `tend_log` does."""
+        self.db.set_busy_timeout(0)  # for somebody who reads, nobody else waits
+        try:
+            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self.db.set_busy_timeout(PATIENCE)
+        self._log_pages = 0
+        self._log.restart()
+
+    def take_room(self, size: int) -> None:
+        """Make so many bytes that became free on a full disk room in the log, before somebody else has them."""
+        self._log.grow(size)
+
+    def undo(self) -> None:
+        """Take back everything since the last commit, in the file and in memory."""
+        if self.writing and not self.db.get_autocommit():
+            self.db.execute("rollback")
+        self.writing = False
+        for lent, claim in reversed(self._moves):
+            if lent:
+                del self.claims[claim.id], claim.session.claims[claim.id]
+                claim.queue.running -= 1
+            else:
+                self.claims[claim.id] = claim.session.claims[claim.id] = claim
+                claim.queue.running += 1
+        self._moves.clear()
+        for queue in self._dirty:
+            queue.uncount()
+        self._dirty.clear()
+        self.finished.clear()
+        self.receivers[:0] = [receiver for receiver, _ in self.served]
+        self.served.clear()
+        self._reload()
+
+    def close(self, *, momentary: bool = False) -> None:
+        """Close the file, remembering whether anything was lent; a momentary owner leaves that as it found it."""
+        if self.writing:
+            self.undo()
+        self._set_meta("held", int(self.was_held) if momentary else len(self.claims))
+        self.db.close()
+
+    # --- lending
+
+    def serve(self) -> None:
+        """Lend what is ready to those who wait; each names its queues in the order of their turn."""
+        self.unfinished = False
+        self._looked = 0
+        if self.held_back:
+            return
+        for receiver in list(self.receivers):
+            receiver.room = LENT_AT_ONCE  # what it got in a turn that was undone does not count
+            lent = list[Any]()
+            for queue in receiver.queues:
+                if queue.servable and len(lent) < receiver.limit and not self.unfinished:
+                    self._lend(queue, receiver, lent)
+            if lent:
+                self.receivers.remove(receiver)
+                self.served.append((receiver, lent))
+
+    def _lend(self, queue: QueueState, receiver: Receiver, lent: list[Any]) -> None:
+        limit = receiver.limit
+        for number in queue.order:
+            rank = queue.ranks[number]
+            while rank.returned and len(lent) < limit and receiver.room > 0:
+                identity = heapq.heappop(rank.returned)
+                row = self.db.execute(_TAKE_ONE, (queue.id, number, identity)).fetchone()
+                if row is not None and identity not in self.claims and not self._claim(queue, number, receiver, row, lent):
+                    rank.give_back(identity)
+            while not rank.exhausted and len(lent) < limit and receiver.room > 0:
+                rows, rank.exhausted = self._read(queue, number, limit - len(lent), receiver.room)
+                self._looked += len(rows)
+                for row in rows:
+                    if row[0] in self.claims:
+                        rank.cursor = row[0]
+                        continue
+                    key = row[4]
+                    if key is not None and key in queue.held:
+                        rank.cursor = row[0]
+                        if queue.held[key] != row[0]:
+                            queue.blocked.add(key)
+                        continue
+                    if receiver.room <= 0 or not self._claim(queue, number, receiver, row, lent):
+                        rank.exhausted = False  # the rest of what was read is served next time
+                        break
+                    rank.cursor = row[0]
+                if self._looked > _LOOKED_AT_ONCE:
+                    self.unfinished = True
+                    return
+            if len(lent) >= limit:
+                return
+
+    def _read(self, queue: QueueState, rank: int, most: int, room: int) -> tuple[list[Row], bool]:
+        """Give what comes next in a priority, hardly more than there is room for, and whether that is all there is."""
+        rows: list[Row] = []
+        for row in self.db.execute(_TAKE, (queue.id, rank, queue.ranks[rank].cursor, most)):
+            rows.append(row)
+            room -= len(row[6])
+            if room <= 0:
+                return rows, False
+        return rows, len(rows) < most
+
+    def _claim(self, queue: QueueState, rank: int, receiver: Receiver, row: Row, lent: list[Any]) -> bool:
+        """Lend a message if there is room for it in the answer, and say so; else there is none for what is behind it."""
+        identity, _, attempt, _, _, note, stored = row
+        size = len(stored) + 4 * len(queue.name) + _AROUND
+        if note is not None:
+            size += len(note.encode())
+        if size > receiver.room and lent:
+            receiver.room = 0
+            return False
+        claim = self._hold(queue, rank, receiver.session, row)
+        if size > LARGEST_FRAME - _AROUND:
+            self.bury(claim, "too_large", f"with its note it has {size} bytes, more than can be sent to a worker", attempt=claim.attempt)
+            return True
+        try:
+            envelope = unseal(stored)
+        except CorruptStorage as error:
+            self._bury_damaged(claim, stored, str(error))
+            return True
+        receiver.room -= size
+        lent.append((identity, queue.name, attempt + 1, Raw(envelope), note))
+        return True
+
+    def _hold(self, queue: QueueState, rank: int, session: Session, row: Row) -> Claim:
+        identity, message_id, attempt, flags, key, _, _ = row
+        if flags & MERGES:
+            self.write()
+            self.db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, identity))
+            if not self.db.changes():  # it is not pending because it was lent before
+                flags |= RETURNED
+        claim = Claim(session, queue, rank, identity, message_id, attempt, flags, key)
+        self.claims[identity] = session.claims[identity] = claim
+        self._moves.append((True, claim))
+        queue.running += 1
+        if key is not None:
+            queue.held[key] = identity
+        return claim
+
+    def _bury_damaged(self, claim: Claim, stored: bytes, error: str) -> None:
+        self.write()
+        self.db.execute(
+            "update ready set envelope = ? where queue = ? and rank = ? and id = ?",
+            (seal(stand_in(stored, claim.message_id)), claim.queue.id, claim.rank, claim.id),
+        )
+        self.bury(claim, "damaged", error, attempt=claim.attempt)
+
+    # --- ending
+
+    def claim_of(self, session: Session, tag: int) -> Claim | None:
+        """Give what this session holds under a tag, or nothing if it was lost."""
+        claim = self.claims.get(tag)
+        return claim if claim is not None and claim.session is session else None
+
+    def ack(self, claims: Sequence[tuple[Claim, bytes | None, bool]]) -> None:
+        """End claims as done, each with its result and whether handlers left marks."""
+        self.write()
+        self.db.executemany(_DELETE, [(c.queue.id, c.rank, c.id) for c, _, _ in claims])
+        for claim, result, marked in claims:
+            queue = claim.queue
+            self._drop(claim)
+            queue.rows -= 1
+            queue.done += 1
+            self._dirty.add(queue)
+            if claim.flags:
+                self._forget(claim)
+                if claim.flags & TRACKED:
+                    self.end_tracked(claim.message_id, "done", result, None)
+            if marked:
+                self.db.execute("delete from mark where message_id = ?", (claim.message_id,))
+            if claim.key is not None:
+                self._release_key(queue, claim.key)
+
+    def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None) -> None:
+        """Make a claim ready again, at once at its old place or later."""
+        queue = claim.queue
+        if not counted and after <= 0 and note is None and error is None:
+            self._return(claim, untouched=True)
+            return
+        self.write()
+        attempt = claim.attempt + (1 if counted else 0)
+        flags = claim.flags & ~RETURNED
+        if counted:
+            queue.retried += 1
+        if error is not None:
+            flags |= HISTORY
+            self.db.execute("insert into failure values (?, ?, ?, ?)", (self._scope(claim), self.now(), claim.attempt + 1, error))
+        place = (queue.id, claim.rank, claim.id)
+        if after <= 0:
+            self.db.execute(
+                "update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?", (attempt, flags, note, *place)
+            )
+            self._drop(claim)
+            queue.rank(claim.rank).give_back(claim.id)
+        else:
+            (envelope,) = self.db.execute(f"{_DELETE} returning envelope", place).fetchone()
+            due = self.now() + after
+            if claim.key is not None:
+                flags |= HOLDER
+            self.db.execute(DELAY, (due, claim.id, queue.id, claim.rank, claim.message_id, attempt, flags, claim.key, note, envelope))
+            self._drop(claim)
+            queue.rows -= 1
+            queue.delayed += 1
+            self.due_at(due)
+        self._dirty.add(queue)
+
+    def bury(self, claim: Claim, reason: str, error: str | None, *, attempt: int | None = None) -> None:
+        """Make a claim a dead letter with its history; in a temporary queue it is gone."""
+        self.write()
+        queue = claim.queue
+        (envelope,) = self.db.execute(f"{_DELETE} returning envelope", (queue.id, claim.rank, claim.id)).fetchone()
+        scope = self._scope(claim)
+        if not queue.owner:
+            spent = claim.attempt + 1 if attempt is None else attempt
+            history = [
+                tuple(row)
+                for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))
+            ]
+            self.db.execute(
+                BURY,
+                (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~_PASSING, claim.key, reason, error, self.now(),
+                 msgspec.msgpack.encode(history), envelope),
+            )  # fmt: skip
+            queue.dead += 1
+        self.db.execute("delete from death where message_id = ?", (scope,))
+        self._forget(claim)
+        if claim.flags & TRACKED:
+            self.end_tracked(claim.message_id, "dead", None, f"{reason}: {_last_line(error)}" if error else reason)
+        self._drop(claim)
+        queue.rows -= 1
+        queue.died += 1
+        self._dirty.add(queue)
+        if claim.key is not None:
+            self._release_key(queue, claim.key)
+
+    def give_back(self, session: Session, started: frozenset[int] | None) -> None:
+        """Take everything from a session that ended; `started` are the tags that a dead worker was running."""
+        for tag, claim in list(session.claims.items()):
+            if started is None or tag not in started:
+                self._return(claim, untouched=False)
+                continue
+            self._blame(claim, f"worker {session.name} died while it ran this message")
+
+    def blame(self, tag: int) -> None:
+        """Count a death for a message that was running when its worker and the engine died in the same moment."""
+        for queue in self.routes.queues.values():
+            for rank in queue.order:
+                row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
+                if row is not None and tag not in self.claims:
+                    self._blame(self._hold(queue, rank, Session(), row), "a worker died while it ran this message, and the engine with it")
+                    return
+
+    def _blame(self, claim: Claim, error: str) -> None:
+        self.write()
+        scope = self._scope(claim)
+        self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
+        (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
+        if int(deaths) >= DEATHS_ALLOWED:
+            self.bury(claim, "worker_lost", f"{deaths} workers died while they ran this message")
+        else:
+            self.retry(claim, 0.0, counted=True, error=error, note=None)
+
+    def adopt(self, session: Session, held: Iterable[tuple[str, int]]) -> list[int]:
+        """Lend messages again to the client that held them before the engine was restarted; give those it may keep."""
+        kept: list[int] = []
+        for name, tag in held:
+            queue = self.routes.queues.get(name)
+            if queue is None or tag in self.claims:
+                continue
+            for rank in queue.order:
+                row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
+                if row is not None:
+                    self._hold(queue, rank, session, row)
+                    kept.append(tag)
+                    break
+        return kept
+
+    # --- time
+
+    def promote(self) -> None:
+        """Make ready what is due."""
+        now = self.now()
+        if now < self.next_due:
+            return
+        rows = self.db.execute(
+            _DUE,
+            (now, _PROMOTED_AT_ONCE),
+        ).fetchall()
+        if rows:
+            self.write()
+        for due, identity, queue_id, rank, message_id, attempt, flags, key, note, envelope in rows:
+            queue = self.routes.by_id[queue_id]
+            self.db.execute("delete from delayed where due = ? and id = ?", (due, identity))
+            holder = flags & HOLDER
+            new = identity if holder else self.next_id()
+            self.db.execute(INSERT, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope))
+            if flags & MERGES:
+                self.db.execute(
+                    "update pending set id = ?, due = null where queue = ? and key = ? and id = ?", (new, queue_id, key, identity)
+                )
+            if holder:
+                queue.rank(rank).give_back(new)
+            else:
+                queue.rank(rank).exhausted = False
+            queue.rows += 1
+            queue.delayed -= 1
+            self._dirty.add(queue)
+        self.next_due = self._first_due()
+
+    # --- what the verbs share
+
+    def next_id(self) -> int:
+        """Give a number that grows for ever, also over restarts."""
+        if self._next >= self._reserved:
+            self._reserved = self._next + _IDS_AT_ONCE
+            self._set_meta("next_id", self._reserved)
+        self._next += 1
+        return self._next
+
+    def end_tracked(self, message_id: str, state: str, result: bytes | None, error: str | None) -> None:
+        """Store how a tracked message and all that were merged into it ended."""
+        self.db.execute(
+            "update tracked set state = ?, result = ?, error = ?, at = ? where message_id = ? or into_id = ?",
+            (state, result, error, self.now(), message_id, message_id),
+        )
+        self.finished.append(message_id)
+        self.finished += [str(row[0]) for row in self.db.execute("select message_id from tracked where into_id = ?", (message_id,))]
+
+    def stored_of(self, client: str) -> tuple[int, list[int]]:
+        """Give the last request of a client that was stored, and those refused in the same turn."""
+        row = self.db.execute("select value from tally where name = ?", (f"client {client}",)).fetchone()
+        return _serials(row[0])[:2] if row else (0, [])
+
+    def remember_serial(self, client: str, serial: int, refused: list[int]) -> None:
+        """Store the last request of a client that this turn stores, and those that it refused."""
+        self.write()
+        self.db.execute(_TALLY, (f"client {client}", encode_json((serial, refused, self.now()))))
+
+    def forget_serials(self, before: float) -> None:
+        """Forget clients that have stored nothing since."""
+        rows = self.db.execute("select name, value from tally where name >= 'client ' and name < 'client!'").fetchall()
+        self.db.executemany("delete from tally where name = ?", [(name,) for name, value in rows if _serials(value)[2] < before])
+
+    def touch(self, queue: QueueState) -> None:
+        """Store the counters of a queue with this turn."""
+        self._dirty.add(queue)
+
+    def refresh(self, queue: QueueState) -> None:
+        """Look at a queue afresh after rows were deleted or inserted in bulk; its counters are stored with this turn."""
+        self._dirty.add(queue)
+        self._fresh(queue)
+
+    def _return(self, claim: Claim, *, untouched: bool) -> None:
+        """Put a message back to its old place; it is pending again only if nobody can have begun it.
+
+        What may have run under its id must not become more under the same id: a handler that remembers ids would skip it.
+        """
+        self._drop(claim)
+        claim.queue.rank(claim.rank).give_back(claim.id)
+        if untouched and claim.flags & MERGES and not claim.flags & RETURNED:
+            self.write()
+            self.db.execute(
+                "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, null, ?, ?)",
+                (claim.queue.id, claim.key, claim.id, claim.rank, self.next_id()),
+            )
+
+    def _drop(self, claim: Claim) -> None:
+        del self.claims[claim.id]
+        del claim.session.claims[claim.id]
+        claim.queue.running -= 1
+        self._moves.append((False, claim))
+
+    def _scope(self, claim: Claim) -> str:
+        return f"{claim.queue.id}/{claim.message_id}"
+
+    def _release_key(self, queue: QueueState, key: str) -> None:
+        queue.held.pop(key, None)
+        if key in queue.blocked:
+            row = self.db.execute(
+                "select rank, id from ready indexed by ready_by_key where queue = ? and key = ? order by rank, id limit 1", (queue.id, key)
+            ).fetchone()
+            if row is None:
+                queue.blocked.discard(key)
+            elif int(row[1]) <= (rank := queue.rank(int(row[0]))).cursor:  # else it comes in its turn
+                queue.held[key] = int(row[1])
+                rank.give_back(int(row[1]))
+
+    def _forget(self, claim: Claim) -> None:
+        if claim.flags & HISTORY:
+            scope = self._scope(claim)
+            self.db.execute("delete from failure where message_id = ?", (scope,))
+            self.db.execute("delete from death where message_id = ?", (scope,))
+        if claim.flags & UNIQUE:
+            self.db.execute("delete from unique_key where message_id = ? and until is null", (claim.message_id,))
+
+    def _save_counters(self) -> None:
+        there = [queue for queue in self._dirty if self.routes.by_id.get(queue.id) is queue]
+        self.db.executemany(_TALLY, [(f"queue {q.id}", encode_json((q.rows, q.delayed, q.dead))) for q in there])
+
+    def _reload(self) -> None:
+        self.routes.reload()
+        self._next = max(self._next, int(self._meta("next_id")))
+        self._reserved = self._next
+        self._load()
+        self.next_due = self._first_due()
+
+    def _load(self) -> None:
+        for queue in self.routes.queues.values():
+            self._fresh(queue)
+
+    def _fresh(self, queue: QueueState) -> None:
+        queue.ranks.clear()
+        queue.order.clear()
+        queue.blocked.clear()
+        queue.held = {c.key: c.id for c in self.claims.values() if c.queue is queue and c.key is not None}
+        for key, identity in self.db.execute("select key, id from delayed where queue = ? and flags & ?", (queue.id, HOLDER)):
+            queue.held[str(key)] = int(identity)
+        rank: int | None = None
+        while True:  # one look-up for each priority, whatever the number of messages
+            row = self.db.execute(
+                "select rank from ready where queue = ? and rank > ? order by rank limit 1", (queue.id, -(2**62) if rank is None else rank)
+            ).fetchone()
+            if row is None:
+                return
+            rank = int(row[0])
+            queue.rank(rank)
+
+    def _first_due(self) -> float:
+        row = self.db.execute("select min(due) from delayed").fetchone()
+        return float("inf") if row is None or row[0] is None else float(row[0])
+
+    def due_at(self, due: float) -> None:
+        self.next_due = min(self.next_due, due)
+
+    def _meta(self, name: str) -> int:
+        (value,) = self.db.execute("select value from meta where name = ?", (name,)).fetchone()
+        return int(value)
+
+    def _set_meta(self, name: str, value: int) -> None:
+        self.db.execute("update meta set value = ? where name = ?", (value, name))
+
+
+def _last_line(error: str) -> str:
+    """Give what a traceback says: those who ask for a result need not see our source."""
+    return error.strip().rsplit("\n", 1)[-1]

@@ -1,0 +1,152 @@
+"""What clients and the engine say to each other: length-prefixed MessagePack frames over a Unix socket.
+
+A request is `[serial, verb, arguments]`, an answer `[serial, error or nil, value]`. Both sides send many
+frames in one write and never wait for each other's answers, except where a caller does.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from chappe import errors
+from chappe.bounds import FURTHEST
+from chappe.messages.envelope import Envelope, Options, Publication
+
+PROTOCOL: Final = 1
+LARGEST_FRAME: Final = 64 * 1024 * 1024
+LENT_AT_ONCE: Final = 8 * 1024 * 1024
+
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Moment = Annotated[float, Meta(ge=-FURTHEST, le=253402300799.0)]  # seconds since the epoch, up to the year 9999; NaN is neither
+Pace = Annotated[float, Meta(ge=0, le=FURTHEST)]
+Wait = Annotated[float, Meta(le=FURTHEST)]
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding bytes from outside may raise
+
+_length: Final = struct.Struct(">I")
+encode: Final = msgspec.msgpack.Encoder().encode
+
+
+_readable: Final = msgspec.msgpack.Decoder(Envelope).decode
+
+
+class Posted(Struct, array_like=True, gc=False):
+    """A publication as the engine sees it: the envelope stays closed, but one that nobody could open is refused."""
+
+    message_id: str
+    type: str
+    envelope: Raw
+    routing_key: str
+    exchange: str = ""
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
+    delay: Annotated[float, Meta(le=FURTHEST)] = 0.0
+    options: Options | None = None
+
+    def __post_init__(self) -> None:
+        _readable(self.envelope)
+
+
+class Buried(Struct, array_like=True, gc=False):
+    """A dead letter of another engine; its envelope and history stay closed."""
+
+    queue: str
+    message_id: str
+    envelope: Raw
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+    key: str | None
+    reason: str
+    error: str | None
+    attempts: Annotated[int, Meta(ge=0, lt=2**31)]
+    died_at: Annotated[float, Meta(ge=0, le=FURTHEST)]
+    history: Raw
+
+    def __post_init__(self) -> None:
+        _readable(self.envelope)
+        try:
+            msgspec.msgpack.decode(self.history, type=list[tuple[float, int, str]])
+        except msgspec.MsgspecError as error:
+            raise errors.Rejected(f"the history of {self.message_id} cannot be read: {error}") from None
+
+
+class Request(Struct, array_like=True, gc=False):
+    """One request of a client."""
+
+    serial: int
+    verb: str
+    arguments: Raw
+
+
+class Failure(Struct, array_like=True, gc=False):
+    """Why a request was refused: the name of an error of `chappe.errors` and its text."""
+
+    kind: str
+    text: str
+
+
+class Answer(Struct, array_like=True, gc=False):
+    """The answer to one request."""
+
+    serial: int
+    failure: Failure | None
+    value: Raw
+
+
+decode_request: Final = msgspec.msgpack.Decoder(Request).decode
+decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
+
+
+def posted(publications: Sequence[Publication]) -> list[tuple[Any, ...]]:
+    """Write publications as the engine reads them."""
+    return [(p.envelope.id, p.envelope.type, p.envelope, p.routing_key, p.exchange, p.priority, p.delay, p.options) for p in publications]
+
+
+def frame(value: Any) -> bytes:
+    """Encode one frame."""
+    body = encode(value)
+    return _length.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._needed = 4
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Give every frame that is complete now; raises `ValueError` for one that is too large."""
+        buffer = self._buffer
+        buffer += data
+        if len(buffer) < self._needed:
+            return  # do not look through a large frame each time a piece of it comes
+        at, end = 0, len(buffer)
+        whole = bytes(buffer)
+        self._needed = 4
+        while end - at >= 4:
+            (length,) = _length.unpack_from(whole, at)
+            if length > LARGEST_FRAME:
+                raise ValueError(f"a frame of {length} bytes is larger than {LARGEST_FRAME}")
+            if end - at - 4 < length:
+                self._needed = length + 4
+                break
+            yield whole[at + 4 : at + 4 + length]
+            at += 4 + length
+        del buffer[:at]
+
+
+def failure_of(error: errors.ChappeError) -> Failure:
+    """Describe an error for the wire."""
+    return Failure(type(error).__name__, str(error))
+
+
+def error_of(failure: Failure) -> errors.ChappeError:
+    """Give the error that a failure describes; only the classes of our own tree can come out."""
+    kind = getattr(errors, failure.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.ChappeError)) or kind in (errors.InvalidMessage, errors.CommandFailed):
+        return errors.BrokerError(f"{failure.kind}: {failure.text}")
+    return kind(failure.text)

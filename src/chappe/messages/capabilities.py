@@ -1,0 +1,252 @@
+"""How a message wants to be treated, declared as keywords of its class."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypedDict
+
+import msgspec
+from msgspec import Struct
+
+from chappe.bounds import FURTHEST
+from chappe.errors import InvalidCapability
+
+_PERIODS: Final = {
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "h": 3600.0,
+    "hour": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+}
+
+
+_NAMED: Final = re.compile(r"[^\s,*\x00-\x1f\x7f-\x9f](?:[^,*\x00-\x1f\x7f-\x9f]*[^\s,*\x00-\x1f\x7f-\x9f])?")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value < 2**31
+
+
+def _within(value: Any, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most  # NaN is not
+
+
+def refuse_bad_name(what: str, name: object) -> None:
+    """Raise `InvalidCapability` for a name of a queue or exchange that could not be written everywhere."""
+    if not isinstance(name, str) or len(name.encode(errors="replace")) > 255 or not _NAMED.fullmatch(name):
+        shown = repr(name)[:60]
+        raise InvalidCapability(f"{what} {shown}: a name has 1 to 255 bytes, no comma, asterisk or control character, no space at its ends")
+
+
+class Retry(Struct, frozen=True):
+    """How often and how soon a failed message is handled again.
+
+    `attempts` counts all of them, the first included; the pause before attempt *n* + 1 is
+    `delay * factor ** (n - 1)` seconds, at most `most`, less a random part of up to `jitter` of it.
+    """
+
+    attempts: int = 8
+    delay: float = 1.0
+    factor: float = 3.0
+    most: float = 3600.0
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.attempts):
+            raise InvalidCapability(f"Retry(attempts={self.attempts!r}): at least one attempt is needed, as a whole number")
+        times = _within(self.delay, 0, FURTHEST) and _within(self.most, 0, FURTHEST)
+        if not times or not _within(self.factor, 1, 1000) or not _within(self.jitter, 0, 1):
+            raise InvalidCapability(f"{self}: delay and most must be >= 0 and finite, factor within 1..1000, jitter within 0..1")
+
+
+class Rate(Struct, frozen=True):
+    """How many messages may start in a period, across all workers: `Rate("10/s", key="{channel}")`.
+
+    The message waits its turn without holding a slot. `key` splits the budget by fields; `burst` is how
+    many may start at once (default: one period's worth is spread evenly, so 1).
+    """
+
+    limit: str
+    key: str = ""
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        _ = self.interval
+        if not _is_count(self.burst):
+            raise InvalidCapability(f"Rate(burst={self.burst!r}): at least 1 is needed, as a whole number")
+        if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
+            raise InvalidCapability(f'Rate(key={self.key!r}): write fields in braces, like "{{channel}}"')
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two starts at the steady rate."""
+        match = re.fullmatch(r"\s*0*([1-9]\d{0,8})\s*/\s*(?:0*([1-9]\d{0,5}))?\s*([a-z]+)\s*", str(self.limit), re.ASCII)
+        period = _PERIODS.get(match[3]) if match else None
+        if match is None or period is None:
+            raise InvalidCapability(f'Rate("{str(self.limit)[:40]}"): write it like "10/s", "100/min" or "5/10s"')
+        return period * int(match[2] or 1) / int(match[1])
+
+
+class Unique(Struct, frozen=True):
+    """At most one message per key: `Unique("{user_id}")`.
+
+    Without `window` the key is free again when the message is done or dead; with it, after so many seconds.
+    """
+
+    key: str
+    window: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
+            raise InvalidCapability(f'Unique(key={self.key!r}): write fields in braces, like "{{user_id}}"')
+        if self.window is not None and not (_within(self.window, 0, FURTHEST) and self.window > 0):
+            raise InvalidCapability(f"Unique(window={self.window!r}): seconds above 0 are needed, or nothing")
+
+
+class Exchange(Struct, frozen=True):
+    """A named exchange; what is published there is archived for `archive` seconds (0: not at all).
+
+    For RabbitMQ alone: `passive` says that it is another program's, which is only looked for; `durable`, `auto_delete`
+    and `arguments` are how it is declared, which must be as others declare it. It is bound to again when it came back.
+    """
+
+    name: str
+    kind: Literal["direct", "topic", "fanout"] = "topic"
+    archive: float = 0.0
+    durable: bool = True
+    auto_delete: bool = False
+    passive: bool = False
+    arguments: Mapping[str, Any] = {}
+
+    @property
+    def is_lasting(self) -> bool:
+        """Tell whether it stays for as long as nobody deletes it, because it is ours and durable."""
+        return self.durable and not self.auto_delete and not self.passive
+
+    def __post_init__(self) -> None:
+        refuse_bad_name("exchange", self.name)
+        if self.kind not in ("direct", "topic", "fanout"):
+            raise InvalidCapability(f'exchange "{self.name}": kind={self.kind!r} must be "direct", "topic" or "fanout"')
+        if not _within(self.archive, 0, FURTHEST):
+            raise InvalidCapability(f'exchange "{self.name}": archive={self.archive!r} must be seconds, 0 for not at all')
+
+
+class Capabilities(TypedDict, total=False):
+    """The keywords that a message class takes, each with its meaning.
+
+    name, aliases: what it is called on the wire. queue: where it waits (fields in braces must be
+    enumerations). exchange, routing_key: publish there instead. key: at most one running per key, in order;
+    with a `merge` method also at most one pending. unique: refuse doubles. priority: larger first.
+    delay: seconds before it is ready. retry, rate, timeout: see their classes; timeout is seconds for one
+    attempt, kill_after the seconds after which the worker itself is ended. ttl: seconds after which
+    it is too old to start. results: keep what the handlers return, so that anybody can fetch it by id.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    queue: str
+    exchange: str | Exchange
+    routing_key: str
+    key: str
+    unique: str | Unique
+    priority: int
+    delay: float
+    retry: int | Retry
+    rate: str | Rate
+    timeout: float
+    kill_after: float
+    ttl: float
+    results: bool
+
+
+class MessageSpec(Struct, frozen=True):
+    """The capabilities of one message class, checked and completed."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    queue: str | None = None
+    exchange: Exchange | None = None
+    routing_key: str | None = None
+    key: str | None = None
+    merges: bool = False
+    unique: Unique | None = None
+    priority: int = 0
+    delay: float = 0.0
+    retry: Retry = Retry()
+    rate: Rate | None = None
+    timeout: float | None = None
+    kill_after: float | None = None
+    ttl: float | None = None
+    results: bool = False
+
+
+KNOWN: Final = frozenset(Capabilities.__annotations__)
+
+
+def wire_name(class_name: str) -> str:
+    """Give a class's name on the wire: its words in lower case, joined by dots."""
+    words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+|[0-9]+", class_name)
+    return ".".join(word.lower() for word in words) or class_name.lower()
+
+
+def refuse_unknown(owner: str, keywords: Mapping[str, Any]) -> None:
+    """Raise `InvalidCapability` for the first keyword that is no capability, with a suggestion."""
+    for keyword in keywords:
+        if keyword not in KNOWN:
+            near = difflib.get_close_matches(keyword, KNOWN, n=1, cutoff=0.5)
+            hint = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(sorted(KNOWN))}"
+            raise InvalidCapability(f'{owner}: unknown capability "{keyword}", {hint}')
+
+
+def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSpec:
+    """Check the keywords of one class and fill in what was left out.
+
+    Raises `InvalidCapability`, naming the class, the keyword and what would be right.
+    """
+    refuse_unknown(owner, given)
+    values: dict[str, Any] = {"name": wire_name(owner), **given}
+    if type(values.get("retry")) is int:
+        values["retry"] = Retry(values["retry"])
+    if isinstance(values.get("rate"), str):
+        values["rate"] = Rate(values["rate"])
+    if isinstance(values.get("unique"), str):
+        values["unique"] = Unique(values["unique"])
+    if isinstance(values.get("exchange"), str):
+        values["exchange"] = Exchange(values["exchange"])
+    try:
+        spec = msgspec.convert({**values, "merges": merges}, MessageSpec, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        fault, _, place = str(error).partition(" - at `$.")
+        raise InvalidCapability(f"{owner}: {place.rstrip('`') or 'a capability'}: {fault}") from None
+    _refuse_contradictions(owner, values, merges=merges)
+    return spec
+
+
+def _refuse_contradictions(owner: str, values: Mapping[str, Any], *, merges: bool) -> None:
+    for keyword in ("timeout", "kill_after", "ttl"):
+        if keyword in values and not (_within(values[keyword], 0, FURTHEST) and values[keyword] > 0):
+            raise InvalidCapability(f"{owner}: {keyword}={values[keyword]} must be more than 0 seconds, and finite")
+    if not _within(values.get("delay", 0), 0, FURTHEST):
+        raise InvalidCapability(f"{owner}: delay={values['delay']} must not be negative, and at most {FURTHEST:g} seconds")
+    if not -(2**31) <= values.get("priority", 0) < 2**31:
+        raise InvalidCapability(f"{owner}: priority={values['priority']} must fit into 32 bits")
+    if "queue" in values:
+        refuse_bad_name(f"{owner}: queue", values["queue"])
+    if merges and "key" not in values:
+        raise InvalidCapability(f'{owner}: has a merge method but no key; say which pending messages are one: key="{{field}}"')
+    if merges and "unique" in values:
+        raise InvalidCapability(f"{owner}: has both merge and unique; a second pending message is either merged or refused")
+    if "routing_key" in values and "exchange" not in values:
+        raise InvalidCapability(f"{owner}: routing_key needs an exchange to be published to")
+    if "exchange" in values and "routing_key" not in values and "queue" not in values:
+        raise InvalidCapability(f"{owner}: exchange needs a routing_key (or a queue to be bound by its own name)")
+    for name in (values["name"], *values.get("aliases", ())):
+        if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name) or len(name) > 255:
+            raise InvalidCapability(f'{owner}: name="{name}" must be lower-case words joined by dots')

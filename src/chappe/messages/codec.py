@@ -1,0 +1,87 @@
+"""Messages to bytes and back: JSON by default, MessagePack by content type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+import msgspec
+
+from chappe.errors import InvalidMessage
+
+JSON: Final = "application/json"
+MSGPACK: Final = "application/msgpack"
+
+encode_json: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
+
+
+def decoder(message: type[Any], content_type: str = JSON) -> Callable[[bytes], Any]:
+    """Give the function that turns bytes into a checked message; it raises `msgspec.ValidationError`."""
+    match content_type.partition(";")[0].strip().lower():
+        case "application/json" | "":
+            return msgspec.json.Decoder(message).decode
+        case "application/msgpack":
+            return msgspec.msgpack.Decoder(message).decode
+        case _:
+            raise msgspec.DecodeError(f'content type "{content_type}" is neither {JSON} nor {MSGPACK}')
+
+
+def decode_plain(body: bytes, content_type: str = JSON) -> Any:
+    """Decode without a type, for people who look at a message whose class is not at hand."""
+    return msgspec.msgpack.decode(body) if content_type == MSGPACK else msgspec.json.decode(body)
+
+
+def decode_body(message: type[Any], name: str, body: bytes) -> Any:
+    """Decode JSON from outside; raises `InvalidMessage` with the path of every field at fault."""
+    try:
+        try:
+            return msgspec.json.decode(body, type=message)
+        except msgspec.ValidationError as error:  # msgspec stops here, also before a later place where the body is no JSON at all
+            faults = find_faults(message, msgspec.json.decode(body), strings=True) or {"$": str(error)}
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidMessage(name, {"$": str(error)}) from None
+    except Exception as error:  # what a message's own __post_init__ raises beyond ValueError, an assertion perhaps
+        raise InvalidMessage(name, {"$": f"{type(error).__name__}: {error}"}) from error
+    raise InvalidMessage(name, faults)
+
+
+def find_faults(message: type[Any], values: Any, *, strings: bool = False) -> dict[str, str]:
+    """Give the path of each field at fault with what is wrong there.
+
+    msgspec stops at the first fault; somebody who fills in a form wants all of them, so each field is
+    converted alone. `strings` is for values that came from JSON, where a date is a string.
+    """
+    if not isinstance(values, Mapping):
+        return {"$": f"Expected `object`, got `{_json_kind(values)}`"}
+    builtin = None if strings else (bytes, bytearray)
+    given = cast("Mapping[str, Any]", values)
+    faults: dict[str, str] = {}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(message)}
+    for name, field in fields.items():
+        if name not in given:
+            if field.required:
+                faults[f"$.{name}"] = "Field required"
+            continue
+        try:
+            msgspec.convert(given[name], field.type, builtin_types=_JSON_LACKS if strings else builtin)
+        except msgspec.ValidationError as error:
+            fault, _, inner = str(error).partition(" - at `$")
+            faults[f"$.{name}{inner.rstrip('`')}"] = fault
+    for name in given:
+        if name not in fields:
+            faults[f"$.{name}"] = "Unknown field"
+    if not faults:  # a rule of the whole message, from its __post_init__
+        try:
+            msgspec.convert(values, message, builtin_types=_JSON_LACKS if strings else builtin)
+        except msgspec.ValidationError as error:
+            fault, _, inner = str(error).partition(" - at `$")
+            faults[f"${inner.rstrip('`')}"] = fault
+    return faults
+
+
+_JSON_LACKS: Final = ()
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {list: "array", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
+    return next((name for kind, name in kinds.items() if type(value) is kind), "unknown")

@@ -1,0 +1,19 @@
+"""The middleware of an application that names none, and why they are in this order."""
+
+from __future__ import annotations
+
+from chappe.bus.bus import Middleware
+from chappe.middleware.delivery import Delivery
+from chappe.middleware.keys import Keys, Tracking, Uniqueness
+from chappe.middleware.limits import Expiry, TimeLimits
+from chappe.middleware.rates import Rates
+from chappe.middleware.retries import Retries
+
+
+def defaults() -> list[Middleware]:
+    """Give the default middleware, outermost first.
+
+    Retries is outside everything, so that whatever fails inside is another attempt. Expiry comes before Rates, so
+    that a stale message takes no one's turn; Rates before TimeLimits, so that waiting is not working.
+    """
+    return [Retries(), Expiry(), Rates(), TimeLimits(), Delivery(), Keys(), Uniqueness(), Tracking()]

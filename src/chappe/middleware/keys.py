@@ -1,0 +1,54 @@
+"""Messages of one key: in order, merged while pending, or unique: `key`, `merge` and `unique`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chappe.bus.bus import Draft, Middleware, Send
+from chappe.messages.capabilities import MessageSpec
+from chappe.messages.envelope import Publication, changed
+from chappe.messages.template import renderer
+
+
+class Keys(Middleware):
+    """Gives publications the key by which they wait for each other."""
+
+    def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
+        if spec.key is None:
+            return call_next
+        render, merges = renderer(spec.key), spec.merges
+
+        def keyed(message: Any, draft: Draft) -> Publication:
+            draft.options = changed(draft.options, key=render(message), merges=merges, merged_ids=(draft.id,) if merges else ())
+            return call_next(message, draft)
+
+        return keyed
+
+
+class Uniqueness(Middleware):
+    """Gives publications the key under which a second one is refused."""
+
+    def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
+        if spec.unique is None:
+            return call_next
+        render, window, name = renderer(spec.unique.key), spec.unique.window, spec.name
+
+        def unique(message: Any, draft: Draft) -> Publication:
+            draft.options = changed(draft.options, unique=f"{name}:{render(message)}", unique_for=window)
+            return call_next(message, draft)
+
+        return unique
+
+
+class Tracking(Middleware):
+    """Has the state and result of messages kept that ask for it: the capability `results`."""
+
+    def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
+        if not spec.results:
+            return call_next
+
+        def tracked(message: Any, draft: Draft) -> Publication:
+            draft.options = changed(draft.options, tracked=True)
+            return call_next(message, draft)
+
+        return tracked

@@ -1,0 +1,206 @@
+"""The settings: flag over environment over chappe.toml over default, each checked when it is read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from chappe.bounds import FURTHEST
+from chappe.errors import InvalidSettings
+
+_UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level", "AMQP_URL": "broker", "DATABASE_URL": "store"}
+_PREFIX: Final = "CHAPPE_"
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+_FORMATS: Final = ("auto", "console", "json")
+_OTHER_VARIABLES: Final = frozenset({"CHAPPE_CONFIG", "CHAPPE_ALLOW_NETWORK_DISK"})
+_DAY: Final = 86400.0
+_LARGEST_BODY: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
+_FILE: Final = re.compile(r"sqlite:///[^?#\x00-\x1f]*[^?#\x00-\x1f/]")
+_AMQP: Final = re.compile(r"amqps?://[^\s/?#]+(?:/[^\s]*)?")
+_POSTGRES: Final = re.compile(r"postgres(?:ql)?://[^\s]+")
+_HOST: Final = r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::\d{1,5})?"
+
+
+class Pool(Struct, frozen=True, forbid_unknown_fields=True):
+    """Worker processes of one kind: which queues they serve (`*` is a wildcard), how many, and when each is renewed."""
+
+    queues: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    processes: int = 1
+    concurrency: int = 100
+    max_messages: int | None = None
+    max_age: float | None = None
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.processes <= 1000:
+            raise ValueError("processes must be within 0..1000")
+        if not 1 <= self.concurrency <= 10_000:
+            raise ValueError("concurrency must be within 1..10000")
+        for name, most in (("max_messages", 2**63), ("max_age", FURTHEST), ("max_memory", 2**63)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise ValueError(f"{name} must be more than 0, and finite")
+        for name in (*self.queues, *self.exclude):
+            if not name or "," in name:
+                raise ValueError(f'queues and exclude are lists of names, each without a comma; "{name}" is none')
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be configured; `broker` is a URL: `sqlite:///chappe.db` is the file beside you.
+
+    With `amqp://…` for a broker, `store` is the `postgresql://…` that remembers what RabbitMQ has no notion of.
+    """
+
+    app: str | None = None
+    broker: str = "sqlite:///chappe.db"
+    store: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 7070
+    token: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    max_body: int = 1024 * 1024
+    deadline: float = 5.0
+    grace: float = 25.0
+    log_level: str = "info"
+    log_format: str = "auto"
+    pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {"default": Pool()})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError("port must be within 0..65535")
+        if not 0 < self.deadline <= _DAY:
+            raise ValueError(f"deadline must be more than 0 and at most {_DAY:g} seconds")
+        if not 0 <= self.grace <= _DAY:
+            raise ValueError(f"grace must not be negative, and at most {_DAY:g} seconds")
+        if not 0 < self.max_body <= _LARGEST_BODY:
+            raise ValueError(f"max_body must be within 1..{_LARGEST_BODY} bytes")
+        if self.log_level.lower() not in _LEVELS:
+            raise ValueError(f'log_level "{self.log_level}" must be one of {", ".join(_LEVELS)}')
+        if self.log_format not in _FORMATS:
+            raise ValueError(f'log_format "{self.log_format}" must be one of {", ".join(_FORMATS)}')
+        self._check_broker()
+        self._check_names()
+
+    def _check_broker(self) -> None:
+        if _AMQP.fullmatch(self.broker):
+            if self.store is None:
+                raise ValueError("store is missing: RabbitMQ needs PostgreSQL beside it, like postgresql://user:password@host/database")
+            if not _POSTGRES.fullmatch(self.store):
+                raise ValueError("store is not known; beside RabbitMQ it is PostgreSQL, like postgresql://user:password@host/database")
+        elif not _FILE.fullmatch(self.broker):
+            shown = self.broker if "@" not in self.broker else self.broker.rpartition("@")[2]
+            raise ValueError(
+                f'broker "{shown}" is not known; write sqlite:///chappe.db, or with four slashes for an absolute path, '
+                "or amqp://user:password@host/ with a store"
+            )
+
+    def _check_names(self) -> None:
+        for host in self.allowed_hosts:
+            if not re.fullmatch(_HOST, host, re.IGNORECASE):
+                raise ValueError(f'allowed_hosts: "{host}" is no host; write names like queue.example.org, or with a port')
+        for origin in self.allowed_origins:
+            if not re.fullmatch(f"[a-z][a-z0-9+.-]*://{_HOST}/?", origin, re.IGNORECASE):
+                raise ValueError(f'allowed_origins: "{origin}" is no origin; write them like https://app.example.org')
+        for pool in self.pools:
+            if not re.fullmatch(r"[\w.-]{1,64}", pool):
+                raise ValueError(f"pools: {pool!r} is no name for a pool; use letters, digits, dots and dashes")
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether messages wait in a file of this host, not in RabbitMQ."""
+        return not _AMQP.fullmatch(self.broker)
+
+    @property
+    def path(self) -> Path:
+        """The file of the embedded engine; with RabbitMQ, the name of what lies beside the processes of this host."""
+        return Path(self.broker.removeprefix("sqlite:///")) if self.is_embedded else Path("chappe")
+
+
+def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
+    """Give the settings; raises `InvalidSettings` with the name of what is wrong and where it came from."""
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    def put(found: Mapping[str, Any], source: str) -> None:
+        for name, value in found.items():
+            if name not in Settings.__struct_fields__:
+                raise InvalidSettings(f"{source}: {_unknown(name, Settings.__struct_fields__)}")
+            values[name] = value
+            sources[name] = source
+
+    chosen = file or Path(environment.get("CHAPPE_CONFIG", "chappe.toml"))
+    if chosen.exists():
+        try:
+            put(tomllib.loads(chosen.read_text()), str(chosen))
+        except (tomllib.TOMLDecodeError, ValueError, RecursionError, OSError) as error:
+            raise InvalidSettings(f"{chosen} cannot be read as TOML: {error}") from None
+    elif file is not None or "CHAPPE_CONFIG" in environment:
+        raise InvalidSettings(f"{chosen} does not exist")
+    for variable, name in _UNPREFIXED.items():
+        if environment.get(variable):
+            put({name: environment[variable]}, variable)
+    for name in Settings.__struct_fields__:
+        value = environment.get(_PREFIX + name.upper())
+        if value and name == "pools":
+            raise InvalidSettings("CHAPPE_POOLS: pools are declared in chappe.toml, each with its queues and processes")
+        if value:
+            listed = [part.strip() for part in value.split(",") if part.strip()]
+            put({name: listed if name.startswith("allowed_") else value}, _PREFIX + name.upper())
+    _refuse_misspelled(environment)
+    put({name: value for name, value in (flags or {}).items() if value is not None}, "the command line")
+    return _checked(values, sources)
+
+
+def _checked(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
+    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    for name, value in values.items():
+        if name == "pools" and isinstance(value, Mapping):
+            _check_pools(cast("Mapping[str, Any]", value), sources[name])
+        try:
+            msgspec.convert(value, types[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidSettings(f"{sources[name]}: {name}: {error}") from None
+    try:
+        return msgspec.convert(dict(values), Settings, strict=False)
+    except msgspec.ValidationError as error:
+        source = sources.get(re.split(r"\W", str(error))[0])  # what is wrong begins with the name of its setting
+        raise InvalidSettings(f"{source}: {error}" if source else str(error)) from None
+
+
+def _check_pools(pools: Mapping[str, Any], source: str) -> None:
+    for name, table in pools.items():
+        if isinstance(table, Mapping):
+            for setting in cast("Mapping[str, Any]", table):
+                if setting not in Pool.__struct_fields__:
+                    raise InvalidSettings(f"{source}: pools.{name}: {_unknown(setting, Pool.__struct_fields__)}")
+        try:
+            msgspec.convert(table, Pool, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidSettings(f"{source}: pools.{name}: {error}") from None
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"
+    return f'no setting is called "{name}", {hint}'
+
+
+def _refuse_misspelled(environment: Mapping[str, str]) -> None:
+    """Raise `InvalidSettings` for a variable that is almost one of ours; others may have variables of that prefix too."""
+    known = {_PREFIX + name.upper() for name in Settings.__struct_fields__} | _OTHER_VARIABLES
+    for variable in environment:
+        if variable.startswith(_PREFIX) and variable not in known and environment[variable]:
+            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
+            if near:
+                raise InvalidSettings(f"{variable}: no such variable is known, did you mean {near[0]}?")

@@ -1,0 +1,96 @@
+"""Fires the slots of schedules: any number of schedulers may run, each slot is sent once."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Sequence
+
+from chappe.bus.merging import Merger
+from chappe.errors import BrokerError, BrokerUnavailable, ChappeError, DefinitionError, Unconfirmed
+from chappe.messages.envelope import Publication
+from chappe.messages.message import Command
+from chappe.store.contract import Store
+from chappe.triggers.schedule import Schedule, due
+
+log = logging.getLogger("chappe.scheduler")
+
+_LONGEST_SLEEP = 5.0
+_AFTER_FAILURE = 1.0
+_AHEAD = 60.0  # seconds: two hosts' clocks differ by less
+
+
+class Scheduler:
+    """Sleeps until the next slot, then has the store fire it if nobody did."""
+
+    def __init__(
+        self,
+        schedules: Sequence[Schedule],
+        store: Store,
+        *,
+        prepare: Callable[[Command], Publication],
+        merging: Merger,
+        now: Callable[[], float],
+    ) -> None:
+        names = [schedule.name for schedule in schedules]
+        for name in names:
+            if names.count(name) > 1:
+                raise DefinitionError(f'two schedules are called "{name}"; give one of them name="..."')
+        self._schedules = schedules
+        self._store = store
+        self._prepare = prepare
+        self._merging = merging
+        self._now = now
+        self._ahead: set[str] = set()
+
+    async def run(self) -> None:
+        """Fire until cancelled; a broker that is away delays, it does not end this."""
+        while True:
+            try:
+                pause = await self.turn()
+            except BrokerError as error:
+                log.warning("cannot fire (%s); trying again", error)
+                pause = _AFTER_FAILURE
+            await asyncio.sleep(pause)
+
+    async def turn(self) -> float:
+        """Fire what is due now and give the seconds until something may be due."""
+        upcoming = _LONGEST_SLEEP
+        for schedule in self._schedules:
+            try:
+                upcoming = min(upcoming, await self._fire(schedule))
+            except (BrokerUnavailable, Unconfirmed):
+                raise
+            except ChappeError as error:  # one schedule's trouble must not keep the others from firing
+                log.error("cannot fire %s: %s", schedule.name, error)
+                upcoming = min(upcoming, _AFTER_FAILURE)
+            except Exception:  # nor must what the user's code raises: a trigger, a field's default, a merge
+                log.exception("cannot fire %s", schedule.name)
+                upcoming = min(upcoming, _AFTER_FAILURE)
+        return max(0.001, upcoming)
+
+    async def _fire(self, schedule: Schedule) -> float:
+        """Fire what is due of one schedule and give the seconds until its next slot."""
+        now = self._now()
+        last = await self._store.last_fired(schedule.name)
+        if last is None:
+            await self._store.fire(schedule.name, now, ())
+            last = await self._store.last_fired(schedule.name) or now  # of another scheduler, if that was first
+        self._say_if_ahead(schedule.name, last - now)
+        for slot in due(schedule, last, now):
+            original = [self._prepare(schedule.message)]
+            merge = functools.partial(self._merging.merged, original)
+            if await self._store.fire(schedule.name, slot, original, merge):
+                log.info("fired %s for %s", schedule.name, slot)
+        return schedule.trigger.after(max(last, now)) - now
+
+    def _say_if_ahead(self, name: str, seconds: float) -> None:
+        """Say once that a schedule waits for its own past: a slot is never fired twice, whatever the clock does."""
+        if seconds <= _AHEAD:
+            self._ahead.discard(name)
+        elif name not in self._ahead:
+            self._ahead.add(name)
+            log.warning(
+                "%s has fired %.0f s ahead of this clock, which was set back; it goes on when the clock has caught up", name, seconds
+            )

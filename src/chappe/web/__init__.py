@@ -1,0 +1,1 @@
+"""How Chappe is reached over HTTP."""

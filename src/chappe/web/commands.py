@@ -1,0 +1,173 @@
+"""Commands over HTTP: taken with 202 after the durable commit, asked after by id."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from chappe.app import App, fingerprint, is_immediate
+from chappe.bus.bus import Draft, new_id
+from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, UnknownMessage
+from chappe.messages.bounds import excess_of
+from chappe.messages.codec import decode_body, encode_json
+from chappe.messages.envelope import changed
+from chappe.messages.message import Command
+from chappe.store.contract import State
+from chappe.web.problems import problem, problem_of
+
+LONGEST_WAIT: Final = 60.0
+# What `curl -d` sends without being told otherwise is taken too; a web page of another origin is turned away by the guard.
+_TAKEN = frozenset({"application/json", "application/x-www-form-urlencoded"})
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{0,200})?")
+_LONGEST_STATE: Final = 512
+
+
+class Commands:
+    """The routes for commands and messages of one application."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def post(self, request: Request) -> Response:
+        """`POST /commands/{name}`."""
+        try:
+            return await self._post(request)
+        except ChappeError as error:
+            return problem_of(error)
+        except ClientDisconnect:  # it left before its body had come: nobody hears this answer, and nothing was stored
+            return problem(400, "The body did not come")
+
+    async def _post(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        kind = self._app.registry.message(name)
+        if not issubclass(kind, Command):
+            raise UnknownMessage(f'"{name}" is an event; commands are: {", ".join(c.__spec__.name for c in self._app.registry.commands())}')
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in _TAKEN:
+            return problem(415, "The body must be JSON", "send it with Content-Type: application/json")
+        key = request.headers.get("idempotency-key")
+        if key is not None and not _KEY.fullmatch(key):
+            return problem(400, "The idempotency key is not usable", "it must be 1 to 255 printable ASCII characters without spaces")
+        body = await request.body()
+        if excess := excess_of(body):
+            return problem(400, f"The body is {excess[0]}", excess[1])
+        try:
+            command: Command = decode_body(kind, name, body)
+        except InvalidMessage as error:
+            if list(error.faults) == ["$"] and (fault := _malformed(body)):
+                return problem(400, "The body is not JSON", fault)
+            raise
+        if is_immediate(command):
+            return await self._run_now(command)
+        return await self._store(request, command, key)
+
+    async def _store(self, request: Request, command: Command, key: str | None) -> Response:
+        name, wait = command.__spec__.name, _wanted_wait(request.headers.get("prefer", ""))
+        draft = Draft(new_id(), headers=_traced(request), options=changed(None, tracked=True))
+        if key is not None:
+            draft.options = changed(draft.options, idempotency_key=f"{name}:{key}", fingerprint=fingerprint(command))
+        (receipt,) = await self._app.publish_all([self._app.bus.prepare(command, draft)])
+        headers: dict[str, str] = {}
+        identity = receipt.id if receipt.outcome == "duplicate" else draft.id
+        if receipt.outcome == "duplicate" and key is not None:
+            headers["Idempotent-Replayed"] = "true"
+        state = None if wait is None else await self._awaited(identity, wait)
+        if state is not None:
+            headers["Preference-Applied"] = f"wait={wait:g}"
+            if state.state == "dead":
+                raise CommandFailed(identity, state.error or "dead")
+            if state.state == "done":
+                return Response(encode_json(shown(state)), 200, {"Location": f"/messages/{identity}", **headers}, "application/json")
+        headers["Location"] = f"/messages/{identity}"
+        return Response(encode_json({"id": identity, "outcome": receipt.outcome}), 202, headers, "application/json")
+
+    async def _awaited(self, identity: str, wait: float) -> State | None:
+        """Wait for the end of a stored command; if that cannot be known, it is stored all the same."""
+        try:
+            connection = await self._app.connection()
+            return await connection.store.result(identity, wait)
+        except BrokerError:
+            return None
+
+    async def _run_now(self, command: Command) -> Response:
+        identity = new_id()
+        started = time.time()
+        try:
+            result = await self._app.handle_now(command, identity)
+        except (BrokerError, DefinitionError):
+            raise
+        except Exception as error:  # what a handler raises is the answer to this request only
+            raise CommandFailed(identity, f"{type(error).__name__}: {error}") from error
+        answer = {
+            "id": identity,
+            "type": command.__spec__.name,
+            "state": "done",
+            "result": result,
+            "seconds": round(time.time() - started, 6),
+        }
+        return Response(encode_json(answer), 200, media_type="application/json")
+
+    async def get(self, request: Request) -> Response:
+        """`GET /messages/{id}`, with `Prefer: wait=` until it ended."""
+        try:
+            connection = await self._app.connection()
+            wait = _wanted_wait(request.headers.get("prefer", ""))
+            state = await connection.store.result(request.path_params["id"], wait or 0.0)
+            return Response(encode_json(shown(state)), 200, media_type="application/json")
+        except ChappeError as error:
+            return problem_of(error)
+
+
+def shown(state: State) -> dict[str, Any]:
+    """Give the JSON of a message's state."""
+    answer: dict[str, Any] = {"id": state.id, "type": state.type, "state": state.state, "queue": state.queue}
+    if state.state == "done":
+        answer["result"] = None if state.result is None else msgspec.Raw(state.result)
+    if state.error is not None:
+        answer["error"] = state.error
+    if state.merged_into is not None:
+        answer["merged_into"] = state.merged_into
+    if state.progress is not None:
+        done, total, text = state.progress
+        answer["progress"] = {"done": done, "total": total, "text": text}
+    return answer
+
+
+def _malformed(body: bytes) -> str | None:
+    """Say why a body is no JSON, if that is so."""
+    if not body:
+        return "it is empty; send an object with the fields of the command"
+    try:
+        body.decode()
+        msgspec.json.decode(body)
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8 (byte {error.start})"
+    except (msgspec.DecodeError, RecursionError) as error:
+        return str(error)
+    return None
+
+
+def _wanted_wait(prefer: str) -> float | None:
+    """Read the seconds of `Prefer: wait=` (RFC 7240 §4.3), within what is granted."""
+    for preference in prefer.split(","):
+        name, _, value = preference.strip().partition("=")
+        if name.strip().lower() == "wait":
+            try:
+                seconds = float(value.strip().strip('"'))
+            except ValueError:
+                return None
+            return min(max(seconds, 0.0), LONGEST_WAIT) if seconds == seconds else None  # noqa: PLR0124 - not a number
+    return None
+
+
+def _traced(request: Request) -> dict[str, str] | None:
+    """Give the trace that the message takes along; one that cannot be read is left behind (W3C Trace Context §3.2)."""
+    parent, state = request.headers.get("traceparent", ""), request.headers.get("tracestate", "")
+    if not _TRACE.fullmatch(parent):
+        return None
+    return {"traceparent": parent, "tracestate": state} if 0 < len(state) <= _LONGEST_STATE and state.isascii() else {"traceparent": parent}

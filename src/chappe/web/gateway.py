@@ -1,0 +1,134 @@
+"""The gateway: one ASGI application over the verbs of an `App`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chappe.app import App
+from chappe.errors import BrokerError, ChappeError, StorageFull
+from chappe.messages.codec import encode_json
+from chappe.web.commands import Commands
+from chappe.web.guard import BodyTooLarge, Guard, refuse_open_bind
+from chappe.web.metrics import Metrics
+from chappe.web.openapi import document
+from chappe.web.problems import problem, problem_of
+
+VERSION = importlib.metadata.version("chappe")
+
+
+def gateway(app: App) -> ASGIApp:
+    """Give the ASGI application; raises `InvalidSettings` for an open bind without a token."""
+    settings = app.settings
+    refuse_open_bind(settings)
+    commands, metrics = Commands(app), Metrics()
+    described = encode_json(document(app, VERSION))
+
+    async def livez(_: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        try:
+            connection = await app.connection()
+            overview = await connection.store.overview()
+        except ChappeError as error:
+            return problem_of(error if isinstance(error, BrokerError) else BrokerError(str(error)))
+        if overview["engine"]["full"]:
+            return problem_of(StorageFull("the disk of the engine is full: new messages are refused until there is room again"))
+        return _json({"status": "ok", "engine": overview["engine"].get("pid", overview["engine"]["path"])})
+
+    async def show_metrics(_: Request) -> Response:
+        try:
+            connection = await app.connection()
+            text, kind = metrics.expose(await connection.store.overview())
+        except ChappeError as error:
+            return problem_of(error)
+        return Response(text, headers={"Content-Type": kind})
+
+    async def openapi(_: Request) -> Response:
+        return Response(described, media_type="application/json")
+
+    async def queues(_: Request) -> Response:
+        try:
+            connection = await app.connection()
+            return _json({"queues": (await connection.store.overview())["queues"]})
+        except ChappeError as error:
+            return problem_of(error)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        yield
+        await app.aclose()
+
+    routes = [
+        Route("/commands/{name}", commands.post, methods=["POST"]),
+        Route("/messages/{id}", commands.get, methods=["GET"]),
+        Route("/livez", livez, methods=["GET"]),
+        Route("/healthz", livez, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+        Route("/metrics", show_metrics, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/queues", queues, methods=["GET"]),
+    ]
+    inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_problem, Exception: _failure})
+    inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
+    return Guard(_Measured(inner, metrics), settings)
+
+
+class _Measured:
+    """Counts requests by route, and sets the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+        route = _route_of(scope["path"])
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def _route_of(path: str) -> str:
+    first = path.split("/", 2)[1] if path.count("/") else ""
+    return first if first in ("commands", "messages", "livez", "healthz", "readyz", "metrics", "openapi.json", "queues") else "other"
+
+
+async def _http_problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    details = {404: "what there is stands in /openapi.json", 405: f"taken here: {headers.get('Allow', '')}"}
+    detail = f"at most {error.most} bytes are taken" if isinstance(error, BodyTooLarge) else details.get(error.status_code, "")
+    return problem(error.status_code, error.detail, detail, headers=headers)
+
+
+async def _failure(_: Request, error: Exception) -> Response:
+    return problem(500, "The gateway failed", type(error).__name__)
+
+
+def _json(value: object) -> Response:
+    return Response(encode_json(value), media_type="application/json")

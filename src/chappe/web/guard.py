@@ -1,0 +1,155 @@
+"""Who may speak to the gateway: loopback or a token, known hosts and origins, bounded requests."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chappe.errors import InvalidSettings
+from chappe.settings import Settings
+from chappe.web.problems import problem
+
+LARGEST_HEADERS: Final = 16 * 1024
+LONGEST_ADDRESS: Final = 8 * 1024
+OPEN_PATHS: Final = frozenset({"/livez", "/healthz"})
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+# Two of these would be two meanings: what stands between us and the client may have believed the other one.
+_ONCE: Final = frozenset({b"origin", b"authorization", b"content-type", b"content-length", b"idempotency-key"})
+
+
+class BodyTooLarge(HTTPException):
+    """The body went over the limit while it was read; whoever reads it answers so."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(413, "The body is too large", {"Connection": "close"})
+        self.most = most
+
+
+def refuse_open_bind(settings: Settings) -> None:
+    """Raise `InvalidSettings` for a bind that others can reach while no token is set."""
+    if not is_loopback(settings.host) and not settings.token:
+        raise InvalidSettings(
+            f"host {settings.host} can be reached from other machines and no token is set; set CHAPPE_TOKEN, or bind to 127.0.0.1"
+        )
+    if settings.token is not None and not re.fullmatch(r"[\x21-\x7e]+", settings.token):
+        raise InvalidSettings("the token has characters that no header can carry; use letters, digits and signs without spaces")
+    if settings.token is not None and len(settings.token) < 16:
+        raise InvalidSettings(
+            "the token is shorter than 16 characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """Stands before the gateway and turns away what may not enter."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._digest = hashlib.sha256(settings.token.encode()).digest() if settings.token else None
+        self._max_body = settings.max_body
+        names = {*_LOOPBACK_NAMES, *settings.allowed_hosts}
+        if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            names.add(f"[{settings.host}]" if ":" in settings.host else settings.host)
+        self._hosts = {name.lower() for name in names}
+        self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refused = self._refuse(scope)
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        await self._app(scope, _limited(receive, self._max_body), send)
+
+    def _too_large(self) -> ASGIApp:
+        return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
+
+    def _refuse(self, scope: Scope) -> ASGIApp | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if oversized := _oversized(scope):
+            return oversized
+        found: dict[bytes, bytes] = {}
+        hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
+        if len(hosts) != 1:
+            return problem(421, "This host is not served here", f"send one Host header, not {len(hosts)}")
+        host = hosts[0]
+        if not self._serves(host):
+            return problem(421, "This host is not served here", f'add "{host}" to allowed_hosts if it should be')
+        for name, value in headers:
+            if name in found and name in _ONCE:
+                return problem(400, "A header comes twice", f"send {name.decode()} once")
+            if name == b"content-encoding" and value.strip().lower() != b"identity":
+                return problem(415, "Compressed bodies are not taken", "send the body as it is")
+            found[name] = value
+        origin = found.get(b"origin")
+        if origin is not None:
+            name = origin.decode("latin-1").lower()
+            if name not in self._origins and name not in (f"http://{host}", f"https://{host}"):
+                return problem(403, "This origin may not speak to the gateway", f'add "{name}" to allowed_origins if it should')
+        if found.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and origin is None:
+            return problem(403, "Another site may not speak to the gateway", "a browser says that this request comes from another site")
+        length = found.get(b"content-length")
+        if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self._max_body):
+            return self._too_large()
+        if self._digest is not None and scope["path"] not in OPEN_PATHS and not self._knows(found.get(b"authorization", b"")):
+            return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
+        return None
+
+    def _serves(self, host: str) -> bool:
+        name, port = _split(host)
+        return (port == "" or port.isdigit()) and (name in self._hosts or host in self._hosts)
+
+    def _knows(self, authorization: bytes) -> bool:
+        scheme, _, token = authorization.partition(b" ")
+        digest = hashlib.sha256(token.strip()).digest()
+        assert self._digest is not None
+        return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
+
+
+def _oversized(scope: Scope) -> ASGIApp | None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADERS:
+        return problem(431, "The headers are too large", f"at most {LARGEST_HEADERS} bytes are taken")
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_ADDRESS:
+        return problem(414, "The address is too long", f"at most {LONGEST_ADDRESS} bytes are taken; send long values in the body")
+    return None
+
+
+def _split(host: str) -> tuple[str, str]:
+    """Give the name and the port of a Host header (RFC 9110 §7.2); an IPv6 address keeps its brackets."""
+    if host.startswith("["):
+        name, _, rest = host.partition("]")
+        return f"{name}]", rest.removeprefix(":") if rest.startswith(":") or not rest else "?"
+    name, separator, port = host.partition(":")
+    return name, port if not separator or port else "?"
+
+
+def _limited(receive: Receive, most: int) -> Callable[[], Awaitable[Message]]:
+    taken = 0
+
+    async def limited() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most:
+            raise BodyTooLarge(most)
+        return message
+
+    return limited

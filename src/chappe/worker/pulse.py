@@ -1,0 +1,89 @@
+"""The thread of a worker that shows that its process lives, and ends it when a handler keeps its event loop to itself.
+
+Signs of life come from a thread, so that a handler that blocks the loop for a while costs nobody else's messages; the
+loop's own progress is watched, so that one which blocks it for ever does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+log = logging.getLogger("chappe.worker")
+
+BLOCKED: Final = 30.0  # seconds after which a worker whose loop does not turn is ended
+EXIT_CODE: Final = 75
+_BEAT: Final = 1.0
+_SLOW: Final = 1.0
+
+
+class Pulse:
+    """Beats once a second, and watches the event loop that it was started in."""
+
+    def __init__(
+        self,
+        beat: Callable[[float], None],
+        blame: Callable[[str], None] = lambda _: None,
+        *,
+        limit: float = BLOCKED,
+        end: Callable[[], None] = lambda: os._exit(EXIT_CODE),
+    ) -> None:
+        """Prepare; `beat` takes the monotonic time, `blame` the name of the task that blocks the loop."""
+        self._beat = beat
+        self._blame = blame
+        self._limit = limit
+        self._end = end
+        self._stopped = threading.Event()
+        self._turned = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to beat, in the running event loop's thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._turn()
+        threading.Thread(target=self._watch, name="chappe-pulse", daemon=True).start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stopped.set()
+
+    def _turn(self) -> None:
+        self._turned = time.monotonic()
+        if not self._stopped.is_set():
+            self._loop.call_later(_BEAT, self._turn)
+
+    def _watch(self) -> None:
+        told = False
+        looked = time.monotonic()
+        while not self._stopped.wait(_BEAT):
+            now = time.monotonic()
+            if now - looked > 3 * _BEAT:  # the whole process was not running: that is no fault of the loop
+                self._turned = now
+            looked = now
+            self._beat(now)
+            blocked = now - self._turned - _BEAT
+            if blocked < _SLOW:
+                told = False
+            elif not told:
+                told = True
+                log.warning("the event loop has not turned for %.1f s; use a def handler for what computes\n%s", blocked, self._stack())
+            if blocked > self._limit:
+                task = asyncio.current_task(self._loop)
+                name = task.get_name() if task is not None else ""
+                log.critical(
+                    "the event loop has not turned for %.0f s; this worker ends, its messages are retried\n%s", blocked, self._stack()
+                )
+                self._blame(name)
+                self._end()
+                return
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - the documented way to see another thread  # pyright: ignore[reportPrivateUsage]
+        return "".join(traceback.format_stack(frame, limit=8)) if frame is not None else ""

@@ -1,0 +1,71 @@
+"""Which messages are running, in memory that outlives this process by a moment; `chappe.engine.tables` reads it.
+
+The table costs one store for each start and end. When the process is killed, the engine reads it and blames
+only messages that had started, never those that merely waited in the same prefetch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+_BEAT: Final = struct.Struct("<d")
+_TAG: Final = struct.Struct("<Q")
+_locks: Final = set[int]()  # of the tables of this process
+
+
+def _let_go() -> None:
+    """Close in a forked child what it got of its parent's locks: it may outlive the worker, and must not seem to be it."""
+    for lock in _locks:
+        os.close(lock)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+class StartedTable:
+    """The last heartbeat, then one tag for each slot, zero where nothing runs; it is locked for as long as this process lives."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        """Make the file, readable by this user only."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = folder / f"{os.getpid()}-{os.urandom(4).hex()}.slots"
+        size = _BEAT.size + slots * _TAG.size
+        unlocked = self.path.with_suffix(".new")  # a table that is not locked yet must not look like a dead worker's
+        handle = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(handle, size)
+            self._map: mmap.mmap | bytearray = mmap.mmap(handle, size)
+        finally:
+            os.close(handle)
+        self._lock = os.open(unlocked, os.O_RDONLY | os.O_CLOEXEC)  # not of the map, which a forked child keeps
+        _locks.add(self._lock)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unlocked.rename(self.path)
+
+    def start(self, slot: int, tag: int) -> None:
+        """Note that a slot runs a message; zero for none."""
+        _TAG.pack_into(self._map, _BEAT.size + slot * _TAG.size, tag)
+
+    def running(self, slot: int) -> int:
+        """Give the tag that a slot runs, zero for none."""
+        return int(_TAG.unpack_from(self._map, _BEAT.size + slot * _TAG.size)[0])
+
+    def beat(self, now: float) -> None:
+        """Note that this process runs; `now` is of the machine's monotonic clock."""
+        _BEAT.pack_into(self._map, 0, now)
+
+    def close(self) -> None:
+        """Forget the table: this process ends in order."""
+        self.path.unlink(missing_ok=True)
+        if self._lock in _locks:
+            _locks.remove(self._lock)
+            os.close(self._lock)
+        closed, self._map = self._map, bytearray(len(self._map))  # a handler that ignored its end may still end
+        if isinstance(closed, mmap.mmap):
+            closed.close()

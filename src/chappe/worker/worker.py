@@ -1,0 +1,429 @@
+"""The loop that receives, runs and settles: long-lived slots, batches both ways, no task for a message.
+
+A slot is one asyncio task that handles messages one after the other. A handler that does not suspend costs
+its slot nothing but a function call; one that does suspends its slot, and the next slot goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
+from chappe.bus.bus import Bus, Draft, Handle, new_id
+from chappe.bus.context import Context, Ports
+from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
+from chappe.messages.codec import encode_json
+from chappe.messages.envelope import Publication, Receipt
+from chappe.worker.hardlimits import HardLimits
+from chappe.worker.prefetch import ahead
+from chappe.worker.slots import StartedTable
+from chappe.worker.verdict import decide, describe
+
+log = logging.getLogger("chappe.worker")
+
+_WAIT = 20.0
+_MEASURE = 0.05
+_REFUSED_PAUSE = 0.5
+_NOT_READY_PAUSE = 5.0
+_REFUSALS = 3
+_SHORT = 0.05
+_TOGETHER = 64  # settlements that leave together, while the next messages run: the broker works at the same time
+
+
+class Merging(Protocol):
+    """Merges what handlers yielded, among itself and with what is pending."""
+
+    def fold(self, publications: Sequence[Publication]) -> tuple[Publication, ...]: ...
+
+    def merged(
+        self, originals: Sequence[Publication], tried: Sequence[Publication], receipts: Sequence[Receipt]
+    ) -> tuple[Publication, ...]: ...
+
+
+class _Plan:
+    """How messages of one type in one queue are decoded and handled."""
+
+    __slots__ = ("decode", "handle", "kill_after")
+
+    def __init__(self, decode: Callable[[bytes], Any], handle: Handle, kill_after: float | None) -> None:
+        self.decode = decode
+        self.handle = handle
+        self.kill_after = kill_after
+
+
+class Worker:
+    """Runs the messages of some queues with a number of slots."""
+
+    def __init__(self, bus: Bus, consumer: Consumer, *, merging: Merging, ports: Ports, concurrency: int, table: StartedTable) -> None:
+        """Prepare; nothing is received before `run`."""
+        self._bus = bus
+        self._consumer = consumer
+        self._merging = merging
+        self._ports = ports
+        self._concurrency = concurrency
+        self._table = table
+        self._limits = HardLimits(self._blame)
+        self._buffer: collections.deque[Delivery] = collections.deque()
+        self._plans: dict[tuple[str, str, str], _Plan] = {}
+        self._idle: list[asyncio.Future[None]] = []
+        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._settlements: list[Settlement] = []
+        self._flush_due = False
+        self._settling = 0
+        self._receives: set[asyncio.Task[float]] = set()
+        self._wanted = 0
+        self._settled = asyncio.Event()
+        self._quiet = False
+        self._stopping = False
+        self._rate = 0.0
+        self._measured_at = time.monotonic()
+        self._measured = 0
+        self.busy = 0
+        self.done = 0
+        self.failed = 0
+        self.last_received = time.monotonic()
+        self.finished = asyncio.Event()
+        self.most: int | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # --- life
+
+    async def run(self) -> None:
+        """Work until `stop` or `finish`; raises nothing that a message caused."""
+        for index in range(self._concurrency):
+            self._spawn(index)
+        self._ask()
+        try:
+            await self.finished.wait()
+        finally:
+            self._stopping = True  # whoever cancels us, like the end of the event loop, means the slots too
+            for slot in self._slots.values():
+                slot.cancel()
+
+    async def stop(self, grace: float) -> int:
+        """Stop receiving, give back what did not start, finish what runs within `grace` seconds, give back the rest.
+
+        Says how many messages were cut off.
+        """
+        self._stopping = True
+        for receive in self._receives:
+            receive.cancel()
+        self._give_back()
+        deadline = self._loop.time() + grace
+        while self.busy and self._loop.time() < deadline:
+            self._settled.clear()
+            try:
+                await asyncio.wait_for(self._settled.wait(), deadline - self._loop.time())
+            except TimeoutError:
+                break
+        cut = self.busy
+        for slot in self._slots.values():
+            slot.cancel()
+        await asyncio.wait(self._slots.values(), timeout=2.0) if self._slots else None
+        while self._settlements or self._settling:
+            self._flush()
+            self._settled.clear()
+            if self._settling:
+                await self._settled.wait()
+        self.finished.set()
+        return cut
+
+    def quiet(self, on: bool) -> None:
+        """Stop or resume taking new messages, while what runs goes on."""
+        self._quiet = on
+        if not on:
+            self._ask()
+            self._wake()
+            return
+        for receive in self._receives:
+            receive.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Return what waits in the buffer to others, without counting an attempt."""
+        while self._buffer:
+            self._settlements.append(Retry(self._buffer.popleft().tag, 0.0, counted=False))
+        self._flush_soon()
+
+    # --- receiving
+
+    def _ask(self) -> None:
+        """Keep up to two requests on their way, for as many messages as slots and the buffer have room."""
+        if self._quiet or self._stopping:
+            return
+        capacity = self._concurrency + ahead(self._rate, self._concurrency)
+        room = capacity - len(self._buffer) - self.busy - self._wanted
+        if self.most is not None:
+            room = min(room, self.most - self.done - self.failed - len(self._buffer) - self.busy - self._wanted)
+        if room <= 0 or len(self._receives) >= 2 or (self._receives and room < capacity // 4):
+            return
+        limit = room if self._receives or room < 100 else room // 2 + 1
+        self._wanted += limit
+        self._consumer.resize(capacity + 2 * self._concurrency)
+        task = self._loop.create_task(self._receive(limit))
+        self._receives.add(task)
+        task.add_done_callback(lambda done: self._received(done, limit))
+
+    async def _receive(self, limit: int) -> float:
+        """Fill the buffer once; give the seconds after which to ask again."""
+        asked = time.monotonic()
+        try:
+            deliveries = await self._consumer.receive(limit, _WAIT)
+        except BrokerError as error:
+            log.warning("cannot receive (%s); trying again", error)
+            return _REFUSED_PAUSE
+        if not deliveries:  # when everything allowed is out, there is nothing to ask for until something is settled
+            return _SHORT if time.monotonic() - asked < _SHORT else 0.0
+        self.last_received = time.monotonic()
+        if self._stopping:
+            self._settlements += [Retry(d.tag, 0.0, counted=False) for d in deliveries]
+            self._flush_soon()
+        else:
+            self._buffer.extend(deliveries)
+            self._wake()
+        return 0.0
+
+    def _received(self, task: asyncio.Task[float], limit: int) -> None:
+        """Ask again, also after a request that was cancelled: a task that is cancelled before its first step has no line to do it in."""
+        self._receives.discard(task)
+        self._wanted -= limit
+        pause = 0.0
+        if not task.cancelled():
+            error = task.exception()
+            pause = _REFUSED_PAUSE if error is not None else task.result()
+            if error is not None:
+                log.error("receiving failed: %r; trying again", error)
+        if pause > 0:
+            self._loop.call_later(pause, self._ask)
+        else:
+            self._ask()
+
+    # --- running
+
+    def _spawn(self, index: int) -> None:
+        slot = self._loop.create_task(self._slot(index), name=f"slot-{index}", context=contextvars.Context())
+        slot.add_done_callback(lambda done: self._vacated(index, done))
+        self._slots[index] = slot
+
+    def _vacated(self, index: int, slot: asyncio.Task[None]) -> None:
+        """Put another in the place of a slot that broke: a worker that loses its slots one by one would end up deaf."""
+        if self._stopping or slot.cancelled() or (error := slot.exception()) is None:
+            return
+        log.critical("slot %d broke and is replaced: %r", index, error, exc_info=error)
+        self._spawn(index)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._buffer and self._idle and not self._quiet:
+            idle = self._idle.pop()
+            if idle.done():
+                self._wake()
+            else:
+                idle.set_result(None)
+
+    async def _slot(self, index: int) -> None:
+        buffer, table, run, limits, holds = self._buffer, self._table, self._run, self._limits, self._consumer.holds
+        clean = contextvars.copy_context()
+        turn_ends = 0.0
+        while True:
+            if len(self._settlements) >= _TOGETHER or time.monotonic() > turn_ends:
+                if self._settlements:  # handlers that never suspend must not keep the broker waiting, nor the loop from its other duties
+                    self._flush()
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + _SHORT
+            if not buffer or self._quiet or self._stopping:
+                idle = self._loop.create_future()
+                self._idle.append(idle)
+                await idle
+                turn_ends = time.monotonic() + _SHORT
+                self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
+                continue
+            delivery = buffer.popleft()
+            if not holds(delivery.tag):
+                continue  # the engine was restarted, or gave us up for a while: somebody else has it
+            table.start(index, delivery.tag)
+            self.busy += 1
+            try:
+                settlement = await run(delivery)
+            finally:
+                self.busy -= 1
+                table.start(index, 0)
+                if limits.active:
+                    limits.end(delivery.tag)
+            self._settlements.append(settlement)
+            if not self._flush_due:
+                self._flush_due = True
+                self._loop.call_soon(self._flush)
+            if self._stopping:
+                self._settled.set()
+                return
+            if contextvars.copy_context() != clean:
+                self._spawn(index)  # a handler left context variables behind: they must not reach the next message
+                self._loop.call_soon(self._wake)
+                return
+
+    async def _run(self, delivery: Delivery) -> Settlement:
+        """Decode, handle, decide: every delivery ends in exactly one settlement."""
+        envelope = delivery.envelope
+        plan = self._plans.get((envelope.type, delivery.queue, envelope.content_type))
+        if plan is None:
+            try:
+                plan = await self._plan(envelope.type, delivery.queue, envelope.content_type)
+            except (UnknownMessage, NoHandler) as error:
+                self.failed += 1
+                return Dead(delivery.tag, "unknown message", str(error))
+            except msgspec.DecodeError as error:
+                self.failed += 1
+                return Dead(delivery.tag, "undecodable", f"{envelope.type}: {error}")
+            except Exception:  # a provider that cannot be made is no fault of the message
+                log.exception("%s cannot be handled yet, again in %g s", envelope.type, _NOT_READY_PAUSE)
+                return Retry(delivery.tag, _NOT_READY_PAUSE, counted=False)
+        try:
+            message = plan.decode(envelope.body)
+        except Exception as error:  # also what a message's own __post_init__ raises: it will not be better next time
+            self.failed += 1
+            return Dead(delivery.tag, "undecodable", f"{envelope.type}: {type(error).__name__}: {error}")
+        context = Context(
+            envelope.id,
+            attempt=delivery.attempt,
+            queue=delivery.queue,
+            sent_at=envelope.timestamp,
+            headers=envelope.headers,
+            correlation_id=envelope.correlation_id,
+            note=delivery.note,
+            ports=self._ports,
+        )
+        if plan.kill_after is not None:
+            self._limits.begin(delivery.tag, plan.kill_after, f"{envelope.type} {envelope.id}")
+        try:
+            result = await plan.handle(message, context)
+            then = self._outgoing(context) if context.then else ()
+            self.done += 1
+            return Ack(delivery.tag, then, None if result is None else encode_json(result), context.marked)
+        except asyncio.CancelledError as error:
+            if self._stopping:
+                return decide(delivery.tag, error)
+            if (slot := asyncio.current_task()) is not None:
+                slot.uncancel()  # the handler cancelled the task that runs it: ours goes on
+            self.failed += 1  # by something that the handler waited for: without Retries that is the end of it
+            return Dead(delivery.tag, "failed", "a task or future that the handler waited for was cancelled")
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
+            self.failed += 1
+            settlement = decide(delivery.tag, error)
+            self._report(delivery, settlement)
+            return settlement
+
+    async def _plan(self, name: str, queue: str, content_type: str) -> _Plan:
+        kind = self._bus.registry.message(name)
+        plan = _Plan(self._bus.decoder_of(kind, content_type), await self._bus.handle_of(kind, queue), kind.__spec__.kill_after)
+        self._plans[name, queue, content_type] = plan
+        return plan
+
+    def _outgoing(self, context: Context) -> tuple[Publication, ...]:
+        cause = context.correlation_id or context.id
+        return self._merging.fold([self._bus.prepare(m, Draft(new_id(), correlation_id=cause)) for m in context.then])
+
+    def _report(self, delivery: Delivery, settlement: Retry | Dead) -> None:
+        envelope = delivery.envelope
+        if isinstance(settlement, Dead):
+            log.error("%s %s is a dead letter after attempt %d: %s", envelope.type, envelope.id, delivery.attempt, settlement.reason)
+        elif settlement.counted:
+            last = (settlement.error or "").rsplit("\n", 1)[-1]
+            log.warning(
+                "%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, last, settlement.after
+            )
+
+    # --- settling
+
+    def blame_task(self, name: str) -> None:
+        """Before this process is ended because of one of its tasks: blame the message that it runs, if it is a slot."""
+        number = name.removeprefix("slot-")
+        if number != name and number.isdigit() and (tag := self._table.running(int(number))):
+            self._blame(tag)
+
+    def _blame(self, tag: int) -> None:
+        """Before this process is ended: leave only this message in the table, its neighbours are innocent."""
+        for index in range(self._concurrency):
+            self._table.start(index, tag if index == 0 else 0)
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._settlements:
+            batch, self._settlements = self._settlements, []
+            self._settling += 1
+            self._measure(len(batch))
+            by_tag = {settlement.delivery: settlement for settlement in batch}
+            self._loop.create_task(self._settle(by_tag, by_tag)).add_done_callback(self._batch_settled)
+        self._ask()
+
+    def _batch_settled(self, task: asyncio.Task[None]) -> None:
+        self._settling -= 1
+        self._settled.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("settling failed: %r; the broker delivers these messages again", error)
+        if self.most is not None and self.done + self.failed >= self.most and not self.busy and not self._settling:
+            self.finished.set()
+
+    async def _settle(self, originals: dict[int, Settlement], tried: dict[int, Settlement]) -> None:
+        """Say the settlements until each is heard; one that cannot be stored as it is becomes a failed attempt, and no other with it."""
+        refused = 0
+        while tried:
+            try:
+                refusals = await self._consumer.settle(list(tried.values()))
+            except (BrokerUnavailable, Unconfirmed, StorageFull) as error:
+                if self._stopping:
+                    raise
+                log.error("cannot settle: %s; trying again", error)
+                await asyncio.sleep(_REFUSED_PAUSE)
+            except Exception as error:  # also of what cannot be encoded: a result or a text that a handler made
+                if len(tried) > 1:
+                    entries = list(tried.items())
+                    await self._settle(originals, dict(entries[: len(entries) // 2]))
+                    await self._settle(originals, dict(entries[len(entries) // 2 :]))
+                    return
+                refused += 1
+                if self._stopping or refused > 2 * _REFUSALS:
+                    raise
+                log.error("cannot settle: %s; trying again", error)
+                if refused >= _REFUSALS:
+                    tried = {tag: Retry(tag, _NOT_READY_PAUSE, error=describe(error)) for tag in tried}
+                await asyncio.sleep(_REFUSED_PAUSE)
+            else:
+                again = ((r.delivery, self._after_refusal(r, originals[r.delivery], tried[r.delivery])) for r in refusals)
+                tried = {tag: settlement for tag, settlement in again if settlement is not None}
+
+    def _after_refusal(self, refusal: Refusal, original: Settlement, tried: Settlement) -> Settlement | None:
+        if refusal.why == "pending" and isinstance(original, Ack) and isinstance(tried, Ack):
+            try:
+                return msgspec.structs.replace(tried, then=self._merging.merged(original.then, tried.then, refusal.receipts))
+            except Exception as error:  # the merge is the user's code, and the pending body may be of another version
+                log.exception("what a handler yielded cannot be merged with what is pending")
+                return Retry(refusal.delivery, _NOT_READY_PAUSE, error=describe(error))
+        if refusal.why == "unroutable":
+            log.error("what a handler yielded cannot be routed: %s", refusal.text)
+            return Dead(refusal.delivery, "unroutable", refusal.text)
+        log.warning("a late settlement was refused: %s", refusal.text)
+        return None
+
+    def _measure(self, ended: int) -> None:
+        self._measured += ended
+        now = time.monotonic()
+        passed = now - self._measured_at
+        if passed >= _MEASURE:
+            self._rate = max(self._measured / passed, self._rate / 2)
+            self._measured, self._measured_at = 0, now

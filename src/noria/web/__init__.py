@@ -1,1 +1,0 @@
-"""How Noria is reached over HTTP."""
