@@ -16,7 +16,7 @@ EVERY = 0.01
 
 
 def tell(something: Any) -> None:
-    """Give the bench a line."""
+    """Return the bench a line."""
     print(json.dumps(something), flush=True)
 
 

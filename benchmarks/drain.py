@@ -35,7 +35,7 @@ class Drained(NamedTuple):
 
 
 def slope(samples: list[Sample], count: int) -> Drained:
-    """Give the rate between 15 % and 95 % of the backlog, so that neither start nor end counts."""
+    """Return the rate between 15 % and 95 % of the backlog, so that neither start nor end counts."""
     first = next(sample for sample in samples if sample.done >= _FROM * count)
     last = next((sample for sample in samples if sample.done >= _TO * count and sample.done > first.done), samples[-1])
     if last.done == first.done:  # so few that one look saw them all

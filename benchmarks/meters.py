@@ -13,7 +13,7 @@ import psutil
 
 
 def cpu(processes: Iterable[int]) -> float:
-    """Give the CPU seconds of living processes, all threads together.
+    """Return the CPU seconds of living processes, all threads together.
 
     The process's own clock counts nanoseconds, where /proc/…/stat counts hundredths of a second.
     """
@@ -21,12 +21,12 @@ def cpu(processes: Iterable[int]) -> float:
 
 
 def pss(processes: Iterable[int]) -> float:
-    """Give the memory of processes in MB; what several share is split among all that share it."""
+    """Return the memory of processes in MB; what several share is split among all that share it."""
     return sum(psutil.Process(process).memory_full_info().pss for process in processes) / 1e6
 
 
 def tree(process: int) -> list[psutil.Process]:
-    """Give a process and all below it."""
+    """Return a process and all below it."""
     first = psutil.Process(process)
     return [first, *first.children(recursive=True)]
 
@@ -40,20 +40,20 @@ class Machine:
         self._ours = _ours()
 
     def others(self) -> float:
-        """Give how many cores the rest of the machine used meanwhile, and its host took away."""
+        """Return how many cores the rest of the machine used meanwhile, and its host took away."""
         passed = time.monotonic() - self._at
         return max(0.0, (_busy() - self._all - (_ours() - self._ours)) / passed)
 
 
 def _busy() -> float:
-    """Give the seconds that all cores worked, and that the host of a virtual machine gave to others."""
+    """Return the seconds that all cores worked, and that the host of a virtual machine gave to others."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     user, nice, system, _, _, irq, softirq, steal = map(int, fields[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _ours() -> float:
-    """Give the seconds of this process, of all below it that ended, and of those that run, like a peer's server."""
+    """Return the seconds of this process, of all below it that ended, and of those that run, like a peer's server."""
     seconds = sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
     for process in tree(os.getpid())[1:]:
         with contextlib.suppress(OSError):  # it ended meanwhile
@@ -62,6 +62,6 @@ def _ours() -> float:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Give the value that a share of all values does not exceed."""
+    """Return the value that a share of all values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]

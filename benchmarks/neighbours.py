@@ -45,7 +45,7 @@ async def _burning_stranger(stage: Stage) -> AsyncGenerator[None]:
 
 
 async def _both(stage: Stage, scale: Scale) -> tuple[float, float]:
-    """Give the rates of draining and of sending."""
+    """Return the rates of draining and of sending."""
     drain = (await drained(stage, 1, scale.drained)).rate
     return drain, rate(scale.sent, await stage.send_by(1, "one_by_one", count=scale.sent))
 

@@ -16,5 +16,5 @@ FIELDS: Final[dict[str, Any]] = {
 
 
 def stamped(at: float) -> dict[str, Any]:
-    """Give as much with the time at which it was sent in it."""
+    """Return as much with the time at which it was sent in it."""
     return {"at": at, "id": 1234567, "name": "report.refresh", "user": "alice@example.com", "note": "x" * 95}

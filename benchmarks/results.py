@@ -58,7 +58,7 @@ class Results:
         return {key: statistics.median(runs) for key, runs in self._runs.items()}
 
     def rows(self) -> list[Row]:
-        """Give all rows, works in their order and Chappe first."""
+        """Return all rows, works in their order and Chappe first."""
         places = {system: place for place, system in enumerate(_SYSTEMS)}
         keys = sorted(self._runs, key=lambda key: (_ORDER[key[0]], places.get(key[1], len(places)), key[1]))
         return [

@@ -86,7 +86,7 @@ def _mask(number: int, keys: int) -> Mask:
 
 
 def _mixed(count: int, keys: int) -> list[int]:
-    """Give the numbers of masks in an order of this process's own: two who send at once do not go from property to property together."""
+    """Return the numbers of masks in an order of this process's own: two who send at once do not go from property to property together."""
     numbers = list(range(keys, keys + count))
     random.Random(os.getpid()).shuffle(numbers)
     return numbers
@@ -146,7 +146,7 @@ _WAYS: dict[str, Callable[..., Any]] = {
 
 
 def _warm(how: str, sizes: dict[str, int]) -> Command | list[Mask]:
-    """Give what is sent before the clock starts: it connects, and makes keys pending."""
+    """Return what is sent before the clock starts: it connects, and makes keys pending."""
     if "masks" in how:
         return [_mask(number, sizes["keys"]) for number in range(sizes["keys"])]
     if "paced" in how:

@@ -11,7 +11,7 @@ from benchmarks.works import ASEND, EIGHT_PROCESSES, EIGHT_TASKS, EIGHT_THREADS,
 
 
 def rate(count: int, senders: list[Any]) -> float:
-    """Give messages a second, from the first sender's start to the last one's end."""
+    """Return messages a second, from the first sender's start to the last one's end."""
     return count / (max(sender["ended"] for sender in senders) - min(sender["started"] for sender in senders))
 
 

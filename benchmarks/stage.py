@@ -146,7 +146,7 @@ class Stage(Folder):
         self.environment |= {"CHAPPE_APP": "benchmarks.application:app", "CHAPPE_LOG_LEVEL": "info"}
         if urls is None:
             self.environment["CHAPPE_BROKER"] = f"sqlite:///{path}/chappe.db"
-            broker = EmbeddedBroker(path / "chappe.db", alone=False, deadline=PATIENCE)
+            broker = EmbeddedBroker(path / "chappe.db", may_own_file=False, deadline=PATIENCE)
             self.broker, self.store = broker, EmbeddedStore(broker.client)
         else:
             self.environment |= {**urls, "BENCH_NOTES": "1"}
@@ -236,13 +236,13 @@ class Session:
         self._begun: dict[str, Any] = {}
 
     def keep(self, name: str, begin: Callable[[Path], contextlib.AbstractContextManager[T]]) -> T:
-        """Give what is begun once in a folder of its own and lives until the session ends, like a peer's server."""
+        """Return what is begun once in a folder of its own and lives until the session ends, like a peer's server."""
         if name not in self._begun:
             self._begun[name] = self._lasting.enter_context(begin(self._folder / name))
         return self._begun[name]
 
     def rabbit(self) -> RabbitNode:
-        """Give this session's RabbitMQ. Raises `NotMeasured` where none can be started."""
+        """Return this session's RabbitMQ. Raises `NotMeasured` where none can be started."""
         if reason := RabbitNode.missing():
             raise NotMeasured(reason)
         return self.keep("rabbitmq", RabbitNode)
@@ -253,7 +253,7 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def stage(self, *, name: str | None = None, engine: bool = True) -> AsyncGenerator[Stage]:
-        """Give a fresh folder with an engine, or with a virtual host and a database; a named one is kept until the session ends."""
+        """Return a fresh folder with an engine, or with a virtual host and a database; a named one is kept until the session ends."""
         urls = self._fresh_servers() if self.far else None
         async with self._kept(name, lambda path: Stage(path, urls)) as stage:
             if engine and not self.far:
@@ -261,7 +261,7 @@ class Session:
             yield stage
 
     def _fresh_servers(self) -> dict[str, str]:
-        """Give what to set for a virtual host and a database in which nothing is, on the servers of this session."""
+        """Return what to set for a virtual host and a database in which nothing is, on the servers of this session."""
         if reason := PostgresNode.missing():
             raise NotMeasured(reason)
         rabbit, postgres = self.rabbit(), self.keep("postgres", PostgresNode)
@@ -274,7 +274,7 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def folder(self) -> AsyncGenerator[Folder]:
-        """Give a fresh folder for another system."""
+        """Return a fresh folder for another system."""
         async with self._kept(None, Folder) as folder:
             yield folder
 

@@ -34,7 +34,7 @@ def _aim(bound: Bound, row: Row, medians: Medians) -> str:
 
 
 def verdict(row: Row, medians: Medians, *, far: bool = False) -> tuple[str, str]:
-    """Give what a row must reach, and whether it is ok, missed, or not to be known; an aim that is not reached is only told."""
+    """Return what a row must reach, and whether it is ok, missed, or not to be known; an aim that is not reached is only told."""
     work = _WORKS[row["work"]]
     bounds, aims = (work.far, ()) if far else (work.bounds, work.aims)
     if row["system"] != "chappe" or not (bounds or aims):

@@ -20,7 +20,7 @@ _cells: memoryview[float] | None = None
 
 
 def _own() -> memoryview[float]:
-    """Give this process's cells: how many notes, how many values, and the values."""
+    """Return this process's cells: how many notes, how many values, and the values."""
     global _owner, _cells  # noqa: PLW0603 - once for each process, also for one that was forked
     if _cells is None or _owner != os.getpid():
         path = Path(os.environ[VARIABLE]) / f"{os.getpid()}.{time.time_ns()}"
@@ -62,15 +62,15 @@ class Tally:
             path.unlink()
 
     def count(self) -> int:
-        """Give how many messages were noted."""
+        """Return how many messages were noted."""
         return sum(self.counts())
 
     def counts(self) -> list[int]:
-        """Give how many each process noted that noted any."""
+        """Return how many each process noted that noted any."""
         return [count for head in self._heads(8) if (count := int(struct.unpack("d", head)[0]))]
 
     def values(self) -> list[float]:
-        """Give the values that were kept."""
+        """Return the values that were kept."""
         found: list[float] = []
         for data in self._heads(8 * (_HEAD + _ROOM)):
             cells = memoryview(data).cast("d")

@@ -19,7 +19,7 @@ Options of the program (`-A`, `--broker`, `--config`) come before the verb.
 
 
 def document() -> str:
-    """Give the page."""
+    """Return the page."""
     return "\n".join([_HEAD, *_described(cli, "chappe", None, 2)]).rstrip() + "\n"
 
 

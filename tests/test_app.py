@@ -557,7 +557,7 @@ def test_sending_needs_nothing_running(tmp_path: Path) -> None:
 
 def test_where_no_engine_comes_a_send_fails_within_its_deadline(tmp_path: Path) -> None:
     app = App()
-    app.configure(Settings(broker=f"sqlite:///{tmp_path}/chappe.db", deadline=0.3), alone=False)
+    app.configure(Settings(broker=f"sqlite:///{tmp_path}/chappe.db", deadline=0.3), may_own_file=False)
     app.knows(Bid)
     with pytest.raises(BrokerUnavailable, match='is "chappe run" up'):
         app.send(Bid(user="a", amount=70))

@@ -225,7 +225,7 @@ def close_apps(module: types.ModuleType) -> None:
 
 
 def commands_of(block: Block) -> Iterator[tuple[str, list[str]]]:
-    """Give each command of a console block with the lines that it is shown to print."""
+    """Return each command of a console block with the lines that it is shown to print."""
     command, expected = "", list[str]()
     for line in block.text.splitlines():
         if line.startswith("$ "):
@@ -326,7 +326,7 @@ def test_the_files_that_pages_name_exist(page: str) -> None:
 
 
 def rows_of(page: str, heading: str) -> list[list[str]]:
-    """Give the cells of the table below a heading, without its head."""
+    """Return the cells of the table below a heading, without its head."""
     section = (ROOT / page).read_text().partition(f"\n{heading}\n")[2]
     lines = [line for line in re.split(r"\n#+ ", section)[0].splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in lines]

@@ -11,7 +11,7 @@ PATIENCE = 15.0
 
 
 def until(look: Callable[[], T], what: str = "", seconds: float = PATIENCE) -> T:
-    """Give what a look finds as soon as it is true."""
+    """Return what a look finds as soon as it is true."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what or look}"

@@ -83,7 +83,7 @@ async def _end(program: Program) -> None:
 
 @contextlib.asynccontextmanager
 async def _place(session: Session, peer: Peer) -> AsyncGenerator[Place]:
-    """Give a place to a peer; what goes wrong there is the peer's, and others are measured all the same."""
+    """Return a place to a peer; what goes wrong there is the peer's, and others are measured all the same."""
     if not (SCRIPTS / "python").exists():
         raise NotMeasured(f"{SCRIPTS.parent} is missing: `make bench` installs it")
     try:

@@ -93,7 +93,7 @@ def apply(database: PropertyDatabase, action: BackOfficeAction) -> bool:
 
 
 def replay(path: Path | None = None, *, properties: int = PROPERTIES) -> Iterator[BackOfficeAction]:
-    """Give every action in the order of its real day; the same file always gives the same actions."""
+    """Return every action in the order of its real day; the same file always gives the same actions."""
     with (path or find_bookings()).open(newline="", encoding="utf-8-sig") as file:
         rows = [row for number, fields in enumerate(csv.DictReader(file), 1) if (row := _row(number, fields, properties))]
     happened = list[tuple[dt.date, int, int, BackOfficeAction]]()

@@ -58,11 +58,11 @@ class Calendars:
         return etag
 
     def feed(self, listing: str) -> Feed | None:
-        """Give the published feed, if there is one."""
+        """Return the published feed, if there is one."""
         return self._feeds.get(listing)
 
     def state(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Give {channel: {listing: {date: …}}}: units for alpine, units and price for nimbus, "closed" dates for ical."""
+        """Return {channel: {listing: {date: …}}}: units for alpine, units and price for nimbus, "closed" dates for ical."""
         return {"alpine": self._alpine, "nimbus": self._nimbus, "ical": {listing: _closed(feed) for listing, feed in self._feeds.items()}}
 
 

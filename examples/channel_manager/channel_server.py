@@ -100,7 +100,7 @@ class ChannelServer:
         self._turns = {channel: _Turns(Manner()) for channel in CHANNELS}
 
     def app(self) -> Starlette:
-        """Give the ASGI application; its lifespan posts the confirmations."""
+        """Return the ASGI application; its lifespan posts the confirmations."""
         return Starlette(
             lifespan=self._lifespan,
             routes=[
@@ -189,11 +189,11 @@ class ChannelServer:
         return _json(manner)
 
     async def state(self, _: Request) -> Response:
-        """Give every calendar."""
+        """Return every calendar."""
         return _json(self._calendars.state())
 
     async def log(self, request: Request) -> Response:
-        """Give the pushes after a number."""
+        """Return the pushes after a number."""
         try:
             after = int(request.query_params.get("after", "0"))
             limit = min(10_000, int(request.query_params.get("limit", "10000")))
@@ -202,7 +202,7 @@ class ChannelServer:
         return _json({"entries": self._journal.after(max(0, after), max(0, limit)), "last": self._journal.last})
 
     async def stats(self, _: Request) -> Response:
-        """Give counts and latencies by channel, and how the confirmations fared."""
+        """Return counts and latencies by channel, and how the confirmations fared."""
         return _json(
             {"channels": self._journal.stats(), "confirmations": {**self._confirmations.counts, "pending": self._confirmations.pending}}
         )

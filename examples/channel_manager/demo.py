@@ -87,7 +87,7 @@ class Board:
         self._before: dict[str, tuple[float, int]] = {}
 
     def draw(self, stage: Stage, office: BackOffice, note: str) -> Group:
-        """Give what is going on now."""
+        """Return what is going on now."""
         queues, stats = stage.queues(), stage.stats()
         table = Table(title="channel manager", title_justify="left", header_style="bold")
         for column in ("queue", "ready", "running", "delayed", "done", "per s", "dead", "p50", "p99"):
@@ -117,7 +117,7 @@ class Board:
 
 
 def percentiles(seconds: deque[float]) -> tuple[float, float]:
-    """Give the median and the 99th percentile, zero for nothing."""
+    """Return the median and the 99th percentile, zero for nothing."""
     ordered = sorted(seconds) or [0.0]
     return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 

@@ -44,7 +44,7 @@ class Journal:
             self._latencies.setdefault(channel, deque(maxlen=SAMPLES)).append(received_at - requested_at)
 
     def after(self, n: int, limit: int) -> list[Entry]:
-        """Give the entries after number n, oldest first; those that left the log are missing."""
+        """Return the entries after number n, oldest first; those that left the log are missing."""
         first = self._last - len(self._entries) + 1
         start = max(0, n + 1 - first)
         return list(islice(self._entries, start, start + limit))
@@ -55,7 +55,7 @@ class Journal:
         return self._last
 
     def stats(self) -> dict[str, dict[str, Any]]:
-        """Give counts by outcome, and the latency (seconds) of the pushes that were taken, for each channel seen."""
+        """Return counts by outcome, and the latency (seconds) of the pushes that were taken, for each channel seen."""
         answer = dict[str, dict[str, Any]]()
         for (channel, outcome), count in sorted(self._counts.items()):
             answer.setdefault(channel, {"outcomes": {}})["outcomes"][outcome] = count

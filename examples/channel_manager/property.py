@@ -131,7 +131,7 @@ class PropertyDatabase:
             )
 
     def cancel(self, booking_id: int) -> bool:
-        """Give a booking's nights back; False where it is unknown or was cancelled before."""
+        """Return a booking's nights back; False where it is unknown or was cancelled before."""
         with self._transaction() as db:
             return db.execute("UPDATE booking SET status = 'cancelled' WHERE id = ? AND status = 'booked'", (booking_id,)).rowcount == 1
 

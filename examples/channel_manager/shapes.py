@@ -78,7 +78,7 @@ def free_runs(nights: Iterable[Night]) -> list[tuple[dt.date, dt.date, int]]:
 
 
 def alpine_request(listing: str, nights: Iterable[Night]) -> bytes:
-    """Give the OTA_HotelAvailNotifRQ that replaces the whole calendar of a listing."""
+    """Return the OTA_HotelAvailNotifRQ that replaces the whole calendar of a listing."""
     root = etree.Element(f"{{{OTA}}}OTA_HotelAvailNotifRQ", nsmap={None: OTA}, Version="1.002")
     etree.SubElement(root, f"{{{OTA}}}UniqueID", Type="16", ID="1", Instance="CompleteSet")
     messages = etree.SubElement(root, f"{{{OTA}}}AvailStatusMessages", HotelCode=listing)
@@ -132,7 +132,7 @@ def read_alpine(body: bytes, schema: Any = None) -> FreeRooms:
 
 
 def alpine_answer(error: str | None = None) -> bytes:
-    """Give the OTA_HotelAvailNotifRS: Success, or Errors with the reason."""
+    """Return the OTA_HotelAvailNotifRS: Success, or Errors with the reason."""
     root = etree.Element(f"{{{OTA}}}OTA_HotelAvailNotifRS", nsmap={None: OTA}, Version="1.001")
     if error is None:
         etree.SubElement(root, f"{{{OTA}}}Success")
@@ -147,7 +147,7 @@ def alpine_answer(error: str | None = None) -> bytes:
 
 
 def nimbus_deltas(nights: Iterable[Night]) -> bytes:
-    """Give a JSON list with the date, the free units and the price of these nights."""
+    """Return a JSON list with the date, the free units and the price of these nights."""
     return msgspec.json.encode([Delta(night.date, night.free, price(night.cents)) for night in nights])
 
 
@@ -166,7 +166,7 @@ def read_nimbus(body: bytes) -> list[Delta]:
 
 
 def ical_feed(listing: str, nights: Iterable[Night], stamp: dt.datetime = STAMP) -> bytes:
-    """Give a VCALENDAR with one event per run of nights that have nothing free; equal nights give equal bytes."""
+    """Return a VCALENDAR with one event per run of nights that have nothing free; equal nights give equal bytes."""
     calendar = cast("Any", Calendar())  # its `add` takes values of no declared type
     calendar.add("version", "2.0")
     calendar.add("prodid", "-//Chappe//channel_manager//EN")

@@ -130,15 +130,15 @@ class Stage:
         self.http.post(f"{self.channels_url}/control/{channel}", json={"manner": manner, **more}).raise_for_status()
 
     def queues(self) -> dict[str, Mapping[str, Any]]:
-        """Give the queues by name, as the gateway shows them."""
+        """Return the queues by name, as the gateway shows them."""
         return {queue["name"]: queue for queue in self.http.get(f"{self.gateway_url}/queues").json()["queues"]}
 
     def stats(self) -> Mapping[str, Any]:
-        """Give what the channels counted."""
+        """Return what the channels counted."""
         return self.http.get(f"{self.channels_url}/stats").json()
 
     def state(self) -> Mapping[str, Any]:
-        """Give the calendars that the channels show."""
+        """Return the calendars that the channels show."""
         return self.http.get(f"{self.channels_url}/state").json()
 
     def idle(self) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 from chappe import brokers, store
 from chappe.bounds import FURTHEST
 from chappe.brokers.contract import Broker, Publisher
-from chappe.bus.bus import Around, Bus, Draft, Middleware, new_id
+from chappe.bus.bus import Bus, Draft, Middleware, MiddlewareFunction, new_id
 from chappe.bus.context import Context, Ports
 from chappe.bus.handler import Handler
 from chappe.bus.merging import Merger, Publish
@@ -56,7 +56,7 @@ class Setting(msgspec.Struct, frozen=True):
 
     settings: Settings | None = None
     role: str = "client"
-    alone: bool = True
+    may_own_file: bool = True
     engine: Engine | None = None
 
 
@@ -94,9 +94,9 @@ class App:
         assert self.setting.settings is not None
         return self.setting.settings
 
-    def configure(self, settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> None:
+    def configure(self, settings: Settings, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None) -> None:
         """Use these settings; for the processes of `chappe run` and for tests, before the first message."""
-        self.setting = Setting(settings, role, alone, engine)
+        self.setting = Setting(settings, role, may_own_file, engine)
 
     def handles(self, *messages: type[Command], queue: Queue | None = None) -> Callable[[F], F]:
         """Register a handler of commands; several handlers of one command run in the order of their registration.
@@ -133,7 +133,7 @@ class App:
         self.providers.add(function)
         return function
 
-    def use(self, middleware: Middleware | Around) -> None:
+    def use(self, middleware: Middleware | MiddlewareFunction) -> None:
         """Append a middleware: the first used is the outermost."""
         self.bus.use(middleware)
 
@@ -308,7 +308,7 @@ class App:
         return await self.merger.publish(publications, publish)
 
     def _publisher_of_threads(self) -> Publisher | None:
-        """Give what publishes without an event loop; nothing where the engine is in this process."""
+        """Return what publishes without an event loop; nothing where the engine is in this process."""
         if self.setting.engine is not None:
             return None
         publisher = self._publisher
@@ -321,7 +321,7 @@ class App:
     # --- connections
 
     async def connection(self, info: dict[str, Any] | None = None) -> Connection:
-        """Give the broker and store of the running event loop, with this application's topology declared.
+        """Return the broker and store of the running event loop, with this application's topology declared.
 
         `info` is what the engine shows of this process; it counts with the first call.
         """
@@ -342,7 +342,7 @@ class App:
     def _connect(self, info: dict[str, Any]) -> Connection:
         settings, setting = self.settings, self.setting
         if settings.is_embedded:
-            broker = brokers.embedded(settings, role=setting.role, alone=setting.alone, engine=setting.engine)
+            broker = brokers.embedded(settings, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
             broker.client.info = info
             return Connection(broker, store.embedded(broker.client), broker.close)
         kept = store.distributed(settings, role=setting.role)
@@ -357,7 +357,7 @@ class App:
         return Connection(rabbit, kept, close)
 
     async def ports(self) -> Ports:
-        """Give what handling needs from the store."""
+        """Return what handling needs from the store."""
         connection = await self.connection()
         kept = connection.store
 
@@ -380,7 +380,7 @@ class App:
         self._connections = weakref.WeakKeyDictionary()
 
     def wait_for(self, work: Coroutine[Any, Any, R]) -> R:
-        """Run a coroutine on this application's own event loop thread and give its result."""
+        """Run a coroutine on this application's own event loop thread and return its result."""
         with self._portal_lock:
             if self._portal is None:
                 self._portal = Portal()
@@ -411,7 +411,7 @@ def _leave_behind(app: App | None) -> None:
 
 
 def _listed(message: Any) -> tuple[list[Message], bool]:
-    """Give what is to be sent as a list, and whether it was a sequence; raises `InvalidMessage` for what is no message."""
+    """Return what is to be sent as a list, and whether it was a sequence; raises `InvalidMessage` for what is no message."""
     many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
     given: list[Any] = list(cast("Iterable[Any]", message)) if many else [message]
     for one in given:  # a class in place of a message is the usual slip
@@ -432,7 +432,7 @@ def _stepped(work: Coroutine[Any, Any, R]) -> R:
 
 
 def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:
-    """Give the draft of a message with what its sender asked for."""
+    """Return the draft of a message with what its sender asked for."""
     name = message.__spec__.name
     if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= FURTHEST):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidMessage(name, {"delay": f"must be within 0 and {FURTHEST:g} seconds, not {delay}"})
@@ -466,7 +466,7 @@ def is_limited(message: Message) -> bool:
 
 
 def fingerprint(message: Message) -> str:
-    """Give what must be equal for two requests with one idempotency key to be the same."""
+    """Return what must be equal for two requests with one idempotency key to be the same."""
     import hashlib
 
     return hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()

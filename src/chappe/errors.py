@@ -144,7 +144,7 @@ class NotFound(BrokerError):
 
     @classmethod
     def message(cls, message_id: str) -> NotFound:
-        """Give the error for a message that is not tracked."""
+        """Return the error for a message that is not tracked."""
         return cls(
             f"message {message_id} is not known: only messages sent over HTTP, asked for, or declared with results=True are "
             f"tracked, and those that ended for {RESULTS_KEPT / 3600:g} hours"
@@ -152,7 +152,7 @@ class NotFound(BrokerError):
 
     @classmethod
     def letter(cls, number: int) -> NotFound:
-        """Give the error for a dead letter that is not there."""
+        """Return the error for a dead letter that is not there."""
         return cls(f'no dead letter has the number {number}; "chappe dead list" shows them')
 
 

@@ -21,7 +21,7 @@ from chappe.errors import BrokerError, BrokerUnavailable, InvalidSettings, Uncon
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
-from chappe.store.contract import Carried
+from chappe.store.contract import Exported
 
 R = TypeVar("R")
 Told = Callable[[str], None]
@@ -56,7 +56,7 @@ class Mover:
         self._soon = soon
 
     async def move(self, queues: Sequence[str] = (), tell: Told = lambda _: None) -> list[Moved]:
-        """Carry until nothing waits, runs or is dead in these queues, or in all; gives what was carried.
+        """Carry until nothing waits, runs or is dead in these queues, or in all; returns what was carried.
 
         Raises `BrokerUnavailable` or `Unconfirmed` when one of the engines was away for long: begun again, it goes on.
         """
@@ -122,22 +122,22 @@ class Mover:
                 await _patiently(lambda: _acked(consumer, deliveries))
                 moved.ready += len(deliveries)
 
-    async def _details(self, queue: str) -> list[Carried]:
-        return await _patiently(lambda: self._source.store.carried(queue, "running", limit=_LENT))
+    async def _details(self, queue: str) -> list[Exported]:
+        return await _patiently(lambda: self._source.store.export_messages(queue, "running", limit=_LENT))
 
     async def _delayed(self, moved: Moved) -> None:
         """Carry what is not due soon; the rest is carried when it is ready."""
         store = self._source.store
-        while found := await _patiently(lambda: store.carried(moved.queue, "delayed", later=self._soon, limit=AT_ONCE)):
+        while found := await _patiently(lambda: store.export_messages(moved.queue, "delayed", later=self._soon, limit=AT_ONCE)):
             await self._publish(moved, [_publication(moved.queue, one) for one in found])
-            gone = await _patiently(lambda: store.withdraw(moved.queue, [one.place for one in found]))
+            gone = await _patiently(lambda: store.delete_delayed(moved.queue, [one.place for one in found]))
             moved.delayed += len(gone)
 
     async def _dead(self, moved: Moved) -> None:
         """Carry dead letters with their reasons and histories."""
         source, target = self._source.store, (await self._target.connection()).store
-        while found := await _patiently(lambda: source.carried(moved.queue, "dead", limit=AT_ONCE)):
-            await _patiently(lambda: target.bury(moved.queue, found))
+        while found := await _patiently(lambda: source.export_messages(moved.queue, "dead", limit=AT_ONCE)):
+            await _patiently(lambda: target.import_letters(moved.queue, found))
             await _patiently(lambda: source.discard_letters([one.place for one in found]))
             moved.dead += len(found)
 
@@ -152,12 +152,12 @@ async def _acked(consumer: Consumer, deliveries: Sequence[Delivery]) -> None:
         raise BrokerError(f"the old engine does not end what was carried: {wrong[0].text}")
 
 
-def _plain(delivery: Delivery) -> Carried:
-    return Carried(delivery.tag, delivery.envelope, delivery.attempt - 1)
+def _plain(delivery: Delivery) -> Exported:
+    return Exported(delivery.tag, delivery.envelope, delivery.attempt - 1)
 
 
-def _publication(queue: str, one: Carried) -> Publication:
-    """Give the publication of a message that goes straight to the queue in which it was; its attempts begin anew.
+def _publication(queue: str, one: Exported) -> Publication:
+    """Return the publication of a message that goes straight to the queue in which it was; its attempts begin anew.
 
     Its key counts its moves: one that went there and came back is not taken for what it was.
     """

@@ -127,7 +127,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
-    """Give the settings; raises `InvalidSettings` with the name of what is wrong and where it came from."""
+    """Return the settings; raises `InvalidSettings` with the name of what is wrong and where it came from."""
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -37,7 +37,7 @@ from chappe.messages.envelope import Envelope, Receipt
 from chappe.messages.message import Command, Event, Message
 from chappe.settings import Settings
 from chappe.store.contract import Letter
-from chappe.worker.slots import StartedTable
+from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
 
 M = TypeVar("M", bound=Message)
@@ -48,7 +48,7 @@ _decode_envelope: Final[Callable[[Any], Envelope]] = msgspec.msgpack.Decoder(Env
 
 
 def testing(app: App, *, concurrency: int = 1) -> Trial:  # noqa: PT028 - it is no test
-    """Give the context manager that runs an application without processes.
+    """Return the context manager that runs an application without processes.
 
     With `concurrency` 1 messages are handled one after the other, in the same order in each run. A handler that
     waits for another message (`aask`) needs more.
@@ -83,7 +83,7 @@ class Trial:
         return self.app.publish(event)
 
     def ask(self, command: Command, *, timeout: float = 10.0) -> Any:
-        """Send a command, drain, and give its result.
+        """Send a command, drain, and return its result.
 
         Raises `CommandFailed` if it is a dead letter, `ResultTimeout` if it is delayed (a retry, perhaps).
         """
@@ -105,7 +105,7 @@ class Trial:
         self._worker.run(self._look())
 
     def provide(self, kind: type[R], instance: R) -> None:
-        """Give handlers this instance wherever they ask for the type, until the block ends."""
+        """Return handlers this instance wherever they ask for the type, until the block ends."""
         self._provided[kind] = instance
         self._worker.run(self.app.bus.close())  # what was bound before must ask again
         self._put()
@@ -118,7 +118,7 @@ class Trial:
         return self._clock
 
     def sent(self, kind: type[M]) -> list[M]:
-        """Give the messages of a type that were stored so far, in order; for merged ones, what each became."""
+        """Return the messages of a type that were stored so far, in order; for merged ones, what each became."""
         names = {kind.__spec__.name, *kind.__spec__.aliases}
         return [self.app.bus.decoder_of(kind, e.content_type)(e.body) for e in list(self._stored) if e.type in names]
 
@@ -168,7 +168,7 @@ class Trial:
         exits.callback(self._put_back, before)
         exits.callback(lambda: self._worker.close(app.aclose()))
         exits.callback(app.close)
-        app.configure(Settings(broker=f"sqlite:///{self._path}"), alone=False)
+        app.configure(Settings(broker=f"sqlite:///{self._path}"), may_own_file=False)
         app.bus.set_threads(self._concurrency)
 
     def _put_back(self, before: Setting) -> None:
@@ -237,7 +237,7 @@ class Trial:
         if not queues:
             return 0
         self._put()
-        table = StartedTable(self._path.parent / "slots", self._concurrency)
+        table = RunningTable(self._path.parent / "slots", self._concurrency)
         async with connection.broker.consume(queues, prefetch=2 * self._concurrency) as consumer:
             worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=self._concurrency, table=table)
             running = asyncio.ensure_future(worker.run())

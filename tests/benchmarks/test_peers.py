@@ -51,7 +51,7 @@ needs_rabbitmq = pytest.mark.skipif(RabbitNode.missing() is not None, reason=str
 
 
 def measured(tmp_path: Path, *systems: str) -> dict[str, set[str]]:
-    """Give which works the bench measured of each system, after a look at all figures and at what still runs."""
+    """Return which works the bench measured of each system, after a look at all figures and at what still runs."""
     output = tmp_path / "results.json"
     done = bench(output, "--scale", "tiny", "--runs", "1", "--systems", ",".join(systems), timeout=280, TMPDIR=str(tmp_path))
     assert "not measured" not in done.stdout, done.stdout
@@ -64,7 +64,7 @@ def measured(tmp_path: Path, *systems: str) -> dict[str, set[str]]:
 
 
 def running_below(folder: Path) -> list[psutil.Process]:
-    """Give the processes that were started in a folder, which may be gone."""
+    """Return the processes that were started in a folder, which may be gone."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -74,7 +74,7 @@ def running_below(folder: Path) -> list[psutil.Process]:
 
 
 def works_of(peer: Peer) -> set[str]:
-    """Give what must be measured of a peer."""
+    """Return what must be measured of a peer."""
     nothing: set[Work] = set()
     return names((SENDS if peer in SENDING else nothing) | (WORKING_AT if peer in WORKING else nothing))
 
@@ -102,7 +102,7 @@ def test_dramatiq_and_celery_are_measured_over_a_rabbitmq_that_is_gone_afterward
 
 
 async def reason_of(peer: Peer, tmp_path: Path) -> str:
-    """Give why a peer was not measured at draining."""
+    """Return why a peer was not measured at draining."""
     async with contextlib.aclosing(Session(tmp_path)) as session:
         with pytest.raises(NotMeasured) as reason:
             async for figure in measure.drain(peer, session, SCALES["tiny"]):

@@ -80,7 +80,7 @@ Chappe = Callable[..., Ended]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Give an environment without settings of the developer's own."""
+    """Return an environment without settings of the developer's own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
     return {**kept, "COLUMNS": "200", **more}
 
@@ -162,7 +162,7 @@ def worked(tmp_path: Path, chappe: Chappe) -> Callable[[], None]:
             "import asyncio, pathlib\n"
             "from chappe.settings import Settings\n"
             "from chappe.engine.server import Engine\n"
-            "from chappe.worker.slots import StartedTable\n"
+            "from chappe.worker.running_table import RunningTable\n"
             "from chappe.worker.worker import Worker\n"
             "from shop import app\n"
             "async def main():\n"
@@ -171,7 +171,7 @@ def worked(tmp_path: Path, chappe: Chappe) -> Callable[[], None]:
             "    connection = await app.connection()\n"
             "    async with connection.broker.consume(app.registry.consumed_queues(), prefetch=20) as consumer:\n"
             "        worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=1,\n"
-            "                        table=StartedTable(pathlib.Path('slots'), 1))\n"
+            "                        table=RunningTable(pathlib.Path('slots'), 1))\n"
             "        running = asyncio.ensure_future(worker.run())\n"
             "        while any(q['ready'] or q['running'] for q in (await connection.store.overview())['queues']):\n"
             "            await asyncio.sleep(0.005)\n"

@@ -29,15 +29,15 @@ _PATIENCE: Final = 20.0
 @asynccontextmanager
 async def _cut(client: Client) -> AsyncGenerator[None]:
     """Hang up, and lead the client nowhere until it may find the engine again."""
-    way = client.path, client._engine, client._alone
-    client.path, client._engine, client._alone = client.path.with_name("nowhere"), None, False
+    way = client.path, client._engine, client._may_own_file
+    client.path, client._engine, client._may_own_file = client.path.with_name("nowhere"), None, False
     client._close_link()
     if way[1] is not None:
         client.unlinked(client._link)
     try:
         yield
     finally:
-        client.path, client._engine, client._alone = way
+        client.path, client._engine, client._may_own_file = way
 
 
 class _Embedded(EngineUnderTest):
@@ -136,7 +136,7 @@ class SocketEngine(_Embedded):
             process.close()
 
     async def connect(self, *, deadline: float = 5.0) -> Peer:
-        return self._peer(EmbeddedBroker(self.path, alone=False, deadline=deadline))
+        return self._peer(EmbeddedBroker(self.path, may_own_file=False, deadline=deadline))
 
     def now(self) -> float:
         return time.time()

@@ -53,7 +53,7 @@ class EngineUnderTest(ABC):
 
     @abstractmethod
     async def connect(self, *, deadline: float = 5.0) -> Peer:
-        """Give a new peer, whose verbs fail after `deadline` seconds without an answer."""
+        """Return a new peer, whose verbs fail after `deadline` seconds without an answer."""
 
     @abstractmethod
     async def drop_peers(self) -> None:

@@ -22,7 +22,7 @@ End = Callable[[int], Settlement]
 
 
 def envelope(name: str, **fields: Any) -> Envelope:
-    """Give an envelope whose body is its name and whose id is new."""
+    """Return an envelope whose body is its name and whose id is new."""
     values: dict[str, Any] = {"id": f"{name}-{uuid.uuid4().hex}", "type": "test.message", "body": name.encode(), **fields}
     return Envelope(**values)
 
@@ -30,13 +30,13 @@ def envelope(name: str, **fields: Any) -> Envelope:
 def to(
     queue: str, name: str = "m", *, exchange: str = "", priority: int = 0, delay: float = 0.0, id: str | None = None, **options: Any
 ) -> Publication:
-    """Give a publication of a message of this name; what is not named here is an option."""
+    """Return a publication of a message of this name; what is not named here is an option."""
     made = envelope(name) if id is None else envelope(name, id=id)
     return Publication(made, queue, exchange, priority, delay, Options(**options) if options else None)
 
 
 def event(exchange: str, key: str, name: str = "e", **keywords: Any) -> Publication:
-    """Give a publication to an exchange."""
+    """Return a publication to an exchange."""
     return to(key, name, exchange=exchange, **keywords)
 
 
@@ -75,12 +75,12 @@ async def nothing(engine: EngineUnderTest, consumer: Consumer) -> None:
 
 
 def name(delivery: Delivery) -> str:
-    """Give the name of a delivered message."""
+    """Return the name of a delivered message."""
     return delivery.envelope.body.decode()
 
 
 def names(deliveries: Sequence[Delivery]) -> list[str]:
-    """Give the names of delivered messages."""
+    """Return the names of delivered messages."""
     return [name(d) for d in deliveries]
 
 

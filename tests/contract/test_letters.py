@@ -19,7 +19,7 @@ async def queue(peer: Peer) -> None:
 
 
 async def die(peer: Peer, *publications: Publication, reason: str = "no") -> list[Letter]:
-    """Publish and bury, and give the new letters in that order."""
+    """Publish and import_letters, and give the new letters in that order."""
     before = [letter.number for letter in await peer.store.letters()]
     for publication in publications:
         await send(peer, publication)

@@ -24,7 +24,7 @@ def merging(text: str, *, queue: str = "q", key: str = "k", **options: Any) -> P
 
 
 def merged(text: str, into: Receipt, *, key: str = "k", queue: str = "q", **options: Any) -> Publication:
-    """Give what a sender publishes after the answer *pending*."""
+    """Return what a sender publishes after the answer *pending*."""
     assert into.pending is not None
     return to(queue, text, id=into.pending.id, key=key, merges=True, replaces=into.version, **options)
 

@@ -78,7 +78,7 @@ class Life:
 
 
 def tag(life: Life) -> int:
-    """Give the tag under which a running message is out."""
+    """Return the tag under which a running message is out."""
     assert life.delivery is not None
     return life.delivery.tag
 
@@ -158,7 +158,7 @@ class Lives(RuleBasedStateMachine):
                 life.order = self.next_order()
 
     def lendable(self) -> list[Life]:
-        """Give what may be lent now, in order."""
+        """Return what may be lent now, in order."""
         chosen: list[Life] = []
         taken = {key for key, life in self.held.items() if life.state != "ready"}
         for life in sorted(self.of("ready"), key=lambda x: x.place):
@@ -356,7 +356,7 @@ class Lives(RuleBasedStateMachine):
 
     @precondition(lambda self: self.of("running"))
     @rule(data=st.data())
-    def bury(self, data: st.DataObject) -> None:
+    def import_letters(self, data: st.DataObject) -> None:
         self.buried(data.draw(st.sampled_from(self.of("running"))))
 
     def buried(self, life: Life) -> None:

@@ -60,7 +60,7 @@ def message(identity: str, queue: str = "q", **options: object) -> Publication:
 
 
 def stored(client: BlockingClient) -> list[str]:
-    """Give the ids that are ready in the queue."""
+    """Return the ids that are ready in the queue."""
     assert client.is_reachable()
     rows = decode_plain(client._mine.link.ask("peek", ("q", "ready", 1000), time.monotonic() + 5))
     return [row[3][0] for row in rows]

@@ -105,7 +105,7 @@ async def test_senders_at_once_without_an_engine_all_store_everything(tmp_path: 
 
 
 async def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubles_nothing(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     confirmed: list[str] = []
     stop = asyncio.Event()
@@ -135,14 +135,14 @@ async def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubl
 
 
 async def test_a_worker_keeps_what_it_holds_over_the_death_of_the_engine(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message(n) for n in range(4)])
     async with broker.consume(["q"], prefetch=2) as consumer:
         held = await consumer.receive(2, 5.0)
         engine.kill()
         engine.start()
-        other = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+        other = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
         async with other.consume(["q"], prefetch=4) as rival:
             taken = await rival.receive(4, 10.0)
             assert [d.envelope.id for d in taken] == ["m2", "m3"], "what is held is not lent twice"
@@ -153,7 +153,7 @@ async def test_a_worker_keeps_what_it_holds_over_the_death_of_the_engine(engine:
 
 
 async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guessed(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, alone=False, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     serial = broker.client.serial
     call = asyncio.ensure_future(broker.publish([message(1, Options(key="k", merges=True))]))
@@ -171,7 +171,7 @@ async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guesse
 
 
 async def test_a_frozen_engine_is_an_error_within_the_deadline_never_a_hang(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, alone=False, deadline=0.5)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=0.5)
     await broker.declare(Topology(queues=(bind("q"),)))
     engine.process.send_signal(signal.SIGSTOP)
     try:
@@ -187,7 +187,7 @@ async def test_a_frozen_engine_is_an_error_within_the_deadline_never_a_hang(engi
 
 
 async def test_what_a_frozen_engine_lends_to_a_receive_that_was_given_up_is_given_back(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, alone=False, deadline=0.3)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=0.3)
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message(1)])
     async with broker.consume(["q"], prefetch=1) as consumer:
@@ -217,7 +217,7 @@ async def test_what_a_frozen_engine_lends_to_a_receive_that_was_given_up_is_give
 async def test_only_what_certainly_changed_nothing_is_said_to_have_changed_nothing(
     engine: EngineProcess, verb: str, arguments: tuple[Any, ...], kind: type[BrokerError]
 ) -> None:
-    broker = EmbeddedBroker(engine.path, alone=False, deadline=0.3)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=0.3)
     await broker.declare(Topology(queues=(bind("q"),)))
     engine.process.send_signal(signal.SIGSTOP)
     with pytest.raises(kind):
@@ -229,7 +229,7 @@ async def test_only_what_certainly_changed_nothing_is_said_to_have_changed_nothi
 
 
 async def test_what_was_never_said_is_unavailable_whatever_it_was(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(tmp_path / "chappe.db", alone=False, deadline=0.2)
+    broker = EmbeddedBroker(tmp_path / "chappe.db", may_own_file=False, deadline=0.2)
     with pytest.raises(BrokerUnavailable):
         await broker.purge("q")
     await broker.close()
@@ -238,7 +238,7 @@ async def test_what_was_never_said_is_unavailable_whatever_it_was(tmp_path: Path
 async def test_an_engine_of_another_protocol_refuses_every_call_and_its_connection_is_not_used(
     engine: EngineProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = EmbeddedBroker(engine.path, alone=False)
+    broker = EmbeddedBroker(engine.path, may_own_file=False)
     with monkeypatch.context() as patch:
         patch.setattr(client, "PROTOCOL", 99)
         for _ in range(2):
@@ -258,7 +258,7 @@ async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path
         writer.transport.abort()
 
     dying = await asyncio.start_unix_server(die_at_once, str(tmp_path / "chappe.db.sock"))
-    broker = EmbeddedBroker(path, alone=False, deadline=10.0)
+    broker = EmbeddedBroker(path, may_own_file=False, deadline=10.0)
     call = asyncio.ensure_future(broker.declare(Topology(queues=(bind("q"),))))
     await auntil(lambda: accepted >= 5, "it to be tried again and again")
     dying.close()
@@ -275,7 +275,7 @@ async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path
 async def test_what_was_stored_before_the_engine_died_is_not_stored_again_by_a_sender_that_owns_the_file(tmp_path: Path) -> None:
     engine = EngineProcess(tmp_path)
     await auntil((tmp_path / "chappe.db.sock").exists)
-    broker = EmbeddedBroker(engine.path, alone=True, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=True, deadline=20.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     confirmed: list[str] = []
     stop = asyncio.Event()
@@ -321,7 +321,7 @@ async def test_a_link_lost_before_its_maker_hears_of_it_is_made_again(engine: En
         return transport, link
 
     monkeypatch.setattr(loop, "create_unix_connection", lose_the_first)
-    broker = EmbeddedBroker(engine.path, alone=False, deadline=3.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=3.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     assert tries == 2
     await broker.close()

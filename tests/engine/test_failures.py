@@ -16,8 +16,8 @@ import pytest
 from chappe.brokers.contract import Ack, Dead, Depth, Retry
 from chappe.brokers.embedded import EmbeddedBroker
 from chappe.engine import server
-from chappe.engine.ballast import Ballast
 from chappe.engine.purge import Purge
+from chappe.engine.reserve import Reserve
 from chappe.engine.server import Engine
 from chappe.engine.wire import decode_answer, decode_request, frame, posted
 from chappe.errors import BrokerError, Rejected, StorageFull, Unroutable
@@ -78,7 +78,7 @@ async def test_a_deletion_that_is_refused_half_way_leaves_the_queue_in_use(broke
 
 
 def full_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, *, times: int = 2) -> None:
-    """Have the next commits find no room on the disk: the first, and the one with the room of the ballast."""
+    """Have the next commits find no room on the disk: the first, and the one with the room of the reserve."""
     commit = engine.ledger._save_counters
     left = times
 
@@ -279,10 +279,10 @@ async def test_calls_while_a_connection_says_hello_wait_for_it_and_open_no_other
 
 def test_the_ballast_of_a_killed_engine_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "chappe.db"
-    assert Ballast(path).lay()
-    heir = Ballast(path)
+    assert Reserve(path).lay()
+    heir = Reserve(path)
     assert heir.lay()
-    os.unlink(f"{path}.ballast")  # noqa: PTH108
+    os.unlink(f"{path}.reserve")  # noqa: PTH108
     assert heir.give_up(lambda: None, lambda _: None), "also when somebody removed it"
 
 
@@ -303,12 +303,12 @@ async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_
 
 
 def full_at(engine: Engine, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
-    """Have one verb meet a full disk that has no ballast any more."""
+    """Have one verb meet a full disk that has no reserve any more."""
 
     def full(*_: Any) -> None:
         raise apsw.FullError("database or disk is full")
 
-    engine._ballast.remove()
+    engine._reserve.remove()
     monkeypatch.setattr(engine.verbs, verb, full)
 
 

@@ -20,25 +20,25 @@ from chappe.engine.owner import Ownership
 from chappe.engine.pages import Image
 from chappe.engine.recovery import Report, recover
 from chappe.errors import AlreadyOwned, CorruptStorage, NotFound, StorageFull, UnsafeStorage
-from tests.faults.sick.patients import Outcome, Patient, patient, run_engine
+from tests.faults.sick.patients import HttpProtocol, Outcome, patient, run_engine
 
 COUNTED = ("ready", "delayed", "dead", "archive", "tracked", "idempotency", "mark", "failure", "schedule", "queue", "exchange")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Patient:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> HttpProtocol:
     """A file that is all in the database."""
     return patient(tmp_path_factory.mktemp("whole"), 100, checkpoint=True)
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Patient:
+def logged(tmp_path_factory: pytest.TempPathFactory) -> HttpProtocol:
     """A file that is all in its log."""
     return patient(tmp_path_factory.mktemp("logged"), 100)
 
 
 @pytest.fixture
-def sick(whole: Patient, tmp_path: Path) -> Path:
+def sick(whole: HttpProtocol, tmp_path: Path) -> Path:
     return whole.copy(tmp_path / "sick")
 
 
@@ -88,7 +88,7 @@ def part(report: Report, table: str) -> Any:
 
 @pytest.mark.parametrize("which", ["whole", "logged"])
 def test_a_file_that_is_whole_is_saved_as_it_is(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    ill: Patient = request.getfixturevalue(which)
+    ill: HttpProtocol = request.getfixturevalue(which)
     sick = ill.copy(tmp_path / "sick")
     report, found, kept = saved(sick)
     assert report.whole and report.faults == [] and report.aside is None
@@ -121,7 +121,7 @@ def test_ids_letters_and_records_are_numbered_on(sick: Path) -> None:
 # --- damage
 
 
-def test_a_lost_root_loses_only_the_rows_on_that_page(whole: Patient, sick: Path) -> None:
+def test_a_lost_root_loses_only_the_rows_on_that_page(whole: HttpProtocol, sick: Path) -> None:
     page = roots(sick)["ready"]
     handle = os.open(sick, os.O_RDONLY)
     there = len(list(Image(handle, 4096).cells(page)))
@@ -135,7 +135,7 @@ def test_a_lost_root_loses_only_the_rows_on_that_page(whole: Patient, sick: Path
     assert not report.whole
 
 
-def test_without_its_first_page_every_message_is_found_on_the_others(whole: Patient, sick: Path) -> None:
+def test_without_its_first_page_every_message_is_found_on_the_others(whole: HttpProtocol, sick: Path) -> None:
     zero(sick, 1)
     report, found, _ = saved(sick)
     assert found.error is None and found.given >= whole.everything
@@ -143,7 +143,7 @@ def test_without_its_first_page_every_message_is_found_on_the_others(whole: Pati
     assert any("some messages that had ended may be there again" in note for note in report.notes)
 
 
-def test_with_a_header_of_another_program_but_our_tables_it_is_saved(whole: Patient, sick: Path) -> None:
+def test_with_a_header_of_another_program_but_our_tables_it_is_saved(whole: HttpProtocol, sick: Path) -> None:
     data = bytearray(sick.read_bytes())
     data[68] ^= 1  # application_id
     data[60] ^= 1  # user_version
@@ -153,7 +153,7 @@ def test_with_a_header_of_another_program_but_our_tables_it_is_saved(whole: Pati
     assert "its header is damaged" in report.faults[0]
 
 
-def test_messages_of_a_queue_whose_name_is_lost_wait_in_a_queue_that_says_so(whole: Patient, sick: Path) -> None:
+def test_messages_of_a_queue_whose_name_is_lost_wait_in_a_queue_that_says_so(whole: HttpProtocol, sick: Path) -> None:
     zero(sick, roots(sick)["queue"])
     report, found, kept = saved(sick)
     assert found.given == whole.everything
@@ -162,7 +162,7 @@ def test_messages_of_a_queue_whose_name_is_lost_wait_in_a_queue_that_says_so(who
     assert 'serve them with Queue("recovered.1")' in " ".join(report.notes)
 
 
-def test_a_message_that_the_disk_changed_ends_as_a_dead_letter(whole: Patient, sick: Path) -> None:
+def test_a_message_that_the_disk_changed_ends_as_a_dead_letter(whole: HttpProtocol, sick: Path) -> None:
     (stored,) = asked(sick, "select envelope from ready order by id limit 1")[0]
     at = stored.index(b'"text": "') + 12
     changed = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]
@@ -278,7 +278,7 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(data)
 
 
-def test_commits_behind_a_damaged_frame_of_the_log_are_saved(logged: Patient, tmp_path: Path) -> None:
+def test_commits_behind_a_damaged_frame_of_the_log_are_saved(logged: HttpProtocol, tmp_path: Path) -> None:
     sick = logged.copy(tmp_path / "sick")
     flip(Path(f"{sick}-wal"), 32 + 40 * 4120 + 100)
     report, found, _ = saved(sick)
@@ -286,14 +286,14 @@ def test_commits_behind_a_damaged_frame_of_the_log_are_saved(logged: Patient, tm
     assert (found.error, found.given) == (None, logged.everything), "the page of the damaged frame was written again later"
 
 
-def test_a_log_with_a_damaged_header_is_read_all_the_same(logged: Patient, tmp_path: Path) -> None:
+def test_a_log_with_a_damaged_header_is_read_all_the_same(logged: HttpProtocol, tmp_path: Path) -> None:
     sick = logged.copy(tmp_path / "sick")
     flip(Path(f"{sick}-wal"), 17)
     _, found, _ = saved(sick)
     assert found.given == logged.everything
 
 
-def test_a_database_that_is_gone_is_made_again_from_its_log(logged: Patient, tmp_path: Path) -> None:
+def test_a_database_that_is_gone_is_made_again_from_its_log(logged: HttpProtocol, tmp_path: Path) -> None:
     sick = logged.copy(tmp_path / "sick")
     sick.unlink()
     new = tmp_path / "new.db"
@@ -303,7 +303,7 @@ def test_a_database_that_is_gone_is_made_again_from_its_log(logged: Patient, tmp
 
 
 def test_without_its_log_the_database_alone_is_saved_and_it_is_said_what_is_missing(
-    whole: Patient, logged: Patient, tmp_path: Path
+    whole: HttpProtocol, logged: HttpProtocol, tmp_path: Path
 ) -> None:
     sick = logged.copy(tmp_path / "sick")
     shutil.copy(whole.path, sick)
@@ -367,7 +367,7 @@ def test_where_nothing_can_be_read_there_is_no_new_file(tmp_path: Path, data: by
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: make tools")
-def test_blocks_that_the_disk_refuses_are_left_out(whole: Patient, sick: Path) -> None:
+def test_blocks_that_the_disk_refuses_are_left_out(whole: HttpProtocol, sick: Path) -> None:
     """`strace` has the reading of one block fail as a bad sector does, first within its megabyte, then by itself."""
     program = "import sys, pathlib; from chappe.engine.recovery import recover; print(recover(*map(pathlib.Path, sys.argv[1:])).faults)"
     command = [sys.executable, "-c", program, str(sick), str(sick.parent / "new.db")]
@@ -391,7 +391,7 @@ def test_blocks_that_the_disk_refuses_are_left_out(whole: Patient, sick: Path) -
     assert (found.error, found.wrong) == (None, 0) and len(found.given) > len(whole.everything) / 2
 
 
-def test_examining_a_file_changes_nothing_and_tells_what_is_wrong(whole: Patient, logged: Patient, tmp_path: Path) -> None:
+def test_examining_a_file_changes_nothing_and_tells_what_is_wrong(whole: HttpProtocol, logged: HttpProtocol, tmp_path: Path) -> None:
     for name, ill in (("whole", whole), ("logged", logged)):
         path = ill.copy(tmp_path / name)
         before = path.read_bytes(), Path(f"{path}-wal").read_bytes()

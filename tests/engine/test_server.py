@@ -20,15 +20,15 @@ from chappe.brokers.embedded import EmbeddedBroker
 from chappe.engine import server
 from chappe.engine.owner import is_of_this_user, socket_path
 from chappe.engine.purge import Purge
+from chappe.engine.running_tables import folder_of
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
-from chappe.engine.tables import folder_of
 from chappe.engine.wire import LARGEST_FRAME, decode_request, frame
 from chappe.errors import BrokerError, Rejected, StorageFull
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
 from chappe.store.embedded import EmbeddedStore
-from chappe.worker.slots import StartedTable, _locks
+from chappe.worker.running_table import RunningTable, _locks
 from tests.waiting import auntil
 
 
@@ -151,7 +151,7 @@ async def test_a_full_disk_undoes_the_turn_refuses_it_and_recovers(
         monkeypatch.setattr(engine.ledger, "_save_counters", commit)
         assert (await broker.depth("q")).running == 1, "what was held is still held"
         assert await consumer.settle([Ack(held.tag)]) == []
-        with pytest.raises(StorageFull):  # the ballast is not back yet
+        with pytest.raises(StorageFull):  # the reserve is not back yet
             await broker.publish([message(2)])
         await asyncio.wait_for(published(broker, message(3)), 10)
         assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m3"]
@@ -256,10 +256,10 @@ async def test_messages_that_ran_when_worker_and_engine_died_together_are_blamed
     engine.ledger.was_held = True
     await broker.close()
     engine.close()
-    table = tmp_path / "chappe.db.slots" / "4194304-aa.slots"
+    table = tmp_path / "chappe.db.running" / "4194304-aa.running"
     table.parent.mkdir()
     table.write_bytes(struct.pack("<d3Q", 0.0, 0, started.tag, 0))
-    old = tmp_path / "chappe.db.slots" / "4194304-bb.slots"
+    old = tmp_path / "chappe.db.running" / "4194304-bb.running"
     old.write_bytes(struct.pack("<dQ", 0.0, waiting.tag))
     os.utime(old, (1, 1))  # of an earlier boot: a power failure is no worker's fault
     engine = Engine(path, grace=0.0)
@@ -279,7 +279,7 @@ async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_de
 ) -> None:
     monkeypatch.setattr(server, "_LOCK_ENDS", 0.01)
     await broker.publish([message(1)])
-    table = StartedTable(folder_of(engine.ledger.path), 1)
+    table = RunningTable(folder_of(engine.ledger.path), 1)
 
     async def end() -> None:
         """Connect with the table, and end."""
@@ -302,7 +302,7 @@ async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_de
     await auntil(lambda: not table.path.exists(), "the table to go")
 
 
-@pytest.mark.parametrize("slots", [5, "a\0.slots", "elsewhere"])
+@pytest.mark.parametrize("slots", [5, "a\0.running", "elsewhere"])
 async def test_a_client_whose_table_is_none_is_given_up_like_others(
     tmp_path: Path, engine: Engine, broker: EmbeddedBroker, slots: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,12 +48,12 @@ def plant(name: str) -> None:
 
 
 def of(harness: str) -> list[str]:
-    """Give the names of the plants that a harness must catch."""
+    """Return the names of the plants that a harness must catch."""
     return [plant.name for plant in PLANTS.values() if plant.harness == harness]
 
 
 def environment(name: str | None = None) -> dict[str, str]:
-    """Give the variables with which a child process finds `tests`, and carries the plant if one is named."""
+    """Return the variables with which a child process finds `tests`, and carries the plant if one is named."""
     before = os.environ.get("PYTHONPATH")
     paths = [str(ROOT), *([before] if before else [])]
     if name is None:
@@ -299,15 +299,15 @@ def published_a_commit_before_the_ack() -> None:
 def published_a_commit_after_the_ack() -> None:
     import msgspec
 
-    from chappe.engine.verbs import AckThen, Verbs
+    from chappe.engine.verbs import AckRequest, Verbs
 
     settle = Verbs.settle
 
     def apart(self: Any, session: Any, settlements: Any) -> Any:
-        refused = settle(self, session, [msgspec.structs.replace(s, then=[]) if isinstance(s, AckThen) else s for s in settlements])
+        refused = settle(self, session, [msgspec.structs.replace(s, then=[]) if isinstance(s, AckRequest) else s for s in settlements])
         self._ledger.commit()
         for settlement in settlements:
-            if isinstance(settlement, AckThen) and settlement.then and settlement.tag not in {r[0] for r in refused}:
+            if isinstance(settlement, AckRequest) and settlement.then and settlement.tag not in {r[0] for r in refused}:
                 self._publish_with(settlement)
         return refused
 
@@ -416,9 +416,9 @@ def seals_without_meaning() -> None:
 
 @planted("sick", "a log that has lost commits is opened without a word")
 def damaged_log_opened() -> None:
-    from chappe.engine import hazards
+    from chappe.engine import preflight
 
-    hazards.refuse_damaged_log = lambda path: None
+    preflight.refuse_damaged_log = lambda path: None
 
 
 @planted("sick", "recover always says that all is saved")

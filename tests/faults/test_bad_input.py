@@ -25,7 +25,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def rows(*doors: str) -> list[object]:
-    """Give the rows of some doors as parameters."""
+    """Return the rows of some doors as parameters."""
     return [pytest.param(row, id=row.id) for door in DOORS if door.name in doors for row in door.rows]
 
 

@@ -236,7 +236,7 @@ def test_an_engine_whose_process_opens_the_file_twice_does_not_start(mill: Mill)
     )
     mill.environment["PYTHONPATH"] = str(site)
     said = engine(mill, 78)
-    assert "chappe.db is open in this process already, by other code than Chappe's engine" in said and "sqlite3" in said
+    assert "chappe.db is open in this process already, by code other than the engine" in said and "sqlite3" in said
 
 
 @pytest.mark.timeout(60)

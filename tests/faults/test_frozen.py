@@ -137,6 +137,6 @@ def test_a_frozen_engine_stops_senders_and_workers_for_seconds_only(mill: Mill) 
 
 
 def confirmed(mill: Mill) -> list[float]:
-    """Give the times at which the sender was told that its message is stored."""
+    """Return the times at which the sender was told that its message is stored."""
     path = mill.folder / "confirmed"
     return [float(line) for line in path.read_text().splitlines() if len(line) > 10] if path.exists() else []

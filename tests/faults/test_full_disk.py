@@ -68,9 +68,9 @@ def starts(mill: Mill) -> dict[str, str]:
     return {line.split("\t")[0]: line.split("\t")[2] for line in status_path(mill).read_text().splitlines()}
 
 
-def ballast(mill: Mill) -> int:
-    """Give the bytes that the ballast really takes."""
-    path = Path(f"{mill.disk.path}/chappe.db.ballast")  # type: ignore[attr-defined]
+def reserve(mill: Mill) -> int:
+    """Return the bytes that the reserve really takes."""
+    path = Path(f"{mill.disk.path}/chappe.db.reserve")  # type: ignore[attr-defined]
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
@@ -79,7 +79,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     mill.run("--no-scheduler")
     before = starts(mill)
-    laid = ballast(mill)
+    laid = reserve(mill)
     assert laid >= MEBIBYTE
     mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(60)))
     until(lambda: len(mill.names("start")) == 4)
@@ -110,11 +110,11 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
     assert sorted(mill.names("start")) == sorted(mill.names("end")), "each ran once"
     assert post(address, "still").status == 503
 
-    assert "there is room again" not in mill.errors(), "what the ballast gave up is no room for what is new"
+    assert "there is room again" not in mill.errors(), "what the reserve gave up is no room for what is new"
     disk.free()
     until(lambda: post(address, "again").status == 202, "a request to be taken again", 5)
     assert ask(address + "/readyz").status == 200
-    until(lambda: ballast(mill) >= MEBIBYTE, "the ballast to be laid again", 5)
+    until(lambda: reserve(mill) >= MEBIBYTE, "the reserve to be laid again", 5)
     until(lambda: "again" in mill.names("end"))
     assert starts(mill) == before, "nothing was restarted"
     mill.end()
@@ -248,7 +248,7 @@ def test_a_little_room_is_enough_when_the_log_took_the_rest(mill: Mill) -> None:
         disk.give_back(3 * MEBIBYTE)
         until(lambda: len(senders.told("stored")) > successes, "the room of the log to be found", 5)
         assert log.stat().st_size < 4 * MEBIBYTE
-        assert ballast(mill) >= MEBIBYTE
+        assert reserve(mill) >= MEBIBYTE
         senders.stop()
         stored = senders.told("stored")
     mill.release()

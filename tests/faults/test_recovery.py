@@ -43,7 +43,7 @@ import asyncio, sys, time
 from mill import *
 from chappe.errors import BrokerError
 
-app.configure(app.settings, alone=sys.argv[1] == "alone")
+app.configure(app.settings, may_own_file=sys.argv[1] == "alone")
 
 async def main():
     with open(f"confirmed-{sys.argv[1]}", "a") as log:
@@ -140,7 +140,7 @@ def test_ten_killed_engines_of_a_gigabyte_take_messages_again_within_a_second_an
 
 
 async def consumers(app: App) -> int:
-    """Give how many workers wait for messages."""
+    """Return how many workers wait for messages."""
     overview = await (await app.connection()).store.overview()
     return next(queue["consumers"] for queue in overview["queues"] if queue["name"] == "waits")
 
@@ -154,7 +154,7 @@ def fill(mill: Mill, app: App) -> None:
 
 
 def confirmed(mill: Mill, kind: str) -> list[float]:
-    """Give the times at which a sender was told that its message is stored."""
+    """Return the times at which a sender was told that its message is stored."""
     path = mill.folder / f"confirmed-{kind}"
     return [float(line) for line in path.read_text().splitlines() if len(line) > 10] if path.exists() else []
 

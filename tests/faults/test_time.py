@@ -46,7 +46,7 @@ class Tick(Command, queue="ticks"):
 
 
 def instants(zone: ZoneInfo, day: datetime.date, hour: int, minute: int) -> float:
-    """Give when a local time comes: the first of two, or the moment of the change that skips it."""
+    """Return when a local time comes: the first of two, or the moment of the change that skips it."""
     wanted = datetime.datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone)
     found = wanted.timestamp()
     if datetime.datetime.fromtimestamp(found, zone).replace(tzinfo=None) == wanted.replace(tzinfo=None):
@@ -269,7 +269,7 @@ class Folder:
         return path.read_text() if path.exists() else ""
 
     def handled(self) -> dict[str, float]:
-        """Give what was handled, each with the moment of the steady clock."""
+        """Return what was handled, each with the moment of the steady clock."""
         path = self.path / "log"
         return {line.split()[0]: float(line.split()[1]) for line in path.read_text().splitlines()} if path.exists() else {}
 
@@ -372,7 +372,7 @@ def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_s
         return float(found[0][0]) if found else 0.0
 
     def pace() -> float:
-        """Give how far the slots are from the real time, when the next one has fired."""
+        """Return how far the slots are from the real time, when the next one has fired."""
         before = last()
         until(lambda: last() > before, "another slot", 10)
         return last() - time.time()
@@ -381,7 +381,7 @@ def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_s
         return last(), folder.count("select count(*) from ready")[0][0]
 
     def at_rest() -> tuple[float, int]:
-        """Give what is stored when nothing was on its way for half a second."""
+        """Return what is stored when nothing was on its way for half a second."""
         seen, since = stored(), time.monotonic()
         while time.monotonic() < since + 0.5:
             if (now := stored()) != seen:

@@ -31,12 +31,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def exchange(name: str, kind: str, *, durable: bool = True, auto_delete: bool = False, **arguments: Any) -> dict[str, Any]:
-    """Give a declaration of an exchange for a foreign program."""
+    """Return a declaration of an exchange for a foreign program."""
     return {"name": name, "kind": kind, "durable": durable, "auto_delete": auto_delete, "arguments": _dashed(arguments)}
 
 
 def queue(name: str, *bindings: tuple[str, str], durable: bool = True, auto_delete: bool = False, **arguments: Any) -> dict[str, Any]:
-    """Give a declaration of a queue for a foreign program; it is a classic one unless the arguments say otherwise."""
+    """Return a declaration of a queue for a foreign program; it is a classic one unless the arguments say otherwise."""
     return {"name": name, "bindings": bindings, "durable": durable, "auto_delete": auto_delete, "arguments": _dashed(arguments)}
 
 
@@ -45,13 +45,13 @@ def _dashed(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def message(exchange: str, key: str, letter: Mapping[str, Any] | str, **properties: Any) -> dict[str, Any]:
-    """Give a message for a foreign program: fields that it writes as JSON in its own way, or a body as it is."""
+    """Return a message for a foreign program: fields that it writes as JSON in its own way, or a body as it is."""
     content = {"body": letter} if isinstance(letter, str) else {"letter": letter}
     return {"exchange": exchange, "key": key, "properties": properties, **content}
 
 
 def declarations(client: Client) -> dict[str, Any]:
-    """Give what a program declares of its own; one that can give no arguments does with what it has."""
+    """Return what a program declares of its own; one that can give no arguments does with what it has."""
     name = client.name
     if not client.declares:
         return {"queues": [queue(f"{name}.box", durable=False)]}
@@ -171,7 +171,7 @@ class Station:
             worker.wait(30)
 
     def dead(self, queue: str) -> list[Letter]:
-        """Give the dead letters of a queue."""
+        """Return the dead letters of a queue."""
 
         async def look() -> list[Letter]:
             return list(await (await self.app.connection()).store.letters(queue))
@@ -179,7 +179,7 @@ class Station:
         return self.app.wait_for(look())
 
     def left(self, queue: str) -> int:
-        """Give how many messages a queue has that are not done nor dead."""
+        """Return how many messages a queue has that are not done nor dead."""
 
         async def look() -> int:
             depth = await (await self.app.connection()).broker.depth(queue)
@@ -188,7 +188,7 @@ class Station:
         return self.app.wait_for(look())
 
     def lines(self, text: str) -> list[dict[str, Any]]:
-        """Give what handlers wrote of letters with a text, in order."""
+        """Return what handlers wrote of letters with a text, in order."""
         path = self.folder / LINES
         found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in found if line["text"] == text]
@@ -238,7 +238,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
 
 
 def chosen(station: Station, name: str) -> Client:
-    """Give a foreign program, or skip the test and say why it is missing."""
+    """Return a foreign program, or skip the test and say why it is missing."""
     if reason := station.missing[name]:
         pytest.skip(reason)
     return CLIENTS[name]

@@ -26,7 +26,7 @@ DAY = dt.date(2028, 2, 29)
 
 
 def letter(text: str, **others: Any) -> dict[str, Any]:
-    """Give the fields of a letter as a foreign program is told them, which writes dates in its own way."""
+    """Return the fields of a letter as a foreign program is told them, which writes dates in its own way."""
     return {"text": text, "at": round(AT.timestamp() * 1000), "day": [DAY.year, DAY.month, DAY.day], **others}
 
 
@@ -171,7 +171,7 @@ def ignore(command: Command) -> None:
 
 
 def asking(exchange: Exchange | None, queue: Queue) -> App:
-    """Give an application that handles one command of this exchange, or of the queue itself."""
+    """Return an application that handles one command of this exchange, or of the queue itself."""
     app = App("asks")
     if exchange is None:
 

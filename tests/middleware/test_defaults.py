@@ -75,7 +75,7 @@ class Paced(Command, queue="paced", rate="1/min"):
 
 
 def outcome(command: Command, middleware: list[Middleware], times: int = 1) -> tuple[list[int], list[str]]:
-    """Give the attempts that ran, and the reasons of dead letters."""
+    """Return the attempts that ran, and the reasons of dead letters."""
 
     app, ran = App(middleware=middleware), list[int]()
 

@@ -9,7 +9,7 @@ from chappe.messages.message import Message
 
 
 def published(middleware: Middleware, message: Message, draft: Draft | None = None) -> Publication:
-    """Give what leaves when a message passes the middleware on its way out."""
+    """Return what leaves when a message passes the middleware on its way out."""
 
     def seal(message: Any, draft: Draft) -> Publication:
         return Publication(Envelope(draft.id, "m", b""), "q", "", draft.priority, draft.delay, draft.options)
@@ -18,7 +18,7 @@ def published(middleware: Middleware, message: Message, draft: Draft | None = No
 
 
 async def handled(middleware: Middleware, message: Message, inner: Any, context: Context | None = None) -> Any:
-    """Give the result of a handler inside the middleware; `inner` is awaited with message and context."""
+    """Return the result of a handler inside the middleware; `inner` is awaited with message and context."""
     return await middleware.wrap_handle(message.__spec__, inner)(message, context or Context("id"))
 
 

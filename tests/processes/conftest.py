@@ -171,7 +171,7 @@ class Mill:
         return json.loads(self.chappe("dead", "list", "--json").stdout)
 
     def queues(self) -> dict[str, dict[str, Any]]:
-        """Give the counts of all queues."""
+        """Return the counts of all queues."""
         return {q["name"]: q for q in json.loads(self.chappe("queues", "--json").stdout)}
 
     def lines(self, word: str = "") -> list[Line]:
@@ -185,7 +185,7 @@ class Mill:
         return [line for line in found if not word or line.word == word]
 
     def names(self, word: str) -> list[str]:
-        """Give the names in lines of one word, in order."""
+        """Return the names in lines of one word, in order."""
         return [line.name for line in self.lines(word)]
 
     def errors(self) -> str:
@@ -203,11 +203,11 @@ class Mill:
         return {r[0]: Row(r[0], int(r[1] or 0), int(r[2]), int(r[3]), int(r[4])) for r in rows}
 
     def pid(self, name: str) -> int:
-        """Give the process id of one process that runs."""
+        """Return the process id of one process that runs."""
         return until(lambda: self.rows()[name].pid)
 
     def address(self) -> str:
-        """Give the address of the gateway, as it said it."""
+        """Return the address of the gateway, as it said it."""
         return until(lambda: re.findall(r"gateway listens on (http://[\d.:]+)", self.errors()))[-1]
 
     def release(self) -> None:

@@ -40,7 +40,7 @@ async def test_taking_from_two_hundred_thousand_is_as_fast_as_from_two_thousand(
     engine = subprocess.Popen(
         [sys.executable, "-m", "chappe", "--broker", "sqlite:///chappe.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
-    broker = EmbeddedBroker(tmp_path / "chappe.db", alone=False, deadline=20.0)
+    broker = EmbeddedBroker(tmp_path / "chappe.db", may_own_file=False, deadline=20.0)
     try:
         await auntil(lambda: (tmp_path / "chappe.db.sock").exists(), "the engine")
         await broker.declare(Topology(queues=(bind("shallow"), bind("deep"))))

@@ -30,7 +30,7 @@ print(sent, unknown)
 
 
 def acknowledged(mill: Mill) -> list[str]:
-    """Give the names of what senders were told to be stored; the last line may be half written."""
+    """Return the names of what senders were told to be stored; the last line may be half written."""
     return [name for who in ("a", "b") for name in (mill.folder / f"acknowledged-{who}").read_text().split("\n")[:-1]]
 
 

@@ -161,7 +161,7 @@ async def test_a_worker_that_dies_between_the_two_steps_of_a_retry_loses_nothing
 
 @asynccontextmanager
 async def connected(rabbit: RabbitNode, postgres: PostgresNode) -> AsyncGenerator[tuple[RabbitBroker, PostgresStore]]:
-    """Give a broker and its store, closed in the end."""
+    """Return a broker and its store, closed in the end."""
     store = PostgresStore(postgres.url)
     broker = RabbitBroker(rabbit.url, store.kept, settling=0.0)
     store.join(broker)

@@ -140,7 +140,7 @@ class RabbitCluster:
         self._ask().control("await_online_nodes", str(count), "--timeout", f"{PATIENCE / 2:g}")
 
     def leader(self, queue: str, vhost: str = "/") -> int:
-        """Give which node leads a quorum queue, as soon as it is one that can: not a dead, a frozen or a cut-off one."""
+        """Return which node leads a quorum queue, as soon as it is one that can: not a dead, a frozen or a cut-off one."""
         deadline = time.monotonic() + PATIENCE
         while True:
             said = self._ask().control("eval", _LEADER.format(vhost=vhost, queue=queue)).strip().strip("'")
@@ -180,7 +180,7 @@ class RabbitCluster:
         )
 
     def _able(self) -> list[int]:
-        """Give the nodes that run and are not frozen, of the side of the network where more of them are."""
+        """Return the nodes that run and are not frozen, of the side of the network where more of them are."""
         able = [n for n, node in enumerate(self.nodes) if node.runs and n not in self._frozen]
         sides = [n for n in able if n in self._apart], [n for n in able if n not in self._apart]
         return max(sides, key=len)

@@ -55,7 +55,7 @@ class Network:
         return f"198.18.0.{_FIRST + host}"
 
     def enter(self, host: int) -> tuple[str, ...]:
-        """Give what a program is started with to be at a host."""
+        """Return what a program is started with to be at a host."""
         return self._at(self._places[host])
 
     def start(self) -> None:
@@ -107,7 +107,7 @@ class Network:
             self._run(*at, "ip", "link", "set", "back", "up")
 
     def _settle(self, at: tuple[str, ...], device: str, address: str) -> None:
-        """Give a device an address of 127/8, and say that what goes to such addresses is meant for it."""
+        """Return a device an address of 127/8, and say that what goes to such addresses is meant for it."""
         self._run(*at, "sh", "-c", f"echo 1 >/proc/sys/net/ipv4/conf/{device}/route_localnet")
         self._run(*at, "ip", "address", "add", f"{address}/24", "dev", device)
         self._run(*at, "ip", "link", "set", device, "up")

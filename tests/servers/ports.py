@@ -10,7 +10,7 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports that nobody uses; all are held until all are found, so that they differ."""
+    """Return ports that nobody uses; all are held until all are found, so that they differ."""
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in held:

@@ -31,13 +31,13 @@ _TOLD: Final = 4_000
 
 
 def _newest() -> Path | None:
-    """Give where the programs of the newest PostgreSQL are."""
+    """Return where the programs of the newest PostgreSQL are."""
     found = [server.parent for server in VERSIONS.glob("*/bin/postgres")]
     return max(found, key=lambda programs: [int(number) for number in programs.parent.name.split(".")], default=None)
 
 
 def _stand_in() -> pwd.struct_passwd | None:
-    """Give whom PostgreSQL runs as for root; none if we are not root, and it runs as ourselves."""
+    """Return whom PostgreSQL runs as for root; none if we are not root, and it runs as ourselves."""
     if os.geteuid() != 0:
         return None
     with contextlib.suppress(KeyError):
@@ -131,7 +131,7 @@ class PostgresNode:
         self._end(signal.SIGKILL)
 
     def processes(self) -> list[psutil.Process]:
-        """Give everything that runs of it, the postmaster and each child, and also children whose postmaster is gone."""
+        """Return everything that runs of it, the postmaster and each child, and also children whose postmaster is gone."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # among these: what has ended, but was not waited for

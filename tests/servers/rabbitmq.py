@@ -36,7 +36,7 @@ _CONNECTION_START: Final = b"\x00\x0a\x00\x0a"  # class 10, method 10: what a se
 
 
 def _other_usr() -> tuple[str, ...]:
-    """Give what starts a program with another Debian's /usr in the place of the machine's; nothing, if none is asked for."""
+    """Return what starts a program with another Debian's /usr in the place of the machine's; nothing, if none is asked for."""
     if not (root := os.environ.get(ROOT)):
         return ()
     return ("unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0/usr" /usr && exec "$@"', root)
@@ -77,7 +77,7 @@ class Host(NamedTuple):
 
     @classmethod
     def here(cls) -> Host:
-        """Give a name and ports of this machine's loopback that nobody uses."""
+        """Return a name and ports of this machine's loopback that nobody uses."""
         port, mapper_port, peer_port = free_ports(3)
         return cls(f"chappe-{secrets.token_hex(4)}@localhost", port, mapper_port, peer_port)
 
@@ -174,7 +174,7 @@ class RabbitNode:
         self._end(signal.SIGKILL)
 
     def control(self, *command: str) -> str:
-        """Give what rabbitmqctl answers; it takes a second or two."""
+        """Return what rabbitmqctl answers; it takes a second or two."""
         ran = subprocess.run(
             (*self.host.enter, *_other_usr(), CONTROL, "--quiet", *command),
             env=self._environment(),
@@ -254,7 +254,7 @@ class RabbitNode:
             time.sleep(_LOOK)
 
     def _console(self) -> str:
-        """Give what was printed since the last start."""
+        """Return what was printed since the last start."""
         with (self.logs / "console").open("rb") as console:
             console.seek(self._printed)
             return console.read().decode(errors="replace")

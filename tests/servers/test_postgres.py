@@ -37,7 +37,7 @@ def other(tmp_path: Path) -> Iterator[PostgresNode]:
 
 
 def asked(node: PostgresNode, query: str) -> list[Any]:
-    """Give the first column of what the server answers to a query, in a session of its own."""
+    """Return the first column of what the server answers to a query, in a session of its own."""
     with psycopg.connect(node.url, autocommit=True) as session:
         return [first for first, *_ in session.execute(query.encode())]
 
@@ -51,7 +51,7 @@ def told(node: PostgresNode, *statements: str) -> None:
 
 @contextlib.contextmanager
 def busy_session(node: PostgresNode) -> Generator[int]:
-    """Give the process of a session that computes for ever."""
+    """Return the process of a session that computes for ever."""
     with contextlib.closing(psycopg.connect(node.url, autocommit=True)) as session:
         session.pgconn.send_query(FOR_EVER)
         process = session.info.backend_pid
@@ -60,7 +60,7 @@ def busy_session(node: PostgresNode) -> Generator[int]:
 
 
 def running(node: PostgresNode) -> set[int]:
-    """Give everything that runs on the node's data: what the node knows of, and what has its place there."""
+    """Return everything that runs on the node's data: what the node knows of, and what has its place there."""
     found = {process.pid for process in node.processes()}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -89,7 +89,7 @@ def started_elsewhere(folder: Path) -> Generator[None]:
 
 
 def shared_memory(node: PostgresNode) -> int:
-    """Give how many processes hold on to the shared memory of the node's data."""
+    """Return how many processes hold on to the shared memory of the node's data."""
     _key, identifier = (node.data / "postmaster.pid").read_text().splitlines()[6].split()
     rows = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
     return next((int(row[6]) for row in rows if row[1] == identifier), 0)

@@ -34,7 +34,7 @@ def greeting(node: RabbitNode) -> bytes:
 
 
 def processes(node: RabbitNode) -> list[psutil.Process]:
-    """Give everything that runs in the node's folder."""
+    """Return everything that runs in the node's folder."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chappe.store.postgres.database import Database
-from chappe.store.postgres.hazards import hazards
+from chappe.store.postgres.preflight import preflight
 
 from ..servers.postgres import PostgresNode
 
@@ -18,7 +18,7 @@ _missing = PostgresNode.missing()
 async def test_a_server_that_does_not_sync_and_has_no_room_is_found(tmp_path: Path) -> None:
     with PostgresNode(tmp_path, "fsync = off\nmax_connections = 12") as node:
         database = Database(node.url, deadline=5.0)
-        found = {f.check: f.verdict for f in await hazards(database)}
+        found = {f.check: f.verdict for f in await preflight(database)}
         await database.close()
     assert found == {
         "postgresql version": "ok", "postgresql durability": "wrong", "postgresql role": "ok", "postgresql sessions": "ok",

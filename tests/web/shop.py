@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from chappe import App, Command, Context, Event, Reject, Retry, Settings, Unique, replace
 from chappe.engine.server import Engine
 from chappe.web.gateway import gateway
-from chappe.worker.slots import StartedTable
+from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
 
 TOKEN = "a-token-of-sufficient-length"
@@ -78,7 +78,7 @@ class Sold(Event):
 
 
 def make() -> App:
-    """Give the shop's application."""
+    """Return the shop's application."""
     app = App("shop")
 
     @app.handles(Order)
@@ -133,7 +133,7 @@ class Open:
 async def working(app: App, folder: Path) -> AsyncIterator[Worker]:
     """Run a worker for all queues of an application in this event loop."""
     connection = await app.connection()
-    table = StartedTable(folder / "slots", 10)
+    table = RunningTable(folder / "slots", 10)
     async with connection.broker.consume(app.registry.consumed_queues(), prefetch=20) as consumer:
         worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=10, table=table)
         running = asyncio.ensure_future(worker.run())

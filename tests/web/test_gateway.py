@@ -47,7 +47,7 @@ async def test_queues_are_listed_with_their_counts(shop: Open) -> None:
 )
 async def test_while_the_engine_is_away_every_answer_is_503_with_retry_after(tmp_path: Path, method: str, path: str) -> None:
     app = make()
-    app.configure(Settings(broker=f"sqlite:///{tmp_path}/chappe.db", deadline=0.3), role="gateway", alone=False)
+    app.configure(Settings(broker=f"sqlite:///{tmp_path}/chappe.db", deadline=0.3), role="gateway", may_own_file=False)
     transport = httpx2.ASGITransport(app=gateway(app))
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.request(method, path, json={"address": "a"} if method == "POST" else None)
@@ -61,7 +61,7 @@ async def test_while_the_engine_is_away_every_answer_is_503_with_retry_after(tmp
 
 async def test_when_the_engine_comes_back_so_does_the_gateway(tmp_path: Path) -> None:
     path, app = tmp_path / "chappe.db", make()
-    app.configure(Settings(broker=f"sqlite:///{path}", deadline=3.0), role="gateway", alone=False)
+    app.configure(Settings(broker=f"sqlite:///{path}", deadline=3.0), role="gateway", may_own_file=False)
     transport = httpx2.ASGITransport(app=gateway(app))
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for _ in range(2):

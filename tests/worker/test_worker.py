@@ -19,7 +19,7 @@ from chappe.engine.server import Engine
 from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.messages.envelope import Envelope, Publication
 from chappe.worker import worker as worker_module
-from chappe.worker.slots import StartedTable
+from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
 from tests.waiting import auntil
 
@@ -93,7 +93,7 @@ class Shop:
         self.connection = await self.app.connection()
         self.scope = self.connection.broker.consume(["work"], prefetch=10)
         self.consumer = await self.scope.__aenter__()
-        table = StartedTable(self.path, self.concurrency)
+        table = RunningTable(self.path, self.concurrency)
         self.worker = Worker(
             self.app.bus, self.consumer, merging=self.app.merger, ports=await self.app.ports(), concurrency=self.concurrency, table=table
         )
@@ -355,7 +355,7 @@ async def test_a_thread_that_ignores_its_timeout_keeps_its_slot_and_its_key_unti
     app.bus.set_threads(4)
     connection = await app.connection()
     async with connection.broker.consume(["threads"], prefetch=10) as consumer:
-        table = StartedTable(tmp_path, 4)
+        table = RunningTable(tmp_path, 4)
         worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=4, table=table)
         task = asyncio.create_task(worker.run())
         await app.asend([Sync(n=1) for _ in range(3)])

@@ -72,7 +72,7 @@ class Socket:
         self._ask(1, spec.Confirm.Select())
 
     def message(self, body: bytes) -> bytes:
-        """Give the bytes of a publication."""
+        """Return the bytes of a publication."""
         publish = _marshal(1, spec.Basic.Publish(exchange="", routing_key=self._queue, mandatory=True))
         return publish + frame.Header(1, len(body), _SHAPE).marshal() + frame.Body(1, body).marshal()
 
@@ -87,7 +87,7 @@ class Socket:
                 confirmed = struct.unpack_from(">Q", come, 11)[0]
 
     def consume(self, handle: Callable[[bytes], None]) -> None:
-        """Give each body on and acknowledge it, for ever."""
+        """Return each body on and acknowledge it, for ever."""
         self._ask(1, spec.Basic.Qos(0, 10, False))
         self._ask(1, spec.Basic.Consume(queue=self._queue))
         tag = 0

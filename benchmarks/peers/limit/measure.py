@@ -88,7 +88,7 @@ async def latency(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
 
 @contextlib.asynccontextmanager
 async def _queue(session: Session) -> AsyncGenerator[Folder]:
-    """Give a folder whose programs speak to a fresh queue of RabbitMQ."""
+    """Return a folder whose programs speak to a fresh queue of RabbitMQ."""
     async with session.folder() as folder:
         folder.environment |= {"BENCH_QUEUE": f"bench{time.time_ns()}", "BENCH_AMQP": session.rabbit().url}
         yield folder

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from chappe.brokers.rabbitmq.kept import Kept
 
 
-def embedded(settings: Settings, *, role: str = "client", alone: bool = True, engine: Engine | None = None) -> EmbeddedBroker:
-    """Give the broker of a file, inside a running event loop; it connects with its first verb."""
-    return EmbeddedBroker(settings.path, role=role, alone=alone, engine=engine, deadline=settings.deadline)
+def embedded(settings: Settings, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None) -> EmbeddedBroker:
+    """Return the broker of a file, inside a running event loop; it connects with its first verb."""
+    return EmbeddedBroker(settings.path, role=role, may_own_file=may_own_file, engine=engine, deadline=settings.deadline)
 
 
 def distributed(settings: Settings, kept: Kept, *, role: str = "client") -> RabbitBroker:
-    """Give RabbitMQ beside a store that keeps what it has no notion of. Raises `InvalidSettings` if its client is not installed."""
+    """Return RabbitMQ beside a store that keeps what it has no notion of. Raises `InvalidSettings` if its client is not installed."""
     try:
         from chappe.brokers.rabbitmq.broker import RabbitBroker
     except ImportError as error:
@@ -32,7 +32,7 @@ def distributed(settings: Settings, kept: Kept, *, role: str = "client") -> Rabb
 
 
 def publisher(settings: Settings, topology: Callable[[], Topology], is_declared: Callable[[], bool]) -> Publisher:
-    """Give what publishes for threads without an event loop."""
+    """Return what publishes for threads without an event loop."""
     if settings.is_embedded:
         return EmbeddedPublisher(settings.path, topology, deadline=settings.deadline)
     from chappe.brokers.rabbitmq.blocking import RabbitPublisher

@@ -184,7 +184,7 @@ class Broker(Protocol):
         """Show messages of a queue that are ready, running or delayed, without lending them."""
         ...
 
-    async def hazards(self) -> list[Finding]:
+    async def preflight(self) -> list[Finding]:
         """Look for what would break a promise at a server of somebody else's; there is none where the engine is ours."""
         ...
 

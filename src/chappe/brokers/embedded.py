@@ -39,13 +39,13 @@ class EmbeddedBroker:
     """Speaks to the one process that owns the SQLite file."""
 
     def __init__(
-        self, path: Path, *, role: str = "client", alone: bool = True, engine: Engine | None = None, deadline: float = 5.0
+        self, path: Path, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None, deadline: float = 5.0
     ) -> None:
         """Prepare a broker inside a running event loop; see `chappe.engine.client.Client`."""
-        self.client = Client(path, role=role, alone=alone, engine=engine, deadline=deadline)
+        self.client = Client(path, role=role, may_own_file=may_own_file, engine=engine, deadline=deadline)
         self.client.held = self._held
         self.client.on_lost = self._lost
-        self.client.stays = lambda: any(consumer.has_temporary for consumer in self._consumers)
+        self.client.keeps_connection = lambda: any(consumer.has_temporary for consumer in self._consumers)
         self._consumers: set[EmbeddedConsumer] = set()
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class EmbeddedBroker:
         rows = await self.client.call("peek", queue, state, limit, decode=_peeked)
         return [Delivery(identity, queue, attempt + 1, envelope) for identity, attempt, _, envelope in rows]
 
-    async def hazards(self) -> list[Finding]:
+    async def preflight(self) -> list[Finding]:
         return []
 
 
@@ -165,7 +165,7 @@ class EmbeddedConsumer:
         return [] if self._closed else deliveries
 
     def _named(self, delivery: Delivery) -> Delivery:
-        """Give a delivery with the name of its queue that a temporary one was declared with."""
+        """Return a delivery with the name of its queue that a temporary one was declared with."""
         queue = self._temporary.get(delivery.queue)
         return delivery if queue is None else replace(delivery, queue=queue.name)
 
@@ -177,7 +177,7 @@ class EmbeddedConsumer:
                 self._return(future)
 
     def _return(self, future: asyncio.Future[list[Delivery]]) -> None:
-        """Give back what came for a `receive` that nobody waits for any more."""
+        """Return what came for a `receive` that nobody waits for any more."""
         if future.cancelled() or future.exception() is not None:
             return
         back = [delivery.tag for delivery in future.result() if self._out.pop(delivery.tag, None) is not None]
@@ -213,7 +213,7 @@ class EmbeddedConsumer:
             self._client.cancel(serial)
 
     async def close(self) -> None:
-        """Give back what is out, at once and without counting an attempt."""
+        """Return what is out, at once and without counting an attempt."""
         self.stop()
         self._closed = True
         back = [Retry(tag, 0.0, counted=False) for tag in self._out]
@@ -242,7 +242,7 @@ class EmbeddedConsumer:
         return True
 
     def held(self) -> list[tuple[str, int]]:
-        """Give the queue and tag of everything that is out."""
+        """Return the queue and tag of everything that is out."""
         return [(queue, tag) for tag, queue in self._out.items()]
 
     def lose(self, tags: set[int]) -> None:

@@ -56,14 +56,14 @@ class Middleware:
         return call_next
 
 
-class Around(Protocol):
+class MiddlewareFunction(Protocol):
     """A middleware for the way in, written as one function."""
 
     async def __call__(self, message: Any, context: Context, call_next: CallNext) -> Any: ...
 
 
 class _Function(Middleware):
-    def __init__(self, function: Around) -> None:
+    def __init__(self, function: MiddlewareFunction) -> None:
         self.function = function
 
     def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
@@ -89,7 +89,7 @@ class Bus:
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
         self._bound: dict[Handler, Invoke] = {}
 
-    def use(self, middleware: Middleware | Around) -> None:
+    def use(self, middleware: Middleware | MiddlewareFunction) -> None:
         """Append a middleware: it runs inside those before it. Raises `TooLate` after the first use."""
         if self._frozen:
             raise TooLate("this application is in use: add middleware where it is defined, before the first message")
@@ -115,7 +115,7 @@ class Bus:
     # --- out
 
     def prepare(self, message: Message, draft: Draft) -> Publication:
-        """Give the publication of a message."""
+        """Return the publication of a message."""
         kind = type(message)
         send = self._sends.get(kind)
         if send is None:
@@ -134,18 +134,18 @@ class Bus:
     # --- in
 
     def decoder_of(self, kind: type[Message], content_type: str = JSON) -> Callable[[bytes], Any]:
-        """Give the function that decodes bodies of a message."""
+        """Return the function that decodes bodies of a message."""
         found = self._decoders.get((kind, content_type))
         if found is None:
             found = self._decoders[kind, content_type] = decoder(kind, content_type)
         return found
 
     async def handle(self, message: Message, context: Context, queue: str | None = None) -> Any:
-        """Run the handlers of a message inside the middleware and give the last result."""
+        """Run the handlers of a message inside the middleware and return the last result."""
         return await (await self.handle_of(type(message), queue))(message, context)
 
     async def handle_of(self, kind: type[Message], queue: str | None) -> Handle:
-        """Give the folded way in of a message type; raises `NoHandler`."""
+        """Return the folded way in of a message type; raises `NoHandler`."""
         found = self._handles.get((kind, queue))
         if found is None:
             self._frozen = True
@@ -172,12 +172,12 @@ class Bus:
 
 
 def new_id() -> str:
-    """Give a new message id: a UUIDv7, so that ids sort by time (RFC 9562 §5.7)."""
+    """Return a new message id: a UUIDv7, so that ids sort by time (RFC 9562 §5.7)."""
     return str(uuid_utils.uuid7())
 
 
 def _seal(kind: type[Message], spec: MessageSpec) -> Send:
-    """Give the innermost step of the way out: encode, and address by the message's own declaration."""
+    """Return the innermost step of the way out: encode, and address by the message's own declaration."""
     exchange = "" if spec.exchange is None else spec.exchange.name
     if issubclass(kind, Command):
         key = renderer(spec.routing_key or spec.queue or "")
@@ -209,7 +209,7 @@ def _seal(kind: type[Message], spec: MessageSpec) -> Send:
 
 
 def _in_order(invokes: Sequence[tuple[str, Invoke]]) -> Handle:
-    """Give the innermost step of the way in: the handlers one after the other, each marked when it finished."""
+    """Return the innermost step of the way in: the handlers one after the other, each marked when it finished."""
     if len(invokes) == 1:
         return invokes[0][1]
 

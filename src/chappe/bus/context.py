@@ -50,7 +50,7 @@ class Context:
         return self._ports or NO_PORTS
 
     def idempotency_key(self, effect: str = "") -> str:
-        """Give a key that is the same in every attempt, to send to third parties with an effect."""
+        """Return a key that is the same in every attempt, to send to third parties with an effect."""
         return f"{self.id}:{effect}" if effect else self.id
 
     async def progress(self, done: int, total: int, text: str = "") -> None:

@@ -50,7 +50,7 @@ class Handler:
         return f"{self.name} ({code.co_filename}:{code.co_firstlineno})" if code else self.name
 
     def unmet(self, providers: Providers) -> list[str]:
-        """Give the parameters that nothing provides."""
+        """Return the parameters that nothing provides."""
         return [
             f"{name}: {getattr(kind, '__qualname__', kind)}"
             for name, kind in self.needs.items()
@@ -58,7 +58,7 @@ class Handler:
         ]
 
     async def bind(self, providers: Providers, threads: ThreadPoolExecutor) -> Invoke:
-        """Give the coroutine function that runs the handler with everything it needs."""
+        """Return the coroutine function that runs the handler with everything it needs."""
         given = {
             n: await providers.get(k) for n, k in self.needs.items() if k is not Context and (n not in self.defaults or providers.knows(k))
         }
@@ -78,7 +78,7 @@ class Handler:
 
 
 def _taken(function: Callable[..., Any], parameter: str) -> type[Message] | None:
-    """Give the message class that the first parameter is annotated with, if it is one class."""
+    """Return the message class that the first parameter is annotated with, if it is one class."""
     try:
         hint = _hints(function, [parameter], "").get(parameter)
     except DefinitionError:

@@ -131,7 +131,7 @@ class Merger:
         )
 
     def _into(self, older: Envelope, newer: Envelope) -> Envelope:
-        """Give the older envelope with the body that its message's `merge` makes of both."""
+        """Return the older envelope with the body that its message's `merge` makes of both."""
         decode = self.bus.decoder_of(self.registry.message(older.type))
         try:
             merged: Message = decode(older.body).merge(decode(newer.body))
@@ -145,7 +145,7 @@ class Merger:
 
 
 def _place(publication: Publication) -> _Place | None:
-    """Give where a publication would be pending; none for one that does not merge, or that must be known by its own key."""
+    """Return where a publication would be pending; none for one that does not merge, or that must be known by its own key."""
     options = publication.options
     if options is None or not options.merges or options.key is None or options.idempotency_key or options.unique:
         return None

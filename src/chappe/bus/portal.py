@@ -21,7 +21,7 @@ class Portal:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
-        """Run a coroutine and give its result."""
+        """Run a coroutine and return its result."""
         if threading.get_ident() == self._thread.ident:
             work.close()
             raise DefinitionError(

@@ -38,7 +38,7 @@ class Providers:
         return kind in self._makers or kind in self._made
 
     async def get(self, kind: Any) -> Any:
-        """Give the one instance, making it (and what it needs) the first time."""
+        """Return the one instance, making it (and what it needs) the first time."""
         if kind in self._made:
             return self._made[kind]
         if self._lock is None:
@@ -73,7 +73,7 @@ class Providers:
 
 
 def provided_type(maker: Callable[..., Any]) -> Any:
-    """Give what a provider makes: its return annotation, or what its generator yields."""
+    """Return what a provider makes: its return annotation, or what its generator yields."""
     hints = typing.get_type_hints(maker)
     kind = hints.get("return")
     if typing.get_origin(kind) in _ITERATORS:
@@ -84,7 +84,7 @@ def provided_type(maker: Callable[..., Any]) -> Any:
 
 
 def needed_types(function: Callable[..., Any]) -> dict[str, Any]:
-    """Give the annotated types of a function's parameters."""
+    """Return the annotated types of a function's parameters."""
     hints = typing.get_type_hints(function)
     return {name: hints[name] for name in inspect.signature(function).parameters if name in hints}
 

@@ -84,7 +84,7 @@ class Registry:
         route.handlers.append(handler)
 
     def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False) -> None:
-        """Give an event handler its own queue, durable or temporary, bound by the event's name or by a pattern."""
+        """Return an event handler its own queue, durable or temporary, bound by the event's name or by a pattern."""
         if isinstance(what, str):
             if not all(what.split(".")) or any(c.isspace() for c in what):
                 raise DefinitionError(f'{handler.origin}: "{what}" is no pattern; write words joined by dots, * for one word, # for any')
@@ -132,7 +132,7 @@ class Registry:
     # --- asking
 
     def message(self, name: str) -> type[Message]:
-        """Give the class of a name; raises `UnknownMessage` with a suggestion."""
+        """Return the class of a name; raises `UnknownMessage` with a suggestion."""
         found = self.messages.get(name)
         if found is None:
             near = difflib.get_close_matches(name, self.messages, n=1, cutoff=0.5)
@@ -141,12 +141,12 @@ class Registry:
         return found
 
     def commands(self) -> list[type[Command]]:
-        """Give the commands by name, each once."""
+        """Return the commands by name, each once."""
         found = {m.__spec__.name: m for m in self.messages.values() if issubclass(m, Command)}
         return [found[name] for name in sorted(found)]
 
     def handlers_of(self, message: type[Message], queue: str | None) -> list[Handler]:
-        """Give the handlers of a message that came through a queue, in order; raises `NoHandler`."""
+        """Return the handlers of a message that came through a queue, in order; raises `NoHandler`."""
         subscriber = self.subscribers.get(queue or "")
         if subscriber is not None:
             return [subscriber.handler]
@@ -159,17 +159,17 @@ class Registry:
         return route.handlers
 
     def consumed_queues(self) -> list[str]:
-        """Give the queues that this application's handlers serve."""
+        """Return the queues that this application's handlers serve."""
         return sorted({*self.subscribers, *(name for route in self.routes for name in _queues_of(*route))})
 
     def served(self, names: Sequence[str]) -> tuple[list[str], list[Queue]]:
-        """Give those of the consumed queues that are declared for all, and the temporary ones, as `Broker.consume` takes them."""
+        """Return those of the consumed queues that are declared for all, and the temporary ones, as `Broker.consume` takes them."""
         temporary, types = {} if self._is_lasting else self.temporary, self._types()
         lasting = [name for name in names if name not in temporary]
         return lasting, [replace(temporary[name], type=types.get(name, "")) for name in names if name in temporary]
 
     def topology(self) -> Topology:
-        """Give all exchanges, lasting queues and bindings; raises `TopologyConflict` if two declarations disagree.
+        """Return all exchanges, lasting queues and bindings; raises `TopologyConflict` if two declarations disagree.
 
         Raises `DuplicateName` if the queue of a command is that of a temporary subscriber.
         """
@@ -192,7 +192,7 @@ class Registry:
         return Topology(tuple(exchanges.values()), tuple(named))
 
     def _types(self) -> dict[str, str]:
-        """Give the type of what comes through each queue in which there is only one."""
+        """Return the type of what comes through each queue in which there is only one."""
         found: dict[str, set[str]] = {}
         for name, subscriber in self.subscribers.items():
             if subscriber.message is not None:
@@ -222,7 +222,7 @@ def _refuse_other_kind_of_message(given: Any, wanted: type[Message], handler: Ha
 
 
 def _queues_of(message: type[Message], queue: str | None) -> Sequence[str]:
-    """Give the queues through which a message comes to a route: that of the route, or its own."""
+    """Return the queues through which a message comes to a route: that of the route, or its own."""
     if queue is not None:
         return [queue]
     own = message.__spec__.queue

@@ -71,7 +71,7 @@ class Task(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def message(self, *args: P.args, **kwargs: P.kwargs) -> Command:
-        """Give the command for these arguments."""
+        """Return the command for these arguments."""
         if len(args) > len(self._names):
             raise TypeError(f"{self.handler.name} takes {len(self._names)} arguments that travel, not {len(args)}")
         return self.command(**{**dict(zip(self._names, args, strict=False)), **kwargs})
@@ -90,7 +90,7 @@ class Task(Generic[P, R]):
 
 
 def _no_message(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a stand-in whose first parameter is a message, to have the rest of the signature read."""
+    """Return a stand-in whose first parameter is a message, to have the rest of the signature read."""
 
     def stand_in() -> None: ...
 
@@ -102,7 +102,7 @@ def _no_message(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _coloured(function: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
-    """Give `call` the colour of `function`, by which it is run."""
+    """Return `call` the colour of `function`, by which it is run."""
     if inspect.isasyncgenfunction(function):
 
         async def generate(*args: Any, **needs: Any) -> Any:

@@ -60,5 +60,5 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def _harmless(text: str) -> str:
-    """Give a text that can do nothing to a terminal: what was typed or sent may have control characters."""
+    """Return a text that can do nothing to a terminal: what was typed or sent may have control characters."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

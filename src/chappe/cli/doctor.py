@@ -18,8 +18,8 @@ from chappe.app import Connection
 from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import show
 from chappe.engine.database import refuse_network_disk, refuse_unsafe_sqlite
-from chappe.engine.hazards import refuse_folder
 from chappe.engine.inspection import examine, nobody_else
+from chappe.engine.preflight import refuse_folder
 from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage
 from chappe.messages.finding import Finding
 from chappe.settings import Settings
@@ -119,7 +119,7 @@ def _servers(settings: Settings) -> list[Finding]:
     async def work(connection: Connection) -> list[Finding]:
         overview = await connection.store.overview()
         told = Finding("servers", "ok", f"{overview['engine']['broker']}, {overview['engine']['path']}, {len(overview['clients'])} clients")
-        return [told, *await connection.broker.hazards()]
+        return [told, *await connection.broker.preflight()]
 
     try:
         return run_with(bare_app(settings), work)

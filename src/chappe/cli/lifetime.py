@@ -54,7 +54,7 @@ class Lifeline:
 
 
 def settle_down() -> None:
-    """Give back the memory that only the start needed, and keep the collector from looking at what stays.
+    """Return the memory that only the start needed, and keep the collector from looking at what stays.
 
     The imports leave some 4 MB of free memory behind in the C library's heap (docs/decisions/performance.md).
     """

@@ -22,12 +22,12 @@ R = TypeVar("R")
 
 
 def settings_of(ctx: click.Context, **flags: Any) -> Settings:
-    """Give the settings for this command line; raises `InvalidSettings`."""
+    """Return the settings for this command line; raises `InvalidSettings`."""
     given: Mapping[str, Any] = ctx.obj
     return load({"app": given["app"], "broker": given["broker"], **flags}, file=given["config"])
 
 
-def find_app(settings: Settings, *, role: str = "client", alone: bool = True) -> App:
+def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = True) -> App:
     """Import the application and have it use these settings; raises `DefinitionError` saying what is missing."""
     if settings.app is None:
         raise InvalidSettings("no application is named: use -A module:app, CHAPPE_APP, or app in chappe.toml")
@@ -38,7 +38,7 @@ def find_app(settings: Settings, *, role: str = "client", alone: bool = True) ->
     found: Any = getattr(module, attribute or "app", None)
     if not isinstance(found, App):
         raise InvalidSettings(f'{name} has no application called "{attribute or "app"}": write app = App("name") there')
-    found.configure(settings, role=role, alone=alone)
+    found.configure(settings, role=role, may_own_file=may_own_file)
     found.registry.check(lambda handler: handler.unmet(found.providers))
     found.registry.topology()
     return found
@@ -62,7 +62,7 @@ def _imported(name: str, given: str) -> ModuleType:
 
 
 def _broken(name: str, error: BaseException) -> ChappeError:
-    """Show the traceback below our own frames, and give the one sentence at the end of it."""
+    """Show the traceback below our own frames, and return the one sentence at the end of it."""
     trace = error.__traceback__
     while trace is not None and (
         trace.tb_frame.f_code.co_filename.startswith("<frozen ") or trace.tb_frame.f_globals.get("__name__") == __name__
@@ -74,7 +74,7 @@ def _broken(name: str, error: BaseException) -> ChappeError:
 
 
 def bare_app(settings: Settings) -> App:
-    """Give an application without messages, to look at queues with."""
+    """Return an application without messages, to look at queues with."""
     if settings.is_embedded and not settings.path.exists():
         raise NotFound(f"{settings.path} does not exist yet; the first message makes it (is --broker or CHAPPE_BROKER right?)")
     app = App("chappe", settings=settings)

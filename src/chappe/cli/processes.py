@@ -27,20 +27,20 @@ from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
-from chappe.engine import hazards
+from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.database import PASSING
 from chappe.engine.owner import Ownership
+from chappe.engine.running_tables import orphans, started_in
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
-from chappe.engine.tables import orphans, started_in
 from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
 from chappe.messages.topology import match
 from chappe.settings import Settings
 from chappe.supervisor.backoff import RENEWED
 from chappe.triggers.scheduler import Scheduler
-from chappe.worker.pulse import Pulse
-from chappe.worker.slots import StartedTable
+from chappe.worker.heartbeat import Heartbeat
+from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
 
 log = logging.getLogger("chappe.process")
@@ -80,7 +80,7 @@ def engine(ctx: click.Context) -> None:
             line.beat_from_loop()
 
         serving[:] = [_opened(settings.path)]
-        hazards.guard(settings.path)
+        preflight.guard(settings.path)
         await serve(settings.path, ready, engine=serving[0])
 
     async def main() -> None:
@@ -113,9 +113,9 @@ def engine(ctx: click.Context) -> None:
 def _opened(path: Path) -> Engine:
     """Open the file, or end this process with 74 if the disk or this moment is at fault: the file may be sound, and it is tried again."""
     try:
-        hazards.refuse_folder(path)
+        preflight.refuse_folder(path)
         with Ownership(path):
-            hazards.refuse(path)
+            preflight.refuse(path)
         return Engine(path)
     except (*PASSING, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EIO:
@@ -154,7 +154,7 @@ def worker(
     """
     settings = settings_of(ctx, log_level=loglevel, grace=grace)
     line = _start(settings, f"worker {name}", settings.grace)
-    app = find_app(settings, role="worker", alone=False)
+    app = find_app(settings, role="worker", may_own_file=False)
     wanted = match(queues.split(","), app.registry.consumed_queues())
     left = set(match(exclude_queues.split(","), wanted)) if exclude_queues else set[str]()
     served = [queue for queue in wanted if queue not in left]
@@ -206,7 +206,7 @@ class _Pause:
 async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int:
     name, queues, concurrency, limits = pool
     loop = asyncio.get_running_loop()
-    table = StartedTable(Path(f"{settings.path.resolve()}.slots"), concurrency)
+    table = RunningTable(Path(f"{settings.path.resolve()}.running"), concurrency)
     app.bus.set_threads(concurrency)
     cold = asyncio.Event()
     stop = asyncio.Event()
@@ -250,12 +250,12 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
             table.beat(now)
             line.beat()
 
-        pulse = Pulse(beat, work.blame_task)
-        pulse.start()
+        heartbeat = Heartbeat(beat, work.blame_task)
+        heartbeat.start()
         pause.hold(work)
         log.info("%s serves %s with %d slots", name, ", ".join(queues), concurrency)
         code = await _until_the_end(work, line, stop, cold, grace=settings.grace, limits=limits)
-        pulse.stop()
+        heartbeat.stop()
         log.info("%s ends after %d messages", name, work.done + work.failed)
     table.close()
     await app.aclose()
@@ -278,7 +278,7 @@ async def _tell_deaths(connection: Connection, path: Path) -> None:
 async def _until_the_end(
     work: Worker, line: Lifeline, stop: asyncio.Event, cold: asyncio.Event, *, grace: float, limits: dict[str, Any]
 ) -> int:
-    """Work until told to stop or due for renewal, end in order, and give the exit code."""
+    """Work until told to stop or due for renewal, end in order, and return the exit code."""
     loop = asyncio.get_running_loop()
     running = loop.create_task(work.run())
     settle_down()
@@ -324,7 +324,7 @@ async def _until_renewal(limits: dict[str, Any]) -> None:
 
 
 def _awaited(coroutine: Any) -> Iterator[FrameType]:
-    """Give the frames from a coroutine down to what it waits for; `Task.get_stack` stops at the first."""
+    """Return the frames from a coroutine down to what it waits for; `Task.get_stack` stops at the first."""
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is not None:
@@ -354,13 +354,13 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     import uvicorn
 
     from chappe.web.gateway import gateway as make_gateway
-    from chappe.web.patience import Patient
+    from chappe.web.http_protocol import HttpProtocol
 
     settings = settings_of(ctx, host=host, port=port)
     line = _start(settings, "gateway", settings.grace)
-    app = find_app(settings, role="gateway", alone=False)
+    app = find_app(settings, role="gateway", may_own_file=False)
     config = uvicorn.Config(
-        make_gateway(app), host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None, access_log=False,
+        make_gateway(app), host=settings.host, port=settings.port, http=HttpProtocol, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
     )  # fmt: skip
 
@@ -421,7 +421,7 @@ def scheduler(ctx: click.Context) -> None:
     """Send what is scheduled; several may run, each slot is sent once."""
     settings = settings_of(ctx)
     line = _start(settings, "scheduler", 5.0)
-    app = find_app(settings, role="scheduler", alone=False)
+    app = find_app(settings, role="scheduler", may_own_file=False)
     names = [schedule.name for schedule in app.schedules]
     log.info("%d schedules: %s", len(names), ", ".join(names) or "none")
 

@@ -11,7 +11,7 @@ import setproctitle
 
 from chappe.cli.loading import settings_of
 from chappe.cli.logs import set_up
-from chappe.engine.hazards import refuse_folder
+from chappe.engine.preflight import refuse_folder
 from chappe.errors import InvalidSettings
 from chappe.supervisor.supervisor import Supervisor, plan
 from chappe.web.guard import refuse_open_bind

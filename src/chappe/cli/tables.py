@@ -30,7 +30,7 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
 
 
 def body_of(envelope: Envelope) -> Any:
-    """Give the body decoded, or what it is instead."""
+    """Return the body decoded, or what it is instead."""
     try:
         body = decode_plain(envelope.body, envelope.content_type)
         msgspec.json.encode(body)  # MessagePack has values that cannot be shown as JSON

@@ -65,7 +65,7 @@ class BlockingClient:
         return True
 
     def publish(self, publications: Sequence[Publication]) -> Raw:
-        """Publish after `is_reachable`, and give the receipts as the engine wrote them.
+        """Publish after `is_reachable`, and return the receipts as the engine wrote them.
 
         Raises what the engine refuses with, `Unconfirmed` or `BrokerUnavailable` when the deadline is over.
         """
@@ -145,11 +145,11 @@ class _Link:
             return False
 
     def ask(self, verb: str, arguments: tuple[Any, ...], until: float) -> Raw:
-        """Say a request and give its answer."""
+        """Say a request and return its answer."""
         return self.exchange(*self.request(verb, arguments), until)
 
     def request(self, verb: str, arguments: tuple[Any, ...]) -> tuple[int, bytes]:
-        """Give a request its number and its bytes."""
+        """Return a request its number and its bytes."""
         self._serial += 1
         body = frame((self._serial, verb, arguments))
         if len(body) > LARGEST_FRAME:

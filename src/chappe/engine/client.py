@@ -18,7 +18,7 @@ import apsw
 import msgspec
 from msgspec import Raw
 
-from chappe.engine import hazards
+from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.ledger import Ledger
 from chappe.engine.owner import Ownership, is_of_this_user, socket_path
@@ -67,13 +67,13 @@ class Client:
         *,
         role: str = "client",
         info: dict[str, Any] | None = None,
-        alone: bool = True,
+        may_own_file: bool = True,
         engine: Engine | None = None,
         deadline: float = DEADLINE,
     ) -> None:
         """Prepare a client of the engine of a file; it connects with the first call.
 
-        `alone`: where no engine runs, own the file for the moment of a call. `engine`: speak to an engine in
+        `may_own_file`: where no engine runs, own the file for the moment of a call. `engine`: speak to an engine in
         this process. `deadline`: seconds after which a call fails.
         """
         self.path = path
@@ -83,9 +83,9 @@ class Client:
         self.held: Callable[[], Iterable[tuple[str, int]]] = tuple
         self.on_lost: Callable[[set[int]], None] = lambda _: None
         # Whether the engine must see that this client lives, though nothing is asked or held.
-        self.stays: Callable[[], bool] = lambda: False
+        self.keeps_connection: Callable[[], bool] = lambda: False
         self.name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
-        self._alone = alone
+        self._may_own_file = may_own_file
         self._engine = engine
         self._frames = Frames()
         self._calls: dict[int, _Call] = {}
@@ -107,7 +107,7 @@ class Client:
     # --- calling
 
     def call(self, verb: str, *arguments: Any, decode: Decode = decode_plain, deadline: float | None = None) -> asyncio.Future[Any]:
-        """Send a request and give the future of its answer.
+        """Send a request and return the future of its answer.
 
         Fails with the engine's refusal, or with `BrokerUnavailable` or `Unconfirmed` after `deadline` seconds.
         """
@@ -179,7 +179,7 @@ class Client:
                     if self._write is not None:
                         return  # else it was lost again before we heard of it: a dying engine still had us in its backlog
                 except OSError:
-                    if self._alone and any(call.verb not in _WAITS for call in self._calls.values()):
+                    if self._may_own_file and any(call.verb not in _WAITS for call in self._calls.values()):
                         self._own_for_a_moment()
                 if self._wanted:
                     await asyncio.sleep(_RETRY)
@@ -232,7 +232,7 @@ class Client:
     @property
     def _wanted(self) -> bool:
         """Whether a connection is needed: somebody waits for an answer, or what is held must be claimed again."""
-        return self.stays() or bool(self._calls) or self._held_any()
+        return self.keeps_connection() or bool(self._calls) or self._held_any()
 
     def received(self, link: object, data: bytes) -> None:
         """Take bytes from the engine."""
@@ -309,7 +309,7 @@ class Client:
     def _own_for_a_moment(self) -> None:
         """Do what waits as the owner of the file, where no engine runs."""
         try:
-            hazards.refuse_folder(self.path)
+            preflight.refuse_folder(self.path)
             ownership = Ownership(self.path)
         except AlreadyOwned:
             return  # an engine is starting, or another sender is in its moment
@@ -320,7 +320,7 @@ class Client:
             self._fail_all(BrokerUnavailable(f"{self.path} cannot be opened: {error}"))
             return
         try:
-            hazards.refuse_damaged_log(self.path)  # SQLite would leave the damaged end out, and closing would delete the evidence
+            preflight.refuse_damaged_log(self.path)  # SQLite would leave the damaged end out, and closing would delete the evidence
             ledger = Ledger(self.path, steady_clock())
             verbs, session = Verbs(ledger), Session(self.name)
             try:
@@ -395,7 +395,7 @@ class Client:
 
 
 def _unanswered(call: _Call, why: str, hint: str = "") -> BrokerError:
-    """Give the error of a call without an answer: what was sent, and changes something, may have been done."""
+    """Return the error of a call without an answer: what was sent, and changes something, may have been done."""
     if call.sent and call.verb not in _HARMLESS:
         return Unconfirmed(f"{why}; it may be stored or not")
     return BrokerUnavailable(why + hint)

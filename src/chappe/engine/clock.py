@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def steady_clock() -> Callable[[], float]:
-    """Give the time since the epoch as it was at the start plus what a steady clock measured since.
+    """Return the time since the epoch as it was at the start plus what a steady clock measured since.
 
     A jump of the wall clock moves no deadline while the engine runs.
     """

@@ -66,7 +66,7 @@ class Database(Protocol):
 
 
 def migrations() -> list[tuple[int, str]]:
-    """Give the numbered migrations that this Chappe knows, in order."""
+    """Return the numbered migrations that this Chappe knows, in order."""
     folder = importlib.resources.files("chappe.engine").joinpath("sql")
     found = [(int(entry.name.split("_")[0]), entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".sql")]
     return sorted(found)

@@ -14,8 +14,8 @@ import apsw
 
 from chappe.engine import writeahead
 from chappe.engine.database import APPLICATION_ID, Database, migrations
+from chappe.engine.integrity import SEALED, envelope_of
 from chappe.engine.owner import Ownership
-from chappe.engine.soundness import SEALED, envelope_of
 from chappe.errors import AlreadyOwned
 
 _SHOWN: Final = 5
@@ -52,7 +52,7 @@ def _reading_lock(path: Path) -> Generator[None]:
 
 
 def examine(path: Path) -> list[str]:
-    """Give what is wrong with a file, at most a few lines; nothing if it is whole. The caller keeps engines away.
+    """Return what is wrong with a file, at most a few lines; nothing if it is whole. The caller keeps engines away.
 
     It reads every page, and the seal of every envelope.
     """
@@ -82,7 +82,7 @@ def examine(path: Path) -> list[str]:
 
 
 def quick_check(db: Database) -> list[str]:
-    """Give what SQLite says about the structure of all pages."""
+    """Return what SQLite says about the structure of all pages."""
     try:
         lines = "\n".join(str(row[0]) for row in db.execute(f"pragma quick_check({_SHOWN})").fetchall()).splitlines()
     except apsw.Error as error:

@@ -26,7 +26,7 @@ class Intake:
         self._ledger = ledger
 
     def publish(self, posted: Sequence[Posted]) -> list[Any]:
-        """Store publications, all or none, and give their receipts."""
+        """Store publications, all or none, and return their receipts."""
         routes = self._routes(posted)
         now = self._ledger.now()
         receipts: list[Any] = []
@@ -59,7 +59,7 @@ class Intake:
         return receipts
 
     def _routes(self, posted: Sequence[Posted]) -> list[tuple[QueueState, ...]]:
-        """Give the queues of each, or refuse all for one that cannot be stored."""
+        """Return the queues of each, or refuse all for one that cannot be stored."""
         routes = [self._ledger.routes.match(p.exchange, p.routing_key) for p in posted]
         fingerprints: dict[str, str | None] = {}
         for p, queues in zip(posted, routes, strict=True):
@@ -152,7 +152,7 @@ class Intake:
         return (message_id, "merged", version)
 
     def _shown(self, queue: QueueState, key: str, pending: tuple[int, float | None, int, int]) -> tuple[Any, ...] | None:
-        """Give the answer that shows what is pending, or forget a message that the disk changed; it is found out when it is to be lent."""
+        """Return an answer that shows what is pending, or forget a message that the disk changed: it is found out when it is to be lent."""
         identity, due, rank, version = pending
         if due is None:
             sql, place = "select message_id, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
@@ -206,7 +206,7 @@ class Intake:
             self._ledger.db.execute("insert or replace into unique_key values (?, ?, ?)", (options.unique, identity, until))
 
     def conflicts(self, posted: Sequence[Posted]) -> list[Any]:
-        """Give a receipt for each publication if any of them must be merged first, or nothing.
+        """Return a receipt for each publication if any of them must be merged first, or nothing.
 
         Two of one key in one call are in conflict too: the caller merges them before it asks.
         """
@@ -236,5 +236,5 @@ class Intake:
 
 
 def _lasting(queues: Iterable[QueueState]) -> list[QueueState]:
-    """Give those that nobody owns: only they count where a message is merged, unique or tracked."""
+    """Return those that nobody owns: only they count where a message is merged, unique or tracked."""
     return [queue for queue in queues if not queue.owner]

@@ -36,7 +36,7 @@ _TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready w
 _TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
 INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-BURY = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
+INSERT_DEAD = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
     from delayed where due <= ? order by due, id limit ?"""
@@ -113,27 +113,27 @@ class Ledger:
                 self._save_counters()
                 self.db.execute("commit")
         except apsw.FullError:
-            raise self.no_room() from None
+            raise self.out_of_space() from None
         self.writing = False
         self._moves.clear()
         for queue in self._dirty:
             queue.keep()
         self._dirty.clear()
 
-    def no_room(self) -> StorageFull:
-        """Give the refusal of what needs room on a full disk."""
+    def out_of_space(self) -> StorageFull:
+        """Return the refusal of what needs room on a full disk."""
         return StorageFull(f"no room to store more in {self.path.parent}; free some space, nothing was lost and what is stored goes on")
 
-    def need_room(self) -> None:
+    def require_space(self) -> None:
         """Raise `StorageFull` while the disk is: what room is left is for settling."""
         if self.full:
-            raise self.no_room()
+            raise self.out_of_space()
 
     def _logged(self, _: Any, __: str, pages: int) -> int:
         self._log_pages = pages
         return 0
 
-    def tend_log(self) -> None:
+    def checkpoint_if_long(self) -> None:
         """Write a long log back into the file, between two turns.
 
         Raises `apsw.FullError` and `apsw.BusyError`, after which it may be tried again, and `apsw.IOError`: an error of the disk is not.
@@ -145,16 +145,16 @@ class Ledger:
         self._log.reach(self._log_pages)
 
     def write_back(self) -> None:
-        """Write the log back into the file, as far as no reader is in the way; raises as `tend_log` does."""
+        """Write the log back into the file, as far as no reader is in the way; raises as `checkpoint_if_long` does."""
         self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._log_pages = 0
 
     def log_size(self) -> int:
-        """Give the bytes that the log takes on the disk."""
+        """Return the bytes that the log takes on the disk."""
         return self._log.size()
 
     def give_back_log(self) -> None:
-        """Write the log back into the file and free its bytes; raises as `tend_log` does."""
+        """Write the log back into the file and free its bytes; raises as `checkpoint_if_long` does."""
         self.db.set_busy_timeout(0)  # for somebody who reads, nobody else waits
         try:
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -246,7 +246,7 @@ class Ledger:
                 return
 
     def _read(self, queue: QueueState, rank: int, most: int, room: int) -> tuple[list[Row], bool]:
-        """Give what comes next in a priority, hardly more than there is room for, and whether that is all there is."""
+        """Return what comes next in a priority, hardly more than there is room for, and whether that is all there is."""
         rows: list[Row] = []
         for row in self.db.execute(_TAKE, (queue.id, rank, queue.ranks[rank].cursor, most)):
             rows.append(row)
@@ -266,12 +266,12 @@ class Ledger:
             return False
         claim = self._hold(queue, rank, receiver.session, row)
         if size > LARGEST_FRAME - _AROUND:
-            self.bury(claim, "too_large", f"with its note it has {size} bytes, more than can be sent to a worker", attempt=claim.attempt)
+            self.dead_letter(claim, "too_large", f"it has {size} bytes with its note, more than can be sent", attempt=claim.attempt)
             return True
         try:
             envelope = unseal(stored)
         except CorruptStorage as error:
-            self._bury_damaged(claim, stored, str(error))
+            self._dead_letter_damaged(claim, stored, str(error))
             return True
         receiver.room -= size
         lent.append((identity, queue.name, attempt + 1, Raw(envelope), note))
@@ -292,18 +292,18 @@ class Ledger:
             queue.held[key] = identity
         return claim
 
-    def _bury_damaged(self, claim: Claim, stored: bytes, error: str) -> None:
+    def _dead_letter_damaged(self, claim: Claim, stored: bytes, error: str) -> None:
         self.write()
         self.db.execute(
             "update ready set envelope = ? where queue = ? and rank = ? and id = ?",
             (seal(stand_in(stored, claim.message_id)), claim.queue.id, claim.rank, claim.id),
         )
-        self.bury(claim, "damaged", error, attempt=claim.attempt)
+        self.dead_letter(claim, "damaged", error, attempt=claim.attempt)
 
     # --- ending
 
     def claim_of(self, session: Session, tag: int) -> Claim | None:
-        """Give what this session holds under a tag, or nothing if it was lost."""
+        """Return what this session holds under a tag, or nothing if it was lost."""
         claim = self.claims.get(tag)
         return claim if claim is not None and claim.session is session else None
 
@@ -359,7 +359,7 @@ class Ledger:
             self.due_at(due)
         self._dirty.add(queue)
 
-    def bury(self, claim: Claim, reason: str, error: str | None, *, attempt: int | None = None) -> None:
+    def dead_letter(self, claim: Claim, reason: str, error: str | None, *, attempt: int | None = None) -> None:
         """Make a claim a dead letter with its history; in a temporary queue it is gone."""
         self.write()
         queue = claim.queue
@@ -372,7 +372,7 @@ class Ledger:
                 for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))
             ]
             self.db.execute(
-                BURY,
+                INSERT_DEAD,
                 (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~_PASSING, claim.key, reason, error, self.now(),
                  msgspec.msgpack.encode(history), envelope),
             )  # fmt: skip
@@ -411,7 +411,7 @@ class Ledger:
         self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
         (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
         if int(deaths) >= DEATHS_ALLOWED:
-            self.bury(claim, "worker_lost", f"{deaths} workers died while they ran this message")
+            self.dead_letter(claim, "worker_lost", f"{deaths} workers died while they ran this message")
         else:
             self.retry(claim, 0.0, counted=True, error=error, note=None)
 
@@ -465,7 +465,7 @@ class Ledger:
     # --- what the verbs share
 
     def next_id(self) -> int:
-        """Give a number that grows for ever, also over restarts."""
+        """Return a number that grows for ever, also over restarts."""
         if self._next >= self._reserved:
             self._reserved = self._next + _IDS_AT_ONCE
             self._set_meta("next_id", self._reserved)
@@ -482,7 +482,7 @@ class Ledger:
         self.finished += [str(row[0]) for row in self.db.execute("select message_id from tracked where into_id = ?", (message_id,))]
 
     def stored_of(self, client: str) -> tuple[int, list[int]]:
-        """Give the last request of a client that was stored, and those refused in the same turn."""
+        """Return the last request of a client that was stored, and those refused in the same turn."""
         row = self.db.execute("select value from tally where name = ?", (f"client {client}",)).fetchone()
         return _serials(row[0])[:2] if row else (0, [])
 
@@ -596,5 +596,5 @@ class Ledger:
 
 
 def _last_line(error: str) -> str:
-    """Give what a traceback says: those who ask for a result need not see our source."""
+    """Return what a traceback says: those who ask for a result need not see our source."""
     return error.strip().rsplit("\n", 1)[-1]

@@ -36,7 +36,7 @@ class Letters:
         return [self._shown(row) for row in rows]
 
     def show(self, number: int) -> Any:
-        """Give one letter, or raise `NotFound`."""
+        """Return one letter, or raise `NotFound`."""
         row = self._ledger.db.execute(f"select {_COLUMNS} from dead where number = ?", (number,)).fetchone()  # noqa: S608 - constant columns
         if row is None:
             raise NotFound.letter(number)

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from chappe.engine.ballast import free_bytes
+from chappe.engine.reserve import free_bytes
 
 CHECKPOINT: Final = 4000  # pages in the log after which it is written back into the database
 _STEP: Final = 1024 * 1024
@@ -44,7 +44,7 @@ class Log:
         self._extent = 0
 
     def size(self) -> int:
-        """Give the bytes that the file has."""
+        """Return the bytes that the file has."""
         try:
             return self._path.stat().st_size
         except OSError:

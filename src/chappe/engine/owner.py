@@ -20,7 +20,7 @@ _LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux
 
 
 def socket_path(database: Path) -> Path:
-    """Give the path of the engine's socket: beside the file, or in a private folder if that would be too long."""
+    """Return the path of the engine's socket: beside the file, or in a private folder if that would be too long."""
     beside = Path(f"{database.resolve()}.sock")
     if len(os.fsencode(beside)) <= _LONGEST_SOCKET_PATH:
         return beside

@@ -43,11 +43,11 @@ class Image:
         self.pages = os.fstat(handle).st_size // page_size
 
     def page(self, number: int) -> bytes:
-        """Give the bytes of a page; pages are numbered from 1."""
+        """Return the bytes of a page; pages are numbered from 1."""
         return os.pread(self._handle, self._size, (number - 1) * self._size)
 
     def cells(self, number: int) -> Iterator[Cell | Broken]:
-        """Give every row that begins on a page, and what is broken of it; nothing for a page of another kind."""
+        """Return every row that begins on a page, and what is broken of it; nothing for a page of another kind."""
         page = self.page(number)
         at = 100 if number == 1 else 0
         if len(page) < self._size or page[at] not in _KINDS:
@@ -97,7 +97,7 @@ class Image:
         return b"".join(parts)
 
     def free(self) -> set[int]:
-        """Give the pages that are not in use, as each page says that could be of the list of them.
+        """Return the pages that are not in use, as each page says that could be of the list of them.
 
         What is finished stays on such a page until it is used again, and must not come back.
         """
@@ -172,7 +172,7 @@ class Layout(NamedTuple):
     defaults: dict[str, Value]
 
     def fit(self, cell: Cell) -> dict[str, Value] | None:
-        """Give a cell as a row of this table, or nothing if it cannot be one. Columns added since it was stored have their defaults."""
+        """Return a cell as a row of this table, or nothing if it cannot be one. Columns added since it was stored have their defaults."""
         stored = len(cell.values)
         if (cell.rowid is not None) != self.has_rowid or stored > len(self.columns):
             return None
@@ -211,7 +211,7 @@ def allows(kind: str, nullable: bool, value: Any) -> bool:
 
 
 def layouts(db: Any) -> list[Layout]:
-    """Give how the rows of each table lie on pages, from a file with the schema."""
+    """Return how the rows of each table lie on pages, from a file with the schema."""
     found: list[Layout] = []
     for _, table, kind, _, without_rowid, _ in db.execute("pragma main.table_list").fetchall():
         if kind != "table" or table.startswith("sqlite_"):

@@ -85,7 +85,7 @@ class QueueState:
         self.published, self.done, self.retried, self.died = self._kept
 
     def rank(self, rank: int) -> Rank:
-        """Give the state of one priority."""
+        """Return the state of one priority."""
         found = self.ranks.get(rank)
         if found is None:
             found = self.ranks[rank] = Rank()

@@ -34,7 +34,7 @@ class Records:
         self._ledger.db.execute("insert or ignore into mark values (?, ?, ?)", (message_id, handler, result))
 
     def marks(self, message_id: str) -> dict[str, bytes | None]:
-        """Give the handlers that finished a message, each with what it returned."""
+        """Return the handlers that finished a message, each with what it returned."""
         return dict(self._ledger.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
 
     def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
@@ -51,7 +51,7 @@ class Records:
         return True, []
 
     def last_fired(self, schedule: str) -> float | None:
-        """Give the latest slot of a schedule."""
+        """Return the latest slot of a schedule."""
         row = self._ledger.db.execute("select slot from schedule where name = ?", (schedule,)).fetchone()
         return None if row is None else float(row[0])
 
@@ -100,7 +100,7 @@ class Records:
         return wait
 
     def archived(self, after: int, limit: int, pattern: str) -> tuple[list[Any], int]:
-        """Give archived messages in order, with a pattern only those whose routing key fits, and how far was looked."""
+        """Return archived messages in order, with a pattern only those whose routing key fits, and how far was looked."""
         rows = self._ledger.db.execute(
             "select seq, at, exchange, routing_key, message_id, envelope from archive where seq > ? order by seq limit ?",
             (after, _LOOKED_AT_ONCE),
@@ -145,6 +145,6 @@ class Records:
 
 
 def reserve(now: float, tat: float, interval: float, burst: int) -> tuple[float, float]:
-    """Give the seconds until the next start and the new theoretical arrival time (ITU-T I.371 §A.1)."""
+    """Return the seconds until the next start and the new theoretical arrival time (ITU-T I.371 §A.1)."""
     start = max(now, tat - interval * (burst - 1))
     return start - now, max(tat, start) + interval

@@ -25,8 +25,8 @@ from msgspec import Struct
 from chappe.engine import writeahead
 from chappe.engine.database import APPLICATION_ID, Database, migrations, open_database
 from chappe.engine.inspection import nobody_else, quick_check
+from chappe.engine.integrity import SEALED, envelope_of, find_damage, repaired
 from chappe.engine.pages import Broken, Image, Layout, allows, layouts
-from chappe.engine.soundness import SEALED, envelope_of, fault_of, mended
 from chappe.errors import CorruptStorage, NotFound, StorageFull, UnsafeStorage
 from chappe.messages.codec import encode_json
 
@@ -207,7 +207,7 @@ class _Salvage:
             db.close()
 
     def _tables_of(self, db: Database) -> set[str]:
-        """Give the names of its tables, or raise `CorruptStorage` if they are not ours."""
+        """Return the names of its tables, or raise `CorruptStorage` if they are not ours."""
         names = {str(name) for (name,) in db.execute("select name from sqlite_schema where type = 'table'").fetchall()}
         mark, version, newest = db.pragma("application_id"), int(db.pragma("user_version")), migrations()[-1][0]
         if not names:
@@ -267,13 +267,13 @@ class _Salvage:
             os.close(handle)
 
     def _fit(self, layout: Layout, cell: Any) -> dict[str, Any] | None:
-        """Give what lies on a page as a row of a table, if it can be one and can be believed."""
+        """Return what lies on a page as a row of a table, if it can be one and can be believed."""
         row = layout.fit(cell) if layout.table in _LOOSE else None
-        if row is None or fault_of(layout.table, row, self._now) is not None:
+        if row is None or find_damage(layout.table, row, self._now) is not None:
             return None
         if layout.table in _UUID and not _is_uuid(str(row["message_id"])):
             return None
-        return mended(layout.table, row)
+        return repaired(layout.table, row)
 
     # --- storing
 
@@ -290,9 +290,9 @@ class _Salvage:
                         fault = f"{name} is no text"
                 if not allows(kind, nullable, row[name]):
                     fault = f"{name} is of another kind"
-        fault = fault or fault_of(layout.table, row, self._now)
+        fault = fault or find_damage(layout.table, row, self._now)
         if fault is None:
-            self._store(layout, mended(layout.table, row))
+            self._store(layout, repaired(layout.table, row))
         else:
             self._aside[encode_json({"table": layout.table, "why": fault, "row": values})] = layout.table
 

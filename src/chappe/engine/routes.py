@@ -28,7 +28,7 @@ class Routes:
         self.reload()
 
     def queue(self, name: str) -> QueueState:
-        """Give a declared queue, or raise `NotFound` with the names that are known."""
+        """Return a declared queue, or raise `NotFound` with the names that are known."""
         found = self.queues.get(name)
         if found is None:
             raise NotFound(f'queue "{name}" is not declared; declared are: {", ".join(sorted(self.queues)) or "none"}')
@@ -89,7 +89,7 @@ class Routes:
         self._cache.clear()
 
     def match(self, exchange: str, routing_key: str) -> tuple[QueueState, ...]:
-        """Give the queues that take this routing key, or raise `Unroutable`; an archive is taker enough."""
+        """Return the queues that take this routing key, or raise `Unroutable`; an archive is taker enough."""
         found = self._cache.get((exchange, routing_key))
         if found is None:
             found = self._match(exchange, routing_key)

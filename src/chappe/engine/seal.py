@@ -18,12 +18,12 @@ _SIZE: Final = 4
 
 
 def seal(envelope: bytes | memoryview | msgspec.Raw) -> bytes:
-    """Give an encoded envelope as it is stored."""
+    """Return an encoded envelope as it is stored."""
     return crc32(envelope).to_bytes(_SIZE, "little") + envelope
 
 
 def unseal(stored: bytes) -> memoryview:
-    """Give the envelope of a stored one, or raise `CorruptStorage` if it is not what was stored."""
+    """Return the envelope of a stored one, or raise `CorruptStorage` if it is not what was stored."""
     envelope = memoryview(stored)[_SIZE:]
     if crc32(envelope) != int.from_bytes(stored[:_SIZE], "little"):
         raise CorruptStorage("a stored message is not what was written: the disk changed it")
@@ -31,7 +31,7 @@ def unseal(stored: bytes) -> memoryview:
 
 
 def unseal_or_stand_in(stored: bytes, message_id: str) -> bytes | memoryview:
-    """Give the envelope of a stored one, or one of type `chappe.damaged` that holds the bytes that were found."""
+    """Return the envelope of a stored one, or one of type `chappe.damaged` that holds the bytes that were found."""
     try:
         return unseal(stored)
     except CorruptStorage:
@@ -39,5 +39,5 @@ def unseal_or_stand_in(stored: bytes, message_id: str) -> bytes | memoryview:
 
 
 def stand_in(stored: bytes, message_id: str) -> bytes:
-    """Give an encoded envelope that says that the real one is damaged, with the bytes that were found."""
+    """Return an encoded envelope that says that the real one is damaged, with the bytes that were found."""
     return msgspec.msgpack.encode(Envelope(message_id, DAMAGED, stored, content_type="application/octet-stream"))

@@ -17,8 +17,7 @@ import apsw
 import msgspec
 
 from chappe import errors
-from chappe.engine import tables
-from chappe.engine.ballast import Ballast, free_bytes
+from chappe.engine import running_tables
 from chappe.engine.boot import is_of_this_boot
 from chappe.engine.clock import steady_clock
 from chappe.engine.connection import Connection, Hello
@@ -26,6 +25,7 @@ from chappe.engine.ledger import Ledger, Receiver
 from chappe.engine.owner import Ownership
 from chappe.engine.purge import Purge
 from chappe.engine.queues import QueueState, Session
+from chappe.engine.reserve import Reserve, free_bytes
 from chappe.engine.verbs import DECODERS, Verbs
 from chappe.engine.wire import PROTOCOL, UNREADABLE, Request, Wait
 from chappe.errors import BrokerError, ChappeError
@@ -59,9 +59,9 @@ class Engine:
     def __init__(self, path: Path, *, now: Callable[[], float] | None = None, grace: float = GRACE) -> None:
         """Open the file. Raises `AlreadyOwned`, `UnsafeStorage` or `CorruptStorage`."""
         self._ownership = Ownership(path)
-        self._ballast = Ballast(path)
+        self._reserve = Reserve(path)
         try:
-            laid = self._ballast.lay()
+            laid = self._reserve.lay()
             self.ledger = Ledger(path, now or steady_clock())
         except BaseException:
             self._ownership.close()
@@ -136,7 +136,7 @@ class Engine:
             connection.closed = True
         self.connections.clear()
         self.ledger.close()
-        self._ballast.remove()
+        self._reserve.remove()
         self._ownership.close()
         if not self.stopped.done():
             self.stopped.set_result(None)
@@ -187,7 +187,7 @@ class Engine:
         self._at = None
         try:
             for connection in lost:
-                self._bury_connection(connection)
+                self._end_connection(connection)
             self._blame_orphans()
             for place in inbox:
                 self._at = place
@@ -206,7 +206,7 @@ class Engine:
             self._remember_serials(touched)
             ledger.commit()
         except (apsw.FullError, errors.StorageFull):
-            return ledger.no_room()
+            return ledger.out_of_space()
         except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
             self._give_up(error)
         except Exception as error:  # one request must not take the others' answers with it
@@ -223,21 +223,21 @@ class Engine:
         self._purged.clear()
         while self._read_tables:
             self._clear_away(self._read_tables.pop(), again=True)
-        self._tend_log()
+        self._checkpoint_if_long()
         if ledger.unfinished or self._purges or self._pruning or ledger.next_due <= ledger.now():
             self.schedule()
 
     def _clear_away(self, table: Path, *, again: bool) -> None:
         """Remove the table of a worker that is dead; one that was only given up still writes into it."""
-        if tables.is_orphan(table):
+        if running_tables.is_orphan(table):
             table.unlink(missing_ok=True)
         elif again:  # of a process that was killed, its connection may end a moment before its lock
             self._timers.append(self._loop.call_later(_LOCK_ENDS, lambda: self._clear_away(table, again=False)))
 
-    def _tend_log(self) -> None:
+    def _checkpoint_if_long(self) -> None:
         if self._loop.time() < self._log_rests_until and free_bytes(self.ledger.path.parent) <= self._log_rests_below:
             return
-        self._write_back(self.ledger.tend_log)
+        self._write_back(self.ledger.checkpoint_if_long)
 
     def _write_back(self, write: Callable[[], None]) -> None:
         try:
@@ -323,7 +323,7 @@ class Engine:
         if not self.stopped.done():
             self.stopped.set_result(error)
 
-    def _bury_connection(self, connection: Connection) -> None:
+    def _end_connection(self, connection: Connection) -> None:
         ledger, session = self.ledger, connection.session
         for receiver, timer in connection.receiving.values():
             timer.cancel()
@@ -331,7 +331,7 @@ class Engine:
                 ledger.receivers.remove(receiver)
         table = _table_of(session)
         if session.claims:
-            ledger.give_back(session, tables.started_in(table) if table else None)
+            ledger.give_back(session, running_tables.started_in(table) if table else None)
         if table:
             self._read_tables.append(table)
 
@@ -484,32 +484,32 @@ class Engine:
             self._serve_after(grace)
             return
         self.ledger.held_back = False
-        self._orphans = tables.orphans(self.ledger.path)
+        self._orphans = running_tables.orphans(self.ledger.path)
         self.schedule()
 
     def _blame_orphans(self) -> None:
         for table in self._orphans:
             if is_of_this_boot(table):
-                for tag in tables.started_in(table) or ():
+                for tag in running_tables.started_in(table) or ():
                     self.ledger.blame(tag)
             self._read_tables.append(table)
 
     # --- room on the disk
 
     def _begin_again(self, inbox: list[tuple[Connection, Request]]) -> None:
-        """Do a turn again that met a full disk, now with the room of the ballast and without what is new."""
+        """Do a turn again that met a full disk, now with the room of the reserve and without what is new."""
         self.ledger.full = True
-        log.error("%s: what is new is refused, what is stored goes on from the ballast", self.ledger.no_room())
+        log.error("%s: what is new is refused, what is stored goes on from the reserve", self.ledger.out_of_space())
         for connection, request in inbox:
             if (begun := self._purges.pop((connection, request.serial), None)) is not None:
                 begun.abandon()  # it begins again with its request
-        self._refuse_purges(self.ledger.no_room())
+        self._refuse_purges(self.ledger.out_of_space())
         self._inbox[:0] = [(c, request) for c, request in inbox if not (request.verb == "receive" and request.serial in c.receiving)]
         self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
         self.schedule()
 
     def _make_room(self) -> bool:
-        return self._ballast.give_up(lambda: self._write_back(self.ledger.write_back), self.ledger.take_room)
+        return self._reserve.give_up(lambda: self._write_back(self.ledger.write_back), self.ledger.take_room)
 
     def _look_for_room(self) -> None:
         if self._find_room():
@@ -520,13 +520,13 @@ class Engine:
             self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
 
     def _find_room(self) -> bool:
-        """Lay the ballast, if need be where the log was: it may be long when it could not be written back."""
-        if self._ballast.lay():
+        """Lay the reserve, if need be where the log was: it may be long when it could not be written back."""
+        if self._reserve.lay():
             return True
-        if not self._ballast.fits_beside(self.ledger.log_size()):
+        if not self._reserve.fits_beside(self.ledger.log_size()):
             return False
         self._write_back(self.ledger.give_back_log)
-        return not self.stopped.done() and self._ballast.lay()
+        return not self.stopped.done() and self._reserve.lay()
 
     def _prune(self) -> None:
         self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
@@ -558,13 +558,13 @@ class Engine:
     def _lives(self, session: Session, limit: float) -> bool:
         """Tell whether a silent worker is not frozen: its loop is kept by a handler, but its process beats."""
         table = _table_of(session)
-        return table is not None and tables.last_beat(table) > time.monotonic() - (self._loop.time() - limit)
+        return table is not None and running_tables.last_beat(table) > time.monotonic() - (self._loop.time() - limit)
 
 
 def _table_of(session: Session) -> Path | None:
-    """Give the table of a worker's session, if what it says of itself can be one."""
+    """Return the table of a worker's session, if what it says of itself can be one."""
     table: object = session.info.get("slots")
-    return Path(table) if isinstance(table, str) and table.endswith(".slots") and "\0" not in table else None
+    return Path(table) if isinstance(table, str) and table.endswith(".running") and "\0" not in table else None
 
 
 _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {

@@ -11,7 +11,6 @@ import msgspec
 from msgspec import Meta, Raw
 
 from chappe.bounds import FURTHEST
-from chappe.engine.carrying import Carrying
 from chappe.engine.intake import Intake
 from chappe.engine.ledger import Ledger
 from chappe.engine.letters import Letters
@@ -19,12 +18,13 @@ from chappe.engine.purge import Purge
 from chappe.engine.queues import Claim, QueueState, Session
 from chappe.engine.records import Records
 from chappe.engine.seal import unseal_or_stand_in
-from chappe.engine.wire import Buried, Moment, Number, Pace, Posted
+from chappe.engine.transfer import Transfer
+from chappe.engine.wire import ImportedLetter, Moment, Number, Pace, Posted
 from chappe.errors import BrokerError, NotFound, Rejected
 from chappe.messages.topology import Queue, Topology
 
 
-class AckThen(msgspec.Struct, array_like=True, gc=False, tag="ack"):
+class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     """`Ack` with its publications still closed."""
 
     tag: Number
@@ -33,7 +33,7 @@ class AckThen(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     marked: bool = False
 
 
-class RetryAfter(msgspec.Struct, array_like=True, gc=False, tag="retry"):
+class RetryRequest(msgspec.Struct, array_like=True, gc=False, tag="retry"):
     """`Retry`."""
 
     tag: Number
@@ -43,7 +43,7 @@ class RetryAfter(msgspec.Struct, array_like=True, gc=False, tag="retry"):
     note: str | None = None
 
 
-class Bury(msgspec.Struct, array_like=True, gc=False, tag="dead"):
+class DeadRequest(msgspec.Struct, array_like=True, gc=False, tag="dead"):
     """`Dead`."""
 
     tag: Number
@@ -58,14 +58,14 @@ class Verbs:
         self._ledger = ledger
         self.intake = Intake(ledger)
         self.letters = Letters(ledger)
-        self.carrying = Carrying(ledger)
+        self.transfer = Transfer(ledger)
         self.records = Records(ledger, self.intake)
 
     # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
 
     def declare(self, session: Session, topology: Topology) -> None:
         if not self._ledger.routes.knows(topology):
-            self._ledger.need_room()
+            self._ledger.require_space()
             self._ledger.write()
         self._ledger.routes.declare(topology)
 
@@ -79,10 +79,10 @@ class Verbs:
         self._ledger.routes.declare(topology, owner=session.name)
 
     def publish(self, session: Session, posted: list[Posted]) -> list[Any]:
-        self._ledger.need_room()
+        self._ledger.require_space()
         return self.intake.publish(posted)
 
-    def settle(self, session: Session, settlements: list[AckThen | RetryAfter | Bury]) -> list[Any]:
+    def settle(self, session: Session, settlements: list[AckRequest | RetryRequest | DeadRequest]) -> list[Any]:
         ledger = self._ledger
         refused: list[Any] = []
         done: list[tuple[Claim, bytes | None, bool]] = []
@@ -93,23 +93,23 @@ class Verbs:
             if claim is None:
                 refused.append((tag, "stale", "the delivery was lost to somebody else, or settled already"))
                 continue
-            if isinstance(settlement, AckThen):
+            if isinstance(settlement, AckRequest):
                 if settlement.then:
                     refusal = self._publish_with(settlement)
                     if refusal is not None:
                         refused.append(refusal)
                         continue
                 done.append((claim, settlement.result, settlement.marked))
-            elif isinstance(settlement, RetryAfter):
+            elif isinstance(settlement, RetryRequest):
                 ledger.retry(claim, settlement.after, counted=settlement.counted, error=settlement.error, note=settlement.note)
             else:
-                ledger.bury(claim, settlement.reason, settlement.error)
+                ledger.dead_letter(claim, settlement.reason, settlement.error)
             seen.add(tag)
         if done:
             ledger.ack(done)
         return refused
 
-    def _publish_with(self, settlement: AckThen) -> tuple[Any, ...] | None:
+    def _publish_with(self, settlement: AckRequest) -> tuple[Any, ...] | None:
         try:
             conflicts = self.intake.conflicts(settlement.then)
             if conflicts:
@@ -193,7 +193,7 @@ class Verbs:
         return self.records.take(budget, interval, burst)
 
     def fire(self, session: Session, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
-        self._ledger.need_room()
+        self._ledger.require_space()
         return self.records.fire(schedule, slot, posted)
 
     def last_fired(self, session: Session, schedule: str) -> float | None:
@@ -223,14 +223,14 @@ class Verbs:
     def discard_letters(self, session: Session, numbers: list[Number]) -> int:
         return self.letters.discard(numbers)
 
-    def carried(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
-        return self.carrying.carried(session, queue, state, after, later, max(0, min(limit, 1000)))
+    def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
+        return self.transfer.export_messages(session, queue, state, after, later, max(0, min(limit, 1000)))
 
-    def withdraw(self, session: Session, queue: str, places: list[Number]) -> list[int]:
-        return self.carrying.withdraw(queue, places)
+    def delete_delayed(self, session: Session, queue: str, places: list[Number]) -> list[int]:
+        return self.transfer.delete_delayed(queue, places)
 
-    def bury(self, session: Session, letters: list[Buried]) -> int:
-        return self.carrying.bury(letters)
+    def import_letters(self, session: Session, letters: list[ImportedLetter]) -> int:
+        return self.transfer.import_letters(letters)
 
 
 def _peeked(row: Any) -> tuple[Any, ...]:
@@ -248,7 +248,7 @@ def _shown(queue: QueueState) -> dict[str, Any]:
 
 
 def argument_decoders(verbs: type) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
-    """Give for each public verb the decoder of its arguments; extra or missing ones are refused."""
+    """Return for each public verb the decoder of its arguments; extra or missing ones are refused."""
     found: dict[str, Callable[[Raw], tuple[Any, ...]]] = {}
     for name, verb in inspect.getmembers(verbs, inspect.isfunction):
         if not name.startswith("_"):

@@ -51,7 +51,7 @@ class Posted(Struct, array_like=True, gc=False):
         _readable(self.envelope)
 
 
-class Buried(Struct, array_like=True, gc=False):
+class ImportedLetter(Struct, array_like=True, gc=False):
     """A dead letter of another engine; its envelope and history stay closed."""
 
     queue: str
@@ -119,7 +119,7 @@ class Frames:
         self._needed = 4
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give every frame that is complete now; raises `ValueError` for one that is too large."""
+        """Return every frame that is complete now; raises `ValueError` for one that is too large."""
         buffer = self._buffer
         buffer += data
         if len(buffer) < self._needed:
@@ -145,7 +145,7 @@ def failure_of(error: errors.ChappeError) -> Failure:
 
 
 def error_of(failure: Failure) -> errors.ChappeError:
-    """Give the error that a failure describes; only the classes of our own tree can come out."""
+    """Return the error that a failure describes; only the classes of our own tree can come out."""
     kind = getattr(errors, failure.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.ChappeError)) or kind in (errors.InvalidMessage, errors.CommandFailed):
         return errors.BrokerError(f"{failure.kind}: {failure.text}")

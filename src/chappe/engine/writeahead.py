@@ -80,7 +80,7 @@ def read(database: Path, page_size: int | None, index: Index | None) -> WriteAhe
 
 
 def content(database: Path, log: WriteAhead) -> Iterator[tuple[Frame, bytes]]:
-    """Give the page of each frame that is to be applied."""
+    """Return the page of each frame that is to be applied."""
     if not log.frames:
         return
     handle = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -176,7 +176,7 @@ def _judged(page_size: int, found: list[tuple[Frame, bool]], index: Index | None
 
 
 def hides_commits(database: Path, taken: int, page_size: int | None, index: Index | None) -> WriteAhead | None:
-    """Give the log if SQLite, which took so many frames of it, stopped at a damaged one; it costs next to nothing when it did not."""
+    """Return the log if SQLite, which took so many frames of it, stopped at a damaged one; it costs next to nothing when it did not."""
     try:
         handle = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -195,14 +195,14 @@ def hides_commits(database: Path, taken: int, page_size: int | None, index: Inde
 
 
 def _salts(handle: int, page_size: int) -> list[bytes]:
-    """Give the salts of every frame there is room for: those of the header's own are of this log, others of one before."""
+    """Return the salts of every frame there is room for: those of the header's own are of this log, others of one before."""
     step = _FRAME.size + page_size
     frames = max(0, os.fstat(handle).st_size - _HEADER.size) // step
     return [os.pread(handle, 8, _HEADER.size + number * step + 8) for number in range(frames)]
 
 
 def checksum(data: bytes, sums: tuple[int, int] = (0, 0), *, big: bool) -> tuple[int, int]:
-    """Give SQLite's checksum of a header or frame, going on from that of the frame before (section 4.2)."""
+    """Return SQLite's checksum of a header or frame, going on from that of the frame before (section 4.2)."""
     words = array.array("I", data)
     if big != (sys.byteorder == "big"):
         words.byteswap()
@@ -214,7 +214,7 @@ def checksum(data: bytes, sums: tuple[int, int] = (0, 0), *, big: bool) -> tuple
 
 
 def page_size_of(header: bytes) -> int | None:
-    """Give the page size that a file's header names, if it is one."""
+    """Return the page size that a file's header names, if it is one."""
     size = int.from_bytes(header[16:18], "big")
     size = 65536 if size == 1 else size
     return size if header[:16] == b"SQLite format 3\0" and size in _PAGE_SIZES else None

@@ -31,7 +31,7 @@ def excess_of(body: bytes) -> tuple[str, str] | None:
 
 
 def _named_twice(body: bytes) -> str | None:
-    """Give the first field that comes twice in one object: decoders would silently take the last."""
+    """Return the first field that comes twice in one object: decoders would silently take the last."""
     found: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:

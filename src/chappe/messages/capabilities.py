@@ -191,7 +191,7 @@ KNOWN: Final = frozenset(Capabilities.__annotations__)
 
 
 def wire_name(class_name: str) -> str:
-    """Give a class's name on the wire: its words in lower case, joined by dots."""
+    """Return a class's name on the wire: its words in lower case, joined by dots."""
     words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+|[0-9]+", class_name)
     return ".".join(word.lower() for word in words) or class_name.lower()
 

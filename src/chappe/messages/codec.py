@@ -16,7 +16,7 @@ encode_json: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
 
 
 def decoder(message: type[Any], content_type: str = JSON) -> Callable[[bytes], Any]:
-    """Give the function that turns bytes into a checked message; it raises `msgspec.ValidationError`."""
+    """Return the function that turns bytes into a checked message; it raises `msgspec.ValidationError`."""
     match content_type.partition(";")[0].strip().lower():
         case "application/json" | "":
             return msgspec.json.Decoder(message).decode
@@ -46,7 +46,7 @@ def decode_body(message: type[Any], name: str, body: bytes) -> Any:
 
 
 def find_faults(message: type[Any], values: Any, *, strings: bool = False) -> dict[str, str]:
-    """Give the path of each field at fault with what is wrong there.
+    """Return the path of each field at fault with what is wrong there.
 
     msgspec stops at the first fault; somebody who fills in a form wants all of them, so each field is
     converted alone. `strings` is for values that came from JSON, where a date is a string.

@@ -75,5 +75,5 @@ class Receipt(Struct, frozen=True, array_like=True):
 
 
 def changed(options: Options | None, **changes: Any) -> Options:
-    """Give the options with some of them changed."""
+    """Return the options with some of them changed."""
     return msgspec.structs.replace(options or Options(), **changes)

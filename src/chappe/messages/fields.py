@@ -27,7 +27,7 @@ def refuse_foreign_types(message: type[Any]) -> None:
 
 
 def _foreign(kind: Any, seen: set[type]) -> type | None:
-    """Give the first type inside a type that only Python knows."""
+    """Return the first type inside a type that only Python knows."""
     if isinstance(kind, inspect.CustomType):
         return kind.cls
     cls = getattr(kind, "cls", None)

@@ -88,6 +88,6 @@ M = TypeVar("M", bound=Message)
 
 
 def replace(message: M, **changes: Any) -> M:
-    """Give a copy with some fields changed, checked like a new one."""
+    """Return a copy with some fields changed, checked like a new one."""
     values = {field: getattr(message, field) for field in message.__struct_fields__}
     return type(message)(**{**values, **changes})

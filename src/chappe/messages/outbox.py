@@ -96,7 +96,7 @@ class Counts(Struct, frozen=True):
 
 
 def mark_of(queue: str, message_id: str) -> int:
-    """Give the mark by which a message is known in the tables of running slots: it is the upper part of its tag there."""
+    """Return the mark by which a message is known in the tables of running slots: it is the upper part of its tag there."""
     return zlib.crc32(message_id.encode(), zlib.crc32(queue.encode()))
 
 
@@ -108,14 +108,14 @@ class Outbox(Protocol):
         ...
 
     async def present(self, queue: str, sign: int, tickets: Sequence[Presented]) -> list[Lent | None]:
-        """Give what each ticket lends, or nothing where it lends nothing now.
+        """Return what each ticket lends, or nothing where it lends nothing now.
 
         Without a priority (`sign` 0) a ticket lends its own copy; of larger ones (1) and smaller ones (-1) it lends the first in order.
         """
         ...
 
     async def earlier(self, queue: str, message_ids: Sequence[str]) -> Mapping[str, tuple[int, str | None]]:
-        """Give the attempts and the note of messages of the broker itself that came back; those without any are left out."""
+        """Return the attempts and the note of messages of the broker itself that came back; those without any are left out."""
         ...
 
     async def deaths(self, marks: Sequence[int]) -> Mapping[int, int]:

@@ -11,11 +11,11 @@ from chappe.messages.message import Message
 
 
 def components(messages: Sequence[type[Message]], ref: str = "#/components/schemas/{name}") -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Give one schema (a reference) for each message, and the definitions they refer to."""
+    """Return one schema (a reference) for each message, and the definitions they refer to."""
     schemas, definitions = msgspec.json.schema_components(messages, ref_template=ref)
     return list(schemas), definitions
 
 
 def schema(message: type[Message]) -> dict[str, Any]:
-    """Give the self-contained JSON Schema (2020-12) of one message."""
+    """Return the self-contained JSON Schema (2020-12) of one message."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(message)}

@@ -14,7 +14,7 @@ from chappe.messages.capabilities import MessageSpec, refuse_bad_name
 
 
 def fields_of(template: str) -> list[str]:
-    """Give the field names in braces, in order."""
+    """Return the field names in braces, in order."""
     try:
         parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
@@ -43,7 +43,7 @@ def check_fields(owner: str, spec: MessageSpec, known: Sequence[str]) -> None:
 
 
 def renderer(template: str) -> Callable[[Any], str]:
-    """Give the function that fills the template from a message."""
+    """Return the function that fills the template from a message."""
     fields = fields_of(template)
     if not fields:
         return lambda _: template
@@ -62,7 +62,7 @@ def text(value: Any) -> str:
 
 
 def expand(owner: str, template: str, message: type) -> list[str]:
-    """Give every name that a queue template can become.
+    """Return every name that a queue template can become.
 
     Raises `InvalidCapability` if a field is no enumeration: all queues must be known before the first message.
     """

@@ -68,7 +68,7 @@ class Topology(Struct, frozen=True):
 
 
 def bind(name: str, *bindings: str | Binding, **options: Unpack[QueueOptions]) -> Queue:
-    """Give a queue bound by `"exchange:key"` strings: `bind("push.ical", "channels:push.ical.*")`; options are those of `Queue`."""
+    """Return a queue bound by `"exchange:key"` strings: `bind("push.ical", "channels:push.ical.*")`; options are those of `Queue`."""
     parsed = tuple(b if isinstance(b, Binding) else Binding(*b.partition(":")[::2]) for b in bindings)
     return Queue(name, tuple(sorted(set(parsed))), **options)
 
@@ -99,7 +99,7 @@ def refuse_other_kind(known: Exchange, again: Exchange) -> None:
 
 
 def type_of(queue: Queue, exchanges: Mapping[str, Exchange], exchange: str, routing_key: str) -> str:
-    """Give the type of a message without one by the way it came, or nothing."""
+    """Return the type of a message without one by the way it came, or nothing."""
     known = exchanges.get(exchange)
     if known is not None:
         for binding in queue.bindings:
@@ -119,7 +119,7 @@ def _listed(queue: Queue) -> str:
 def takers(
     exchanges: Mapping[str, Exchange], queues: Mapping[str, Iterable[tuple[str, str]]], exchange: str, routing_key: str
 ) -> list[str]:
-    """Give the queues that take this routing key, or raise `Unroutable`; an archive is taker enough.
+    """Return the queues that take this routing key, or raise `Unroutable`; an archive is taker enough.
 
     `queues` has the bindings of each as pairs of exchange and key.
     """
@@ -139,7 +139,7 @@ def takers(
 def merged(
     topology: Topology, exchanges: Mapping[str, Exchange], queues: Mapping[str, Queue]
 ) -> tuple[dict[str, Exchange], dict[str, Queue]]:
-    """Give what of a topology is new beside what is declared; raises `TopologyConflict`, or `NotFound` for an unknown exchange."""
+    """Return what of a topology is new beside what is declared; raises `TopologyConflict`, or `NotFound` for an unknown exchange."""
     new_exchanges: dict[str, Exchange] = {}
     for exchange in topology.exchanges:
         refuse_other_kind(exchanges.get(exchange.name) or new_exchanges.setdefault(exchange.name, exchange), exchange)
@@ -178,7 +178,7 @@ def _fits(pattern: Sequence[str], words: Sequence[str]) -> bool:
 
 
 def match(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Give the names that fit any of the patterns, where `*` stands for anything; in time that only their lengths decide."""
+    """Return the names that fit any of the patterns, where `*` stands for anything; in time that only their lengths decide."""
     wanted = list(patterns)
     return [name for name in names if any(_globs(pattern, name) for pattern in wanted)]
 

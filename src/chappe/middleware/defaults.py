@@ -11,7 +11,7 @@ from chappe.middleware.retries import Retries
 
 
 def defaults() -> list[Middleware]:
-    """Give the default middleware, outermost first.
+    """Return the default middleware, outermost first.
 
     Retries is outside everything, so that whatever fails inside is another attempt. Expiry comes before Rates, so
     that a stale message takes no one's turn; Rates before TimeLimits, so that waiting is not working.

@@ -55,6 +55,6 @@ def again(retry: Retry, attempt: int, chance: Callable[[], float], error: BaseEx
 
 
 def backoff(retry: Retry, attempt: int, chance: float) -> float:
-    """Give the pause in seconds after an attempt, shortened by a part of the jitter (chance within 0..1)."""
+    """Return the pause in seconds after an attempt, shortened by a part of the jitter (chance within 0..1)."""
     pause = min(retry.most, retry.delay * retry.factor ** min(attempt - 1, 64))
     return pause * (1 - retry.jitter * chance)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def embedded(client: Client) -> EmbeddedStore:
-    """Give the store that shares the embedded broker's connection."""
+    """Return the store that shares the embedded broker's connection."""
     return EmbeddedStore(client)
 
 
 def distributed(settings: Settings, *, role: str = "client") -> PostgresStore:
-    """Give the store beside RabbitMQ. Raises `InvalidSettings` if its client is not installed."""
+    """Return the store beside RabbitMQ. Raises `InvalidSettings` if its client is not installed."""
     try:
         from chappe.store.postgres.store import PostgresStore
     except ImportError as error:

@@ -38,7 +38,7 @@ class Letter(Struct, frozen=True):
     history: tuple[tuple[float, int, str], ...] = ()
 
 
-class Carried(Struct, frozen=True, array_like=True):
+class Exported(Struct, frozen=True, array_like=True):
     """All that a store knows of a message, for another engine: `delay` is what is left of it, `unique_for` of its window.
 
     `letter` is the reason, the error, the time of death and the history of a dead one.
@@ -78,7 +78,7 @@ class Store(Protocol):
         ...
 
     async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
-        """Give the handlers that finished this message with their results; forgotten when the message is done."""
+        """Return the handlers that finished this message with their results; forgotten when the message is done."""
         ...
 
     async def take(self, budget: str, interval: float, burst: int) -> float:
@@ -98,7 +98,7 @@ class Store(Protocol):
         ...
 
     async def last_fired(self, schedule: str) -> float | None:
-        """Give the latest slot of a schedule that was fired, or that was first remembered by `fire` without messages."""
+        """Return the latest slot of a schedule that was fired, or that was first remembered by `fire` without messages."""
         ...
 
     async def state(self, message_id: str) -> State:
@@ -118,7 +118,7 @@ class Store(Protocol):
         ...
 
     async def letter(self, number: int) -> Letter:
-        """Give one dead letter. Raises `NotFound`."""
+        """Return one dead letter. Raises `NotFound`."""
         ...
 
     async def retry_letters(self, numbers: Sequence[int]) -> int:
@@ -133,7 +133,7 @@ class Store(Protocol):
         """Delete dead letters and say how many."""
         ...
 
-    async def carried(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Carried]:
+    async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
         """Show what is *delayed* for more than `later` seconds, *dead* with a larger number than `after`, or *running* at this connection.
 
         Delayed ones into which others are merged, that have the turn of their key, or that still go through an exchange, are not shown:
@@ -142,11 +142,11 @@ class Store(Protocol):
         """
         ...
 
-    async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
-        """Delete messages that are still delayed, and give which: they are another engine's now."""
+    async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
+        """Delete messages that are still delayed, and return which: they are another engine's now."""
         ...
 
-    async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
+    async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
         """Store dead letters of another engine, without those that are there already, and say how many; their numbers are new."""
         ...
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from chappe.engine.client import Client
-from chappe.engine.wire import Buried, posted
+from chappe.engine.wire import ImportedLetter, posted
 from chappe.messages.envelope import Envelope, Publication, Receipt
-from chappe.store.contract import Carried, Letter, Merge, Record, State
+from chappe.store.contract import Exported, Letter, Merge, Record, State
 
 _state: Final = msgspec.msgpack.Decoder(State).decode
 _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...]]
@@ -19,7 +19,7 @@ _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
 _records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
-_carried: Final = msgspec.msgpack.Decoder(list[Carried]).decode
+_carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 _RESULT_MARGIN = 5.0
 
@@ -74,14 +74,14 @@ class EmbeddedStore:
     async def discard_letters(self, numbers: Sequence[int]) -> int:
         return await self._client.call("discard_letters", list(numbers))
 
-    async def carried(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Carried]:
-        return await self._client.call("carried", queue, state, after, later, limit, decode=_carried)
+    async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
+        return await self._client.call("export_messages", queue, state, after, later, limit, decode=_carried)
 
-    async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
-        return await self._client.call("withdraw", queue, list(places))
+    async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
+        return await self._client.call("delete_delayed", queue, list(places))
 
-    async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
-        return await self._client.call("bury", [_buried(queue, c) for c in letters])
+    async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
+        return await self._client.call("import_letters", [_buried(queue, c) for c in letters])
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
         found: list[Record] = []
@@ -97,8 +97,8 @@ class EmbeddedStore:
         return await self._client.call("overview")
 
 
-def _buried(queue: str, one: Carried) -> Buried:
+def _buried(queue: str, one: Exported) -> ImportedLetter:
     assert one.letter is not None, "what is buried is dead"
     reason, error, died_at, history = one.letter
     envelope, past = msgspec.Raw(_encode(one.envelope)), msgspec.Raw(_encode(history))
-    return Buried(queue, one.envelope.id, envelope, one.priority, one.key, reason, error, one.attempt, died_at, past)
+    return ImportedLetter(queue, one.envelope.id, envelope, one.priority, one.key, reason, error, one.attempt, died_at, past)

@@ -16,12 +16,12 @@ def is_planned(code: int, lived: float, *, asked: bool) -> bool:
 
 
 def crashes_after(crashes: int, code: int, lived: float, *, asked: bool = False) -> int:
-    """Give the number of crashes in a row after a process ended; a long life begins anew."""
+    """Return the number of crashes in a row after a process ended; a long life begins anew."""
     if is_planned(code, lived, asked=asked):
         return 0
     return 1 if lived >= HEALTHY_AFTER else crashes + 1
 
 
 def pause(crashes: int) -> float:
-    """Give the seconds to wait before the next start: none after the first crash, never more than a minute."""
+    """Return the seconds to wait before the next start: none after the first crash, never more than a minute."""
     return 0.0 if crashes == 0 else _PAUSES[min(crashes - 1, len(_PAUSES) - 1)]

@@ -104,7 +104,7 @@ class Child:
                 self.process.send_signal(number)
 
     def silence(self, now: float) -> float:
-        """Give the seconds since the last sign of life; none before it was ready or when it was asked to end."""
+        """Return the seconds since the last sign of life; none before it was ready or when it was asked to end."""
         return now - self.heard_at if self.pid is not None and self.ready.is_set() and not self.asked else 0.0
 
     def is_busy(self) -> bool:
@@ -117,7 +117,7 @@ class Child:
             return False
 
     async def wait(self) -> int:
-        """Wait for the end and give the exit code; a signal is its number, negative."""
+        """Wait for the end and return the exit code; a signal is its number, negative."""
         assert self.process is not None
         code = await self.process.wait()
         if self._life is not None:

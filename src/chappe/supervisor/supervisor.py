@@ -28,7 +28,7 @@ _BUSY = 5.0  # how many times longer a process may be silent that computes or wa
 
 
 def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) -> tuple[ChildSpec | None, list[ChildSpec]]:
-    """Give the engine, which RabbitMQ needs none of, and the other processes that the settings ask for."""
+    """Return the engine, which RabbitMQ needs none of, and the other processes that the settings ask for."""
     grace = settings.grace + 5.0
     others: list[ChildSpec] = []
     if gateway:

@@ -20,10 +20,10 @@ _LONGEST_EXPRESSION = 1000
 
 
 class Trigger(Struct, frozen=True):
-    """Gives the times at which something is due."""
+    """Return the times at which something is due."""
 
     def after(self, moment: float) -> float:
-        """Give the first slot after a moment, both in seconds since the epoch."""
+        """Return the first slot after a moment, both in seconds since the epoch."""
         raise NotImplementedError
 
 
@@ -56,7 +56,7 @@ class Every(Trigger, frozen=True):
 
 
 def cron(expression: str, zone: str = "UTC") -> Cron:
-    """Give a trigger like `cron("0 4 * * *", "Europe/Paris")`; raises `DefinitionError` for a wrong one."""
+    """Return a trigger like `cron("0 4 * * *", "Europe/Paris")`; raises `DefinitionError` for a wrong one."""
     shown = str(expression)[:60]
     expression = _ALIASES.get(str(expression), str(expression))
     if len(expression) > _LONGEST_EXPRESSION:
@@ -75,7 +75,7 @@ def cron(expression: str, zone: str = "UTC") -> Cron:
 
 
 def every(seconds: float) -> Every:
-    """Give a trigger that fires every so many seconds."""
+    """Return a trigger that fires every so many seconds."""
     if not isinstance(seconds, int | float) or not 0.1 <= seconds <= FURTHEST:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DefinitionError(f"every({seconds}): at least 0.1 seconds are needed, and less than a century")
     return Every(seconds)
@@ -95,7 +95,7 @@ class Schedule(Struct, frozen=True):
 
 
 def due(schedule: Schedule, last: float, now: float, late: float = 60.0) -> list[float]:
-    """Give the slots to fire now, oldest first, after the last that fired.
+    """Return the slots to fire now, oldest first, after the last that fired.
 
     A slot is missed when it is older than `late` seconds: *once* fires only the newest of those missed, *skip* none,
     *all* each (at most 1000).
@@ -110,7 +110,7 @@ def due(schedule: Schedule, last: float, now: float, late: float = 60.0) -> list
 
 
 def _newest(trigger: Trigger, last: float, now: float, span: float) -> list[float]:
-    """Give the newest slot after the last, looking back further each time: a long absence is not walked through."""
+    """Return the newest slot after the last, looking back further each time: a long absence is not walked through."""
     while True:
         start = max(last, now - span)
         found = list(_slots(trigger, start, now))[-1:]

@@ -55,7 +55,7 @@ class Scheduler:
             await asyncio.sleep(pause)
 
     async def turn(self) -> float:
-        """Fire what is due now and give the seconds until something may be due."""
+        """Fire what is due now and return the seconds until something may be due."""
         upcoming = _LONGEST_SLEEP
         for schedule in self._schedules:
             try:
@@ -71,7 +71,7 @@ class Scheduler:
         return max(0.001, upcoming)
 
     async def _fire(self, schedule: Schedule) -> float:
-        """Fire what is due of one schedule and give the seconds until its next slot."""
+        """Fire what is due of one schedule and return the seconds until its next slot."""
         now = self._now()
         last = await self._store.last_fired(schedule.name)
         if last is None:

@@ -124,7 +124,7 @@ class Commands:
 
 
 def shown(state: State) -> dict[str, Any]:
-    """Give the JSON of a message's state."""
+    """Return the JSON of a message's state."""
     answer: dict[str, Any] = {"id": state.id, "type": state.type, "state": state.state, "queue": state.queue}
     if state.state == "done":
         answer["result"] = None if state.result is None else msgspec.Raw(state.result)
@@ -166,7 +166,7 @@ def _wanted_wait(prefer: str) -> float | None:
 
 
 def _traced(request: Request) -> dict[str, str] | None:
-    """Give the trace that the message takes along; one that cannot be read is left behind (W3C Trace Context §3.2)."""
+    """Return the trace that the message takes along; one that cannot be read is left behind (W3C Trace Context §3.2)."""
     parent, state = request.headers.get("traceparent", ""), request.headers.get("tracestate", "")
     if not _TRACE.fullmatch(parent):
         return None

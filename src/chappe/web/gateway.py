@@ -27,7 +27,7 @@ VERSION = importlib.metadata.version("chappe")
 
 
 def gateway(app: App) -> ASGIApp:
-    """Give the ASGI application; raises `InvalidSettings` for an open bind without a token."""
+    """Return the ASGI application; raises `InvalidSettings` for an open bind without a token."""
     settings = app.settings
     refuse_open_bind(settings)
     commands, metrics = Commands(app), Metrics()

@@ -133,7 +133,7 @@ def _oversized(scope: Scope) -> ASGIApp | None:
 
 
 def _split(host: str) -> tuple[str, str]:
-    """Give the name and the port of a Host header (RFC 9110 §7.2); an IPv6 address keeps its brackets."""
+    """Return the name and the port of a Host header (RFC 9110 §7.2); an IPv6 address keeps its brackets."""
     if host.startswith("["):
         name, _, rest = host.partition("]")
         return f"{name}]", rest.removeprefix(":") if rest.startswith(":") or not rest else "?"

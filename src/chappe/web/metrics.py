@@ -23,7 +23,7 @@ class Metrics:
         )
 
     def expose(self, overview: Mapping[str, Any]) -> tuple[bytes, str]:
-        """Give the text of all metrics and its content type."""
+        """Return the text of all metrics and its content type."""
         scrape = CollectorRegistry()
         scrape.register(_Overview(overview))
         return exposition.generate_latest(scrape) + exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST

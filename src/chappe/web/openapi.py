@@ -17,7 +17,7 @@ _ERRORS = ("400", "401", "403", "413", "415", "421", "422", "431", "503")
 
 
 def document(app: App, version: str) -> dict[str, Any]:
-    """Give the document of an application's gateway."""
+    """Return the document of an application's gateway."""
     commands = app.registry.commands()
     schemas, definitions = components(commands)
     paths: dict[str, Any] = {f"/commands/{c.__spec__.name}": {"post": _command(c, s)} for c, s in zip(commands, schemas, strict=True)}

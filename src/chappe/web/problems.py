@@ -30,7 +30,7 @@ _STATUS: dict[type[ChappeError], tuple[int, str]] = {
 
 
 def problem(status: int, title: str, detail: str = "", *, headers: dict[str, str] | None = None, **more: Any) -> Response:
-    """Give the response of one problem."""
+    """Return the response of one problem."""
     slug = title.lower().replace(" ", "-")
     body: dict[str, Any] = {"type": f"urn:chappe:problem:{slug}", "title": title, "status": status, **more}
     if detail:
@@ -39,7 +39,7 @@ def problem(status: int, title: str, detail: str = "", *, headers: dict[str, str
 
 
 def problem_of(error: ChappeError) -> Response:
-    """Give the response that says what an error of ours means to a client."""
+    """Return the response that says what an error of ours means to a client."""
     kind = next((k for k in type(error).__mro__ if k in _STATUS), None)
     if kind is None:
         return problem(500, "The gateway failed", str(error))

@@ -9,7 +9,7 @@ MOST: Final = 500
 
 
 def ahead(rate: float, concurrency: int) -> int:
-    """Give how many messages to hold beyond those in slots, for a worker that ends `rate` messages a second.
+    """Return how many messages to hold beyond those in slots, for a worker that ends `rate` messages a second.
 
     A worker of slow handlers holds next to nothing that another could run; a fast one is never starved.
     """

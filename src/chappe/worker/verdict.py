@@ -12,7 +12,7 @@ _LONGEST_ERROR = 8000
 
 
 def decide(tag: int, error: BaseException) -> Retry | Dead:
-    """Give the settlement of an attempt that did not return.
+    """Return the settlement of an attempt that did not return.
 
     | the handler                                   | settlement                |
     | --------------------------------------------- | ------------------------- |
@@ -45,5 +45,5 @@ def describe(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Give a text that can be stored: lone surrogates, as in the name of a file that is no UTF-8, become escapes."""
+    """Return a text that can be stored: lone surrogates, as in the name of a file that is no UTF-8, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

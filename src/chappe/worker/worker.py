@@ -24,7 +24,7 @@ from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Publication, Receipt
 from chappe.worker.hardlimits import HardLimits
 from chappe.worker.prefetch import ahead
-from chappe.worker.slots import StartedTable
+from chappe.worker.running_table import RunningTable
 from chappe.worker.verdict import decide, describe
 
 log = logging.getLogger("chappe.worker")
@@ -62,7 +62,7 @@ class _Plan:
 class Worker:
     """Runs the messages of some queues with a number of slots."""
 
-    def __init__(self, bus: Bus, consumer: Consumer, *, merging: Merging, ports: Ports, concurrency: int, table: StartedTable) -> None:
+    def __init__(self, bus: Bus, consumer: Consumer, *, merging: Merging, ports: Ports, concurrency: int, table: RunningTable) -> None:
         """Prepare; nothing is received before `run`."""
         self._bus = bus
         self._consumer = consumer

@@ -23,7 +23,7 @@ shorts = st.none() | texts
 
 
 def delivered(method: Basic.Deliver, properties: BasicProperties, body: bytes, *, most: int = MOST) -> bytes:
-    """Give the frames of a delivery as RabbitMQ sends them."""
+    """Return the frames of a delivery as RabbitMQ sends them."""
     frames: list[Any] = [frame.Method(1, method), frame.Header(1, len(body), properties)]
     frames += [frame.Body(1, body[at : at + most]) for at in range(0, len(body), most)]
     return b"".join(one.marshal() for one in frames)

@@ -53,7 +53,7 @@ def ready(stage: Stage, queue: str) -> int:
 
 
 def processes(stage: Stage) -> dict[str, tuple[int, int, int, int]]:
-    """Give pid, starts, crashes and planned ends of each supervised process."""
+    """Return pid, starts, crashes and planned ends of each supervised process."""
     lines = (stage.folder / "chappe.db.processes").read_text().splitlines()
     rows = [line.split("\t") for line in lines]
     return {name: (int(pid or 0), int(starts), int(crashes), int(planned)) for name, pid, starts, crashes, planned in rows}
@@ -311,7 +311,7 @@ def test_r16_a_change_reaches_the_channels_within_a_second_in_the_mean(stage: St
 @pytest.mark.alone
 def test_r17_the_applications_queries_are_not_slowed_by_the_queue(doors: Stage) -> None:
     def query_seconds() -> float:
-        """Give the best of several medians: what the machine does meanwhile makes some of them slower, the queue would make all."""
+        """Return the best of several medians: what the machine does meanwhile makes some of them slower, the queue would make all."""
         medians: list[float] = []
         for _ in range(10):
             seconds: list[float] = []

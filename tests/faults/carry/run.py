@@ -62,10 +62,10 @@ class Account:
 
 
 def _messages(count: int) -> list[Publication]:
-    """Give messages of every kind: ready ones, some with a key or a priority, delayed ones, and those that will be dead."""
+    """Return messages of every kind: ready ones, some with a key or a priority, delayed ones, and those that will be dead."""
     found: list[Publication] = []
     for n in range(count):
-        envelope = Envelope(f"m{n}", "carried", b'{"n":%d}' % n, 1.0)
+        envelope = Envelope(f"m{n}", "export_messages", b'{"n":%d}' % n, 1.0)
         if n % 20 == 0:
             found.append(Publication(envelope, "later", delay=_HOUR, options=Options(unique=f"u{n}") if n % 40 == 0 else None))
         elif n % 20 == 1:
@@ -114,15 +114,15 @@ async def _left(target: Connection, account: Account) -> None:
     """See what is delayed and dead in the end."""
     for queue in QUEUES:
         while True:
-            found = await target.store.carried(queue, "delayed", limit=1000)
+            found = await target.store.export_messages(queue, "delayed", limit=1000)
             for one in found:
                 account.note("delayed", one.envelope.id)
                 assert one.delay is not None and one.delay > _HOUR / 2, one
             if not found:
                 break
-            await target.store.withdraw(queue, [one.place for one in found])
+            await target.store.delete_delayed(queue, [one.place for one in found])
         after = 0
-        while found := await target.store.carried(queue, "dead", after=after, limit=1000):
+        while found := await target.store.export_messages(queue, "dead", after=after, limit=1000):
             for one in found:
                 account.note("dead", one.envelope.id)
                 assert one.letter is not None and one.letter[1] == f"error of {one.envelope.id}", one
@@ -133,7 +133,7 @@ async def _is_at_rest(target: Connection) -> bool:
     """Tell whether only what is dead and what is due in an hour is left."""
     if any(q["ready"] + q["running"] for q in (await target.store.overview())["queues"]):
         return False
-    first = [await target.store.carried(queue, "delayed", limit=1) for queue in QUEUES]  # the soonest
+    first = [await target.store.export_messages(queue, "delayed", limit=1) for queue in QUEUES]  # the soonest
     return all((one.delay or 0.0) > _HOUR / 2 for found in first for one in found)
 
 

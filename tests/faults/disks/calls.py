@@ -27,7 +27,7 @@ from chappe.messages.topology import Queue, Topology
 
 from .. import planted
 
-SUFFIXES = ("", "-wal", "-shm", ".ballast", ".lock")
+SUFFIXES = ("", "-wal", "-shm", ".reserve", ".lock")
 BATCH = 3
 _BODY = 40_000  # so that the log is written back every hundred commits
 _PATIENCE = 20.0
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
     how: str = "error=EIO"
 
     def wrap(self, path: Path, command: list[str]) -> list[str]:
-        """Give the command line under which a command runs into this failure; the process started is the command, strace its child."""
+        """Return the command line under which a command runs into this failure; the process started is the command, strace its child."""
         where = [word for suffix in SUFFIXES for word in ("-P", f"{path}{suffix}")]
         when = f"{self.n}+" if self.sticky else str(self.n)
         inject = f"inject={self.call}:{self.how}:when={when}"
@@ -138,7 +138,7 @@ async def _make(path: Path) -> None:
 
 async def _publish(path: Path, engine: subprocess.Popen[bytes], told: _Told) -> int | None:
     """Have three publishers store batches until the engine ends, or enough is stored; give its exit code, None if it still ran."""
-    brokers = [EmbeddedBroker(path, alone=False, deadline=1.0) for _ in range(3)]
+    brokers = [EmbeddedBroker(path, may_own_file=False, deadline=1.0) for _ in range(3)]
     try:
         await asyncio.gather(*(_store(broker, name, engine, told) for broker, name in zip(brokers, "abc", strict=True)))
     finally:

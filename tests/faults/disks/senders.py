@@ -36,11 +36,11 @@ class Senders:
         self._programs: dict[str, subprocess.Popen[str]] = {prefix: mill.script(_PROGRAM, prefix, str(seconds)) for prefix in prefixes}
 
     def told(self, outcome: str) -> list[str]:
-        """Give the names of the messages that ended so: *stored*, or the name of an error."""
+        """Return the names of the messages that ended so: *stored*, or the name of an error."""
         return [words[1] for words in self._lines() if words[0] == outcome]
 
     def outcomes(self) -> set[str]:
-        """Give everything that they were told."""
+        """Return everything that they were told."""
         return {words[0] for words in self._lines()}
 
     def _lines(self) -> list[list[str]]:

@@ -44,11 +44,11 @@ class Disk:
         os.truncate(path, path.stat().st_size - size)
 
     def free(self) -> None:
-        """Give it back."""
+        """Return it back."""
         (self.path / "foreign").unlink(missing_ok=True)
 
     def room(self) -> int:
-        """Give the bytes that are free."""
+        """Return the bytes that are free."""
         found = os.statvfs(self.path)
         return found.f_bavail * found.f_frsize
 

@@ -18,7 +18,7 @@ from chappe import App, Command, Settings
 from chappe.engine.server import Engine
 from chappe.messages.codec import encode_json
 from chappe.web.gateway import gateway
-from chappe.web.patience import Patient
+from chappe.web.http_protocol import HttpProtocol
 
 from .targets import MESSAGES, Order, Scan, Target
 
@@ -119,7 +119,7 @@ class Parser(logging.Handler):
         self.loop: asyncio.AbstractEventLoop | None = None
         self.said: list[str] = []
         self.config = uvicorn.Config(
-            self._app, http=Patient, ws="none", lifespan="off", interface="asgi3", log_config=None, access_log=False
+            self._app, http=HttpProtocol, ws="none", lifespan="off", interface="asgi3", log_config=None, access_log=False
         )
         self.config.load()
 
@@ -150,7 +150,7 @@ class Parser(logging.Handler):
         assert said == [], said
 
     async def _feed(self, data: bytes) -> None:
-        protocol, link = Patient(self.config, ServerState(), {}, asyncio.get_running_loop()), Memory()
+        protocol, link = HttpProtocol(self.config, ServerState(), {}, asyncio.get_running_loop()), Memory()
         protocol.connection_made(link)
         for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
             if piece and not link.closing:

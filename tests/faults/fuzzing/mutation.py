@@ -16,14 +16,14 @@ TOKENS = [
 
 
 class Mutator:
-    """Gives inputs without end, each made from one or two of the seeds."""
+    """Return inputs without end, each made from one or two of the seeds."""
 
     def __init__(self, seeds: Sequence[bytes], seed: int) -> None:
         self._seeds = list(seeds)
         self._chance = random.Random(seed)
 
     def next(self) -> bytes:
-        """Give the next input."""
+        """Return the next input."""
         chance = self._chance
         data = bytearray(chance.choice(self._seeds))
         for _ in range(1 + int(chance.expovariate(0.7))):

@@ -83,7 +83,7 @@ def program(folder: Path) -> None:
 def engine(prepare: object, *arguments: str, broker: str = "sqlite:///chappe.db") -> Run:
     """Start the engine over a file that was prepared."""
     return chappe(
-        *(arguments or ("engine",)), prepare=prepare, env={"CHAPPE_BROKER": broker}, makes=("chappe.db.lock", "chappe.db.ballast")
+        *(arguments or ("engine",)), prepare=prepare, env={"CHAPPE_BROKER": broker}, makes=("chappe.db.lock", "chappe.db.reserve")
     )  # type: ignore[arg-type]
 
 

@@ -81,7 +81,7 @@ TOKEN = "a-token-of-sufficient-length"
 
 
 def clean_environment() -> dict[str, str]:
-    """Give an environment without settings of the developer's own."""
+    """Return an environment without settings of the developer's own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
     return {**kept, "COLUMNS": "200", "NO_COLOR": "1"}
 
@@ -155,11 +155,11 @@ class House:
             return subprocess.Popen(command, cwd=self.folder, env={**self.environment, **environment}, stdout=log, stderr=log)
 
     def log(self, name: str) -> str:
-        """Give what a process said so far."""
+        """Return what a process said so far."""
         return (self.folder / f"{name}.log").read_text()
 
     def port(self, name: str = "gateway") -> int:
-        """Give the port of a gateway, as it said it; 0 as long as it did not."""
+        """Return the port of a gateway, as it said it; 0 as long as it did not."""
         found = re.findall(r"gateway listens on http://[\d.]+:(\d+)", self.log(name))
         return int(found[-1]) if found else 0
 
@@ -194,7 +194,7 @@ class House:
     # --- what is stored
 
     def census(self) -> tuple[dict[str, Any], int]:
-        """Give what the engine stores now, and how many messages were ever published."""
+        """Return what the engine stores now, and how many messages were ever published."""
         with self.wire() as wire:
             answer = wire.ask("overview")
         assert answer.code == "done", answer
@@ -208,7 +208,7 @@ class House:
         return int(self.census()[0]["queues"][queue]["running"])
 
     def highest_tag(self) -> int:
-        """Give a number above every tag that the engine has given out."""
+        """Return a number above every tag that the engine has given out."""
         with apsw.Connection(str(self.database), flags=apsw.SQLITE_OPEN_READONLY) as db:
             (highest,) = db.execute("select coalesce(max(id), 0) from ready").fetchone()
         return int(highest)

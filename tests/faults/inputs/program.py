@@ -34,7 +34,7 @@ class Run(NamedTuple):
     makes: tuple[str, ...]
 
     def __call__(self, _: object) -> Answer:
-        """Give what the process said; see `Runs`."""
+        """Return what the process said; see `Runs`."""
         return Runs.result(self)
 
     def run(self) -> Answer:
@@ -104,7 +104,7 @@ class Runs:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Give a digest of every file in a folder, but for what Python itself leaves behind."""
+    """Return a digest of every file in a folder, but for what Python itself leaves behind."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if "__pycache__" in path.parts or not stat.S_ISREG(os.lstat(path).st_mode):

@@ -60,7 +60,7 @@ class Report:
 
 
 def places(tape: Tape, *, ready: bool = True) -> list[int]:
-    """Give the places where a cut can leave something else than the place before: in front of each operation of the disk, and at the end.
+    """Return the places where a cut can leave something else than the place before: in front of each operation of the disk, and at the end.
 
     All answers before the operation are then out, so each place asks for as much as any place of the same disk. `ready` leaves out
     those before the first start was done.
@@ -71,7 +71,7 @@ def places(tape: Tape, *, ready: bool = True) -> list[int]:
 
 
 def bounds(tape: Tape) -> list[Bounds]:
-    """Give for each place what may be found there. Raises `Wrong` if the engine lent what it had refused."""
+    """Return for each place what may be found there. Raises `Wrong` if the engine lent what it had refused."""
     changed: dict[tuple[str, str], int] = {}  # the request that stored each message
     promises = Promises()
     least = most = highest = 0
@@ -101,7 +101,7 @@ class Judge(Protocol):
     """Says whether what was found after a cut is what was promised; places come in order."""
 
     def highest(self, place: int) -> int:
-        """Give the largest number that was lent before a place."""
+        """Return the largest number that was lent before a place."""
         ...
 
     def judge(self, place: int, found: dict[Fact, Any]) -> None:

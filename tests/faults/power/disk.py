@@ -64,12 +64,12 @@ Image = dict[str, bytes | bytearray]
 
 
 def folder_of(path: str) -> str:
-    """Give the folder of a path, where "" is the one that was always there."""
+    """Return the folder of a path, where "" is the one that was always there."""
     return posixpath.dirname(path)
 
 
 def place_of(change: Change) -> int | str:
-    """Give what must be synced to make a change durable: the number of a file, or the path of a folder."""
+    """Return what must be synced to make a change durable: the number of a file, or the path of a folder."""
     return folder_of(change.path) if isinstance(change, Link | Unlink) else change.file
 
 
@@ -99,7 +99,7 @@ class Disk:
                 self._solid[operation.file] = max(self._solid.get(operation.file, 0), operation.offset + len(operation.data))
 
     def image(self, changes: Sequence[Change], *, short: bool = False) -> Image:
-        """Give the files that are found if these of the pending changes reached the disk, in this order.
+        """Return the files that are found if these of the pending changes reached the disk, in this order.
 
         `short`: files that were only grown are not, even if somebody believes to have synced that.
         """
@@ -112,7 +112,7 @@ class Disk:
         return {path: contents.get(file, b"")[: self._solid.get(file) if short else None] for path, file in found.items()}
 
     def states(self, random: Random, *, subsets: int = 3) -> Iterator[tuple[str, list[Change]]]:
-        """Give the names of ways in which the power may go now, each with the pending changes that survive it.
+        """Return the names of ways in which the power may go now, each with the pending changes that survive it.
 
         Ways that leave the same changes in the same order are given once.
         """

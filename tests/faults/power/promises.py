@@ -13,7 +13,7 @@ import msgspec
 
 from chappe.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
 from chappe.engine.records import SERIALS_KEPT
-from chappe.engine.verbs import AckThen, Bury, RetryAfter
+from chappe.engine.verbs import AckRequest, DeadRequest, RetryRequest
 from chappe.engine.wire import Posted
 from chappe.messages.envelope import Envelope, Options
 from chappe.messages.topology import Topology, passes
@@ -52,7 +52,7 @@ class Promises:
         self._doomed: dict[tuple[str, int], frozenset[Fact]] = {}
 
     def copy(self) -> Promises:
-        """Give a copy that goes its own way."""
+        """Return a copy that goes its own way."""
         twin = Promises()
         twin.facts = dict(self.facts)
         twin._letters, twin._seq, twin._envelopes, twin._doomed = self._letters, self._seq, self._envelopes, dict(self._doomed)
@@ -87,21 +87,25 @@ class Promises:
             self.facts["client", asked.client] = (asked.serial, asked.now)
 
     def _settle(
-        self, asked: Asked, refused: Sequence[Any], settlements: Sequence[AckThen | RetryAfter | Bury], held: dict[int, tuple[str, str]]
+        self,
+        asked: Asked,
+        refused: Sequence[Any],
+        settlements: Sequence[AckRequest | RetryRequest | DeadRequest],
+        held: dict[int, tuple[str, str]],
     ) -> None:
         tags = {refusal[0] for refusal in refused}
         for settlement in settlements:
             if settlement.tag in tags:
                 continue
             queue, identity = held[settlement.tag]
-            if isinstance(settlement, AckThen):
+            if isinstance(settlement, AckRequest):
                 for p in settlement.then:
                     self._store(p, asked.now)
                 del self.facts["message", queue, identity]
                 self._end(queue, identity, "done", asked.now)
                 if settlement.marked:
                     self._forget("mark", identity)
-            elif isinstance(settlement, RetryAfter):
+            elif isinstance(settlement, RetryRequest):
                 self._retry(queue, identity, settlement, asked.now)
             else:
                 self._bury(queue, identity, settlement.reason, asked.now)
@@ -162,7 +166,7 @@ class Promises:
                 if deaths >= DEATHS:
                     self._bury(queue, identity, "worker_lost", asked.now)
                 else:
-                    self._retry(queue, identity, RetryAfter(0, error="died"), asked.now)
+                    self._retry(queue, identity, RetryRequest(0, error="died"), asked.now)
 
     def _prune(self, asked: Asked, value: Any) -> None:
         now = asked.now
@@ -214,7 +218,7 @@ class Promises:
         if options.unique is not None:
             self.facts["unique", options.unique] = (identity, None if options.unique_for is None else now + options.unique_for)
 
-    def _retry(self, queue: str, identity: str, retry: RetryAfter, now: float) -> None:
+    def _retry(self, queue: str, identity: str, retry: RetryRequest, now: float) -> None:
         name = ("message", queue, identity)
         message: Message = self.facts[name]
         if retry.error is not None:

@@ -14,7 +14,7 @@ from zlib import crc32
 import apsw
 import msgspec
 
-from chappe.engine import hazards
+from chappe.engine import preflight
 from chappe.engine.database import Database
 from chappe.engine.ledger import Ledger
 from chappe.engine.seal import unseal
@@ -47,8 +47,8 @@ def recover(path: Path, now: Callable[[], float], highest: int, judge: Callable[
     Raises `Wrong` if the judge does, and where what is found contradicts itself, whatever was promised.
     """
     try:
-        hazards.refuse_folder(path)
-        hazards.refuse_damaged_log(path)
+        preflight.refuse_folder(path)
+        preflight.refuse_damaged_log(path)
         ledger = Ledger(path, now)
     except Exception as error:
         raise Wrong(f"the file cannot be opened: {type(error).__name__}: {error}") from error

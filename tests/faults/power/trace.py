@@ -49,12 +49,12 @@ class Call(NamedTuple):
         return [_unhex(text) for text in _TEXT.findall(self.arguments)]
 
     def number(self, position: int) -> int:
-        """Give a number among the last arguments, counted from the end."""
+        """Return a number among the last arguments, counted from the end."""
         return int(self.arguments.rsplit(", ", -position)[position])
 
 
 def calls(trace: Path) -> Iterator[Call]:
-    """Give the calls of a trace that succeeded, in the order in which they ended."""
+    """Return the calls of a trace that succeeded, in the order in which they ended."""
     begun: dict[str, tuple[str, str, int]] = {}
     with trace.open() as lines:
         for number, line in enumerate(lines):
@@ -71,7 +71,7 @@ def calls(trace: Path) -> Iterator[Call]:
 
 
 def read(trace: Path, root: Path, database: Path) -> list[Operation | Taken]:
-    """Give what happened to the database and its logs, and when each 202 left.
+    """Return what happened to the database and its logs, and when each 202 left.
 
     What is written counts from the moment when the call began, what is synced from the moment when it ended: in between, both
     may be or not.
@@ -96,7 +96,7 @@ class _Reader:
         self._last = FOLDER
 
     def operations(self, call: Call) -> Iterator[Operation | Taken]:
-        """Give what a call did."""
+        """Return what a call did."""
         name = call.name
         if name in ("write", "writev", "sendto", "sendmsg") and call.file not in self._paths:
             if taken := _TAKEN.match(b"".join(call.texts)):

@@ -14,7 +14,7 @@ import msgspec
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.brokers.contract import Ack, Dead, Delivery, Receipt, Retry, Settlement
 from chappe.brokers.embedded import EmbeddedBroker, EmbeddedConsumer
-from chappe.engine.tables import BEAT, TAG
+from chappe.engine.running_tables import BEAT, TAG
 from chappe.errors import Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -242,7 +242,7 @@ class Mill:
     async def _vanish(self) -> None:
         """Have a worker die; it was running some of what it held."""
         broker, _, held = self._consumers.pop(self._random.randrange(2))
-        table = self._path.with_name(f"{self._count}.slots")
+        table = self._path.with_name(f"{self._count}.running")
         started = [delivery.tag for delivery in held if self._random.random() < 0.3]
         table.write_bytes(BEAT.pack(time.monotonic()) + b"".join(map(TAG.pack, started)))
         (connection,) = (c for c in self._connections() if c.session.name == broker.client.name)

@@ -170,7 +170,7 @@ FAULTS: Mapping[str, Callable[[Servers, random.Random], None]] = {
 
 
 def schedule(seed: int, rounds: int, faults: Iterable[str]) -> list[str]:
-    """Give the faults of a seed: each comes before any comes again."""
+    """Return the faults of a seed: each comes before any comes again."""
     chance = random.Random(seed)
     known, found = list(faults), list[str]()
     while len(found) < rounds:

@@ -28,7 +28,7 @@ class _Pace:
         self._due = time.monotonic()
 
     def wait(self) -> float:
-        """Give the seconds until the next call."""
+        """Return the seconds until the next call."""
         now = time.monotonic()
         self._due = max(self._due + self._every, now)
         return self._due - now

@@ -169,7 +169,7 @@ class Rounds:
         return len(workers) == 2 and len(publishers) == len(_NAMES)
 
     def _firsts(self, since: float) -> tuple[dict[int, float], dict[int, float]]:
-        """Give for each worker when it first began something after a time, and for each publisher when something was first confirmed."""
+        """Return for each worker when it first began something after a time, and for each publisher when something was first confirmed."""
         workers: dict[int, float] = {}
         publishers: dict[int, float] = {}
         alive = {process.pid for process in self._processes.values()}
@@ -188,7 +188,7 @@ class Rounds:
         return handled, confirmed
 
     def _tail(self, since: float) -> Iterator[Line]:
-        """Give what was written since a time, of each process in its order."""
+        """Return what was written since a time, of each process in its order."""
         for path in (self._folder / "runs").iterdir():
             lines = path.read_text().splitlines(keepends=True)
             if lines and not lines[-1].endswith("\n"):
@@ -273,7 +273,7 @@ class Rounds:
                 begun.setdefault(line.name, line.at)
 
         def since(at: float) -> float:
-            """Give when the fault began that lasts at a time, or was only just over."""
+            """Return when the fault began that lasts at a time, or was only just over."""
             return min([at, *(r.began for r in self.rounds if r.began <= at <= r.ended + AGAIN)])
 
         return [

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from chappe.engine.recovery import recover
 from chappe.errors import CorruptStorage
 
-from .patients import Outcome, Patient, patient, run_engine
+from .patients import HttpProtocol, Outcome, patient, run_engine
 
 KINDS = ("flip", "zero", "cut")
 _ORDER = (("", True), ("-wal", False), ("", False))  # the file that is hurt, and whether all is in the database already
@@ -89,7 +89,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def treat(patient: Patient, injury: Injury, folder: Path) -> Case:
+def treat(patient: HttpProtocol, injury: Injury, folder: Path) -> Case:
     """Hurt a copy, have an engine run on one copy of that, and save another."""
     faults: list[str] = []
     sick = patient.copy(folder / "sick")
@@ -144,6 +144,6 @@ def _save(sick: Path, target: Path, faults: list[str]) -> tuple[Outcome | None, 
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Give what is in the database and its log; the rest is made anew at every start."""
+    """Return what is in the database and its log; the rest is made anew at every start."""
     files = {name: folder / name for name in ("chappe.db", "chappe.db-wal")}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.exists() and path.stat().st_size}

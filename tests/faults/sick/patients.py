@@ -18,7 +18,7 @@ import apsw
 
 from chappe.brokers.contract import Ack, Dead, Retry
 from chappe.brokers.embedded import EmbeddedBroker
-from chappe.engine import hazards
+from chappe.engine import preflight
 from chappe.engine.server import Engine
 from chappe.errors import ChappeError
 from chappe.messages.capabilities import Exchange
@@ -35,13 +35,13 @@ SOON = 3600.0
 
 
 def body(name: str, size: int) -> bytes:
-    """Give a body that says who it is, and holds the checksum of what it says."""
+    """Return a body that says who it is, and holds the checksum of what it says."""
     text = "".join(random.Random(name).choices("abcdefghijklmnopqrstuvwxyz ", k=size))
     return json.dumps({"name": name, "text": text, "sum": zlib.crc32(f"{name}{text}".encode())}).encode()
 
 
 def name_of(envelope: Envelope) -> str | None:
-    """Give the name in a body, or nothing if the body is not what was sent."""
+    """Return the name in a body, or nothing if the body is not what was sent."""
     try:
         said = json.loads(envelope.body)
         return said["name"] if said["sum"] == zlib.crc32(f"{said['name']}{said['text']}".encode()) else None
@@ -50,12 +50,12 @@ def name_of(envelope: Envelope) -> str | None:
 
 
 def publication(name: str, queue: str, size: int = 300, *, exchange: str = "", delay: float = 0.0, **options: object) -> Publication:
-    """Give a publication with a checked body."""
+    """Return a publication with a checked body."""
     made = Envelope(f"00000000-0000-7000-8000-{zlib.crc32(name.encode()):012x}", "work", body(name, size), 1.0)
     return Publication(made, queue, exchange, delay=delay, options=Options(**options) if options else None)  # type: ignore[arg-type]
 
 
-class Patient(NamedTuple):
+class HttpProtocol(NamedTuple):
     """A file as a killed engine left it: `ready`, `delayed`, `dead` and `archived` are the names of what is in it."""
 
     path: Path
@@ -129,7 +129,7 @@ async def _live(path: Path, count: int, *, checkpoint: bool) -> dict[str, set[st
     return names
 
 
-def patient(folder: Path, count: int = 400, *, checkpoint: bool = False) -> Patient:
+def patient(folder: Path, count: int = 400, *, checkpoint: bool = False) -> HttpProtocol:
     """Make a file and take it from its living engine; with `checkpoint` it is all in the database, else most of it in the log."""
     folder.mkdir(parents=True, exist_ok=True)
     living = folder / "living" / "chappe.db"
@@ -144,7 +144,7 @@ def patient(folder: Path, count: int = 400, *, checkpoint: bool = False) -> Pati
         return names
 
     names = asyncio.run(run())
-    return Patient(folder / "chappe.db", *(frozenset(names[state]) for state in ("ready", "delayed", "dead", "archived")))
+    return HttpProtocol(folder / "chappe.db", *(frozenset(names[state]) for state in ("ready", "delayed", "dead", "archived")))
 
 
 class Outcome(NamedTuple):
@@ -164,7 +164,7 @@ def run_engine(path: Path) -> Outcome:
 
 async def _run_engine(path: Path) -> Outcome:
     try:
-        hazards.refuse(path)
+        preflight.refuse(path)
         engine = Engine(path, grace=0.0)
     except ChappeError as error:
         return Outcome(f"{type(error).__name__}: {error}", frozenset(), 0, 0, refused=True)

@@ -74,13 +74,13 @@ app.schedule(every(1.0), Tick(), name="ticks")
 
 
 def payload_of(name: str, size: int) -> str:
-    """Give what a message of this name carries."""
+    """Return what a message of this name carries."""
     return (f"{name}/" * (size // (len(name) + 1) + 1))[:size]
 
 
 @functools.cache
 def journal() -> Journal:
-    """Give the journal of this process."""
+    """Return the journal of this process."""
     return Journal(RUNS, "worker")
 
 

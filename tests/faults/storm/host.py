@@ -39,7 +39,7 @@ PUBLISHERS: Mapping[str, tuple[str, float]] = {
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -107,7 +107,7 @@ class Host:
     # --- finding
 
     def rows(self) -> dict[str, int]:
-        """Give the process ids that the supervisor wrote down, by name."""
+        """Return the process ids that the supervisor wrote down, by name."""
         try:
             lines = (self.folder / STATUS).read_text().splitlines()
         except FileNotFoundError:
@@ -115,7 +115,7 @@ class Host:
         return {row[0]: int(row[1]) for row in (line.split("\t") for line in lines) if row[1]}
 
     def find(self, role: str) -> dict[int, float]:
-        """Give the living processes of a role, each with the seconds that it works: workers and publishers since they could."""
+        """Return the living processes of a role, each with the seconds that it works: workers and publishers since they could."""
         if role == killer.PUBLISHER:
             pids = [process.pid for process in self._publishers.values() if process.poll() is None]
         else:
@@ -137,12 +137,12 @@ class Host:
 
     # --- looking
 
-    def look(self, what: Callable[[Store], Awaitable[T]], *, alone: bool = False) -> T:
-        """Ask the engine something; `alone` when nothing runs any more. Raises `BrokerError` while it does not answer."""
+    def look(self, what: Callable[[Store], Awaitable[T]], *, may_own_file: bool = False) -> T:
+        """Ask the engine something; `may_own_file` when nothing runs any more. Raises `BrokerError` while it does not answer."""
 
         async def ask() -> T:
             app = App("look", settings=Settings(broker=f"sqlite:///{self.folder / DATABASE}"))
-            app.configure(app.settings, alone=alone)
+            app.configure(app.settings, may_own_file=may_own_file)
             try:
                 return await what((await app.connection()).store)
             finally:
@@ -150,10 +150,10 @@ class Host:
 
         return asyncio.run(ask())
 
-    def waiting(self, *, alone: bool = False) -> dict[str, int] | None:
-        """Give how many messages of each queue have not ended, or None while the engine does not answer."""
+    def waiting(self, *, may_own_file: bool = False) -> dict[str, int] | None:
+        """Return how many messages of each queue have not ended, or None while the engine does not answer."""
         try:
-            overview = self.look(lambda store: store.overview(), alone=alone)
+            overview = self.look(lambda store: store.overview(), may_own_file=may_own_file)
         except BrokerError:
             return None
         return {q["name"]: q["ready"] + q["running"] + q["delayed"] for q in overview["queues"]}
@@ -165,10 +165,10 @@ class Host:
             return [(str(name), str(identity)) for name, identity in db.execute("select name, id from effect")]
 
     def letters(self) -> list[tuple[str, list[str]]]:
-        """Give the dead letters, each with its reason and the names that it held; nothing runs any more."""
+        """Return the dead letters, each with its reason and the names that it held; nothing runs any more."""
         found: list[tuple[str, list[str]]] = []
         after = 0
-        while letters := self.look(lambda store: store.letters(after=after, limit=1000), alone=True):  # noqa: B023 - called at once
+        while letters := self.look(lambda store: store.letters(after=after, limit=1000), may_own_file=True):  # noqa: B023 - called at once
             after = letters[-1].number
             for letter in letters:
                 body = msgspec.json.decode(letter.envelope.body)
@@ -176,8 +176,8 @@ class Host:
         return found
 
     def last_slot(self) -> int:
-        """Give the last slot that the scheduler fired; nothing runs any more."""
-        return int(self.look(lambda store: store.last_fired("ticks"), alone=True) or 0)
+        """Return the last slot that the scheduler fired; nothing runs any more."""
+        return int(self.look(lambda store: store.last_fired("ticks"), may_own_file=True) or 0)
 
     # --- ending
 
@@ -224,7 +224,7 @@ class Host:
 
 
 def _age(pid: int) -> float | None:
-    """Give the seconds that a process lives, or None if it does not."""
+    """Return the seconds that a process lives, or None if it does not."""
     try:
         return time.time() - psutil.Process(pid).create_time()
     except psutil.Error:

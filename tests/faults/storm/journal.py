@@ -56,7 +56,7 @@ class Reader:
         self._at: dict[str, int] = {}
 
     def read(self) -> Iterator[Line]:
-        """Give what was written since the last time, each file's lines in their order."""
+        """Return what was written since the last time, each file's lines in their order."""
         for path in sorted(self._folder.glob(f"{self._kind}.*.*")):
             _, pid, born = path.name.rsplit(".", 2)
             process = Process(int(pid), int(born) / 1e9)

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 
 def schedule(seed: int, mix: Mapping[str, float] = MIX, freezes: float = FREEZES, ends: float = ENDS) -> Iterator[Plan]:
-    """Give the steps of a seed, without an end."""
+    """Return the steps of a seed, without an end."""
     chance = random.Random(seed)
     roles, weights = list(mix), list(mix.values())
     while True:

@@ -79,7 +79,7 @@ class _Run:
 
 
 def judge(history: History) -> Verdict:
-    """Give the verdict on a history."""
+    """Return the verdict on a history."""
     told = _told(history.sent)
     runs = _runs(history.runs)
     fates = _Fates(history.strikes, [run.process for run in runs])
@@ -127,7 +127,7 @@ def _told(sent: Iterable[Line]) -> _Told:
 
 
 def wanted(name: str) -> list[str]:
-    """Give the effects that a message of a name must have."""
+    """Return the effects that a message of a name must have."""
     if name.startswith("pair."):
         return [f"{name}/first", f"{name}/second"]
     return [name, f"{name}/echo"] if name.endswith("+e") else [name]
@@ -242,7 +242,7 @@ def _of_runs(runs: list[_Run], fates: _Fates, history: History) -> dict[str, lis
 
 
 def _doubles(runs: Iterable[_Run]) -> Iterator[tuple[_Run, _Run]]:
-    """Give each run of a message that was started before and did not fail, with the run before."""
+    """Return each run of a message that was started before and did not fail, with the run before."""
     latest: dict[str, _Run] = {}
     for run in runs:
         before = latest.get(run.id)
@@ -283,13 +283,13 @@ def _of_masks(told: _Told, runs: Iterable[_Run]) -> list[str]:
 
 
 def percentile(values: Sequence[float], part: float) -> float | None:
-    """Give the value below which a part of them is."""
+    """Return the value below which a part of them is."""
     ordered = sorted(values)
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3) if ordered else None
 
 
 def _recoveries(runs: Iterable[_Run], fates: _Fates) -> list[float]:
-    """Give for each message that a killed worker was running the seconds until it started elsewhere."""
+    """Return for each message that a killed worker was running the seconds until it started elsewhere."""
     return [
         max(0.0, run.at - fates.killed[before.process])
         for before, run in _doubles(runs)

@@ -40,7 +40,7 @@ class NotTaken(Exception):
 
 
 def sizes(name: str) -> int:
-    """Give how large the payload of a message is: 200 bytes mostly, now and then up to 64 KiB."""
+    """Return how large the payload of a message is: 200 bytes mostly, now and then up to 64 KiB."""
     chance = zlib.crc32(name.encode()) % 1000
     return 64 * 1024 if chance < 4 else 2048 if chance < 100 else 200
 
@@ -165,7 +165,7 @@ class ByHttp:
 
 
 def resumed(publisher: str, row: str) -> tuple[list[str], int]:
-    """Give what a row of names was attempted but not told about by a life before, and the next number."""
+    """Return what a row of names was attempted but not told about by a life before, and the next number."""
     open_names: dict[str, None] = {}
     following = 0
     for line in Reader(SENT, publisher).read():

@@ -130,7 +130,7 @@ class Storm:
         letters = self.host.letters()
         runs = list(Reader(self.folder / "runs").read())
         first = min(float(line.more.rsplit("/", 1)[1]) for line in runs if f"{TICK}/" in line.more)
-        left = (self.host.waiting(alone=True) or {}).get("ticks", 0)
+        left = (self.host.waiting(may_own_file=True) or {}).get("ticks", 0)
         verdict = judge(
             History(
                 self._sent,
@@ -149,11 +149,11 @@ class Storm:
         return verdict
 
     def errors(self) -> str:
-        """Give the end of what all processes said."""
+        """Return the end of what all processes said."""
         return (self.folder / "stderr").read_text()[-4000:]
 
     def evidence(self, verdict: Verdict) -> dict[str, Any]:
-        """Give what is kept of a run."""
+        """Return what is kept of a run."""
         return {
             "options": dataclasses.asdict(self.options),
             "good": verdict.is_good,

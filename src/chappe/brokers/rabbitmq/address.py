@@ -81,7 +81,7 @@ class Address(Struct, frozen=True):
         )
 
     def context(self) -> ssl.SSLContext | None:
-        """Give what TLS needs, read from the disk; none without TLS. Raises `OSError`."""
+        """Return what TLS needs, read from the disk; none without TLS. Raises `OSError`."""
         if not self.tls:
             return None
         context = ssl.create_default_context(cafile=self.cacertfile)

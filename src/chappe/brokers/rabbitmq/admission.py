@@ -24,7 +24,7 @@ class Admission:
         self._send = send
 
     async def admit(self, lane: Lane, batch: Sequence[Item]) -> set[Item]:
-        """Complete what came by what the store knows of it, and give what is to be handled."""
+        """Complete what came by what the store knows of it, and return what is to be handled."""
         presented = [Presented(int(item.ticket.partition(":")[0]), item.ticket) for item in batch if item.ticket is not None]
         again = [item.envelope.id for item in batch if item.again]
         marks = [mark_of(lane.queue, identity) for identity in again]

@@ -55,7 +55,7 @@ def _number(message: Message) -> int:
 
 
 async def _last(link: Link) -> int | None:
-    """Give the number of the last record, none if there is none."""
+    """Return the number of the last record, none if there is none."""
     last: list[int] = []
     came = asyncio.Event()
 

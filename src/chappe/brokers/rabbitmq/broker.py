@@ -18,13 +18,13 @@ from chappe.brokers.rabbitmq.consuming import RabbitConsumer, Ways
 from chappe.brokers.rabbitmq.control import Control, Held, Part, Question
 from chappe.brokers.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
 from chappe.brokers.rabbitmq.endings import is_kept, marks_in
-from chappe.brokers.rabbitmq.hazards import hazards
 from chappe.brokers.rabbitmq.kept import Kept
 from chappe.brokers.rabbitmq.lane import Said
 from chappe.brokers.rabbitmq.lanes import lanes_of
 from chappe.brokers.rabbitmq.link import Link
 from chappe.brokers.rabbitmq.outlet import Outlet, outgoing, raise_if_refused
-from chappe.brokers.rabbitmq.properties import refuse_unsayable
+from chappe.brokers.rabbitmq.preflight import preflight
+from chappe.brokers.rabbitmq.properties import refuse_unencodable
 from chappe.brokers.rabbitmq.relay import Relay
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
 from chappe.messages.envelope import Publication, Receipt
@@ -105,7 +105,7 @@ class RabbitBroker:
         if not publications:
             return []
         if any(is_kept(p) for p in publications):
-            refuse_unsayable(publications)
+            refuse_unencodable(publications)
             receipts, tickets = await self._kept.publish(publications)
             await self._relay.send(tickets)
             if any(p.delay > 0 for p in publications):
@@ -282,15 +282,15 @@ class RabbitBroker:
         rows = await self._kept.peek(queue, state, limit)
         return [Delivery(place, queue, attempt + 1, envelope) for place, attempt, envelope in rows]
 
-    async def hazards(self) -> list[Finding]:
+    async def preflight(self) -> list[Finding]:
         """Look at RabbitMQ and at the store beside it."""
         link = await Link.open(self.address, name="chappe doctor", deadline=self._deadline)
         try:
             lanes = {queue: await self._kept.lanes(queue) for queue in await self._kept.queues()}
-            found = [finding async for finding in hazards(link, self.address, lanes, self._deadline)]
+            found = [finding async for finding in preflight(link, self.address, lanes, self._deadline)]
         finally:
             await link.close()
-        return [*found, *await self._kept.hazards()]
+        return [*found, *await self._kept.preflight()]
 
     # --- the archive
 
@@ -309,7 +309,7 @@ class RabbitBroker:
 
 
 def _depth(queue: str, counts: Mapping[str, Counts], waiting: Mapping[str, int], held: Sequence[Held]) -> Depth:
-    """Give the counts of a queue from what the store, RabbitMQ and the sessions say of it."""
+    """Return the counts of a queue from what the store, RabbitMQ and the sessions say of it."""
     stored, here = counts[queue], _sum([h.queues[queue] for h in held if queue in h.queues])
     tickets = stored.tickets + stored.lost - here.tickets  # of the messages that wait in RabbitMQ
     plain = max(0, waiting[queue] - tickets + here.waiting)

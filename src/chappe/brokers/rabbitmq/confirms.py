@@ -15,7 +15,7 @@ class Properties(Protocol):
     message_id: Any
 
     def encode(self) -> list[bytes]:
-        """Give the pieces that go over the wire."""
+        """Return the pieces that go over the wire."""
         ...
 
 

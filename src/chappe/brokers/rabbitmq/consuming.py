@@ -147,7 +147,7 @@ class RabbitConsumer:
             self._rest()
 
     def _rest(self) -> None:
-        """Give back soon what comes while nobody waits."""
+        """Return soon what comes while nobody waits."""
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
@@ -383,7 +383,7 @@ class RabbitConsumer:
         return refusals
 
     async def _return(self, back: Sequence[Item]) -> None:
-        """Give messages back to their places; if nobody waits here they must not come here again, only to lose their places later."""
+        """Return messages back to their places; if nobody waits here they must not come here again, only to lose their places later."""
         try:
             if back and not self._waiting:
                 await self._release()
@@ -418,13 +418,13 @@ class RabbitConsumer:
     # --- giving back
 
     async def _release(self) -> None:
-        """Give back to others what was pushed while nobody here waited, and have nothing more pushed."""
+        """Return to others what was pushed while nobody here waited, and have nothing more pushed."""
         async with self._subscriptions.changing:
             if not self._waiting:
                 await self._let_go([lane for lane in self._subscriptions.all() if lane.used < lane.credit or lane.ready or lane.incoming])
 
     async def let_go(self, queue: str) -> None:
-        """Give back what waits here of a queue: somebody wants to see or delete all of it."""
+        """Return what waits here of a queue: somebody wants to see or delete all of it."""
         async with self._subscriptions.changing:
             await self._let_go(self._subscriptions.lanes.get(queue, []))
         self._arrived.set()  # who waits asks for it again
@@ -496,7 +496,7 @@ class RabbitConsumer:
             await self._outbox.lose(lent)
 
     async def close(self) -> None:
-        """Give back what is out, at once and without counting an attempt."""
+        """Return what is out, at once and without counting an attempt."""
         self._closed = True
         self.stop()
         for timer in self._later.values():

@@ -70,7 +70,7 @@ class Control:
         self._keeping = False
 
     async def link(self) -> Link:
-        """Give the connection, on which others are heard. Raises `BrokerUnavailable`."""
+        """Return the connection, on which others are heard. Raises `BrokerUnavailable`."""
         if self._link is None or self._link.ended.done():
             async with self._opening:
                 if self._link is None or self._link.ended.done():
@@ -108,7 +108,7 @@ class Control:
                 return
 
     async def ask(self, question: Question, sessions: Collection[int]) -> list[Held]:
-        """Give the answers of these sessions; who is frozen answers nothing."""
+        """Return the answers of these sessions; who is frozen answers nothing."""
         if not sessions:
             return []
         link = await self.link()

@@ -43,11 +43,11 @@ class Declared:
         self._queues.pop(queue, None)
 
     def all(self) -> Topology:
-        """Give all of it."""
+        """Return all of it."""
         return Topology(tuple(self._exchanges.values()), tuple(self._queues.values()))
 
     def fragile(self) -> Topology:
-        """Give the exchanges that may be gone and back at any time, and their bindings; those of temporary queues are their consumers'."""
+        """Return exchanges that may be gone and back at any time, and their bindings; those of temporary queues are their consumers'."""
         exchanges = {name: exchange for name, exchange in self._exchanges.items() if not exchange.is_lasting}
         bound = [
             Queue(queue.name, bindings, passive=True)
@@ -58,7 +58,7 @@ class Declared:
         return Topology(tuple(exchanges.values()), tuple(bound)) if bound or lent else Topology()
 
     def type_of(self, queue: str, exchange: str, routing_key: str) -> str:
-        """Give the type of a message that has none: that of its binding, of its queue, or else how it was addressed."""
+        """Return the type of a message that has none: that of its binding, of its queue, or else how it was addressed."""
         known = self._queues.get(queue) or self._temporary.get(queue)
         return (type_of(known, self._exchanges, exchange, routing_key) if known else "") or (routing_key if exchange else queue) or queue
 
@@ -87,7 +87,7 @@ async def declare_again(link: Link, topology: Topology, lanes: Mapping[str, int]
 
 
 def _steps(link: Link, topology: Topology, lanes: Mapping[str, int]) -> Iterator[Coroutine[Any, Any, None]]:
-    """Give what is to be done one after the other when the exchanges exist; queues without lanes were deleted meanwhile."""
+    """Return what is to be done one after the other when the exchanges exist; queues without lanes were deleted meanwhile."""
     archived = [exchange for exchange in topology.exchanges if exchange.archive]
     if archived:
         yield _declare_archive(link, max(exchange.archive for exchange in archived))
@@ -159,7 +159,7 @@ async def _explained(what: str, ours: str, *, passive: bool) -> AsyncGenerator[N
 
 
 def _plain(said: str) -> str:
-    """Give RabbitMQ's words for a value without its quotes."""
+    """Return RabbitMQ's words for a value without its quotes."""
     return re.sub(r"the value '(.*?)' of type '.*?'", r"\1", said).strip("'")
 
 

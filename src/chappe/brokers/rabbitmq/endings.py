@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from chappe.brokers.contract import Ack, Dead, Retry, Settlement
 from chappe.brokers.rabbitmq.lane import Item
-from chappe.brokers.rabbitmq.properties import refuse_unsayable
+from chappe.brokers.rabbitmq.properties import refuse_unencodable
 from chappe.errors import Rejected
 from chappe.messages.envelope import Publication
 from chappe.messages.outbox import Ending
 
 
 def marks_in(tags: Sequence[int]) -> list[int]:
-    """Give the marks of messages by the tags under which they were out."""
+    """Return the marks of messages by the tags under which they were out."""
     return [tag >> 28 for tag in tags]
 
 
@@ -42,7 +42,7 @@ def is_kept(publication: Publication) -> bool:
 def unsayable(settlement: Settlement) -> str:
     """Tell why AMQP cannot carry what a settlement publishes, if it cannot."""
     try:
-        refuse_unsayable(settlement.then if isinstance(settlement, Ack) else ())
+        refuse_unencodable(settlement.then if isinstance(settlement, Ack) else ())
     except Rejected as error:
         return str(error)
     return ""

@@ -18,7 +18,7 @@ _LENGTHS: Final = [bytes((length,)) for length in range(_SHORT + 1)]
 
 
 def short(text: str) -> bytes:
-    """Give a short string. Raises `ValueError` for one of more than 255 bytes, or with what is no UTF-8."""
+    """Return a short string. Raises `ValueError` for one of more than 255 bytes, or with what is no UTF-8."""
     encoded = text.encode()
     if len(encoded) > _SHORT:
         raise ValueError(f"{text[:60]!r}… has {len(encoded)} bytes; AMQP carries at most {_SHORT}")
@@ -26,7 +26,7 @@ def short(text: str) -> bytes:
 
 
 def publication(channel: int, exchange: str, routing_key: str, body: bytes, properties: bytes, *, mandatory: bool, most: int) -> bytes:
-    """Give the frames of a message, of at most so many bytes each. Raises `ValueError` for an address that is too long."""
+    """Return the frames of a message, of at most so many bytes each. Raises `ValueError` for an address that is too long."""
     length = len(body)
     start = _publish(channel, exchange, routing_key, mandatory)
     header = _HEADER.pack(_HEADER_FRAME, channel, len(properties) + 12, _BASIC, 0, length)

@@ -19,11 +19,11 @@ class Kept(Outbox, Protocol):
         ...
 
     async def lanes(self, queue: str, *, fresh: bool = False) -> int:
-        """Give the lanes of a declared queue, or raise `NotFound`; `fresh` looks at what others declared meanwhile."""
+        """Return the lanes of a declared queue, or raise `NotFound`; `fresh` looks at what others declared meanwhile."""
         ...
 
     async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> Sequence[str]:
-        """Give the queues that take this routing key, or raise `Unroutable`."""
+        """Return the queues that take this routing key, or raise `Unroutable`."""
         ...
 
     async def blame(self, marks: Sequence[int]) -> None:
@@ -35,7 +35,7 @@ class Kept(Outbox, Protocol):
         ...
 
     async def unsent(self) -> list[Ticket]:
-        """Give tickets that were not seen confirmed for a while."""
+        """Return tickets that were not seen confirmed for a while."""
         ...
 
     async def prune(self) -> None:
@@ -67,11 +67,11 @@ class Kept(Outbox, Protocol):
         ...
 
     async def session(self) -> int:
-        """Give the number of this session."""
+        """Return the number of this session."""
         ...
 
     async def consumers(self) -> Sequence[int]:
-        """Give the sessions that live and consume."""
+        """Return the sessions that live and consume."""
         ...
 
     async def consume(self) -> None:
@@ -79,9 +79,9 @@ class Kept(Outbox, Protocol):
         ...
 
     async def queues(self) -> Sequence[str]:
-        """Give the queues that were declared."""
+        """Return the queues that were declared."""
         ...
 
-    async def hazards(self) -> list[Finding]:
-        """See `Broker.hazards`."""
+    async def preflight(self) -> list[Finding]:
+        """See `Broker.preflight`."""
         ...

@@ -37,7 +37,7 @@ class Item:
     said: set[Said] | None = None  # few messages publish anything
 
     def noted(self) -> set[Said]:
-        """Give the note of what was published already, to be continued."""
+        """Return the note of what was published already, to be continued."""
         if self.said is None:
             self.said = set()
         return self.said
@@ -74,7 +74,7 @@ class Lane:
         return self.subscription is None or free < (need if need <= _EXACT else need // 2)
 
     def begin(self, credit: int) -> int:
-        """Prepare for a new subscription and give its number; what came by an earlier one does not count against it."""
+        """Prepare for a new subscription and return its number; what came by an earlier one does not count against it."""
         self.subscription, self.credit, self.used = None, credit, 0
         self.generation += 1
         return self.generation
@@ -99,5 +99,5 @@ async def admitted(lanes: Sequence[Lane]) -> None:
 
 
 def credit_for(need: int) -> int:
-    """Give how much may be pushed for so many that are asked for: with many there is always something on its way."""
+    """Return how much may be pushed for so many that are asked for: with many there is always something on its way."""
     return need if need <= _EXACT else need + need // 2

@@ -19,10 +19,10 @@ QUORUM: Final[dict[str, Any]] = {"x-queue-type": "quorum", "x-overflow": "reject
 
 
 def lane_of(queue: str, priority: int) -> str:
-    """Give the AMQP queue for a priority."""
+    """Return the AMQP queue for a priority."""
     return queue + _SUFFIXES[HIGH if priority > 0 else LOW if priority < 0 else 0]
 
 
 def lanes_of(queue: str, lanes: int) -> dict[str, int]:
-    """Give the AMQP queues of a queue, larger priorities first, each with the sign of its priorities."""
+    """Return the AMQP queues of a queue, larger priorities first, each with the sign of its priorities."""
     return {queue + suffix: _SIGNS[lane] for lane, suffix in _SUFFIXES.items() if lane == 0 or lanes & lane}

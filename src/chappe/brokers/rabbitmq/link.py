@@ -46,7 +46,7 @@ class _Consumer(Struct, frozen=True):
         self.lend(Message(tag, again, _text(method.exchange), _text(method.routing_key), properties, body))
 
     def lend(self, message: Message) -> None:
-        """Give a message on."""
+        """Return a message on."""
         try:
             self.on_message(message)
         except Exception:  # it is the caller's; the frames behind it must be read all the same
@@ -157,7 +157,7 @@ class Link:
         passive: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> tuple[str, int, int]:
-        """Make a queue exist, or only look (`passive`), and give its name, the messages that are ready and its consumers.
+        """Make a queue exist, or only look (`passive`), and return its name, the messages that are ready and its consumers.
 
         Raises `TopologyConflict` if it is another, `NotFound` if it is missing.
         """
@@ -191,14 +191,14 @@ class Link:
         )
 
     async def delete(self, queue: str) -> int:
-        """Delete a queue, and give how many messages went with it; none if there is no such queue."""
+        """Delete a queue, and return how many messages went with it; none if there is no such queue."""
         deleted = await self._declare(
             f'delete the queue "{queue}"', lambda channel, answer: channel.queue_delete(queue, callback=answer), harmless=False
         )
         return deleted.message_count
 
     async def purge(self, queue: str) -> int:
-        """Delete the messages of a queue that are ready, and give how many; raises `NotFound`."""
+        """Delete the messages of a queue that are ready, and return how many; raises `NotFound`."""
         purged = await self._declare(
             f'purge the queue "{queue}"', lambda channel, answer: channel.queue_purge(queue, answer), harmless=False
         )
@@ -286,7 +286,7 @@ class Link:
         arguments: Mapping[str, Any] | None = None,
         on_cancelled: Callable[[], None],
     ) -> str:
-        """Have messages lent to a callback, maybe before this returns, and give the consumer's tag; raises `NotFound`.
+        """Have messages lent to a callback, maybe before this returns, and return the consumer's tag; raises `NotFound`.
 
         `on_cancelled` is called when RabbitMQ ends the consumer, as when the queue is deleted; nothing is called when the link ends.
         Another refusal, as of `exclusive`, ends the link.
@@ -324,7 +324,7 @@ class Link:
         self._channel.basic_ack(tag, multiple)
 
     def nack(self, tag: int, *, multiple: bool = False, requeue: bool = True) -> None:
-        """Give a message back, or all up to it, or have them dead-lettered; a tag that is not out ends the link."""
+        """Return a message back, or all up to it, or have them dead-lettered; a tag that is not out ends the link."""
         self._questions.check()
         self._channel.basic_nack(tag, multiple, requeue)
 

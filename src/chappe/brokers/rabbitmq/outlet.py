@@ -22,7 +22,7 @@ _PATIENCE: Final = 0.05  # seconds between two tries to reach a queue that Rabbi
 
 
 def outgoing(p: Publication) -> Outgoing:
-    """Give the message for a publication. Raises `Rejected` for what AMQP cannot carry."""
+    """Return the message for a publication. Raises `Rejected` for what AMQP cannot carry."""
     return Outgoing(p.exchange, p.routing_key, p.envelope.body, properties_of(p.envelope))
 
 
@@ -42,7 +42,7 @@ class Outlet:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def link(self, until: float) -> Link:
-        """Give the connection, by that time of the loop. Raises `BrokerUnavailable`."""
+        """Return the connection, by that time of the loop. Raises `BrokerUnavailable`."""
         link = self._link
         if link is not None and not self._is_spent(link):
             return link

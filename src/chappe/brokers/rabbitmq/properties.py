@@ -53,12 +53,12 @@ class Written:
         self.encoded = encoded
 
     def encode(self) -> list[bytes]:
-        """Give the pieces, as pika's own properties do."""
+        """Return the pieces, as pika's own properties do."""
         return [self.encoded]
 
 
 def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> Written:
-    """Give the properties of a message; `ours` are headers of Chappe's own. Raises `Rejected` for what AMQP cannot carry."""
+    """Return the properties of a message; `ours` are headers of Chappe's own. Raises `Rejected` for what AMQP cannot carry."""
     flags, correlation_id, reply_to = _USUAL, envelope.correlation_id, envelope.reply_to
     try:
         stamp, now = repr(envelope.timestamp).encode(), repr(time.time()).encode()
@@ -82,7 +82,7 @@ def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> W
     return Written(envelope.id, encoded)
 
 
-def refuse_unsayable(publications: Sequence[Publication]) -> None:
+def refuse_unencodable(publications: Sequence[Publication]) -> None:
     """Raise `Rejected` for what AMQP cannot carry: what is stored must be sayable later."""
     for publication in publications:
         properties_of(publication.envelope)
@@ -99,7 +99,7 @@ _PUBLISHED_AT: Final = short(_PUBLISHED) + _TEXT
 
 
 def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:
-    """Give the envelope of a message that anybody may have published; `fallback` is its type if it has none.
+    """Return the envelope of a message that anybody may have published; `fallback` is its type if it has none.
 
     One without an id is known by what is in it, so that it is the same when it comes again: twins count each other's attempts.
     """
@@ -122,19 +122,19 @@ def _digest(properties: Any, body: bytes) -> str:
 
 
 def ticket_in(headers: Mapping[str, Any]) -> str | None:
-    """Give the ticket that a message is, if it is one; what only looks like one is a message like others."""
+    """Return the ticket that a message is, if it is one; what only looks like one is a message like others."""
     ticket = headers.get(TICKET)
     return ticket if isinstance(ticket, str) and ticket.partition(":")[0].isascii() and ticket.partition(":")[0].isdigit() else None
 
 
 def published_at(properties: Any) -> float:
-    """Give when a message was published, as far as is known."""
+    """Return when a message was published, as far as is known."""
     headers: Mapping[str, Any] = properties.headers or {}
     return _exact(headers, _PUBLISHED, properties)
 
 
 def _exact(headers: Mapping[str, Any], name: str, properties: Any) -> float:
-    """Give a time to the microsecond, if it was one of ours who wrote it."""
+    """Return a time to the microsecond, if it was one of ours who wrote it."""
     try:
         return float(headers[name])
     except (KeyError, TypeError, ValueError):

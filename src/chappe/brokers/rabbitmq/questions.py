@@ -26,7 +26,7 @@ class Question:
         self.harmless = True
 
     def unanswered(self, why: str) -> BrokerError:
-        """Give the error for who asked."""
+        """Return the error for who asked."""
         return BrokerUnavailable(why) if self.harmless else Unconfirmed(f"{why}; it may be done or not")
 
 
@@ -64,7 +64,7 @@ class Questions:
 
     @asynccontextmanager
     async def bounded(self, what: str) -> AsyncGenerator[Question]:
-        """Give a question, and the error of that for what takes longer than the deadline, or than the connection lasts."""
+        """Return a question, and the error of that for what takes longer than the deadline, or than the connection lasts."""
         self.check()
         question = Question()
         try:
@@ -78,7 +78,7 @@ class Questions:
             raise BrokerError(f"RabbitMQ cannot be asked to {what}: {error!r}") from None
 
     async def answer(self, say: Callable[[Answer], object], channel: Channel | None = None) -> Any:
-        """Say something that takes an `Answer`, and give the method that RabbitMQ answers with."""
+        """Say something that takes an `Answer`, and return the method that RabbitMQ answers with."""
         self.check()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[future] = channel

@@ -49,7 +49,7 @@ class NotRead(Exception):
 
 
 def complete(data: bytes, start: int) -> int:
-    """Give where the frame that begins here ends, or 0 if its end has not come yet."""
+    """Return where the frame that begins here ends, or 0 if its end has not come yet."""
     if len(data) - start < _AROUND:
         return 0
     end = start + _AROUND + _FRAME.unpack_from(data, start)[2]
@@ -62,7 +62,7 @@ def is_delivery(data: bytes, start: int) -> bool:
 
 
 def confirmation(data: bytes, start: int) -> tuple[int, bool] | None:
-    """Give the tag of a confirmation, and whether it is for all up to it; nothing if the frame is another one."""
+    """Return the tag of a confirmation, and whether it is for all up to it; nothing if the frame is another one."""
     if data[start] != 1 or not data.startswith(_ACK, start + 7):
         return None
     tag, bits = _TAG.unpack_from(data, start + 11)
@@ -70,7 +70,7 @@ def confirmation(data: bytes, start: int) -> tuple[int, bool] | None:
 
 
 def delivery(data: bytes, start: int, end: int) -> tuple[int, str, Message] | None:
-    """Give where the delivery ends whose first frame is here, its consumer's tag and the message; nothing if it has not come as a whole.
+    """Return where the delivery ends whose first frame is here, its consumer's tag and the message; nothing if it has not come as a whole.
 
     Raises `NotRead`.
     """
@@ -177,5 +177,5 @@ def _table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
 
 @lru_cache(maxsize=4096)
 def _word(said: bytes) -> str:
-    """Give a name that comes again and again."""
+    """Return a name that comes again and again."""
     return said.decode()

@@ -203,7 +203,7 @@ def _which(ticket: Ticket) -> tuple[int, int]:
 
 
 def _ticket(ticket: Ticket) -> Outgoing:
-    """Give the message that stands for a copy; through an exchange it is the message itself, for other programs."""
+    """Return the message that stands for a copy; through an exchange it is the message itself, for other programs."""
     if ticket.exchange:
         marks: Mapping[str, str] = {COPIES: "1"} if ticket.only_copies else {TICKET: f"{ticket.number}:{uuid4().hex}"}
         return Outgoing(ticket.exchange, ticket.routing_key, ticket.envelope.body, properties_of(ticket.envelope, marks))

@@ -61,7 +61,7 @@ class Subscriptions:
         self._closed = False
 
     def all(self) -> list[Lane]:
-        """Give the lanes of all queues."""
+        """Return the lanes of all queues."""
         return [lane for lanes in self.lanes.values() for lane in lanes]
 
     def open_lane(self, queue: str, lanes: int) -> None:
@@ -147,7 +147,7 @@ class Subscriptions:
         return [lane for lane in self.all() if lane.is_short(share) and not lane.is_away(now)]
 
     def _share(self, wanted: int) -> int:
-        """Give how much of what is asked for each queue should have on its way: with many queues, each has a part of it."""
+        """Return how much of what is asked for each queue should have on its way: with many queues, each has a part of it."""
         return wanted if len(self.lanes) <= _FEW else max(1, _FEW * wanted // len(self.lanes))
 
     async def _subscribe(self, link: Link, lane: Lane, wanted: int) -> None:

@@ -64,7 +64,7 @@ class Database:
         return f"postgresql://{known.get('host') or 'localhost'}:{known.get('port') or 5432}/{known.get('dbname') or ''}"
 
     def parameters(self) -> dict[str, Any]:
-        """Give how connections are to be opened: none waits longer than the deadline for the server."""
+        """Return how connections are to be opened: none waits longer than the deadline for the server."""
         milliseconds = max(1, int(self.deadline * 1000))
         return {
             "autocommit": True,
@@ -128,7 +128,7 @@ class Database:
     async def once(
         self, statement: LiteralString, values: Mapping[str, Any] | Sequence[Any], *, repeatable: bool
     ) -> tuple[Any, ...] | None:
-        """Execute one statement, which is a transaction of its own, and give its first row; see `run` for what is raised.
+        """Execute one statement, which is a transaction of its own, and return its first row; see `run` for what is raised.
 
         `repeatable` says that it may be said again where nobody knows whether it was done.
         """

@@ -141,7 +141,7 @@ class Endings:
         return Ended()
 
     async def _pending_again(self, cursor: Cursor, queue: int, row: Row) -> int | None:
-        """Give a version if others may be merged into what comes back, because nobody can have begun it."""
+        """Return a version if others may be merged into what comes back, because nobody can have begun it."""
         if not row.flags & MERGES or row.flags & RETURNED:
             return None
         await cursor.execute("select 1 from message where queue = %s and key = %s and pending", (queue, row.key))
@@ -197,7 +197,7 @@ class Endings:
         await cursor.execute("delete from failure where queue = %s and message_id = %s", (queue, message_id))
 
     async def _free_key(self, cursor: Cursor, name: str, queue: int, row: Row) -> list[Ticket]:
-        """Give the turn of a key to the next in line, and the ticket for it if none waits in the broker."""
+        """Return the turn of a key to the next in line, and the ticket for it if none waits in the broker."""
         if row.key is None:
             return []
         await cursor.execute("delete from held where queue = %s and key = %s and number = %s", (queue, row.key, row.number))
@@ -213,5 +213,5 @@ class Endings:
 
 
 def _last_line(error: str) -> str:
-    """Give what a traceback says: those who ask for a result need not see our source."""
+    """Return what a traceback says: those who ask for a result need not see our source."""
     return error.strip().rsplit("\n", 1)[-1]

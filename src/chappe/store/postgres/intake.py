@@ -167,7 +167,7 @@ class Intake:
         return None if row is None else pending_of(*row)
 
     async def _follow(self, cursor: Cursor, p: Publication, options: Options, message_id: str, queue: Known) -> None:
-        """Give those that were merged the state and the keys of the message that they are now part of."""
+        """Return those that were merged the state and the keys of the message that they are now part of."""
         for merged in options.merged_ids:
             await self._remember(cursor, options, merged)
             if options.tracked and merged != message_id:
@@ -178,7 +178,7 @@ class Intake:
                 )
 
     async def _taken(self, cursor: Cursor, options: Options, fingerprints: dict[str, str | None]) -> str | None:
-        """Give the message that has one of the keys already. Raises `KeyReused`."""
+        """Return the message that has one of the keys already. Raises `KeyReused`."""
         if options.idempotency_key is not None:
             await cursor.execute(
                 "select message_id, fingerprint from idempotency where name = %s and until > now_seconds()", (options.idempotency_key,)
@@ -224,7 +224,7 @@ def _row(
 
 
 def pending_of(message_id: str, version: int, envelope: bytes) -> Receipt:
-    """Give the receipt that shows what is pending."""
+    """Return the receipt that shows what is pending."""
     return Receipt(message_id, "pending", version, decode(envelope))
 
 
@@ -235,7 +235,7 @@ def _tickets(p: Publication, number: int, queues: Sequence[Known]) -> list[Ticke
 def tickets_of(
     number: int, exchange: str, routing_key: str, priority: int, envelope: Envelope, queues: Sequence[str], sending: int = 0
 ) -> list[Ticket]:
-    """Give the tickets of a publication's first way: through its exchange, and by the lanes of its queues where the exchange has none."""
+    """Return the tickets of a publication's first way: through its exchange, and by the lanes of its queues where the exchange has none."""
     if not exchange:
         return [Ticket(number, "", name, priority, envelope, sending) for name in queues]
     lanes = [Ticket(number, "", name, priority, envelope, sending) for name in queues if priority]

@@ -12,10 +12,10 @@ from chappe.messages.topology import Topology
 from chappe.store.postgres.contents import Contents
 from chappe.store.postgres.database import Cursor, Database
 from chappe.store.postgres.ending import Endings
-from chappe.store.postgres.hazards import hazards
 from chappe.store.postgres.intake import Intake
 from chappe.store.postgres.lending import Lending
 from chappe.store.postgres.lone import Lone
+from chappe.store.postgres.preflight import preflight
 from chappe.store.postgres.presence import LIVES, Presence
 from chappe.store.postgres.routes import Routes
 from chappe.store.postgres.tickets import Tickets
@@ -90,8 +90,8 @@ class Kept:
         await self._database.run(self._routes.refresh, writes=False)
         return list(self._routes.queues)
 
-    async def hazards(self) -> list[Finding]:
-        return await hazards(self._database)
+    async def preflight(self) -> list[Finding]:
+        return await preflight(self._database)
 
     async def session(self) -> int:
         return await self._presence.number()

@@ -62,7 +62,7 @@ class Lending:
         return await self._database.run(work)
 
     async def _first(self, cursor: Cursor, queue: int, sign: int, tickets: Sequence[Presented]) -> list[Row | None]:
-        """Give for each ticket what it lent before, or else the first copies of this sign: there are as many as tickets."""
+        """Return for each ticket what it lent before, or else the first copies of this sign: there are as many as tickets."""
         await cursor.execute("select pg_advisory_xact_lock(%s, %s)", (queue, sign))  # two who look at once would find the same
         await cursor.execute(
             "select " + COPY + " from message where queue = %s and state = 2 and ticket = any(%s) for update",
@@ -89,7 +89,7 @@ class Lending:
             await cursor.execute("insert into held values (%s, %s, %s) on conflict do nothing", (queue, row.key, row.number))
 
     async def _turns(self, cursor: Cursor, queue: int, keys: set[str]) -> dict[str, int]:
-        """Give for each key the number of the copy that may run, or runs."""
+        """Return for each key the number of the copy that may run, or runs."""
         if not keys:
             return {}
         wanted = sorted(keys)

@@ -67,7 +67,7 @@ class Lone:
         return await self._first(p, options, queue)
 
     def _queue(self, p: Publication) -> Known | None:
-        """Give the one queue that takes it, if it is known, and nothing must be opened for it."""
+        """Return the one queue that takes it, if it is known, and nothing must be opened for it."""
         try:
             taken = self._routes.takers(p.exchange, p.routing_key)
         except ChappeError:  # the long way asks anew, and says it

@@ -43,7 +43,7 @@ class Presence:
         self._hearing: asyncio.Task[None] | None = None
 
     async def number(self) -> int:
-        """Give the number, after entering with the first call. Raises `BrokerUnavailable`."""
+        """Return the number, after entering with the first call. Raises `BrokerUnavailable`."""
         if self._number is None:
             async with self._entering:
                 if self._number is None:
@@ -78,7 +78,7 @@ class Presence:
         return connection
 
     async def _register(self, connection: Connection) -> int:
-        """Show on a connection that this session lives, and give its number."""
+        """Show on a connection that this session lives, and return its number."""
         if self._number is None:
             row = await (await connection.execute("select nextval('session_number')")).fetchone()
             assert row is not None

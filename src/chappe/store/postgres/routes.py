@@ -55,19 +55,19 @@ class Routes:
         self.version = -1
 
     def queue(self, name: str) -> Known:
-        """Give a declared queue, or raise `NotFound` with the names that are known."""
+        """Return a declared queue, or raise `NotFound` with the names that are known."""
         found = self.queues.get(name)
         if found is None:
             raise NotFound(f'queue "{name}" is not declared; declared are: {", ".join(sorted(self.queues)) or "none"}')
         return found
 
     async def number(self, cursor: Cursor, name: str) -> int:
-        """Give the number of a queue as it is declared now. Raises `NotFound`."""
+        """Return the number of a queue as it is declared now. Raises `NotFound`."""
         await self.refresh(cursor)
         return self.queue(name).id
 
     def takers(self, exchange: str, routing_key: str) -> list[Known]:
-        """Give the queues that take this routing key, or raise `Unroutable`."""
+        """Return the queues that take this routing key, or raise `Unroutable`."""
         found = self._cache.get((exchange, routing_key))
         if found is None:
             found = [self.queues[name] for name in takers(self.exchanges, self._bindings, exchange, routing_key)]

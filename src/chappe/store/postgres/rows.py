@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 async def rows_of(cursor: Cursor, queue: int, numbers: Sequence[int]) -> dict[int, Row]:
-    """Give copies by their numbers, and have nobody else change them until this transaction ends."""
+    """Return copies by their numbers, and have nobody else change them until this transaction ends."""
     await cursor.execute(
         "select " + COPY + " from message where queue = %s and number = any(%s) order by place for update", (queue, list(numbers))
     )

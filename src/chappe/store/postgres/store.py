@@ -12,14 +12,14 @@ import msgspec
 from chappe.errors import NotFound
 from chappe.messages.envelope import Envelope, Publication, Receipt
 from chappe.messages.outbox import Ticket
-from chappe.store.contract import Carried, Letter, Merge, Record, State
-from chappe.store.postgres.carrying import Carrying
+from chappe.store.contract import Exported, Letter, Merge, Record, State
 from chappe.store.postgres.database import Cursor, Database
 from chappe.store.postgres.intake import Intake
 from chappe.store.postgres.kept import Kept
 from chappe.store.postgres.letters import Letters
 from chappe.store.postgres.presence import ALIVE, LIVES, Presence
 from chappe.store.postgres.routes import Routes
+from chappe.store.postgres.transfer import Transfer
 
 _BEGIN: Final = "insert into schedule values (%s, %s) on conflict (name) do nothing"
 _FIRE: Final = """
@@ -90,7 +90,7 @@ class PostgresStore:
         self.kept = Kept(self.database, self.routes, self.presence)
         self._intake = Intake(self.routes)
         self._letters = Letters(self.database, self.routes)
-        self._carrying = Carrying(self.database, self.routes, self.presence)
+        self._transfer = Transfer(self.database, self.routes, self.presence)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self.send: Send = _nowhere
         self.look: Look
@@ -265,14 +265,14 @@ class PostgresStore:
 
     # --- what is moved
 
-    async def carried(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Carried]:
-        return await self._carrying.carried(queue, state, after, later, limit)
+    async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
+        return await self._transfer.export_messages(queue, state, after, later, limit)
 
-    async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
-        return await self._carrying.withdraw(queue, places)
+    async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
+        return await self._transfer.delete_delayed(queue, places)
 
-    async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
-        return await self._carrying.bury(queue, letters)
+    async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
+        return await self._transfer.import_letters(queue, letters)
 
     # --- the archive, and what an operator asks
 

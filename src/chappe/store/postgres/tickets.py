@@ -66,7 +66,7 @@ class Tickets:
         return await self._database.run(work)
 
     async def unsent(self) -> list[Ticket]:
-        """Give tickets that were not seen confirmed for a while: who was to send them may be gone."""
+        """Return tickets that were not seen confirmed for a while: who was to send them may be gone."""
 
         async def work(cursor: Cursor) -> list[Ticket]:
             await self._routes.refresh(cursor)

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from chappe.engine.ledger import BURY, Ledger
+from chappe.engine.ledger import INSERT_DEAD, Ledger
 from chappe.engine.purge import forget
 from chappe.engine.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engine.seal import seal, unseal_or_stand_in
-from chappe.engine.wire import Buried
+from chappe.engine.wire import ImportedLetter
 
 _MORE = """(select name from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1),
     (select until from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1), envelope"""
@@ -31,13 +31,13 @@ _DEAD = (
 MOVED = "moved to another engine"
 
 
-class Carrying:
+class Transfer:
     """The carrying of messages out of one file, and of dead letters into it."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def carried(self, session: Session, queue: str, state: str, after: int, later: float, limit: int) -> list[Any]:
+    def export_messages(self, session: Session, queue: str, state: str, after: int, later: float, limit: int) -> list[Any]:
         """Show what is delayed for longer than `later` seconds, dead with a number above `after`, or running at this session."""
         ledger = self._ledger
         found = ledger.routes.queue(queue)
@@ -50,8 +50,8 @@ class Carrying:
         rows = [ledger.db.execute(_RUNNING, (found.id, claim.rank, claim.id)).fetchone() for claim in mine]
         return [self._shown(row) for row in rows if row]
 
-    def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
-        """Delete those that are still delayed, and give which."""
+    def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
+        """Delete those that are still delayed, and return which."""
         ledger = self._ledger
         found = ledger.routes.queue(queue)
         ledger.write()
@@ -63,7 +63,7 @@ class Carrying:
         ledger.touch(found)
         return [row[0] for row in gone]
 
-    def bury(self, letters: Sequence[Buried]) -> int:
+    def import_letters(self, letters: Sequence[ImportedLetter]) -> int:
         """Store dead letters of another engine, without those that are there, and say how many."""
         ledger = self._ledger
         ledger.write()
@@ -74,7 +74,7 @@ class Carrying:
             if ledger.db.execute(known, (queue.id, letter.message_id, letter.died_at)).fetchone():
                 continue
             ledger.db.execute(
-                BURY,
+                INSERT_DEAD,
                 (queue.id, -letter.priority, letter.message_id, letter.attempts, 0, letter.key, letter.reason, letter.error, letter.died_at,
                  bytes(letter.history), seal(bytes(letter.envelope))),
             )  # fmt: skip

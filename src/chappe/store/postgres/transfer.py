@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
-from chappe.store.contract import Carried
+from chappe.store.contract import Exported
 from chappe.store.postgres.contents import FORGET
 from chappe.store.postgres.database import Cursor, Database
 from chappe.store.postgres.envelopes import decode, decode_history, encode
@@ -48,7 +48,7 @@ _BURY: Final = """
 """
 
 
-class Carrying:
+class Transfer:
     """The carrying of copies and dead letters, for one session."""
 
     def __init__(self, database: Database, routes: Routes, presence: Presence) -> None:
@@ -56,10 +56,10 @@ class Carrying:
         self._routes = routes
         self._presence = presence
 
-    async def carried(self, queue: str, state: str, after: int, later: float, limit: int) -> list[Carried]:
+    async def export_messages(self, queue: str, state: str, after: int, later: float, limit: int) -> list[Exported]:
         session = await self._presence.number()
 
-        async def work(cursor: Cursor) -> list[Carried]:
+        async def work(cursor: Cursor) -> list[Exported]:
             await self._routes.refresh(cursor)
             identity = self._routes.queue(queue).id
             if state == "delayed":
@@ -72,7 +72,7 @@ class Carrying:
 
         return await self._database.run(work, writes=False)
 
-    async def withdraw(self, queue: str, places: Sequence[int]) -> list[int]:
+    async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
         async def work(cursor: Cursor) -> list[int]:
             await self._routes.refresh(cursor)
             await cursor.execute(
@@ -82,7 +82,7 @@ class Carrying:
 
         return await self._database.run(work)
 
-    async def bury(self, queue: str, letters: Sequence[Carried]) -> int:
+    async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
         async def work(cursor: Cursor) -> int:
             await self._routes.refresh(cursor)
             known, count = self._routes.queue(queue), 0
@@ -108,10 +108,10 @@ class Carrying:
         return await self._database.run(work)
 
 
-def _shown(row: tuple[Any, ...]) -> Carried:
+def _shown(row: tuple[Any, ...]) -> Exported:
     place, envelope, attempt, rank, delay, key, flags, unique, lasts, *letter = row
     told = (*letter[:3], decode_history(letter[3])) if letter else None
     left = None if delay is None else max(0.0, float(delay))
-    return Carried(
+    return Exported(
         place, decode(envelope), attempt, -rank, left, key, bool(flags & MERGES), unique, lasts, bool(flags & TRACKED), told
     )  # fmt: skip

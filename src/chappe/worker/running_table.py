@@ -1,4 +1,4 @@
-"""Which messages are running, in memory that outlives this process by a moment; `chappe.engine.tables` reads it.
+"""Which messages are running, in memory that outlives this process by a moment; `chappe.engine.running_tables` reads it.
 
 The table costs one store for each start and end. When the process is killed, the engine reads it and blames
 only messages that had started, never those that merely waited in the same prefetch.
@@ -28,13 +28,13 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-class StartedTable:
+class RunningTable:
     """The last heartbeat, then one tag for each slot, zero where nothing runs; it is locked for as long as this process lives."""
 
     def __init__(self, folder: Path, slots: int) -> None:
         """Make the file, readable by this user only."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = folder / f"{os.getpid()}-{os.urandom(4).hex()}.slots"
+        self.path = folder / f"{os.getpid()}-{os.urandom(4).hex()}.running"
         size = _BEAT.size + slots * _TAG.size
         unlocked = self.path.with_suffix(".new")  # a table that is not locked yet must not look like a dead worker's
         handle = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -53,7 +53,7 @@ class StartedTable:
         _TAG.pack_into(self._map, _BEAT.size + slot * _TAG.size, tag)
 
     def running(self, slot: int) -> int:
-        """Give the tag that a slot runs, zero for none."""
+        """Return the tag that a slot runs, zero for none."""
         return int(_TAG.unpack_from(self._map, _BEAT.size + slot * _TAG.size)[0])
 
     def beat(self, now: float) -> None:

@@ -18,8 +18,8 @@ _ASK: Final = """
 """
 
 
-async def hazards(database: Database) -> list[Finding]:
-    """Give what was found, the good too."""
+async def preflight(database: Database) -> list[Finding]:
+    """Return what was found, the good too."""
 
     async def work(cursor: Cursor) -> tuple[Any, ...]:
         await cursor.execute(_ASK)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chappe.engine.tables import is_orphan
-from chappe.worker.slots import StartedTable
+from chappe.engine.running_tables import is_orphan
+from chappe.worker.running_table import RunningTable
 
 
 def tags(path: Path) -> list[int]:
@@ -17,7 +17,7 @@ def tags(path: Path) -> list[int]:
 
 
 def test_what_started_can_be_read_by_another_process_at_once(tmp_path: Path) -> None:
-    table = StartedTable(tmp_path / "slots", 3)
+    table = RunningTable(tmp_path / "slots", 3)
     assert tags(table.path) == [0, 0, 0]
     table.start(0, 11)
     table.start(2, 2**63)
@@ -28,13 +28,13 @@ def test_what_started_can_be_read_by_another_process_at_once(tmp_path: Path) -> 
 
 
 def test_a_table_that_is_closed_in_order_is_gone(tmp_path: Path) -> None:
-    table = StartedTable(tmp_path / "slots", 1)
+    table = RunningTable(tmp_path / "slots", 1)
     table.close()
     assert list((tmp_path / "slots").iterdir()) == []
 
 
 def test_the_file_is_for_this_user_only(tmp_path: Path) -> None:
-    table = StartedTable(tmp_path / "slots", mmap.PAGESIZE)
+    table = RunningTable(tmp_path / "slots", mmap.PAGESIZE)
     assert table.path.stat().st_mode & 0o777 == 0o600
     assert table.path.parent.stat().st_mode & 0o777 == 0o700
     table.close()
@@ -43,8 +43,8 @@ def test_the_file_is_for_this_user_only(tmp_path: Path) -> None:
 WORKER = """
 import os, signal, sys
 from pathlib import Path
-from chappe.worker.slots import StartedTable
-table = StartedTable(Path(sys.argv[1]), 1)
+from chappe.worker.running_table import RunningTable
+table = RunningTable(Path(sys.argv[1]), 1)
 if os.fork() == 0:
     print(os.getpid(), flush=True)
 signal.pause()
@@ -56,7 +56,7 @@ def test_a_killed_worker_leaves_a_table_that_is_an_orphans_though_its_child_live
         assert worker.stdout is not None
         child = int(worker.stdout.readline())
         try:
-            (table,) = tmp_path.glob("*.slots")
+            (table,) = tmp_path.glob("*.running")
             assert not is_orphan(table)
             worker.kill()
             worker.wait()

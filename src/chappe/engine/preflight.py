@@ -112,7 +112,7 @@ def refuse_second_copy(path: Path) -> None:
 
 
 def other_sqlites(maps: str | None = None) -> list[str]:
-    """Give the libraries in this process that hold an SQLite which is not ours."""
+    """Return the libraries in this process that hold an SQLite which is not ours."""
     if maps is None:
         try:
             maps = Path("/proc/self/maps").read_text()

@@ -1,4 +1,4 @@
-"""Reads the tables in which workers note what they run; they are written by `chappe.worker.slots`.
+"""Reads the tables in which workers note what they run; they are written by `chappe.worker.running_table`.
 
 A table is a memory-mapped file beside the database: first the worker's last heartbeat on the machine's monotonic clock, then
 one tag for each slot. It outlives `kill -9`, and costs the worker nothing but a store. Its worker holds a lock on it.
@@ -16,12 +16,12 @@ TAG: Final = struct.Struct("<Q")
 
 
 def folder_of(database: Path) -> Path:
-    """Give the folder of the tables of a database's workers."""
-    return Path(f"{database.resolve()}.slots")
+    """Return the folder of the tables of a database's workers."""
+    return Path(f"{database.resolve()}.running")
 
 
 def started_in(path: Path) -> frozenset[int] | None:
-    """Give the tags that the worker of a table was running; None if there is no table to be read."""
+    """Return the tags that the worker of a table was running; None if there is no table to be read."""
     try:
         table = path.read_bytes()
     except OSError:
@@ -31,7 +31,7 @@ def started_in(path: Path) -> frozenset[int] | None:
 
 
 def last_beat(path: Path) -> float:
-    """Give the monotonic time of the last heartbeat in a table, or 0."""
+    """Return the monotonic time of the last heartbeat in a table, or 0."""
     try:
         with path.open("rb") as table:
             return BEAT.unpack(table.read(BEAT.size))[0]
@@ -50,5 +50,5 @@ def is_orphan(table: Path) -> bool:
 
 
 def orphans(database: Path) -> list[Path]:
-    """Give the tables whose worker is dead."""
-    return [table for table in folder_of(database).glob("*.slots") if is_orphan(table)]
+    """Return the tables whose worker is dead."""
+    return [table for table in folder_of(database).glob("*.running") if is_orphan(table)]

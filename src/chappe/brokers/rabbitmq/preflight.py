@@ -23,8 +23,8 @@ _LONGEST_HEARTBEAT: Final = 60
 _LOOPBACK: Final = ("localhost", "127.", "::1")
 
 
-async def hazards(link: Link, address: Address, queues: Mapping[str, int], deadline: float) -> AsyncIterator[Finding]:
-    """Give what was found, the good too; `link` confirms, `queues` are those that were declared, each with its lanes."""
+async def preflight(link: Link, address: Address, queues: Mapping[str, int], deadline: float) -> AsyncIterator[Finding]:
+    """Return what was found, the good too; `link` confirms, `queues` are those that were declared, each with its lanes."""
     yield _version(link.server_version)
     yield _way(address)
     try:

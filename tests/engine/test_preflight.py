@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from chappe.engine import hazards
+from chappe.engine import preflight
 from chappe.engine.database import open_database
 from chappe.errors import CorruptStorage, UnsafeStorage
 
@@ -21,13 +21,13 @@ from chappe.errors import CorruptStorage, UnsafeStorage
 LOCKED = """
 import pathlib, sqlite3, subprocess, sys
 import apsw
-from chappe.engine import hazards
+from chappe.engine import preflight
 from chappe.errors import UnsafeStorage
 path = pathlib.Path(sys.argv[1])
 db = apsw.Connection(str(path))
 db.execute("begin immediate")
 if sys.argv[2] == "guarded":
-    hazards.guard(path)
+    preflight.guard(path)
 for opened in (lambda: sqlite3.connect(path).execute("select * from t").close(), lambda: open(path).close(), lambda: open(f"{path}-shm").close()):
     try:
         opened()
@@ -68,18 +68,18 @@ def test_guarded_the_file_is_opened_once_and_the_lock_holds(path: Path) -> None:
 def test_a_file_that_something_else_in_the_process_has_open_is_refused(path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("select * from t").fetchall()
-    with pytest.raises(UnsafeStorage, match="is open in this process already, by other code than Chappe's engine .*sqlite3"):
-        hazards.refuse(path)
+    with pytest.raises(UnsafeStorage, match="is open in this process already, by code other than the engine .*sqlite3"):
+        preflight.refuse(path)
     other.close()
-    hazards.refuse(path)
+    preflight.refuse(path)
 
 
 def test_a_loaded_sqlite_that_cannot_be_watched_is_refused(path: Path) -> None:
-    library = next(name for name in hazards.other_sqlites() if "libsqlite3" in name)
+    library = next(name for name in preflight.other_sqlites() if "libsqlite3" in name)
     program = (
         f"import ctypes, pathlib, sys; ctypes.CDLL({library!r})\n"
-        "from chappe.engine import hazards\n"
-        "try: hazards.refuse(pathlib.Path(sys.argv[1]))\n"
+        "from chappe.engine import preflight\n"
+        "try: preflight.refuse(pathlib.Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it would load Python's own
@@ -91,17 +91,17 @@ def test_a_loaded_sqlite_that_cannot_be_watched_is_refused(path: Path) -> None:
 
 def test_pythons_own_sqlite_may_be_loaded_for_it_is_watched(path: Path) -> None:
     assert "_sqlite3" in sys.modules
-    hazards.refuse_second_copy(path)
+    preflight.refuse_second_copy(path)
 
 
 def test_only_libraries_that_hold_an_sqlite_are_strangers() -> None:
     maps = "7f00-7f01 r-xp 00000000 fe:00 1    /usr/lib/libsqlite3.so.0.8.6\n7f02-7f03 rw-p 00000000 00:00 0\n7f04-7f05 r-xp 0 fe:00 2   /usr/lib/libc.so.6"
-    assert hazards.other_sqlites(maps) == ["/usr/lib/libsqlite3.so.0.8.6"]
+    assert preflight.other_sqlites(maps) == ["/usr/lib/libsqlite3.so.0.8.6"]
 
 
 def test_a_folder_that_is_gone_is_refused_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(UnsafeStorage, match="does not exist; mount its disk"):
-        hazards.refuse(tmp_path / "gone" / "chappe.db")
+        preflight.refuse(tmp_path / "gone" / "chappe.db")
     assert not (tmp_path / "gone").exists()
 
 
@@ -109,17 +109,17 @@ def test_a_folder_that_is_gone_is_refused_and_not_made(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_refused(path: Path) -> None:
     path.parent.chmod(0o500)
     with pytest.raises(UnsafeStorage, match="cannot be written by this user"):
-        hazards.refuse(path)
+        preflight.refuse(path)
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chappe.db").mkdir()
     with pytest.raises(UnsafeStorage, match="is not a file"):
-        hazards.refuse(tmp_path / "chappe.db")
+        preflight.refuse(tmp_path / "chappe.db")
 
 
 def test_a_new_file_in_an_empty_folder_is_welcome(tmp_path: Path) -> None:
-    hazards.refuse(tmp_path / "chappe.db")
+    preflight.refuse(tmp_path / "chappe.db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_a_new_file_in_an_empty_folder_is_welcome(tmp_path: Path) -> None:
 
 
 def killed(folder: Path, commits: int = 8) -> Path:
-    """Give a file as `kill -9` leaves it: one commit after the other in its log."""
+    """Return a file as `kill -9` leaves it: one commit after the other in its log."""
     living = folder / "living" / "chappe.db"
     db = open_database(living)
     for n in range(commits):
@@ -149,7 +149,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def test_a_killed_engines_file_is_welcome(tmp_path: Path) -> None:
-    hazards.refuse(killed(tmp_path))
+    preflight.refuse(killed(tmp_path))
 
 
 @pytest.mark.parametrize("frame", ["first", "middle", "last", "header"])
@@ -162,10 +162,10 @@ def test_a_flipped_bit_in_the_log_is_refused_and_nothing_is_changed(tmp_path: Pa
         Path(f"{path}-shm").unlink()
     before = path.read_bytes(), Path(f"{path}-wal").read_bytes()
     if frame == "last" and not index:
-        hazards.refuse(path)  # nothing tells it from a commit that a power failure tore
+        preflight.refuse(path)  # nothing tells it from a commit that a power failure tore
     else:
         with pytest.raises(CorruptStorage, match="has lost commits that had been durable"):
-            hazards.refuse(path)
+            preflight.refuse(path)
     assert (path.read_bytes(), Path(f"{path}-wal").read_bytes()) == before
 
 
@@ -173,7 +173,7 @@ def test_a_log_that_was_cut_off_is_refused_where_the_index_knows_of_more(tmp_pat
     path = killed(tmp_path)
     os.truncate(f"{path}-wal", 32 + 5 * 4120)
     with pytest.raises(CorruptStorage, match=f"{frames_before(path) - 5} frames of the log are missing"):
-        hazards.refuse(path)
+        preflight.refuse(path)
 
 
 def frames_before(path: Path) -> int:
@@ -188,7 +188,7 @@ def test_a_log_that_was_deleted_is_refused(tmp_path: Path) -> None:
     path = killed(tmp_path)
     Path(f"{path}-wal").unlink()
     with pytest.raises(CorruptStorage, match="frames of the log are missing"):
-        hazards.refuse(path)
+        preflight.refuse(path)
 
 
 def test_a_log_that_is_in_the_database_already_may_be_deleted(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_log_that_is_in_the_database_already_may_be_deleted(tmp_path: Path) ->
     for suffix in ("", "-shm"):
         shutil.copy(f"{living}{suffix}", tmp_path / f"chappe.db{suffix}")
     db.close()
-    hazards.refuse(tmp_path / "chappe.db")
+    preflight.refuse(tmp_path / "chappe.db")
 
 
 def test_the_torn_last_commit_of_a_power_failure_is_no_damage(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_the_torn_last_commit_of_a_power_failure_is_no_damage(tmp_path: Path) ->
     data = bytearray(log.read_bytes())
     data[-4120 * 2 : -4120] = bytes(4120)  # the last but one frame did not reach the disk, the last one did
     log.write_bytes(data)
-    hazards.refuse(path)
+    preflight.refuse(path)
 
 
 def test_a_new_log_torn_in_its_first_bytes_over_one_that_is_written_back_is_no_damage(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_new_log_torn_in_its_first_bytes_over_one_that_is_written_back_is_no_d
     db.close()
     assert Path(f"{tmp_path / 'torn.db'}-wal").stat().st_size > 4 * 4120
     flip(Path(f"{tmp_path / 'torn.db'}-wal"), 20)
-    hazards.refuse(tmp_path / "torn.db")
+    preflight.refuse(tmp_path / "torn.db")
 
 
 def test_files_that_come_and_go_while_it_looks_are_no_hazard(path: Path) -> None:
@@ -239,7 +239,7 @@ def test_files_that_come_and_go_while_it_looks_are_no_hazard(path: Path) -> None
     other.start()
     try:
         for _ in range(3000):
-            hazards.refuse_folder(path)
+            preflight.refuse_folder(path)
     finally:
         ended.set()
         other.join()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from chappe.web import patience
-from chappe.web.patience import Patient
+from chappe.web import http_protocol
+from chappe.web.http_protocol import HttpProtocol
 
 from ..waiting import auntil
 
@@ -30,7 +30,7 @@ class Server:
             self.app,
             host="127.0.0.1",
             port=0,
-            http=Patient,
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -72,8 +72,8 @@ class Server:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    monkeypatch.setattr(patience, "HEAD_WITHIN", 0.4)
-    monkeypatch.setattr(patience, "BODY_WITHIN", 0.8)
+    monkeypatch.setattr(http_protocol, "HEAD_WITHIN", 0.4)
+    monkeypatch.setattr(http_protocol, "BODY_WITHIN", 0.8)
     made = Server()
     running = asyncio.ensure_future(made.server._serve())
     await auntil(lambda: made.server.started)
@@ -207,7 +207,7 @@ async def test_headers_without_end_are_431_before_they_fill_the_memory(server: S
             sent += 10_000
             await asyncio.sleep(0.01)
         assert (await answer)[0] == 431
-    assert sent <= 2 * patience.LARGEST_HEAD
+    assert sent <= 2 * http_protocol.LARGEST_HEAD
 
 
 async def test_what_is_no_http_is_400(server: Server) -> None:

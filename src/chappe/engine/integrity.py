@@ -30,14 +30,14 @@ _serials: Final = msgspec.json.Decoder(tuple[int, list[int], float]).decode
 
 
 def envelope_of(stored: bytes) -> Envelope | None:
-    """Give a stored envelope if it is the one that was written."""
+    """Return a stored envelope if it is the one that was written."""
     try:
         return _envelope(unseal(stored))
     except (CorruptStorage, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-def fault_of(table: str, row: Row, now: float) -> str | None:
+def find_damage(table: str, row: Row, now: float) -> str | None:
     """Say why a row cannot be believed, or nothing. A damaged envelope is no fault: the engine notices its seal when it is read."""
     for name, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -49,8 +49,8 @@ def fault_of(table: str, row: Row, now: float) -> str | None:
         return str(error)
 
 
-def mended(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Give a row without the lesser parts of it that cannot be read, and with the id that its sealed envelope has."""
+def repaired(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without the lesser parts of it that cannot be read, and with the id that its sealed envelope has."""
     if table in SEALED and (envelope := envelope_of(row["envelope"])) is not None:
         row["message_id"] = envelope.id
     if table == "dead" and not _reads(_history, row["history"]):

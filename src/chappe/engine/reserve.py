@@ -12,12 +12,12 @@ LARGEST: Final = 16 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 
 
-class Ballast:
+class Reserve:
     """A file of allocated blocks beside the database."""
 
     def __init__(self, database: Path, largest: int = LARGEST) -> None:
         """Prepare; nothing is allocated before `lay`. `largest` is in bytes."""
-        self._path = Path(f"{database}.ballast")
+        self._path = Path(f"{database}.reserve")
         self._largest = largest
         self._least = largest // 16
         self._needed = 4 * self._least  # bytes free, so that there is room beside it
@@ -82,7 +82,7 @@ class Ballast:
 
 
 def free_bytes(folder: Path) -> int:
-    """Give the bytes that this user can still store there."""
+    """Return the bytes that this user can still store there."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
 

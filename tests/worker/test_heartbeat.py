@@ -7,16 +7,16 @@ import time
 
 import pytest
 
-from chappe.worker.pulse import Pulse
+from chappe.worker.heartbeat import Heartbeat
 
 from ..waiting import auntil, until
 
 
-def stop(pulse: Pulse) -> None:
+def stop(heartbeat: Heartbeat) -> None:
     """Have it end, so that its last words are not heard in the next test."""
-    pulse.stop()
+    heartbeat.stop()
     for thread in threading.enumerate():
-        if thread.name == "chappe-pulse":
+        if thread.name == "chappe-heartbeat":
             thread.join(15)
 
 
@@ -29,19 +29,19 @@ async def test_it_beats_while_a_handler_keeps_the_loop() -> None:
         if len(beats) == 2:
             twice.set()
 
-    pulse = Pulse(beat)
-    pulse.start()
+    heartbeat = Heartbeat(beat)
+    heartbeat.start()
     assert twice.wait(15), "this keeps the loop, as the handler does"
-    stop(pulse)
+    stop(heartbeat)
 
 
 async def test_a_loop_that_does_not_turn_is_told_with_its_stack(caplog: pytest.LogCaptureFixture) -> None:
-    pulse = Pulse(lambda _: None)
-    pulse.start()
+    heartbeat = Heartbeat(lambda _: None)
+    heartbeat.start()
     with caplog.at_level(logging.WARNING):
         until(lambda: caplog.records, "a warning, while this keeps the loop")
         time.sleep(1.2)  # noqa: ASYNC251 - the next look
-    stop(pulse)
+    stop(heartbeat)
     (told,) = caplog.records
     assert "has not turned" in told.message
     assert "test_a_loop_that_does_not_turn_is_told" in told.message
@@ -50,14 +50,14 @@ async def test_a_loop_that_does_not_turn_is_told_with_its_stack(caplog: pytest.L
 async def test_a_loop_that_never_turns_ends_the_worker_and_names_the_task() -> None:
     blamed: list[str] = []
     ended = threading.Event()
-    pulse = Pulse(lambda _: None, blamed.append, limit=1.5, end=ended.set)
-    pulse.start()
+    heartbeat = Heartbeat(lambda _: None, blamed.append, limit=1.5, end=ended.set)
+    heartbeat.start()
 
     async def culprit() -> None:
         ended.wait(20)  # keeps the loop for itself
 
     await asyncio.create_task(culprit(), name="slot-7")
-    stop(pulse)
+    stop(heartbeat)
     assert ended.is_set()
     assert blamed == ["slot-7"]
 
@@ -65,8 +65,8 @@ async def test_a_loop_that_never_turns_ends_the_worker_and_names_the_task() -> N
 async def test_a_loop_that_turns_is_left_alone() -> None:
     ended = threading.Event()
     beats: list[float] = []
-    pulse = Pulse(beats.append, limit=10.0, end=ended.set)
-    pulse.start()
+    heartbeat = Heartbeat(beats.append, limit=10.0, end=ended.set)
+    heartbeat.start()
     await auntil(lambda: len(beats) >= 3, "three beats")
-    stop(pulse)
+    stop(heartbeat)
     assert not ended.is_set()

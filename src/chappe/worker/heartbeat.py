@@ -24,7 +24,7 @@ _BEAT: Final = 1.0
 _SLOW: Final = 1.0
 
 
-class Pulse:
+class Heartbeat:
     """Beats once a second, and watches the event loop that it was started in."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Pulse:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._turn()
-        threading.Thread(target=self._watch, name="chappe-pulse", daemon=True).start()
+        threading.Thread(target=self._watch, name="chappe-heartbeat", daemon=True).start()
 
     def stop(self) -> None:
         """Beat no more."""

@@ -15,7 +15,7 @@ BODY_WITHIN: Final = 60.0  # seconds for the body: 1 MiB at 18 KiB/s
 LARGEST_HEAD: Final = 64 * 1024  # bytes that are kept of a head that does not end
 
 
-class Patient(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with a deadline for the head and the body of each request, and problem documents.
 
     A client that has said nothing yet, and one whose answer is being made, is not hurried.
