@@ -4,6 +4,8 @@ import os
 import struct
 from pathlib import Path
 
+import pytest
+
 from chappe.engine import running_tables
 from chappe.worker.running_table import RunningTable
 
@@ -39,3 +41,15 @@ def test_only_tables_of_dead_workers_are_orphans(tmp_path: Path) -> None:
     assert alive.path.exists()
     alive.close()
     assert not running_tables.is_orphan(alive.path), "it is gone"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a file of another user")
+def test_a_table_of_another_user_is_not_believed(tmp_path: Path) -> None:
+    folder = running_tables.folder_of(tmp_path / "chappe.db")
+    folder.mkdir()
+    planted = folder / "1-a.running"
+    planted.write_bytes(struct.pack("<dQ", 1.0, 5))
+    os.chown(planted, 65534, 65534)
+    assert running_tables.started_in(planted) is None
+    assert running_tables.last_beat(planted) == 0.0
+    assert running_tables.orphans(tmp_path / "chappe.db") == []

@@ -284,7 +284,7 @@ async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_de
     async def end() -> None:
         """Connect with the table, and end."""
         worker = EmbeddedBroker(engine.ledger.path, engine=engine)
-        worker.client.info = {"slots": str(table.path)}
+        worker.client.info = {"table": table.path.name}
         async with worker.consume(["q"], prefetch=1) as consumer:
             if holds:
                 assert len(await consumer.receive(1, 1.0)) == 1
@@ -302,20 +302,51 @@ async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_de
     await auntil(lambda: not table.path.exists(), "the table to go")
 
 
-@pytest.mark.parametrize("slots", [5, "a\0.running", "elsewhere"])
-async def test_a_client_whose_table_is_none_is_given_up_like_others(
-    tmp_path: Path, engine: Engine, broker: EmbeddedBroker, slots: object, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "name",
+    [
+        5,
+        None,
+        ["1-a.running"],
+        "1-a\0.running",
+        "elsewhere",
+        "{folder}/elsewhere/precious.running",
+        "{folder}/elsewhere/1-a.running",
+        "../elsewhere/1-a.running",
+        "{folder}/chappe.db.running/1-a.running",
+        "chappe.db.running/../elsewhere/1-a.running",
+        "1-a.running\n",
+        "1-b.running",
+        "1-c.running",
+        "1-d.running",
+    ],
+)
+async def test_a_client_that_names_what_is_not_its_table_is_given_up_like_others_and_no_file_is_touched(
+    tmp_path: Path, engine: Engine, broker: EmbeddedBroker, name: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("elsewhere").touch()
+    tables, elsewhere = folder_of(engine.ledger.path), tmp_path / "elsewhere"
+    for folder in (tables, elsewhere):
+        folder.mkdir()
+    (tables / "1-a.running").touch()
+    precious = [elsewhere / name for name in ("precious.running", "1-a.running")]
+    for file in precious:
+        file.write_bytes(struct.pack("<dQQ", 1.0, 1, 2))  # the tags that the message below may have
+    (tables / "1-b.running").symlink_to(precious[0])
+    (tables / "1-c.running").mkdir()
+    os.mkfifo(tables / "1-d.running")
     await broker.publish([message(1)])
     worker = EmbeddedBroker(engine.ledger.path, engine=engine)
-    worker.client.info = {"slots": slots}
+    worker.client.info = {"table": name.format(folder=tmp_path) if isinstance(name, str) else name}
     async with worker.consume(["q"], prefetch=1) as consumer:
-        assert len(await consumer.receive(1, 1.0)) == 1
+        (delivery,) = await consumer.receive(1, 1.0)
+        assert delivery.tag in (1, 2)
         await worker.close()
     assert await broker.depth("q") == Depth(ready=1)
-    assert Path("elsewhere").exists()
+    (given,) = await broker.peek("q")
+    assert given.attempt == 1, "nothing outside the folder of the tables says what was running"
+    assert [file.stat().st_size for file in precious] == [24, 24]
+    assert len(list(tables.iterdir())) == 4
 
 
 async def test_text_that_is_no_utf8_fails_its_own_request_only(engine: Engine, broker: EmbeddedBroker) -> None:

@@ -31,7 +31,7 @@ from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.database import PASSING
 from chappe.engine.owner import Ownership
-from chappe.engine.running_tables import orphans, started_in
+from chappe.engine.running_tables import folder_of, orphans, started_in
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
 from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
@@ -206,12 +206,12 @@ class _Pause:
 async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int:
     name, queues, concurrency, limits = pool
     loop = asyncio.get_running_loop()
-    table = RunningTable(Path(f"{settings.path.resolve()}.running"), concurrency)
+    table = RunningTable(folder_of(settings.path), concurrency)
     app.bus.set_threads(concurrency)
     cold = asyncio.Event()
     stop = asyncio.Event()
     connecting = loop.create_task(
-        _connect(app, {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "slots": str(table.path)})
+        _connect(app, {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "table": table.path.name})
     )
 
     def warm() -> None:

@@ -329,7 +329,7 @@ class Engine:
             timer.cancel()
             if receiver in ledger.receivers:
                 ledger.receivers.remove(receiver)
-        table = _table_of(session)
+        table = running_tables.table_named(ledger.path, session.info.get("table"))
         if session.claims:
             ledger.give_back(session, running_tables.started_in(table) if table else None)
         if table:
@@ -452,7 +452,7 @@ class Engine:
                 "name": c.session.name,
                 "role": c.session.role,
                 "holding": len(c.session.claims),
-                **{k: v for k, v in c.session.info.items() if k != "slots"},
+                **{k: v for k, v in c.session.info.items() if k != "table"},
             }
             for c in self.connections
             if c.session.name
@@ -557,14 +557,8 @@ class Engine:
 
     def _lives(self, session: Session, limit: float) -> bool:
         """Tell whether a silent worker is not frozen: its loop is kept by a handler, but its process beats."""
-        table = _table_of(session)
+        table = running_tables.table_named(self.ledger.path, session.info.get("table"))
         return table is not None and running_tables.last_beat(table) > time.monotonic() - (self._loop.time() - limit)
-
-
-def _table_of(session: Session) -> Path | None:
-    """Return the table of a worker's session, if what it says of itself can be one."""
-    table: object = session.info.get("slots")
-    return Path(table) if isinstance(table, str) and table.endswith(".running") and "\0" not in table else None
 
 
 _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {
