@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import click
+from msgspec.structs import replace
 
 from chappe.app import App, Connection
 from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
@@ -38,7 +39,8 @@ def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = T
     found: Any = getattr(module, attribute or "app", None)
     if not isinstance(found, App):
         raise InvalidSettings(f'{name} has no application called "{attribute or "app"}": write app = App("name") there')
-    found.configure(settings, role=role, may_own_file=may_own_file)
+    known = settings if role == "gateway" else replace(settings, token=None)  # handlers have no use for it
+    found.configure(known, role=role, may_own_file=may_own_file)
     found.registry.check(lambda handler: handler.unmet(found.providers))
     found.registry.topology()
     return found

@@ -38,6 +38,7 @@ from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidS
 from chappe.messages.topology import match
 from chappe.settings import Settings
 from chappe.supervisor.backoff import RENEWED
+from chappe.supervisor.environment import TOKEN_VARIABLE
 from chappe.triggers.scheduler import Scheduler
 from chappe.worker.heartbeat import Heartbeat
 from chappe.worker.running_table import RunningTable
@@ -53,6 +54,7 @@ _PORT_PATIENCE = 5.0
 
 
 def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> Lifeline:
+    os.environ.pop(TOKEN_VARIABLE, None)  # it was read: handlers, and what they start, do not inherit it
     set_up(settings, role)
     setproctitle.setproctitle(f"chappe {role}")
     end_with_parent(grace, delay=delay, over=over)

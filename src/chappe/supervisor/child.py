@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from chappe.supervisor.environment import environment_for
+
 log = logging.getLogger("chappe.supervisor")
 
 READY_VARIABLE = "CHAPPE_READY_FD"
@@ -65,7 +67,11 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(ready_write, life_read),
                 start_new_session=True,  # a Ctrl-C in the terminal is for us; we tell the children
-                env={**environment, READY_VARIABLE: str(ready_write), PARENT_VARIABLE: str(life_read)},
+                env={
+                    **environment_for(self.spec.arguments[0], environment),
+                    READY_VARIABLE: str(ready_write),
+                    PARENT_VARIABLE: str(life_read),
+                },
             )
         except BaseException:
             os.close(ready_read)

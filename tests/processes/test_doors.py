@@ -1,0 +1,56 @@
+"""Who may speak to a running system, and what its processes know, with real processes and real users."""
+
+import json
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from .conftest import Mill
+
+TOKEN = "canary-token-0123456789abcdef"
+SHOP = """
+import os, subprocess, sys
+from chappe import App, Command
+
+app = App("shop")
+LOOK = "import os; print(os.environ.get('CHAPPE_TOKEN'))"
+
+
+class Look(Command, queue="looks"):
+    pass
+
+
+@app.handles(Look)
+def look(_: Look) -> list[str | None]:
+    child = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True).stdout.strip()
+    return [os.environ.get("CHAPPE_TOKEN"), app.settings.token, child]
+
+
+class LookHere(Command):
+    pass
+
+
+@app.handles(LookHere)
+def look_here(_: LookHere) -> list[str | None]:
+    child = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True).stdout.strip()
+    return [os.environ.get("CHAPPE_TOKEN"), child]
+"""
+
+
+@pytest.mark.timeout(90)
+def test_no_handler_is_told_the_token(mill: Mill) -> None:
+    (mill.folder / "shop.py").write_text(SHOP)
+    mill.environment |= {"CHAPPE_APP": "shop:app", "CHAPPE_TOKEN": TOKEN}
+    mill.run()
+    with httpx2.Client(base_url=mill.address(), trust_env=False) as client:
+        assert client.get("/queues").status_code == 401
+        entrance = {"Authorization": f"Bearer {TOKEN}", "Prefer": "wait=60"}
+        worker = client.post("/commands/look", json={}, headers=entrance, timeout=90).json()
+        assert worker["result"] == [None, None, "None"]
+        gateway = client.post("/commands/look.here", json={}, headers=entrance, timeout=90).json()
+        assert gateway["result"] == [None, "None"]
+    for name, row in mill.rows().items():
+        told = TOKEN in Path(f"/proc/{row.pid}/environ").read_text(errors="replace")
+        assert not told or name in ("supervisor", "gateway"), name
+    assert TOKEN not in json.dumps(mill.errors())
