@@ -47,19 +47,51 @@ async def test_schedules_are_independent(peer: Peer) -> None:
     assert (await peer.store.last_fired("s"), await peer.store.last_fired("t")) == (100.0, 1.0)
 
 
-async def test_a_schedule_may_be_remembered_without_messages(peer: Peer) -> None:
+async def test_a_slot_may_be_remembered_without_messages(peer: Peer) -> None:
     assert await peer.store.fire("s", 100.0, []) is True
     assert await peer.store.last_fired("s") == 100.0
     assert await peer.store.fire("s", 100.0, [to("q")]) is False
     assert await peer.broker.depth("q") == Depth()
 
 
-async def test_a_schedule_that_is_known_is_not_moved_on_without_messages(engine: EngineUnderTest, peer: Peer) -> None:
-    await peer.store.fire("s", 9.0, [])
-    assert await peer.store.fire("s", 11.0, []) is False, "another scheduler that started a moment later"
+async def test_a_new_schedule_counts_from_when_it_began_whoever_says_it_again(engine: EngineUnderTest, peer: Peer) -> None:
+    await peer.store.begin_schedules("app", {"s": "hourly"}, 9.0)
+    await peer.store.begin_schedules("app", {"s": "hourly"}, 11.0)
     assert await peer.store.last_fired("s") == 9.0
     assert await peer.store.fire("s", 10.0, [to("q", "the first slot")]) is True
     assert await drain(engine, peer, "q") == ["the first slot"]
+
+
+async def test_a_changed_definition_counts_from_when_it_changed(peer: Peer) -> None:
+    await peer.store.begin_schedules("app", {"s": "hourly", "t": "hourly"}, 100.0)
+    await peer.store.begin_schedules("app", {"s": "daily", "t": "hourly"}, 500.0)
+    assert (await peer.store.last_fired("s"), await peer.store.last_fired("t")) == (500.0, 100.0)
+    await peer.store.begin_schedules("app", {"s": "daily", "t": "hourly"}, 900.0)
+    assert (await peer.store.last_fired("s"), await peer.store.last_fired("t")) == (500.0, 100.0)
+
+
+async def test_a_schedule_that_was_left_out_counts_anew_when_it_is_back(peer: Peer) -> None:
+    await peer.store.begin_schedules("app", {"s": "hourly"}, 100.0)
+    await peer.store.begin_schedules("other", {"t": "hourly"}, 200.0)
+    await peer.store.begin_schedules("app", {"s": "hourly"}, 300.0)
+    assert await peer.store.last_fired("s") == 100.0, "of another application"
+    await peer.store.begin_schedules("app", {}, 400.0)
+    await peer.store.begin_schedules("app", {"s": "hourly"}, 500.0)
+    assert await peer.store.last_fired("s") == 500.0
+
+
+async def test_a_change_repeats_no_slot_that_a_clock_a_little_ahead_has_fired(engine: EngineUnderTest, peer: Peer) -> None:
+    await peer.store.begin_schedules("app", {"s": "hourly"}, 100.0)
+    await peer.store.fire("s", 1030.0, [to("q", "a")])
+    await peer.store.begin_schedules("app", {"s": "daily"}, 1000.0)
+    assert await peer.store.fire("s", 1030.0, [to("q", "again")]) is False
+    assert await drain(engine, peer, "q") == ["a"]
+
+
+async def test_a_change_does_not_wait_for_a_clock_that_was_set_back(peer: Peer) -> None:
+    await peer.store.begin_schedules("app", {"s": "hourly"}, 100_000.0)
+    await peer.store.begin_schedules("app", {"s": "daily"}, 1000.0)
+    assert await peer.store.last_fired("s") == 1000.0
 
 
 async def test_a_slot_whose_message_is_unroutable_is_not_fired(engine: EngineUnderTest, peer: Peer) -> None:

@@ -432,6 +432,7 @@ def scheduler(ctx: click.Context) -> None:
         turning = Scheduler(
             app.schedules,
             connection.store,
+            application=app.name,
             prepare=lambda message: app.bus.prepare(message, Draft(new_id())),
             merging=app.merger,
             now=steady_clock(),

@@ -34,9 +34,9 @@ _SWEEP: Final = 1.0
 _LATE: Final = 0.01
 _RETRY: Final = 0.05
 _WAITS: Final = frozenset({"receive", "result"})
-_HARMLESS: Final = frozenset({  # they only read; `declare` may be said again, and every process waits for its engine with it
-    "archived", "cancel", "declare", "depth", "last_fired", "letter", "list_letters", "marks", "overview", "peek", "ping", "result",
-    "state", "subscribe",
+_HARMLESS: Final = frozenset({  # they only read; two may be said again: a process begins with them, and waits for its engine so long
+    "archived", "begin_schedules", "cancel", "declare", "depth", "last_fired", "letter", "list_letters", "marks", "overview", "peek",
+    "ping", "result", "state", "subscribe",
 })  # fmt: skip
 
 Decode = Callable[[Raw], Any]

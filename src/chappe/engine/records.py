@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
-from chappe.bounds import RESULTS_KEPT
+from chappe.bounds import CLOCKS_APART, RESULTS_KEPT
 from chappe.engine.intake import Intake
 from chappe.engine.ledger import Ledger
 from chappe.engine.seal import unseal_or_stand_in
@@ -37,10 +37,27 @@ class Records:
         """Return the handlers that finished a message, each with what it returned."""
         return dict(self._ledger.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
 
+    def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        """Remember how schedules are defined; those that are new or changed count from now on."""
+        known = dict(
+            self._ledger.db.execute("select name, definition from schedule_definition where application = ?", (application,)).fetchall()
+        )
+        left_out = [name for name, definition in known.items() if name not in definitions and definition is not None]
+        begun = {
+            name: definition for name, definition in definitions.items() if known.get(name) != definition or self.last_fired(name) is None
+        }
+        if not left_out and not begun:
+            return
+        self._ledger.write()
+        self._ledger.db.executemany("update schedule_definition set definition = null where name = ?", [(name,) for name in left_out])
+        for name, definition in begun.items():
+            self._ledger.db.execute("insert or replace into schedule_definition values (?, ?, ?)", (name, application, definition))
+            self._ledger.db.execute("insert or replace into schedule values (?, ?)", (name, begin_at(self.last_fired(name), now)))
+
     def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
-        """Publish for a slot unless it or a later one was fired, or say what must be merged first; without messages, begin a schedule."""
+        """Publish for a slot unless it or a later one was fired, or say what must be merged first."""
         last = self.last_fired(schedule)
-        if last is not None and (last >= slot or not posted):
+        if last is not None and last >= slot:
             return False, []
         if conflicts := self._intake.conflicts(posted):
             return False, conflicts
@@ -142,6 +159,11 @@ class Records:
         ).fetchall()
         self._ledger.db.executemany(f"delete from {table} where {key} = ?", rows)  # noqa: S608 - constant names
         return len(rows)
+
+
+def begin_at(last: float | None, now: float) -> float:
+    """Return from when on a schedule counts that begins again: a slot just fired is not repeated, a clock set back is not waited for."""
+    return now if last is None or last > now + CLOCKS_APART else max(last, now)
 
 
 def reserve(now: float, tat: float, interval: float, burst: int) -> tuple[float, float]:

@@ -192,6 +192,10 @@ class Verbs:
     def take(self, session: Session, budget: str, interval: Pace, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)]) -> float:
         return self.records.take(budget, interval, burst)
 
+    def begin_schedules(self, session: Session, application: str, definitions: dict[str, str], now: Moment) -> None:
+        self._ledger.require_space()
+        self.records.begin_schedules(application, definitions, now)
+
     def fire(self, session: Session, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
         self._ledger.require_space()
         return self.records.fire(schedule, slot, posted)

@@ -88,17 +88,23 @@ class Store(Protocol):
         """
         ...
 
+    async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        """Remember how the schedules of an application are defined, by their names.
+
+        One that is new, is defined otherwise than before, or was left out the last time counts its slots from `now` on, but not again
+        from before a slot that was fired up to a minute ahead. The others go on, so that it may be said as often as there are schedulers.
+        """
+        ...
+
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
         """Publish for one slot of a schedule and remember it, or do nothing if it or a later one was fired.
-
-        Without messages a schedule that nobody knows begins: one that is known stays as it is.
 
         `merge` is asked for other publications when one must be merged with a pending message first, as often as needed.
         """
         ...
 
     async def last_fired(self, schedule: str) -> float | None:
-        """Return the latest slot of a schedule that was fired, or that was first remembered by `fire` without messages."""
+        """Return the latest slot of a schedule that was fired, or else when it began to count."""
         ...
 
     async def state(self, message_id: str) -> State:

@@ -39,6 +39,9 @@ class EmbeddedStore:
     async def take(self, budget: str, interval: float, burst: int) -> float:
         return await self._client.call("take", budget, interval, burst)
 
+    async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        await self._client.call("begin_schedules", application, dict(definitions), now)
+
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
         tried = publications
         while True:

@@ -47,7 +47,8 @@ class Every(Trigger, frozen=True):
     seconds: float
 
     def __str__(self) -> str:
-        return f"every({self.seconds:g})"
+        short = f"{self.seconds:g}"
+        return f"every({short if float(short) == self.seconds else self.seconds})"
 
     def after(self, moment: float) -> float:
         # A slot is its number times the pace, to the last bit: what differed in rounding would be another slot, and fire again.
@@ -78,7 +79,7 @@ def every(seconds: float) -> Every:
     """Return a trigger that fires every so many seconds."""
     if not isinstance(seconds, int | float) or not 0.1 <= seconds <= FURTHEST:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DefinitionError(f"every({seconds}): at least 0.1 seconds are needed, and less than a century")
-    return Every(seconds)
+    return Every(float(seconds))
 
 
 class Schedule(Struct, frozen=True):
@@ -92,6 +93,11 @@ class Schedule(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.misfire not in ("once", "skip", "all"):
             raise DefinitionError(f'schedule {self.name}: misfire="{self.misfire}" must be once, skip or all')
+
+    @property
+    def definition(self) -> str:
+        """Return what decides when it fires: where that changes, the schedule begins again."""
+        return f"{self.trigger!r} misfire={self.misfire}"
 
 
 def due(schedule: Schedule, last: float, now: float, late: float = 60.0) -> list[float]:

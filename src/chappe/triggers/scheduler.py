@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
+from chappe.bounds import CLOCKS_APART
 from chappe.bus.merging import Merger
 from chappe.errors import BrokerError, BrokerUnavailable, ChappeError, DefinitionError, Unconfirmed
 from chappe.messages.envelope import Publication
@@ -18,7 +19,6 @@ log = logging.getLogger("chappe.scheduler")
 
 _LONGEST_SLEEP = 5.0
 _AFTER_FAILURE = 1.0
-_AHEAD = 60.0  # seconds: two hosts' clocks differ by less
 
 
 class Scheduler:
@@ -29,6 +29,7 @@ class Scheduler:
         schedules: Sequence[Schedule],
         store: Store,
         *,
+        application: str,
         prepare: Callable[[Command], Publication],
         merging: Merger,
         now: Callable[[], float],
@@ -39,6 +40,8 @@ class Scheduler:
                 raise DefinitionError(f'two schedules are called "{name}"; give one of them name="..."')
         self._schedules = schedules
         self._store = store
+        self._application = application
+        self._begun = False
         self._prepare = prepare
         self._merging = merging
         self._now = now
@@ -56,6 +59,8 @@ class Scheduler:
 
     async def turn(self) -> float:
         """Fire what is due now and return the seconds until something may be due."""
+        if not self._begun:
+            await self._begin()
         upcoming = _LONGEST_SLEEP
         for schedule in self._schedules:
             try:
@@ -70,13 +75,19 @@ class Scheduler:
                 upcoming = min(upcoming, _AFTER_FAILURE)
         return max(0.001, upcoming)
 
+    async def _begin(self) -> None:
+        """Have the store know the schedules as they are now: what is new or has changed counts from here on."""
+        definitions = {schedule.name: schedule.definition for schedule in self._schedules}
+        await self._store.begin_schedules(self._application, definitions, self._now())
+        self._begun = True
+
     async def _fire(self, schedule: Schedule) -> float:
         """Fire what is due of one schedule and return the seconds until its next slot."""
         now = self._now()
         last = await self._store.last_fired(schedule.name)
-        if last is None:
-            await self._store.fire(schedule.name, now, ())
-            last = await self._store.last_fired(schedule.name) or now  # of another scheduler, if that was first
+        if last is None:  # the store was emptied or replaced meanwhile
+            await self._begin()
+            last = await self._store.last_fired(schedule.name) or now
         self._say_if_ahead(schedule.name, last - now)
         for slot in due(schedule, last, now):
             original = [self._prepare(schedule.message)]
@@ -87,7 +98,7 @@ class Scheduler:
 
     def _say_if_ahead(self, name: str, seconds: float) -> None:
         """Say once that a schedule waits for its own past: a slot is never fired twice, whatever the clock does."""
-        if seconds <= _AHEAD:
+        if seconds <= CLOCKS_APART:
             self._ahead.discard(name)
         elif name not in self._ahead:
             self._ahead.add(name)

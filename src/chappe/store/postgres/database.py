@@ -24,7 +24,7 @@ Cursor = AsyncCursor[tuple[Any, ...]]
 Connection = AsyncConnection[tuple[Any, ...]]
 
 SCHEMA: Final = "chappe"
-_MIGRATIONS: Final = ("0001.sql",)
+_MIGRATIONS: Final = ("0001.sql", "0002.sql")
 _MIGRATING: Final = 0x6E6F7269  # the advisory lock under which the schema is changed
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, LiteralString, Protocol, cast
 
 import msgspec
 
+from chappe.bounds import CLOCKS_APART
 from chappe.errors import NotFound
 from chappe.messages.envelope import Envelope, Publication, Receipt
 from chappe.messages.outbox import Ticket
@@ -21,7 +22,18 @@ from chappe.store.postgres.presence import ALIVE, LIVES, Presence
 from chappe.store.postgres.routes import Routes
 from chappe.store.postgres.transfer import Transfer
 
-_BEGIN: Final = "insert into schedule values (%s, %s) on conflict (name) do nothing"
+_LEAVE_OUT: Final = "update schedule_definition set definition = null where application = %s and definition is not null and name <> all(%s)"
+_BEGIN: Final = """
+    with begun as (
+        insert into schedule_definition select name, %s, definition from unnest(%s::text[], %s::text[]) as given (name, definition)
+        on conflict (name) do update set application = excluded.application, definition = excluded.definition
+        where (schedule_definition.application, schedule_definition.definition)
+            is distinct from (excluded.application, excluded.definition)
+        returning name
+    )
+    insert into schedule select name, %s from begun on conflict (name) do update set slot =
+        case when schedule.slot > excluded.slot + %s then excluded.slot else greatest(schedule.slot, excluded.slot) end
+"""
 _FIRE: Final = """
     insert into schedule values (%s, %s) on conflict (name) do update set slot = excluded.slot where schedule.slot < excluded.slot
 """
@@ -143,6 +155,16 @@ class PostgresStore:
 
         return await self.database.run(work)
 
+    async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        names = sorted(definitions)
+
+        async def work(cursor: Cursor) -> None:
+            await cursor.execute(_LEAVE_OUT, (application, names))
+            await cursor.execute(_BEGIN, (application, names, [definitions[name] for name in names], now, CLOCKS_APART))
+            await cursor.execute("insert into schedule select unnest(%s::text[]), %s on conflict do nothing", (names, now))
+
+        await self.database.run(work)
+
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
         tried = publications
         while True:
@@ -157,7 +179,7 @@ class PostgresStore:
         async def work(cursor: Cursor) -> tuple[list[Receipt], list[Ticket]]:
             nonlocal fired
             fired = False
-            await cursor.execute(_FIRE if publications else _BEGIN, (schedule, slot))
+            await cursor.execute(_FIRE, (schedule, slot))
             if not cursor.rowcount:
                 return [], []
             whole = await self._whole(cursor, publications)
