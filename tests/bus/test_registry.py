@@ -1,6 +1,8 @@
 """The registry: which messages there are, who handles them, and the queues that follow."""
 
-from typing import Literal
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -111,7 +113,7 @@ def test_an_alias_finds_the_renamed_class() -> None:
 def test_one_function_cannot_handle_a_command_twice() -> None:
     registry = Registry()
     registry.add_handler(Push, Handler(push), None)
-    with pytest.raises(DuplicateName, match="push handles Push twice"):
+    with pytest.raises(DuplicateName, match=r"push \(.*test_registry.py:\d+\) handles Push twice; write a function of its own name"):
         registry.add_handler(Push, Handler(push), None)
 
 
@@ -128,8 +130,8 @@ def test_a_handler_of_one_queue_is_preferred_there() -> None:
     registry = Registry()
     registry.add_handler(Push, Handler(push), None)
     registry.add_handler(Push, Handler(other), bind("push.extra"))
-    assert [h.function for h in registry.handlers_of(Push, "push.extra")] == [other]
-    assert [h.function for h in registry.handlers_of(Push, "push.ical")] == [push]
+    assert [h.short_name for h in registry.handlers_of(Push, "push.extra")] == ["other"]
+    assert [h.short_name for h in registry.handlers_of(Push, "push.ical")] == ["push"]
 
 
 def test_nobody_to_handle_a_message_is_an_error_with_the_queue() -> None:
@@ -202,3 +204,58 @@ def test_a_queue_keeps_the_type_that_it_was_given_and_has_none_where_several_are
     registry.add_handler(Push, Handler(push), bind("mixed", "jobs:#"))
     registry.add_handler(Job, Handler(job), bind("given", "jobs:job.y", type="job.of.others"))
     assert {q.name: q.type for q in registry.topology().queues if q.name in ("mixed", "given")} == {"mixed": "", "given": "job.of.others"}
+
+
+def either(message: Push | Job) -> None: ...
+
+
+def anything(message: Any) -> None: ...
+
+
+def of_base(message: Event) -> None: ...
+
+
+def of_push(message: Push) -> None: ...
+
+
+def of_job(message: Annotated[Job, "note"]) -> None: ...
+
+
+def of_text(message: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("what", "function", "says"),
+    [
+        (Push, of_job, r"of_job \(.*test_registry.py:\d+\) handles Push, but its first parameter is a Job"),
+        (Push, of_text, "handles Push, but its first parameter is a str"),
+        (Bid, of_push, r"of_push \(.*test_registry.py:\d+\) subscribes to Bid, but its first parameter is a Push"),
+        (Bid, either, r"subscribes to Bid, but its first parameter is a Push | Job"),
+        ("bid.*", of_push, r"subscribes to Event, but its first parameter is a Push"),
+    ],
+)
+def test_a_function_that_is_annotated_for_another_class_is_refused(what: Any, function: Callable[..., Any], says: str) -> None:
+    registry = Registry()
+    with pytest.raises(DefinitionError, match=says):
+        if what is Push:
+            registry.add_handler(what, Handler(function), None)
+        else:
+            registry.add_subscriber(what, Handler(function), None)
+
+
+def test_a_function_that_is_annotated_for_several_classes_or_any_is_taken_for_each() -> None:
+    registry = Registry()
+    registry.add_handler(Push, Handler(either), None)
+    registry.add_handler(Push, Handler(anything), None)
+    registry.add_subscriber(Bid, Handler(of_base), None)
+    registry.add_subscriber("bid.*", Handler(note), "audit")
+    assert [h.short_name for h in registry.handlers_of(Push, None)] == ["either", "anything"]
+
+
+def test_a_subscriber_without_a_name_of_its_own_must_be_given_one() -> None:
+    registry = Registry()
+    with pytest.raises(DefinitionError, match=r'test_registry.py:\d+\): a subscriber without a name has no queue; give it name="..."'):
+        registry.add_subscriber(Bid, Handler(lambda event: None), None)
+    registry.add_subscriber(Bid, Handler(lambda event: None), "named")
+    registry.add_subscriber(Bid, Handler(functools.partial(note)), None)
+    assert any(queue.endswith("on.note") for queue in registry.subscribers)

@@ -62,25 +62,24 @@ class Registry:
     def add_handler(self, message: type[Command], handler: Handler, queue: Queue | None) -> None:
         """Append a handler of a command, of what comes through one queue or of all."""
         _refuse_other_kind_of_message(message, Command, handler, "@app.handles needs a command class", "subscribe to events with @app.on")
-        if handler.takes is not None and not issubclass(message, handler.takes):
-            raise DefinitionError(f"{handler.origin} handles {message.__name__}, but its first parameter is a {handler.takes.__name__}")
+        _refuse_other_annotation(message, handler, "handles")
         self.add_message(message)
         spec = message.__spec__
         if queue is not None:
             if spec.queue is None and spec.exchange is None:
                 raise DefinitionError(
-                    f"{handler.name}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel"
+                    f"{handler.origin}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel"
                 )
             queue = replace(queue, origin=queue.origin or handler.origin)
             self.add_queue(queue)
         elif spec.exchange is not None and spec.queue is None:
             raise DefinitionError(
-                f'{handler.name}: {message.__name__} is published to exchange "{spec.exchange.name}"; say which queue this handler serves: '
+                f'{handler.origin}: {message.__name__} is published to exchange "{spec.exchange.name}"; say the queue of this handler: '
                 f'@app.handles({message.__name__}, queue=bind("name", "{spec.exchange.name}:{spec.routing_key}"))'
             )
         route = self.routes.setdefault((message, queue.name if queue else None), Route(message))
         if any(h.name == handler.name for h in route.handlers):
-            raise DuplicateName(f"{handler.name} handles {message.__name__} twice")
+            raise DuplicateName(f"{handler.origin} handles {message.__name__} twice; write a function of its own name for the second")
         route.handlers.append(handler)
 
     def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False) -> None:
@@ -88,14 +87,18 @@ class Registry:
         if isinstance(what, str):
             if not all(what.split(".")) or any(c.isspace() for c in what):
                 raise DefinitionError(f'{handler.origin}: "{what}" is no pattern; write words joined by dots, * for one word, # for any')
+            _refuse_other_annotation(Event, handler, "subscribes to")
             pattern, message = what, None
         else:
             _refuse_other_kind_of_message(
                 what, Event, handler, "@app.on needs an event class or a pattern", "handle commands with @app.handles"
             )
+            _refuse_other_annotation(what, handler, "subscribes to")
             self.add_message(what)
             pattern, message = what.__spec__.name, what
-        queue_name = name or f"on.{handler.function.__name__}"
+        if name is None and not handler.short_name.isidentifier():
+            raise DefinitionError(f'{handler.origin}: a subscriber without a name has no queue; give it name="..."')
+        queue_name = name or f"on.{handler.short_name}"
         known = self.subscribers.get(queue_name)
         if known is not None:
             raise DuplicateName(
@@ -219,6 +222,13 @@ def _refuse_other_kind_of_message(given: Any, wanted: type[Message], handler: Ha
         raise DefinitionError(f"{handler.origin}: {what}, not {given!r}")
     if not issubclass(given, wanted):
         raise DefinitionError(f"{handler.origin}: {what}, and {given.__name__} is none; {other}")
+
+
+def _refuse_other_annotation(message: type[Message], handler: Handler, does: str) -> None:
+    """Raise `DefinitionError` if the first parameter is annotated with a class that the message is none of."""
+    if handler.takes and not any(issubclass(message, kind) or (message is Event and issubclass(kind, Event)) for kind in handler.takes):
+        taken = " | ".join(kind.__name__ for kind in handler.takes)
+        raise DefinitionError(f"{handler.origin} {does} {message.__name__}, but its first parameter is a {taken}")
 
 
 def _queues_of(message: type[Message], queue: str | None) -> Sequence[str]:

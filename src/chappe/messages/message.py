@@ -51,7 +51,7 @@ else:
             check_fields(name, cls.__spec__, cls.__struct_fields__)
             return cls
 
-        def __call__(cls, *positional, **values):
+        def __call__(cls, /, *positional, **values):
             if positional:
                 fields = ", ".join(f"{field}=…" for field in cls.__struct_fields__)
                 raise TypeError(f"{cls.__name__} takes its fields by name: {cls.__name__}({fields})")
@@ -87,7 +87,7 @@ class Event(Message):
 M = TypeVar("M", bound=Message)
 
 
-def replace(message: M, **changes: Any) -> M:
+def replace(message: M, /, **changes: Any) -> M:
     """Return a copy with some fields changed, checked like a new one."""
     values = {field: getattr(message, field) for field in message.__struct_fields__}
     return type(message)(**{**values, **changes})
