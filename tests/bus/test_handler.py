@@ -123,7 +123,7 @@ async def test_what_is_yielded_behind_a_plain_decorator_goes_to_then(
         context = Context("id")
         invoke = await Handler(handler).bind(Providers(), threads)
         assert await invoke(Do(number=1), context) is None
-        assert context.then == [Done(number=1), Done(number=2)]
+        assert [message for message, _ in context.then] == [Done(number=1), Done(number=2)]
 
 
 @contextlib.contextmanager
@@ -159,7 +159,7 @@ async def test_what_a_handler_yields_goes_to_then(function: Callable[..., Any], 
     context = Context("id")
     invoke = await Handler(function).bind(Providers(), threads)
     assert await invoke(Do(number=1), context) is None
-    assert context.then == [Done(number=1), Done(number=2)]
+    assert [message for message, _ in context.then] == [Done(number=1), Done(number=2)]
 
 
 @pytest.mark.parametrize("colour", ["async", "sync"])
@@ -305,3 +305,14 @@ async def test_a_plain_function_that_runs_out_of_time_is_interrupted_in_its_thre
     was_interrupted = await asyncio.to_thread(interrupted.wait, 3)
     over.set()
     assert was_interrupted
+
+
+async def test_what_a_synchronous_generator_returns_is_its_result(threads: ThreadPoolExecutor) -> None:
+    def both(command: Do) -> Iterator[Done]:
+        yield Done(number=command.number)
+        return 42
+
+    context = Context("id")
+    invoke = await Handler(both).bind(Providers(), threads)
+    assert await invoke(Do(number=1), context) == 42
+    assert [message for message, _ in context.then] == [Done(number=1)]

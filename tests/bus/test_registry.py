@@ -17,7 +17,7 @@ class Push(Command, queue="push.{channel}"):
     channel: Literal["alpine", "ical"]
 
 
-class Now(Command):
+class Now(Command, inline=True):
     pass
 
 
@@ -54,8 +54,8 @@ def test_a_subscriber_has_a_durable_queue_of_its_own() -> None:
     registry.add_subscriber(Bid, Handler(note), None)
     registry.add_subscriber("bid.*", Handler(note), "audit")
     queues = {q.name: q.bindings for q in registry.topology().queues}
-    assert queues == {"on.note": (Binding("events", "bid"),), "audit": (Binding("events", "bid.*"),)}
-    assert registry.consumed_queues() == ["audit", "on.note"]
+    assert queues == {"app.on.note": (Binding("events", "bid"),), "audit": (Binding("events", "bid.*"),)}
+    assert registry.consumed_queues() == ["app.on.note", "audit"]
     assert EVENTS in registry.topology().exchanges
 
 
@@ -66,11 +66,11 @@ def test_a_temporary_subscriber_is_served_and_not_declared_for_all() -> None:
     assert [queue.name for queue in registry.topology().queues] == ["audit"]
     lasting, temporary = registry.served(registry.consumed_queues())
     assert lasting == ["audit"]
-    assert [(queue.name, queue.bindings, queue.type) for queue in temporary] == [("on.note", (Binding("events", "bid"),), "bid")]
+    assert [(queue.name, queue.bindings, queue.type) for queue in temporary] == [("app.on.note", (Binding("events", "bid"),), "bid")]
     with registry.lasting():
-        assert registry.served(registry.consumed_queues()) == (["audit", "on.note"], [])
-        assert [queue.name for queue in registry.topology().queues] == ["audit", "on.note"]
-    assert registry.served(["on.note"])[0] == []
+        assert registry.served(registry.consumed_queues()) == (["app.on.note", "audit"], [])
+        assert [queue.name for queue in registry.topology().queues] == ["app.on.note", "audit"]
+    assert registry.served(["app.on.note"])[0] == []
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -85,7 +85,7 @@ def test_a_name_is_of_a_temporary_subscriber_or_of_a_queue(first: bool) -> None:
 def test_two_subscribers_of_one_name_are_refused_naming_both() -> None:
     registry = Registry()
     registry.add_subscriber(Bid, Handler(note), None)
-    with pytest.raises(DuplicateName, match=r'queue "on\.note" belongs to both .*note .*and .*note .*name='):
+    with pytest.raises(DuplicateName, match=r'queue "app\.on\.note" belongs to both .*note .*and .*note .*name='):
         registry.add_subscriber("bid.*", Handler(note), None)
 
 
@@ -144,10 +144,10 @@ def test_a_handler_of_an_exchanges_command_must_name_its_queue() -> None:
         Registry().add_handler(Job, Handler(job), None)
 
 
-def test_a_command_without_a_queue_cannot_be_served_from_one() -> None:
+def test_an_inline_command_cannot_be_served_from_a_queue() -> None:
     async def now(command: Now) -> None: ...
 
-    with pytest.raises(DefinitionError, match="is handled here and now"):
+    with pytest.raises(DefinitionError, match="is inline and comes through no queue"):
         Registry().add_handler(Now, Handler(now), bind("q"))
 
 
@@ -181,7 +181,7 @@ def test_check_names_the_handler_and_what_nothing_provides() -> None:
 
     async def needy(command: Push, tool: Tool) -> None: ...
 
-    app = App()
+    app = App("app")
     app.handles(Push)(needy)
     with pytest.raises(DefinitionError, match=r"needy .*asks for tool: .*Tool, which nothing provides; .*@app\.provides"):
         app.registry.check(lambda handler: handler.unmet(app.providers))

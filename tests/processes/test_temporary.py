@@ -51,7 +51,7 @@ def hearers(mill: Mill, text: str) -> set[int]:
 
 
 def listed(mill: Mill) -> list[str]:
-    return [name for name in mill.queues() if name.startswith("on.hear")]
+    return [name for name in mill.queues() if name.startswith("bots.on.hear")]
 
 
 @pytest.mark.timeout(120)

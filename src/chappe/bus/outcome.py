@@ -51,4 +51,4 @@ def keep(yielded: Any, context: Context) -> None:
     """Keep one message that a handler yielded; raises `TypeError` for anything else."""
     if not isinstance(yielded, Message):
         raise TypeError(f"a handler may yield commands and events only, not {type(yielded).__name__}; return a result instead")
-    context.then.append(yielded)
+    context.send(yielded)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from chappe.bus.handler import Handler
 from chappe.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
+from chappe.messages.capabilities import DEFAULT_QUEUE, MessageSpec
 from chappe.messages.fields import refuse_foreign_types
 from chappe.messages.message import Command, Event, Message
 from chappe.messages.template import expand
@@ -39,7 +40,9 @@ class Subscriber:
 class Registry:
     """Everything that was declared on one application."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "app") -> None:
+        """Begin empty, for the application of this name, which stands in the names of queues that were given none."""
+        self.name = name
         self.messages: dict[str, type[Message]] = {}
         self.routes: dict[tuple[type[Message], str | None], Route] = {}
         self.subscribers: dict[str, Subscriber] = {}
@@ -66,11 +69,14 @@ class Registry:
         self.add_message(message)
         spec = message.__spec__
         if queue is not None:
-            if spec.queue is None and spec.exchange is None:
+            if spec.inline:
+                raise DefinitionError(f"{handler.origin}: {message.__name__} is inline and comes through no queue; leave out inline=True")
+            if spec.exchange is None and spec.queue == DEFAULT_QUEUE != queue.name:
                 raise DefinitionError(
-                    f"{handler.origin}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel"
+                    f'{handler.origin}: {message.__name__} waits in the queue "{DEFAULT_QUEUE}", not in "{queue.name}"; '
+                    "name the queue, or the exchange that it is bound to, on the class"
                 )
-            queue = replace(queue, origin=queue.origin or handler.origin)
+            queue = replace(queue, name=self.queue_name(queue.name), origin=queue.origin or handler.origin)
             self.add_queue(queue)
         elif spec.exchange is not None and spec.queue is None:
             raise DefinitionError(
@@ -98,7 +104,7 @@ class Registry:
             pattern, message = what.__spec__.name, what
         if name is None and not handler.short_name.isidentifier():
             raise DefinitionError(f'{handler.origin}: a subscriber without a name has no queue; give it name="..."')
-        queue_name = name or f"on.{handler.short_name}"
+        queue_name = name or f"{self.name}.on.{handler.short_name}"
         known = self.subscribers.get(queue_name)
         if known is not None:
             raise DuplicateName(
@@ -134,6 +140,15 @@ class Registry:
 
     # --- asking
 
+    def queue_name(self, given: str) -> str:
+        """Return what a queue is called on the engine: the default one carries the application's name, others are as they were given."""
+        return f"{self.name}.{DEFAULT_QUEUE}" if given == DEFAULT_QUEUE else given
+
+    def spec_of(self, message: type[Message]) -> MessageSpec:
+        """Return the capabilities of a message in this application."""
+        spec = message.__spec__
+        return spec if spec.queue != DEFAULT_QUEUE else replace(spec, queue=self.queue_name(DEFAULT_QUEUE))
+
     def message(self, name: str) -> type[Message]:
         """Return the class of a name; raises `UnknownMessage` with a suggestion."""
         found = self.messages.get(name)
@@ -163,7 +178,7 @@ class Registry:
 
     def consumed_queues(self) -> list[str]:
         """Return the queues that this application's handlers serve."""
-        return sorted({*self.subscribers, *(name for route in self.routes for name in _queues_of(*route))})
+        return sorted({*self.subscribers, *(name for route in self.routes for name in self._queues_of(*route))})
 
     def served(self, names: Sequence[str]) -> tuple[list[str], list[Queue]]:
         """Return those of the consumed queues that are declared for all, and the temporary ones, as `Broker.consume` takes them."""
@@ -179,7 +194,7 @@ class Registry:
         exchanges = {EVENTS.name: EVENTS}
         queues = self.queues | self.temporary if self._is_lasting else dict(self.queues)
         for message in set(self.messages.values()):
-            spec = message.__spec__
+            spec = self.spec_of(message)
             if spec.exchange is not None:
                 refuse_other_kind(exchanges.setdefault(spec.exchange.name, spec.exchange), spec.exchange)
             if spec.queue is not None:
@@ -201,9 +216,16 @@ class Registry:
             if subscriber.message is not None:
                 found.setdefault(name, set()).add(subscriber.message.__spec__.name)
         for message, queue in self.routes:
-            for name in _queues_of(message, queue):
+            for name in self._queues_of(message, queue):
                 found.setdefault(name, set()).add(message.__spec__.name)
         return {name: types.pop() for name, types in found.items() if len(types) == 1}
+
+    def _queues_of(self, message: type[Message], queue: str | None) -> Sequence[str]:
+        """Return the queues through which a message comes to a route: that of the route, or its own."""
+        if queue is not None:
+            return [queue]
+        own = self.spec_of(message).queue
+        return [] if own is None else expand(message.__name__, own, message)
 
     def check(self, unmet: Callable[[Handler], list[str]]) -> None:
         """Raise `DefinitionError` for handlers that ask for what nothing provides."""
@@ -229,14 +251,6 @@ def _refuse_other_annotation(message: type[Message], handler: Handler, does: str
     if handler.takes and not any(issubclass(message, kind) or (message is Event and issubclass(kind, Event)) for kind in handler.takes):
         taken = " | ".join(kind.__name__ for kind in handler.takes)
         raise DefinitionError(f"{handler.origin} {does} {message.__name__}, but its first parameter is a {taken}")
-
-
-def _queues_of(message: type[Message], queue: str | None) -> Sequence[str]:
-    """Return the queues through which a message comes to a route: that of the route, or its own."""
-    if queue is not None:
-        return [queue]
-    own = message.__spec__.queue
-    return [] if own is None else expand(message.__name__, own, message)
 
 
 def _where(thing: Any) -> str:

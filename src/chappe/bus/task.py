@@ -47,7 +47,7 @@ class Task(Generic[P, R]):
             for n, parameter in declared.parameters.items()
             if n not in declared.given and not wants_context(hint := _travelling(declared, n)) and not providers.knows(hint)
         }
-        given: dict[str, Any] = {"queue": "default", **capabilities}
+        given: dict[str, Any] = {**capabilities}
         self.command: type[Command] = types.new_class(name, (Command,), given, lambda body: body.update(_namespace(declared, fields)))
         self._positional = [n for n, (_, parameter) in fields.items() if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
         first = [n for n, (_, parameter) in fields.items() if parameter.kind is inspect.Parameter.POSITIONAL_ONLY]
