@@ -10,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test test-rabbitmq4 check coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
+.PHONY: help demo test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
 # Install those of Debian's packages $(1) that are missing, when root; no server is started as a service, none gets data of the system's.
@@ -64,22 +64,22 @@ BROKER := file
 demo: $(VENV)/.demo $(if $(filter rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=rabbitmq, ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo --broker $(BROKER) $(ARGS)
 
-# What starts processes or servers: `make coverage` leaves it out, and `make check test` runs only this after it.
-OUTSIDE := $(addprefix tests/,processes benchmarks faults servers examples cli foreign test_docs.py)
-OUTSIDE_INSIDE := socket or schemathesis or model or distributed
-AT_ONCE := $(BIN)/python -m pytest -m "not alone and not paired" -n 2 --dist loadfile
+# The gate: one run of pytest, two workers; see design §15 for what belongs to it and what to the proof.
+test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+gate-busy: $(VENV)/.tests tools ## Run `make check test` beside two processes that burn CPU and one that writes to the disk (TIMES=3)
+	@$(BIN)/python -m tests.busy --times $(or $(TIMES),1) -- $(MAKE) --no-print-directory check test
 
 # Each part runs though one before it failed: what fails is known after one run.
-test: $(VENV)/.tests tools ## Run all tests, with real processes and real HTTP (ARGS="-k name")
+proof: $(VENV)/.tests tools ## Ask how far it goes: storms, power cuts, sick disks, broken servers, teeth, fuzz, volumes, about an hour
 	trap 'exit 130' INT; failed=""; \
-$(if $(filter check,$(MAKECMDGOALS)),\
-	$(AT_ONCE) $(OUTSIDE) || failed=1; \
-	$(AT_ONCE) tests $(addprefix --ignore=,$(OUTSIDE)) -k "$(OUTSIDE_INSIDE)" || failed=1; \
-,\
-	$(AT_ONCE) $(ARGS) || [ $$? = 5 ] || failed=1; \
-)	$(BIN)/python -m pytest -m paired -n 2 $(ARGS) || [ $$? = 5 ] || failed=1; \
-	$(BIN)/python -m pytest -m alone --durations=20 --durations-min=10 $(ARGS) || [ $$? = 5 ] || failed=1; \
-	[ -z "$$failed" ]
+	$(MAKE) --no-print-directory coverage || failed="$$failed coverage"; \
+	$(BIN)/python -m pytest -m proof --timeout 900 --durations=20 --durations-min=10 $(ARGS) || failed="$$failed tests"; \
+	$(MAKE) --no-print-directory power ARGS="--points 2000" || failed="$$failed power"; \
+	$(MAKE) --no-print-directory sick CASES=2000 CALLS=100 || failed="$$failed sick"; \
+	$(MAKE) --no-print-directory fuzz ARGS="--executions 200000" || failed="$$failed fuzz"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 RABBITMQ4 := $(HOME)/.cache/chappe/rabbitmq4
 AS_ROOT = [ "$$(id -u)" = 0 ] || { echo "only root can make and use the root folder of another Debian: run this as root" >&2; exit 1; }
@@ -97,20 +97,22 @@ $(RABBITMQ4):
 
 test-rabbitmq4: $(VENV)/.tests tools $(RABBITMQ4) ## Run the tests of RabbitMQ with the 4.0 of Debian 13, which is kept in RABBITMQ4=~/.cache/chappe/rabbitmq4
 	@$(AS_ROOT)
-	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest -n 2 --dist loadfile tests/contract -k distributed $(ARGS)
-	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) CHAPPE_TEST_PARTITIONS=1 $(BIN)/python -m pytest tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
+	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest -m "" -n 2 --dist worksteal tests/contract -k distributed $(ARGS)
+	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) CHAPPE_TEST_PARTITIONS=1 $(BIN)/python -m pytest -m "" tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
 	  tests/brokers/rabbitmq tests/processes/test_rabbitmq.py tests/store/test_kept.py $(ARGS)
 
-check: $(VENV)/.tests ## Format, lint, types, import layers, coverage: what must be clean at every commit
+check: $(VENV)/.tests ## Format, lint, types, import layers: what must be clean at every commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory coverage
 
-coverage: $(VENV)/.tests tools ## Measure what the tests inside one process cover; below 80 % is an error
+# What starts processes or servers covers nothing in its own process.
+OUTSIDE := $(addprefix tests/,processes benchmarks faults servers examples cli foreign test_docs.py)
+
+coverage: $(VENV)/.tests # Measure what the tests inside one process cover; below 80 % is an error
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile tests $(addprefix --ignore=,$(OUTSIDE)) -k "not ($(OUTSIDE_INSIDE))"
+	$(BIN)/coverage run -m pytest -q -n 2 --dist worksteal tests $(addprefix --ignore=,$(OUTSIDE)) -k "not (socket or schemathesis or model or distributed)"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=80 >.covered.txt || { cat .covered.txt; exit 1; }
 	@tail -3 .covered.txt

@@ -49,7 +49,7 @@ def test_a_type_checker_refuses_each_wrong_line_and_no_other(tmp_path: Path) -> 
     program.write_text(USER_CODE)
     (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "standard", "reportUnusedCallResult": False}))
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     found = json.loads(run.stdout)["generalDiagnostics"]
     refused = {item["range"]["start"]["line"] for item in found if item["severity"] == "error"}
     wrong = {number for number, line in enumerate(USER_CODE.splitlines()) if line.endswith("# wrong")}

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 15.0
+PATIENCE = 60.0  # only what hangs takes so long, on any machine
 
 
 def until(look: Callable[[], T], what: str = "", seconds: float = PATIENCE) -> T:

@@ -14,6 +14,8 @@ from benchmarks.results import Results, Row
 from benchmarks.table import verdict
 from benchmarks.works import DISK_SYNC, DRAIN_ONE, DRAIN_TWO, IDLE_CPU, POST_P99, RUN_CPU, SEND, SEND_P50, WORKS, Figure
 
+pytestmark = pytest.mark.proof
+
 ROOT = Path(__file__).parent.parent.parent
 
 

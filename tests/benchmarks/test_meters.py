@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 
+import pytest
 from benchmarks.meters import cpu, pss
+
+pytestmark = pytest.mark.proof
 
 _BURN = "import time\nprint(flush=True)\nwhile time.process_time() < 60: pass"
 _REST = "import sys\nprint(flush=True)\nsys.stdin.read()"

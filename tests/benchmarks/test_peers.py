@@ -40,6 +40,8 @@ from tests.servers.rabbitmq import RabbitNode
 
 from .test_bench import ROOT, bench, row_of
 
+pytestmark = pytest.mark.proof
+
 SENDS = {SEND, EIGHT_THREADS, EIGHT_PROCESSES}
 WORKING_AT = {DRAIN_ONE, DRAIN_TWO, WORKER_CPU, TOGETHER, SEND_P50, SEND_P99}
 LIMIT = {

@@ -34,7 +34,7 @@ class Refresh(Command, queue="refresh", key="{house}"):
         return replace(self, what=self.what | newer.what)
 
 
-class Add(Command, inline=True):
+class Add(Command):
     a: int
     b: float = 0.0
 

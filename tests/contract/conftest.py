@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -10,28 +10,47 @@ import pytest
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
-from .distributed import DistributedEngine, Servers
+from ..servers.shared import Database, Vhost
+from .distributed import DistributedEngine, OwnServers, SharedServers
 from .embedded import InsideEngine, SocketEngine
 from .engine import EngineUnderTest, Peer
 
 ENGINES: Final[dict[str, Callable[[Path], EngineUnderTest]]] = {"embedded": InsideEngine, "embedded-socket": SocketEngine}
 DISTRIBUTED: Final = "distributed"
+_RESTARTS: Final = ("embedded", "embedded-socket", pytest.param(DISTRIBUTED, marks=pytest.mark.proof))  # its servers take seconds to start
+_DISCONNECTS: Final = ("embedded", "embedded-socket", DISTRIBUTED)
+_OTHERS: Final = ("embedded", DISTRIBUTED)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the engines of a test: the one in a process of its own where a process or a connection dies only."""
+    if "engine" not in metafunc.fixturenames:
+        return
+    restarts, disconnects = (metafunc.definition.get_closest_marker(name) for name in ("restarts", "disconnects"))
+    chosen = _RESTARTS if restarts else _DISCONNECTS if disconnects else _OTHERS
+    metafunc.parametrize("engine", chosen, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def shared_engine_servers(rabbit: Vhost, postgres: Database) -> SharedServers:
+    """Places in the servers of the run."""
+    return SharedServers(rabbit, postgres)
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """RabbitMQ and PostgreSQL, started with the first test that needs them."""
-    if missing := RabbitNode.missing() or PostgresNode.missing():
-        pytest.skip(missing)
-    made = Servers(tmp_path_factory.mktemp("servers"))
-    yield made
-    made.stop()
+def own_engine_servers(rabbit_node: RabbitNode, postgres_node: PostgresNode) -> OwnServers:
+    """Servers that may be killed."""
+    return OwnServers(rabbit_node, postgres_node)
 
 
-@pytest.fixture(params=[*ENGINES, DISTRIBUTED])
+@pytest.fixture
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineUnderTest]:
     """A running engine on fresh data."""
-    made = DistributedEngine(request.getfixturevalue("servers")) if request.param == DISTRIBUTED else ENGINES[request.param](tmp_path)
+    if request.param == DISTRIBUTED:
+        killed = request.node.get_closest_marker("restarts") is not None
+        made: EngineUnderTest = DistributedEngine(request.getfixturevalue("own_engine_servers" if killed else "shared_engine_servers"))
+    else:
+        made = ENGINES[request.param](tmp_path)
     await made.start()
     yield made
     await made.close()

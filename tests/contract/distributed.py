@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -24,9 +23,11 @@ from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
+from ..servers.shared import Database, Vhost
 from .engine import EngineUnderTest, Peer
 
 _WRITTEN = 0.5
+_FINDS = 120.0
 _PASSES = 5.0  # seconds: what is longer passes by the clock that all statements ask
 _UNTOLD = "select from chappe.message where state = 1 and ticketed and not sent limit 1"
 _CLOCK = sql.SQL("""
@@ -41,29 +42,39 @@ _ALL_FOUND = """
 """
 
 
-class Servers:
-    """One RabbitMQ node and one PostgreSQL server for all tests of a run."""
+class SharedServers:
+    """Places in servers that others use too: they run always."""
 
-    def __init__(self, folder: Path) -> None:
-        self.rabbit = RabbitNode(folder / "rabbit")
-        self.postgres = PostgresNode(folder / "postgres")
-        self.running = False
+    running = True
+
+    def __init__(self, rabbit: Vhost, postgres: Database) -> None:
+        self.rabbit = rabbit
+        self.postgres = postgres
+
+    def start(self) -> None:
+        """They run."""
+
+    def kill(self) -> None:
+        """Nobody may kill what others use."""
+        raise AssertionError("a test that kills the engine is marked with pytest.mark.restarts")
+
+
+class OwnServers:
+    """One RabbitMQ node and one PostgreSQL server that nobody else uses meanwhile."""
+
+    def __init__(self, rabbit: RabbitNode, postgres: PostgresNode) -> None:
+        self.rabbit = rabbit
+        self.postgres = postgres
+        self.running = True
 
     def start(self) -> None:
         if not self.running:
             self.postgres.start()
             self.rabbit.start()
             self.running = True  # whatever is found of it
-            until = time.monotonic() + 30
+            until = time.monotonic() + _FINDS
             while self.rabbit.control("eval", _ALL_FOUND).strip() != "true":  # it answers before it has found its queues again
                 assert time.monotonic() < until, "RabbitMQ did not find its queues again"
-
-    def stop(self) -> None:
-        """End both in order, so that nothing of them stays."""
-        if self.running:
-            self.rabbit.stop()
-            self.postgres.stop()
-            self.running = False
 
     def kill(self) -> None:
         if self.running:
@@ -127,7 +138,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def _delete_stream(link: Link) -> None:
     """Delete the archive; RabbitMQ may still be about to find it again after a crash."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + _FINDS
     while True:
         try:
             await link.delete(ARCHIVE)
@@ -143,12 +154,12 @@ class DistributedEngine(EngineUnderTest):
     """RabbitMQ with PostgreSQL beside it."""
 
     quiet = 0.1
-    patience = 10.0
+    patience = 60.0
     moves_time = True
     soon = 60.0
     keeps_order_of_losses = False
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, servers: SharedServers | OwnServers) -> None:
         self._servers = servers
         self._fresh = True
         self._settled = False
@@ -167,7 +178,7 @@ class DistributedEngine(EngineUnderTest):
     async def _empty(self) -> None:
         """Delete what an earlier test left."""
         async with await self._connected() as connection:
-            link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=10, confirms=False)
+            link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=60.0, confirms=False)
             try:
                 with contextlib.suppress(psycopg.Error):
                     for name, lanes in await (await connection.execute("select name, lanes from chappe.queue")).fetchall():
@@ -186,11 +197,14 @@ class DistributedEngine(EngineUnderTest):
         self._settled = True
         self._servers.kill()
 
-    async def connect(self, *, deadline: float = 5.0) -> Peer:
-        wire = Wire(self._servers.rabbit.port)
+    async def connect(self, *, deadline: float = 60.0) -> Peer:
+        address = Address.parse(self._servers.rabbit.url)
+        wire = Wire(address.hosts[0][1])
         port = await wire.start()
         store = PostgresStore(self._servers.postgres.url, deadline=deadline)
-        broker = RabbitBroker(f"amqp://guest:guest@127.0.0.1:{port}/", store.kept, deadline=deadline, settling=0.0)
+        broker = RabbitBroker(
+            f"amqp://guest:guest@127.0.0.1:{port}/{address.vhost.strip('/')}", store.kept, deadline=deadline, settling=0.0
+        )
         store.join(broker)
         self._peers.append((broker, store, wire))
 

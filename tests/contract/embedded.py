@@ -88,7 +88,7 @@ class InsideEngine(_Embedded):
                 timer.cancel()
         self._dead = engine
 
-    async def connect(self, *, deadline: float = 5.0) -> Peer:
+    async def connect(self, *, deadline: float = 60.0) -> Peer:
         return self._peer(EmbeddedBroker(self.path, engine=self._engine or self._dead, deadline=deadline))
 
     def now(self) -> float:
@@ -135,7 +135,7 @@ class SocketEngine(_Embedded):
             process.join()
             process.close()
 
-    async def connect(self, *, deadline: float = 5.0) -> Peer:
+    async def connect(self, *, deadline: float = 60.0) -> Peer:
         return self._peer(EmbeddedBroker(self.path, may_own_file=False, deadline=deadline))
 
     def now(self) -> float:

@@ -32,7 +32,8 @@ class EngineUnderTest(ABC):
     quiet: seconds after which "nothing came" is believed. patience: seconds within which what is there is seen. moves_time: `advance`
     by much costs no time, so that days can pass. time_stands: time passes by `advance` only. soon: a delay that is short for this
     engine, yet long enough to look before it has passed. peers_survive: peers connected before a restart may be used after it.
-    keeps_order_of_losses: what several peers lost comes back in the order of publishing, not of their deaths.
+    keeps_order_of_losses: what several peers lost, or retried one by one, comes back in the order of publishing, not in that of their
+    deaths or retries.
     """
 
     quiet: float = 0.0
@@ -52,7 +53,7 @@ class EngineUnderTest(ABC):
         """Kill the engine; it stays down until `start`."""
 
     @abstractmethod
-    async def connect(self, *, deadline: float = 5.0) -> Peer:
+    async def connect(self, *, deadline: float = 60.0) -> Peer:
         """Return a new peer, whose verbs fail after `deadline` seconds without an answer."""
 
     @abstractmethod

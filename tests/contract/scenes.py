@@ -16,7 +16,7 @@ from chappe.messages.topology import Topology, bind
 
 from .engine import EngineUnderTest, Peer
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 60.0
 
 End = Callable[[int], Settlement]
 

@@ -142,6 +142,7 @@ async def test_taking_and_purging_leave_the_archive_as_it_is(engine: EngineUnder
     assert await drain(engine, peer, "q") == []
 
 
+@pytest.mark.restarts
 async def test_the_archive_goes_on_without_a_gap_after_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[event("kept", "x", str(n)) for n in range(3)])
     await engine.restart()

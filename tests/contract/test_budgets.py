@@ -59,6 +59,7 @@ async def test_a_budget_may_be_that_of_many_a_second(peer: Peer) -> None:
     assert all(0 <= wait <= 0.02 for wait in waits)
 
 
+@pytest.mark.restarts
 async def test_a_budget_is_remembered_over_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     await peer.store.take("b", 1000.0, 1)
     await engine.restart()

@@ -42,7 +42,7 @@ async def test_a_wait_ends_when_a_delayed_message_is_due(engine: EngineUnderTest
     before = engine.now()
     await send(peer, to("q", "a", delay=0.2))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
-        waiting = asyncio.ensure_future(consumer.receive(1, 10.0))
+        waiting = asyncio.ensure_future(consumer.receive(1, 60.0))
         await engine.advance(0.2)
         assert names(await waiting) == ["a"]
         assert engine.now() >= before + 0.2

@@ -77,6 +77,7 @@ async def test_a_purged_queue_works_as_before(engine: EngineUnderTest, peer: Pee
     assert await drain(engine, peer, "q") == [f"new {n}" for n in range(4)]
 
 
+@pytest.mark.restarts
 async def test_a_purge_survives_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q"), to("q", delay=3600.0))
     await peer.broker.purge("q")

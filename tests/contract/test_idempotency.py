@@ -65,6 +65,7 @@ async def test_the_key_stays_taken_when_its_message_is_done(engine: EngineUnderT
     assert await drain(engine, peer, "q") == []
 
 
+@pytest.mark.restarts
 async def test_the_key_stays_taken_over_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     (first,) = await send(peer, once("a"))
     await engine.restart()

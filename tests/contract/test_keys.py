@@ -138,6 +138,7 @@ async def test_a_retried_message_keeps_its_turn_several_times(engine: EngineUnde
     assert seen == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
 
 
+@pytest.mark.disconnects
 @pytest.mark.parametrize("polite", [True, False])
 async def test_a_lost_message_keeps_its_turn(engine: EngineUnderTest, peer: Peer, polite: bool) -> None:
     await send(peer, *keyed("a", "b"))

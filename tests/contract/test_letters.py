@@ -184,6 +184,7 @@ async def test_a_letter_does_not_stand_in_the_way_of_others(engine: EngineUnderT
     assert await drain(engine, peer, "q") == ["a"]
 
 
+@pytest.mark.restarts
 async def test_a_letter_survives_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     letters = await die(peer, to("q", "1"), to("r", "2"))
     await engine.restart()

@@ -18,6 +18,7 @@ async def queue(peer: Peer) -> None:
     await declare(peer, "q", "r")
 
 
+@pytest.mark.disconnects
 async def test_what_a_vanished_peer_held_is_ready_again_at_its_old_place(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[to("q", str(n)) for n in range(6)])
     lost = await engine.connect()
@@ -29,6 +30,7 @@ async def test_what_a_vanished_peer_held_is_ready_again_at_its_old_place(engine:
         assert names(await gather(consumer, 6)) == [str(n) for n in range(6)]
 
 
+@pytest.mark.disconnects
 async def test_what_was_given_to_others_meanwhile_stays_with_them(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[to("q", str(n)) for n in range(6)])
     lost = await engine.connect()
@@ -40,6 +42,7 @@ async def test_what_was_given_to_others_meanwhile_stays_with_them(engine: Engine
         assert names(theirs + await gather(other, 4)) == ["2", "3", "0", "1", "4", "5"]
 
 
+@pytest.mark.disconnects
 async def test_a_vanished_peers_message_goes_at_once_to_one_who_waits(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"))
     lost = await engine.connect()
@@ -51,6 +54,7 @@ async def test_a_vanished_peers_message_goes_at_once_to_one_who_waits(engine: En
         assert names(await asyncio.wait_for(waiting, PATIENCE)) == ["a"]
 
 
+@pytest.mark.disconnects
 async def test_what_was_settled_before_vanishing_stays_settled(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[to("q", str(n)) for n in range(4)])
     lost = await engine.connect()
@@ -82,6 +86,7 @@ async def test_a_politely_closed_peer_gives_back_without_counting(engine: Engine
         assert (await one(consumer)).attempt == 1
 
 
+@pytest.mark.disconnects
 async def test_giving_back_keeps_the_attempts_and_the_note_of_before(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"))
     lost = await engine.connect()
@@ -103,6 +108,7 @@ async def test_giving_back_keeps_the_priority(engine: EngineUnderTest, peer: Pee
     assert await drain(engine, peer, "q") == ["high", "middle", "low"]
 
 
+@pytest.mark.disconnects
 async def test_a_vanished_peer_cannot_settle(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"))
     lost = await engine.connect()
@@ -119,6 +125,7 @@ async def test_a_vanished_peer_cannot_settle(engine: EngineUnderTest, peer: Peer
     assert await peer.broker.depth("r") == Depth()
 
 
+@pytest.mark.disconnects
 async def test_a_late_ack_from_a_new_connection_is_refused(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"))
     lost = await engine.connect()
@@ -132,6 +139,7 @@ async def test_a_late_ack_from_a_new_connection_is_refused(engine: EngineUnderTe
         await ack(other, theirs)
 
 
+@pytest.mark.disconnects
 async def test_a_peer_that_was_cut_off_cannot_settle_what_somebody_else_got_meanwhile(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"))
     frozen = await engine.connect()
@@ -147,6 +155,7 @@ async def test_a_peer_that_was_cut_off_cannot_settle_what_somebody_else_got_mean
         await ack(other, theirs)
 
 
+@pytest.mark.disconnects
 async def test_a_peer_that_was_cut_off_goes_on_and_nothing_is_lost(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"), to("q", "b"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
@@ -159,6 +168,7 @@ async def test_a_peer_that_was_cut_off_goes_on_and_nothing_is_lost(engine: Engin
     assert await drain(engine, peer, "q") == (["a", "b", "c"] if refused else ["b", "c"])
 
 
+@pytest.mark.disconnects
 async def test_what_two_peers_lost_comes_back_in_the_order_of_publishing(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[to("q", str(n)) for n in range(6)])
     one_peer, other = await engine.connect(), await engine.connect()
@@ -173,6 +183,7 @@ async def test_what_two_peers_lost_comes_back_in_the_order_of_publishing(engine:
     assert (found if engine.keeps_order_of_losses else sorted(found)) == [str(n) for n in range(6)]
 
 
+@pytest.mark.disconnects
 async def test_a_message_may_be_lost_again_and_again_and_is_never_gone(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "a"), to("q", "b"))
     for _ in range(8):
@@ -183,6 +194,7 @@ async def test_a_message_may_be_lost_again_and_again_and_is_never_gone(engine: E
             await depth_becomes(peer, "q", ready=2)
 
 
+@pytest.mark.disconnects
 async def test_a_peer_that_vanishes_while_it_waits_takes_nothing_with_it(engine: EngineUnderTest, peer: Peer) -> None:
     lost = await engine.connect()
     async with lost.broker.consume(["q"], prefetch=1) as consumer:
@@ -195,6 +207,7 @@ async def test_a_peer_that_vanishes_while_it_waits_takes_nothing_with_it(engine:
     assert await drain(engine, peer, "q") == ["a"]
 
 
+@pytest.mark.disconnects
 async def test_what_a_vanished_peer_held_may_be_purged(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[to("q", str(n)) for n in range(3)])
     lost = await engine.connect()

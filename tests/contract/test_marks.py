@@ -62,6 +62,7 @@ async def test_marks_stay_while_a_message_is_dead_and_when_it_is_retried(peer: P
     assert set(await peer.store.marks(receipt.id)) == set()
 
 
+@pytest.mark.restarts
 async def test_marks_stay_when_the_consumer_is_lost_and_over_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     (receipt,) = await send(peer, to("q"))
     lost = await engine.connect()

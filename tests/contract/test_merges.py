@@ -171,6 +171,7 @@ async def test_a_retried_message_runs_before_what_is_pending(engine: EngineUnder
         assert name(await one(consumer)) == "b+c"
 
 
+@pytest.mark.disconnects
 async def test_a_lost_message_runs_before_what_is_pending(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, merging("a"))
     lost = await engine.connect()
@@ -291,6 +292,7 @@ async def test_an_ack_may_publish_a_message_of_its_own_key(peer: Peer) -> None:
         assert name(await one(consumer)) == "again"
 
 
+@pytest.mark.restarts
 async def test_what_is_pending_is_still_merged_into_after_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, merging("a"), merging("later", key="other", delay=3600.0))
     early = await pending(peer, merging("b"))

@@ -35,7 +35,7 @@ PEERS: Final = 2
 PREFETCH: Final = 4
 MANY: Final = os.environ.get("CHAPPE_HYPOTHESIS") == "many"
 PROFILE: Final = settings(
-    max_examples=2000 if MANY else 400,
+    max_examples=2000 if MANY else 60,
     stateful_step_count=100 if MANY else 50,
     deadline=None,
     print_blob=True,
@@ -45,7 +45,7 @@ PROFILE: Final = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
 FAR: Final = settings(
-    PROFILE, max_examples=200 if MANY else 6, phases=[Phase.generate]
+    PROFILE, max_examples=200 if MANY else 3, phases=[Phase.generate]
 )  # over two servers a step takes a tenth of a second
 SHORT: Final = 1000.0
 CALM: Final = 7  # steps between two disturbances, so that lives get somewhere
@@ -486,10 +486,10 @@ class Lives(RuleBasedStateMachine):
         assert len(waiting) == len(set(waiting))
 
 
-@pytest.mark.timeout(7200 if MANY else 240)
+@pytest.mark.timeout(7200 if MANY else 400)
 @pytest.mark.parametrize("name", ["embedded", DISTRIBUTED])
 def test_random_lives_agree_with_the_model(name: str, request: pytest.FixtureRequest) -> None:
-    servers = request.getfixturevalue("servers") if name == DISTRIBUTED else None
+    servers = request.getfixturevalue("shared_engine_servers") if name == DISTRIBUTED else None
     make = ENGINES[name] if servers is None else lambda _: DistributedEngine(servers)
     machine = type(f"Lives_{name}", (Lives,), {"make": staticmethod(make), "restarts": servers is None})
     run_state_machine_as_test(machine, settings=PROFILE if servers is None else FAR)

@@ -23,7 +23,7 @@ async def queue(peer: Peer) -> None:
     await declare(peer, "q", "r")
 
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.restarts
 
 
 async def reborn(engine: EngineUnderTest) -> Peer:

@@ -63,6 +63,7 @@ async def test_a_message_that_waits_for_its_retry_is_delayed_and_one_retried_at_
         assert await state(peer, identity) == "delayed"
 
 
+@pytest.mark.disconnects
 async def test_a_lost_message_is_ready(engine: EngineUnderTest, peer: Peer) -> None:
     identity = await tracked(peer)
     lost = await engine.connect()

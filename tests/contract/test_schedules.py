@@ -109,6 +109,7 @@ async def test_many_schedulers_at_once_fire_a_slot_once(engine: EngineUnderTest,
     assert await peer.broker.depth("q") == Depth(ready=1)
 
 
+@pytest.mark.restarts
 async def test_what_was_fired_is_remembered_over_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     await peer.store.fire("s", 100.0, [to("q", "a")])
     await engine.restart()

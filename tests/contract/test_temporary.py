@@ -73,6 +73,7 @@ async def test_it_goes_with_its_consumer_and_all_that_is_in_it(engine: EngineUnd
         await nothing(engine, consumer)
 
 
+@pytest.mark.disconnects
 async def test_it_goes_with_a_peer_that_vanished(engine: EngineUnderTest, peer: Peer) -> None:
     lost = await engine.connect()
     async with lost.broker.consume([], prefetch=1, temporary=[NEWS]) as consumer:
@@ -150,6 +151,7 @@ async def test_what_the_store_keeps_for_others_comes_too_once(engine: EngineUnde
     assert sorted(await drain(engine, peer, "kept")) == ["high", "late", "tracked"]
 
 
+@pytest.mark.disconnects
 async def test_a_consumer_whose_connection_was_cut_hears_again(engine: EngineUnderTest, peer: Peer) -> None:
     listener = await engine.connect()
     async with listener.broker.consume([], prefetch=9, temporary=[NEWS]) as consumer:
@@ -204,6 +206,7 @@ async def test_deliveries_that_go_back_untouched_keep_their_order(engine: Engine
         assert [n for n in names(again) if n != "1"] == ["0", "2", "3"]
 
 
+@pytest.mark.disconnects
 async def test_a_consumer_that_does_not_receive_has_its_queue_again_after_its_connection_was_cut(
     engine: EngineUnderTest, peer: Peer
 ) -> None:

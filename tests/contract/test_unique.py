@@ -112,6 +112,7 @@ async def test_a_double_is_not_archived_nor_tracked(peer: Peer) -> None:
         await peer.store.state(double.envelope.id)
 
 
+@pytest.mark.restarts
 async def test_the_key_is_still_taken_after_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
     (receipt,) = await send(peer, to("q", "a", unique="u"))
     await engine.restart()

@@ -125,7 +125,7 @@ def test_an_engine_that_was_restarted_between_two_sends_is_not_noticed(host: Hos
 
 
 def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubles_nothing(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=20.0)
+    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=60.0)
     confirmed: list[str] = []
     failures: list[BaseException] = []
 
@@ -246,7 +246,7 @@ def test_a_default_timeout_for_other_sockets_is_not_the_deadline(host: Host) -> 
 
 
 def test_what_fills_the_socket_is_sent_as_the_engine_reads_it(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=10.0)
+    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=60.0)
     assert client.is_reachable()
     large = [Publication(Envelope(f"m{n}", "t", b"{}" + b" " * 2_000_000), "q") for n in range(4)]
     assert decode_plain(client.publish(large)) == [[f"m{n}"] for n in range(4)]

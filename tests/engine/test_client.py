@@ -105,7 +105,7 @@ async def test_senders_at_once_without_an_engine_all_store_everything(tmp_path: 
 
 
 async def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubles_nothing(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=60.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     confirmed: list[str] = []
     stop = asyncio.Event()
@@ -127,7 +127,8 @@ async def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubl
     await asyncio.gather(*lanes)
     stored: list[str] = []
     async with broker.consume(["q"], prefetch=500) as consumer:
-        while deliveries := await consumer.receive(500, 2.0):
+        while (await broker.depth("q")).ready:
+            deliveries = await consumer.receive(500, 60.0)
             stored += [d.envelope.id for d in deliveries]
             await consumer.settle([Ack(d.tag) for d in deliveries])
     assert sorted(stored) == sorted(confirmed)
@@ -135,16 +136,16 @@ async def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubl
 
 
 async def test_a_worker_keeps_what_it_holds_over_the_death_of_the_engine(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=60.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message(n) for n in range(4)])
     async with broker.consume(["q"], prefetch=2) as consumer:
-        held = await consumer.receive(2, 5.0)
+        held = await consumer.receive(2, 60.0)
         engine.kill()
         engine.start()
-        other = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
+        other = EmbeddedBroker(engine.path, may_own_file=False, deadline=60.0)
         async with other.consume(["q"], prefetch=4) as rival:
-            taken = await rival.receive(4, 10.0)
+            taken = await rival.receive(4, 60.0)
             assert [d.envelope.id for d in taken] == ["m2", "m3"], "what is held is not lent twice"
             assert await consumer.settle([Ack(d.tag) for d in held]) == []
         await other.close()
@@ -153,7 +154,7 @@ async def test_a_worker_keeps_what_it_holds_over_the_death_of_the_engine(engine:
 
 
 async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guessed(engine: EngineProcess) -> None:
-    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=False, deadline=60.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     serial = broker.client.serial
     call = asyncio.ensure_future(broker.publish([message(1, Options(key="k", merges=True))]))
@@ -258,7 +259,7 @@ async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path
         writer.transport.abort()
 
     dying = await asyncio.start_unix_server(die_at_once, str(tmp_path / "chappe.db.sock"))
-    broker = EmbeddedBroker(path, may_own_file=False, deadline=10.0)
+    broker = EmbeddedBroker(path, may_own_file=False, deadline=60.0)
     call = asyncio.ensure_future(broker.declare(Topology(queues=(bind("q"),))))
     await auntil(lambda: accepted >= 5, "it to be tried again and again")
     dying.close()
@@ -275,7 +276,7 @@ async def test_a_connection_that_dies_in_its_first_moment_is_made_again(tmp_path
 async def test_what_was_stored_before_the_engine_died_is_not_stored_again_by_a_sender_that_owns_the_file(tmp_path: Path) -> None:
     engine = EngineProcess(tmp_path)
     await auntil((tmp_path / "chappe.db.sock").exists)
-    broker = EmbeddedBroker(engine.path, may_own_file=True, deadline=20.0)
+    broker = EmbeddedBroker(engine.path, may_own_file=True, deadline=60.0)
     await broker.declare(Topology(queues=(bind("q"),)))
     confirmed: list[str] = []
     stop = asyncio.Event()
@@ -299,7 +300,8 @@ async def test_what_was_stored_before_the_engine_died_is_not_stored_again_by_a_s
     await asyncio.gather(*lanes)
     stored: list[str] = []
     async with broker.consume(["q"], prefetch=500) as consumer:
-        while deliveries := await consumer.receive(500, 2.0):
+        while (await broker.depth("q")).ready:
+            deliveries = await consumer.receive(500, 60.0)
             stored += [d.envelope.id for d in deliveries]
             await consumer.settle([Ack(d.tag) for d in deliveries])
     assert sorted(stored) == sorted(confirmed)

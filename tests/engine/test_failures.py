@@ -70,7 +70,7 @@ async def test_a_deletion_that_is_refused_half_way_leaves_the_queue_in_use(broke
     async with broker.consume(["q"], prefetch=1) as consumer:
         deleting = asyncio.ensure_future(broker.purge("q", delete=True))
         await asyncio.sleep(0)
-        (held,) = await consumer.receive(1, 5.0)
+        (held,) = await consumer.receive(1, 60.0)
         with pytest.raises(BrokerError, match="running"):
             await deleting
         await broker.publish([message("later")])
@@ -113,8 +113,8 @@ async def test_what_was_given_back_and_lent_again_in_a_turn_that_is_undone_is_he
     other = EmbeddedBroker(engine.ledger.path, engine=engine)
     await broker.publish([message("a")])
     async with broker.consume(["q"], prefetch=1) as mine, other.consume(["q"], prefetch=1) as theirs:
-        (held,) = await mine.receive(1, 5.0)
-        waiting = asyncio.ensure_future(theirs.receive(1, 5.0))
+        (held,) = await mine.receive(1, 60.0)
+        waiting = asyncio.ensure_future(theirs.receive(1, 60.0))
         await auntil(lambda: engine.ledger.receivers, "the other to wait")
         full_once(engine, monkeypatch)
         with pytest.raises(StorageFull):
@@ -130,7 +130,7 @@ async def test_a_turn_that_is_undone_and_done_again_is_counted_once(
 ) -> None:
     await broker.publish([message("a"), message("b")])
     async with broker.consume(["q"], prefetch=2) as consumer:
-        first, second = await consumer.receive(2, 5.0)
+        first, second = await consumer.receive(2, 60.0)
         full_once(engine, monkeypatch, times=1)
         await consumer.settle([Ack(first.tag), Dead(second.tag, "why")])
     queue = engine.ledger.routes.queue("q")
@@ -208,12 +208,12 @@ async def test_a_damaged_pending_message_is_merged_with_by_nobody(engine: Engine
     engine.ledger.db.execute("update ready set envelope = cast(replace(envelope, 'a', 'z') as blob) where message_id = 'a'")
     engine.ledger.commit()
     async with broker.consume(["r"], prefetch=1) as consumer:
-        (held,) = await consumer.receive(1, 5.0)
+        (held,) = await consumer.receive(1, 60.0)
         assert await consumer.settle([Ack(held.tag, then=(message("b", key="k", merges=True),))]) == []
     (answer,) = await broker.publish([message("c", key="k", merges=True)])
     assert (answer.outcome, answer.id) == ("pending", "b")
     async with broker.consume(["q"], prefetch=5) as consumer:
-        assert [d.envelope.id for d in await consumer.receive(5, 5.0)] == ["b"]
+        assert [d.envelope.id for d in await consumer.receive(5, 60.0)] == ["b"]
 
 
 async def test_a_disk_that_fails_while_old_records_are_deleted_ends_the_engine(
@@ -244,7 +244,7 @@ async def test_an_engine_that_was_frozen_itself_fences_nobody(
 ) -> None:
     await broker.publish([message("a")])
     async with broker.consume(["q"], prefetch=1) as consumer:
-        (held,) = await consumer.receive(1, 5.0)
+        (held,) = await consumer.receive(1, 60.0)
         monkeypatch.setattr(server, "FENCE", 0.0)  # everybody was silent for too long
         engine._fence_at -= 30.0  # and it should have looked 30 s ago
         engine._fence()
@@ -256,7 +256,7 @@ async def test_an_engine_that_was_frozen_itself_fences_nobody(
 async def test_a_hello_of_a_connection_that_is_gone_takes_nothing(engine: Engine, broker: EmbeddedBroker) -> None:
     await broker.publish([message("a")])
     async with broker.consume(["q"], prefetch=1) as consumer:
-        (held,) = await consumer.receive(1, 5.0)
+        (held,) = await consumer.receive(1, 60.0)
         tag = held.tag
     gone = engine.attach(lambda _: None)
     hello = {"protocol": server.PROTOCOL, "name": "gone", "held": [("q", tag)]}
@@ -455,20 +455,20 @@ async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: 
     await worker.declare(Topology(queues=(bind("q"),)))
     await worker.publish([message("old", key="k", merges=True)])
     async with worker.consume(["q"], prefetch=1) as consumer:
-        await consumer.receive(1, 5.0)  # it is begun, and its effect remembered under its id
+        await consumer.receive(1, 60.0)  # it is begun, and its effect remembered under its id
         first.ledger.claims.clear()  # the engine dies without a word to anybody
         first.close()
         engine = Engine(path, grace=0.0)
         other = EmbeddedBroker(path, engine=engine)
         async with other.consume(["q"], prefetch=1) as takes:
-            assert len(await takes.receive(1, 5.0)) == 1  # and is given back by somebody who did not begin it
+            assert len(await takes.receive(1, 60.0)) == 1  # and is given back by somebody who did not begin it
         (new,) = await other.publish([message("new", key="k", merges=True)])
         assert new.outcome == "stored", "a message of its own, with an id of its own"
         async with other.consume(["q"], prefetch=2) as takes:
-            (again,) = await takes.receive(2, 5.0)
+            (again,) = await takes.receive(2, 60.0)
             assert again.envelope.id == "old"
             await takes.settle([Ack(again.tag)])
-            assert [d.envelope.id for d in await takes.receive(2, 5.0)] == ["new"]
+            assert [d.envelope.id for d in await takes.receive(2, 60.0)] == ["new"]
         await other.close()
         engine.close()
     await worker.close()
@@ -481,7 +481,7 @@ async def test_an_engine_that_stood_still_itself_waits_again_for_those_who_held_
     await worker.declare(Topology(queues=(bind("q"),)))
     await worker.publish([message("held")])
     async with worker.consume(["q"], prefetch=1) as consumer:
-        await consumer.receive(1, 5.0)
+        await consumer.receive(1, 60.0)
         first.close()
         engine = Engine(path, grace=0.2)
         time.sleep(0.5)  # noqa: ASYNC251 - as in a commit that takes long: who has come back is not heard yet

@@ -19,6 +19,7 @@ from tests.servers.rabbitmq import RabbitNode
 _missing = RabbitNode.missing() or PostgresNode.missing()
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(_missing is not None, reason=str(_missing))
 @pytest.mark.parametrize("back", [False, True], ids=["from a file to RabbitMQ", "from RabbitMQ to a file"])
 async def test_what_is_moved_while_others_send_and_handle_is_there_once_with_its_delay_its_key_and_its_death(

@@ -53,8 +53,8 @@ def strace(mill: Mill, process: int, *faults: str) -> Iterator[None]:
 # --- errors
 
 
+@pytest.mark.proof
 @needs_strace
-@pytest.mark.timeout(150)
 def test_whichever_call_to_the_disk_fails_nothing_that_was_confirmed_is_missing(tmp_path: Path) -> None:
     evidence = run(CASES, SEED, tmp_path)
     assert evidence["faults"] == []
@@ -63,6 +63,7 @@ def test_whichever_call_to_the_disk_fails_nothing_that_was_confirmed_is_missing(
     assert stopped >= CASES // 2, evidence["ended with"]
 
 
+@pytest.mark.proof
 @needs_strace
 @pytest.mark.parametrize("name", planted.of("disks"))
 def test_a_planted_fault_is_seen(name: str) -> None:
@@ -86,8 +87,8 @@ def test_the_engine_ends_with_74_when_the_disk_fails_while_the_file_is_opened(tm
     assert meet(Failure("fdatasync", 2, made=False), tmp_path / "case").code == 74
 
 
+@pytest.mark.proof
 @needs_strace
-@pytest.mark.timeout(120)
 def test_a_disk_that_fails_again_and_again_costs_restarts_and_nothing_else(mill: Mill) -> None:
     mill.configure("[pools.mill]\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")
@@ -109,8 +110,8 @@ def test_a_disk_that_fails_again_and_again_costs_restarts_and_nothing_else(mill:
 # --- slowness
 
 
+@pytest.mark.proof
 @needs_strace
-@pytest.mark.timeout(120)
 def test_a_slow_disk_loses_no_delivery_and_fences_nobody(mill: Mill) -> None:
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")
@@ -130,8 +131,8 @@ def test_a_slow_disk_loses_no_delivery_and_fences_nobody(mill: Mill) -> None:
     mill.end()
 
 
+@pytest.mark.proof
 @needs_root
-@pytest.mark.timeout(120)
 def test_a_disk_that_stands_still_for_twelve_seconds_loses_no_delivery_and_fences_nobody(tmp_path: Path) -> None:
     """Longer than the silence after which a client is given up, which must not be counted while the engine itself waited."""
     disk = FrozenDisk(tmp_path / "disk")
@@ -239,7 +240,6 @@ def test_an_engine_whose_process_opens_the_file_twice_does_not_start(mill: Mill)
     assert "chappe.db is open in this process already, by code other than the engine" in said and "sqlite3" in said
 
 
-@pytest.mark.timeout(60)
 def test_a_damaged_page_that_is_met_while_it_runs_ends_it_with_78_and_is_not_tried_again(mill: Mill) -> None:
     mill.configure("[pools.mill]\nconcurrency = 1\n")
     mill.chappe("send", "work", "name=a")

@@ -17,6 +17,8 @@ from tests.faults.planted import environment
 from tests.processes.conftest import Mill
 from tests.waiting import until
 
+pytestmark = pytest.mark.proof
+
 FENCED = 35.0  # the engine's FENCE and the quarter of it after which it looks; twice, because one that stood still itself begins anew
 REPLACED = 35.0
 CONFIRMED_AGAIN = 15.0
@@ -78,7 +80,6 @@ def late_word(mill: Mill, plant: str | None = None) -> tuple[int, int]:
     return counts["running"], counts["done"]
 
 
-@pytest.mark.timeout(180)
 def test_a_frozen_worker_is_fenced_and_its_late_word_is_refused(mill: Mill) -> None:
     assert late_word(mill) == (1, 0), "the message is with the other worker, which has not ended it"
     mill.release()
@@ -86,12 +87,10 @@ def test_a_frozen_worker_is_fenced_and_its_late_word_is_refused(mill: Mill) -> N
     assert len(mill.lines("start")) == 2
 
 
-@pytest.mark.timeout(180)
 def test_without_a_fence_the_late_word_would_end_what_somebody_else_runs(mill: Mill) -> None:
     assert late_word(mill, "fencing-off") == (0, 1)
 
 
-@pytest.mark.timeout(180)
 def test_a_frozen_worker_is_replaced_and_its_messages_run_elsewhere(mill: Mill) -> None:
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 2\n")
     mill.run("--no-gateway", "--no-scheduler")
@@ -110,7 +109,6 @@ def test_a_frozen_worker_is_replaced_and_its_messages_run_elsewhere(mill: Mill) 
     assert mill.names("end") == ["a"]
 
 
-@pytest.mark.timeout(180)
 def test_a_frozen_engine_stops_senders_and_workers_for_seconds_only(mill: Mill) -> None:
     mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")

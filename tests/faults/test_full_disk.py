@@ -74,7 +74,6 @@ def reserve(mill: Mill) -> int:
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
-@pytest.mark.timeout(120)
 def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_recovers_by_itself(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     mill.run("--no-scheduler")
@@ -120,7 +119,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
     mill.end()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.proof
 def test_acks_go_on_when_somebody_takes_every_byte_that_becomes_free(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     mill.run("--no-gateway", "--no-scheduler")
@@ -174,7 +173,7 @@ def each_runs_once(mill: Mill, stored: list[str]) -> None:
     assert len(mill.names("start")) == len(stored)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.proof
 def test_on_a_full_disk_an_operator_can_look(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     fill_until_refused(mill)
@@ -182,7 +181,7 @@ def test_on_a_full_disk_an_operator_can_look(mill: Mill) -> None:
     assert mill.letters() == []
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.proof
 def test_on_a_full_disk_a_killed_worker_is_replaced_and_goes_on(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(12)))
@@ -193,7 +192,7 @@ def test_on_a_full_disk_a_killed_worker_is_replaced_and_goes_on(mill: Mill) -> N
     until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(12)}, "everything stored to be handled by another worker", 10)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.proof
 def test_on_a_full_disk_a_killed_engine_comes_back_and_what_waits_is_handled(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(12)))
@@ -211,7 +210,7 @@ def test_on_a_full_disk_a_killed_engine_comes_back_and_what_waits_is_handled(mil
     mill.end()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.proof
 def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     mill.run("--no-gateway", "--no-scheduler")
@@ -236,7 +235,7 @@ def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: M
     mill.end()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.proof
 def test_a_little_room_is_enough_when_the_log_took_the_rest(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     log = Path(f"{disk.path}/chappe.db-wal")

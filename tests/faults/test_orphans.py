@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.storm.host import free_port
 from tests.processes.conftest import Mill
+from tests.servers.ports import free_ports
 from tests.waiting import until
 
 AT_ONCE = 5.0
@@ -25,7 +25,6 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
     mill.close()
 
 
-@pytest.mark.timeout(60)
 def test_an_engine_that_waits_for_the_file_ends_when_it_is_told_to(mill: Mill) -> None:
     mill.start("engine")
     until(lambda: (mill.folder / "chappe.db.sock").exists())
@@ -40,7 +39,6 @@ def test_an_engine_that_waits_for_the_file_ends_when_it_is_told_to(mill: Mill) -
         until(lambda: mill.errors().count("waiting for the file") > before + 1)  # noqa: B023 - called at once
 
 
-@pytest.mark.timeout(60)
 def test_a_gateway_that_waits_for_the_engine_ends_when_it_is_told_to(mill: Mill) -> None:
     gateway = mill.start("gateway")
     until(lambda: "gateway listens on" in mill.errors())
@@ -48,9 +46,9 @@ def test_a_gateway_that_waits_for_the_engine_ends_when_it_is_told_to(mill: Mill)
     assert gateway.wait(AT_ONCE) == 0
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.proof
 def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: Mill) -> None:
-    mill.environment["CHAPPE_PORT"] = str(free_port())
+    mill.environment["CHAPPE_PORT"] = str(*free_ports(1))
     mill.configure("[pools.mill]\nconcurrency = 2\n")
     mill.run()
     for _ in range(2):
@@ -74,9 +72,9 @@ def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: 
     mill.end()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.proof
 def test_a_frozen_gateway_of_a_killed_supervisor_keeps_the_next_from_running_for_a_moment_only(mill: Mill) -> None:
-    mill.environment["CHAPPE_PORT"] = str(free_port())
+    mill.environment["CHAPPE_PORT"] = str(*free_ports(1))
     mill.run()
     assert mill.process is not None
     gateway = mill.rows()["gateway"].pid

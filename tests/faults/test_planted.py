@@ -8,6 +8,8 @@ import pytest
 
 from .planted import PLANTS, environment
 
+pytestmark = pytest.mark.proof
+
 
 def run(program: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -17,6 +17,8 @@ from tests.faults.storm.ledger import percentile
 from tests.processes.conftest import Mill
 from tests.waiting import until
 
+pytestmark = pytest.mark.proof
+
 WORKERS, SLOTS, KILLS = 10, 4, 52
 RUNS, FILE, BLOCK = 5, 1024**3, 1024**2
 
@@ -89,7 +91,6 @@ def app(mill: Mill) -> Iterator[App]:
     app.close()
 
 
-@pytest.mark.timeout(240)
 def test_what_fifty_killed_workers_ran_runs_elsewhere_within_a_second(mill: Mill, app: App) -> None:
     mill.configure(f"[pools.mill]\nprocesses = {WORKERS}\nconcurrency = {SLOTS}\n")
     mill.run("--no-gateway", "--no-scheduler")

@@ -11,6 +11,8 @@ from tests.faults.rounds.run import Options, rounds
 from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
 
+pytestmark = pytest.mark.proof
+
 _missing = RabbitNode.missing() or PostgresNode.missing()
 needs_servers = pytest.mark.skipif(_missing is not None, reason=str(_missing))
 
@@ -27,7 +29,6 @@ def test_nothing_is_lost_nothing_hangs_and_nobody_is_deaf_in_twelve_rounds_of_fa
 
 
 @needs_servers
-@pytest.mark.timeout(120)
 def test_a_planted_loss_is_seen() -> None:
     """The other plants take as long as the rounds: `python -m tests.faults.rounds --plant NAME --only FAULT` shows each."""
     _, kind, fault = PLANTS["forgets"]

@@ -22,7 +22,7 @@ import apsw
 import pytest
 
 from chappe import App, Command, Settings, cron, every
-from chappe.bus.draft import Draft, new_id
+from chappe.bus.bus import Draft, new_id
 from chappe.engine.database import open_database
 from chappe.engine.owner import socket_path
 from chappe.engine.server import Engine
@@ -303,7 +303,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
     folder.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.proof
 @pytest.mark.parametrize("schedulers", [1, 2, 3])
 def test_each_slot_is_one_message_while_schedulers_are_killed_at_random(folder: Folder, schedulers: int) -> None:
     """Every slot of 0.2 s for about six seconds; a trigger in the file notes the slot of each firing."""
@@ -343,8 +343,8 @@ def test_each_slot_is_one_message_while_schedulers_are_killed_at_random(folder: 
 needs_faketime = pytest.mark.skipif(not Path(FAKETIME).exists(), reason="Debian's libfaketime is missing: make tools installs it")
 
 
+@pytest.mark.proof
 @needs_faketime
-@pytest.mark.timeout(120)
 def test_messages_wait_as_long_as_they_should_whatever_the_wall_says(folder: Folder) -> None:
     """The wall jumps by an hour and by a month in both directions while delayed messages wait and one is handled late."""
     folder.start("engine", own_wall=True)
@@ -360,8 +360,8 @@ def test_messages_wait_as_long_as_they_should_whatever_the_wall_says(folder: Fol
         assert handled <= sent + 2 + 3, "it came too late"
 
 
+@pytest.mark.proof
 @needs_faketime
-@pytest.mark.timeout(120)
 def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_starts(folder: Folder) -> None:
     """The clock goes an hour ahead and back; then a scheduler starts while it is ahead, and another one when it is back."""
     folder.start("engine")

@@ -21,9 +21,9 @@ from chappe import App
 from chappe.settings import Settings
 from chappe.store.contract import Letter
 
-from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
-from ..waiting import until
+from ..servers.shared import Database, Vhost
+from ..waiting import PATIENCE, until
 from .application import LINES, Office, application
 from .clients import CLIENTS, PROGRAMS, Client
 
@@ -68,7 +68,7 @@ def declarations(client: Client) -> dict[str, Any]:
 class Station:
     """Both servers, foreign programs, a worker of ours, and our application in this process."""
 
-    def __init__(self, folder: Path, rabbit: RabbitNode, postgres: PostgresNode) -> None:
+    def __init__(self, folder: Path, rabbit: Vhost | RabbitNode, postgres: Database) -> None:
         self.folder = folder
         self.rabbit = rabbit
         self.settings = Settings(broker=rabbit.url, store=postgres.url)
@@ -108,7 +108,7 @@ class Station:
     ) -> subprocess.Popen[str]:
         """Start a foreign program that declares, then publishes, then consumes so many messages from a queue."""
         asked = None if consume is None else {"queue": consume[0], "count": consume[1]}
-        told = {"url": f"{self.rabbit.url}%2F", "exchanges": exchanges, "queues": queues, "publish": publish, "consume": asked}
+        told = {"url": self.rabbit.url, "exchanges": exchanges, "queues": queues, "publish": publish, "consume": asked}
         program = subprocess.Popen(
             client.command,
             cwd=PROGRAMS,
@@ -160,7 +160,7 @@ class Station:
             command = [sys.executable, "-m", "chappe", "worker", *options]
             self.worker = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=errors, stderr=errors)
         worker = self.worker
-        until(lambda: self.errors().count(" serves ") > before or worker.poll() is not None, "a worker that serves", 30)
+        until(lambda: self.errors().count(" serves ") > before or worker.poll() is not None, "a worker that serves")
         assert worker.poll() is None, self.errors()
 
     def rest(self) -> None:
@@ -168,7 +168,7 @@ class Station:
         worker, self.worker = self.worker, None
         if worker is not None:
             worker.send_signal(signal.SIGTERM)
-            worker.wait(30)
+            worker.wait(PATIENCE)
 
     def dead(self, queue: str) -> list[Letter]:
         """Return the dead letters of a queue."""
@@ -193,7 +193,7 @@ class Station:
         found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in found if line["text"] == text]
 
-    def came(self, text: str, count: int = 1, seconds: float = 15) -> list[dict[str, Any]]:
+    def came(self, text: str, count: int = 1, seconds: float = PATIENCE) -> list[dict[str, Any]]:
         """Wait for so many lines of letters with a text."""
         until(lambda: len(self.lines(text)) >= count, f"{count} of {text!r}; the worker said: {self.errors()[-2000:]}", seconds)
         return self.lines(text)
@@ -217,24 +217,29 @@ class Station:
 
 def finished(program: subprocess.Popen[str]) -> list[dict[str, Any]]:
     """Wait until a foreign program ends in order, and give what it consumed."""
-    printed, said = program.communicate(timeout=30)
+    printed, said = program.communicate(timeout=PATIENCE)
     assert program.returncode == 0, f"{program.args} ended with {program.returncode}: {said}"
     return [json.loads(line) for line in printed.splitlines()]
 
 
+def _opened(station: Station) -> Iterator[Station]:
+    try:
+        station.open()
+        yield station
+    finally:
+        station.close()
+
+
 @pytest.fixture(scope="module")
-def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
+def station(tmp_path_factory: pytest.TempPathFactory, rabbit: Vhost, postgres: Database) -> Iterator[Station]:
     """Everything, once for all tests of the module; a foreign program that is missing is left out."""
-    if missing := RabbitNode.missing() or PostgresNode.missing():
-        pytest.skip(missing)
-    folder = tmp_path_factory.mktemp("foreign")
-    with PostgresNode(folder / "postgres") as postgres, RabbitNode(folder / "rabbit") as rabbit:
-        station = Station(folder, rabbit, postgres)
-        try:
-            station.open()
-            yield station
-        finally:
-            station.close()
+    yield from _opened(Station(tmp_path_factory.mktemp("foreign"), rabbit, postgres))
+
+
+@pytest.fixture
+def own_station(tmp_path: Path, rabbit_node: RabbitNode, postgres: Database) -> Iterator[Station]:
+    """Everything, with a RabbitMQ that may be killed."""
+    yield from _opened(Station(tmp_path, rabbit_node, postgres))
 
 
 def chosen(station: Station, name: str) -> Client:

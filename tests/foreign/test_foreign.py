@@ -16,9 +16,10 @@ from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Queue, bind
 from chappe.store.postgres.store import PostgresStore
 
+from ..servers.rabbitmq import RabbitNode
 from ..waiting import until
 from .clients import Client
-from .conftest import Station, declarations, exchange, message, queue
+from .conftest import Station, chosen, declarations, exchange, message, queue
 
 WRITTEN = 'Zürich – 東京 – Αθήνα – 😀 «"quoted"» {client} {what}'
 AT = dt.datetime(2028, 2, 29, 23, 59, 59, 123000, dt.UTC)  # in Tokyo and Zürich it is March already
@@ -94,7 +95,7 @@ def compare(client: Client, ended: tuple[str, str], identity: str, sent: dict[st
     assert sent["text"] in got["body"].replace('\\"', '"'), "text is written as text, not as escapes"
     if client.tells:
         assert (got["type"], got["message_id"], got["content_type"], got["exchange"]) == (type_, identity, "application/json", exchange)
-        assert abs(got["timestamp"] - time.time()) < 15
+        assert abs(got["timestamp"] - time.time()) < 3600
 
 
 # --- queues of theirs
@@ -155,7 +156,7 @@ def test_what_cannot_be_decoded_is_a_dead_letter_and_keeps_nobody_waiting(statio
     bodies = ("kein JSON – 東京", '{"text": "no date", "at": "gestern", "day": "2028-02-29"}', "[1, 2")
     publish = [message("pika.direct", "order", body) for body in bodies]
     station.run(with_pika, publish=[*publish, message("pika.direct", "order", letter("behind the bad ones"))])
-    station.came("behind the bad ones", seconds=5)
+    station.came("behind the bad ones")
     until(lambda: station.left("pika.desk") == 0, "the queue to be empty")
     dead = station.dead("pika.desk")
     assert sorted(letter.envelope.body.decode() for letter in dead) == sorted(bodies)
@@ -280,23 +281,25 @@ async def test_a_queue_of_theirs_that_does_not_exist_is_not_found(station: Stati
 def test_a_queue_of_theirs_that_is_gone_keeps_no_other_waiting_and_is_served_when_it_is_back(station: Station, with_pika: Client) -> None:
     station.delete("pika.box")
     station.run(with_pika, publish=[message("pika.direct", "order", letter("while it is gone"))])
-    station.came("while it is gone", seconds=8)
+    station.came("while it is gone")
     station.run(with_pika, **declarations(with_pika), publish=[message("", "pika.box", letter("it is back"))])
-    station.came("it is back", seconds=8)
+    station.came("it is back")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.proof
 def test_after_rabbitmq_was_killed_what_is_published_to_a_non_durable_exchange_of_theirs_comes_again(
-    station: Station, with_pika: Client
+    own_station: Station, rabbit_node: RabbitNode
 ) -> None:
+    station, with_pika = own_station, chosen(own_station, "pika")
     station.rest()
     station.run(with_pika, **declarations(with_pika))
     station.work("--queues", "pika.ears")
-    station.rabbit.kill()
-    station.rabbit.start()
-    up = time.monotonic()
-    while not station.lines("after the crash"):  # what comes before we are bound again is for nobody
-        assert time.monotonic() - up < 8, station.errors()[-2000:]
+    rabbit_node.kill()
+    rabbit_node.start()
+
+    def heard() -> bool:  # what comes before we are bound again is for nobody
         station.run(with_pika, **declarations(with_pika), publish=[message("pika.fanout", "", letter("after the crash"))])
-        time.sleep(0.2)
+        return bool(station.lines("after the crash"))
+
+    until(heard, station.errors()[-2000:], 60)
     assert intact(station.lines("after the crash")[0])

@@ -16,6 +16,8 @@ from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
 from tests.waiting import auntil
 
+pytestmark = pytest.mark.proof
+
 SHALLOW, DEEP, TAKEN, BATCH = 2_000, 200_000, 2_000, 100
 BODY = b'{"note": "' + b"x" * 180 + b'"}'
 
@@ -35,7 +37,6 @@ async def take(broker: EmbeddedBroker, queue: str) -> float:
         return TAKEN / (time.perf_counter() - started)
 
 
-@pytest.mark.alone
 async def test_taking_from_two_hundred_thousand_is_as_fast_as_from_two_thousand(tmp_path: Path) -> None:
     engine = subprocess.Popen(
         [sys.executable, "-m", "chappe", "--broker", "sqlite:///chappe.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL

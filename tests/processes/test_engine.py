@@ -3,8 +3,6 @@
 import os
 import signal
 
-import pytest
-
 from ..waiting import until
 from .conftest import Mill
 
@@ -34,7 +32,6 @@ def acknowledged(mill: Mill) -> list[str]:
     return [name for who in ("a", "b") for name in (mill.folder / f"acknowledged-{who}").read_text().split("\n")[:-1]]
 
 
-@pytest.mark.timeout(90)
 def test_nothing_acknowledged_is_lost_when_the_engine_is_killed_and_workers_come_back(mill: Mill) -> None:
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")
@@ -54,7 +51,6 @@ def test_nothing_acknowledged_is_lost_when_the_engine_is_killed_and_workers_come
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_what_runs_while_the_engine_dies_ends_once(mill: Mill) -> None:
     mill.configure("[pools.mill]\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")

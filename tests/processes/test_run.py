@@ -17,7 +17,6 @@ from ..waiting import until
 from .conftest import Mill, has_ended
 
 
-@pytest.mark.timeout(60)
 def test_everything_starts_serves_and_ends_in_order(mill: Mill) -> None:
     mill.run()
     rows = mill.rows()
@@ -38,7 +37,6 @@ def test_everything_starts_serves_and_ends_in_order(mill: Mill) -> None:
         httpx2.get(f"{base}/livez", trust_env=False)
 
 
-@pytest.mark.timeout(60)
 def test_nothing_outlives_a_killed_supervisor(mill: Mill) -> None:
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 2\n")
     mill.run()
@@ -56,7 +54,6 @@ def test_nothing_outlives_a_killed_supervisor(mill: Mill) -> None:
     assert mill.names("end") == ["running"], "what ran was finished first"
 
 
-@pytest.mark.timeout(60)
 def test_a_new_run_takes_over_after_a_killed_supervisor(mill: Mill) -> None:
     mill.configure("[pools.mill]\nconcurrency = 2\n")
     mill.run("--no-gateway", "--no-scheduler")
@@ -69,7 +66,6 @@ def test_a_new_run_takes_over_after_a_killed_supervisor(mill: Mill) -> None:
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_a_second_run_for_the_same_file_is_refused_naming_the_first(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     assert mill.process is not None
@@ -100,7 +96,6 @@ def test_what_cannot_run_is_refused_with_78_and_the_remedy(
     assert refused.stdout == ""
 
 
-@pytest.mark.timeout(60)
 def test_a_child_that_cannot_run_with_its_configuration_ends_the_run(mill: Mill) -> None:
     mill.configure('[pools.mill]\nqueues = ["nowhere"]\n')
     ended = mill.chappe("run", "--no-gateway", "--no-scheduler", code=78)
@@ -108,7 +103,6 @@ def test_a_child_that_cannot_run_with_its_configuration_ends_the_run(mill: Mill)
     assert "mill-1 cannot run with this configuration" in ended.stderr
 
 
-@pytest.mark.timeout(60)
 def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> None:
     (mill.folder / "timed.py").write_text("from mill import *\napp.schedule(every(0.5), Tick())\n")
     mill.environment["CHAPPE_APP"] = "timed:app"
@@ -130,9 +124,9 @@ def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> N
     assert fired == [fired[0] + 0.5 * n for n in range(len(fired))], "each slot once, none is missing"
 
 
-def test_an_application_whose_commands_are_all_inline_runs_too(tmp_path: Path) -> None:
+def test_an_application_whose_commands_are_all_handled_here_and_now_runs_too(tmp_path: Path) -> None:
     (tmp_path / "here.py").write_text(
-        "from chappe import App, Command\napp = App('here')\nclass Now(Command, inline=True): pass\n@app.handles(Now)\ndef now(_: Now) -> str: return 'done'\n"
+        "from chappe import App, Command\napp = App('here')\nclass Now(Command): pass\n@app.handles(Now)\ndef now(_: Now) -> str: return 'done'\n"
     )
     command = [sys.executable, "-m", "chappe", "-A", "here:app", "run", "--no-gateway", "--no-scheduler"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
@@ -144,7 +138,6 @@ def test_an_application_whose_commands_are_all_inline_runs_too(tmp_path: Path) -
         assert run.wait(30) == 0
 
 
-@pytest.mark.timeout(60)
 def test_a_second_interrupt_ends_a_run_without_waiting_for_what_runs(mill: Mill) -> None:
     mill.run()
     mill.chappe("send", "work", "name=long", "seconds:=30")
@@ -160,7 +153,6 @@ def test_a_second_interrupt_ends_a_run_without_waiting_for_what_runs(mill: Mill)
     assert time.monotonic() - started < 10
 
 
-@pytest.mark.timeout(60)
 def test_a_signal_for_workers_does_not_end_the_others(mill: Mill) -> None:
     mill.run()
     before = mill.rows()
@@ -170,7 +162,6 @@ def test_a_signal_for_workers_does_not_end_the_others(mill: Mill) -> None:
     assert {name: row.pid for name, row in mill.rows().items()} == {name: row.pid for name, row in before.items()}
 
 
-@pytest.mark.timeout(60)
 def test_a_status_file_that_cannot_be_written_does_not_stop_the_supervision(mill: Mill) -> None:
     mill.run()
     worker = mill.rows()["default-1"].pid
@@ -184,7 +175,6 @@ def test_a_status_file_that_cannot_be_written_does_not_stop_the_supervision(mill
     assert "cannot write" in mill.errors()
 
 
-@pytest.mark.timeout(60)
 def test_a_port_that_is_taken_ends_the_run_with_a_sentence(mill: Mill) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -193,7 +183,6 @@ def test_a_port_that_is_taken_ends_the_run_with_a_sentence(mill: Mill) -> None:
     assert "cannot listen on 127.0.0.1" in ended.stderr
 
 
-@pytest.mark.timeout(60)
 def test_a_reload_with_a_broken_application_keeps_the_rest_running(mill: Mill) -> None:
     mill.run()
     engine = mill.rows()["engine"].pid
@@ -209,7 +198,6 @@ def test_a_reload_with_a_broken_application_keeps_the_rest_running(mill: Mill) -
     assert mill.rows()["engine"].pid == engine
 
 
-@pytest.mark.timeout(60)
 def test_a_handler_that_is_killed_for_hanging_alone_is_blamed(mill: Mill) -> None:
     mill.run()
     mill.chappe("send", "work", "name=neighbour", "seconds:=2")

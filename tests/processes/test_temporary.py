@@ -7,8 +7,7 @@ import signal
 
 import pytest
 
-from ..servers.postgres import PostgresNode
-from ..servers.rabbitmq import RabbitNode
+from ..servers.shared import Database, Vhost
 from ..waiting import until
 from .conftest import Mill
 
@@ -30,13 +29,13 @@ async def hear(event: Said) -> None:
 """
 
 
-@pytest.fixture(params=["file", "rabbitmq"])
+@pytest.fixture(params=["file", pytest.param("rabbitmq", marks=pytest.mark.proof)])
 def bots(mill: Mill, request: pytest.FixtureRequest) -> Mill:
     (mill.folder / "bot.py").write_text(BOT)
     mill.environment |= {"CHAPPE_APP": "bot:app"}
     if request.param == "rabbitmq":
-        rabbit: RabbitNode = request.getfixturevalue("rabbit")
-        postgres: PostgresNode = request.getfixturevalue("postgres")
+        rabbit: Vhost = request.getfixturevalue("rabbit")
+        postgres: Database = request.getfixturevalue("postgres")
         mill.environment |= {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
     mill.configure("[pools.bots]\nprocesses = 2\nconcurrency = 2\n")
     return mill
@@ -51,10 +50,9 @@ def hearers(mill: Mill, text: str) -> set[int]:
 
 
 def listed(mill: Mill) -> list[str]:
-    return [name for name in mill.queues() if name.startswith("bots.on.hear")]
+    return [name for name in mill.queues() if name.startswith("on.hear")]
 
 
-@pytest.mark.timeout(120)
 def test_each_process_hears_what_is_said_while_it_runs_and_leaves_nothing_behind(bots: Mill) -> None:
     bots.run("--no-gateway", "--no-scheduler")
     say(bots, "one")

@@ -21,7 +21,6 @@ concurrency = {slots}
 """
 
 
-@pytest.mark.timeout(60)
 def test_what_a_killed_worker_ran_runs_elsewhere_at_once(mill: Mill) -> None:
     mill.configure(TWO.replace("concurrency = 4", "concurrency = 1"))
     mill.run("--no-gateway", "--no-scheduler")
@@ -46,7 +45,6 @@ def test_what_a_killed_worker_ran_runs_elsewhere_at_once(mill: Mill) -> None:
     mill.end()
 
 
-@pytest.mark.timeout(90)
 def test_a_message_that_kills_its_worker_three_times_is_a_dead_letter_and_its_neighbours_are_not_blamed(mill: Mill) -> None:
     mill.configure(ONE.format(slots=1))
     mill.run("--no-gateway", "--no-scheduler")
@@ -60,7 +58,6 @@ def test_a_message_that_kills_its_worker_three_times_is_a_dead_letter_and_its_ne
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_term_finishes_what_runs_and_gives_the_rest_back_uncounted(mill: Mill) -> None:
     mill.configure(ONE.format(slots=2))
     mill.run("--no-gateway", "--no-scheduler")
@@ -77,7 +74,6 @@ def test_term_finishes_what_runs_and_gives_the_rest_back_uncounted(mill: Mill) -
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_what_does_not_end_within_the_grace_is_cut_off_and_given_back_uncounted(mill: Mill) -> None:
     mill.configure("grace = 0.5\n" + ONE.format(slots=2))
     mill.run("--no-gateway", "--no-scheduler")
@@ -92,7 +88,6 @@ def test_what_does_not_end_within_the_grace_is_cut_off_and_given_back_uncounted(
     mill.end()
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)])
 def test_a_second_int_or_a_quit_ends_a_worker_at_once_and_gives_back(mill: Mill, signals: tuple[signal.Signals, ...]) -> None:
     mill.configure(ONE.format(slots=2))
@@ -113,7 +108,6 @@ def test_a_second_int_or_a_quit_ends_a_worker_at_once_and_gives_back(mill: Mill,
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_tstp_pauses_and_cont_resumes(mill: Mill) -> None:
     mill.configure(ONE.format(slots=2))
     mill.run("--no-gateway", "--no-scheduler")
@@ -131,7 +125,6 @@ def test_tstp_pauses_and_cont_resumes(mill: Mill) -> None:
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_ttin_writes_the_stacks_of_tasks_and_threads(mill: Mill) -> None:
     mill.configure(ONE.format(slots=2))
     mill.run("--no-gateway", "--no-scheduler")
@@ -147,7 +140,6 @@ def test_ttin_writes_the_stacks_of_tasks_and_threads(mill: Mill) -> None:
     mill.end()
 
 
-@pytest.mark.timeout(90)
 def test_hup_replaces_the_workers_one_by_one_and_nothing_is_lost(mill: Mill) -> None:
     mill.configure(TWO)
     mill.run("--no-gateway", "--no-scheduler")
@@ -166,7 +158,6 @@ def test_hup_replaces_the_workers_one_by_one_and_nothing_is_lost(mill: Mill) -> 
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_renewal_after_so_many_messages_is_no_crash_and_costs_no_pause(mill: Mill) -> None:
     mill.configure(ONE.format(slots=4) + "max_messages = 20\n")
     mill.run("--no-gateway", "--no-scheduler")
@@ -183,7 +174,6 @@ def test_renewal_after_so_many_messages_is_no_crash_and_costs_no_pause(mill: Mil
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_a_hung_handler_ends_its_worker_after_kill_after_and_is_retried(mill: Mill) -> None:
     mill.configure(ONE.format(slots=2))
     mill.run("--no-gateway", "--no-scheduler")
@@ -197,7 +187,6 @@ def test_a_hung_handler_ends_its_worker_after_kill_after_and_is_retried(mill: Mi
     mill.end()
 
 
-@pytest.mark.timeout(60)
 def test_a_worker_that_is_told_to_be_quiet_before_it_can_work_takes_nothing_until_it_may(mill: Mill) -> None:
     worker = mill.start("worker", "-Q", "work")
     until(lambda: "waiting for the engine" in mill.errors(), "the worker to look for its engine", 20)

@@ -20,7 +20,7 @@ from ..waiting import until
 from .cluster import SIZE, RabbitCluster
 
 MISSING = RabbitCluster.missing()
-pytestmark = [pytest.mark.alone, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+pytestmark = [pytest.mark.proof, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 PARTITIONS = bool(os.environ.get("CHAPPE_TEST_PARTITIONS"))
 needs_quiet = pytest.mark.skipif(

@@ -18,7 +18,7 @@ import pytest
 from ..waiting import until
 from .postgres import PostgresNode
 
-pytestmark = pytest.mark.skipif(PostgresNode.missing() is not None, reason=str(PostgresNode.missing()))
+pytestmark = [pytest.mark.proof, pytest.mark.skipif(PostgresNode.missing() is not None, reason=str(PostgresNode.missing()))]
 
 ROOT = Path(__file__).parent.parent.parent
 FOR_EVER = b"DO $$ BEGIN LOOP END LOOP; END $$"  # a session that never looks whether its server is still there

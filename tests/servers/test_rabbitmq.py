@@ -15,7 +15,7 @@ import pytest
 from ..waiting import until
 from .rabbitmq import RabbitNode
 
-pytestmark = pytest.mark.skipif(RabbitNode.missing() is not None, reason=str(RabbitNode.missing()))
+pytestmark = [pytest.mark.proof, pytest.mark.skipif(RabbitNode.missing() is not None, reason=str(RabbitNode.missing()))]
 
 ROOT = Path(__file__).parent.parent.parent
 SAY_HELLO = b"AMQP\x00\x00\x09\x01"

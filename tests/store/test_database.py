@@ -17,13 +17,15 @@ from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 
+pytestmark = pytest.mark.proof
+
 DEADLINE = 1.0
 LONGEST = 6.0  # for the deadline, on a busy machine; psycopg alone waits for ten seconds more
 
 
 @pytest.fixture
-async def store(postgres: PostgresNode) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(postgres.url, deadline=DEADLINE)
+async def store(postgres_node: PostgresNode) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(postgres_node.url, deadline=DEADLINE)
     await store.kept.declare(Topology(queues=(bind("frozen"),)))
     yield store
     await store.close()
@@ -40,13 +42,12 @@ WORKS: dict[str, Callable[[PostgresStore], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("work", WORKS)
 async def test_nothing_waits_longer_than_its_deadline_and_all_goes_on_afterwards(
-    store: PostgresStore, postgres: PostgresNode, work: str
+    store: PostgresStore, postgres_node: PostgresNode, work: str
 ) -> None:
     await asyncio.gather(*(store.kept.counts(("frozen",)) for _ in range(4)))
-    with postgres.frozen():
+    with postgres_node.frozen():
         for _ in range(2):
             began = time.monotonic()
             with pytest.raises((BrokerUnavailable, Unconfirmed)):
@@ -59,11 +60,10 @@ async def test_nothing_waits_longer_than_its_deadline_and_all_goes_on_afterwards
         assert attempt < 19
 
 
-@pytest.mark.timeout(60)
-async def test_who_comes_while_it_stands_still_does_not_wait_longer_either(store: PostgresStore, postgres: PostgresNode) -> None:
-    newcomer = PostgresStore(postgres.url, deadline=DEADLINE)
+async def test_who_comes_while_it_stands_still_does_not_wait_longer_either(store: PostgresStore, postgres_node: PostgresNode) -> None:
+    newcomer = PostgresStore(postgres_node.url, deadline=DEADLINE)
     try:
-        with postgres.frozen():
+        with postgres_node.frozen():
             began = time.monotonic()
             with pytest.raises(BrokerUnavailable):
                 await newcomer.kept.counts(("frozen",))
@@ -72,16 +72,15 @@ async def test_who_comes_while_it_stands_still_does_not_wait_longer_either(store
         await newcomer.close()
 
 
-@pytest.mark.timeout(60)
 async def test_who_enters_as_it_begins_to_stand_still_does_not_wait_longer_either(
-    store: PostgresStore, postgres: PostgresNode, monkeypatch: pytest.MonkeyPatch
+    store: PostgresStore, postgres_node: PostgresNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect = store.database.connect
     with contextlib.ExitStack() as lasting:
 
         async def connected() -> Connection:
             connection = await connect()
-            lasting.enter_context(postgres.frozen())
+            lasting.enter_context(postgres_node.frozen())
             return connection
 
         monkeypatch.setattr(store.database, "connect", connected)

@@ -15,11 +15,11 @@ from chappe.messages.topology import Topology, bind
 from chappe.store.postgres.kept import Kept
 from chappe.store.postgres.store import PostgresStore
 
-from ..servers.postgres import PostgresNode
+from ..servers.shared import Database
 
 
 @pytest.fixture
-async def store(postgres: PostgresNode) -> AsyncIterator[PostgresStore]:
+async def store(postgres: Database) -> AsyncIterator[PostgresStore]:
     async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
         await connection.execute("drop schema if exists chappe cascade")
     store = PostgresStore(postgres.url)
@@ -139,7 +139,7 @@ async def test_a_letter_that_is_retried_has_no_deaths_any_more(kept: Kept, store
     assert await kept.deaths([mark]) == {}
 
 
-async def test_who_settles_and_who_presents_the_same_keys_do_not_wait_for_each_other_in_a_ring(kept: Kept, postgres: PostgresNode) -> None:
+async def test_who_settles_and_who_presents_the_same_keys_do_not_wait_for_each_other_in_a_ring(kept: Kept, postgres: Database) -> None:
     other = PostgresStore(postgres.url)
     keys = "abcdefgh"
     try:
@@ -157,7 +157,7 @@ async def test_who_settles_and_who_presents_the_same_keys_do_not_wait_for_each_o
         await other.close()
 
 
-async def test_the_schema_may_be_made_by_many_at_once(postgres: PostgresNode) -> None:
+async def test_the_schema_may_be_made_by_many_at_once(postgres: Database) -> None:
     async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
         await connection.execute("drop schema if exists chappe cascade")
     stores = [PostgresStore(postgres.url) for _ in range(8)]

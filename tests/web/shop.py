@@ -57,14 +57,14 @@ class Invite(Command, queue="invites", unique=Unique("{address}")):
     address: str
 
 
-class Add(Command, inline=True):
+class Add(Command):
     """Handled here and now."""
 
     a: int
     b: float = 0.0
 
 
-class Divide(Command, inline=True):
+class Divide(Command):
     a: int
     b: int
 

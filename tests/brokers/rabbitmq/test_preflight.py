@@ -55,7 +55,7 @@ async def test_rights_that_are_missing_are_wrong(node: RabbitNode) -> None:
     node.control("add_user", user, "secret")
     node.control("set_permissions", user, "^$", ".*", ".*")
     address = Address.parse(node.url.replace("guest:guest", f"{user}:secret"))
-    link = await Link.open(address, name="test", deadline=5.0)
+    link = await Link.open(address, name="test", deadline=60.0)
     try:
         found = {f.check: f async for f in preflight(link, address, {}, 5.0)}
         assert found["rabbitmq rights"].verdict == "wrong"

@@ -22,6 +22,8 @@ from channel_manager.shapes import alpine_request, ical_feed, nimbus_deltas
 
 from .conftest import start_server, stop_server
 
+pytestmark = pytest.mark.proof
+
 
 def nights(*free: int) -> list[Night]:
     return [Night(FIRST_NIGHT + n * DAY, units, 9_000) for n, units in enumerate(free)]

@@ -20,6 +20,8 @@ from channel_manager.property import DAY, Listing
 from channel_manager.stage import Stage
 from tests.waiting import until
 
+pytestmark = pytest.mark.proof
+
 PROPERTIES = 8
 SETTLED = 30.0
 
@@ -59,7 +61,6 @@ def processes(stage: Stage) -> dict[str, tuple[int, int, int, int]]:
     return {name: (int(pid or 0), int(starts), int(crashes), int(planned)) for name, pid, starts, crashes, planned in rows}
 
 
-@pytest.mark.alone
 def test_r1_a_mask_is_answered_while_no_worker_runs(doors: Stage) -> None:
     seconds: list[float] = []
     for n in range(100):
@@ -295,7 +296,6 @@ def test_r12_r13_r14_planned_renewal_counts_no_crash_and_the_others_run_on(stage
     assert after["compute-1"][:2] == before["compute-1"][:2], "a worker without limits runs for ever"
 
 
-@pytest.mark.alone
 def test_r16_a_change_reaches_the_channels_within_a_second_in_the_mean(stage: Stage) -> None:
     stage.start_chappe()
     started = time.monotonic()
@@ -308,7 +308,6 @@ def test_r16_a_change_reaches_the_channels_within_a_second_in_the_mean(stage: St
     assert max(means.values()) <= 1.0, means
 
 
-@pytest.mark.alone
 def test_r17_the_applications_queries_are_not_slowed_by_the_queue(doors: Stage) -> None:
     def query_seconds() -> float:
         """Return the best of several medians: what the machine does meanwhile makes some of them slower, the queue would make all."""

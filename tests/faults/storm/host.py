@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from chappe.settings import Settings
 from chappe.store.contract import Store
 from tests.faults import planted
 from tests.faults.storm import killer
+from tests.servers.ports import free_ports
 
 T = TypeVar("T")
 
@@ -38,13 +38,6 @@ PUBLISHERS: Mapping[str, tuple[str, float]] = {
 """Each publisher's kind and its part of the messages; with the masks in batches a fifth of all are masks."""
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Host:
     """All processes of a storm."""
 
@@ -52,7 +45,7 @@ class Host:
         self.folder = folder
         self._workers = workers
         self._rate = rate
-        self._port = free_port()
+        (self._port,) = free_ports(1)
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
         self._environment = {
             **kept, **planted.environment(plant), "CHAPPE_APP": "tests.faults.storm.application:app", "CHAPPE_PORT": str(self._port),

@@ -15,6 +15,8 @@ import pytest
 from tests.faults.storm.killer import ENGINE, MIX, PUBLISHER, TURNS, WORKER, Killer, Plan, schedule
 from tests.waiting import until
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.fixture
 def victim() -> Iterator[subprocess.Popen[bytes]]:

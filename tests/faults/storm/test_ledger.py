@@ -10,6 +10,8 @@ import pytest
 from tests.faults.storm.journal import Journal, Line, Process, Reader
 from tests.faults.storm.ledger import History, Strike, judge, wanted
 
+pytestmark = pytest.mark.proof
+
 A, B, P = Process(10, 0.0), Process(11, 0.0), Process(99, 0.0)
 WORK, ECHO, PAIR, MASK, HTTP = "work.steps1.0.1", "work.steps1.0.2+e", "pair.batches1.7.3", "mask.masks1.0.4", "work.http1.0.5"
 STEPS = [f"step.steps1.0.{number}" for number in range(4)]
