@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from chappe.cli.first_process import divide_first_process
 from chappe.errors import ChappeError
 
 _VERBS: Final = {
@@ -47,6 +48,7 @@ def cli(ctx: click.Context, app: str | None, broker: str | None, config: Path | 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; what goes wrong is said in one sentence, with the exit code of its kind."""
+    divide_first_process()
     try:
         cli.main(args=arguments, prog_name="chappe", standalone_mode=True)
     except ChappeError as error:
