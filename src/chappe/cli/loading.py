@@ -16,6 +16,8 @@ import click
 from msgspec.structs import replace
 
 from chappe.app import App, Connection
+from chappe.cli.logs import keep_loggers
+from chappe.cli.terminal import say
 from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
 from chappe.search_path import add_project_folder
 from chappe.settings import Settings, load
@@ -36,6 +38,7 @@ def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = T
     name, _, attribute = settings.app.partition(":")
     add_project_folder(str(Path.cwd()), sys.path)
     module = _imported(name, settings.app)
+    keep_loggers()
     found: Any = getattr(module, attribute or "app", None)
     if not isinstance(found, App):
         raise InvalidSettings(f'{name} has no application called "{attribute or "app"}": write app = App("name") there')
@@ -70,7 +73,7 @@ def _broken(name: str, error: BaseException) -> ChappeError:
         trace.tb_frame.f_code.co_filename.startswith("<frozen ") or trace.tb_frame.f_globals.get("__name__") == __name__
     ):
         trace = trace.tb_next
-    click.echo("".join(traceback.format_exception(type(error), error, trace)).rstrip(), err=True)
+    say("".join(traceback.format_exception(type(error), error, trace)).rstrip())
     kind = DefinitionError if isinstance(error, ImportError | SyntaxError) else ChappeError  # the others may be gone the next time
     return kind(f"{name} cannot be imported: {type(error).__name__}: {error}{_shadowed(error)}")
 
