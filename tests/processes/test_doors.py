@@ -1,6 +1,9 @@
 """Who may speak to a running system, and what its processes know, with real processes and real users."""
 
+import contextlib
 import json
+import resource
+import socket
 from pathlib import Path
 
 import httpx2
@@ -54,3 +57,26 @@ def test_no_handler_is_told_the_token(mill: Mill) -> None:
         told = TOKEN in Path(f"/proc/{row.pid}/environ").read_text(errors="replace")
         assert not told or name in ("supervisor", "gateway"), name
     assert TOKEN not in json.dumps(mill.errors())
+
+
+@pytest.mark.timeout(90)
+def test_half_requests_do_not_keep_others_out_of_a_gateway_with_few_descriptors(mill: Mill) -> None:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, allowed[1]))
+    try:
+        mill.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    address = mill.address()
+    port = int(address.rpartition(":")[2])
+    with contextlib.ExitStack() as stack:
+        keeping = stack.enter_context(httpx2.Client(base_url=address, trust_env=False))
+        assert keeping.get("/queues").status_code == 200
+        for _ in range(120):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            with contextlib.suppress(ConnectionError):
+                half.sendall(b"GET /queues HTTP/1.1\r\nHost: local")
+        for _ in range(20):
+            with httpx2.Client(base_url=address, trust_env=False, timeout=30) as client:
+                assert client.get("/queues").status_code == 200
+    assert "out of system resource" not in mill.errors()

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,14 +21,12 @@ from typing import Any, NamedTuple
 import click
 import setproctitle
 
-from chappe import output
 from chappe.app import App, Connection
 from chappe.bus.bus import Draft, new_id
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
-from chappe.cli.terminal import escaped
 from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.database import PASSING
@@ -174,10 +171,8 @@ def worker(
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
         log.critical("%s ends by an error that it cannot handle", name, exc_info=True)
         code = _BROKEN
-    closing = threading.Thread(target=logging.shutdown, daemon=True)  # the application's handlers may wait for somebody who reads
-    closing.start()
-    closing.join(output.LAST_WAIT)
-    output.end_now(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
+    logging.shutdown()
+    os._exit(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
 
 
 class Pool(NamedTuple):
@@ -349,7 +344,7 @@ def _dump_tasks() -> None:
     for identity, frame in names.items():
         lines.append(f"thread {identity}")
         lines += [line.rstrip() for line in traceback.format_stack(frame, limit=8)]
-    output.stderr.write(f"{escaped(chr(10).join(lines))}\n".encode("utf-8", "backslashreplace"))
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 @click.command()
@@ -361,7 +356,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     import uvicorn
 
     from chappe.web.gateway import gateway as make_gateway
-    from chappe.web.http_protocol import HttpProtocol
+    from chappe.web.http_protocol import HttpProtocol, backlog
 
     settings = settings_of(ctx, host=host, port=port)
     line = _start(settings, "gateway", settings.grace)
@@ -369,6 +364,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     config = uvicorn.Config(
         make_gateway(app), host=settings.host, port=settings.port, http=HttpProtocol, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
+        backlog=backlog(),
     )  # fmt: skip
 
     asked: list[int] = []

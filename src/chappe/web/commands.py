@@ -21,8 +21,6 @@ from chappe.store.contract import State
 from chappe.web.problems import problem, problem_of
 
 LONGEST_WAIT: Final = 60.0
-# What `curl -d` sends without being told otherwise is taken too; a web page of another origin is turned away by the guard.
-_TAKEN = frozenset({"application/json", "application/x-www-form-urlencoded"})
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{0,200})?")
 _LONGEST_STATE: Final = 512
@@ -48,8 +46,8 @@ class Commands:
         kind = self._app.registry.message(name)
         if not issubclass(kind, Command):
             raise UnknownMessage(f'"{name}" is an event; commands are: {", ".join(c.__spec__.name for c in self._app.registry.commands())}')
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in _TAKEN:
-            return problem(415, "The body must be JSON", "send it with Content-Type: application/json")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return problem(415, "The body must be JSON", "send it with Content-Type: application/json; curl does so with --json")
         key = request.headers.get("idempotency-key")
         if key is not None and not _KEY.fullmatch(key):
             return problem(400, "The idempotency key is not usable", "it must be 1 to 255 printable ASCII characters without spaces")
