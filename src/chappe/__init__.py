@@ -1,5 +1,11 @@
 """Durable commands and events for Python, from one SQLite file to a RabbitMQ cluster."""
 
+import sys as _sys
+
+from chappe.search_path import move_folder_of_dash_m as _move_folder_of_dash_m
+
+_move_folder_of_dash_m(_sys.path)  # before anything else is imported, which could be found in that folder
+
 from chappe.app import App
 from chappe.bus.bus import Middleware
 from chappe.bus.context import Context

@@ -108,7 +108,7 @@ def _main(folder: Path, env: dict[str, str], arguments: tuple[str, ...], files: 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    sys.path[:] = ["", *(p for p in sys.path if p)]
+    sys.path[:] = [p for p in sys.path if p]
     for handle, (path, flags) in enumerate(zip(files, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
         os.dup2(os.open(path, flags), handle)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 - for the life of the process

@@ -2,9 +2,16 @@
 
 import json
 import logging
+import subprocess
 import sys
+from pathlib import Path
 
-from chappe.cli.logs import ForPeople, ForPrograms
+import pytest
+
+from chappe import output
+from chappe.cli.logs import ForPeople, ForPrograms, LogHandler
+
+from .conftest import environment
 
 
 def record(text: str, *values: object) -> logging.LogRecord:
@@ -36,3 +43,102 @@ def test_a_line_for_people_has_the_time_and_no_control_characters() -> None:
     line = ForPeople("engine", colours=False).format(record("stored %d\x1b[2J", 3))
     assert line.startswith("22:13:20.250 warning  stored 3\\x1b[2J  [engine ")
     assert "\x1b[33mwarning" in ForPeople("engine", colours=True).format(record("x"))
+
+
+def test_fields_of_extra_and_the_stack_are_in_the_object_and_cannot_take_the_place_of_ours() -> None:
+    made = record("paid")
+    made.__dict__.update(order=7, customer={"name": "Ada"}, event="forged", thing=object)
+    made.stack_info = "Stack (most recent call last):"
+    line = json.loads(ForPrograms("worker").format(made))
+    assert (line["order"], line["event"], line["stack"]) == ("7", "paid", "Stack (most recent call last):"), (
+        "repr, for one of them is no JSON"
+    )
+    assert "thing" in line
+    del made.__dict__["thing"]
+    assert json.loads(ForPrograms("worker").format(made))["customer"] == {"name": "Ada"}
+
+
+SILENCED = """
+import logging, logging.config, os, sys, pathlib
+from chappe.cli import logs
+from chappe.settings import Settings
+
+def dict_config(**more):
+    console = {"class": "logging.StreamHandler"}
+    logging.config.dictConfig({"version": 1, "handlers": {"c": console}, "root": {"level": "ERROR", "handlers": ["c"]}, **more})
+
+def remove_handlers():
+    for handler in list(logging.root.handlers):
+        logging.root.removeHandler(handler)
+
+def file_config():
+    pathlib.Path("logging.ini").write_text(
+        "[loggers]\\nkeys=root\\n[handlers]\\nkeys=c\\n[formatters]\\nkeys=\\n"
+        "[logger_root]\\nlevel=CRITICAL\\nhandlers=c\\n[handler_c]\\nclass=StreamHandler\\nargs=(sys.stdout,)\\n"
+    )
+    logging.config.fileConfig("logging.ini")
+
+def file_handler():
+    logging.basicConfig(force=True, filename="all.log", format="%(message)s")
+
+ways = {
+    "dictConfig": dict_config,
+    "dictConfig of another logger": lambda: dict_config(loggers={"shop": {"level": "DEBUG"}}),
+    "fileConfig": file_config,
+    "basicConfig": lambda: logging.basicConfig(force=True, level=logging.CRITICAL),
+    "disable": lambda: logging.disable(logging.CRITICAL),
+    "root level": lambda: logging.root.setLevel(100),
+    "handlers": remove_handlers,
+    "shutdown": logging.shutdown,
+    "disabled": lambda: setattr(logging.getLogger("chappe.worker"), "disabled", True),
+    "file handler": file_handler,
+}
+ours = [logging.getLogger(name) for name in ("chappe.worker", "uvicorn.error", "asyncio")]
+for name, way in ways.items():
+    logs.set_up(Settings(log_format="console"), "worker")
+    late = logging.getLogger("chappe.late." + name)  # of a module that is imported after the start
+    way()
+    logs.keep_loggers()
+    for logger in (*ours, late):
+        logger.warning("%s: %s tells it", name, logger.name)
+    ours[0].debug("nobody asked for this")
+logging.disable(logging.NOTSET)
+logging.warning("as the application says")
+"""
+
+
+def test_our_loggers_survive_what_an_application_does_to_logging_and_tell_everything_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SILENCED],
+        cwd=tmp_path,
+        env=environment(NO_COLOR="1"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    told = [line[13:].split("  [")[0] for line in done.stderr.splitlines()]
+    ways = ["dictConfig", "dictConfig of another logger", "fileConfig", "basicConfig", "disable", "root level", "handlers", "shutdown"]
+    names = ["chappe.worker", "uvicorn.error", "asyncio", "chappe.late."]
+    for way in (*ways, "disabled", "file handler"):
+        for name in names:
+            shown = f"{way}: {name}{way if name.endswith('.') else ''} tells it"
+            assert told.count(f"warning  {shown}") == 1, f"{shown}\n{done.stderr}"
+    assert len(told) == 40 and done.stdout == ""
+    kept = (tmp_path / "all.log").read_text().splitlines()
+    assert "file handler: chappe.worker tells it" in kept and "as the application says" in kept, "and so is the file of the application"
+
+
+def test_a_line_that_cannot_be_written_as_text_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+    handler = LogHandler()
+    handler.setFormatter(ForPeople("worker", colours=False))
+    handler.handle(record("one is %r", Broken()))
+    handler.handle(record("%d", "word"))
+    output.stderr.flush(30)
+    said = capfd.readouterr().err
+    assert "a log line cannot be written (RuntimeError): one is %r" in said
+    assert "a log line cannot be written (TypeError): %d" in said

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import click
 
+from chappe.cli.first_process import divide_first_process
+from chappe.cli.terminal import say
 from chappe.errors import ChappeError
 
 _VERBS: Final = {
@@ -47,18 +49,14 @@ def cli(ctx: click.Context, app: str | None, broker: str | None, config: Path | 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; what goes wrong is said in one sentence, with the exit code of its kind."""
+    divide_first_process()
     try:
         cli.main(args=arguments, prog_name="chappe", standalone_mode=True)
     except ChappeError as error:
-        click.echo(f"chappe: {_harmless(str(error))}", err=True)
+        say(f"chappe: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        click.echo(f"chappe: {_harmless(str(error))}", err=True)
+        say(f"chappe: {error}")
         sys.exit(1)
-
-
-def _harmless(text: str) -> str:
-    """Return a text that can do nothing to a terminal: what was typed or sent may have control characters."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from chappe.output import end_now
 from chappe.supervisor.child import PARENT_VARIABLE, READY_VARIABLE
 
 BEAT: Final = 1.0  # seconds between two signs of life
@@ -82,4 +83,4 @@ def _watch(handle: int, grace: float, delay: float, over: Callable[[], bool]) ->
         time.sleep(_LOOK)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace + _LAST_GRACE)
-    os._exit(70)
+    end_now(70)

@@ -16,7 +16,10 @@ import click
 from msgspec.structs import replace
 
 from chappe.app import App, Connection
+from chappe.cli.logs import keep_loggers
+from chappe.cli.terminal import say
 from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
+from chappe.search_path import add_project_folder
 from chappe.settings import Settings, load
 
 R = TypeVar("R")
@@ -33,9 +36,9 @@ def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = T
     if settings.app is None:
         raise InvalidSettings("no application is named: use -A module:app, CHAPPE_APP, or app in chappe.toml")
     name, _, attribute = settings.app.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    add_project_folder(str(Path.cwd()), sys.path)
     module = _imported(name, settings.app)
+    keep_loggers()
     found: Any = getattr(module, attribute or "app", None)
     if not isinstance(found, App):
         raise InvalidSettings(f'{name} has no application called "{attribute or "app"}": write app = App("name") there')
@@ -70,9 +73,18 @@ def _broken(name: str, error: BaseException) -> ChappeError:
         trace.tb_frame.f_code.co_filename.startswith("<frozen ") or trace.tb_frame.f_globals.get("__name__") == __name__
     ):
         trace = trace.tb_next
-    click.echo("".join(traceback.format_exception(type(error), error, trace)).rstrip(), err=True)
+    say("".join(traceback.format_exception(type(error), error, trace)).rstrip())
     kind = DefinitionError if isinstance(error, ImportError | SyntaxError) else ChappeError  # the others may be gone the next time
-    return kind(f"{name} cannot be imported: {type(error).__name__}: {error}")
+    return kind(f"{name} cannot be imported: {type(error).__name__}: {error}{_shadowed(error)}")
+
+
+def _shadowed(error: BaseException) -> str:
+    """Say which file of the project was not meant by an import, though it has that name."""
+    missing = error.name if isinstance(error, ImportError) else None
+    own = Path.cwd() / f"{missing}.py"
+    if missing not in sys.stdlib_module_names or not own.exists():
+        return ""
+    return f"; {own} has the name of a module of the standard library, which is found first: rename it"
 
 
 def bare_app(settings: Settings) -> App:

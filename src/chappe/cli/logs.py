@@ -5,31 +5,113 @@ Written here because the libraries for it cost each process 5 MB (docs/decisions
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
-import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-from chappe.messages.codec import encode_json
+from chappe import output
+from chappe.cli.terminal import escaped, escaped_json
 from chappe.settings import Settings
 
 _COLOURS: Final = {"debug": 2, "info": 32, "warning": 33, "error": 31, "critical": 41}
+_OURS: Final = ("chappe", "uvicorn", "asyncio")  # what tells how our processes do; the others belong to the application
+_TERMINAL: Final = (1, 2)
+_KNOWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
 def set_up(settings: Settings, role: str) -> None:
     """Send the standard library's logging to stderr; library modules know nothing of it."""
-    people = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    people = settings.log_format == "console" or (settings.log_format == "auto" and os.isatty(2))
+    handler = LogHandler()
     handler.setFormatter(ForPeople(role, colours=not os.environ.get("NO_COLOR")) if people else ForPrograms(role))
+    output.stderr.says_dropped = handler.says_dropped
+    level = settings.log_level.upper()
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
+    root.setLevel(level)
     logging.getLogger("pika").setLevel(max(root.level, logging.WARNING))  # it tells each step of each connection
+    for name in _OURS:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler, _PassOn()]
+        logger.setLevel(level)
+        logger.propagate = False
+    keep_loggers()
+    atexit.unregister(output.stderr.flush)
+    atexit.register(output.stderr.flush)
+
+
+def keep_loggers() -> None:
+    """Have the loggers that `set_up` gave a handler go on, whatever an application does to logging.
+
+    `dictConfig` and `fileConfig` disable every logger that they do not name, unless they are told not to, and nobody means ours by
+    it. A configuration that names one of ours has its way.
+    """
+    known = logging.root.manager.loggerDict
+    ours = {name for name in _OURS if any(isinstance(handler, _PassOn) for handler in logging.getLogger(name).handlers)}
+    for name, logger in list(known.items()):
+        if name.partition(".")[0] in ours and type(logger) is logging.Logger:
+            logger.__class__ = SteadyLogger  # it exists already, and is held by the module that made it
+
+
+class SteadyLogger(logging.Logger):
+    """A logger that cannot be disabled by the way: neither by a configuration that does not name it, nor by `logging.disable`."""
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None: ...  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the standard library's name
+        return level >= self.getEffectiveLevel()
+
+
+class LogHandler(logging.Handler):
+    """Writes lines to stderr, and never keeps who logs waiting."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception as error:  # whatever the arguments of the line do when they are written as text
+            note = f"a log line cannot be written ({type(error).__name__}): {record.msg!s}"
+            line = self.format(logging.makeLogRecord({**record.__dict__, "msg": "%s", "args": (note,), "exc_info": None}))
+        output.stderr.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+    def flush(self) -> None:
+        """Wait a little for what was written before: a configuration that takes the place of ours calls this, too."""
+        output.stderr.flush()
+
+    def says_dropped(self, count: int) -> bytes:
+        """Return the line that tells how many are missing."""
+        told = {"name": "chappe.logs", "levelno": logging.WARNING, "levelname": "WARNING"}
+        text = f"{count} log lines were dropped: nobody read stderr"
+        return f"{self.format(logging.makeLogRecord({**told, 'msg': text}))}\n".encode()
+
+
+class _PassOn(logging.Handler):
+    """Hands our records to the handlers that the application gave the root logger, but for those that print: we have printed them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in logging.root.handlers:
+            if not isinstance(handler, LogHandler) and not _prints(handler) and record.levelno >= handler.level:
+                handler.handle(record)
+
+
+def _prints(handler: logging.Handler) -> bool:
+    """Tell whether a handler writes to stdout or stderr, as those of the standard library and of rich do."""
+    stream: Any = getattr(handler, "stream", None) or getattr(getattr(handler, "console", None), "file", None)
+    try:
+        return stream.fileno() in _TERMINAL
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 class ForPrograms(logging.Formatter):
-    """One JSON object a line, whatever the message contains."""
+    """One JSON object a line, whatever the message contains, with the fields of `extra`."""
 
     def __init__(self, role: str) -> None:
         super().__init__()
@@ -46,11 +128,17 @@ class ForPrograms(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return encode_json(line).decode()
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        extra = _extra(record.__dict__)
+        try:
+            return escaped_json({**extra, **line}, indent=0)
+        except (TypeError, ValueError, RecursionError):
+            return escaped_json({**{name: repr(value) for name, value in extra.items()}, **line}, indent=0)
 
 
 class ForPeople(logging.Formatter):
-    """The time, the level, what happened, and who says it."""
+    """The time, the level, what happened, and who says it; further lines of a text are indented, so that none looks like another's."""
 
     def __init__(self, role: str, *, colours: bool) -> None:
         super().__init__()
@@ -61,6 +149,14 @@ class ForPeople(logging.Formatter):
         level = record.levelname.lower()
         shown = f"\x1b[{_COLOURS.get(level, 0)}m{level:8}\x1b[0m" if self._colours else f"{level:8}"
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in record.getMessage())
-        line = f"{at} {shown} {text}  [{self._role} {os.getpid()}]"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        parts = [f"{record.getMessage()}  [{self._role} {os.getpid()}]"]
+        if record.exc_info:
+            parts.append(self.formatException(record.exc_info))
+        if record.stack_info:
+            parts.append(record.stack_info)
+        text = escaped("\n".join(parts)).replace("\n", "\n    ")
+        return f"{at} {shown} {text}"
+
+
+def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in _KNOWN and not name.startswith("_")}

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,12 +22,14 @@ from typing import Any, NamedTuple
 import click
 import setproctitle
 
+from chappe import output
 from chappe.app import App, Connection
 from chappe.bus.bus import Draft, new_id
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
+from chappe.cli.terminal import escaped
 from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.database import PASSING
@@ -171,8 +174,10 @@ def worker(
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
         log.critical("%s ends by an error that it cannot handle", name, exc_info=True)
         code = _BROKEN
-    logging.shutdown()
-    os._exit(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
+    closing = threading.Thread(target=logging.shutdown, daemon=True)  # the application's handlers may wait for somebody who reads
+    closing.start()
+    closing.join(output.LAST_WAIT)
+    output.end_now(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
 
 
 class Pool(NamedTuple):
@@ -344,7 +349,7 @@ def _dump_tasks() -> None:
     for identity, frame in names.items():
         lines.append(f"thread {identity}")
         lines += [line.rstrip() for line in traceback.format_stack(frame, limit=8)]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    output.stderr.write(f"{escaped(chr(10).join(lines))}\n".encode("utf-8", "backslashreplace"))
 
 
 @click.command()

@@ -15,6 +15,7 @@ from chappe.engine.connection import Connection
 from chappe.engine.owner import is_of_this_user, socket_path
 from chappe.engine.server import Engine
 from chappe.engine.wire import UNREADABLE, Frames, decode_request
+from chappe.output import end_now
 
 log = logging.getLogger("chappe.engine")
 
@@ -76,5 +77,5 @@ async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine:
         address.unlink(missing_ok=True)
         if engine.stopped.done() and engine.stopped.result() is not None:
             failed = isinstance(engine.stopped.result(), apsw.IOError)
-            os._exit(74 if failed else 78)  # closing the file could write to the failed disk again
+            end_now(74 if failed else 78)  # closing the file could write to the failed disk again
         engine.close()

@@ -7,12 +7,12 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from msgspec import Struct
 
+from chappe.search_path import child_command
 from chappe.supervisor.environment import environment_for
 
 log = logging.getLogger("chappe.supervisor")
@@ -60,10 +60,9 @@ class Child:
         self.asked = False
         ready_read, ready_write = os.pipe()
         life_read, life_write = os.pipe()
-        command: Sequence[str] = (sys.executable, "-m", "chappe", *self.spec.arguments)
         try:
             self.process = await asyncio.create_subprocess_exec(
-                *command,
+                *child_command(self.spec.arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(ready_write, life_read),
                 start_new_session=True,  # a Ctrl-C in the terminal is for us; we tell the children

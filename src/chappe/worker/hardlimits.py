@@ -6,10 +6,11 @@ A thread watches, because a handler that hangs may hang the event loop with it.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
+
+from chappe.output import end_now
 
 log = logging.getLogger("chappe.worker")
 
@@ -20,7 +21,7 @@ EXIT_CODE = 75
 class HardLimits:
     """Ends this process when a message runs longer than it may; the supervisor starts another."""
 
-    def __init__(self, blame: Callable[[int], None] = lambda _: None, end: Callable[[], None] = lambda: os._exit(EXIT_CODE)) -> None:
+    def __init__(self, blame: Callable[[int], None] = lambda _: None, end: Callable[[], None] = lambda: end_now(EXIT_CODE)) -> None:
         self._blame = blame
         self._end = end
         self._limits: dict[int, tuple[float, str]] = {}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Final
+
+from chappe.output import end_now
 
 log = logging.getLogger("chappe.worker")
 
@@ -33,7 +34,7 @@ class Heartbeat:
         blame: Callable[[str], None] = lambda _: None,
         *,
         limit: float = BLOCKED,
-        end: Callable[[], None] = lambda: os._exit(EXIT_CODE),
+        end: Callable[[], None] = lambda: end_now(EXIT_CODE),
     ) -> None:
         """Prepare; `beat` takes the monotonic time, `blame` the name of the task that blocks the loop."""
         self._beat = beat
