@@ -43,7 +43,7 @@ class Bid(Command, queue="bids", retry=Retry(3, delay=1.0, jitter=0.0)):
     lot: Literal["clock", "vase"] = "clock"
 
 
-class BidNow(Command):
+class BidNow(Command, inline=True):
     user: str
     amount: int
     lot: Literal["clock", "vase"] = "clock"
@@ -236,14 +236,14 @@ def test_a_failed_command_yields_nothing() -> None:
         assert t.sent(BidRaised) == []
 
 
-def test_a_command_handled_here_and_now_raises_its_own_error() -> None:
+def test_a_command_handled_inline_raises_its_own_error() -> None:
     auction = Auction()
     auction.broken.add("check")
     with testing(auction.app) as t, pytest.raises(OSError, match="the price list is away"):
         t.send(BidNow(user="Ada", amount=70))
 
 
-def test_what_a_command_handled_here_and_now_yields_is_sent() -> None:
+def test_what_a_command_handled_inline_yields_is_sent() -> None:
     auction = Auction()
     with testing(auction.app) as t:
         assert t.send(BidNow(user="Ada", amount=70)).outcome == "done"
@@ -367,6 +367,210 @@ def test_a_sequence_is_stored_wholly_or_not_at_all() -> None:
             auction.app.send([Bid(user="Ada", amount=70), Nowhere()])
         assert t.sent(Bid) == []
         assert t.depth("bids") == (0, 0)
+
+
+class Mixed:
+    """An application with an inline command that writes down what it did, and one that waits."""
+
+    def __init__(self) -> None:
+        self.app = App("mixed")
+        self.done: list[str] = []
+
+        @self.app.handles(BidNow)
+        def now(command: BidNow) -> None:
+            if command.user == "Eve":
+                raise OSError("not her")
+            self.done.append(command.user)
+
+        @self.app.handles(Bid)
+        async def later(command: Bid) -> None: ...
+
+
+def test_the_receipts_of_a_mixed_sequence_are_in_the_order_given() -> None:
+    mixed = Mixed()
+    with testing(mixed.app) as t:
+        receipts = mixed.app.send(
+            [Bid(user="a", amount=1), BidNow(user="b", amount=1), Bid(user="c", amount=1), BidNow(user="d", amount=1)]
+        )
+        assert [receipt.outcome for receipt in receipts] == ["stored", "done", "stored", "done"]
+        assert mixed.done == ["b", "d"]
+        assert [bid.user for bid in t.sent(Bid)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_if_an_inline_command_of_a_sequence_fails_nothing_is_stored(place: int) -> None:
+    mixed = Mixed()
+    messages: list[Command] = [Bid(user="a", amount=1), Bid(user="c", amount=1)]
+    messages.insert(place, BidNow(user="Eve", amount=1))
+    with testing(mixed.app) as t:
+        with pytest.raises(OSError, match="not her"):
+            mixed.app.send(messages)
+        assert t.sent(Bid) == []
+
+
+class Plain(Command):
+    n: int = 0
+
+
+class Ticked(Event):
+    n: int = 0
+
+
+def sender_of(app: App, colour: str) -> None:
+    """Register a handler that sends and returns."""
+    if colour == "async":
+
+        @app.handles(Plain)
+        async def tick(command: Plain, context: Context) -> int:
+            context.send(Ticked(n=command.n))
+            context.send([Ticked(n=2), Ticked(n=3)])
+            return 42
+    else:
+
+        @app.handles(Plain)
+        def tick_in_a_thread(command: Plain, context: Context) -> int:
+            context.send(Ticked(n=command.n))
+            context.send([Ticked(n=2), Ticked(n=3)])
+            return 42
+
+
+@pytest.mark.parametrize("colour", ["async", "sync"])
+def test_a_handler_sends_and_returns_a_result(colour: str) -> None:
+    app = App("plain")
+    sender_of(app, colour)
+    with testing(app) as t:
+        assert t.ask(Plain(n=1)) == 42
+        assert [event.n for event in t.sent(Ticked)] == [1, 2, 3]
+
+
+def test_what_a_failed_attempt_sent_does_not_leave() -> None:
+    app = App("plain")
+
+    @app.handles(Plain)
+    async def tick(command: Plain, context: Context) -> None:
+        context.send(Ticked(n=context.attempt))
+        if context.attempt == 1:
+            raise OSError("not yet")
+
+    with testing(app) as t:
+        t.send(Plain())
+        t.drain()
+        assert t.sent(Ticked) == []
+        t.advance(3600)
+        t.drain()
+        assert [event.n for event in t.sent(Ticked)] == [2]
+
+
+def test_what_is_sent_with_a_delay_waits() -> None:
+    app = App("plain")
+
+    @app.handles(Plain)
+    async def again(command: Plain, context: Context) -> None:
+        if command.n < 2:
+            context.send(Plain(n=command.n + 1), delay=60.0)
+
+    with testing(app) as t:
+        t.send(Plain(n=0))
+        t.drain()
+        assert t.depth("plain.default") == (0, 1)
+        t.advance(61)
+        t.drain()
+        assert [command.n for command in t.sent(Plain)] == [0, 1, 2]
+
+
+def test_each_kind_of_handler_may_send() -> None:
+    app = App("plain")
+
+    @app.handles(Plain)
+    async def first(command: Plain, context: Context) -> None:
+        context.send(Ticked(n=1))
+
+    @app.handles(Plain)
+    def second(command: Plain, context: Context) -> None:
+        context.send(Ticked(n=2))
+
+    @app.on(Ticked)
+    def hear(event: Ticked, context: Context) -> None:
+        if event.n < 10:
+            context.send(Ticked(n=event.n + 10))
+
+    @app.task
+    def work(n: int, context: Context) -> int:
+        context.send(Ticked(n=n))
+        return n
+
+    @app.handles(BidNow)
+    def now(command: BidNow, context: Context) -> str:
+        context.send(Ticked(n=30))
+        return "at once"
+
+    with testing(app) as t:
+        t.send(Plain())
+        assert t.ask(work.message(20)) == 20
+        assert t.ask(BidNow(user="a", amount=1)) == "at once"
+        t.drain()
+        assert sorted(event.n for event in t.sent(Ticked)) == [1, 2, 11, 12, 20, 30]
+
+
+def test_a_command_without_a_queue_is_stored_and_handled_by_a_worker() -> None:
+    app, done = App("plain"), list[int]()
+
+    @app.handles(Plain)
+    async def work(command: Plain) -> None:
+        done.append(command.n)
+
+    app.schedule(every(60), Plain(n=9))
+    with testing(app) as t:
+        assert app.send(Plain(n=1)).outcome == "stored"
+        assert done == []
+        assert t.depth("plain.default") == (1, 0)
+        t.drain()
+        assert done == [1]
+
+
+@pytest.mark.parametrize("name", ["", "a,b", "a*", "two words", "{x}", "x" * 101])
+def test_a_name_that_cannot_stand_in_the_name_of_a_queue_is_refused(name: str) -> None:
+    with pytest.raises(DefinitionError, match="it is part of the names of queues"):
+        App(name)
+
+
+def test_two_applications_on_one_engine_take_nothing_of_each_other(tmp_path: Path) -> None:
+    settings = Settings(broker=f"sqlite:///{tmp_path}/chappe.db")
+
+    def program(name: str) -> App:
+        app = App(name, settings=settings)
+
+        @app.task
+        async def work(n: int) -> None: ...
+
+        @app.task(queue="default")
+        async def other_work(n: int) -> None: ...
+
+        @app.on(Ticked)
+        async def notify(event: Ticked) -> None: ...
+
+        @app.on(Ticked, name="shared")
+        async def one_of_us(event: Ticked) -> None: ...
+
+        app.send([work.message(1), other_work.message(2)])
+        return app
+
+    billing, shipping = program("billing"), program("shipping")
+    try:
+        assert billing.registry.consumed_queues() == ["billing.default", "billing.on.notify", "shared"]
+        assert shipping.registry.consumed_queues() == ["shared", "shipping.default", "shipping.on.notify"]
+        billing.publish(Ticked(n=1))
+
+        async def waiting() -> dict[str, int]:
+            connection = await billing.connection()
+            return {queue["name"]: queue["ready"] for queue in (await connection.store.overview())["queues"]}
+
+        assert billing.wait_for(waiting()) == {
+            "billing.default": 2, "billing.on.notify": 1, "shared": 1, "shipping.default": 2, "shipping.on.notify": 1,
+        }  # fmt: skip
+    finally:
+        billing.close()
+        shipping.close()
 
 
 def test_an_empty_sequence_is_nothing() -> None:
@@ -520,7 +724,7 @@ def test_the_synchronous_verbs_work_in_many_threads_at_once() -> None:
 
 
 async def test_two_event_loops_have_a_connection_each(tmp_path: Path) -> None:
-    app = App(settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
+    app = App("app", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
     app.knows(Bid)
     await app.asend(Bid(user="a", amount=70))
     await asyncio.to_thread(lambda: asyncio.run(_send_and_close(app)))
@@ -537,7 +741,7 @@ async def _send_and_close(app: App) -> None:
 
 
 def test_sending_needs_nothing_running(tmp_path: Path) -> None:
-    app = App(settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
+    app = App("app", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
     app.knows(Bid)
     app.send(Bid(user="a", amount=70))
     app.close()
@@ -556,7 +760,7 @@ def test_sending_needs_nothing_running(tmp_path: Path) -> None:
 
 
 def test_where_no_engine_comes_a_send_fails_within_its_deadline(tmp_path: Path) -> None:
-    app = App()
+    app = App("app")
     app.configure(Settings(broker=f"sqlite:///{tmp_path}/chappe.db", deadline=0.3), may_own_file=False)
     app.knows(Bid)
     with pytest.raises(BrokerUnavailable, match='is "chappe run" up'):
@@ -568,7 +772,7 @@ def test_where_no_engine_comes_a_send_fails_within_its_deadline(tmp_path: Path) 
 
 
 def test_everything_is_declared_before_the_first_message() -> None:
-    app = App()
+    app = App("app")
 
     @app.handles(BidNow)
     async def bid(command: BidNow) -> None: ...
@@ -590,7 +794,7 @@ def test_everything_is_declared_before_the_first_message() -> None:
 
 def test_handles_without_a_command_says_how_to_write_it() -> None:
     with pytest.raises(DefinitionError, match=r"@app\.handles\(SyncProperty\)"):
-        App().handles()
+        App("app").handles()
 
 
 def test_a_handler_of_one_queue_gets_only_what_comes_through_it() -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 import msgspec
 
 from chappe import brokers, store
-from chappe.bounds import FURTHEST
 from chappe.brokers.contract import Broker, Publisher
-from chappe.bus.bus import Bus, Draft, Middleware, MiddlewareFunction, new_id
-from chappe.bus.context import Context, Ports
+from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
+from chappe.bus.context import Context, Leaving, Ports
+from chappe.bus.draft import Draft, draft_of, listed
 from chappe.bus.handler import Handler
 from chappe.bus.merging import Merger, Publish
 from chappe.bus.portal import Portal
@@ -24,7 +25,7 @@ from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
 from chappe.bus.task import Task
 from chappe.engine.server import Engine
-from chappe.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
+from chappe.errors import CommandFailed, DefinitionError, DuplicateName, ResultTimeout, TooLate
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Publication, Receipt, changed
@@ -66,11 +67,16 @@ class App:
     Everything is declared while the program is imported, and frozen with the first message.
     """
 
-    def __init__(self, name: str = "app", *, settings: Settings | None = None, middleware: Sequence[Middleware] | None = None) -> None:
-        """Make an application; without `settings` they come from flags, environment and chappe.toml."""
+    def __init__(self, name: str, *, settings: Settings | None = None, middleware: Sequence[Middleware] | None = None) -> None:
+        """Make an application; without `settings` they come from flags, environment and chappe.toml.
+
+        `name` is part of the names of its queues: no two applications on one engine may share it.
+        """
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,100}", name):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"App({name!r}): it is part of the names of queues; use up to 100 letters, digits, dots and dashes")
         self.name = name
         self.setting = Setting(settings)
-        self.registry = Registry()
+        self.registry = Registry(name)
         self.providers = Providers()
         self.bus = Bus(self.registry, self.providers, defaults() if middleware is None else middleware)
         self.merger = Merger(self.bus)
@@ -155,8 +161,8 @@ class App:
             raise DefinitionError(f'app.schedule needs cron("…") or every(…), not {trigger!r}')
         if not isinstance(message, Command):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"app.schedule sends a command, not {message!r}; write it with its fields, like SendReport(day=1)")
-        if is_immediate(message):
-            raise DefinitionError(f"{type(message).__name__} is handled here and now; give it a queue to be scheduled")
+        if message.__spec__.inline:
+            raise DefinitionError(f"{type(message).__name__} is inline, so no worker could handle it when it is due; leave out inline=True")
         self.knows(type(message))
         schedule = Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire)
         if any(known.name == schedule.name for known in self.schedules):
@@ -191,11 +197,12 @@ class App:
     def send(self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None) -> Any:
         """Store a message, or a sequence of them at once; when this returns they are durable.
 
-        A command without a queue is handled here and now. Raises `Unroutable`, `BrokerUnavailable`, `Unconfirmed`.
+        An inline command is handled when this returns. Of a sequence, all inline commands are handled first, and if one of
+        them fails, nothing is stored. Raises `Unroutable`, `BrokerUnavailable`, `Unconfirmed`.
         """
-        messages, many = _listed(message)
+        messages, many = listed(message)
         drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
-        if any(is_immediate(one) for one in messages):
+        if any(one.__spec__.inline for one in messages):
             receipts = self.wait_for(self._asend(messages, drafts))
         else:
             publications = [self.bus.prepare(one, draft) for one, draft in zip(messages, drafts, strict=True)]
@@ -221,23 +228,19 @@ class App:
         self, message: Any, *, delay: float | None = None, priority: int | None = None, idempotency_key: str | None = None
     ) -> Any:
         """See `send`."""
-        messages, many = _listed(message)
+        messages, many = listed(message)
         drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
         receipts = await self._asend(messages, drafts)
         return receipts if many else receipts[0]
 
     async def _asend(self, messages: Sequence[Message], drafts: Sequence[Draft]) -> list[Receipt]:
-        publications: list[Publication] = []
-        receipts: list[Receipt] = []
-        for one, draft in zip(messages, drafts, strict=True):
-            if is_immediate(one):
+        pairs = list(zip(messages, drafts, strict=True))
+        publications = [self.bus.prepare(one, draft) for one, draft in pairs if not one.__spec__.inline]
+        for one, draft in pairs:
+            if one.__spec__.inline:
                 await self.handle_now(one, draft.id)
-                receipts.append(Receipt(draft.id, "done"))
-                continue
-            publications.append(self.bus.prepare(one, draft))
-        if publications:
-            receipts += await self.publish_all(publications)
-        return receipts
+        stored = iter(await self.publish_all(publications) if publications else ())
+        return [Receipt(draft.id, "done") if one.__spec__.inline else next(stored) for one, draft in pairs]
 
     def publish(self, event: Event) -> Receipt:
         """Publish an event to all its subscribers; without any it is archived only."""
@@ -273,7 +276,7 @@ class App:
     ) -> Any:
         """See `ask`."""
         draft = draft_of(command, delay=delay, priority=priority, idempotency_key=idempotency_key)
-        if is_immediate(command):
+        if command.__spec__.inline:
             return await self.handle_now(command, draft.id)
         draft.options = changed(draft.options, tracked=True)
         (receipt,) = await self.publish_all([self.bus.prepare(command, draft)])
@@ -290,11 +293,14 @@ class App:
         raise ResultTimeout(f"command {message_id} is still {state.state} after {timeout:g} s; ask again by its id")
 
     async def handle_now(self, message: Message, identity: str) -> Any:
-        """Run the handlers of a message in this process; what they yield is sent when they are done."""
+        """Run the handlers of a message in this process; what they send is stored when they are done, all of it or nothing."""
         context = Context(identity, sent_at=time.time(), ports=await self.ports() if is_limited(message) else None)
-        result = await self.bus.handle(message, context)
+        try:
+            result = await self.bus.handle(message, context)
+        finally:
+            context.end()
         if context.then:
-            await self.asend(list(context.then))
+            await self.publish_all([self.bus.prepare(one, draft) for one, draft in context.then])
         return result
 
     async def publish_all(self, publications: Sequence[Publication]) -> list[Receipt]:
@@ -361,9 +367,9 @@ class App:
         connection = await self.connection()
         kept = connection.store
 
-        async def mark(message_id: str, handler: str, then: list[Message], result: Any) -> bool:
+        async def mark(message_id: str, handler: str, then: Leaving, result: Any) -> bool:
             kept_result = None if result is None else encode_json(result)
-            originals = self.merger.fold([self.bus.prepare(m, Draft(new_id(), correlation_id=message_id)) for m in then])
+            originals = self.merger.fold([self.bus.prepare(one, draft) for one, draft in then])
             tried = originals
             while receipts := await kept.mark(message_id, handler, tried, kept_result):
                 tried = self.merger.merged(originals, tried, receipts)
@@ -410,18 +416,6 @@ def _leave_behind(app: App | None) -> None:
         app.forget_connections()
 
 
-def _listed(message: Any) -> tuple[list[Message], bool]:
-    """Return what is to be sent as a list, and whether it was a sequence; raises `InvalidMessage` for what is no message."""
-    many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
-    given: list[Any] = list(cast("Iterable[Any]", message)) if many else [message]
-    for one in given:  # a class in place of a message is the usual slip
-        if not isinstance(one, Message):
-            is_class = isinstance(one, type) and issubclass(one, Message)
-            hint = f"send one of it: {one.__name__}(…)" if is_class else "send commands and events, one or a sequence"
-            raise InvalidMessage("message", {"$": f"{one!r} is no message; {hint}"})
-    return given, many
-
-
 def _stepped(work: Coroutine[Any, Any, R]) -> R:
     """Run a coroutine that never suspends."""
     try:
@@ -431,42 +425,6 @@ def _stepped(work: Coroutine[Any, Any, R]) -> R:
     raise AssertionError("it suspended")
 
 
-def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:
-    """Return the draft of a message with what its sender asked for."""
-    name = message.__spec__.name
-    if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= FURTHEST):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidMessage(name, {"delay": f"must be within 0 and {FURTHEST:g} seconds, not {delay}"})
-    if priority is not None and not (isinstance(priority, int) and -(2**31) <= priority < 2**31):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidMessage(name, {"priority": f"must be a whole number of 32 bits, not {priority}"})
-    if idempotency_key is not None and not _is_key(idempotency_key):
-        raise InvalidMessage(name, {"idempotency_key": "must be 1 to 255 characters, without control characters"})
-    if idempotency_key is not None and is_immediate(message):
-        raise InvalidMessage(name, {"idempotency_key": "is not kept for a command that is handled here and now"})
-    draft = Draft(new_id(), priority=priority, delay=delay)
-    if idempotency_key is not None:
-        draft.options = changed(None, idempotency_key=f"{message.__spec__.name}:{idempotency_key}", fingerprint=fingerprint(message))
-    return draft
-
-
-def _is_key(key: object) -> bool:
-    return (
-        isinstance(key, str) and 0 < len(key) <= 255 and not any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in key)
-    )
-
-
-def is_immediate(message: Message) -> bool:
-    """Tell whether a message is handled here and now: a command without a queue or exchange."""
-    spec = message.__spec__
-    return isinstance(message, Command) and spec.queue is None and spec.exchange is None
-
-
 def is_limited(message: Message) -> bool:
-    """Tell whether handling needs the store even here and now."""
+    """Tell whether handling needs the store even of an inline message."""
     return message.__spec__.rate is not None
-
-
-def fingerprint(message: Message) -> str:
-    """Return what must be equal for two requests with one idempotency key to be the same."""
-    import hashlib
-
-    return hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()

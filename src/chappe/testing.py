@@ -27,7 +27,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
-from chappe.app import App, Setting, is_immediate
+from chappe.app import App, Setting
 from chappe.bus.portal import Portal
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
@@ -87,7 +87,7 @@ class Trial:
 
         Raises `CommandFailed` if it is a dead letter, `ResultTimeout` if it is delayed (a retry, perhaps).
         """
-        if is_immediate(command):
+        if command.__spec__.inline:
             return self.app.ask(command, timeout=timeout)
         return self._worker.run(self._ask(command, timeout))
 

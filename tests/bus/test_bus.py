@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from chappe import Command, Context, Event, Exchange
-from chappe.bus.bus import Bus, CallNext, Draft, Handle, Middleware, Send, new_id
-from chappe.bus.context import Ports
+from chappe.bus.bus import Bus, CallNext, Handle, Middleware, Send
+from chappe.bus.context import Leaving, Ports
+from chappe.bus.draft import Draft, new_id
 from chappe.bus.handler import Handler
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
@@ -62,9 +63,9 @@ class Memory:
         self.published: list[Message] = []
 
     def ports(self) -> Ports:
-        async def mark(message_id: str, handler: str, then: list[Message], result: Any) -> bool:
+        async def mark(message_id: str, handler: str, then: Leaving, result: Any) -> bool:
             self.marked.setdefault(message_id, {})[handler] = None if result is None else msgspec.json.encode(result)
-            self.published += then
+            self.published += [message for message, _ in then]
             return True
 
         async def marks(message_id: str) -> dict[str, bytes | None]:
@@ -213,7 +214,7 @@ async def test_a_failure_in_the_second_of_three_handlers_resumes_at_the_second()
     await bus.handle(Work(), context)
     assert log == ["first", "second", "second", "third"]
     assert memory.published == [Worked(number=1)], "what the first yielded left once"
-    assert context.then == [Worked(number=3)], "what the last yielded leaves with the ack"
+    assert [message for message, _ in context.then] == [Worked(number=3)], "what the last yielded leaves with the ack"
     assert context.marked
 
 
@@ -249,7 +250,7 @@ async def test_what_several_handlers_yield_leaves_once_each_with_the_mark_of_its
     context = Context("id", ports=memory.ports())
     await bus_of(first, second, third).handle(Work(), context)
     assert memory.published == [Worked(number=1), Worked(number=2)]
-    assert context.then == [Worked(number=3)]
+    assert [message for message, _ in context.then] == [Worked(number=3)]
 
 
 async def test_marks_of_one_message_say_nothing_of_another() -> None:

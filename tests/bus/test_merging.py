@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from chappe import Command, Receipt, replace
-from chappe.bus.bus import Bus, Draft
+from chappe.bus.bus import Bus
+from chappe.bus.draft import Draft
 from chappe.bus.merging import Merger
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry

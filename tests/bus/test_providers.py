@@ -1,11 +1,16 @@
 """Providers: one instance for each process, closed at exit in reverse order."""
 
-from collections.abc import AsyncIterator, Iterator
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
 
 import pytest
 
-from chappe.bus.providers import Providers, provided_type
+from chappe.bus.providers import Providers
 from chappe.errors import DefinitionError, DuplicateName
+
+from .decorators import Traced, wrapped
 
 
 class Pool:
@@ -15,6 +20,14 @@ class Pool:
 class Session:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+
+
+def vague(pool) -> Session:  # type: ignore[no-untyped-def] # noqa: ANN001
+    return Session(pool)
+
+
+def positional(pool: Pool, /) -> Session:
+    return Session(pool)
 
 
 class Mailer:
@@ -105,7 +118,7 @@ def test_two_providers_of_one_type_are_refused_by_name() -> None:
 
     providers = Providers()
     providers.add(first)
-    with pytest.raises(DuplicateName, match="Pool is provided by .*first already; .*second"):
+    with pytest.raises(DuplicateName, match=r"Pool is provided by .*first \(.*\) already; .*second \(.*test_providers.py:\d+\)"):
         providers.add(second)
 
 
@@ -116,8 +129,93 @@ def test_a_provider_without_a_return_annotation_is_refused() -> None:
     def nothing() -> None: ...
 
     for function in (bare, nothing):
-        with pytest.raises(DefinitionError, match="needs a return annotation"):
+        with pytest.raises(DefinitionError, match=r"\(.*test_providers.py:\d+\) needs a return annotation"):
             Providers().add(function)
+
+
+@pytest.mark.parametrize("wrap", [wrapped, Traced, functools.partial, contextlib.contextmanager])
+async def test_a_provider_may_stand_behind_a_decorator(wrap: Callable[[Any], Any]) -> None:
+    log: list[str] = []
+
+    def pool() -> Pool:
+        return Pool()
+
+    def session(pool: Pool) -> Iterator[Session]:
+        yield Session(pool)
+        log.append("closed")
+
+    providers = Providers()
+    providers.add(pool)
+    providers.add(wrap(session))
+    assert isinstance((await providers.get(Session)).pool, Pool)
+    await providers.close()
+    assert log == ["closed"]
+
+
+async def test_an_asynchronous_context_manager_provides_what_it_yields() -> None:
+    log: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def pool() -> AsyncIterator[Pool]:
+        yield Pool()
+        log.append("closed")
+
+    providers = Providers()
+    providers.add(pool)
+    assert isinstance(await providers.get(Pool), Pool)
+    await providers.close()
+    assert log == ["closed"]
+
+
+async def test_what_is_annotated_or_optional_is_provided_by_its_type() -> None:
+    providers, tool = Providers(), Pool()
+    providers.put(Pool, tool)
+    for kind in (Annotated[Pool, "primary"], Annotated[Pool, {"not": "hashable"}], Pool | None, Annotated[Pool | None, 1]):
+        assert providers.knows(kind)
+        assert await providers.get(kind) is tool
+    assert not providers.knows(Pool | int)
+
+
+async def test_two_of_one_type_are_told_apart_by_what_annotated_says() -> None:
+    def primary() -> Annotated[Pool, "primary"]:
+        return first
+
+    def replica() -> Annotated[Pool, "replica"]:
+        return second
+
+    def session(pool: Annotated[Pool, "replica"]) -> Session:
+        return Session(pool)
+
+    first, second, providers = Pool(), Pool(), Providers()
+    for maker in (primary, replica, session):
+        providers.add(maker)
+    assert await providers.get(Annotated[Pool, "primary"]) is first
+    assert (await providers.get(Session)).pool is second
+
+
+async def test_a_provider_does_without_what_has_a_default_and_nothing_provides() -> None:
+    def session(pool: Pool | None = None, size: int = 3) -> Session:
+        assert (pool, size) == (None, 3)
+        return Session(Pool())
+
+    providers = Providers()
+    providers.add(session)
+    assert isinstance(await providers.get(Session), Session)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (5, "5 is no function"),
+        (Pool, "Pool is a class"),
+        (lambda pool: Pool(), "needs a return annotation"),
+        (vague, 'parameter "pool" needs an annotation'),
+        (positional, 'parameter "pool" is given by its name'),
+    ],
+)
+def test_a_provider_that_cannot_provide_is_refused_where_it_is_declared(given: Any, says: str) -> None:
+    with pytest.raises(DefinitionError, match=says):
+        Providers().add(given)
 
 
 def test_a_generator_provides_what_it_yields() -> None:
@@ -127,8 +225,10 @@ def test_a_generator_provides_what_it_yields() -> None:
     async def amaker() -> AsyncIterator[Session]:
         yield Session(Pool())
 
-    assert provided_type(maker) is Pool
-    assert provided_type(amaker) is Session
+    providers = Providers()
+    providers.add(maker)
+    providers.add(amaker)
+    assert providers.knows(Pool) and providers.knows(Session)
 
 
 async def test_an_instance_that_was_put_wins() -> None:

@@ -1,6 +1,8 @@
 """The registry: which messages there are, who handles them, and the queues that follow."""
 
-from typing import Literal
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -15,7 +17,7 @@ class Push(Command, queue="push.{channel}"):
     channel: Literal["alpine", "ical"]
 
 
-class Now(Command):
+class Now(Command, inline=True):
     pass
 
 
@@ -52,8 +54,8 @@ def test_a_subscriber_has_a_durable_queue_of_its_own() -> None:
     registry.add_subscriber(Bid, Handler(note), None)
     registry.add_subscriber("bid.*", Handler(note), "audit")
     queues = {q.name: q.bindings for q in registry.topology().queues}
-    assert queues == {"on.note": (Binding("events", "bid"),), "audit": (Binding("events", "bid.*"),)}
-    assert registry.consumed_queues() == ["audit", "on.note"]
+    assert queues == {"app.on.note": (Binding("events", "bid"),), "audit": (Binding("events", "bid.*"),)}
+    assert registry.consumed_queues() == ["app.on.note", "audit"]
     assert EVENTS in registry.topology().exchanges
 
 
@@ -64,11 +66,11 @@ def test_a_temporary_subscriber_is_served_and_not_declared_for_all() -> None:
     assert [queue.name for queue in registry.topology().queues] == ["audit"]
     lasting, temporary = registry.served(registry.consumed_queues())
     assert lasting == ["audit"]
-    assert [(queue.name, queue.bindings, queue.type) for queue in temporary] == [("on.note", (Binding("events", "bid"),), "bid")]
+    assert [(queue.name, queue.bindings, queue.type) for queue in temporary] == [("app.on.note", (Binding("events", "bid"),), "bid")]
     with registry.lasting():
-        assert registry.served(registry.consumed_queues()) == (["audit", "on.note"], [])
-        assert [queue.name for queue in registry.topology().queues] == ["audit", "on.note"]
-    assert registry.served(["on.note"])[0] == []
+        assert registry.served(registry.consumed_queues()) == (["app.on.note", "audit"], [])
+        assert [queue.name for queue in registry.topology().queues] == ["app.on.note", "audit"]
+    assert registry.served(["app.on.note"])[0] == []
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -83,7 +85,7 @@ def test_a_name_is_of_a_temporary_subscriber_or_of_a_queue(first: bool) -> None:
 def test_two_subscribers_of_one_name_are_refused_naming_both() -> None:
     registry = Registry()
     registry.add_subscriber(Bid, Handler(note), None)
-    with pytest.raises(DuplicateName, match=r'queue "on\.note" belongs to both .*note .*and .*note .*name='):
+    with pytest.raises(DuplicateName, match=r'queue "app\.on\.note" belongs to both .*note .*and .*note .*name='):
         registry.add_subscriber("bid.*", Handler(note), None)
 
 
@@ -111,7 +113,7 @@ def test_an_alias_finds_the_renamed_class() -> None:
 def test_one_function_cannot_handle_a_command_twice() -> None:
     registry = Registry()
     registry.add_handler(Push, Handler(push), None)
-    with pytest.raises(DuplicateName, match="push handles Push twice"):
+    with pytest.raises(DuplicateName, match=r"push \(.*test_registry.py:\d+\) handles Push twice; write a function of its own name"):
         registry.add_handler(Push, Handler(push), None)
 
 
@@ -128,8 +130,8 @@ def test_a_handler_of_one_queue_is_preferred_there() -> None:
     registry = Registry()
     registry.add_handler(Push, Handler(push), None)
     registry.add_handler(Push, Handler(other), bind("push.extra"))
-    assert [h.function for h in registry.handlers_of(Push, "push.extra")] == [other]
-    assert [h.function for h in registry.handlers_of(Push, "push.ical")] == [push]
+    assert [h.short_name for h in registry.handlers_of(Push, "push.extra")] == ["other"]
+    assert [h.short_name for h in registry.handlers_of(Push, "push.ical")] == ["push"]
 
 
 def test_nobody_to_handle_a_message_is_an_error_with_the_queue() -> None:
@@ -142,10 +144,10 @@ def test_a_handler_of_an_exchanges_command_must_name_its_queue() -> None:
         Registry().add_handler(Job, Handler(job), None)
 
 
-def test_a_command_without_a_queue_cannot_be_served_from_one() -> None:
+def test_an_inline_command_cannot_be_served_from_a_queue() -> None:
     async def now(command: Now) -> None: ...
 
-    with pytest.raises(DefinitionError, match="is handled here and now"):
+    with pytest.raises(DefinitionError, match="is inline and comes through no queue"):
         Registry().add_handler(Now, Handler(now), bind("q"))
 
 
@@ -179,7 +181,7 @@ def test_check_names_the_handler_and_what_nothing_provides() -> None:
 
     async def needy(command: Push, tool: Tool) -> None: ...
 
-    app = App()
+    app = App("app")
     app.handles(Push)(needy)
     with pytest.raises(DefinitionError, match=r"needy .*asks for tool: .*Tool, which nothing provides; .*@app\.provides"):
         app.registry.check(lambda handler: handler.unmet(app.providers))
@@ -202,3 +204,58 @@ def test_a_queue_keeps_the_type_that_it_was_given_and_has_none_where_several_are
     registry.add_handler(Push, Handler(push), bind("mixed", "jobs:#"))
     registry.add_handler(Job, Handler(job), bind("given", "jobs:job.y", type="job.of.others"))
     assert {q.name: q.type for q in registry.topology().queues if q.name in ("mixed", "given")} == {"mixed": "", "given": "job.of.others"}
+
+
+def either(message: Push | Job) -> None: ...
+
+
+def anything(message: Any) -> None: ...
+
+
+def of_base(message: Event) -> None: ...
+
+
+def of_push(message: Push) -> None: ...
+
+
+def of_job(message: Annotated[Job, "note"]) -> None: ...
+
+
+def of_text(message: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("what", "function", "says"),
+    [
+        (Push, of_job, r"of_job \(.*test_registry.py:\d+\) handles Push, but its first parameter is a Job"),
+        (Push, of_text, "handles Push, but its first parameter is a str"),
+        (Bid, of_push, r"of_push \(.*test_registry.py:\d+\) subscribes to Bid, but its first parameter is a Push"),
+        (Bid, either, r"subscribes to Bid, but its first parameter is a Push | Job"),
+        ("bid.*", of_push, r"subscribes to Event, but its first parameter is a Push"),
+    ],
+)
+def test_a_function_that_is_annotated_for_another_class_is_refused(what: Any, function: Callable[..., Any], says: str) -> None:
+    registry = Registry()
+    with pytest.raises(DefinitionError, match=says):
+        if what is Push:
+            registry.add_handler(what, Handler(function), None)
+        else:
+            registry.add_subscriber(what, Handler(function), None)
+
+
+def test_a_function_that_is_annotated_for_several_classes_or_any_is_taken_for_each() -> None:
+    registry = Registry()
+    registry.add_handler(Push, Handler(either), None)
+    registry.add_handler(Push, Handler(anything), None)
+    registry.add_subscriber(Bid, Handler(of_base), None)
+    registry.add_subscriber("bid.*", Handler(note), "audit")
+    assert [h.short_name for h in registry.handlers_of(Push, None)] == ["either", "anything"]
+
+
+def test_a_subscriber_without_a_name_of_its_own_must_be_given_one() -> None:
+    registry = Registry()
+    with pytest.raises(DefinitionError, match=r'test_registry.py:\d+\): a subscriber without a name has no queue; give it name="..."'):
+        registry.add_subscriber(Bid, Handler(lambda event: None), None)
+    registry.add_subscriber(Bid, Handler(lambda event: None), "named")
+    registry.add_subscriber(Bid, Handler(functools.partial(note)), None)
+    assert any(queue.endswith("on.note") for queue in registry.subscribers)

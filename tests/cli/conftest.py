@@ -34,7 +34,7 @@ class Refresh(Command, queue="refresh", key="{house}"):
         return replace(self, what=self.what | newer.what)
 
 
-class Add(Command):
+class Add(Command, inline=True):
     a: int
     b: float = 0.0
 

@@ -16,7 +16,7 @@ def test_queues_show_every_count_as_a_table_and_as_json(chappe: Chappe) -> None:
     assert header.split() == ["queue", "ready", "running", "delayed", "dead", "done", "consumers"]
     assert [row.split() for row in rows if row.startswith("orders")] == [["orders", "1", "0", "0", "0", "0", "0"]]
     assert table.err == ""
-    assert {q["name"] for q in chappe("queues", "--json").json} == {"orders", "refresh", "on.sold"}
+    assert {q["name"] for q in chappe("queues", "--json").json} == {"orders", "refresh", "shop.on.sold"}
 
 
 def test_before_the_first_message_there_are_no_queues(chappe: Chappe) -> None:

@@ -71,7 +71,7 @@ def test_waiting_for_a_result_where_nothing_runs_is_75(chappe: Chappe) -> None:
 
 def test_publish_stores_an_event_for_its_subscribers(chappe: Chappe) -> None:
     published = chappe("publish", "sold", "customer=Ada")
-    (message,) = chappe("inspect", "on.sold", "--json").json
+    (message,) = chappe("inspect", "shop.on.sold", "--json").json
     assert (message["id"], message["type"]) == (published.out.strip(), "sold")
 
 

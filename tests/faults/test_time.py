@@ -22,7 +22,7 @@ import apsw
 import pytest
 
 from chappe import App, Command, Settings, cron, every
-from chappe.bus.bus import Draft, new_id
+from chappe.bus.draft import Draft, new_id
 from chappe.engine.database import open_database
 from chappe.engine.owner import socket_path
 from chappe.engine.server import Engine

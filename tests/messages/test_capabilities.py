@@ -1,5 +1,6 @@
 """Capabilities: the class keywords of messages."""
 
+import types
 from typing import Any, Self
 
 import pytest
@@ -145,3 +146,55 @@ def test_a_name_of_its_own_replaces_the_one_made_from_the_class() -> None:
         pass
 
     assert (Renamed.__spec__.name, Renamed.__spec__.aliases) == ("sync.hotel", ("sync.property",))
+
+
+def test_a_command_without_a_queue_waits_in_the_default_one_and_is_not_inline() -> None:
+    class Plain(Command):
+        pass
+
+    class Told(Event):
+        pass
+
+    assert (Plain.__spec__.queue, Plain.__spec__.inline) == ("default", False)
+    assert (Told.__spec__.queue, Told.__spec__.inline) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"queue": "q"}, {"exchange": "x", "routing_key": "r"}, {"key": "{n}"}, {"unique": "{n}"}, {"priority": 1}, {"delay": 1.0},
+        {"retry": 3}, {"kill_after": 5.0}, {"ttl": 5.0}, {"results": True},
+    ],
+)  # fmt: skip
+def test_what_needs_a_queue_is_refused_beside_inline(keywords: dict[str, Any]) -> None:
+    with pytest.raises(
+        InvalidCapability, match=rf"Now: inline=True is handled where it is sent.* so {next(iter(keywords))}= means nothing"
+    ):
+        types.new_class("Now", (Command,), {"inline": True, **keywords}, lambda body: body.update(__annotations__={"n": int}))
+
+
+def test_a_rate_and_a_timeout_may_stand_beside_inline() -> None:
+    class Now(Command, inline=True, rate="10/s", timeout=5.0):
+        pass
+
+    assert Now.__spec__.inline
+    assert Now.__spec__.queue is None
+
+
+def test_inline_is_inherited_and_can_be_taken_back() -> None:
+    class Now(Command, inline=True):
+        pass
+
+    class NowToo(Now):
+        pass
+
+    class Later(Now, inline=False, queue="later"):
+        pass
+
+    assert NowToo.__spec__.inline
+    assert (Later.__spec__.inline, Later.__spec__.queue) == (False, "later")
+
+
+def test_an_event_cannot_be_inline() -> None:
+    with pytest.raises(InvalidCapability, match="inline=True is for commands"):
+        types.new_class("Told", (Event,), {"inline": True})

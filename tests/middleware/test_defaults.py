@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from chappe import App, Command, Context, Rate, Reject, Retry, Unique
-from chappe.bus.bus import Draft, Middleware, new_id
+from chappe.bus.bus import Middleware
+from chappe.bus.draft import Draft, new_id
 from chappe.bus.handler import Handler
 from chappe.messages.envelope import Options
 from chappe.middleware.defaults import defaults
@@ -31,7 +32,7 @@ def without(kind: type[Middleware]) -> list[Middleware]:
 
 
 def published(middleware: list[Middleware]) -> Any:
-    return App(middleware=middleware).bus.prepare(Everything(n=1), Draft(new_id()))
+    return App("app", middleware=middleware).bus.prepare(Everything(n=1), Draft(new_id()))
 
 
 def test_the_order_is_the_one_whose_reasons_are_written_down() -> None:
@@ -77,7 +78,7 @@ class Paced(Command, queue="paced", rate="1/min"):
 def outcome(command: Command, middleware: list[Middleware], times: int = 1) -> tuple[list[int], list[str]]:
     """Return the attempts that ran, and the reasons of dead letters."""
 
-    app, ran = App(middleware=middleware), list[int]()
+    app, ran = App("app", middleware=middleware), list[int]()
 
     async def handler(message: Any, context: Context) -> None:
         ran.append(context.attempt)
@@ -115,7 +116,7 @@ def test_removing_a_middleware_removes_its_behaviour_on_the_way_in(
 
 
 def test_a_middleware_of_ones_own_runs_inside_the_defaults_so_that_its_failure_is_retried() -> None:
-    app, seen = App(), list[int]()
+    app, seen = App("app"), list[int]()
 
     @app.handles(Failing)
     async def handle(command: Failing) -> None: ...

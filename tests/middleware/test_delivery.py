@@ -1,7 +1,7 @@
 """The capabilities `priority` and `delay`."""
 
 from chappe import Command
-from chappe.bus.bus import Draft
+from chappe.bus.draft import Draft
 from chappe.middleware.delivery import Delivery
 
 from .wrapped import costs_nothing, published

@@ -5,7 +5,7 @@ from typing import Any, Self
 import pytest
 
 from chappe import Command, Unique
-from chappe.bus.bus import Draft
+from chappe.bus.draft import Draft
 from chappe.messages.envelope import Options
 from chappe.middleware.keys import Keys, Tracking, Uniqueness
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from chappe import Context
-from chappe.bus.bus import Draft, Middleware
+from chappe.bus.bus import Middleware
+from chappe.bus.draft import Draft
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.message import Message
 

@@ -124,9 +124,9 @@ def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> N
     assert fired == [fired[0] + 0.5 * n for n in range(len(fired))], "each slot once, none is missing"
 
 
-def test_an_application_whose_commands_are_all_handled_here_and_now_runs_too(tmp_path: Path) -> None:
+def test_an_application_whose_commands_are_all_inline_runs_too(tmp_path: Path) -> None:
     (tmp_path / "here.py").write_text(
-        "from chappe import App, Command\napp = App('here')\nclass Now(Command): pass\n@app.handles(Now)\ndef now(_: Now) -> str: return 'done'\n"
+        "from chappe import App, Command\napp = App('here')\nclass Now(Command, inline=True): pass\n@app.handles(Now)\ndef now(_: Now) -> str: return 'done'\n"
     )
     command = [sys.executable, "-m", "chappe", "-A", "here:app", "run", "--no-gateway", "--no-scheduler"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:

@@ -50,7 +50,7 @@ def hearers(mill: Mill, text: str) -> set[int]:
 
 
 def listed(mill: Mill) -> list[str]:
-    return [name for name in mill.queues() if name.startswith("on.hear")]
+    return [name for name in mill.queues() if name.startswith("bots.on.hear")]
 
 
 def test_each_process_hears_what_is_said_while_it_runs_and_leaves_nothing_behind(bots: Mill) -> None:

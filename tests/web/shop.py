@@ -57,14 +57,14 @@ class Invite(Command, queue="invites", unique=Unique("{address}")):
     address: str
 
 
-class Add(Command):
+class Add(Command, inline=True):
     """Handled here and now."""
 
     a: int
     b: float = 0.0
 
 
-class Divide(Command):
+class Divide(Command, inline=True):
     a: int
     b: int
 

@@ -39,7 +39,7 @@ async def test_queues_are_listed_with_their_counts(shop: Open) -> None:
     await shop.client.post("/commands/invite", json={"address": "a"})
     queues = {q["name"]: q for q in (await shop.client.get("/queues")).json()["queues"]}
     assert queues["invites"]["ready"] == 1
-    assert set(queues) == {"orders", "refresh", "invites", "failing", "on.sold"}
+    assert set(queues) == {"orders", "refresh", "invites", "failing", "shop.on.sold"}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_what_is_this_machine_only(host: str, loopback: bool) -> None:
 
 def test_an_open_bind_without_a_token_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="no token is set; set CHAPPE_TOKEN"):
-        gateway(App(settings=Settings(host="0.0.0.0")))
+        gateway(App("app", settings=Settings(host="0.0.0.0")))
     refuse_open_bind(Settings(host="0.0.0.0", token=TOKEN))
 
 

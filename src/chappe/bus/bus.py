@@ -9,32 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import msgspec
-import uuid_utils
 
 from chappe.bus.context import Context
+from chappe.bus.draft import Draft
 from chappe.bus.handler import Handler, Invoke
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
 from chappe.errors import DefinitionError, InvalidMessage, TooLate
 from chappe.messages.capabilities import MessageSpec
 from chappe.messages.codec import JSON, decoder, encode_json
-from chappe.messages.envelope import NO_HEADERS, Envelope, Options, Publication
+from chappe.messages.envelope import NO_HEADERS, Envelope, Publication
 from chappe.messages.message import Command, Message
 from chappe.messages.template import renderer
 from chappe.messages.topology import EVENTS
-
-
-class Draft(msgspec.Struct):
-    """A publication in the making: middleware on the sending side changes it."""
-
-    id: str
-    headers: dict[str, str] | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    priority: int | None = None
-    delay: float | None = None
-    options: Options | None = None
-
 
 Send = Callable[[Any, Draft], Publication]
 Handle = Callable[[Any, Context], Awaitable[Any]]
@@ -125,7 +112,7 @@ class Bus:
     def _fold_send(self, kind: type[Message]) -> Send:
         self._frozen = True
         self.registry.add_message(kind)
-        spec = kind.__spec__
+        spec = self.registry.spec_of(kind)
         send = _seal(kind, spec)
         for middleware in reversed(self._middleware):
             send = middleware.wrap_send(spec, send)
@@ -149,10 +136,10 @@ class Bus:
         found = self._handles.get((kind, queue))
         if found is None:
             self._frozen = True
-            handlers = self.registry.handlers_of(kind, queue)
+            handlers, spec = self.registry.handlers_of(kind, queue), self.registry.spec_of(kind)
             found = _in_order([(h.name, await self._bind(h)) for h in handlers])
             for middleware in reversed(self._middleware):
-                found = middleware.wrap_handle(kind.__spec__, found)
+                found = middleware.wrap_handle(spec, found)
             self._handles[kind, queue] = found
         return found
 
@@ -169,11 +156,6 @@ class Bus:
         await self.providers.close()
         await asyncio.to_thread(self._threads.shutdown, wait=False, cancel_futures=True)
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
-
-
-def new_id() -> str:
-    """Return a new message id: a UUIDv7, so that ids sort by time (RFC 9562 §5.7)."""
-    return str(uuid_utils.uuid7())
 
 
 def _seal(kind: type[Message], spec: MessageSpec) -> Send:
@@ -225,9 +207,11 @@ def _in_order(invokes: Sequence[tuple[str, Invoke]]) -> Handle:
                 continue
             outcome = await invoke(message, context)
             result = outcome if outcome is not None else result
-            last = position == len(invokes) - 1
-            if not last and await ports.mark(context.id, name, context.then, outcome):
-                context.then.clear()
+            if position == len(invokes) - 1:
+                break
+            leaving = context.take()
+            if not await ports.mark(context.id, name, leaving, outcome):
+                context.give_back(leaving)
         return result
 
     return run_all

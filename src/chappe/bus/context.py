@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
+from chappe.bus.draft import Draft, draft_of, listed
+from chappe.errors import DefinitionError, TooLate
 from chappe.messages.envelope import NO_HEADERS
 from chappe.messages.message import Message
 
+Leaving: TypeAlias = list[tuple[Message, Draft]]
 Progress = Callable[[str, int, int, str], Awaitable[None]]
 Marks = Callable[[str], Awaitable[Mapping[str, bytes | None]]]
-Mark = Callable[[str, str, list[Message], Any], Awaitable[bool]]
+Mark = Callable[[str, str, Leaving, Any], Awaitable[bool]]
+
+_ENDING: Final = threading.Lock()  # one for all: it is held for no longer than it takes to append to a list
 
 
 class Context:
     """One attempt at one message, the same wherever the message came from.
 
-    `attempt` counts from 1. `then` holds what the handlers yielded so far.
+    `attempt` counts from 1. `then` holds what the handlers sent and yielded so far.
     """
 
-    __slots__ = ("_ports", "attempt", "correlation_id", "headers", "id", "marked", "note", "queue", "sent_at", "then")
+    __slots__ = ("_ended", "_ports", "attempt", "correlation_id", "headers", "id", "marked", "note", "queue", "sent_at", "then")
 
     def __init__(
         self,
@@ -40,8 +46,9 @@ class Context:
         self.headers = headers
         self.correlation_id = correlation_id
         self.note = note
-        self.then: list[Message] = []
+        self.then: Leaving = []
         self.marked = False
+        self._ended = False
         self._ports = ports
 
     @property
@@ -53,6 +60,49 @@ class Context:
         """Return a key that is the same in every attempt, to send to third parties with an effect."""
         return f"{self.id}:{effect}" if effect else self.id
 
+    def send(
+        self,
+        message: Message | Sequence[Message],
+        *,
+        delay: float | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> None:
+        """Have a message, or several, leave together with the acknowledgement, or not at all; from any thread.
+
+        Raises `TooLate` after the handlers have ended, `DefinitionError` for an inline command, `InvalidMessage`.
+        """
+        messages, many = listed(message)
+        if many and idempotency_key is not None:
+            raise DefinitionError("context.send: one idempotency_key cannot stand for several messages; send each with its own")
+        drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
+        for one, draft in zip(messages, drafts, strict=True):
+            if one.__spec__.inline:
+                raise DefinitionError(
+                    f"{type(one).__name__} is inline, so it cannot wait for the acknowledgement; handle it now with await app.asend(…)"
+                )
+            draft.correlation_id = self.correlation_id or self.id
+        with _ENDING:
+            if self._ended:
+                raise TooLate(f"context.send: the handlers of {self.id} have ended, and what they sent has left; use app.send(…) instead")
+            self.then.extend(zip(messages, drafts, strict=True))
+
+    def end(self) -> None:
+        """Take no more messages: what is in `then` now is what leaves."""
+        with _ENDING:
+            self._ended = True
+
+    def take(self) -> Leaving:
+        """Return what was sent so far, to leave before the end, and begin anew."""
+        with _ENDING:
+            taken, self.then = self.then, []
+        return taken
+
+    def give_back(self, taken: Leaving) -> None:
+        """Put back what was taken and could not leave, before what was sent meanwhile."""
+        with _ENDING:
+            self.then[:0] = taken
+
     async def progress(self, done: int, total: int, text: str = "") -> None:
         """Show how far this message is, to whoever asks for it by id."""
         await self.ports.progress(self.id, done, total, text)
@@ -61,7 +111,7 @@ class Context:
 class Ports:
     """The few things that handling needs from the store, so that the bus runs without one.
 
-    `mark` remembers durably that a handler finished, publishes what was yielded so far with it, and says so.
+    `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so.
     """
 
     __slots__ = ("mark", "marks", "progress", "take")

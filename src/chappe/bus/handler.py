@@ -7,14 +7,15 @@ import contextvars
 import ctypes
 import inspect
 import threading
-import types
-import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import CoroutineType
+from typing import Any, cast
 
 from chappe.bus.context import Context
+from chappe.bus.outcome import iterated, outcome_of
 from chappe.bus.providers import Providers
+from chappe.bus.signature import NOTHING, Declaration, members, needs_of
 from chappe.errors import DefinitionError
 from chappe.messages.message import Message
 
@@ -24,104 +25,125 @@ Invoke = Callable[[Any, Context], Awaitable[Any]]
 class Handler:
     """A function, what it handles, and what else it wants to be given."""
 
-    def __init__(self, function: Callable[..., Any], *, name: str | None = None) -> None:
-        """Read the signature: the first parameter is the message, the others are provided by their annotation."""
-        self.function = function
-        self.name = name or f"{function.__module__}.{function.__qualname__}"
-        parameters = list(inspect.signature(function).parameters.values())
-        if not parameters:
-            raise DefinitionError(
-                f"{self.name} takes no message; write it like: def {function.__name__}(message: {function.__name__.title()})"
-            )
-        self.takes = _taken(function, parameters[0].name)
-        hints = _hints(function, [parameter.name for parameter in parameters[1:]], self.name)
-        self.needs: dict[str, Any] = {}
-        for parameter in parameters[1:]:
-            if parameter.name in hints:
-                self.needs[parameter.name] = hints[parameter.name]
-            elif parameter.default is inspect.Parameter.empty:
-                raise DefinitionError(f'{self.name}: parameter "{parameter.name}" needs an annotation, by which it is provided')
-        self.defaults = {p.name for p in parameters if p.default is not inspect.Parameter.empty}
+    def __init__(
+        self, function: Callable[..., Any], *, unpack: Callable[..., Any] | None = None, provided: Sequence[str] | None = None
+    ) -> None:
+        """Read the signature: the first parameter is the message, the others are provided by their annotation.
 
-    @property
-    def origin(self) -> str:
-        """Where the function stands, for people."""
-        code = getattr(self.function, "__code__", None)
-        return f"{self.name} ({code.co_filename}:{code.co_firstlineno})" if code else self.name
+        With `unpack`, that is what is called with the message, and only the parameters in `provided` are.
+        """
+        declared = Declaration(function)
+        self.name = declared.name
+        self.short_name = declared.short_name
+        self.origin = declared.origin
+        self.takes: tuple[type[Any], ...] = ()
+        if unpack is None:
+            message = _message_of(declared)
+            _refuse_unbound_method(declared, message)
+            self.takes = _taken(declared, message)
+        self.needs, self.defaults = needs_of(declared, list(declared.parameters)[1:] if provided is None else provided)
+        self._call = unpack or function
+        self._on_loop = _runs_on_the_loop(function)
 
     def unmet(self, providers: Providers) -> list[str]:
         """Return the parameters that nothing provides."""
         return [
-            f"{name}: {getattr(kind, '__qualname__', kind)}"
-            for name, kind in self.needs.items()
-            if kind is not Context and name not in self.defaults and not providers.knows(kind)
+            f"{name}: {getattr(hint, '__qualname__', hint)}"
+            for name, hint in self.needs.items()
+            if not wants_context(hint) and name not in self.defaults and not providers.knows(hint)
         ]
 
     async def bind(self, providers: Providers, threads: ThreadPoolExecutor) -> Invoke:
         """Return the coroutine function that runs the handler with everything it needs."""
+        contexts = [name for name, hint in self.needs.items() if wants_context(hint)]
         given = {
-            n: await providers.get(k) for n, k in self.needs.items() if k is not Context and (n not in self.defaults or providers.knows(k))
+            name: await providers.get(hint)
+            for name, hint in self.needs.items()
+            if name not in contexts and (name not in self.defaults or providers.knows(hint))
         }
-        context_name = next((n for n, k in self.needs.items() if k is Context), None)
-        function = self.function
-        if inspect.iscoroutinefunction(function) and not given and context_name is None:
-            return lambda message, _: function(message)
+        function = self._call
 
         def call(message: Message, context: Context) -> Any:
-            return function(message, **given, **({context_name: context} if context_name else {}))
+            return function(message, **given, **dict.fromkeys(contexts, context))
 
-        if inspect.iscoroutinefunction(function):
-            return call
-        if inspect.isasyncgenfunction(function):
-            return _yielding(call)
-        return _threaded(call, threads, yields=inspect.isgeneratorfunction(function))
+        def call_with_nothing(message: Message, _: Context) -> Any:
+            return function(message)
+
+        started = call if given or contexts else call_with_nothing
+        return _awaited(started) if self._on_loop else _threaded(started, threads)
 
 
-def _taken(function: Callable[..., Any], parameter: str) -> type[Message] | None:
-    """Return the message class that the first parameter is annotated with, if it is one class."""
+def _runs_on_the_loop(function: Callable[..., Any]) -> bool:
+    """Tell whether a call makes a coroutine or an asynchronous generator and does nothing else."""
+    called: Any = getattr(type(function), "__call__")  # noqa: B004, B009 - of an object: whether that is asynchronous
+    return any(test(one) for one in (function, called) for test in (inspect.iscoroutinefunction, inspect.isasyncgenfunction))
+
+
+def wants_context(hint: Any) -> bool:
+    """Tell whether a parameter of this type is given the `Context`."""
+    return Context in members(hint)
+
+
+def _message_of(declared: Declaration) -> inspect.Parameter:
+    """Return the parameter that takes the message; raises `DefinitionError` if none does."""
+    first = next(iter(declared.parameters.values()), None)
+    if first is None or first.kind is inspect.Parameter.VAR_KEYWORD:
+        name = declared.short_name
+        raise DefinitionError(f"{declared.origin} takes no message; write it like: def {name}(message: {name.title()})")
+    if first.kind is inspect.Parameter.KEYWORD_ONLY:
+        raise DefinitionError(f'{declared.origin}: the message comes first and by its position; put "{first.name}" in front of the "*"')
+    return first
+
+
+def _taken(declared: Declaration, message: inspect.Parameter) -> tuple[type[Any], ...]:
+    """Return the classes that the first parameter is annotated with, as far as that is known; none takes everything."""
     try:
-        hint = _hints(function, [parameter], "").get(parameter)
-    except DefinitionError:
-        return None
-    return hint if isinstance(hint, type) and issubclass(hint, Message) else None
+        kinds = members(declared.hint(message.name))
+    except DefinitionError:  # it is known to type checkers only: nothing is provided by it
+        return ()
+    return tuple(kind for kind in kinds if isinstance(kind, type)) if all(_is_class(kind) for kind in kinds) else ()
 
 
-def _hints(function: Callable[..., Any], names: Sequence[str], owner: str) -> dict[str, Any]:
-    """Resolve the annotations of some parameters, also of a function inside another one."""
-    written = {name: kind for name, kind in getattr(function, "__annotations__", {}).items() if name in names}
-    inside: dict[str, Any] = dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
-    try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__=written), getattr(function, "__globals__", {}), inside)
-    except NameError as error:
-        raise DefinitionError(f"{owner}: an annotation cannot be resolved ({error}); import it at the top of the module") from None
+def _is_class(kind: Any) -> bool:
+    return isinstance(kind, type) and kind not in (NOTHING, Any) and not getattr(kind, "_is_protocol", False)
 
 
-def _yielding(call: Callable[[Message, Context], AsyncIterator[Any]]) -> Invoke:
-    async def invoke(message: Message, context: Context) -> None:
-        async for yielded in call(message, context):
-            context.then.append(_checked(yielded))
+def _refuse_unbound_method(declared: Declaration, first: inspect.Parameter) -> None:
+    """Raise `DefinitionError` for a function in the body of a class that would be given its message as `self`."""
+    if declared.is_in_class and first.name in ("self", "cls") and first.annotation is NOTHING:
+        owner, _, name = declared.qualname.rpartition("<locals>.")[2].rpartition(".")
+        raise DefinitionError(
+            f"{declared.origin} is a method without an instance; register it below the class, of an instance: {owner}(…).{name}"
+        )
+
+
+def _awaited(call: Callable[[Any, Context], Any]) -> Invoke:
+    async def invoke(message: Message, context: Context) -> Any:
+        returned: Any = call(message, context)
+        if type(returned) is CoroutineType:
+            returned = await cast("Awaitable[Any]", returned)
+        return None if returned is None else await outcome_of(returned, context)
 
     return invoke
 
 
-def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecutor, *, yields: bool) -> Invoke:
-    def collect(message: Message, context: Context) -> None:
-        generator: Iterator[Any] = call(message, context)
-        context.then.extend(_checked(yielded) for yielded in generator)
-
-    inner = collect if yields else call
+def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecutor) -> Invoke:
+    def inner(message: Message, context: Context) -> Any:
+        returned = call(message, context)
+        return iterated(cast("Iterator[Any]", returned), context) if isinstance(returned, Iterator) else returned
 
     async def invoke(message: Message, context: Context) -> Any:
         run = _Run()
         variables = contextvars.copy_context()
         running = asyncio.get_running_loop().run_in_executor(threads, lambda: variables.run(run, inner, message, context))
         try:
-            return await asyncio.shield(running)
+            returned = await asyncio.shield(running)
         except asyncio.CancelledError:
             # A thread cannot be ended: its slot and its key stay taken until it has really ended, or the worker does.
             run.interrupt()
             await asyncio.wait((running,))
             raise
+        return None if returned is None else await outcome_of(returned, context)
 
     return invoke
 
@@ -155,9 +177,3 @@ class _Run:
 
 class Interrupted(BaseException):
     """A synchronous handler ran out of time, or its worker stops."""
-
-
-def _checked(yielded: Any) -> Message:
-    if not isinstance(yielded, Message):
-        raise TypeError(f"a handler may yield commands and events only, not {type(yielded).__name__}; return a result instead")
-    return yielded

@@ -24,9 +24,7 @@ class Portal:
         """Run a coroutine and return its result."""
         if threading.get_ident() == self._thread.ident:
             work.close()
-            raise DefinitionError(
-                "a handler of a command without a queue called a synchronous verb; await its twin: asend, apublish or aask"
-            )
+            raise DefinitionError("a handler of an inline command called a synchronous verb; await its twin: asend, apublish or aask")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from chappe.bus.handler import Handler
 from chappe.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
+from chappe.messages.capabilities import DEFAULT_QUEUE, MessageSpec
 from chappe.messages.fields import refuse_foreign_types
 from chappe.messages.message import Command, Event, Message
 from chappe.messages.template import expand
@@ -39,7 +40,9 @@ class Subscriber:
 class Registry:
     """Everything that was declared on one application."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "app") -> None:
+        """Begin empty, for the application of this name, which stands in the names of queues that were given none."""
+        self.name = name
         self.messages: dict[str, type[Message]] = {}
         self.routes: dict[tuple[type[Message], str | None], Route] = {}
         self.subscribers: dict[str, Subscriber] = {}
@@ -62,25 +65,27 @@ class Registry:
     def add_handler(self, message: type[Command], handler: Handler, queue: Queue | None) -> None:
         """Append a handler of a command, of what comes through one queue or of all."""
         _refuse_other_kind_of_message(message, Command, handler, "@app.handles needs a command class", "subscribe to events with @app.on")
-        if handler.takes is not None and not issubclass(message, handler.takes):
-            raise DefinitionError(f"{handler.origin} handles {message.__name__}, but its first parameter is a {handler.takes.__name__}")
+        _refuse_other_annotation(message, handler, "handles")
         self.add_message(message)
         spec = message.__spec__
         if queue is not None:
-            if spec.queue is None and spec.exchange is None:
+            if spec.inline:
+                raise DefinitionError(f"{handler.origin}: {message.__name__} is inline and comes through no queue; leave out inline=True")
+            if spec.exchange is None and spec.queue == DEFAULT_QUEUE != queue.name:
                 raise DefinitionError(
-                    f"{handler.name}: {message.__name__} is handled here and now; give it a queue or an exchange to have it travel"
+                    f'{handler.origin}: {message.__name__} waits in the queue "{DEFAULT_QUEUE}", not in "{queue.name}"; '
+                    "name the queue, or the exchange that it is bound to, on the class"
                 )
-            queue = replace(queue, origin=queue.origin or handler.origin)
+            queue = replace(queue, name=self.queue_name(queue.name), origin=queue.origin or handler.origin)
             self.add_queue(queue)
         elif spec.exchange is not None and spec.queue is None:
             raise DefinitionError(
-                f'{handler.name}: {message.__name__} is published to exchange "{spec.exchange.name}"; say which queue this handler serves: '
+                f'{handler.origin}: {message.__name__} is published to exchange "{spec.exchange.name}"; say the queue of this handler: '
                 f'@app.handles({message.__name__}, queue=bind("name", "{spec.exchange.name}:{spec.routing_key}"))'
             )
         route = self.routes.setdefault((message, queue.name if queue else None), Route(message))
         if any(h.name == handler.name for h in route.handlers):
-            raise DuplicateName(f"{handler.name} handles {message.__name__} twice")
+            raise DuplicateName(f"{handler.origin} handles {message.__name__} twice; write a function of its own name for the second")
         route.handlers.append(handler)
 
     def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False) -> None:
@@ -88,14 +93,18 @@ class Registry:
         if isinstance(what, str):
             if not all(what.split(".")) or any(c.isspace() for c in what):
                 raise DefinitionError(f'{handler.origin}: "{what}" is no pattern; write words joined by dots, * for one word, # for any')
+            _refuse_other_annotation(Event, handler, "subscribes to")
             pattern, message = what, None
         else:
             _refuse_other_kind_of_message(
                 what, Event, handler, "@app.on needs an event class or a pattern", "handle commands with @app.handles"
             )
+            _refuse_other_annotation(what, handler, "subscribes to")
             self.add_message(what)
             pattern, message = what.__spec__.name, what
-        queue_name = name or f"on.{handler.function.__name__}"
+        if name is None and not handler.short_name.isidentifier():
+            raise DefinitionError(f'{handler.origin}: a subscriber without a name has no queue; give it name="..."')
+        queue_name = name or f"{self.name}.on.{handler.short_name}"
         known = self.subscribers.get(queue_name)
         if known is not None:
             raise DuplicateName(
@@ -131,6 +140,15 @@ class Registry:
 
     # --- asking
 
+    def queue_name(self, given: str) -> str:
+        """Return what a queue is called on the engine: the default one carries the application's name, others are as they were given."""
+        return f"{self.name}.{DEFAULT_QUEUE}" if given == DEFAULT_QUEUE else given
+
+    def spec_of(self, message: type[Message]) -> MessageSpec:
+        """Return the capabilities of a message in this application."""
+        spec = message.__spec__
+        return spec if spec.queue != DEFAULT_QUEUE else replace(spec, queue=self.queue_name(DEFAULT_QUEUE))
+
     def message(self, name: str) -> type[Message]:
         """Return the class of a name; raises `UnknownMessage` with a suggestion."""
         found = self.messages.get(name)
@@ -160,7 +178,7 @@ class Registry:
 
     def consumed_queues(self) -> list[str]:
         """Return the queues that this application's handlers serve."""
-        return sorted({*self.subscribers, *(name for route in self.routes for name in _queues_of(*route))})
+        return sorted({*self.subscribers, *(name for route in self.routes for name in self._queues_of(*route))})
 
     def served(self, names: Sequence[str]) -> tuple[list[str], list[Queue]]:
         """Return those of the consumed queues that are declared for all, and the temporary ones, as `Broker.consume` takes them."""
@@ -176,7 +194,7 @@ class Registry:
         exchanges = {EVENTS.name: EVENTS}
         queues = self.queues | self.temporary if self._is_lasting else dict(self.queues)
         for message in set(self.messages.values()):
-            spec = message.__spec__
+            spec = self.spec_of(message)
             if spec.exchange is not None:
                 refuse_other_kind(exchanges.setdefault(spec.exchange.name, spec.exchange), spec.exchange)
             if spec.queue is not None:
@@ -198,9 +216,16 @@ class Registry:
             if subscriber.message is not None:
                 found.setdefault(name, set()).add(subscriber.message.__spec__.name)
         for message, queue in self.routes:
-            for name in _queues_of(message, queue):
+            for name in self._queues_of(message, queue):
                 found.setdefault(name, set()).add(message.__spec__.name)
         return {name: types.pop() for name, types in found.items() if len(types) == 1}
+
+    def _queues_of(self, message: type[Message], queue: str | None) -> Sequence[str]:
+        """Return the queues through which a message comes to a route: that of the route, or its own."""
+        if queue is not None:
+            return [queue]
+        own = self.spec_of(message).queue
+        return [] if own is None else expand(message.__name__, own, message)
 
     def check(self, unmet: Callable[[Handler], list[str]]) -> None:
         """Raise `DefinitionError` for handlers that ask for what nothing provides."""
@@ -221,12 +246,11 @@ def _refuse_other_kind_of_message(given: Any, wanted: type[Message], handler: Ha
         raise DefinitionError(f"{handler.origin}: {what}, and {given.__name__} is none; {other}")
 
 
-def _queues_of(message: type[Message], queue: str | None) -> Sequence[str]:
-    """Return the queues through which a message comes to a route: that of the route, or its own."""
-    if queue is not None:
-        return [queue]
-    own = message.__spec__.queue
-    return [] if own is None else expand(message.__name__, own, message)
+def _refuse_other_annotation(message: type[Message], handler: Handler, does: str) -> None:
+    """Raise `DefinitionError` if the first parameter is annotated with a class that the message is none of."""
+    if handler.takes and not any(issubclass(message, kind) or (message is Event and issubclass(kind, Event)) for kind in handler.takes):
+        taken = " | ".join(kind.__name__ for kind in handler.takes)
+        raise DefinitionError(f"{handler.origin} {does} {message.__name__}, but its first parameter is a {taken}")
 
 
 def _where(thing: Any) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-from chappe.bus.context import Context
-from chappe.bus.handler import Handler
+import msgspec
+
+from chappe.bus.handler import Handler, wants_context
 from chappe.bus.providers import Providers
+from chappe.bus.signature import NOTHING, Declaration
+from chappe.errors import DefinitionError
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Receipt
 from chappe.messages.message import Command, Message
@@ -35,95 +40,82 @@ class Task(Generic[P, R]):
         """Make the command class from the signature: what is provided is no field of it."""
         self.function = function
         self._sender = sender
-        signature = inspect.signature(function)
-        handler = Handler(_no_message(function), name=f"{function.__module__}.{function.__qualname__}")
+        declared = Declaration(function)
+        name = _class_name(declared)
         fields = {
-            name: (hint, parameter.default) if parameter.default is not inspect.Parameter.empty else (hint, ...)
-            for name, parameter in signature.parameters.items()
-            if (hint := handler.needs.get(name)) is not None and hint is not Context and not providers.knows(hint)
+            n: (hint, parameter)
+            for n, parameter in declared.parameters.items()
+            if n not in declared.given and not wants_context(hint := _travelling(declared, n)) and not providers.knows(hint)
         }
-        self._names = list(fields)
-        name = "".join(word.title() for word in function.__name__.split("_"))
-        given: dict[str, Any] = {"queue": "default", **capabilities}
-        namespace = {
-            "__annotations__": {n: h for n, (h, _) in fields.items()},
-            "__module__": function.__module__,
-            "__doc__": function.__doc__,
-            **{n: d for n, (_, d) in fields.items() if d is not ...},
-        }
-        self.command: type[Command] = types.new_class(name, (Command,), given, lambda body: body.update(namespace))
-        names = self._names
+        given: dict[str, Any] = {**capabilities}
+        self.command: type[Command] = types.new_class(name, (Command,), given, lambda body: body.update(_namespace(declared, fields)))
+        self._positional = [n for n, (_, parameter) in fields.items() if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+        first = [n for n, (_, parameter) in fields.items() if parameter.kind is inspect.Parameter.POSITIONAL_ONLY]
+        others = [n for n in fields if n not in first]
         call: Callable[..., R] = function
 
-        def unpack(message: Any, **needs: Any) -> Any:
-            return call(**{n: getattr(message, n) for n in names}, **needs)
+        def unpack(message: Any, /, **provided: Any) -> Any:
+            return call(*[getattr(message, n) for n in first], **{n: getattr(message, n) for n in others}, **provided)
 
-        unpacked = _coloured(function, unpack)
-        hints = {n: k for n, k in handler.needs.items() if n not in fields}
-        unpacked.__signature__ = inspect.Signature(
-            [inspect.Parameter("message", inspect.Parameter.POSITIONAL_OR_KEYWORD), *(signature.parameters[n] for n in hints)]
-        )
-        unpacked.__annotations__ = {"message": self.command, **hints}
-        self.handler = Handler(unpacked, name=handler.name)
+        self.handler = Handler(function, unpack=unpack, provided=[n for n in declared.parameters if n not in fields])
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, here and now."""
         return self.function(*args, **kwargs)
 
-    def message(self, *args: P.args, **kwargs: P.kwargs) -> Command:
+    def message(self, /, *args: P.args, **kwargs: P.kwargs) -> Command:
         """Return the command for these arguments."""
-        if len(args) > len(self._names):
-            raise TypeError(f"{self.handler.name} takes {len(self._names)} arguments that travel, not {len(args)}")
-        return self.command(**{**dict(zip(self._names, args, strict=False)), **kwargs})
+        if len(args) > len(self._positional):
+            raise TypeError(f"{self.handler.name} takes {len(self._positional)} arguments by position that travel, not {len(args)}")
+        placed = dict(zip(self._positional, args, strict=False))
+        if twice := placed.keys() & kwargs.keys():
+            raise TypeError(f"{self.handler.name} was given {', '.join(sorted(twice))} by position and by name; give each once")
+        return self.command(**placed, **kwargs)
 
-    def send(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+    def send(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt:
         """Send the command; see `App.send`."""
         return self._sender.send(self.message(*args, **kwargs))
 
-    async def asend(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+    async def asend(self, /, *args: P.args, **kwargs: P.kwargs) -> Receipt:
         """See `send`."""
         return await self._sender.asend(self.message(*args, **kwargs))
 
-    def ask(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def ask(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Send the command and wait for what the function returns; see `App.ask`."""
         return self._sender.ask(self.message(*args, **kwargs))
 
 
-def _no_message(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a stand-in whose first parameter is a message, to have the rest of the signature read."""
+def _travelling(declared: Declaration, name: str) -> Any:
+    """Return the type of a parameter of a task; raises `DefinitionError` for one that no message could carry."""
+    kind, where = declared.parameters[name].kind, f'{declared.origin}: parameter "{name}"'
+    if kind is inspect.Parameter.VAR_POSITIONAL:
+        raise DefinitionError(f"{where} stands for any number of values, and a command has fields; take one list: {name}: list[…]")
+    if kind is inspect.Parameter.VAR_KEYWORD:
+        raise DefinitionError(f"{where} stands for any names, and a command has known fields; take one dict: {name}: dict[str, …]")
+    hint = declared.hint(name)
+    if hint is NOTHING:
+        raise DefinitionError(f"{where} needs an annotation: the type of a field, or a type that is provided")
+    return hint
 
-    def stand_in() -> None: ...
 
-    signature = inspect.signature(function)
-    first = inspect.Parameter("message_", inspect.Parameter.POSITIONAL_ONLY)
-    stand_in.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])
-    stand_in.__annotations__ = inspect.get_annotations(function, eval_str=True)
-    return stand_in
+def _class_name(declared: Declaration) -> str:
+    name = "".join(word.title() for word in declared.short_name.split("_"))
+    if not name.isidentifier():
+        raise DefinitionError(f"{declared.origin} needs a name, because its command is called by it; write it with def")
+    return name
 
 
-def _coloured(function: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `call` the colour of `function`, by which it is run."""
-    if inspect.isasyncgenfunction(function):
+def _namespace(declared: Declaration, fields: Mapping[str, tuple[Any, inspect.Parameter]]) -> dict[str, Any]:
+    """Return the body of the command's class."""
+    defaults = {n: _default(parameter.default) for n, (_, parameter) in fields.items() if parameter.default is not NOTHING}
+    hints = {n: hint for n, (hint, _) in fields.items()}
+    return {"__annotations__": hints, "__module__": declared.module, "__doc__": declared.doc, **defaults}
 
-        async def generate(*args: Any, **needs: Any) -> Any:
-            async for item in call(*args, **needs):
-                yield item
 
-        return generate
-    if inspect.iscoroutinefunction(function):
-
-        async def run(*args: Any, **needs: Any) -> Any:
-            return await call(*args, **needs)
-
-        return run
-    if inspect.isgeneratorfunction(function):
-
-        def generate_sync(*args: Any, **needs: Any) -> Any:
-            yield from call(*args, **needs)
-
-        return generate_sync
-
-    def plain(*args: Any, **needs: Any) -> Any:
-        return call(*args, **needs)
-
-    return plain
+def _default(value: Any) -> Any:
+    """Return the default of a field; one that can be changed in place is copied for each message."""
+    try:
+        hash(value)
+    except TypeError:
+        return msgspec.field(default_factory=functools.partial(copy.deepcopy, value))
+    return value

@@ -24,7 +24,7 @@ import setproctitle
 
 from chappe import output
 from chappe.app import App, Connection
-from chappe.bus.bus import Draft, new_id
+from chappe.bus.draft import Draft, new_id
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.logs import set_up
@@ -160,8 +160,8 @@ def worker(
     settings = settings_of(ctx, log_level=loglevel, grace=grace)
     line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", may_own_file=False)
-    wanted = match(queues.split(","), app.registry.consumed_queues())
-    left = set(match(exclude_queues.split(","), wanted)) if exclude_queues else set[str]()
+    wanted = match(map(app.registry.queue_name, queues.split(",")), app.registry.consumed_queues())
+    left = set(match(map(app.registry.queue_name, exclude_queues.split(",")), wanted)) if exclude_queues else set[str]()
     served = [queue for queue in wanted if queue not in left]
     if not served and (queues != "*" or exclude_queues):
         known = ", ".join(app.registry.consumed_queues()) or "none"

@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 import msgspec
 
-from chappe.app import App, is_immediate
+from chappe.app import App
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.seconds import SECONDS
 from chappe.errors import ChappeError, InvalidMessage, UnknownMessage
@@ -92,19 +92,19 @@ def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | N
     """Send a command: chappe send sync.property property_id=42 what:='["rates"]'."""
     app = find_app(settings_of(ctx))
     command = parse(app, name, fields, Command)
-    if is_immediate(command) and any(value is not None for value in options.values()):
-        raise click.UsageError(f"{name} is handled here and now: it takes no delay, priority or idempotency key")
+    if command.__spec__.inline and any(value is not None for value in options.values()):
+        raise click.UsageError(f"{name} is inline, handled where it is sent: it takes no delay, priority or idempotency key")
 
     async def run() -> Any:
         try:
-            if wait is not None or is_immediate(command):
+            if wait is not None or command.__spec__.inline:
                 assert isinstance(command, Command)
                 return {"result": await app.aask(command, timeout=30.0 if wait is None else wait, **options)}
             receipt = await app.asend(command, **options)
             return {"id": receipt.id, "outcome": receipt.outcome}
         except ChappeError:
             raise
-        except Exception as error:  # of a handler that ran here and now: people want its sentence, not our stack
+        except Exception as error:  # of a handler that ran inline: people want its sentence, not our stack
             raise ChappeError(f"{name} failed: {type(error).__name__}: {error}") from error
         finally:
             await app.aclose()

@@ -142,8 +142,10 @@ class Capabilities(TypedDict, total=False):
     """The keywords that a message class takes, each with its meaning.
 
     name, aliases: what it is called on the wire. queue: where it waits (fields in braces must be
-    enumerations). exchange, routing_key: publish there instead. key: at most one running per key, in order;
-    with a `merge` method also at most one pending. unique: refuse doubles. priority: larger first.
+    enumerations); a command that names none waits in the queue `default` of its application. inline: a command that is
+    handled where it is sent, before `send` returns, by no worker. exchange, routing_key: publish there instead.
+    key: at most one running per key, in order; with a `merge` method also at most one pending.
+    unique: refuse doubles. priority: larger first.
     delay: seconds before it is ready. retry, rate, timeout: see their classes; timeout is seconds for one
     attempt, kill_after the seconds after which the worker itself is ended. ttl: seconds after which
     it is too old to start. results: keep what the handlers return, so that anybody can fetch it by id.
@@ -152,6 +154,7 @@ class Capabilities(TypedDict, total=False):
     name: str
     aliases: tuple[str, ...]
     queue: str
+    inline: bool
     exchange: str | Exchange
     routing_key: str
     key: str
@@ -172,6 +175,7 @@ class MessageSpec(Struct, frozen=True):
     name: str
     aliases: tuple[str, ...] = ()
     queue: str | None = None
+    inline: bool = False
     exchange: Exchange | None = None
     routing_key: str | None = None
     key: str | None = None
@@ -188,6 +192,8 @@ class MessageSpec(Struct, frozen=True):
 
 
 KNOWN: Final = frozenset(Capabilities.__annotations__)
+DEFAULT_QUEUE: Final = "default"
+_NEED_A_QUEUE: Final = ("queue", "exchange", "routing_key", "key", "unique", "priority", "delay", "retry", "kill_after", "ttl", "results")
 
 
 def wire_name(class_name: str) -> str:
@@ -205,7 +211,7 @@ def refuse_unknown(owner: str, keywords: Mapping[str, Any]) -> None:
             raise InvalidCapability(f'{owner}: unknown capability "{keyword}", {hint}')
 
 
-def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSpec:
+def complete(owner: str, given: Mapping[str, Any], *, merges: bool, is_command: bool = True) -> MessageSpec:
     """Check the keywords of one class and fill in what was left out.
 
     Raises `InvalidCapability`, naming the class, the keyword and what would be right.
@@ -220,13 +226,25 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool) -> MessageSp
         values["unique"] = Unique(values["unique"])
     if isinstance(values.get("exchange"), str):
         values["exchange"] = Exchange(values["exchange"])
+    if is_command and "queue" not in values and "exchange" not in values and values.get("inline") is not True:
+        values["queue"] = DEFAULT_QUEUE
     try:
         spec = msgspec.convert({**values, "merges": merges}, MessageSpec, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         fault, _, place = str(error).partition(" - at `$.")
         raise InvalidCapability(f"{owner}: {place.rstrip('`') or 'a capability'}: {fault}") from None
     _refuse_contradictions(owner, values, merges=merges)
+    if spec.inline:
+        _refuse_inline(owner, given, is_command=is_command)
     return spec
+
+
+def _refuse_inline(owner: str, given: Mapping[str, Any], *, is_command: bool) -> None:
+    if not is_command:
+        raise InvalidCapability(f"{owner}: inline=True is for commands; an event goes to the queues of its subscribers")
+    for keyword in _NEED_A_QUEUE:
+        if keyword in given:
+            raise InvalidCapability(f"{owner}: inline=True is handled where it is sent, in no queue, so {keyword}= means nothing")
 
 
 def _refuse_contradictions(owner: str, values: Mapping[str, Any], *, merges: bool) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         """A typed, frozen value that travels; validated when it is built and when it is decoded."""
 
         __spec__: ClassVar[MessageSpec]
+        __is_command__: ClassVar[bool]
         __struct_fields__: ClassVar[tuple[str, ...]]
 
         def __init_subclass__(cls, **capabilities: Unpack[Capabilities]) -> None: ...
@@ -47,11 +48,12 @@ else:
             type.__setattr__(cls, "__given__", {**inherited, **given})
             if hasattr(cls, "merge"):
                 refuse_other_merge(name, cls)
-            type.__setattr__(cls, "__spec__", complete(name, cls.__given__, merges=hasattr(cls, "merge")))
+            spec = complete(name, cls.__given__, merges=hasattr(cls, "merge"), is_command=cls.__is_command__)
+            type.__setattr__(cls, "__spec__", spec)
             check_fields(name, cls.__spec__, cls.__struct_fields__)
             return cls
 
-        def __call__(cls, *positional, **values):
+        def __call__(cls, /, *positional, **values):
             if positional:
                 fields = ", ".join(f"{field}=…" for field in cls.__struct_fields__)
                 raise TypeError(f"{cls.__name__} takes its fields by name: {cls.__name__}({fields})")
@@ -62,6 +64,8 @@ else:
 
     class Message(msgspec.Struct, metaclass=MessageMeta):
         """A typed, frozen value that travels; validated when it is built and when it is decoded."""
+
+        __is_command__: ClassVar[bool] = False
 
 
 def refuse_other_merge(owner: str, message: type) -> None:
@@ -79,6 +83,8 @@ def refuse_other_merge(owner: str, message: type) -> None:
 class Command(Message):
     """What somebody should do: imperative, one owner, exactly one queue."""
 
+    __is_command__: ClassVar[bool] = True
+
 
 class Event(Message):
     """What happened: past tense, any number of subscribers."""
@@ -87,7 +93,7 @@ class Event(Message):
 M = TypeVar("M", bound=Message)
 
 
-def replace(message: M, **changes: Any) -> M:
+def replace(message: M, /, **changes: Any) -> M:
     """Return a copy with some fields changed, checked like a new one."""
     values = {field: getattr(message, field) for field in message.__struct_fields__}
     return type(message)(**{**values, **changes})

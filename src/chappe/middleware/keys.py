@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from chappe.bus.bus import Draft, Middleware, Send
+from chappe.bus.bus import Middleware, Send
+from chappe.bus.draft import Draft
 from chappe.messages.capabilities import MessageSpec
 from chappe.messages.envelope import Publication, changed
 from chappe.messages.template import renderer

@@ -28,7 +28,7 @@ class Rates(Middleware):
         async def limited(message: Any, context: Context) -> Any:
             if context.note != RESERVED:
                 wait = await context.ports.take(render(message), interval, burst)
-                if wait > _WORTH_A_SLOT and context.queue:  # here and now there is no queue to wait in
+                if wait > _WORTH_A_SLOT and context.queue:  # an inline command has no queue to wait in
                     raise Snooze(wait, "its rate is used up", note=RESERVED)
                 if wait > 0:
                     await asyncio.sleep(wait)

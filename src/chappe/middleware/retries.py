@@ -23,7 +23,7 @@ class Retries(Middleware):
         retry, chance = spec.retry, self._chance
 
         async def retried(message: Any, context: Context) -> Any:
-            if not context.queue:  # handled here and now: the caller sees the error itself
+            if not context.queue:  # inline: the caller sees the error itself
                 return await call_next(message, context)
             if context.attempt > retry.attempts:  # a worker died in the last one
                 raise Reject("attempts spent")

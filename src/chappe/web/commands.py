@@ -10,8 +10,8 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from chappe.app import App, fingerprint, is_immediate
-from chappe.bus.bus import Draft, new_id
+from chappe.app import App
+from chappe.bus.draft import Draft, fingerprint, new_id
 from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, UnknownMessage
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
@@ -60,7 +60,7 @@ class Commands:
             if list(error.faults) == ["$"] and (fault := _malformed(body)):
                 return problem(400, "The body is not JSON", fault)
             raise
-        if is_immediate(command):
+        if command.__spec__.inline:
             return await self._run_now(command)
         return await self._store(request, command, key)
 

@@ -42,7 +42,7 @@ def _command(command: type[Command], schema: dict[str, Any]) -> dict[str, Any]:
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Accepted"}}},
     }
     done = {"description": "Done, with its result.", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/State"}}}}
-    travels = not is_immediate_class(command)
+    travels = not command.__spec__.inline
     return {
         "operationId": command.__spec__.name,
         "summary": (doc or command.__name__).splitlines()[0],
@@ -80,11 +80,6 @@ def _health(name: str, text: str) -> dict[str, Any]:
         "summary": text,
         "responses": {**answers, **dict.fromkeys(("401", "403", "413", "415", "421", "431", "503"), _PROBLEM)},
     }
-
-
-def is_immediate_class(command: type[Command]) -> bool:
-    """Tell whether a command is handled while the request waits."""
-    return command.__spec__.queue is None and command.__spec__.exchange is None
 
 
 _SCHEMAS: dict[str, Any] = {

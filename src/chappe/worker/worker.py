@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
-from chappe.bus.bus import Bus, Draft, Handle, new_id
+from chappe.bus.bus import Bus, Handle
 from chappe.bus.context import Context, Ports
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
 from chappe.messages.codec import encode_json
@@ -304,7 +304,10 @@ class Worker:
         if plan.kill_after is not None:
             self._limits.begin(delivery.tag, plan.kill_after, f"{envelope.type} {envelope.id}")
         try:
-            result = await plan.handle(message, context)
+            try:
+                result = await plan.handle(message, context)
+            finally:
+                context.end()
             then = self._outgoing(context) if context.then else ()
             self.done += 1
             return Ack(delivery.tag, then, None if result is None else encode_json(result), context.marked)
@@ -330,8 +333,7 @@ class Worker:
         return plan
 
     def _outgoing(self, context: Context) -> tuple[Publication, ...]:
-        cause = context.correlation_id or context.id
-        return self._merging.fold([self._bus.prepare(m, Draft(new_id(), correlation_id=cause)) for m in context.then])
+        return self._merging.fold([self._bus.prepare(message, draft) for message, draft in context.then])
 
     def _report(self, delivery: Delivery, settlement: Retry | Dead) -> None:
         envelope = delivery.envelope

@@ -26,7 +26,7 @@ ANSWERS = {200, 202, 400, 404, 409, 413, 415, 422}
 RAM = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-class Sum(Command):
+class Sum(Command, inline=True):
     """Handled here and now."""
 
     numbers: list[int]

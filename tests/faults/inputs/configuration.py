@@ -54,7 +54,7 @@ ROWS = [
     Row("config-pool-nan", "an age that is no number", "`max_age = nan`", "78", "chappe.toml: pools.a: max_age must be more than 0, and finite", toml("[pools.a]\nmax_age = nan")),
     Row("config-pool-name", "a pool whose name cannot be written everywhere", '`[pools."a b"]`', "78", "chappe.toml: pools: 'a b' is no name for a pool", toml('[pools."a b"]')),
     Row("config-pool-queue", "a pool for a queue that is none", '`queues = ["nobody"]`', "78",
-        'no queue fits "nobody"; this application serves: on.sold, orders, parcels…a-1 cannot run with this configuration',
+        'no queue fits "nobody"; this application serves: orders, parcels, shop.on.sold…a-1 cannot run with this configuration',
         chappe("run", "--no-gateway", "--no-scheduler", files={"chappe.toml": '[pools.a]\nqueues = ["nobody"]'}, makes=("chappe.db",)), "`chappe run` ends, and does not try again"),
     Row("config-variable", "a variable of another type", "`CHAPPE_PORT=x`", "78", "CHAPPE_PORT: port: Expected `int`, got `str`", variable(CHAPPE_PORT="x")),
     Row("config-plain-variable", "a variable that others set", "`PORT=-1`", "78", "PORT: port must be within 0..65535", variable(CHAPPE_PORT="", PORT="-1")),

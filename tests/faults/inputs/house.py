@@ -51,7 +51,7 @@ class Parcel(Command, queue="parcels", aliases=("packet",), retry=Retry(1)):
     weight: int
 
 
-class Add(Command):
+class Add(Command, inline=True):
     a: int
 
 

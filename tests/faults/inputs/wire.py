@@ -64,15 +64,15 @@ def posted(*more: Any, envelope: Any = None, key: str = "orders") -> list[Any]:
 def settled_by_another(house: House) -> Answer:
     """Have one client hold a message, and another one settle it; then give it back and take it away."""
     with house.wire() as owner, house.wire() as thief:
-        owner.ask("publish", posted(key="on.sold"))
-        owner.ask("receive", ["on.sold"], 1, 5.0)
-        assert house.running("on.sold") == 1
+        owner.ask("publish", posted(key="shop.on.sold"))
+        owner.ask("receive", ["shop.on.sold"], 1, 5.0)
+        assert house.running("shop.on.sold") == 1
         answers = [thief.ask("settle", [("ack", tag)]).text for tag in range(1, house.highest_tag() + 1)]
         stolen = [text for text in answers if "stale" not in text]
-        assert house.running("on.sold") == 1, "its owner lost it"
-    until(lambda: house.running("on.sold") == 0)
+        assert house.running("shop.on.sold") == 1, "its owner lost it"
+    until(lambda: house.running("shop.on.sold") == 0)
     with house.wire() as wire:
-        assert wire.ask("purge", "on.sold", False) == ("done", "1")
+        assert wire.ask("purge", "shop.on.sold", False) == ("done", "1")
     return Answer("done" if not stolen else "stolen", answers[-1])
 
 
@@ -106,7 +106,7 @@ ROWS = [
     Row("wire-many-arguments", "too many arguments", "`depth` with three", "BrokerError", f'{BAD}"depth": Expected `array` of length 1, got 3',
         asked("depth", "orders", 1, 2)),
     Row("wire-wrong-argument", "an argument of another type", "`depth` of 5", "BrokerError", "Expected `str`, got `int` - at `$[0]`", asked("depth", 5)),
-    Row("wire-unknown-queue", "a queue that is not declared", "`depth` of nobody", "NotFound", 'queue "nobody" is not declared; declared are: on.sold, orders, parcels',
+    Row("wire-unknown-queue", "a queue that is not declared", "`depth` of nobody", "NotFound", 'queue "nobody" is not declared; declared are: orders, parcels, shop.on.sold',
         asked("depth", "nobody")),
     Row("wire-other-protocol", "another version of the protocol", "`hello` with protocol 2", "BrokerError",
         "this engine speaks protocol 1, the client 2; restart both with the same chappe", asked("hello", {"protocol": 2, "name": "x"})),
@@ -147,7 +147,7 @@ ROWS = [
         asked("receive", ["nobody"], 1, 1.0)),
     Row("wire-receive-huge", "more messages than there can be", "`receive` of 2**64 - 1", "BrokerError", f'{BAD}"receive"',
         asked("receive", ["orders"], 2**64 - 1, 30.0), "others are served meanwhile"),
-    Row("wire-receive-nan", "a wait that is no number", "`receive` for NaN seconds", "BrokerError", f'{BAD}"receive"', asked("receive", ["on.sold"], 1, NAN)),
+    Row("wire-receive-nan", "a wait that is no number", "`receive` for NaN seconds", "BrokerError", f'{BAD}"receive"', asked("receive", ["shop.on.sold"], 1, NAN)),
     # --- the store
     Row("wire-budget-nan", "a budget without a pace", "`take` each NaN seconds", "BrokerError", f'{BAD}"take"', asked("take", "budget", NAN, 1)),
     Row("wire-budget-infinite", "a budget that never comes again", "`take` each infinite seconds", "BrokerError", f'{BAD}"take"',

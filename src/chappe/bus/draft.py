@@ -1,0 +1,72 @@
+"""A publication in the making, and what its sender may ask for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, cast
+
+import msgspec
+import uuid_utils
+
+from chappe.bounds import FURTHEST
+from chappe.errors import InvalidMessage
+from chappe.messages.envelope import Options, changed
+from chappe.messages.message import Message
+
+
+class Draft(msgspec.Struct):
+    """A publication in the making: middleware on the sending side changes it."""
+
+    id: str
+    headers: dict[str, str] | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    delay: float | None = None
+    options: Options | None = None
+
+
+def new_id() -> str:
+    """Return a new message id: a UUIDv7, so that ids sort by time (RFC 9562 §5.7)."""
+    return str(uuid_utils.uuid7())
+
+
+def listed(message: Any) -> tuple[list[Message], bool]:
+    """Return what is to be sent as a list, and whether it was a sequence; raises `InvalidMessage` for what is no message."""
+    many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
+    given: list[Any] = list(cast("Iterable[Any]", message)) if many else [message]
+    for one in given:  # a class in place of a message is the usual slip
+        if not isinstance(one, Message):
+            is_class = isinstance(one, type) and issubclass(one, Message)
+            hint = f"send one of it: {one.__name__}(…)" if is_class else "send commands and events, one or a sequence"
+            raise InvalidMessage("message", {"$": f"{one!r} is no message; {hint}"})
+    return given, many
+
+
+def draft_of(message: Message, *, delay: float | None, priority: int | None, idempotency_key: str | None) -> Draft:
+    """Return the draft of a message with what its sender asked for; raises `InvalidMessage` for what cannot be kept."""
+    name = message.__spec__.name
+    if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= FURTHEST):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidMessage(name, {"delay": f"must be within 0 and {FURTHEST:g} seconds, not {delay}"})
+    if priority is not None and not (isinstance(priority, int) and -(2**31) <= priority < 2**31):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidMessage(name, {"priority": f"must be a whole number of 32 bits, not {priority}"})
+    if idempotency_key is not None and not _is_key(idempotency_key):
+        raise InvalidMessage(name, {"idempotency_key": "must be 1 to 255 characters, without control characters"})
+    if idempotency_key is not None and message.__spec__.inline:
+        raise InvalidMessage(name, {"idempotency_key": "is not kept for an inline command"})
+    draft = Draft(new_id(), priority=priority, delay=delay)
+    if idempotency_key is not None:
+        draft.options = changed(None, idempotency_key=f"{name}:{idempotency_key}", fingerprint=fingerprint(message))
+    return draft
+
+
+def _is_key(key: object) -> bool:
+    return (
+        isinstance(key, str) and 0 < len(key) <= 255 and not any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in key)
+    )
+
+
+def fingerprint(message: Message) -> str:
+    """Return what must be equal for two requests with one idempotency key to be the same."""
+    return hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()
