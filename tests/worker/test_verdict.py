@@ -6,7 +6,8 @@ import pytest
 
 from chappe import Reject, RetryLater, Snooze
 from chappe.brokers.contract import Dead, Retry
-from chappe.worker.verdict import decide, describe
+from chappe.failures import first_line
+from chappe.worker.verdict import decide
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -25,11 +26,20 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (Snooze(4.0, note="kept"), Retry(7, 4.0, counted=False, note="kept")),
         (Snooze(-1.0), Retry(7, 0.0, counted=False)),
         (Reject("never"), Dead(7, "never")),
-        (asyncio.CancelledError(), Retry(7, 0.0, counted=False)),
+        (ExceptionGroup("one", [Reject("never")]), Dead(7, "never")),
+        (ExceptionGroup("two", [RetryLater("busy", after=3.0), Snooze(9.0)]), Retry(7, 3.0, counted=True, error="busy")),
+        (ExceptionGroup("two", [Snooze(9.0), Snooze(4.0)]), Retry(7, 9.0, counted=False)),
+        (Reject("   "), Dead(7, "rejected")),
+        (Reject("no customer\nsee the list"), Dead(7, "no customer", "no customer\nsee the list")),
     ],
 )
 def test_each_end_has_its_settlement(error: BaseException, settlement: Retry | Dead) -> None:
     assert decide(7, error) == settlement
+
+
+def test_a_cancellation_is_no_attempt_only_if_the_worker_stops() -> None:
+    assert decide(7, asyncio.CancelledError(), stopping=True) == Retry(7, 0.0, counted=False)
+    assert isinstance(decide(7, asyncio.CancelledError()), Dead)
 
 
 def test_any_other_error_without_retries_is_a_dead_letter_with_its_traceback() -> None:
@@ -41,14 +51,7 @@ def test_any_other_error_without_retries_is_a_dead_letter_with_its_traceback() -
 def test_the_cause_of_a_verdict_is_what_the_history_shows() -> None:
     retried = decide(7, caused(RetryLater("x", after=1.0), OSError("the disk")))
     assert isinstance(retried, Retry)
-    assert retried.error == "OSError: the disk"
+    assert first_line(retried.error) == "OSError: the disk"
     rejected = decide(7, caused(Reject("attempts spent"), OSError("the disk")))
     assert isinstance(rejected, Dead)
-    assert (rejected.reason, rejected.error) == ("attempts spent", "OSError: the disk")
-
-
-def test_a_long_error_keeps_its_end() -> None:
-    text = describe(OSError("x" * 20_000 + "the end"))
-    assert len(text) < 8100
-    assert text.startswith("…")
-    assert text.endswith("the end")
+    assert (rejected.reason, first_line(rejected.error)) == ("attempts spent", "OSError: the disk")

@@ -140,7 +140,7 @@ async def test_a_cancelled_future_inside_a_handler_is_a_failed_attempt_and_costs
 
 @pytest.mark.parametrize(
     ("what", "runs", "dead"),
-    [("fine", 1, []), ("later", 2, []), ("snooze", 2, []), ("reject", 1, [("no good", 1)]), ("unencodable", 1, [("failed", 1)])],
+    [("fine", 1, []), ("later", 2, []), ("snooze", 2, []), ("reject", 1, [("no good", 1)]), ("unencodable", 2, [("attempts spent", 2)])],
 )
 async def test_each_outcome_ends_in_its_settlement(shop: Shop, what: str, runs: int, dead: list[tuple[str, int]]) -> None:
     await shop.send(what)

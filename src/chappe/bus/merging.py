@@ -10,6 +10,7 @@ import msgspec
 
 from chappe.bus.bus import Bus
 from chappe.errors import Rejected
+from chappe.failures import summarize
 from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Envelope, Publication, Receipt, changed
 from chappe.messages.message import Message
@@ -137,9 +138,9 @@ class Merger:
             merged: Message = decode(older.body).merge(decode(newer.body))
             body = encode_json(merged)
             decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
-        except Exception as error:  # merge is the user's code, and the pending body may be of another version of the class
+        except BaseException as error:  # merge is the user's code, and the pending body may be of another version of the class
             raise Rejected(
-                f"{older.type} {older.id} is pending and cannot be merged with: {type(error).__name__}: {error}; purge or handle it first"
+                f"{older.type} {older.id} is pending and cannot be merged with: {summarize(error)}; purge or handle it first"
             ) from error
         return msgspec.structs.replace(older, body=body)
 

@@ -12,6 +12,7 @@ from chappe.app import Connection
 from chappe.cli.loading import bare_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.errors import InvalidMessage
+from chappe.failures import first_line
 from chappe.store.contract import Letter
 
 
@@ -117,8 +118,7 @@ def _refuse_unclear(numbers: tuple[int, ...], queue: str | None) -> None:
 
 
 def _row(letter: Letter) -> dict[str, Any]:
-    last = (letter.error or "").strip().rsplit("\n", 1)[-1]
     return {
         "number": letter.number, "queue": letter.queue, "type": letter.envelope.type, "reason": letter.reason,
-        "attempts": letter.attempts, "died": when(letter.died_at), "last error": last,
+        "attempts": letter.attempts, "died": when(letter.died_at), "last error": first_line(letter.error),
     }  # fmt: skip

@@ -19,6 +19,7 @@ from chappe.app import App, Connection
 from chappe.cli.logs import keep_loggers
 from chappe.cli.terminal import say
 from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
+from chappe.failures import summarize
 from chappe.search_path import add_project_folder
 from chappe.settings import Settings, load
 
@@ -75,7 +76,7 @@ def _broken(name: str, error: BaseException) -> ChappeError:
         trace = trace.tb_next
     say("".join(traceback.format_exception(type(error), error, trace)).rstrip())
     kind = DefinitionError if isinstance(error, ImportError | SyntaxError) else ChappeError  # the others may be gone the next time
-    return kind(f"{name} cannot be imported: {type(error).__name__}: {error}{_shadowed(error)}")
+    return kind(f"{name} cannot be imported: {summarize(error)}{_shadowed(error)}")
 
 
 def _shadowed(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from chappe.app import App
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.seconds import SECONDS
 from chappe.errors import ChappeError, InvalidMessage, UnknownMessage
+from chappe.failures import summarize
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.message import Command, Event, Message
@@ -104,8 +105,10 @@ def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | N
             return {"id": receipt.id, "outcome": receipt.outcome}
         except ChappeError:
             raise
-        except Exception as error:  # of a handler that ran inline: people want its sentence, not our stack
-            raise ChappeError(f"{name} failed: {type(error).__name__}: {error}") from error
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # of a handler that ran inline: people want its sentence, not our stack
+            raise ChappeError(f"{name} failed: {summarize(error)}") from error
         finally:
             await app.aclose()
 

@@ -24,6 +24,7 @@ from chappe.engine.routes import Routes
 from chappe.engine.seal import seal, stand_in, unseal
 from chappe.engine.wire import LARGEST_FRAME, LENT_AT_ONCE
 from chappe.errors import CorruptStorage, StorageFull
+from chappe.failures import why_dead
 from chappe.messages.codec import encode_json
 
 _IDS_AT_ONCE: Final = 1_000_000
@@ -380,7 +381,7 @@ class Ledger:
         self.db.execute("delete from death where message_id = ?", (scope,))
         self._forget(claim)
         if claim.flags & TRACKED:
-            self.end_tracked(claim.message_id, "dead", None, f"{reason}: {_last_line(error)}" if error else reason)
+            self.end_tracked(claim.message_id, "dead", None, why_dead(reason, error))
         self._drop(claim)
         queue.rows -= 1
         queue.died += 1
@@ -593,8 +594,3 @@ class Ledger:
 
     def _set_meta(self, name: str, value: int) -> None:
         self.db.execute("update meta set value = ? where name = ?", (value, name))
-
-
-def _last_line(error: str) -> str:
-    """Return what a traceback says: those who ask for a result need not see our source."""
-    return error.strip().rsplit("\n", 1)[-1]

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from chappe.errors import InvalidMessage
+from chappe.failures import summarize
 
 JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"
@@ -40,8 +41,8 @@ def decode_body(message: type[Any], name: str, body: bytes) -> Any:
             faults = find_faults(message, msgspec.json.decode(body), strings=True) or {"$": str(error)}
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidMessage(name, {"$": str(error)}) from None
-    except Exception as error:  # what a message's own __post_init__ raises beyond ValueError, an assertion perhaps
-        raise InvalidMessage(name, {"$": f"{type(error).__name__}: {error}"}) from error
+    except BaseException as error:  # what a message's own __post_init__ raises beyond ValueError, an assertion perhaps
+        raise InvalidMessage(name, {"$": summarize(error)}) from error
     raise InvalidMessage(name, faults)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from chappe.bus.bus import Handle, Middleware
 from chappe.bus.context import Context
 from chappe.errors import Reject, RetryLater, Verdict
+from chappe.failures import summarize, verdict_of
 from chappe.messages.capabilities import MessageSpec, Retry
 
 
@@ -20,7 +21,7 @@ class Retries(Middleware):
         self._chance = chance
 
     def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
-        retry, chance = spec.retry, self._chance
+        retry = spec.retry
 
         async def retried(message: Any, context: Context) -> Any:
             if not context.queue:  # inline: the caller sees the error itself
@@ -29,29 +30,39 @@ class Retries(Middleware):
                 raise Reject("attempts spent")
             try:
                 return await call_next(message, context)
-            except RetryLater as asked:
-                raise again(retry, context.attempt, chance, asked, asked.after) from asked.__cause__
-            except Verdict:
-                raise
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise  # the worker stops
-                cancelled = RuntimeError("a task or future that the handler waited for was cancelled")
-                raise again(retry, context.attempt, chance, cancelled, None) from error
-            except GeneratorExit:
-                raise
             except BaseException as error:  # whatever a handler raises is a failed attempt, also sys.exit() of a script
-                raise again(retry, context.attempt, chance, error, None) from error
+                verdict = self.judge(retry, context, error)
+                if verdict is error:
+                    raise
+                raise verdict from verdict.__cause__
 
         return retried
+
+    def judge(self, retry: Retry, context: Context, error: BaseException) -> BaseException:
+        """Return the verdict that an error amounts to, with the error as its cause; a cancellation by the worker stays what it is."""
+        failed = verdict_of(error)
+        after: float | None = None
+        if isinstance(failed, RetryLater):
+            after, cause = failed.after, failed.__cause__
+        elif isinstance(failed, Verdict) or _is_end_of_worker(failed):
+            return failed
+        else:
+            cause = failed
+        verdict = again(retry, context.attempt, self._chance, failed, after)
+        verdict.__cause__ = cause
+        return verdict
+
+
+def _is_end_of_worker(error: BaseException) -> bool:
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or bool(task.cancelling()))
 
 
 def again(retry: Retry, attempt: int, chance: Callable[[], float], error: BaseException, after: float | None) -> Verdict:
     """Decide between another attempt and the end."""
     if attempt >= retry.attempts:
         return Reject(f"attempts spent: {error}" if isinstance(error, RetryLater) else "attempts spent")
-    return RetryLater(str(error), after=backoff(retry, attempt, chance()) if after is None else after)
+    return RetryLater(summarize(error), after=backoff(retry, attempt, chance()) if after is None else after)
 
 
 def backoff(retry: Retry, attempt: int, chance: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from typing import Any, Final
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from chappe.app import App
 from chappe.bus.draft import Draft, fingerprint, new_id
 from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, UnknownMessage
+from chappe.failures import summarize
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.envelope import changed
@@ -99,8 +101,10 @@ class Commands:
             result = await self._app.handle_now(command, identity)
         except (BrokerError, DefinitionError):
             raise
-        except Exception as error:  # what a handler raises is the answer to this request only
-            raise CommandFailed(identity, f"{type(error).__name__}: {error}") from error
+        except BaseException as error:  # what a handler raises is the answer to this request only
+            if _is_cancelled(error):
+                raise
+            raise CommandFailed(identity, summarize(error)) from error
         answer = {
             "id": identity,
             "type": command.__spec__.name,
@@ -119,6 +123,12 @@ class Commands:
             return Response(encode_json(shown(state)), 200, media_type="application/json")
         except ChappeError as error:
             return problem_of(error)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Tell whether this request itself was given up."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and bool(task.cancelling())
 
 
 def shown(state: State) -> dict[str, Any]:

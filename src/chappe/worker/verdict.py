@@ -3,47 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 
 from chappe.brokers.contract import Dead, Retry
-from chappe.errors import Reject, RetryLater, Snooze, Verdict
+from chappe.errors import Reject, RetryLater, Snooze
+from chappe.failures import describe, one_line, printable, verdict_of
 
-_LONGEST_ERROR = 8000
 
+def decide(tag: int, error: BaseException, *, stopping: bool = False) -> Retry | Dead:
+    """Return the settlement of an attempt that did not return; `stopping` says that its worker ends.
 
-def decide(tag: int, error: BaseException) -> Retry | Dead:
-    """Return the settlement of an attempt that did not return.
-
-    | the handler                                   | settlement                |
-    | --------------------------------------------- | ------------------------- |
-    | raised `RetryLater` (or failed, with Retries) | Retry, counted            |
-    | raised `Snooze`                               | Retry, not counted        |
-    | was cancelled because the worker stops        | Retry at once, not counted |
-    | raised `Reject`                               | Dead with its reason      |
-    | raised anything else, without Retries         | Dead: failed              |
+    | the handler                                         | settlement                     |
+    | --------------------------------------------------- | ------------------------------ |
+    | raised `RetryLater` (or failed, with Retries)       | Retry, counted                 |
+    | raised `Snooze`                                     | Retry, not counted             |
+    | was cancelled because the worker stops              | Retry at once, not counted     |
+    | raised `Reject`                                     | Dead with its reason           |
+    | raised a group of errors with a `Reject` in it      | as that `Reject`               |
+    | raised a group of `RetryLater` and `Snooze` only    | as the `RetryLater`, or the `Snooze`, that waits longest |
+    | raised anything else, without Retries               | Dead: failed                   |
     """
-    match error:
-        case RetryLater():
-            return Retry(tag, max(0.0, error.after or 0.0), counted=True, error=describe(error))
-        case Snooze():
-            return Retry(tag, max(0.0, error.after), counted=False, note=None if error.note is None else printable(error.note))
-        case Reject():
-            return Dead(tag, printable(error.reason), describe(error.__cause__) if error.__cause__ is not None else None)
-        case asyncio.CancelledError():
+    match verdict_of(error):
+        case RetryLater() as asked:
+            return Retry(tag, max(0.0, asked.after or 0.0), counted=True, error=describe(asked))
+        case Snooze() as asked:
+            return Retry(tag, max(0.0, asked.after), counted=False, note=None if asked.note is None else _storable(asked.note))
+        case Reject() as asked:
+            return _rejected(tag, asked)
+        case asyncio.CancelledError() if stopping:
             return Retry(tag, 0.0, counted=False)
-        case _:
-            return Dead(tag, "failed", describe(error))
+        case failed:
+            return Dead(tag, "failed", describe(failed))
 
 
-def describe(error: BaseException) -> str:
-    """Write an error for the history: the traceback of its cause, its end kept if it is long."""
-    cause = error.__cause__ if isinstance(error, Verdict) and error.__cause__ is not None else error
-    if isinstance(cause, Verdict):
-        return printable(str(cause))
-    text = printable("".join(traceback.format_exception(cause)).rstrip())
-    return text if len(text) <= _LONGEST_ERROR else f"…{text[-_LONGEST_ERROR:]}"
+def _rejected(tag: int, asked: Reject) -> Dead:
+    """Return the dead letter of a `Reject`: its reason is one line, and what does not fit into that is its error."""
+    reason = one_line(asked.reason) or "rejected"
+    if asked.__cause__ is not None:
+        return Dead(tag, reason, describe(asked))
+    text = printable(asked.reason).strip()
+    return Dead(tag, reason, None if text in (reason, "") else describe(asked))
 
 
-def printable(text: str) -> str:
+def _storable(text: str) -> str:
     """Return a text that can be stored: lone surrogates, as in the name of a file that is no UTF-8, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

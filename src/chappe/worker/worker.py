@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +21,14 @@ from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retr
 from chappe.bus.bus import Bus, Handle
 from chappe.bus.context import Context, Ports
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
+from chappe.failures import describe, first_line, one_line, summarize, why_dead
 from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Publication, Receipt
+from chappe.middleware.retries import Retries
 from chappe.worker.hardlimits import HardLimits
 from chappe.worker.prefetch import ahead
 from chappe.worker.running_table import RunningTable
-from chappe.worker.verdict import decide, describe
+from chappe.worker.verdict import decide
 
 log = logging.getLogger("chappe.worker")
 
@@ -48,15 +51,23 @@ class Merging(Protocol):
     ) -> tuple[Publication, ...]: ...
 
 
+Judge = Callable[[Context, BaseException], BaseException]
+
+
+def _as_it_is(_: Context, error: BaseException) -> BaseException:
+    return error
+
+
 class _Plan:
     """How messages of one type in one queue are decoded and handled."""
 
-    __slots__ = ("decode", "handle", "kill_after")
+    __slots__ = ("decode", "handle", "judge", "kill_after")
 
-    def __init__(self, decode: Callable[[bytes], Any], handle: Handle, kill_after: float | None) -> None:
+    def __init__(self, decode: Callable[[bytes], Any], handle: Handle, kill_after: float | None, judge: Judge) -> None:
         self.decode = decode
         self.handle = handle
         self.kill_after = kill_after
+        self.judge = judge
 
 
 class Worker:
@@ -76,6 +87,7 @@ class Worker:
         self._idle: list[asyncio.Future[None]] = []
         self._slots: dict[int, asyncio.Task[None]] = {}
         self._settlements: list[Settlement] = []
+        self._exits: dict[int, Settlement] = {}
         self._flush_due = False
         self._settling = 0
         self._receives: set[asyncio.Task[float]] = set()
@@ -200,7 +212,7 @@ class Worker:
             error = task.exception()
             pause = _REFUSED_PAUSE if error is not None else task.result()
             if error is not None:
-                log.error("receiving failed: %r; trying again", error)
+                log.error("receiving failed: %s; trying again", summarize(error))
         if pause > 0:
             self._loop.call_later(pause, self._ask)
         else:
@@ -217,7 +229,7 @@ class Worker:
         """Put another in the place of a slot that broke: a worker that loses its slots one by one would end up deaf."""
         if self._stopping or slot.cancelled() or (error := slot.exception()) is None:
             return
-        log.critical("slot %d broke and is replaced: %r", index, error, exc_info=error)
+        log.critical("slot %d broke and is replaced: %s", index, summarize(error), exc_info=error)
         self._spawn(index)
         self._wake()
 
@@ -253,6 +265,10 @@ class Worker:
             self.busy += 1
             try:
                 settlement = await run(delivery)
+            except GeneratorExit:
+                if (left := self._exits.pop(delivery.tag, None)) is None:
+                    raise
+                settlement = left
             finally:
                 self.busy -= 1
                 table.start(index, 0)
@@ -282,15 +298,17 @@ class Worker:
                 return Dead(delivery.tag, "unknown message", str(error))
             except msgspec.DecodeError as error:
                 self.failed += 1
-                return Dead(delivery.tag, "undecodable", f"{envelope.type}: {error}")
-            except Exception:  # a provider that cannot be made is no fault of the message
-                log.exception("%s cannot be handled yet, again in %g s", envelope.type, _NOT_READY_PAUSE)
-                return Retry(delivery.tag, _NOT_READY_PAUSE, counted=False)
+                return Dead(delivery.tag, "undecodable", f"{envelope.type}: {one_line(str(error))}")
+            except BaseException as error:  # a provider that cannot be made is no fault of the message
+                if self._stopping:
+                    raise
+                log.error("%s cannot be handled yet, again in %g s: %s", envelope.type, _NOT_READY_PAUSE, summarize(error), exc_info=error)
+                return self._past(error, Retry(delivery.tag, _NOT_READY_PAUSE, counted=False))
         try:
             message = plan.decode(envelope.body)
-        except Exception as error:  # also what a message's own __post_init__ raises: it will not be better next time
+        except BaseException as error:  # also what a message's own __post_init__ raises: it will not be better next time
             self.failed += 1
-            return Dead(delivery.tag, "undecodable", f"{envelope.type}: {type(error).__name__}: {error}")
+            return Dead(delivery.tag, "undecodable", f"{envelope.type}: {summarize(error)}")
         context = Context(
             envelope.id,
             attempt=delivery.attempt,
@@ -311,24 +329,35 @@ class Worker:
             then = self._outgoing(context) if context.then else ()
             self.done += 1
             return Ack(delivery.tag, then, None if result is None else encode_json(result), context.marked)
-        except asyncio.CancelledError as error:
-            if self._stopping:
-                return decide(delivery.tag, error)
-            if (slot := asyncio.current_task()) is not None:
-                slot.uncancel()  # the handler cancelled the task that runs it: ours goes on
-            self.failed += 1  # by something that the handler waited for: without Retries that is the end of it
-            return Dead(delivery.tag, "failed", "a task or future that the handler waited for was cancelled")
-        except GeneratorExit:
-            raise
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
-            self.failed += 1
-            settlement = decide(delivery.tag, error)
-            self._report(delivery, settlement)
+            return self._failed(delivery, context, plan, error)
+
+    def _failed(self, delivery: Delivery, context: Context, plan: _Plan, error: BaseException) -> Settlement:
+        """Return the settlement of an attempt that raised."""
+        if isinstance(error, asyncio.CancelledError):
+            if self._stopping:
+                return decide(delivery.tag, error, stopping=True)
+            if (slot := asyncio.current_task(self._loop)) is not None:
+                slot.uncancel()  # the handler cancelled the task that runs it: ours goes on
+        self.failed += 1
+        verdict = plan.judge(context, error)
+        settlement = decide(delivery.tag, verdict)
+        self._report(delivery, settlement)
+        return self._past(verdict, self._past(verdict.__cause__, settlement))
+
+    def _past(self, error: BaseException | None, settlement: Settlement) -> Settlement:
+        """Return a settlement, or leave it to the slot: Python closes what a coroutine awaits when it throws a `GeneratorExit` into it."""
+        if not isinstance(error, GeneratorExit):
             return settlement
+        if asyncio.current_task(self._loop) in self._slots.values():  # else it is the coroutine of the slot itself that is closed
+            self._exits[settlement.delivery] = settlement
+        raise error
 
     async def _plan(self, name: str, queue: str, content_type: str) -> _Plan:
         kind = self._bus.registry.message(name)
-        plan = _Plan(self._bus.decoder_of(kind, content_type), await self._bus.handle_of(kind, queue), kind.__spec__.kill_after)
+        retries = next((m for m in self._bus.middleware if isinstance(m, Retries)), None)
+        judge = _as_it_is if retries is None else functools.partial(retries.judge, kind.__spec__.retry)
+        plan = _Plan(self._bus.decoder_of(kind, content_type), await self._bus.handle_of(kind, queue), kind.__spec__.kill_after, judge)
         self._plans[name, queue, content_type] = plan
         return plan
 
@@ -338,12 +367,11 @@ class Worker:
     def _report(self, delivery: Delivery, settlement: Retry | Dead) -> None:
         envelope = delivery.envelope
         if isinstance(settlement, Dead):
-            log.error("%s %s is a dead letter after attempt %d: %s", envelope.type, envelope.id, delivery.attempt, settlement.reason)
+            why = why_dead(settlement.reason, settlement.error)
+            log.error("%s %s is a dead letter after attempt %d: %s", envelope.type, envelope.id, delivery.attempt, why)
         elif settlement.counted:
-            last = (settlement.error or "").rsplit("\n", 1)[-1]
-            log.warning(
-                "%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, last, settlement.after
-            )
+            why, after = first_line(settlement.error), settlement.after
+            log.warning("%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, why, after)
 
     # --- settling
 
@@ -377,7 +405,7 @@ class Worker:
         self._settling -= 1
         self._settled.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("settling failed: %r; the broker delivers these messages again", error)
+            log.error("settling failed: %s; the broker delivers these messages again", summarize(error))
         if self.most is not None and self.done + self.failed >= self.most and not self.busy and not self._settling:
             self.finished.set()
 
@@ -414,7 +442,7 @@ class Worker:
             try:
                 return msgspec.structs.replace(tried, then=self._merging.merged(original.then, tried.then, refusal.receipts))
             except Exception as error:  # the merge is the user's code, and the pending body may be of another version
-                log.exception("what a handler yielded cannot be merged with what is pending")
+                log.error("what a handler yielded cannot be merged with what is pending: %s", summarize(error), exc_info=error)
                 return Retry(refusal.delivery, _NOT_READY_PAUSE, error=describe(error))
         if refusal.why == "unroutable":
             log.error("what a handler yielded cannot be routed: %s", refusal.text)

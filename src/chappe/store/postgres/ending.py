@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chappe.errors import Rejected
+from chappe.failures import why_dead
 from chappe.messages.outbox import Ended, Ending, Ticket, mark_of
 from chappe.store.postgres.database import Cursor, Database
 from chappe.store.postgres.envelopes import decode, encode
@@ -178,7 +179,7 @@ class Endings:
         if row is None:
             return Ended(), []
         await cursor.execute("delete from message where place = %s", (row.place,))
-        error = f"{ending.reason}: {_last_line(ending.text)}" if ending.text else ending.reason
+        error = why_dead(ending.reason, ending.text)
         await self._let_go(cursor, row, "dead", None, error)
         return Ended(), await self._free_key(cursor, ending.queue, queue, row)
 
@@ -210,8 +211,3 @@ class Endings:
             "update message set ticketed = true, sent = false, sending = sending + 1, stored_at = now_seconds() where place = %s", (place,)
         )
         return [Ticket(int(number), "", name, -int(rank), decode(envelope), int(sending) + 1)]
-
-
-def _last_line(error: str) -> str:
-    """Return what a traceback says: those who ask for a result need not see our source."""
-    return error.strip().rsplit("\n", 1)[-1]
