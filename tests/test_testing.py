@@ -254,7 +254,7 @@ def test_drain_does_not_wait_for_ever() -> None:
 
     with testing(app) as t:
         t.send(Greet(name="x"))
-        with pytest.raises(TimeoutError, match="1 handlers are still running"):
+        with pytest.raises(TimeoutError, match="1 handler is still running"):
             t.drain(timeout=0.2)
         gate.set()
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
@@ -53,12 +52,16 @@ class Connection:
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """Where an application runs: its settings, its role, and whether it may own the file for the moment of a send."""
+    """Where an application runs: its settings, its role, and whether it may own the file for the moment of a send.
+
+    `handle` handles what waits, a message of this id with it, before its result is waited for: in a test no worker does it by itself.
+    """
 
     settings: Settings | None = None
     role: str = "client"
     may_own_file: bool = True
     engine: Engine | None = None
+    handle: Callable[[str, float], Awaitable[None]] | None = None
 
 
 class App:
@@ -285,6 +288,8 @@ class App:
     async def aresult(self, message_id: str, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
         """Wait for the result of a tracked message. Raises as `ask` does, and `NotFound`."""
         connection = await self.connection()
+        if self.setting.handle is not None:
+            await self.setting.handle(message_id, timeout)
         state = await connection.store.result(message_id, timeout)
         if state.state == "done":
             return None if state.result is None else msgspec.json.decode(state.result)
@@ -294,7 +299,8 @@ class App:
 
     async def handle_now(self, message: Message, identity: str) -> Any:
         """Run the handlers of a message in this process; what they send is stored when they are done, all of it or nothing."""
-        context = Context(identity, sent_at=time.time(), ports=await self.ports() if is_limited(message) else None)
+        ports = await self.ports() if is_limited(message) else None
+        context = Context(identity, sent_at=self.bus.now(), ports=ports, now=self.bus.now)
         try:
             result = await self.bus.handle(message, context)
         finally:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,15 +27,19 @@ from typing import Any, Final, Self, TypeVar
 import msgspec
 
 from chappe.app import App, Setting
+from chappe.bus.draft import Draft, new_id
 from chappe.bus.portal import Portal
+from chappe.clocks import steady, wall
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
 from chappe.engine.wire import Posted
-from chappe.errors import ResultTimeout
+from chappe.errors import NoHandler, ResultTimeout, UnknownMessage
 from chappe.messages.envelope import Envelope, Receipt
 from chappe.messages.message import Command, Event, Message
 from chappe.settings import Settings
 from chappe.store.contract import Letter
+from chappe.triggers.scheduler import Scheduler
+from chappe.words import counted
 from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
 
@@ -69,6 +72,9 @@ class Trial:
         self._provided: dict[Any, Any] = {}
         self._stored: list[Envelope] = []
         self._clock = 0.0
+        self._is_draining = False
+        self._scheduler: Scheduler | None = None
+        self._scheduled = 0
 
     # --- acting
 
@@ -83,26 +89,27 @@ class Trial:
         return self.app.publish(event)
 
     def ask(self, command: Command, *, timeout: float = 10.0) -> Any:
-        """Send a command, drain, and return its result.
+        """Send a command, drain, and return its result, as `App.ask` and `App.aask` do in the block too.
 
         Raises `CommandFailed` if it is a dead letter, `ResultTimeout` if it is delayed (a retry, perhaps).
         """
-        if command.__spec__.inline:
-            return self.app.ask(command, timeout=timeout)
-        return self._worker.run(self._ask(command, timeout))
+        return self.app.ask(command, timeout=timeout)
 
-    def drain(self, *, timeout: float = 10.0) -> int:
+    def drain(self, *, to_the_end: bool = False, slots: int = 1, timeout: float = 10.0) -> int:
         """Handle everything that is ready, and what follows from it, and say how many attempts that were.
 
-        What is delayed, retries included, waits for `advance`. Raises `TimeoutError` if handlers are still
-        running after `timeout` seconds.
+        What is delayed, retries included, waits for `advance`; with `to_the_end` the clock moves from one due time to the next until
+        nothing is left, and passes the next `slots` slots of each schedule. Raises what keeps a message from being handled, such as
+        a missing provider, and `TimeoutError` if there is no end after `timeout` seconds.
         """
-        return self._worker.run(self._drain(timeout))
+        return self._worker.run(self._drain_to_the_end(slots, timeout) if to_the_end else self._drain(timeout))
 
     def advance(self, seconds: float) -> None:
-        """Let seconds pass at once: what is due then becomes ready, to be handled by the next `drain`."""
-        self._clock += seconds
-        self._worker.run(self._look())
+        """Let seconds pass at once: what is due then becomes ready, to be handled by the next `drain`.
+
+        Schedules go on as after seconds in which no scheduler ran: what is sent of missed slots, `misfire` says.
+        """
+        self._worker.run(self._advance(seconds))
 
     def provide(self, kind: type[R], instance: R) -> None:
         """Return handlers this instance wherever they ask for the type, until the block ends."""
@@ -114,7 +121,7 @@ class Trial:
 
     @property
     def now(self) -> float:
-        """The time by which delays are judged, in seconds since the epoch."""
+        """The time by which everything is judged in the block, in seconds since the epoch."""
         return self._clock
 
     def sent(self, kind: type[M]) -> list[M]:
@@ -156,7 +163,8 @@ class Trial:
 
     def _start(self) -> None:
         app, exits = self.app, self._exits
-        self._clock = time.time()
+        self._clock = wall()
+        self._scheduler = None
         self._stored.clear()
         shared = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="chappe-", dir=shared)))
@@ -165,18 +173,19 @@ class Trial:
         self._worker = Portal()
         before = app.setting
         exits.enter_context(app.registry.lasting())
-        exits.callback(self._put_back, before)
+        exits.callback(self._put_back, before, app.bus.clock)
+        app.bus.clock = lambda: self._clock
         exits.callback(lambda: self._worker.close(app.aclose()))
         exits.callback(app.close)
-        app.configure(Settings(broker=f"sqlite:///{self._path}"), may_own_file=False)
+        app.setting = Setting(Settings(broker=f"sqlite:///{self._path}"), may_own_file=False, handle=self._handle)
         app.bus.set_threads(self._concurrency)
 
-    def _put_back(self, before: Setting) -> None:
-        self.app.setting = before
+    def _put_back(self, before: Setting, clock: Callable[[], float]) -> None:
+        self.app.setting, self.app.bus.clock = before, clock
 
     def _serve(self) -> None:
         """Run the engine in a thread of its own, with our clock, noting what it stores."""
-        portal = Portal()
+        portal = self._engine_portal = Portal()
         served: list[asyncio.Task[None]] = []
         engines: list[Engine] = []
 
@@ -199,6 +208,7 @@ class Trial:
 
         self._exits.callback(lambda: portal.close(stop()))
         portal.run(start())
+        (self._engine,) = engines
 
     def _record(self, engine: Engine) -> None:
         publish = engine.verbs.intake.publish
@@ -218,45 +228,104 @@ class Trial:
         for kind, instance in self._provided.items():
             self.app.providers.put(kind, instance)
 
-    async def _ask(self, command: Command, timeout: float) -> Any:  # noqa: ASYNC109 - the word users know
-        asked = asyncio.ensure_future(self.app.aask(command, timeout=timeout))
-        await asyncio.sleep(0)
+    async def _handle(self, message_id: str, timeout: float) -> None:  # noqa: ASYNC109 - the word users know
+        """Drain for somebody who waits for a result, unless it is a handler: then a drain is at work already."""
+        if not self._is_draining:
+            await asyncio.wrap_future(self._worker.submit(self._drain_for(message_id, timeout)))
+
+    async def _drain_for(self, message_id: str, timeout: float) -> None:  # noqa: ASYNC109 - the word users know
         await self._drain(timeout)
-        await asyncio.wait((asked,), timeout=0.2)
-        if asked.done():
-            return asked.result()
-        asked.cancel()
-        raise ResultTimeout(
-            f"{command.__spec__.name} is not done after everything ready was handled; is it delayed or retried? see t.advance"
-        )
+        state = await (await self.app.connection()).store.state(message_id)
+        if state.state not in ("done", "dead"):
+            raise ResultTimeout(
+                f"{state.type} is {state.state} after everything ready was handled; is it delayed or retried? see t.advance and "
+                "t.drain(to_the_end=True)"
+            )
+
+    async def _drain_to_the_end(self, slots: int, timeout: float) -> int:  # noqa: ASYNC109 - the word users know
+        until = steady() + timeout
+        count, left = await self._drain(timeout), dict[str, int]()
+        while (moment := await self._next(left, slots)) is not None:
+            if steady() > until:
+                raise TimeoutError(
+                    f"something is still due after {timeout:g} s: what sends itself again with a delay has no end; use t.advance"
+                )
+            await self._set_clock(moment)
+            count += await self._drain(timeout)
+        return count
+
+    async def _next(self, left: dict[str, int], slots: int) -> float | None:
+        """Return when something is due next, and pass over the slots of schedules that have had theirs."""
+        due: dict[str, float] = {}
+        store = (await self.app.connection()).store
+        for schedule in self.app.schedules:
+            due[schedule.name] = schedule.trigger.after(max(await store.last_fired(schedule.name) or 0.0, self._clock))
+        wanted = {name: slot for name, slot in due.items() if left.setdefault(name, slots) > 0}
+        moment = min([self._engine.ledger.next_due, *wanted.values()])
+        if moment == float("inf"):
+            return None
+        for name, slot in due.items():
+            if name not in wanted:
+                await store.fire(name, moment, ())
+            elif slot <= moment:
+                left[name] -= 1
+        return moment
+
+    async def _advance(self, seconds: float) -> None:
+        await self._fire_schedules()  # so that they count from before
+        await self._set_clock(self._clock + seconds)
+
+    async def _set_clock(self, moment: float) -> None:
+        self._clock = moment
+        await asyncio.wrap_future(self._engine_portal.submit(_pruned(self._engine)))
+        await self._fire_schedules()
+        await self._look()
+
+    async def _fire_schedules(self) -> None:
+        app = self.app
+        if not app.schedules:
+            return
+        if self._scheduler is None or self._scheduled != len(app.schedules):
+            self._scheduled = len(app.schedules)
+            self._scheduler = Scheduler(
+                app.schedules, (await app.connection()).store, application=app.name, merging=app.merger, now=lambda: self._clock,
+                prepare=lambda message: app.bus.prepare(message, Draft(new_id())),
+            )  # fmt: skip
+        await self._scheduler.turn()
 
     async def _drain(self, timeout: float) -> int:  # noqa: ASYNC109 - the word users know
         app = self.app
         connection = await app.connection()
+        await self._fire_schedules()
         queues = app.registry.consumed_queues()
         if not queues:
             return 0
         self._put()
         table = RunningTable(self._path.parent / "slots", self._concurrency)
         async with connection.broker.consume(queues, prefetch=2 * self._concurrency) as consumer:
-            worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=self._concurrency, table=table)
+            worker = _Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=self._concurrency, table=table)
             running = asyncio.ensure_future(worker.run())
+            self._is_draining = True
             try:
                 async with asyncio.timeout(timeout):
                     await self._until_idle(worker)
             except TimeoutError:
-                raise TimeoutError(f"{worker.busy} handlers are still running after {timeout:g} s") from None
+                are = "is" if worker.busy == 1 else "are"
+                raise TimeoutError(f"{counted(worker.busy, 'handler')} {are} still running after {timeout:g} s") from None
             finally:
+                self._is_draining = False
                 consumer.stop()
                 await worker.stop(0.0)
                 await running
                 table.close()
             return worker.done + worker.failed
 
-    async def _until_idle(self, worker: Worker) -> None:
+    async def _until_idle(self, worker: _Worker) -> None:
         """Wait until nothing runs, and another look at the queues shows the same as the one before."""
         before: Any = None
         while True:
+            if worker.broken is not None:
+                raise worker.broken
             seen = await self._look()
             if seen == before and not worker.busy and not any(queue["running"] for queue in seen):
                 return
@@ -275,6 +344,25 @@ class Trial:
         connection = await self.app.connection()
         found = await connection.broker.depth(queue)
         return found.ready, found.delayed
+
+
+class _Worker(Worker):
+    """A worker that keeps what a message cannot be handled for: in production it may pass, in a test it is an error."""
+
+    broken: Exception | None = None
+
+    async def _plan(self, name: str, queue: str, content_type: str) -> Any:
+        try:
+            return await super()._plan(name, queue, content_type)
+        except (UnknownMessage, NoHandler, msgspec.DecodeError):
+            raise
+        except Exception as error:  # also what a provider of the user's raises
+            self.broken = error
+            raise
+
+
+async def _pruned(engine: Engine) -> None:
+    engine.prune()
 
 
 __all__ = ["Trial", "testing"]

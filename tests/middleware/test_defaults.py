@@ -91,6 +91,7 @@ def outcome(command: Command, middleware: list[Middleware], times: int = 1) -> t
     with testing(app) as t:
         for _ in range(times):
             t.send(command)
+        t.advance(0.001)
         t.drain()
         t.advance(30)
         t.drain()

@@ -58,7 +58,7 @@ async def test_a_message_older_than_its_ttl_is_rejected_before_it_starts(age: fl
     async def handler(message: Any, context: Context) -> str:
         return "handled"
 
-    work = handled(Expiry(clock=lambda: 10_000.0), Fresh(), handler, Context("id", sent_at=10_000.0 - age))
+    work = handled(Expiry(), Fresh(), handler, Context("id", sent_at=10_000.0 - age, now=lambda: 10_000.0))
     if expired:
         with pytest.raises(Reject, match="expired: .* s old, its ttl is 60 s"):
             await work

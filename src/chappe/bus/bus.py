@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from chappe.bus.draft import Draft
 from chappe.bus.handler import Handler, Invoke
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
+from chappe.clocks import wall
 from chappe.errors import DefinitionError, InvalidMessage, TooLate
 from chappe.messages.capabilities import MessageSpec
 from chappe.messages.codec import JSON, decoder, encode_json
@@ -69,6 +69,7 @@ class Bus:
         self.registry = registry
         self.providers = providers
         self._middleware = list(middleware)
+        self.clock: Callable[[], float] = wall
         self._frozen = False
         self._sends: dict[type[Message], Send] = {}
         self._handles: dict[tuple[type[Message], str | None], Handle] = {}
@@ -94,6 +95,10 @@ class Bus:
         """Whether the first message was sent or handled."""
         return self._frozen
 
+    def now(self) -> float:
+        """Return the time by which messages are sent and grow old."""
+        return self.clock()
+
     def set_threads(self, count: int) -> None:
         """Run synchronous handlers in at most so many threads."""
         self._threads.shutdown(wait=False)
@@ -113,7 +118,7 @@ class Bus:
         self._frozen = True
         self.registry.add_message(kind)
         spec = self.registry.spec_of(kind)
-        send = _seal(kind, spec)
+        send = _seal(kind, spec, self.now)
         for middleware in reversed(self._middleware):
             send = middleware.wrap_send(spec, send)
         return send
@@ -158,7 +163,7 @@ class Bus:
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
 
 
-def _seal(kind: type[Message], spec: MessageSpec) -> Send:
+def _seal(kind: type[Message], spec: MessageSpec, now: Callable[[], float]) -> Send:
     """Return the innermost step of the way out: encode, and address by the message's own declaration."""
     exchange = "" if spec.exchange is None else spec.exchange.name
     if issubclass(kind, Command):
@@ -166,7 +171,7 @@ def _seal(kind: type[Message], spec: MessageSpec) -> Send:
     else:
         exchange = exchange or EVENTS.name
         key = renderer(spec.routing_key or spec.name)
-    name, clock = spec.name, time.time
+    name = spec.name
     read = decoder(kind)
 
     def written(message: Any) -> bytes:
@@ -183,7 +188,7 @@ def _seal(kind: type[Message], spec: MessageSpec) -> Send:
         if not all(isinstance(part, str) for part in parts):
             raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
         envelope = Envelope(
-            draft.id, name, written(message), clock(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
+            draft.id, name, written(message), now(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
         )
         return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, draft.options)
 

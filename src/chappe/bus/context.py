@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from chappe.bus.draft import Draft, draft_of, listed
+from chappe.clocks import wall
 from chappe.errors import DefinitionError, TooLate
 from chappe.messages.envelope import NO_HEADERS
 from chappe.messages.message import Message
@@ -25,7 +26,7 @@ class Context:
     `attempt` counts from 1. `then` holds what the handlers sent and yielded so far.
     """
 
-    __slots__ = ("_ended", "_ports", "attempt", "correlation_id", "headers", "id", "marked", "note", "queue", "sent_at", "then")
+    __slots__ = ("_ended", "_now", "_ports", "attempt", "correlation_id", "headers", "id", "marked", "note", "queue", "sent_at", "then")
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Context:
         correlation_id: str | None = None,
         note: str | None = None,
         ports: Ports | None = None,
+        now: Callable[[], float] = wall,
     ) -> None:
         self.id = id
         self.attempt = attempt
@@ -50,6 +52,12 @@ class Context:
         self.marked = False
         self._ended = False
         self._ports = ports
+        self._now = now
+
+    @property
+    def age(self) -> float:
+        """The seconds since the message was sent; 0 if its sender did not say when."""
+        return self._now() - self.sent_at if self.sent_at else 0.0
 
     @property
     def ports(self) -> Ports:

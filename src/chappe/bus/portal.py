@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from chappe.clocks import steady
 from chappe.errors import DefinitionError
 
 R = TypeVar("R")
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose timers go on while a test has stopped the clocks of Python."""
+
+    def time(self) -> float:
+        return steady()
 
 
 class Portal:
     """Runs coroutines for synchronous callers of any thread."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = _Loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chappe-portal", daemon=True)
         self._thread.start()
 
@@ -25,7 +34,11 @@ class Portal:
         if threading.get_ident() == self._thread.ident:
             work.close()
             raise DefinitionError("a handler of an inline command called a synchronous verb; await its twin: asend, apublish or aask")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self.submit(work).result()
+
+    def submit(self, work: Coroutine[Any, Any, R]) -> Future[R]:
+        """Begin to run a coroutine, for a caller that must not block."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:
         """Run a last coroutine and end the thread."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from msgspec import Raw
 
+from chappe.clocks import steady
 from chappe.engine.client import DEADLINE, decode_plain
 from chappe.engine.owner import is_of_this_user, socket_path
 from chappe.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Answer, Frames, decode_answer, encode, error_of, frame, posted
@@ -47,7 +48,7 @@ class BlockingClient:
         link: _Link | None = getattr(self._mine, "link", None)
         if link is not None and link.is_alive():
             return True
-        link, until = _Link(self._path), time.monotonic() + self._deadline
+        link, until = _Link(self._path), steady() + self._deadline
         try:
             link.open(until)
             if not self._declared:
@@ -70,7 +71,7 @@ class BlockingClient:
         Raises what the engine refuses with, `Unconfirmed` or `BrokerUnavailable` when the deadline is over.
         """
         link: _Link = self._mine.link
-        until = time.monotonic() + self._deadline
+        until = steady() + self._deadline
         serial, body = link.request("publish", (posted(publications),))
         try:
             try:
@@ -87,7 +88,7 @@ class BlockingClient:
 
     def _repeat(self, link: _Link, serial: int, body: bytes, publications: Sequence[Publication], until: float) -> Raw:
         """Find out over a new connection whether a publication was stored, and say it again if not."""
-        while time.monotonic() < until:
+        while steady() < until:
             try:
                 stored, refused = link.open(until)
                 if serial > stored or serial in refused:
@@ -125,7 +126,7 @@ class _Link:
         self.close()
         self._frames = Frames()
         self._socket = connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connected.settimeout(max(0.01, until - time.monotonic()))
+        connected.settimeout(max(0.01, until - steady()))
         connected.connect(str(socket_path(self._path)))
         if not is_of_this_user(connected):
             raise BrokerUnavailable(f"{socket_path(self._path)} is held by another user")
@@ -163,7 +164,7 @@ class _Link:
             raise EOFError
         self.whole = False
         # not the kernel's SO_RCVTIMEO, which saves 2 of 13 µs: Python begins a read again after each signal, and its time with it
-        connected.settimeout(max(0.001, until - time.monotonic()))
+        connected.settimeout(max(0.001, until - steady()))
         connected.sendall(body)
         answer = self._read(connected, serial, until)
         self.whole = True
@@ -180,7 +181,7 @@ class _Link:
             for answer in answers:
                 if answer.serial == serial:
                     return answer
-            connected.settimeout(max(0.001, until - time.monotonic()))
+            connected.settimeout(max(0.001, until - steady()))
 
     def close(self) -> None:
         """Close the socket."""

@@ -530,9 +530,13 @@ class Engine:
 
     def _prune(self) -> None:
         self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
+        self.prune()
+        self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
+
+    def prune(self) -> None:
+        """Begin to delete what was kept long enough, a bounded part of it in each turn."""
         self._pruning = True
         self.schedule()
-        self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
 
     def _fence(self) -> None:
         now = self._loop.time()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from typing import Any
 
 from chappe.bus.bus import Handle, Middleware
@@ -37,17 +35,14 @@ class TimeLimits(Middleware):
 class Expiry(Middleware):
     """Rejects a message that is older than its `ttl` when its turn comes."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-
     def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
-        ttl, clock = spec.ttl, self._clock
+        ttl = spec.ttl
         if ttl is None:
             return call_next
 
         async def fresh(message: Any, context: Context) -> Any:
-            age = clock() - context.sent_at
-            if context.sent_at and age > ttl:
+            age = context.age
+            if age > ttl:
                 raise Reject(f"expired: {age:.1f} s old, its ttl is {ttl:g} s")
             return await call_next(message, context)
 

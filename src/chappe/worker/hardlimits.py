@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from chappe.clocks import steady
 from chappe.output import end_now
 
 log = logging.getLogger("chappe.worker")
@@ -34,7 +35,7 @@ class HardLimits:
 
     def begin(self, tag: int, seconds: float, what: str) -> None:
         """Watch a message."""
-        self._limits[tag] = (time.monotonic() + seconds, what)
+        self._limits[tag] = (steady() + seconds, what)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="chappe-hard-limits", daemon=True)
             self._thread.start()
@@ -46,7 +47,7 @@ class HardLimits:
     def _watch(self) -> None:
         while True:
             time.sleep(_TICK)
-            now = time.monotonic()
+            now = steady()
             for tag, (limit, what) in list(self._limits.items()):
                 if now > limit:
                     log.critical("%s ran longer than its kill_after; this worker ends, the message is retried", what)

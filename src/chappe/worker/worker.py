@@ -318,6 +318,7 @@ class Worker:
             correlation_id=envelope.correlation_id,
             note=delivery.note,
             ports=self._ports,
+            now=self._bus.now,
         )
         if plan.kill_after is not None:
             self._limits.begin(delivery.tag, plan.kill_after, f"{envelope.type} {envelope.id}")
