@@ -130,7 +130,7 @@ def by_queue(auction: Auction, kind: type[Command], values: dict[str, Any]) -> A
         t.drain()
         if t.dead:
             raise AssertionError(t.dead[0].reason, t.dead[0].error)
-        return auction.app.wait_for(auction.app.aresult("foreign-1", timeout=5))
+        return auction.app.wait_for(auction.app.aresult("foreign-1", timeout=60))
 
 
 def by_http(auction: Auction, kind: type[Command], values: dict[str, Any]) -> Any:
@@ -278,7 +278,7 @@ def test_every_asker_of_merged_commands_gets_the_result_of_the_run_that_covered_
 
     async def ask() -> list[Any]:
         async with testing(auction.app) as t:
-            asked = [asyncio.ensure_future(auction.app.aask(Sync(house=1, what=frozenset({f"w{n}"})), timeout=10)) for n in range(askers)]
+            asked = [asyncio.ensure_future(auction.app.aask(Sync(house=1, what=frozenset({f"w{n}"})), timeout=60)) for n in range(askers)]
             while len(t.sent(Sync)) < askers:
                 await asyncio.sleep(0.005)
             await asyncio.to_thread(t.drain)
@@ -295,18 +295,18 @@ def test_a_command_that_arrives_while_its_key_runs_is_a_run_of_its_own() -> None
     @app.handles(Sync)
     def sync(command: Sync) -> list[str]:
         begun.set()
-        assert gate.wait(10)
+        assert gate.wait(60)
         runs.append(sorted(command.what))
         return sorted(command.what)
 
     async def ask() -> list[Any]:
         async with testing(app, concurrency=2) as t:
-            first = asyncio.ensure_future(app.aask(Sync(house=1, what=frozenset("a")), timeout=10))
+            first = asyncio.ensure_future(app.aask(Sync(house=1, what=frozenset("a")), timeout=60))
             while not t.sent(Sync):
                 await asyncio.sleep(0.005)
             draining = asyncio.ensure_future(asyncio.to_thread(t.drain))
             await asyncio.to_thread(begun.wait, 10)
-            later = [asyncio.ensure_future(app.aask(Sync(house=1, what=frozenset(w)), timeout=10)) for w in "bc"]
+            later = [asyncio.ensure_future(app.aask(Sync(house=1, what=frozenset(w)), timeout=60)) for w in "bc"]
             while len(t.sent(Sync)) < 3:
                 await asyncio.sleep(0.005)
             gate.set()
@@ -865,7 +865,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def test_a_forked_child_sends_over_a_connection_of_its_own(tmp_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], cwd=tmp_path, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], cwd=tmp_path, timeout=200, check=False)
     assert ended.returncode == 0
     shown = subprocess.run([sys.executable, "-m", "chappe", "inspect", "jobs", "--json"], cwd=tmp_path, capture_output=True, check=True)
     assert sorted(row["body"]["n"] for row in json.loads(shown.stdout)) == [1, 2, 3]

@@ -162,7 +162,7 @@ class Reader:
         script = before + command.replace("localhost:7070", f"localhost:{self.port}") + after
         done = subprocess.run(
             ["bash", "-c", script], cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, text=True, timeout=60, check=False,
+            stdin=subprocess.DEVNULL, text=True, timeout=200, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"$ {command}\nended with {done.returncode}\n{done.stdout}\n{self.said()}"
         return done.stdout
@@ -187,7 +187,7 @@ class Reader:
                 ["bash", "-c", script], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while READY not in self.said():
             assert self.running.poll() is None, f"$ {command}\nended\n{self.said()}"
             assert time.monotonic() < deadline, f"$ {command}\nis not ready\n{self.said()}"
@@ -200,7 +200,7 @@ class Reader:
         if self.running is not None:
             if self.running.poll() is None:
                 self.running.send_signal(signal.SIGTERM)
-            assert self.running.wait(40) == 0, self.said()
+            assert self.running.wait(120) == 0, self.said()
             self.running = None
 
     def close(self) -> None:

@@ -149,7 +149,7 @@ def chappe(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Chappe:
 def python_m_chappe(folder: Path, *arguments: str) -> Ended:
     """Run `python -m chappe …` as a shell does."""
     command = [sys.executable, "-m", "chappe", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=200, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
@@ -182,7 +182,7 @@ def worked(tmp_path: Path, chappe: Chappe) -> Callable[[], None]:
             "asyncio.run(main())\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == 0, done.stderr
 

@@ -96,7 +96,7 @@ def test_while_an_engine_runs_it_is_75(chappe: Chappe, orders: Path) -> None:
         assert text.startswith(f"engine {engine.pid} answers")
     finally:
         engine.send_signal(signal.SIGTERM)
-        assert engine.wait(20) == 0
+        assert engine.wait(60) == 0
 
 
 def test_a_folder_that_can_only_be_read_is_read(chappe: Chappe, orders: Path) -> None:

@@ -224,7 +224,7 @@ async def test_a_disk_that_fails_while_old_records_are_deleted_ends_the_engine(
 
     monkeypatch.setattr(engine.verbs.records, "prune", fail)
     engine._prune()
-    assert isinstance(await asyncio.wait_for(engine.stopped, 5), apsw.IOError)
+    assert isinstance(await asyncio.wait_for(engine.stopped, 60), apsw.IOError)
     engine.stopped = asyncio.get_running_loop().create_future()
 
 
@@ -324,7 +324,7 @@ async def test_a_receive_behind_a_request_that_met_a_full_disk_is_answered(
         with pytest.raises(StorageFull):
             await settling
     await other.publish([message("a")])
-    assert len(await asyncio.wait_for(receiving, 3.0)) == 1
+    assert len(await asyncio.wait_for(receiving, 60)) == 1
     await other.close()
 
 
@@ -339,7 +339,7 @@ async def test_a_receive_that_is_cancelled_in_a_turn_that_fails_is_answered(
             broker.client.cancel(broker.client.serial)
             with pytest.raises(StorageFull):
                 await broker.client.call("settle", [("ack", 1)])
-        assert await asyncio.wait_for(receiving, 3.0) == []
+        assert await asyncio.wait_for(receiving, 60) == []
 
 
 async def test_who_comes_behind_a_request_that_met_a_full_disk_is_told_so_too(
@@ -422,7 +422,7 @@ async def test_a_receive_that_was_served_in_a_turn_that_is_undone_is_served_in_t
 
     monkeypatch.setattr(engine.ledger, "commit", full)
     async with broker.consume(["q"], prefetch=20) as consumer:
-        assert len(await asyncio.wait_for(consumer.receive(10, 20.0), 3.0)) > 1
+        assert len(await asyncio.wait_for(consumer.receive(10, 60), 60)) > 1
 
 
 async def test_a_deletion_that_is_refused_half_way_leaves_no_message_of_a_key_behind(

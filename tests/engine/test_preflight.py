@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def told(path: Path, how: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", LOCKED, str(path), how], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", LOCKED, str(path), how], capture_output=True, text=True, timeout=200, check=True)
     return done.stdout.splitlines()
 
 
@@ -84,7 +84,7 @@ def test_a_loaded_sqlite_that_cannot_be_watched_is_refused(path: Path) -> None:
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it would load Python's own
     done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program, str(path)], env=environment, capture_output=True, text=True, timeout=200, check=True
     )
     assert "UnsafeStorage another SQLite is loaded into the engine's process" in done.stdout and library in done.stdout
 

@@ -384,7 +384,7 @@ def test_blocks_that_the_disk_refuses_are_left_out(whole: HttpProtocol, sick: Pa
         "inject=pread64:error=EIO:when=1..41+40",
         *command,
     ]
-    done = subprocess.run(wrapped, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(wrapped, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert "the disk gives an error for 4096 bytes of chappe.db" in done.stdout
     found = run_engine(sick.parent / "new.db")

@@ -53,7 +53,7 @@ def ask(address: str, data: bytes | None = None) -> Answer:
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=20) as response:
+        with opener.open(request, timeout=60) as response:
             return Answer(response.status, None, json.loads(response.read()))
     except urllib.error.HTTPError as error:
         with error:
@@ -80,7 +80,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
     before = starts(mill)
     laid = reserve(mill)
     assert laid >= MEBIBYTE
-    mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(60)))
+    mill.send(*(f"Work(name='w{n}', seconds=200)" for n in range(60)))
     until(lambda: len(mill.names("start")) == 4)
     disk.fill()
     address = mill.address()
@@ -103,7 +103,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
     assert "no room to store" in done.stderr
 
     mill.release()
-    until(lambda: len(mill.names("end")) == 60 + len(stored), "everything stored to be handled on the full disk", 40)
+    until(lambda: len(mill.names("end")) == 60 + len(stored), "everything stored to be handled on the full disk")
     until(lambda: all(queue["ready"] == queue["running"] == 0 for queue in ask(address + "/queues").body["queues"]))
     assert sorted(mill.names("end")) == sorted([f"w{n}" for n in range(60)] + stored)
     assert sorted(mill.names("start")) == sorted(mill.names("end")), "each ran once"
@@ -111,9 +111,9 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
 
     assert "there is room again" not in mill.errors(), "what the reserve gave up is no room for what is new"
     disk.free()
-    until(lambda: post(address, "again").status == 202, "a request to be taken again", 5)
+    until(lambda: post(address, "again").status == 202, "a request to be taken again")
     assert ask(address + "/readyz").status == 200
-    until(lambda: reserve(mill) >= MEBIBYTE, "the reserve to be laid again", 5)
+    until(lambda: reserve(mill) >= MEBIBYTE, "the reserve to be laid again")
     until(lambda: "again" in mill.names("end"))
     assert starts(mill) == before, "nothing was restarted"
     mill.end()
@@ -123,7 +123,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
 def test_acks_go_on_when_somebody_takes_every_byte_that_becomes_free(mill: Mill) -> None:
     disk: Disk = mill.disk  # type: ignore[attr-defined]
     mill.run("--no-gateway", "--no-scheduler")
-    mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(60)))
+    mill.send(*(f"Work(name='w{n}', seconds=200)" for n in range(60)))
     until(lambda: len(mill.names("start")) == 4)
     ended = threading.Event()
 
@@ -138,7 +138,7 @@ def test_acks_go_on_when_somebody_takes_every_byte_that_becomes_free(mill: Mill)
             until(lambda: senders.told("StorageFull"), "a message to be refused")
             senders.stop()
         mill.release()
-        until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(60)}, "what waits to be handled", 15)
+        until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(60)}, "what waits to be handled")
         until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0, "the acknowledgements to be stored")
     finally:
         ended.set()
@@ -162,12 +162,12 @@ def fill_until_all_are_refused(disk: Disk, senders: Senders) -> None:
         disk.fill()
         return len(senders.told("StorageFull")) > refusals + 4
 
-    until(refused, "senders to be refused", 30)
+    until(refused, "senders to be refused")
 
 
 def each_runs_once(mill: Mill, stored: list[str]) -> None:
     """Expect that what was stored is handled, and nothing twice."""
-    until(lambda: len(mill.names("end")) >= len(stored), "everything stored to be handled", 40)
+    until(lambda: len(mill.names("end")) >= len(stored), "everything stored to be handled")
     until(lambda: mill.queues()["work"]["ready"] == mill.queues()["work"]["running"] == 0)
     assert sorted(mill.names("end")) == sorted(stored)
     assert len(mill.names("start")) == len(stored)
@@ -184,18 +184,18 @@ def test_on_a_full_disk_an_operator_can_look(mill: Mill) -> None:
 @pytest.mark.proof
 def test_on_a_full_disk_a_killed_worker_is_replaced_and_goes_on(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
-    mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(12)))
+    mill.send(*(f"Work(name='w{n}', seconds=200)" for n in range(12)))
     until(lambda: len(mill.names("start")) == 4)
     fill_until_refused(mill)
     mill.release()
     os.kill(mill.lines("start")[0].pid, signal.SIGKILL)
-    until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(12)}, "everything stored to be handled by another worker", 10)
+    until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(12)}, "everything stored to be handled by another worker")
 
 
 @pytest.mark.proof
 def test_on_a_full_disk_a_killed_engine_comes_back_and_what_waits_is_handled(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
-    mill.send(*(f"Work(name='w{n}', seconds=60)" for n in range(12)))
+    mill.send(*(f"Work(name='w{n}', seconds=200)" for n in range(12)))
     until(lambda: len(mill.names("start")) == 4)
     fill_until_refused(mill)
     (engine,) = [
@@ -203,7 +203,7 @@ def test_on_a_full_disk_a_killed_engine_comes_back_and_what_waits_is_handled(mil
     ]
     engine.kill()
     mill.release()
-    until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(12)}, "everything stored to be handled", 20)
+    until(lambda: set(mill.names("end")) >= {f"w{n}" for n in range(12)}, "everything stored to be handled")
     mill.disk.free()  # type: ignore[attr-defined]
     until(lambda: all(queue["ready"] == queue["running"] == 0 for queue in mill.queues().values()), "the acknowledgements to be stored")
     assert mill.errors().count("started engine") == 2
@@ -220,13 +220,13 @@ def test_ten_times_full_and_freed_nothing_is_lost_and_nothing_runs_twice(mill: M
         until(lambda: Path(f"{disk.path}/chappe.db-wal").stat().st_size > 15 * MEBIBYTE, "a log as long as it becomes", 60)
         for _ in range(10):
             successes = len(senders.told("stored"))
-            until(lambda: len(senders.told("stored")) > successes, "senders to be heard", 10)  # noqa: B023 - called at once
+            until(lambda: len(senders.told("stored")) > successes, "senders to be heard")  # noqa: B023 - called at once
             mill.hold()  # as much done as sent needs no new room once the log is as long as it becomes
             fill_until_all_are_refused(disk, senders)
             mill.release()
             successes = len(senders.told("stored"))
             disk.free()
-            until(lambda: len(senders.told("stored")) > successes, "room to be found again", 5)  # noqa: B023
+            until(lambda: len(senders.told("stored")) > successes, "room to be found again")  # noqa: B023
         senders.stop()
         assert senders.outcomes() == {"stored", "StorageFull"}, "a full disk is never an unknown outcome"
         stored = senders.told("stored")
@@ -241,11 +241,11 @@ def test_a_little_room_is_enough_when_the_log_took_the_rest(mill: Mill) -> None:
     log = Path(f"{disk.path}/chappe.db-wal")
     mill.run("--no-gateway", "--no-scheduler")
     with sending(mill, "a", "b", seconds=60) as senders:
-        until(lambda: log.stat().st_size > 14 * MEBIBYTE, "a long log", 30)
+        until(lambda: log.stat().st_size > 14 * MEBIBYTE, "a long log")
         fill_until_all_are_refused(disk, senders)
         successes = len(senders.told("stored"))
         disk.give_back(3 * MEBIBYTE)
-        until(lambda: len(senders.told("stored")) > successes, "the room of the log to be found", 5)
+        until(lambda: len(senders.told("stored")) > successes, "the room of the log to be found")
         assert log.stat().st_size < 4 * MEBIBYTE
         assert reserve(mill) >= MEBIBYTE
         senders.stop()

@@ -15,7 +15,7 @@ from tests.processes.conftest import Mill
 from tests.servers.ports import free_ports
 from tests.waiting import until
 
-AT_ONCE = 5.0
+AT_ONCE = 60.0
 
 
 @pytest.fixture
@@ -56,19 +56,17 @@ def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: 
         pids = [row.pid for row in mill.rows().values()]
         mill.process.kill()
         mill.process.wait()
-        started = time.monotonic()
         mill.process = mill.start("run")
-        until(lambda: set(row.pid for row in mill.rows().values()) - set(pids), "the next supervisor to start its engine", 20)  # noqa: B023
+        until(lambda: set(row.pid for row in mill.rows().values()) - set(pids), "the next supervisor to start its engine")  # noqa: B023
     ready = mill.errors().count("processes are ready")
-    until(lambda: mill.errors().count("processes are ready") > ready, "the third to be ready", 30)
-    assert time.monotonic() - started < 12.0
+    until(lambda: mill.errors().count("processes are ready") > ready, "the third to be ready")
     assert mill.process.poll() is None
     with_port = re.findall(r"gateway listens on http://127.0.0.1:(\d+)", mill.errors())
     assert set(with_port) == {mill.environment["CHAPPE_PORT"]}
     mill.send("Work(name='a')")
     until(lambda: mill.names("end") == ["a"])
     pids = {row.pid for row in mill.rows().values()}
-    until(lambda: {process.pid for process in mill.processes()} - {os.getpid()} == pids, "nothing but the third's processes to be left", 20)
+    until(lambda: {process.pid for process in mill.processes()} - {os.getpid()} == pids, "nothing but the third's processes to be left")
     mill.end()
 
 
@@ -82,7 +80,7 @@ def test_a_frozen_gateway_of_a_killed_supervisor_keeps_the_next_from_running_for
     mill.process.kill()
     mill.process.wait()
     mill.process = mill.start("run")
-    until(lambda: "waiting for port" in mill.errors(), "the next gateway to find the port taken", 20)
+    until(lambda: "waiting for port" in mill.errors(), "the next gateway to find the port taken")
     os.kill(gateway, signal.SIGCONT)
-    until(lambda: mill.errors().count("processes are ready") == 2, "the next supervisor to be ready", 20)
+    until(lambda: mill.errors().count("processes are ready") == 2, "the next supervisor to be ready")
     assert mill.process.poll() is None

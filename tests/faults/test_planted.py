@@ -13,7 +13,7 @@ pytestmark = pytest.mark.proof
 
 def run(program: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True, text=True, timeout=200, check=False
     )
 
 

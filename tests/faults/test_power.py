@@ -50,7 +50,7 @@ def test_nothing_answered_is_lost_and_nothing_is_half_there_wherever_the_power_i
 def test_a_planted_fault_is_seen(name: str) -> None:
     program = [sys.executable, "-m", "tests.faults.power", "--plant", name, "--points", "200", "--rounds", "50"]
     environment = {**os.environ, **planted.environment()}
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert json.loads(done.stdout)["faults"]
 
@@ -91,7 +91,7 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 def stack(*arguments: str) -> tuple[int, dict[str, Any]]:
     program = [sys.executable, "-m", "tests.faults.power.stack", "--publishes", "60", "--points", "150", *arguments]
     environment = {**os.environ, **planted.environment()}
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

@@ -35,7 +35,7 @@ def test_a_file_damaged_at_random_is_refused_harmless_or_saved_and_nothing_wrong
 def test_a_planted_fault_is_seen(name: str) -> None:
     program = [sys.executable, "-m", "tests.faults.sick", "--plant", name, "--cases", "90", "--most", "1"]
     environment = {**os.environ, **planted.environment()}
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert json.loads(done.stdout)["faults"]
 

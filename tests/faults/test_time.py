@@ -276,7 +276,7 @@ class Folder:
     def send(self, *arguments: str) -> float:
         """Send from a process with the real clock, and give the moment at which that was done."""
         done = subprocess.run(
-            [sys.executable, "-m", "chappe", "send", *arguments], cwd=self.path, env=self.environment, capture_output=True, timeout=30, check=False
+            [sys.executable, "-m", "chappe", "send", *arguments], cwd=self.path, env=self.environment, capture_output=True, timeout=200, check=False
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return time.monotonic()
@@ -290,7 +290,7 @@ class Folder:
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
-            process.wait(10)
+            process.wait(60)
             for left in (f"faketime_shm_{process.pid}", f"sem.faketime_sem_{process.pid}"):
                 Path("/dev/shm", left).unlink(missing_ok=True)
 
@@ -321,14 +321,14 @@ def test_each_slot_is_one_message_while_schedulers_are_killed_at_random(folder: 
     while kills < 5 or time.monotonic() < ends:
         one = chance.randrange(schedulers)
         running[one].send_signal(signal.SIGKILL)
-        running[one].wait(10)
+        running[one].wait(60)
         running[one] = folder.start("scheduler")
         kills += 1
         slots = len(folder.count("select slot from noted"))
         until(lambda: len(folder.count("select slot from noted")) > slots + chance.randrange(3), "slots after a kill")  # noqa: B023
     for one in running:
         one.kill()
-        one.wait(10)
+        one.wait(60)
     noted = [(slot / 0.2, stored) for slot, stored in folder.count("select slot, stored from noted")]
     begun = [slot for slot, stored in noted if stored == 0]
     fired = [(round(slot, 3), stored) for slot, stored in noted if stored > 0]
@@ -354,7 +354,7 @@ def test_messages_wait_as_long_as_they_should_whatever_the_wall_says(folder: Fol
         name, began = f"after{jump:+.0f}", time.monotonic()
         sent = folder.send("later", f"name={name}", "--delay", "2")
         folder.set_wall(jump)
-        until(lambda: name in folder.handled(), f"{name} to be handled", 10)  # noqa: B023 - called at once
+        until(lambda: name in folder.handled(), f"{name} to be handled")  # noqa: B023 - called at once
         handled = folder.handled()[name]
         assert handled >= began + 2, "it came too early"
         assert handled <= sent + 2 + 3, "it came too late"
@@ -374,7 +374,7 @@ def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_s
     def pace() -> float:
         """Return how far the slots are from the real time, when the next one has fired."""
         before = last()
-        until(lambda: last() > before, "another slot", 10)
+        until(lambda: last() > before, "another slot")
         return last() - time.time()
 
     def stored() -> tuple[float, int]:
@@ -394,11 +394,11 @@ def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_s
         assert [abs(pace()) < 3 for _ in range(5)] == [True] * 5, f"the wall at {jump:+.0f} s moved a scheduler that runs"
     folder.set_wall(HOUR)
     one.send_signal(signal.SIGKILL)
-    one.wait(10)
+    one.wait(60)
     one = folder.start("scheduler", own_wall=True)
     until(lambda: last() > time.time() + HOUR - 60, "the scheduler that started ahead to fire for the hour ahead")
     one.send_signal(signal.SIGKILL)
-    one.wait(10)
+    one.wait(60)
     folder.set_wall(0.0)
     reached, messages = at_rest()
     folder.start("scheduler", own_wall=True)

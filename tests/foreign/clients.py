@@ -65,7 +65,7 @@ def _node() -> str | None:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(PROGRAMS / name, MODULES)
             command = ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
-            done = subprocess.run(command, cwd=MODULES, capture_output=True, text=True, timeout=90, check=False)
+            done = subprocess.run(command, cwd=MODULES, capture_output=True, text=True, timeout=200, check=False)
             if done.returncode != 0:
                 return f"npm ci cannot install amqplib: {done.stderr.strip()[-300:]}"
             told.write_bytes(lock.read_bytes())

@@ -72,7 +72,7 @@ def test_a_program_consumes_an_event_through_a_queue_of_its_own(station: Station
     station.consumes(program, name)
     text = text_for(client, "happened")
     receipt = station.app.publish(station.offices[client.name].happened(text=text, at=AT, day=DAY))
-    compare(client, program.communicate(timeout=30), receipt.id, letter(text), f"{client.name}.happened", "events")
+    compare(client, program.communicate(timeout=200), receipt.id, letter(text), f"{client.name}.happened", "events")
 
 
 def test_a_program_consumes_a_command_from_a_non_durable_exchange_that_both_declare(station: Station, client: Client) -> None:
@@ -82,7 +82,7 @@ def test_a_program_consumes_a_command_from_a_non_durable_exchange_that_both_decl
     station.consumes(program, name)
     text = text_for(client, "told")
     receipt = station.app.send(station.offices[client.name].told(text=text, at=AT, day=DAY))
-    compare(client, program.communicate(timeout=30), receipt.id, letter(text, fails=0), f"{client.name}.told", told)
+    compare(client, program.communicate(timeout=200), receipt.id, letter(text, fails=0), f"{client.name}.told", told)
 
 
 def compare(client: Client, ended: tuple[str, str], identity: str, sent: dict[str, Any], type_: str, exchange: str) -> None:
@@ -128,7 +128,7 @@ def test_a_queue_that_only_they_consume_is_fed_by_who_knows_the_command(station:
         receipt = app.send(Feed(text="für euch", at=AT, day=DAY))
     finally:
         app.close()
-    compare(with_pika, program.communicate(timeout=30), receipt.id, letter("für euch"), "feed", "")
+    compare(with_pika, program.communicate(timeout=200), receipt.id, letter("für euch"), "feed", "")
 
 
 def test_messages_without_ids_are_tried_again_each_on_its_own_account_in_a_queue_of_theirs(station: Station, with_pika: Client) -> None:

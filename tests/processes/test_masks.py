@@ -68,7 +68,7 @@ async def test_masks_on_the_same_keys_leave_one_pending_for_each_key_and_lose_no
             await app.asend(sent[first : first + 50])
         assert (await connection.broker.depth("compute")).ready == KEYS
 
-        asked = [asyncio.create_task(app.aask(Sync(lodging=n, fields={MASKS + n}), timeout=60.0)) for n in range(KEYS)]
+        asked = [asyncio.create_task(app.aask(Sync(lodging=n, fields={MASKS + n}), timeout=200.0)) for n in range(KEYS)]
         await auntil(lambda: all_tracked(connection, KEYS), "every ask to be stored")
         assert (await connection.broker.depth("compute")).ready == KEYS
 
@@ -78,11 +78,11 @@ async def test_masks_on_the_same_keys_leave_one_pending_for_each_key_and_lose_no
             depth = await connection.broker.depth("compute")
             assert depth.ready + depth.delayed <= KEYS, "at most one pending for each key"
         results = await asyncio.gather(*asked)
-        await auntil(lambda: is_empty(connection), "everything to be done", 60.0)
+        await auntil(lambda: is_empty(connection), "everything to be done", 120.0)
     finally:
         for process in [*workers, engine]:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
         await app.aclose()
 
     runs = [json.loads(line) for line in Path("runs.log").read_text().splitlines()]

@@ -90,10 +90,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     yield addresses[0]
     stop[0].should_exit = True
-    thread.join(20)
+    thread.join(60)
 
 
 @pytest.mark.parametrize(("operation", "mode"), OPERATIONS)

@@ -17,7 +17,7 @@ def stop(heartbeat: Heartbeat) -> None:
     heartbeat.stop()
     for thread in threading.enumerate():
         if thread.name == "chappe-heartbeat":
-            thread.join(15)
+            thread.join(60)
 
 
 async def test_it_beats_while_a_handler_keeps_the_loop() -> None:
@@ -31,7 +31,7 @@ async def test_it_beats_while_a_handler_keeps_the_loop() -> None:
 
     heartbeat = Heartbeat(beat)
     heartbeat.start()
-    assert twice.wait(15), "this keeps the loop, as the handler does"
+    assert twice.wait(60), "this keeps the loop, as the handler does"
     stop(heartbeat)
 
 
@@ -54,7 +54,7 @@ async def test_a_loop_that_never_turns_ends_the_worker_and_names_the_task() -> N
     heartbeat.start()
 
     async def culprit() -> None:
-        ended.wait(20)  # keeps the loop for itself
+        ended.wait(60)  # keeps the loop for itself
 
     await asyncio.create_task(culprit(), name="slot-7")
     stop(heartbeat)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 from pika import BasicProperties
@@ -98,12 +97,10 @@ async def test_messages_that_differ_in_a_header_only_are_told_apart_even_if_rabb
 
 async def test_what_is_not_confirmed_in_time_is_unconfirmed_and_a_late_answer_changes_nothing() -> None:
     confirms = Confirms()
-    early = put(confirms, "early", waits=0.8)
-    await asyncio.sleep(0.6)
-    late = put(confirms, "late", waits=0.8)
+    early, late = put(confirms, "early", waits=0.2), put(confirms, "late", waits=0.4)
     await early.answered
-    assert ends(early, late) == ["Unconfirmed", "open"]
-    assert "within 0.8 s" in str(outcome(early))
+    assert ends(early) == ["Unconfirmed"]
+    assert "within 0.2 s" in str(outcome(early))
     await late.answered
     assert ends(late) == ["Unconfirmed"]
     confirms.settle(2, multiple=True, stored=True)
@@ -116,8 +113,7 @@ async def test_what_is_not_confirmed_in_time_is_unconfirmed_and_a_late_answer_ch
 async def test_what_may_wait_for_less_time_than_what_was_published_before_is_failed_in_its_own_time() -> None:
     confirms = Confirms()
     patient, hasty = put(confirms, "patient"), put(confirms, "hasty", waits=0.2)
-    async with asyncio.timeout(2.0):
-        await hasty.answered
+    await hasty.answered
     assert ends(patient, hasty) == ["open", "Unconfirmed"]
 
 

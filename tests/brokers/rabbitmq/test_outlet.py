@@ -19,6 +19,7 @@ from tests.servers.rabbitmq import RabbitNode
 _DEADLINE = 2.0
 
 
+@pytest.mark.proof
 async def test_a_send_whose_connection_took_most_of_its_deadline_waits_only_for_the_rest(
     node: RabbitNode, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ def start_server(*options: str) -> tuple[subprocess.Popen[str], str]:
 
 def stop_server(process: subprocess.Popen[str]) -> int:
     process.terminate()
-    code = process.wait(10)
+    code = process.wait(60)
     assert process.stdout is not None
     process.stdout.close()
     return code
@@ -49,7 +49,7 @@ def server() -> Iterator[tuple[psutil.Process, str]]:
 @pytest.fixture
 def http(server: tuple[psutil.Process, str]) -> Iterator[httpx2.Client]:
     """A client of channels that know nothing yet and answer well."""
-    with httpx2.Client(base_url=server[1], timeout=10.0, trust_env=False) as client:
+    with httpx2.Client(base_url=server[1], timeout=60.0, trust_env=False) as client:
         assert client.post("/reset").is_success
         yield client
 

@@ -56,7 +56,7 @@ class Senders:
         for prefix in self._prefixes:
             Path(self._mill.folder / f"enough-{prefix}").touch()
         for program in self._programs.values():
-            program.communicate(timeout=40)
+            program.communicate(timeout=200)
             assert program.returncode == 0
 
     def close(self) -> None:

@@ -91,7 +91,7 @@ class Wire:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(str(path))
         self._frames = Frames()
         self._replies: list[Reply] = []
@@ -144,8 +144,8 @@ class House:
             "guarded": self._start("gateway", name="guarded", CHAPPE_TOKEN=TOKEN),
             "worker": self._start("worker", "-Q", "parcels"),
         }
-        until(lambda: self.port("gateway") and self.port("guarded"), "the gateways to listen", 30)
-        until(lambda: "serves parcels" in self.log("worker"), "the worker to serve", 30)
+        until(lambda: self.port("gateway") and self.port("guarded"), "the gateways to listen")
+        until(lambda: "serves parcels" in self.log("worker"), "the worker to serve")
         self.wire_path = socket_path(self.database)
         self.before: dict[str, Any] = {}
 
@@ -167,14 +167,14 @@ class House:
 
     def http(self, raw: bytes, *, guarded: bool = False) -> Answer:
         """Send raw bytes to a gateway and give the status and the whole answer."""
-        with socket.create_connection(("127.0.0.1", self.port("guarded" if guarded else "gateway")), 20) as link:
+        with socket.create_connection(("127.0.0.1", self.port("guarded" if guarded else "gateway")), 60) as link:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may answer before it read everything
                 link.sendall(raw)
             return _answer_of(link)
 
     def drip(self, begin: bytes, piece: bytes) -> Answer:
         """Begin a request and add a piece of it again and again, until the gateway has had enough."""
-        with socket.create_connection(("127.0.0.1", self.port()), 20) as link:
+        with socket.create_connection(("127.0.0.1", self.port()), 60) as link:
             link.sendall(begin)
             while not select.select([link], [], [], 0.2)[0]:
                 link.sendall(piece)
@@ -230,4 +230,4 @@ class House:
         """End the processes."""
         for process in reversed(list(self.processes.values())):
             process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)

@@ -29,7 +29,7 @@ def dropped(data: bytes, *, end: bool = False) -> Callable[[House], Answer]:
         with house.wire() as wire:
             answer = wire.say(data, end=end)
             if not end:
-                until(lambda: "dropped a client" in house.log("engine")[before:], "the engine to say why", 5)
+                until(lambda: "dropped a client" in house.log("engine")[before:], "the engine to say why")
         return Answer(answer.code, house.log("engine")[before:])
 
     return send
