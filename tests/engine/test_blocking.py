@@ -255,8 +255,21 @@ def test_a_child_process_does_not_speak_over_its_parents_socket(host: Host) -> N
     client = BlockingClient(host.path, lambda: TOPOLOGY)
     assert client.is_reachable()
     client.publish([message("parent")])
+    before = os.fstat(client._mine.link._socket.fileno()).st_ino
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            assert client.is_reachable()
+            assert os.fstat(client._mine.link._socket.fileno()).st_ino != before
+            client.publish([message("child")])
+            client.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     link = client._mine.link
-    link._pid = os.getppid()  # as it is after a fork
     assert client.is_reachable()
-    assert client._mine.link is not link
+    assert client._mine.link is link, "the parent's connection is as it was"
+    client.publish([message("again")])
     client.close()

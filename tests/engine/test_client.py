@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +347,66 @@ async def test_a_momentary_owner_confirms_what_its_dead_engine_had_stored(tmp_pa
     assert all(future.done() for future in futures)
     assert (await broker.depth("q")).ready == 1, "only the refused one is stored now"
     await broker.close()
+
+
+def forked(act: Callable[[], None]) -> int:
+    """Do something in a forked child, and return its process id."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+async def test_a_forked_child_has_no_connection_and_says_nothing_over_its_parents(engine: EngineProcess) -> None:
+    broker = EmbeddedBroker(engine.path)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    unsent = broker.client.call("publish", posted([message(1)]))
+
+    def speak() -> None:
+        with pytest.raises(BrokerUnavailable, match="make another one in the child"):
+            broker.client.call("publish", posted([message(2)]))
+        broker.client._flush()
+        broker.client.received(broker.client._link, b"")
+        asyncio.run(broker.client.close())
+
+    assert os.waitstatus_to_exitcode(os.waitpid(forked(speak), 0)[1]) == 0
+    await unsent
+    assert (await broker.depth("q")).ready == 1
+    await broker.close()
+
+
+async def test_what_a_client_held_is_ready_again_when_it_dies_though_a_child_of_it_lives(engine: EngineProcess) -> None:
+    broker, other = EmbeddedBroker(engine.path), EmbeddedBroker(engine.path)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    await broker.publish([message(1)])
+    read, write = os.pipe()
+
+    def live() -> None:
+        os.close(write)
+        os.read(read, 1)
+
+    async with broker.consume(["q"], prefetch=1) as consumer:
+        assert len(await consumer.receive(1, 10.0)) == 1
+        child = forked(live)
+        link = broker.client._link
+        assert isinstance(link, client._Link)
+        assert link._transport is not None
+        broker.client.unlinked = lambda _: None  # type: ignore[method-assign]
+        link._transport.abort()  # as its death does
+
+        async def is_back() -> bool:
+            return (await other.depth("q")).ready == 1
+
+        try:
+            await auntil(is_back, "the message to be ready again")
+        finally:
+            os.close(write)
+            os.close(read)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        broker.client._closed = "it is dead"
+    await other.close()

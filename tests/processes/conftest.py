@@ -47,6 +47,14 @@ class Busy(Command, queue="work"):
     seconds: float
 
 
+class Fork(Command, queue="work"):
+    name: str
+
+
+class ForkInThread(Command, queue="work"):
+    name: str
+
+
 class Tick(Command, queue="ticks"):
     pass
 
@@ -81,6 +89,31 @@ async def busy(command: Busy, context: Context):
     write("start", "busy", context.attempt)
     time.sleep(command.seconds)
     write("end", "busy", context.attempt)
+
+
+def fork(command):
+    # The child comes back as if it were its parent.
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        write("child", command.name, os.waitstatus_to_exitcode(status))
+
+
+@app.handles(Fork)
+async def forks(command: Fork):
+    if command.name == "task":
+        await asyncio.create_task(forking(command))
+    else:
+        fork(command)
+
+
+async def forking(command):
+    fork(command)
+
+
+@app.handles(ForkInThread)
+def forks_in_a_thread(command: ForkInThread):
+    fork(command)
 
 
 @app.handles(Tick)

@@ -193,3 +193,19 @@ def test_a_worker_that_is_told_to_be_quiet_before_it_can_work_takes_nothing_unti
     assert mill.names("start") == []
     worker.send_signal(signal.SIGCONT)
     until(lambda: mill.names("start") == ["w"])
+
+
+@pytest.mark.timeout(60)
+def test_a_child_that_a_handler_forks_and_that_comes_back_is_ended_and_settles_nothing(mill: Mill) -> None:
+    mill.configure(ONE.format(slots=4))
+    mill.run("--no-gateway", "--no-scheduler")
+    forks = ["Fork(name='async')", "Fork(name='task')", "ForkInThread(name='thread')"]
+    mill.send(*forks, *(f"Work(name='n{n}')" for n in range(20)), *forks)
+    until(lambda: len(mill.lines("child")) == 6 and len(mill.names("end")) == 20, "everything to be handled", 30)
+    assert {line.attempt for line in mill.lines("child")} == {70}, "each child was ended by us"
+    assert sorted(mill.names("end")) == sorted(f"n{n}" for n in range(20)), "no child ran a message"
+    assert {line.pid for line in mill.lines()} == {mill.pid("mill-1")}
+    until(lambda: mill.queues()["work"]["done"] == 26)
+    assert mill.letters() == []
+    assert mill.errors().count("called os.fork() and its child") == 6
+    mill.end()

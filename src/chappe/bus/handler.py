@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import ctypes
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import CoroutineType
 from typing import Any, cast
 
+from chappe.bus import forked
 from chappe.bus.context import Context
 from chappe.bus.outcome import iterated, outcome_of
 from chappe.bus.providers import Providers
@@ -154,6 +156,7 @@ class _Run:
     def __init__(self) -> None:
         self._thread: int | None = None
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def __call__(self, inner: Callable[[Any, Context], Any], message: Any, context: Context) -> Any:
         with self._lock:
@@ -165,6 +168,8 @@ class _Run:
         except StopIteration as error:  # no future can hold one, and whoever waits would wait for ever
             raise RuntimeError("the handler raised StopIteration") from error
         finally:
+            if os.getpid() != self._process:
+                forked.end(f"the handler of {type(message).__name__}")
             with self._lock:
                 self._thread = None
 

@@ -30,6 +30,18 @@ _RETRY: Final = 0.05
 _AT_ONCE: Final = 1 << 18
 
 
+_clients: Final[weakref.WeakSet[BlockingClient]] = weakref.WeakSet()  # of this process
+
+
+def _leave_all() -> None:
+    """Leave to its parent, in a forked child, what was connected there: the child connects anew."""
+    for client in list(_clients):
+        client.leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
+
+
 class BlockingClient:
     """Publishes for any number of threads."""
 
@@ -42,6 +54,13 @@ class BlockingClient:
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._declared = False
         self._lock = threading.Lock()
+        _clients.add(self)
+
+    def leave(self) -> None:
+        """Close the copies of the sockets that a forked child has, which says nothing to the engine, and begin anew."""
+        for link in list(self._links):
+            link.close()
+        self._mine, self._links, self._lock = threading.local(), weakref.WeakSet(), threading.Lock()
 
     def is_reachable(self) -> bool:
         """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""

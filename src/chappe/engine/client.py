@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import socket
+import weakref
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -41,6 +42,17 @@ _HARMLESS: Final = frozenset({  # they only read; two may be said again: a proce
 
 Decode = Callable[[Raw], Any]
 decode_plain: Final[Decode] = msgspec.msgpack.Decoder().decode
+_clients: Final[weakref.WeakSet[Client]] = weakref.WeakSet()  # of this process
+
+
+def _leave_all() -> None:
+    """Forget in a forked child the connections of its parent: what the child wrote into them would be taken for the parent's word."""
+    for client in list(_clients):
+        client.leave()
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 class _Call:
@@ -98,11 +110,12 @@ class Client:
         self._link: object = None
         self._connector: asyncio.Task[None] | None = None
         self._hello = -1
-        self._closed = False
+        self._closed = ""  # why, once it is
         self._loop = asyncio.get_running_loop()
         self._sweep_at = self._loop.time() + _SWEEP
         self._sweeper = self._loop.call_at(self._sweep_at, self._sweep)
         self._beat_at = self._loop.time() + _BEAT
+        _clients.add(self)
 
     # --- calling
 
@@ -112,7 +125,7 @@ class Client:
         Fails with the engine's refusal, or with `BrokerUnavailable` or `Unconfirmed` after `deadline` seconds.
         """
         if self._closed:
-            raise BrokerUnavailable("this client is closed")
+            raise BrokerUnavailable(self._closed)
         self._serial += 1
         serial = self._serial
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -148,7 +161,7 @@ class Client:
         if self._closed:
             return
         self._flush()
-        self._closed = True
+        self._closed = "this client is closed"
         self._sweeper.cancel()
         if self._connector is not None:
             self._connector.cancel()
@@ -159,6 +172,14 @@ class Client:
                 call.future.set_exception(_unanswered(call, "the client was closed before the answer came"))
                 call.future.exception()
         self._calls.clear()
+
+    def leave(self) -> None:
+        """Leave the connection to the parent of this forked child, without a word to the engine."""
+        self._closed = "this connection is of the process that was forked; make another one in the child"
+        link, self._link = self._link, None
+        self._forget_link()
+        if isinstance(link, _Link):
+            link.leave()
 
     # --- the link
 
@@ -189,7 +210,10 @@ class Client:
     def _link_local(self, engine: Engine) -> None:
         frames = Frames()
         link = object()
-        connection = engine.attach(lambda data: self._loop.call_soon(self.received, link, data) and None)
+        connection = engine.attach(
+            lambda data: self._loop.call_soon(self.received, link, data) and None,
+            lambda: self._loop.call_soon(self.unlinked, link) and None,
+        )
 
         def write(data: bytes) -> None:
             for body in frames.feed(data):
@@ -406,16 +430,27 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
         if not is_of_this_user(stream.get_extra_info("socket")):
             stream.abort()  # somebody poses as the engine
             return
+        self._transport = stream
         self._client.linked(self, stream.write, stream.close)
+
+    def leave(self) -> None:
+        """Have this process hold the socket no more: not by closing the transport, which its event loop shares with the parent's."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nothing, self._transport.get_extra_info("socket").fileno(), inheritable=False)
+        os.close(nothing)
 
     def data_received(self, data: bytes) -> None:
         self._client.received(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         self._client.unlinked(self)

@@ -10,8 +10,12 @@ import msgspec
 
 from chappe.engine.ledger import Receiver
 from chappe.engine.queues import Session
-from chappe.engine.wire import LARGEST_FRAME, Number, failure_of, frame
+from chappe.engine.wire import LARGEST_FRAME, Number, Request, failure_of, frame
 from chappe.errors import BrokerError, ChappeError
+
+
+class BrokenProtocol(BrokerError):
+    """What no client says: it is refused, and who said it is dropped."""
 
 
 class Hello(msgspec.Struct):
@@ -36,6 +40,8 @@ class Connection:
         self.stored: list[int] = []  # the publications of this turn that it stores
         self.refused: dict[int, float] = {}  # those that are not stored, and when that was said
         self.closed = False
+        self.dropped = False  # whether it is to be closed at the end of this turn: nothing more of it is done
+        self.hello: Request | None = None  # how it presented itself
         self.blamed = False  # whether a turn failed at its hello
 
     def answer(self, serial: int, value: Any) -> None:
@@ -48,7 +54,8 @@ class Connection:
 
     def refuse(self, serial: int, error: ChappeError) -> None:
         """Put a refusal into the outbox."""
-        self.outbox.append(frame((serial, failure_of(error), None)))
+        failure = failure_of(BrokerError(str(error)) if isinstance(error, BrokenProtocol) else error)
+        self.outbox.append(frame((serial, failure, None)))
 
     def flush(self) -> None:
         """Send what is in the outbox."""

@@ -11,23 +11,25 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import apsw
 import msgspec
+from msgspec import Raw
 
 from chappe import errors
 from chappe.engine import running_tables
 from chappe.engine.boot import is_of_this_boot
 from chappe.engine.clock import steady_clock
-from chappe.engine.connection import Connection, Hello
+from chappe.engine.connection import BrokenProtocol, Connection, Hello
+from chappe.engine.database import PASSING
 from chappe.engine.ledger import Ledger, Receiver
 from chappe.engine.owner import Ownership
 from chappe.engine.purge import Purge
 from chappe.engine.queues import QueueState, Session
 from chappe.engine.reserve import Reserve, free_bytes
 from chappe.engine.verbs import DECODERS, Verbs
-from chappe.engine.wire import PROTOCOL, UNREADABLE, Request, Wait
+from chappe.engine.wire import PROTOCOL, UNREADABLE, Request, Wait, encode
 from chappe.errors import BrokerError, ChappeError
 
 log = logging.getLogger("chappe.engine")
@@ -43,6 +45,8 @@ _LOCK_ENDS: Final = 1.0
 _REFUSED_FOR: Final = 30.0  # seconds: no client waits so long for the answer to a publication
 _REFUSED_KEPT: Final = 10_000
 _OF_THE_LIVING: Final = frozenset({"hello", "receive"})  # what a closed connection must not have done
+_MOST_WAITING: Final = 1_000  # requests of one client that wait for deliveries
+_LARGEST_INFO: Final = 64 * 1024  # bytes that a client may say of itself
 _SAID_AGAIN: Final = frozenset({"hello", "receive", "cancel"})  # what no client repeats by itself when it is refused
 
 
@@ -75,7 +79,9 @@ class Engine:
         self._left: set[QueueState] = set()  # temporary queues whose owners were not here at the last look
         self._nobody = Connection(lambda _: None, lambda: None)  # who asks for what the engine does by itself
         self._at: tuple[Connection, Request] | None = None  # the request that is being performed
+        self._stepping = False  # whether the purges are
         self._lost: list[Connection] = []
+        self._dropped: list[Connection] = []
         self._scheduled = False
         self._due: asyncio.TimerHandle | None = None
         self._timers: list[asyncio.TimerHandle] = []
@@ -108,6 +114,8 @@ class Engine:
 
     def submit(self, connection: Connection, request: Request) -> None:
         """Take a request into the turn that is being gathered."""
+        if connection.closed or connection.dropped:
+            return
         connection.session.last_seen = self._loop.time()
         self._inbox.append((connection, request))
         self.schedule()
@@ -151,40 +159,25 @@ class Engine:
         inbox, self._inbox = self._inbox, []
         lost, self._lost = self._lost, []
         failure = self._store(inbox, lost)
-        if self.stopped.done():
+        if self.stopped.done() or (failure is not None and not self._take_back(failure, inbox, lost)):
             return
-        if failure is not None:
-            try:
-                self.ledger.undo()
-            except apsw.Error as error:
-                self._give_up(error)
-                return
-            self._lost[:0] = lost
-            self._read_tables.clear()
-            self._purged.clear()
-            self._pruning = False
-            self._take_back_answers(inbox)
-            if isinstance(failure, errors.StorageFull) and self._make_room():
-                self._begin_again(inbox)
-                return
-            self._refuse_all(inbox, failure)
-            self._refuse_purges(failure)
         self._hand_over()
         for connection in self._touched:
             connection.session.serial = max(connection.session.serial, *connection.stored, 0)
             connection.stored.clear()
             connection.flush()
         self._touched.clear()
+        self._close_dropped()
         self._wake_at_due()
         if failure is None:
             self._tidy()
         else:
             self._timers.append(self._loop.call_later(_AFTER_FAILURE, self.schedule))
 
-    def _store(self, inbox: list[tuple[Connection, Request]], lost: list[Connection]) -> ChappeError | None:
-        """Do what came in and commit it; give what went wrong, after which nothing of it is stored."""
+    def _store(self, inbox: list[tuple[Connection, Request]], lost: list[Connection]) -> Exception | None:
+        """Do what came in and commit it; return what went wrong, after which nothing of it is stored."""
         ledger, touched = self.ledger, self._touched
-        self._at = None
+        self._at, self._stepping = None, False
         try:
             for connection in lost:
                 self._end_connection(connection)
@@ -192,7 +185,7 @@ class Engine:
             for place in inbox:
                 self._at = place
                 connection, request = place
-                if connection.closed and request.verb in _OF_THE_LIVING:
+                if connection.dropped or (connection.closed and request.verb in _OF_THE_LIVING):
                     continue
                 touched.add(connection)
                 self._perform(connection, request)
@@ -210,9 +203,58 @@ class Engine:
         except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
             self._give_up(error)
         except Exception as error:  # one request must not take the others' answers with it
-            log.exception("a turn of %d requests failed and was undone", len(inbox))
-            return errors.Rejected(f"the engine failed ({type(error).__name__}: {error}); nothing was stored")
+            return error
         return None
+
+    def _take_back(self, failure: Exception, inbox: list[tuple[Connection, Request]], lost: list[Connection]) -> bool:
+        """Undo a turn that failed, and say whether its requests are refused; else it is done again, without the one that is at fault."""
+        try:
+            self.ledger.undo()
+        except apsw.Error as error:
+            self._give_up(error)
+            return False
+        self._lost[:0] = lost
+        self._read_tables.clear()
+        self._purged.clear()
+        self._pruning = False
+        self._take_back_answers(inbox)
+        if isinstance(failure, errors.StorageFull):
+            if self._make_room():
+                self.ledger.full = True
+                log.error("%s: what is new is refused, what is stored goes on from the reserve", failure)
+                self._begin_again(inbox, failure)
+                self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
+                return False
+            refusal: ChappeError = failure
+        else:
+            what = f"the engine failed ({type(failure).__name__}: {failure}); nothing was stored"
+            if self._at is not None and not isinstance(failure, PASSING):
+                connection, request = self._at
+                log.error('the request "%s" failed: the turn is done again without it', request.verb, exc_info=failure)
+                self._drop(connection, request, BrokerError(what))
+                self._begin_again(inbox, BrokerError(what) if self._stepping else None)
+                return False
+            log.error("a turn of %d requests failed and was undone", len(inbox), exc_info=failure)
+            refusal = errors.Rejected(what)
+        self._refuse_all(inbox, refusal)
+        self._refuse_purges(refusal)
+        return True
+
+    def _drop(self, connection: Connection, request: Request, error: BrokerError) -> None:
+        """Refuse a request, and have its client closed at the end of the turn: whoever breaks the protocol may not disturb others."""
+        connection.refuse(request.serial, error)
+        self._touched.add(connection)
+        if not (connection.dropped or connection is self._nobody):
+            connection.dropped = True
+            self._dropped.append(connection)
+            session = connection.session
+            log.warning('client "%s" (%s) is dropped at its request "%s": %s', session.name, session.role, request.verb, error)
+
+    def _close_dropped(self) -> None:
+        while self._dropped:
+            connection = self._dropped.pop()
+            self.detach(connection)
+            connection.abort()
 
     def _tidy(self) -> None:
         """Do what follows a turn, when its answers are on their way."""
@@ -263,6 +305,8 @@ class Engine:
             connection.answer(serial, getattr(self.verbs, verb)(connection.session, *arguments))
             if verb == "publish" and self.ledger.writing:
                 connection.stored.append(serial)
+        except BrokenProtocol as error:
+            self._drop(connection, request, error)
         except ChappeError as error:
             connection.refuse(serial, error)
             if verb == "publish":
@@ -342,6 +386,11 @@ class Engine:
         (hello,) = _hello(request.arguments)
         if hello.protocol != PROTOCOL:
             raise BrokerError(f"this engine speaks protocol {PROTOCOL}, the client {hello.protocol}; restart both with the same chappe")
+        if connection.hello is not None and connection.hello is not request:
+            raise BrokenProtocol("bad request: a client says hello once")
+        if len(encode(hello.info)) > _LARGEST_INFO:
+            raise BrokenProtocol(f"bad request: a client may say {_LARGEST_INFO} bytes of itself")
+        connection.hello = request
         session = connection.session
         session.name, session.role, session.info = hello.name, hello.role, hello.info
         kept = self.ledger.adopt(session, hello.held)
@@ -355,6 +404,10 @@ class Engine:
         names, limit, wait = _receive(request.arguments)
         queues = [self.ledger.routes.queue(name) for name in names]
         serial = request.serial
+        if serial in connection.receiving:
+            raise BrokenProtocol(f"bad request: {serial} waits for deliveries already")
+        if len(connection.receiving) >= _MOST_WAITING:
+            raise BrokenProtocol(f"bad request: more than {_MOST_WAITING} requests wait for deliveries")
         if limit <= 0:
             connection.answer(serial, [])
             return
@@ -393,6 +446,12 @@ class Engine:
             connection.answer(request.serial, state)
             return
 
+        def answer() -> None:
+            try:
+                connection.answer(request.serial, self.verbs.records.state(message_id))
+            except ChappeError as error:  # what is known of a message that ended is forgotten some day
+                connection.refuse(request.serial, error)
+
         def wake(_: Any) -> None:
             timer.cancel()
             waiting = self.ledger.waiters.get(message_id)
@@ -401,7 +460,7 @@ class Engine:
                 if not waiting:
                     del self.ledger.waiters[message_id]
             if not connection.closed:
-                connection.answer(request.serial, self.verbs.records.state(message_id))
+                answer()
                 connection.flush()
 
         timer = self._loop.call_later(wait, wake, None)
@@ -410,6 +469,8 @@ class Engine:
     def purge(self, connection: Connection, request: Request) -> None:
         """Begin to empty a queue, a bounded part of it in each turn."""
         queue, delete = _purge(request.arguments)
+        if (connection, request.serial) in self._purges:
+            raise BrokenProtocol(f"bad request: {request.serial} is a purge that goes on already")
         self._purges[connection, request.serial] = Purge(self.ledger, queue, delete=delete)
 
     def _clear_after(self) -> None:
@@ -423,7 +484,9 @@ class Engine:
         self._left = left
 
     def _step_purges(self) -> None:
+        self._stepping = True
         for (connection, serial), purge in self._purges.items():
+            self._at = (connection, Request(serial, "purge", Raw(b"")))
             try:
                 if not purge.step():
                     continue
@@ -433,6 +496,7 @@ class Engine:
                 purge.abandon()
             self._touched.add(connection)
             self._purged.append((connection, serial))
+        self._at = None
 
     def _refuse_purges(self, error: ChappeError) -> None:
         for (connection, serial), purge in self._purges.items():
@@ -449,10 +513,10 @@ class Engine:
         """Tell what an operator asks first."""
         clients = [
             {
+                **{k: v for k, v in c.session.info.items() if k != "table"},
                 "name": c.session.name,
                 "role": c.session.role,
                 "holding": len(c.session.claims),
-                **{k: v for k, v in c.session.info.items() if k != "table"},
             }
             for c in self.connections
             if c.session.name
@@ -462,7 +526,7 @@ class Engine:
         overview["clients"] = clients
         for queue in overview["queues"]:
             owner = self.ledger.routes.queue(queue["name"]).owner
-            queue["consumers"] = sum(1 for c in clients if c["name"] == owner or queue["name"] in c.get("queues", ()))
+            queue["consumers"] = sum(1 for c in clients if c["name"] == owner or queue["name"] in _listed(c.get("queues")))
         connection.answer(request.serial, overview)
 
     # --- time
@@ -496,16 +560,14 @@ class Engine:
 
     # --- room on the disk
 
-    def _begin_again(self, inbox: list[tuple[Connection, Request]]) -> None:
-        """Do a turn again that met a full disk, now with the room of the reserve and without what is new."""
-        self.ledger.full = True
-        log.error("%s: what is new is refused, what is stored goes on from the reserve", self.ledger.out_of_space())
+    def _begin_again(self, inbox: list[tuple[Connection, Request]], refusal: ChappeError | None = None) -> None:
+        """Do a turn again that was undone; `refusal` is for the purges that had been going on."""
         for connection, request in inbox:
-            if (begun := self._purges.pop((connection, request.serial), None)) is not None:
+            if request.verb == "purge" and (begun := self._purges.pop((connection, request.serial), None)) is not None:
                 begun.abandon()  # it begins again with its request
-        self._refuse_purges(self.ledger.out_of_space())
+        if refusal is not None:
+            self._refuse_purges(refusal)
         self._inbox[:0] = [(c, request) for c, request in inbox if not (request.verb == "receive" and request.serial in c.receiving)]
-        self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
         self.schedule()
 
     def _make_room(self) -> bool:
@@ -563,6 +625,11 @@ class Engine:
         """Tell whether a silent worker is not frozen: its loop is kept by a handler, but its process beats."""
         table = running_tables.table_named(self.ledger.path, session.info.get("table"))
         return table is not None and running_tables.last_beat(table) > time.monotonic() - (self._loop.time() - limit)
+
+
+def _listed(names: object) -> list[object]:
+    """Return what a client says is a list, as one."""
+    return cast("list[object]", names) if isinstance(names, list) else []
 
 
 _SPECIAL: Final[dict[str, Callable[[Engine, Connection, Request], None]]] = {

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import functools
 import logging
+import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
+from chappe.bus import forked
 from chappe.bus.bus import Bus, Handle
 from chappe.bus.context import Context, Ports
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
@@ -39,6 +43,19 @@ _NOT_READY_PAUSE = 5.0
 _REFUSALS = 3
 _SHORT = 0.05
 _TOGETHER = 64  # settlements that leave together, while the next messages run: the broker works at the same time
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()  # of this process
+
+
+def _disown() -> None:
+    """Have a forked child end when it comes back to one of its parent's workers."""
+    for worker in list(_workers):
+        worker.disown()
+    _workers.clear()
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 class Merging(Protocol):
@@ -105,6 +122,8 @@ class Worker:
         self.finished = asyncio.Event()
         self.most: int | None = None
         self._loop = asyncio.get_running_loop()
+        self._is_copy = False  # of a forked child
+        _workers.add(self)
 
     # --- life
 
@@ -147,6 +166,12 @@ class Worker:
                 await self._settled.wait()
         self.finished.set()
         return cut
+
+    def disown(self) -> None:
+        """Be the copy of a worker in a forked child, which ends as soon as it is back in the event loop, whatever brought it there."""
+        self._is_copy = True
+        with contextlib.suppress(RuntimeError):  # a loop in debug mode takes no call from another thread
+            self._loop.call_soon(forked.end, "a task of this worker")
 
     def quiet(self, on: bool) -> None:
         """Stop or resume taking new messages, while what runs goes on."""
@@ -258,6 +283,8 @@ class Worker:
                 turn_ends = time.monotonic() + _SHORT
                 self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
                 continue
+            if self._is_copy:
+                forked.end("a task of this worker")
             delivery = buffer.popleft()
             if not holds(delivery.tag):
                 continue  # the engine was restarted, or gave us up for a while: somebody else has it
@@ -270,6 +297,8 @@ class Worker:
                     raise
                 settlement = left
             finally:
+                if self._is_copy:
+                    forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
                 self.busy -= 1
                 table.start(index, 0)
                 if limits.active:
