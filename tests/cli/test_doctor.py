@@ -1,6 +1,10 @@
 """`chappe doctor`."""
 
+import os
+import socket
 from pathlib import Path
+
+import pytest
 
 from .conftest import Chappe
 
@@ -31,3 +35,50 @@ def test_a_damaged_file_is_found(chappe: Chappe, tmp_path: Path) -> None:
     ended = chappe("doctor", "--json", code=1)
     assert {row["check"]: row["verdict"] for row in ended.json}["file"] == "wrong"
     assert (tmp_path / "chappe.db").read_bytes().startswith(b"this is no database")
+
+
+def doctors(chappe: Chappe, *flags: str, **variables: str) -> dict[str, str]:
+    """Return what is wrong, by check."""
+    rows = chappe(*flags, "doctor", "--json", env={"CHAPPE_APP": "shop:app", "CHAPPE_PORT": "0", **variables}, code=None).json
+    return {row["check"]: row["text"] for row in rows if row["verdict"] == "wrong"}
+
+
+def refusal(chappe: Chappe, *flags: str, **variables: str) -> str:
+    """Return what `chappe run` says when it refuses to start."""
+    ended = chappe(*flags, "run", env={"CHAPPE_APP": "shop:app", "CHAPPE_PORT": "0", **variables}, code=None)
+    assert ended.code in (75, 78), ended.err
+    return ended.err.removeprefix("chappe: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("check", "variables", "text"),
+    [
+        ("file", {"CHAPPE_BROKER": "sqlite:////no/such/folder/x.db"}, "the folder /no/such/folder does not exist"),
+        ("file", {"CHAPPE_BROKER": "sqlite:///shop.py/x.db"}, "the folder "),
+        ("bind", {"CHAPPE_HOST": "0.0.0.0"}, "no token is set"),
+        ("bind", {"CHAPPE_TOKEN": "short"}, "shorter than 16"),
+        ("bind", {"CHAPPE_HOST": "198.51.100.7", "CHAPPE_TOKEN": "x" * 20}, "the gateway cannot listen on 198.51.100.7:0"),
+        ("application", {"CHAPPE_APP": ""}, "no application is named"),
+    ],
+)
+def test_doctor_tells_what_run_tells(chappe: Chappe, check: str, variables: dict[str, str], text: str) -> None:
+    wrong = doctors(chappe, **variables)
+    assert list(wrong) == [check] and text in wrong[check]
+    assert refusal(chappe, **variables) == wrong[check]
+
+
+def test_a_pool_that_would_serve_nothing_is_wrong(chappe: Chappe, tmp_path: Path) -> None:
+    (tmp_path / "chappe.toml").write_text('[pools.slow]\nqueues = ["reports"]\n[pools.none]\nexclude = ["*"]\nprocesses = 0\n')
+    wrong = doctors(chappe)
+    assert list(wrong) == ["application"]
+    assert wrong["application"].startswith('pools.slow: no queue fits "reports"; this application serves: ')
+
+
+def test_a_port_that_another_program_has_is_named_with_its_process_and_the_remedy(chappe: Chappe, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        wrong = doctors(chappe, CHAPPE_PORT=port)
+        assert list(wrong) == ["bind"]
+        assert wrong["bind"].startswith(f"the gateway cannot listen on 127.0.0.1:{port}: process {os.getpid()} (")
+        assert "--port, CHAPPE_PORT, or port in chappe.toml" in wrong["bind"]
+        assert refusal(chappe, CHAPPE_PORT=port) == wrong["bind"]

@@ -24,6 +24,8 @@ def test_everything_starts_serves_and_ends_in_order(mill: Mill) -> None:
     base = mill.address()
     with httpx2.Client(base_url=base, trust_env=False) as client:
         assert client.get("/readyz").json()["engine"] == rows["engine"].pid
+        doctor = mill.chappe("doctor", "--json", CHAPPE_PORT=str(client.base_url.port)).stdout
+        assert f"loopback only; process {rows['gateway'].pid} (chappe gateway" in doctor, "it is our own"
         answer = client.post("/commands/work", json={"name": "by_http"}, headers={"Prefer": "wait=10"})
         assert (answer.status_code, answer.json()["state"]) == (200, "done")
     status = mill.chappe("status", "--json").stdout

@@ -15,14 +15,15 @@ import apsw
 import click
 
 from chappe.app import Connection
-from chappe.cli.loading import bare_app, find_app, run_with, settings_of
+from chappe.cli.loading import bare_app, chosen_queues, find_app, run_with, settings_of
 from chappe.cli.tables import show
 from chappe.engine.database import refuse_network_disk, refuse_unsafe_sqlite
 from chappe.engine.inspection import examine, nobody_else
 from chappe.engine.preflight import refuse_folder
-from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage
+from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSettings
 from chappe.messages.finding import Finding
 from chappe.settings import Settings
+from chappe.supervisor.address import refuse_address
 from chappe.web.guard import refuse_open_bind
 
 _LOW_DISK = 1024**3
@@ -91,6 +92,7 @@ def _sync(settings: Settings) -> str:
 
 def _file(settings: Settings) -> str:
     path = settings.path
+    refuse_folder(path)
     if not path.exists() and not Path(f"{path}-wal").exists():
         return f"{path} does not exist yet; the first message makes it"
     try:
@@ -100,7 +102,6 @@ def _file(settings: Settings) -> str:
         return _engine(settings)
     if faults:
         raise CorruptStorage(f"{path}: {'; '.join(faults)}; it was left as it is. Restore a copy, or save what can be read: chappe recover")
-    refuse_folder(path)
     return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
 
 
@@ -136,17 +137,22 @@ def _limits(_: Settings) -> str:
 
 def _bind(settings: Settings) -> str:
     refuse_open_bind(settings)
-    return f"{settings.host}:{settings.port}" + (" with a token" if settings.token else ", loopback only")
+    running = refuse_address(settings.host, settings.port, settings.path)
+    return f"{settings.host}:{settings.port}" + (" with a token" if settings.token else ", loopback only") + (running and f"; {running}")
 
 
 def _application(settings: Settings) -> str:
-    if settings.app is None:
-        return "none named"
     app = find_app(settings)
+    for name, pool in settings.pools.items():
+        try:
+            if pool.processes:
+                chosen_queues(app, pool.queues, pool.exclude)
+        except InvalidSettings as error:
+            raise InvalidSettings(f"pools.{name}: {error}") from None
     return f"{settings.app}: {len(app.registry.commands())} commands, {len(app.registry.consumed_queues())} queues"
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists():
+    while not folder.is_dir():
         folder = folder.parent
     return folder

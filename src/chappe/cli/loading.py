@@ -7,7 +7,7 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from chappe.cli.logs import keep_loggers
 from chappe.cli.terminal import say
 from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
 from chappe.failures import summarize
+from chappe.messages.topology import match
 from chappe.search_path import add_project_folder
 from chappe.settings import Settings, load
 
@@ -32,13 +33,31 @@ def settings_of(ctx: click.Context, **flags: Any) -> Settings:
     return load({"app": given["app"], "broker": given["broker"], **flags}, file=given["config"])
 
 
-def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = True) -> App:
-    """Import the application and have it use these settings; raises `DefinitionError` saying what is missing."""
+def named_app(settings: Settings) -> str:
+    """Return how the application is named; raises `InvalidSettings` if it is not."""
     if settings.app is None:
         raise InvalidSettings("no application is named: use -A module:app, CHAPPE_APP, or app in chappe.toml")
-    name, _, attribute = settings.app.partition(":")
+    return settings.app
+
+
+def chosen_queues(app: App, queues: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
+    """Return the queues of an application that fit the names and patterns; raises `InvalidSettings` if a worker would have none."""
+    known = app.registry.consumed_queues()
+    wanted = match(map(app.registry.queue_name, queues), known)
+    left = set(match(map(app.registry.queue_name, exclude), wanted))
+    chosen = [queue for queue in wanted if queue not in left]
+    if not chosen and (list(queues) != ["*"] or exclude):
+        without = f' without "{",".join(exclude)}"' if exclude else ""
+        raise InvalidSettings(f'no queue fits "{",".join(queues)}"{without}; this application serves: {", ".join(known) or "none"}')
+    return chosen
+
+
+def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = True) -> App:
+    """Import the application and have it use these settings; raises `DefinitionError` saying what is missing."""
+    given = named_app(settings)
+    name, _, attribute = given.partition(":")
     add_project_folder(str(Path.cwd()), sys.path)
-    module = _imported(name, settings.app)
+    module = _imported(name, given)
     keep_loggers()
     found: Any = getattr(module, attribute or "app", None)
     if not isinstance(found, App):

@@ -26,7 +26,7 @@ from chappe import output
 from chappe.app import App, Connection
 from chappe.bus.draft import Draft, new_id
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
-from chappe.cli.loading import find_app, settings_of
+from chappe.cli.loading import chosen_queues, find_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
 from chappe.cli.terminal import escaped
@@ -38,7 +38,6 @@ from chappe.engine.running_tables import folder_of, orphans, started_in
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
 from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
-from chappe.messages.topology import match
 from chappe.settings import Settings
 from chappe.supervisor.backoff import RENEWED
 from chappe.supervisor.environment import TOKEN_VARIABLE
@@ -160,13 +159,7 @@ def worker(
     settings = settings_of(ctx, log_level=loglevel, grace=grace)
     line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", may_own_file=False)
-    wanted = match(map(app.registry.queue_name, queues.split(",")), app.registry.consumed_queues())
-    left = set(match(map(app.registry.queue_name, exclude_queues.split(",")), wanted)) if exclude_queues else set[str]()
-    served = [queue for queue in wanted if queue not in left]
-    if not served and (queues != "*" or exclude_queues):
-        known = ", ".join(app.registry.consumed_queues()) or "none"
-        without = f' without "{exclude_queues}"' if exclude_queues else ""
-        raise InvalidSettings(f'no queue fits "{queues}"{without}; this application serves: {known}')
+    served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
     try:
         code = asyncio.run(_work(app, Pool(name, served, concurrency, limits), settings, line))
     except ChappeError:

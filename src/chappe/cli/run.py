@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import setproctitle
 
-from chappe.cli.loading import settings_of
+from chappe.cli.loading import named_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.engine.preflight import refuse_folder
-from chappe.errors import InvalidSettings
+from chappe.supervisor.address import refuse_address
 from chappe.supervisor.supervisor import Supervisor, plan
 from chappe.web.guard import refuse_open_bind
 
@@ -30,14 +30,13 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     resume them. Pools of workers are declared in chappe.toml.
     """
     settings = settings_of(ctx, host=host, port=port)
-    if settings.app is None:
-        raise InvalidSettings("no application is named: use -A module:app, CHAPPE_APP, or app in chappe.toml")
+    named_app(settings)
     refuse_open_bind(settings)
     if settings.is_embedded:
         refuse_folder(settings.path)
     set_up(settings, "supervisor")
     setproctitle.setproctitle("chappe supervisor")
-    os.environ["CHAPPE_APP"] = settings.app
+    os.environ["CHAPPE_APP"] = named_app(settings)
     os.environ["CHAPPE_BROKER"] = settings.broker
     if settings.store is not None:
         os.environ["CHAPPE_STORE"] = settings.store
@@ -49,6 +48,9 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     engine, others = plan(settings, gateway=not no_gateway, scheduler=not no_scheduler)
 
     async def main() -> None:
-        await Supervisor(settings.path, engine, others, Path(f"{settings.path}.processes")).run()
+        supervisor = Supervisor(settings.path, engine, others, Path(f"{settings.path}.processes"))
+        if not no_gateway:
+            refuse_address(settings.host, settings.port, settings.path)
+        await supervisor.run()
 
     asyncio.run(main())
