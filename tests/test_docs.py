@@ -43,9 +43,8 @@ PROSE = {
 # Commands that a block may show without running here, and why.
 EXEMPT = {
     "make demo": "30 s of the channel manager, whose rows are tests of their own (tests/examples)",
-    "make test": "it would run itself",
+    "make check test": "it would run itself",
     "make setup": "it makes the environment that these tests run in",
-    "make check": "it is what is run beside the tests",
     "make docs": "installs Sphinx; it is run beside the tests",
     "pip install .": "Chappe is installed in this environment; another one would need the network",
 }

@@ -28,6 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     restarts, disconnects = (metafunc.definition.get_closest_marker(name) for name in ("restarts", "disconnects"))
     chosen = _RESTARTS if restarts else _DISCONNECTS if disconnects else _OTHERS
+    if restarts and restarts.kwargs.get("moves_time"):
+        chosen = [name for name in chosen if name != "embedded-socket"]  # the clock of another process cannot be moved
     metafunc.parametrize("engine", chosen, indirect=True)
 
 

@@ -99,6 +99,7 @@ async def test_a_key_keeps_its_order_with_the_message_that_was_running(engine: E
             await ack(consumer, delivery)
 
 
+@pytest.mark.restarts(moves_time=True)
 async def test_a_key_is_still_taken_by_the_message_that_waits_for_its_retry(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, *[to("q", text, key="k") for text in "ab"])
     async with peer.broker.consume(["q"], prefetch=3) as consumer:
@@ -115,6 +116,7 @@ async def test_a_key_is_still_taken_by_the_message_that_waits_for_its_retry(engi
         assert name(await one(consumer)) == "b"
 
 
+@pytest.mark.restarts(moves_time=True)
 async def test_a_delayed_message_is_still_delayed(engine: EngineUnderTest, peer: Peer) -> None:
     before = engine.now()
     await send(peer, to("q", "a", delay=engine.soon * 3), to("q", "never", delay=3600.0))
@@ -127,6 +129,7 @@ async def test_a_delayed_message_is_still_delayed(engine: EngineUnderTest, peer:
         await nothing(engine, consumer)
 
 
+@pytest.mark.restarts(moves_time=True)
 async def test_what_became_due_while_nobody_ran_comes_at_once(engine: EngineUnderTest, peer: Peer) -> None:
     await send(peer, to("q", "second", delay=engine.soon), to("q", "first", delay=engine.soon / 2))
     await engine.stop()

@@ -22,7 +22,7 @@ from chappe.testing import testing
 
 class Everything(
     Command, queue="q", key="{n}", unique=Unique("{n}"), priority=4, delay=9.0, results=True,
-    retry=Retry(2), rate=Rate("1/s"), timeout=0.05, ttl=10.0,
+    retry=Retry(2), rate=Rate("1/s"), timeout=30.0, ttl=10.0,
 ):  # fmt: skip
     n: int
 

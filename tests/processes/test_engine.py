@@ -33,6 +33,7 @@ def acknowledged(mill: Mill) -> list[str]:
 
 
 def test_nothing_acknowledged_is_lost_when_the_engine_is_killed_and_workers_come_back(mill: Mill) -> None:
+    mill.environment["CHAPPE_DEADLINE"] = "60"
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")
     senders = [mill.script(SENDER, name) for name in ("a", "b")]

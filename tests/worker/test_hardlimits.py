@@ -2,6 +2,9 @@
 
 import threading
 
+import pytest
+
+from chappe.worker import hardlimits
 from chappe.worker.hardlimits import HardLimits
 
 
@@ -13,13 +16,16 @@ def test_a_message_over_its_limit_ends_the_process() -> None:
     assert ended.wait(60)
 
 
-def test_a_message_that_ended_in_time_ends_nothing() -> None:
+def test_a_message_that_ended_in_time_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(hardlimits, "steady", lambda: now)
     ended = threading.Event()
     limits = HardLimits(end=ended.set)
-    limits.begin(1, 0.15, "push 1")
+    limits.begin(1, 10.0, "push 1")
     limits.begin(2, 60.0, "push 2")
     limits.end(1)
     limits.end(1)
+    now = 20.0
     assert not ended.wait(0.5)
     assert limits.active
     limits.end(2)
