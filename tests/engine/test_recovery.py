@@ -168,7 +168,7 @@ def test_a_message_that_the_disk_changed_ends_as_a_dead_letter(whole: HttpProtoc
     changed = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]
     change(sick, "update ready set envelope = ? where id = (select min(id) from ready)", changed)
     report, found, kept = saved(sick)
-    assert examine(sick) == ["ready: the disk changed 1 of its messages"]
+    assert examine(sick) == ["ready: the disk changed 1 message"]
     assert sum(p.damaged for p in report.parts) == 1
     assert (found.wrong, found.damaged, len(whole.everything - found.given)) == (0, 1, 1)
     assert asked(sick.parent / "new.db", "select reason from dead where reason = 'damaged'") == [("damaged",)]

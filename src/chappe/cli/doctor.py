@@ -25,6 +25,7 @@ from chappe.messages.finding import Finding
 from chappe.settings import Settings
 from chappe.supervisor.address import refuse_address
 from chappe.web.guard import refuse_open_bind
+from chappe.words import counted
 
 _LOW_DISK = 1024**3
 _SLOW_SYNC = 0.02
@@ -131,7 +132,7 @@ def _servers(settings: Settings) -> list[Finding]:
 def _limits(_: Settings) -> str:
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 1024:
-        raise UserWarning(f"only {soft} files may be open; raise it with: ulimit -n 65536")
+        raise UserWarning(f"only {counted(soft, 'file')} may be open; raise it with: ulimit -n 65536")
     return f"{soft} open files"
 
 
@@ -149,7 +150,7 @@ def _application(settings: Settings) -> str:
                 chosen_queues(app, pool.queues, pool.exclude)
         except InvalidSettings as error:
             raise InvalidSettings(f"pools.{name}: {error}") from None
-    return f"{settings.app}: {len(app.registry.commands())} commands, {len(app.registry.consumed_queues())} queues"
+    return f"{settings.app}: {counted(len(app.registry.commands()), 'command')}, {counted(len(app.registry.consumed_queues()), 'queue')}"
 
 
 def _existing(folder: Path) -> Path:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from types import ModuleType, TracebackType
+from typing import Any, Final, TypeVar
 
 import click
 from msgspec.structs import replace
 
+import chappe
 from chappe.app import App, Connection
 from chappe.cli.logs import keep_loggers
 from chappe.cli.terminal import say
@@ -25,6 +27,9 @@ from chappe.search_path import add_project_folder
 from chappe.settings import Settings, load
 
 R = TypeVar("R")
+
+_OURS: Final = f"{Path(chappe.__file__).parent}{os.sep}"
+_STANDARD: Final = f"{Path(os.__file__).parent}{os.sep}"
 
 
 def settings_of(ctx: click.Context, **flags: Any) -> Settings:
@@ -74,7 +79,8 @@ def _imported(name: str, given: str) -> ModuleType:
         raise InvalidSettings(f"-A {given} names no module; write it like shop.tasks:app")
     try:
         return importlib.import_module(name)
-    except ChappeError:
+    except ChappeError as error:
+        error.args = (f"{_place(error.__traceback__)}{error}",)
         raise
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
@@ -98,6 +104,20 @@ def _broken(name: str, error: BaseException) -> ChappeError:
     return kind(f"{name} cannot be imported: {summarize(error)}{_shadowed(error)}")
 
 
+def _place(trace: TracebackType | None) -> str:
+    """Return the file and line of the user's code that was the last to run before ours, or nothing if there is none."""
+    found = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(trace)
+        if not frame.f_code.co_filename.startswith(("<", _OURS)) and not _is_of_python(frame.f_code.co_filename)
+    ]
+    return f"{found[-1][0]}:{found[-1][1]}: " if found else ""
+
+
+def _is_of_python(file: str) -> bool:
+    return file.startswith(_STANDARD) and "-packages" not in file
+
+
 def _shadowed(error: BaseException) -> str:
     """Say which file of the project was not meant by an import, though it has that name."""
     missing = error.name if isinstance(error, ImportError) else None
@@ -107,12 +127,12 @@ def _shadowed(error: BaseException) -> str:
     return f"; {own} has the name of a module of the standard library, which is found first: rename it"
 
 
-def bare_app(settings: Settings) -> App:
+def bare_app(settings: Settings, *, may_own_file: bool = True) -> App:
     """Return an application without messages, to look at queues with."""
     if settings.is_embedded and not settings.path.exists():
         raise NotFound(f"{settings.path} does not exist yet; the first message makes it (is --broker or CHAPPE_BROKER right?)")
-    app = App("chappe", settings=settings)
-    app.configure(settings)
+    app = App("chappe")
+    app.configure(settings, may_own_file=may_own_file)
     return app
 
 

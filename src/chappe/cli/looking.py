@@ -11,6 +11,7 @@ from chappe.app import Connection
 from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.errors import NotFound
+from chappe.words import counted
 
 _COUNTS = ("queue", "ready", "running", "delayed", "dead", "done", "consumers")
 
@@ -117,7 +118,9 @@ def purge(ctx: click.Context, queue: str, force: bool, delete: bool) -> None:
 
     waiting = run_with(app, count)
     if not force:
-        typed = click.prompt(f"{waiting} messages of {queue} would be deleted for good. Type the queue's name to go on", err=True)
+        typed = click.prompt(
+            f"{counted(waiting, 'message')} of {queue} would be deleted for good. Type the queue's name to go on", err=True
+        )
         if typed != queue:
             raise click.Abort
     app = bare_app(settings_of(ctx))

@@ -42,6 +42,7 @@ from chappe.settings import Settings
 from chappe.supervisor.backoff import RENEWED
 from chappe.supervisor.environment import TOKEN_VARIABLE
 from chappe.triggers.scheduler import Scheduler
+from chappe.words import counted
 from chappe.worker.heartbeat import Heartbeat
 from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
@@ -253,10 +254,10 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
         heartbeat = Heartbeat(beat, work.blame_task)
         heartbeat.start()
         pause.hold(work)
-        log.info("%s serves %s with %d slots", name, ", ".join(queues), concurrency)
+        log.info("%s serves %s with %s", name, ", ".join(queues), counted(concurrency, "slot"))
         code = await _until_the_end(work, line, stop, cold, grace=settings.grace, limits=limits)
         heartbeat.stop()
-        log.info("%s ends after %d messages", name, work.done + work.failed)
+        log.info("%s ends after %s", name, counted(work.done + work.failed, "message"))
     table.close()
     await app.aclose()
     return code
@@ -271,7 +272,7 @@ async def _tell_deaths(connection: Connection, path: Path) -> None:
         except FileNotFoundError:
             continue  # another worker tells it
         if running:
-            log.warning("a worker died while it ran %d messages", len(running))
+            log.warning("a worker died while it ran %s", counted(len(running), "message"))
             await connection.broker.blame(sorted(running))
 
 
@@ -293,7 +294,7 @@ async def _until_the_end(
     await asyncio.wait((ending, cooling), return_when=asyncio.FIRST_COMPLETED)
     cut = await (ending if ending.done() else work.stop(0.0))
     if cut:
-        log.warning("%d messages were cut off and given back", cut)
+        log.warning("cut off and gave back %s", counted(cut, "message"))
     for task in (stopping, renewing, cooling, running):
         task.cancel()
     return code
@@ -424,7 +425,7 @@ def scheduler(ctx: click.Context) -> None:
     line = _start(settings, "scheduler", 5.0)
     app = find_app(settings, role="scheduler", may_own_file=False)
     names = [schedule.name for schedule in app.schedules]
-    log.info("%d schedules: %s", len(names), ", ".join(names) or "none")
+    log.info("%s: %s", counted(len(names), "schedule"), ", ".join(names) or "none")
 
     async def main() -> None:
         connection = await _connect(app, {"pid": os.getpid()})

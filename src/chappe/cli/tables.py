@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from chappe.messages.codec import decode_plain
 from chappe.messages.envelope import Envelope
+from chappe.words import counted
+
+_WHOLE: Final = frozenset({"id", "merged_into", "number", "queue", "pid"})  # what is typed or copied is never broken over lines
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, title: str = "") -> None:
@@ -20,13 +25,30 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
         return
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    numbers = [bool(rows) and all(isinstance(row.get(column), int) for row in rows) for column in columns]
+    if not sys.stdout.isatty():
+        _print_lines([list(columns), *cells], numbers)
+        return
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        number = bool(rows) and all(isinstance(row.get(column), int) for row in rows)
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+    for at, (column, number) in enumerate(zip(columns, numbers, strict=True)):
+        whole = max((cell_len(row[at]) for row in cells), default=0) if column in _WHOLE else None
+        table.add_column(column, justify="right" if number else "left", overflow="fold", min_width=whole)
+    for row in cells:
+        table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
+
+
+def _print_lines(rows: Sequence[Sequence[str]], numbers: Sequence[bool]) -> None:
+    """Print each row as one line, however long it is: another program reads it."""
+    flat = [[cell.replace("\n", "\\n") for cell in row] for row in rows]
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*flat, strict=True)]
+    for row in flat:
+        padded = [
+            " " * (width - cell_len(cell)) + cell if number else cell + " " * (width - cell_len(cell))
+            for cell, width, number in zip(row, widths, numbers, strict=True)
+        ]
+        click.echo("  ".join(padded).rstrip())
 
 
 def body_of(envelope: Envelope) -> Any:
@@ -35,7 +57,7 @@ def body_of(envelope: Envelope) -> Any:
         body = decode_plain(envelope.body, envelope.content_type)
         msgspec.json.encode(body)  # MessagePack has values that cannot be shown as JSON
     except (ValueError, TypeError, RecursionError):
-        return f"<{len(envelope.body)} bytes of {envelope.content_type}>"
+        return f"<{counted(len(envelope.body), 'byte')} of {envelope.content_type}>"
     return body
 
 

@@ -17,6 +17,7 @@ from chappe.engine.database import APPLICATION_ID, Database, migrations
 from chappe.engine.integrity import SEALED, envelope_of
 from chappe.engine.owner import Ownership
 from chappe.errors import AlreadyOwned
+from chappe.words import counted
 
 _SHOWN: Final = 5
 
@@ -96,5 +97,5 @@ def _broken_seals(db: Database) -> list[str]:
     for table in sorted(SEALED & tables):
         count = sum(envelope_of(envelope) is None for (envelope,) in db.execute(f"select envelope from {table}"))  # noqa: S608 - constant names
         if count:
-            found.append(f"{table}: the disk changed {count} of its messages")
+            found.append(f"{table}: the disk changed {counted(count, 'message')}")
     return found

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from chappe.bounds import FURTHEST
+from chappe.engine.queues import Counts
 from chappe.engine.seal import unseal
 from chappe.errors import CorruptStorage
 from chappe.messages.envelope import Envelope
@@ -25,7 +26,7 @@ _envelope: Final = msgspec.msgpack.Decoder(Envelope).decode
 _history: Final = msgspec.msgpack.Decoder(list[tuple[float, int, str]]).decode
 _progress: Final = msgspec.msgpack.Decoder(tuple[int, int, str]).decode
 _bindings: Final = msgspec.json.Decoder(list[tuple[str, str]]).decode
-_counts: Final = msgspec.json.Decoder(tuple[int, int, int]).decode
+_counts: Final = msgspec.json.Decoder(Counts).decode
 _serials: Final = msgspec.json.Decoder(tuple[int, list[int], float]).decode
 
 
@@ -107,7 +108,7 @@ def _exchange(row: Row, _: float) -> str | None:
 def _tally(row: Row, _: float) -> str | None:
     name = row["name"]
     if name.startswith("queue "):
-        return None if name[6:].isdecimal() and min(_counts(row["value"])) >= 0 else "its counts cannot be"
+        return None if name[6:].isdecimal() and min(msgspec.structs.astuple(_counts(row["value"]))) >= 0 else "its counts cannot be"
     _serials(row["value"])
     return None if name.startswith("client ") else "it counts nothing known"
 

@@ -117,8 +117,6 @@ class Ledger:
             raise self.out_of_space() from None
         self.writing = False
         self._moves.clear()
-        for queue in self._dirty:
-            queue.keep()
         self._dirty.clear()
 
     def out_of_space(self) -> StorageFull:
@@ -181,8 +179,6 @@ class Ledger:
                 self.claims[claim.id] = claim.session.claims[claim.id] = claim
                 claim.queue.running += 1
         self._moves.clear()
-        for queue in self._dirty:
-            queue.uncount()
         self._dirty.clear()
         self.finished.clear()
         self.receivers[:0] = [receiver for receiver, _ in self.served]
@@ -551,7 +547,7 @@ class Ledger:
 
     def _save_counters(self) -> None:
         there = [queue for queue in self._dirty if self.routes.by_id.get(queue.id) is queue]
-        self.db.executemany(_TALLY, [(f"queue {q.id}", encode_json((q.rows, q.delayed, q.dead))) for q in there])
+        self.db.executemany(_TALLY, [(f"queue {q.id}", encode_json(q.counts)) for q in there])
 
     def _reload(self) -> None:
         self.routes.reload()

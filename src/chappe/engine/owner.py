@@ -40,6 +40,17 @@ def is_of_this_user(connected: socket.socket | None) -> bool:
     return uid in (os.getuid(), 0)
 
 
+def is_served(database: Path) -> bool:
+    """Tell whether an engine of this user listens for a file."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket_path(database)))
+        except OSError:
+            return False
+        return is_of_this_user(probe)
+
+
 class Ownership:
     """Holds the lock beside the file until it is closed or the process dies."""
 

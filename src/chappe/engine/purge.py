@@ -8,6 +8,7 @@ from typing import Final
 from chappe.engine.ledger import Ledger
 from chappe.engine.queues import HISTORY, MERGES, TRACKED, UNIQUE, QueueState
 from chappe.errors import BrokerError
+from chappe.words import counted
 
 STEP: Final = 5_000
 
@@ -77,7 +78,8 @@ class Purge:
         queue = self._queue
         if self._delete and (queue.running or queue.dead):
             raise BrokerError(
-                f'queue "{queue.name}" has {queue.running} running and {queue.dead} dead messages; end or discard them before deleting it'
+                f'queue "{queue.name}" has {queue.running} running and {counted(queue.dead, "dead message")}; '
+                "end or discard them before deleting it"
             )
 
 

@@ -9,9 +9,23 @@ import heapq
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 # Flags of a stored message: what else must be tidied up when it ends.
 # RETURNED, of a claim only: it was lent before, and who had it then may have begun it.
 TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED = 1, 2, 4, 8, 16, 32
+
+
+class Counts(Struct, array_like=True, frozen=True, gc=False):
+    """How many messages of a queue are in each state, and what became of all that there ever were."""
+
+    rows: int = 0
+    delayed: int = 0
+    dead: int = 0
+    published: int = 0
+    done: int = 0
+    retried: int = 0
+    died: int = 0
 
 
 class Session:
@@ -54,7 +68,7 @@ class Rank:
 
 @dataclass(slots=True, eq=False)
 class QueueState:
-    """One queue. `rows`, `delayed` and `dead` are kept in the file, the rest only here. A temporary one goes with its `owner`."""
+    """One queue. Its `Counts` are kept in the file, the rest only here. A temporary one goes with its `owner`."""
 
     id: int
     name: str
@@ -74,15 +88,16 @@ class QueueState:
     retried: int = 0
     died: int = 0
     closed: bool = False
-    _kept: tuple[int, int, int, int] = (0, 0, 0, 0)
 
-    def keep(self) -> None:
-        """Note that what was counted so far is stored."""
-        self._kept = (self.published, self.done, self.retried, self.died)
+    @property
+    def counts(self) -> Counts:
+        """What is stored of it."""
+        return Counts(self.rows, self.delayed, self.dead, self.published, self.done, self.retried, self.died)
 
-    def uncount(self) -> None:
-        """Forget what was counted since: it was taken back."""
-        self.published, self.done, self.retried, self.died = self._kept
+    def take(self, counts: Counts) -> None:
+        """Be as it is stored."""
+        self.rows, self.delayed, self.dead = counts.rows, counts.delayed, counts.dead
+        self.published, self.done, self.retried, self.died = counts.published, counts.done, counts.retried, counts.died
 
     def rank(self, rank: int) -> Rank:
         """Return the state of one priority."""

@@ -27,8 +27,10 @@ from chappe.engine.database import APPLICATION_ID, Database, migrations, open_da
 from chappe.engine.inspection import nobody_else, quick_check
 from chappe.engine.integrity import SEALED, envelope_of, find_damage, repaired
 from chappe.engine.pages import Broken, Image, Layout, allows, layouts
+from chappe.engine.queues import Counts
 from chappe.errors import CorruptStorage, NotFound, StorageFull, UnsafeStorage
 from chappe.messages.codec import encode_json
+from chappe.words import counted
 
 _IDS_AHEAD: Final = 1_000_000
 _BATCH: Final = 20_000
@@ -145,7 +147,7 @@ class _Salvage:
         self._highest = 0
         self._sequences: dict[str, int] = {}
         self._next_id = 0
-        self._tally: dict[int, tuple[int, int, int]] = {}
+        self._tally: dict[int, Counts] = {}
 
     def run(self) -> Report:
         try:
@@ -171,7 +173,7 @@ class _Salvage:
             if source.exists() or not suffix:
                 copy.touch(mode=0o600)
             if source.exists() and (refused := _copied(source, copy)):
-                self._faults.append(f"the disk gives an error for {refused} bytes of {source.name}")
+                self._faults.append(f"the disk gives an error for {counted(refused, 'byte')} of {source.name}")
         with self._image.open("rb+") as image:
             log = writeahead.read(self._image, writeahead.page_size_of(image.read(32)), writeahead.index_of(self._sick))
             for frame, page in writeahead.content(self._image, log):
@@ -262,7 +264,7 @@ class _Salvage:
                     if len(fitting) == 1:
                         self._store(*fitting[0])
             if broken:
-                self._notes.append(f"{len(broken)} rows are broken, the first: {broken[0]}")
+                self._notes.append(f"{counted(len(broken), 'broken row')}, the first: {broken[0]}")
         finally:
             os.close(handle)
 
@@ -302,7 +304,7 @@ class _Salvage:
             self._next_id = max(self._next_id, row["value"] if row["name"] == "next_id" else 0)
             return
         if layout.table == "tally" and row["name"].startswith("queue "):
-            self._tally[int(row["name"][6:])] = msgspec.json.decode(row["value"], type=tuple[int, int, int])
+            self._tally[int(row["name"][6:])] = msgspec.json.decode(row["value"], type=Counts)
             return
         names = list(row)
         self._draft.execute(
@@ -353,8 +355,10 @@ class _Salvage:
             int(self._draft.execute(f"select count(*) from {table} where queue = ?", (queue,)).fetchone()[0])  # noqa: S608 - constant names
             for table in ("ready", "delayed", "dead")
         ]
-        self._draft.execute("insert or replace into tally values (?, ?)", (f"queue {queue}", encode_json(found)))
-        before = self._tally.get(queue, None if self._faults else (0, 0, 0))
+        known = self._tally.get(queue, None if self._faults else Counts())
+        total = msgspec.structs.replace(known or Counts(), rows=found[0], delayed=found[1], dead=found[2])
+        self._draft.execute("insert or replace into tally values (?, ?)", (f"queue {queue}", encode_json(total)))
+        before = None if known is None else (known.rows, known.delayed, known.dead)
         line: dict[str, Any] = {"queue": name}
         for state, read, there_were in zip(("ready", "delayed", "dead"), found, before or (None, None, None), strict=True):
             line |= {state: read, f"{state}_lost": None if there_were is None else max(0, there_were - read)}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from chappe.engine.database import Database
-from chappe.engine.queues import QueueState
+from chappe.engine.queues import Counts, QueueState
 from chappe.errors import NotFound
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Binding, Queue, Topology, merged, takers
 
 _CACHE_LIMIT = 10_000
 _QUEUES = "select id, name, bindings, origin, owner from queue left join temporary_queue on queue.id = temporary_queue.queue"
-_counts = msgspec.json.Decoder(tuple[int, int, int]).decode
+_counts = msgspec.json.Decoder(Counts).decode
 _bindings = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 
 
@@ -73,7 +73,7 @@ class Routes:
     def _count(self) -> None:
         tally = dict(self._db.execute("select name, value from tally where name >= 'queue ' and name < 'queue!'").fetchall())
         for queue in self.by_id.values():
-            queue.rows, queue.delayed, queue.dead = _counts(tally.get(f"queue {queue.id}", b"[0,0,0]"))
+            queue.take(_counts(tally.get(f"queue {queue.id}", b"[]")))
 
     def close(self, queue: QueueState, *, closed: bool) -> None:
         """Route nothing more to a queue that is about to be removed, or route to it again."""

@@ -31,6 +31,7 @@ from chappe.engine.reserve import Reserve, free_bytes
 from chappe.engine.verbs import DECODERS, Verbs
 from chappe.engine.wire import PROTOCOL, UNREADABLE, Request, Wait, encode
 from chappe.errors import BrokerError, ChappeError
+from chappe.words import counted
 
 log = logging.getLogger("chappe.engine")
 
@@ -234,7 +235,7 @@ class Engine:
                 self._drop(connection, request, BrokerError(what))
                 self._begin_again(inbox, BrokerError(what) if self._stepping else None)
                 return False
-            log.error("a turn of %d requests failed and was undone", len(inbox), exc_info=failure)
+            log.error("a turn of %s failed and was undone", counted(len(inbox), "request"), exc_info=failure)
             refusal = errors.Rejected(what)
         self._refuse_all(inbox, refusal)
         self._refuse_purges(refusal)
@@ -611,10 +612,10 @@ class Engine:
             session = connection.session
             if session.claims and session.last_seen < limit and not self._lives(session, limit):
                 log.warning(
-                    "client %s was silent for %g s while holding %d messages; they are given to others",
+                    "client %s was silent for %g s while holding %s, given to others now",
                     session.name,
                     FENCE,
-                    len(session.claims),
+                    counted(len(session.claims), "message"),
                 )
                 self.detach(connection)
                 connection.abort()

@@ -91,7 +91,8 @@ class Supervisor:
             self._keepers.append(loop.create_task(self._listen()))
             await asyncio.gather(*(self._until_ready(child, _READY) for child in self._others))
             if not self._stopping.is_set():
-                log.info("all %d processes are ready", len(self.children))
+                ready = len(self.children)
+                log.info("1 process is ready" if ready == 1 else f"all {ready} processes are ready")
             await self._stopping.wait()
         finally:
             await self._end()
