@@ -26,10 +26,10 @@ from chappe.bus.task import Task
 from chappe.engine.server import Engine
 from chappe.errors import CommandFailed, DefinitionError, DuplicateName, ResultTimeout, TooLate
 from chappe.messages.capabilities import Capabilities
-from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Publication, Receipt, changed
 from chappe.messages.message import Command, Event, Message
 from chappe.messages.topology import Queue
+from chappe.messages.values import encode_result
 from chappe.middleware.defaults import defaults
 from chappe.settings import Settings, load
 from chappe.store.contract import Store
@@ -374,7 +374,7 @@ class App:
         kept = connection.store
 
         async def mark(message_id: str, handler: str, then: Leaving, result: Any) -> bool:
-            kept_result = None if result is None else encode_json(result)
+            kept_result = None if result is None else encode_result(result)
             originals = self.merger.fold([self.bus.prepare(one, draft) for one, draft in then])
             tried = originals
             while receipts := await kept.mark(message_id, handler, tried, kept_result):

@@ -17,9 +17,9 @@ from chappe.bus.registry import Registry
 from chappe.clocks import wall
 from chappe.errors import DefinitionError, InvalidMessage, TooLate
 from chappe.messages.capabilities import MessageSpec
-from chappe.messages.codec import JSON, decoder, encode_json
+from chappe.messages.codec import JSON, decoder
 from chappe.messages.envelope import NO_HEADERS, Envelope, Publication
-from chappe.messages.message import Command, Message
+from chappe.messages.message import Command, Message, writer_of
 from chappe.messages.template import renderer
 from chappe.messages.topology import EVENTS
 
@@ -74,6 +74,7 @@ class Bus:
         self._sends: dict[type[Message], Send] = {}
         self._handles: dict[tuple[type[Message], str | None], Handle] = {}
         self._decoders: dict[tuple[type[Message], str], Callable[[bytes], Any]] = {}
+        self._writers: dict[type[Message], Callable[[Any], bytes]] = {}
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
         self._bound: dict[Handler, Invoke] = {}
 
@@ -118,7 +119,7 @@ class Bus:
         self._frozen = True
         self.registry.add_message(kind)
         spec = self.registry.spec_of(kind)
-        send = _seal(kind, spec, self.now)
+        send = _seal(kind, spec, self.writer_of(kind), self.now)
         for middleware in reversed(self._middleware):
             send = middleware.wrap_send(spec, send)
         return send
@@ -130,6 +131,13 @@ class Bus:
         found = self._decoders.get((kind, content_type))
         if found is None:
             found = self._decoders[kind, content_type] = decoder(kind, content_type)
+        return found
+
+    def writer_of(self, kind: type[Message]) -> Callable[[Any], bytes]:
+        """Return the function that writes bodies of a message."""
+        found = self._writers.get(kind)
+        if found is None:
+            found = self._writers[kind] = writer_of(kind)
         return found
 
     async def handle(self, message: Message, context: Context, queue: str | None = None) -> Any:
@@ -163,7 +171,7 @@ class Bus:
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
 
 
-def _seal(kind: type[Message], spec: MessageSpec, now: Callable[[], float]) -> Send:
+def _seal(kind: type[Message], spec: MessageSpec, write: Callable[[Any], bytes], now: Callable[[], float]) -> Send:
     """Return the innermost step of the way out: encode, and address by the message's own declaration."""
     exchange = "" if spec.exchange is None else spec.exchange.name
     if issubclass(kind, Command):
@@ -172,27 +180,20 @@ def _seal(kind: type[Message], spec: MessageSpec, now: Callable[[], float]) -> S
         exchange = exchange or EVENTS.name
         key = renderer(spec.routing_key or spec.name)
     name = spec.name
-    read = decoder(kind)
-
-    def written(message: Any) -> bytes:
-        try:
-            body = encode_json(message)
-            if b"null" in body:  # NaN and infinity are written as null, and null is taken only where the field may be nothing
-                read(body)
-        except (TypeError, ValueError, OverflowError) as error:  # a lone surrogate, NaN, an object of no known kind
-            raise InvalidMessage(name, {"$": f"it cannot be written as JSON: {error}"}) from None
-        return body
 
     def seal(message: Any, draft: Draft) -> Publication:
         parts: list[Any] = [part for pair in draft.headers.items() for part in pair] if draft.headers else []
-        if not all(isinstance(part, str) for part in parts):
+        if not all(isinstance(part, str) and _can_be_sent(part) for part in parts):
             raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
-        envelope = Envelope(
-            draft.id, name, written(message), now(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to
-        )
+        envelope = Envelope(draft.id, name, write(message), now(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to)
         return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, draft.options)
 
     return seal
+
+
+def _can_be_sent(text: str) -> bool:
+    """Tell whether a text has no half of a surrogate pair, which no encoding can write."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _in_order(invokes: Sequence[tuple[str, Invoke]]) -> Handle:

@@ -11,7 +11,6 @@ import msgspec
 from chappe.bus.bus import Bus
 from chappe.errors import Rejected
 from chappe.failures import summarize
-from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Envelope, Publication, Receipt, changed
 from chappe.messages.message import Message
 
@@ -133,10 +132,11 @@ class Merger:
 
     def _into(self, older: Envelope, newer: Envelope) -> Envelope:
         """Return the older envelope with the body that its message's `merge` makes of both."""
-        decode = self.bus.decoder_of(self.registry.message(older.type))
+        kind = self.registry.message(older.type)
+        decode = self.bus.decoder_of(kind)
         try:
             merged: Message = decode(older.body).merge(decode(newer.body))
-            body = encode_json(merged)
+            body = self.bus.writer_of(kind)(merged)
             decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
         except BaseException as error:  # merge is the user's code, and the pending body may be of another version of the class
             raise Rejected(

@@ -13,8 +13,7 @@ from msgspec.structs import replace
 from chappe.bus.handler import Handler
 from chappe.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
 from chappe.messages.capabilities import DEFAULT_QUEUE, MessageSpec
-from chappe.messages.fields import refuse_foreign_types
-from chappe.messages.message import Command, Event, Message
+from chappe.messages.message import Command, Event, Message, examined_of
 from chappe.messages.template import expand
 from chappe.messages.topology import EVENTS, Binding, Queue, Topology, bind, refuse_conflict, refuse_other_kind
 
@@ -56,7 +55,7 @@ class Registry:
         """Know a message class by its name and aliases; raises `DuplicateName`."""
         spec = message.__spec__
         if self.messages.get(spec.name) is not message:
-            refuse_foreign_types(message)
+            _ = examined_of(message)
         for name in (spec.name, *spec.aliases):
             known = self.messages.setdefault(name, message)
             if known is not message:

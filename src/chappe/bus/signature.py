@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from chappe.errors import DefinitionError
+from chappe.messages.around import names_around
+from chappe.messages.fields import ADVICE
 
 NOTHING: Final = inspect.Parameter.empty
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -75,7 +76,7 @@ class Declaration:
             return NOTHING
         failed: NameError | AttributeError | None = None
         for layer in [layer for layer in reversed(self._layers) if hasattr(layer, "__globals__")] or [None]:
-            names = {} if layer is None else _names_around(layer)
+            names = {} if layer is None else _names_seen(layer)
             holder = types.SimpleNamespace(__annotations__={"it": written})
             try:
                 return typing.get_type_hints(holder, getattr(layer, "__globals__", {}), names, include_extras=True)["it"]
@@ -113,9 +114,6 @@ def needs_of(declared: Declaration, names: Sequence[str]) -> tuple[dict[str, Any
         if hint is not NOTHING:
             needs[parameter.name] = hint
     return needs, frozenset(defaults)
-
-
-ADVICE: Final = "define or import it at the top of the module, and not only under TYPE_CHECKING"
 
 
 def plain(hint: Any) -> Any:
@@ -174,21 +172,10 @@ def _attribute(thing: Any, name: str) -> Any:
         return None
 
 
-def _names_around(function: Any) -> dict[str, Any]:
+def _names_seen(function: Any) -> dict[str, Any]:
     """Return the names that a function saw beside those of its module: its cells, and what the running code around it has."""
     names: dict[str, Any] = {kind.__name__: kind for kind in getattr(function, "__type_params__", ())}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # it has no value yet: the function's own name, perhaps
             names[name] = cell.cell_contents
-    return {**names_of_frames(function.__qualname__, function.__globals__), **names}
-
-
-def names_of_frames(qualname: str, module: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the local names of the running functions and class bodies in which something of this qualified name is declared."""
-    names: dict[str, Any] = {}
-    frame = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the way to see where a declaration stands
-    while frame is not None:
-        if frame.f_globals is module and qualname.startswith(f"{frame.f_code.co_qualname}."):
-            names = {**frame.f_locals, **names}
-        frame = frame.f_back
-    return names
+    return {**names_around(function.__qualname__, function.__globals__), **names}

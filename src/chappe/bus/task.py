@@ -17,6 +17,7 @@ from chappe.bus.signature import NOTHING, Declaration
 from chappe.errors import DefinitionError
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Receipt
+from chappe.messages.fields import refuse_default
 from chappe.messages.message import Command, Message
 
 P = ParamSpec("P")
@@ -107,7 +108,10 @@ def _class_name(declared: Declaration) -> str:
 
 def _namespace(declared: Declaration, fields: Mapping[str, tuple[Any, inspect.Parameter]]) -> dict[str, Any]:
     """Return the body of the command's class."""
-    defaults = {n: _default(parameter.default) for n, (_, parameter) in fields.items() if parameter.default is not NOTHING}
+    given = {n: (hint, parameter.default) for n, (hint, parameter) in fields.items() if parameter.default is not NOTHING}
+    for name, (hint, default) in given.items():
+        refuse_default(declared.origin, name, hint, default)
+    defaults = {n: _default(default) for n, (_, default) in given.items()}
     hints = {n: hint for n, (hint, _) in fields.items()}
     return {"__annotations__": hints, "__module__": declared.module, "__doc__": declared.doc, **defaults}
 

@@ -50,30 +50,31 @@ def find_faults(message: type[Any], values: Any, *, strings: bool = False) -> di
     """Return the path of each field at fault with what is wrong there.
 
     msgspec stops at the first fault; somebody who fills in a form wants all of them, so each field is
-    converted alone. `strings` is for values that came from JSON, where a date is a string.
+    converted alone. `strings` is for values that came from JSON, where a date is a string and a field may have another name.
     """
     if not isinstance(values, Mapping):
         return {"$": f"Expected `object`, got `{_json_kind(values)}`"}
-    builtin = None if strings else (bytes, bytearray)
+    builtin = _JSON_LACKS if strings else (bytes, bytearray)
     given = cast("Mapping[str, Any]", values)
     faults: dict[str, str] = {}
-    fields = {field.encode_name: field for field in msgspec.structs.fields(message)}
+    fields = {(field.encode_name if strings else field.name): field for field in msgspec.structs.fields(message)}
     for name, field in fields.items():
         if name not in given:
             if field.required:
                 faults[f"$.{name}"] = "Field required"
             continue
         try:
-            msgspec.convert(given[name], field.type, builtin_types=_JSON_LACKS if strings else builtin)
+            msgspec.convert(given[name], field.type, builtin_types=builtin)
         except msgspec.ValidationError as error:
             fault, _, inner = str(error).partition(" - at `$")
             faults[f"$.{name}{inner.rstrip('`')}"] = fault
-    for name in given:
-        if name not in fields:
-            faults[f"$.{name}"] = "Unknown field"
+    if message.__struct_config__.forbid_unknown_fields:
+        known = {*fields, *([message.__struct_config__.tag_field] if strings else [])}
+        faults |= {f"$.{name}": "Unknown field" for name in given if name not in known}
     if not faults:  # a rule of the whole message, from its __post_init__
         try:
-            msgspec.convert(values, message, builtin_types=_JSON_LACKS if strings else builtin)
+            sent = {(fields[name].encode_name if name in fields else name): value for name, value in given.items()}
+            msgspec.convert(sent, message, builtin_types=builtin)
         except msgspec.ValidationError as error:
             fault, _, inner = str(error).partition(" - at `$")
             faults[f"${inner.rstrip('`')}"] = fault

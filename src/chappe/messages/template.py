@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 import itertools
 import string
-import typing
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
+
+import msgspec
+from msgspec import inspect
 
 from chappe.errors import InvalidCapability
 from chappe.messages.capabilities import MessageSpec, refuse_bad_name
@@ -69,10 +71,10 @@ def expand(owner: str, template: str, message: type) -> list[str]:
     fields = fields_of(template)
     if not fields:
         return [template]
-    hints = typing.get_type_hints(message)
+    kinds = {field.name: field.type for field in msgspec.structs.fields(message)}
     choices: list[Iterable[str]] = []
     for field in fields:
-        values = _values(hints.get(field))
+        values = _values(kinds.get(field))
         if values is None:
             raise InvalidCapability(
                 f'{owner}: queue="{template}": "{field}" must be a Literal or an Enum, so that every queue is known in '
@@ -86,8 +88,10 @@ def expand(owner: str, template: str, message: type) -> list[str]:
 
 
 def _values(hint: Any) -> list[str] | None:
-    if typing.get_origin(hint) is Literal:
-        return [str(value) for value in typing.get_args(hint)]
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return [str(member.value) for member in hint]
-    return None
+    match inspect.type_info(hint):
+        case inspect.LiteralType(values=values):
+            return [str(value) for value in values]
+        case inspect.EnumType(cls=kind):
+            return [text(member) for member in kind]
+        case _:
+            return None

@@ -26,8 +26,8 @@ from chappe.bus.bus import Bus, Handle
 from chappe.bus.context import Context, Ports
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
 from chappe.failures import describe, first_line, one_line, summarize, why_dead
-from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Publication, Receipt
+from chappe.messages.values import encode_result
 from chappe.middleware.retries import Retries
 from chappe.worker.hardlimits import HardLimits
 from chappe.worker.prefetch import ahead
@@ -358,7 +358,7 @@ class Worker:
                 context.end()
             then = self._outgoing(context) if context.then else ()
             self.done += 1
-            return Ack(delivery.tag, then, None if result is None else encode_json(result), context.marked)
+            return Ack(delivery.tag, then, None if result is None else encode_result(result), context.marked)
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             return self._failed(delivery, context, plan, error)
 
