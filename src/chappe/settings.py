@@ -71,6 +71,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     max_body: int = 1024 * 1024
     deadline: float = 5.0
     grace: float = 25.0
+    deploy_window: float = 600.0
+    fork: bool = True
     log_level: str = "info"
     log_format: str = "auto"
     pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {"default": Pool()})
@@ -82,6 +84,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"deadline must be more than 0 and at most {_DAY:g} seconds")
         if not 0 <= self.grace <= _DAY:
             raise ValueError(f"grace must not be negative, and at most {_DAY:g} seconds")
+        if not 0 <= self.deploy_window <= FURTHEST:
+            raise ValueError(f"deploy_window must not be negative, and at most {FURTHEST:g} seconds")
         if not 0 < self.max_body <= _LARGEST_BODY:
             raise ValueError(f"max_body must be within 1..{_LARGEST_BODY} bytes")
         if self.log_level.lower() not in _LEVELS:

@@ -15,9 +15,10 @@ from chappe.errors import ChappeError
 
 _VERBS: Final = {
     "run": "chappe.cli.run", "engine": "chappe.cli.processes", "worker": "chappe.cli.processes", "gateway": "chappe.cli.processes",
-    "scheduler": "chappe.cli.processes", "send": "chappe.cli.sending", "publish": "chappe.cli.sending", "queues": "chappe.cli.looking",
-    "status": "chappe.cli.looking", "inspect": "chappe.cli.looking", "dead": "chappe.cli.letters", "purge": "chappe.cli.looking",
-    "doctor": "chappe.cli.doctor", "recover": "chappe.cli.recover", "move": "chappe.cli.move", "openapi": "chappe.cli.looking",
+    "scheduler": "chappe.cli.processes", "launcher": "chappe.cli.launcher", "send": "chappe.cli.sending", "publish": "chappe.cli.sending",
+    "queues": "chappe.cli.looking", "status": "chappe.cli.looking", "inspect": "chappe.cli.looking", "dead": "chappe.cli.letters",
+    "purge": "chappe.cli.looking", "doctor": "chappe.cli.doctor", "recover": "chappe.cli.recover", "move": "chappe.cli.move",
+    "openapi": "chappe.cli.looking",
 }  # fmt: skip
 
 
@@ -25,7 +26,7 @@ class Verbs(click.Group):
     """Finds a verb's module by its name, so that `--help` imports nothing heavy."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
+        return [verb for verb in _VERBS if verb != "launcher"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _VERBS.get(cmd_name)

@@ -11,10 +11,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from chappe.output import end_now
-from chappe.supervisor.child import PARENT_VARIABLE, READY_VARIABLE
+from chappe.supervisor.launcher import PARENT_VARIABLE, READY_VARIABLE
 
 BEAT: Final = 1.0  # seconds between two signs of life
 _LAST_GRACE = 10.0
@@ -33,16 +34,20 @@ class Lifeline:
             os.set_blocking(self._handle, False)
             os.set_inheritable(self._handle, False)
 
-    def ready(self) -> None:
-        """Say that this process can work."""
+    def ready(self, table: Path | None = None) -> None:
+        """Say that this process can work, and where a worker notes what it runs."""
         self._ready = True
-        self.beat()
+        self._say(b"%s\n" % (b"" if table is None else os.fsencode(table)))
 
     def beat(self) -> None:
         """Say that this process lives."""
-        if self._handle is not None and self._ready:
+        if self._ready:
+            self._say(b".")
+
+    def _say(self, what: bytes) -> None:
+        if self._handle is not None:
             try:
-                os.write(self._handle, b".")
+                os.write(self._handle, what)
             except BlockingIOError:
                 return  # the supervisor is frozen
             except OSError:

@@ -32,9 +32,19 @@ _OURS: Final = f"{Path(chappe.__file__).parent}{os.sep}"
 _STANDARD: Final = f"{Path(os.__file__).parent}{os.sep}"
 
 
+_held: list[Settings] = []
+
+
+def hold(settings: Settings) -> None:
+    """Have this process, and those that are forked from it, use these settings instead of reading them again."""
+    _held[:] = [settings]
+
+
 def settings_of(ctx: click.Context, **flags: Any) -> Settings:
     """Return the settings for this command line; raises `InvalidSettings`."""
     given: Mapping[str, Any] = ctx.obj
+    if _held:
+        return replace(_held[0], **{name: value for name, value in flags.items() if value is not None})
     return load({"app": given["app"], "broker": given["broker"], **flags}, file=given["config"])
 
 

@@ -41,6 +41,8 @@ from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidS
 from chappe.settings import Settings
 from chappe.supervisor.backoff import RENEWED
 from chappe.supervisor.environment import TOKEN_VARIABLE
+from chappe.supervisor.launcher import LISTEN_VARIABLE
+from chappe.supervisor.listening import bound
 from chappe.triggers.scheduler import Scheduler
 from chappe.words import counted
 from chappe.worker.heartbeat import Heartbeat
@@ -53,7 +55,6 @@ _LOCK_PATIENCE = 60.0
 _RENEW_CHECK = 1.0
 _LOOK = 0.1
 _BROKEN = 70
-_PORT_PATIENCE = 5.0
 
 
 def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> Lifeline:
@@ -255,7 +256,7 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
         heartbeat.start()
         pause.hold(work)
         log.info("%s serves %s with %s", name, ", ".join(queues), counted(concurrency, "slot"))
-        code = await _until_the_end(work, line, stop, cold, grace=settings.grace, limits=limits)
+        code = await _until_the_end(work, lambda: line.ready(table.path), stop, cold, grace=settings.grace, limits=limits)
         heartbeat.stop()
         log.info("%s ends after %s", name, counted(work.done + work.failed, "message"))
     table.close()
@@ -277,13 +278,13 @@ async def _tell_deaths(connection: Connection, path: Path) -> None:
 
 
 async def _until_the_end(
-    work: Worker, line: Lifeline, stop: asyncio.Event, cold: asyncio.Event, *, grace: float, limits: dict[str, Any]
+    work: Worker, ready: Callable[[], None], stop: asyncio.Event, cold: asyncio.Event, *, grace: float, limits: dict[str, Any]
 ) -> int:
     """Work until told to stop or due for renewal, end in order, and return the exit code."""
     loop = asyncio.get_running_loop()
     running = loop.create_task(work.run())
     settle_down()
-    line.ready()
+    ready()
     stopping, renewing = loop.create_task(stop.wait()), loop.create_task(_until_renewal(limits))
     await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
     if running.done():
@@ -357,11 +358,11 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     from chappe.web.gateway import gateway as make_gateway
     from chappe.web.http_protocol import HttpProtocol, backlog
 
-    settings = settings_of(ctx, host=host, port=port)
+    settings = settings_of(ctx, host=host, port=port, token=os.environ.pop(TOKEN_VARIABLE, None))
     line = _start(settings, "gateway", settings.grace)
     app = find_app(settings, role="gateway", may_own_file=False)
     config = uvicorn.Config(
-        make_gateway(app), host=settings.host, port=settings.port, http=HttpProtocol, ws="none", log_config=None, access_log=False,
+        make_gateway(app), http=HttpProtocol, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
         backlog=backlog(),
     )  # fmt: skip
@@ -370,18 +371,17 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
+            connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
+            while not connecting.done() and not self.should_exit and not asked:
+                await asyncio.wait((connecting,), timeout=_LOOK)
+            if asked or self.should_exit:  # also a signal that came before uvicorn could hear it
+                self.should_exit = True
+                connecting.cancel()
+                return
+            await connecting
+            await super().startup(sockets)  # only now: what comes before is another gateway's, or waits
             if self.started:
-                port = self.servers[0].sockets[0].getsockname()[1]
-                log.info("gateway listens on http://%s:%d", settings.host, port)
-                connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
-                while not connecting.done() and not self.should_exit and not asked:
-                    await asyncio.wait((connecting,), timeout=_LOOK)
-                if asked or self.should_exit:  # also a signal that came before uvicorn could hear it
-                    self.should_exit = True
-                    connecting.cancel()
-                    return
-                await connecting
+                log.info("gateway listens on http://%s:%d", settings.host, listener.getsockname()[1])
                 settle_down()
                 line.ready()
                 line.beat_from_loop()
@@ -389,32 +389,19 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a signal again when it has shut down: that is an end in order
         signal.signal(number, lambda number, _: asked.append(number))
-    _wait_for_port(settings.host, settings.port, asked)
+    listener = _listener(settings)
+    Server(config).run([listener])
+
+
+def _listener(settings: Settings) -> socket.socket:
+    """Return the socket that the supervisor handed over, or one of our own."""
+    handle = os.environ.pop(LISTEN_VARIABLE, None)
+    if handle is not None:
+        return socket.socket(fileno=int(handle))
     try:
-        Server(config).run()
-    except SystemExit as ended:
-        if ended.code:
-            raise InvalidSettings(f"the gateway cannot listen on {settings.host}:{settings.port}; see what it said above") from None
-        raise
-
-
-def _wait_for_port(host: str, port: int, asked: list[int]) -> None:
-    """Wait a little while another process has the port: the gateway of a supervisor that was killed may be about to end."""
-    deadline, said = time.monotonic() + _PORT_PATIENCE, False
-    while not asked and time.monotonic() < deadline:
-        try:
-            ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-            return
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                return  # the server itself says what is wrong
-        if not said:
-            log.warning("waiting for port %d of %s: another process has it", port, host)
-            said = True
-        time.sleep(_LOOK)
+        return bound(settings.host, settings.port)
+    except OSError as error:
+        raise InvalidSettings(f"the gateway cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
 
 
 @click.command()

@@ -12,8 +12,9 @@ import setproctitle
 from chappe.cli.loading import named_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.engine.preflight import refuse_folder
+from chappe.settings import Settings
 from chappe.supervisor.address import refuse_address
-from chappe.supervisor.supervisor import Supervisor, plan
+from chappe.supervisor.supervisor import Supervisor
 from chappe.web.guard import refuse_open_bind
 
 
@@ -45,10 +46,14 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     os.environ.pop("PORT", None)
     if ctx.obj["config"] is not None:
         os.environ["CHAPPE_CONFIG"] = str(ctx.obj["config"].resolve())
-    engine, others = plan(settings, gateway=not no_gateway, scheduler=not no_scheduler)
+
+    def again() -> Settings:
+        return settings_of(ctx, host=host, port=port)
 
     async def main() -> None:
-        supervisor = Supervisor(settings.path, engine, others, Path(f"{settings.path}.processes"))
+        supervisor = Supervisor(
+            settings, load=again, gateway=not no_gateway, scheduler=not no_scheduler, status=Path(f"{settings.path}.processes")
+        )
         if not no_gateway:
             refuse_address(settings.host, settings.port, settings.path)
         await supervisor.run()

@@ -9,50 +9,41 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
-from msgspec import Struct
-
-from chappe.search_path import child_command
-from chappe.supervisor.environment import environment_for
+from chappe.engine.running_tables import started_in
+from chappe.supervisor.launcher import PARENT_VARIABLE, READY_VARIABLE, Launcher, Process
+from chappe.supervisor.plan import ChildSpec
 
 log = logging.getLogger("chappe.supervisor")
 
-READY_VARIABLE = "CHAPPE_READY_FD"
-PARENT_VARIABLE = "CHAPPE_PARENT_FD"
-
-
-class ChildSpec(Struct, frozen=True):
-    """What to run: a name for people, the arguments behind `python -m chappe`, the grace to end in, the silence to bear."""
-
-    name: str
-    arguments: tuple[str, ...]
-    grace: float = 30.0
-    patience: float = 12.0
-
 
 class Child:
-    """A process of a specification."""
+    """A process of a specification, started again each time it ends until it is retired."""
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Process | None = None
         self.ready = asyncio.Event()
+        self.ended = asyncio.Event()
         self.crashes = 0
         self.starts = 0
         self.planned_ends = 0
         self.was_ready = False
         self.asked = False
+        self.retired = False
         self.started_at = 0.0
         self.heard_at = 0.0
         self._life: int | None = None
+        self._table: int | None = None
 
     @property
     def pid(self) -> int | None:
         """The process id while it runs."""
-        return self.process.pid if self.process is not None and self.process.returncode is None else None
+        return self.process.pid if self.process is not None and not self.ended.is_set() else None
 
-    async def start(self, environment: Mapping[str, str]) -> None:
-        """Start it; `ready` is set when it says so.
+    async def start(self, launcher: Launcher, variables: Mapping[str, str], handles: Mapping[str, int]) -> None:
+        """Start it; `ready` is set when it says so. Raises `OSError`.
 
         It inherits the reading end of a pipe whose other end only we hold: when we die, it sees the end of it.
         """
@@ -61,16 +52,8 @@ class Child:
         ready_read, ready_write = os.pipe()
         life_read, life_write = os.pipe()
         try:
-            self.process = await asyncio.create_subprocess_exec(
-                *child_command(self.spec.arguments),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(ready_write, life_read),
-                start_new_session=True,  # a Ctrl-C in the terminal is for us; we tell the children
-                env={
-                    **environment_for(self.spec.arguments[0], environment),
-                    READY_VARIABLE: str(ready_write),
-                    PARENT_VARIABLE: str(life_read),
-                },
+            self.process = await launcher.start(
+                self.spec.arguments, variables, {**handles, READY_VARIABLE: ready_write, PARENT_VARIABLE: life_read}
             )
         except BaseException:
             os.close(ready_read)
@@ -79,34 +62,60 @@ class Child:
         finally:
             os.close(ready_write)
             os.close(life_read)
+        self.ended.clear()
         self._life = life_write
         self.starts += 1
         self.started_at = time.monotonic()
         self._listen(ready_read)
 
     def _listen(self, handle: int) -> None:
-        """Hear the first sign of life as "ready", and each that follows."""
+        """Hear the line that says "ready", with the table of a worker in it, and each sign of life that follows."""
         loop = asyncio.get_running_loop()
         process = self.process
+        os.set_blocking(handle, False)
+        said = b""
 
         def readable() -> None:
-            if not os.read(handle, 4096):
+            nonlocal said
+            try:
+                data = os.read(handle, 4096)
+            except BlockingIOError:
+                return
+            if not data:
                 loop.remove_reader(handle)
                 os.close(handle)
                 return
+            if process is not self.process:
+                return
             self.heard_at = time.monotonic()
-            self.was_ready = True
-            if process is self.process and not self.asked:
-                self.ready.set()
+            if not self.ready.is_set():
+                said += data
+                line, found, _ = said.partition(b"\n")
+                if found:
+                    self._become_ready(os.fsdecode(line))
 
         loop.add_reader(handle, readable)
 
+    def _become_ready(self, table: str) -> None:
+        self.was_ready = True
+        if table:
+            with contextlib.suppress(OSError):  # then its death is not explained by a message
+                self._table = os.open(table, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if not self.asked:
+            self.ready.set()
+
+    def running_at_death(self) -> int:
+        """Return how many messages a worker that died had begun; its table outlives it, also when the engine has removed the file."""
+        if self._table is None:
+            return 0
+        return len(started_in(Path(f"/proc/self/fd/{self._table}")) or ())
+
     def signal(self, number: int) -> None:
         """Send a signal if it runs."""
-        if self.pid is not None and self.process is not None:
+        if self.pid is not None:
             self.asked = self.asked or number == signal.SIGTERM
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
+                os.kill(self.pid, number)
 
     def silence(self, now: float) -> float:
         """Return the seconds since the last sign of life; none before it was ready or when it was asked to end."""
@@ -125,20 +134,38 @@ class Child:
         """Wait for the end and return the exit code; a signal is its number, negative."""
         assert self.process is not None
         code = await self.process.wait()
+        self.ended.set()
+        self.ready.clear()
         if self._life is not None:
             os.close(self._life)
             self._life = None
         return code
 
+    def forget_table(self) -> None:
+        """Release the table of the process that ended."""
+        if self._table is not None:
+            os.close(self._table)
+            self._table = None
+
+    async def until_ready(self, seconds: float) -> bool:
+        """Wait until it is ready, has ended, or has had so many seconds; tell whether it is ready."""
+        ready, ended = asyncio.create_task(self.ready.wait()), asyncio.create_task(self.ended.wait())
+        try:
+            await asyncio.wait((ready, ended), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            ended.cancel()
+        return self.ready.is_set()
+
     async def stop(self, *, cold: bool = False) -> None:
         """Ask it to end, at once if `cold`, and end it when its grace is over."""
-        if self.process is None or self.process.returncode is not None:
+        if self.pid is None:
             return
-        self.signal(signal.SIGQUIT if cold and self.spec.arguments[0] == "worker" else signal.SIGTERM)
+        self.signal(signal.SIGQUIT if cold and self.spec.role == "worker" else signal.SIGTERM)
         try:
             async with asyncio.timeout(self.spec.grace):
-                await self.process.wait()
+                await self.ended.wait()
         except TimeoutError:
-            log.warning("%s (%d) did not end within %g s and is killed", self.spec.name, self.process.pid, self.spec.grace)
+            log.warning("%s (%d) did not end within %g s and is killed", self.spec.name, self.pid or 0, self.spec.grace)
             self.signal(signal.SIGKILL)
-            await self.process.wait()
+            await self.ended.wait()

@@ -1,6 +1,6 @@
 """Keeps the processes of one host running: the engine first up and last down, the others in between.
 
-It holds no user code: it starts children by command line, and signals only enqueue.
+It holds no user code: it has processes started by a launcher, and signals only enqueue.
 """
 
 from __future__ import annotations
@@ -9,95 +9,138 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from chappe.engine.owner import Ownership
-from chappe.errors import AlreadyOwned, ChildFailed
+from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
 from chappe.settings import Settings
 from chappe.supervisor.backoff import CONFIGURATION, crashes_after, pause
-from chappe.supervisor.child import Child, ChildSpec
+from chappe.supervisor.child import Child
+from chappe.supervisor.environment import TOKEN_VARIABLE, environment_for
+from chappe.supervisor.launcher import LISTEN_VARIABLE, ExecLauncher
+from chappe.supervisor.listening import listen
+from chappe.supervisor.plan import ENGINE, ChildSpec, plan, suspects_spec
+from chappe.supervisor.release import Release
+from chappe.supervisor.replacement import refuse_other_place, replace_all
 
 log = logging.getLogger("chappe.supervisor")
 
-_ENGINE_READY = 60.0
-_READY = 30.0
-_LOOK = 0.5
-_BUSY = 5.0  # how many times longer a process may be silent that computes or waits for the disk
-
-
-def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) -> tuple[ChildSpec | None, list[ChildSpec]]:
-    """Return the engine, which RabbitMQ needs none of, and the other processes that the settings ask for."""
-    grace = settings.grace + 5.0
-    others: list[ChildSpec] = []
-    if gateway:
-        others.append(ChildSpec("gateway", ("gateway",), grace))
-    if scheduler:
-        others.append(ChildSpec("scheduler", ("scheduler",), 10.0))
-    for name, pool in settings.pools.items():
-        arguments = ["worker", "--name", name, "-c", str(pool.concurrency), "-Q", ",".join(pool.queues)]
-        if pool.exclude:
-            arguments += ["-X", ",".join(pool.exclude)]
-        for option in ("max_messages", "max_age", "max_memory"):
-            value = getattr(pool, option)
-            if value is not None:
-                arguments += [f"--{option.replace('_', '-')}", str(value)]
-        others += [ChildSpec(f"{name}-{number}", tuple(arguments), grace) for number in range(1, pool.processes + 1)]
-    return ChildSpec("engine", ("engine",), 10.0, patience=3.0) if settings.is_embedded else None, others
+_ENGINE_READY: Final = 60.0
+_READY: Final = 30.0
+_LOOK: Final = 0.5
+_BUSY: Final = 5.0  # how many times longer a process may be silent that computes or waits for the disk
+_QUIET: Final = 60.0  # seconds without a death after which a pool needs no process for suspects any more
 
 
 class Supervisor:
     """Runs one engine, if there is one, and the processes around it until it is asked to end."""
 
-    def __init__(self, path: Path, engine: ChildSpec | None, others: Sequence[ChildSpec], status: Path | None = None) -> None:
-        """Prepare; raises `AlreadyOwned` if another supervisor runs for this file."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[], Settings] | None = None,
+        gateway: bool = True,
+        scheduler: bool = True,
+        status: Path | None = None,
+    ) -> None:
+        """Prepare; `load` reads the settings again for a reload. Raises `AlreadyOwned` if another supervisor runs for this file."""
+        path = settings.path
         try:
             self._lock = Ownership(Path(f"{path}.supervisor"))
         except AlreadyOwned as error:
             raise AlreadyOwned(f"another chappe run is up for {path}: {error}") from None
-        self._engine = None if engine is None else Child(engine)
-        self._others = [Child(spec) for spec in others]
+        self._load = load or (lambda: settings)
+        self._gateway = gateway
+        self._scheduler = scheduler
         self._status = status
-        self._environment = dict(os.environ)
+        self._environment = environment_for("engine", os.environ)
+        self._exec = ExecLauncher(self._environment)
+        self._release = Release(settings, self._environment)
+        self._engine = Child(ENGINE) if settings.is_embedded else None
+        self._children: list[Child] = []
+        self._listener: socket.socket | None = None
         self._stopping = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
         self._cold = False
-        self._failure: ChildFailed | None = None
-        self._keepers: list[asyncio.Task[None]] = []
-        self._reloading: asyncio.Task[None] | None = None
+        self._failure: ChappeError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deaths: dict[str, float] = {}  # when a worker of a pool last died while it ran a message
 
     @property
     def children(self) -> list[Child]:
         """All processes, the engine first."""
-        return [*self._others] if self._engine is None else [self._engine, *self._others]
+        return [*self._children] if self._engine is None else [self._engine, *self._children]
 
     async def run(self) -> None:
         """Start everything, keep it running, and return when all has ended in order.
 
-        Raises `ChildFailed` if a process cannot come up because of its configuration.
+        Raises `ChildFailed` if a process cannot come up because of its configuration, `InvalidSettings` if the port cannot be had.
         """
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
-        loop.add_signal_handler(signal.SIGINT, self._interrupted)
-        loop.add_signal_handler(signal.SIGQUIT, self._quit)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        for number in (signal.SIGTTIN, signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT):
-            loop.add_signal_handler(number, self._forward, number)
+        self._take_signals()
         try:
+            settings = self._release.settings
+            if self._gateway:
+                self._listener = await listen(settings.host, settings.port, self._stopping)
             if self._engine is not None:
-                self._keepers.append(loop.create_task(self._keep(self._engine)))
+                self._keep(self._engine)
+            opening = asyncio.create_task(self._open(self._release))
+            if self._engine is not None:
                 await self._until_ready(self._engine, _ENGINE_READY)
-            self._keepers += [loop.create_task(self._keep(child)) for child in self._others]
-            self._keepers.append(loop.create_task(self._listen()))
-            await asyncio.gather(*(self._until_ready(child, _READY) for child in self._others))
+            await opening
+            self._spawn(self._watch())
             if not self._stopping.is_set():
-                ready = len(self.children)
-                log.info("1 process is ready" if ready == 1 else f"all {ready} processes are ready")
+                await self._begin()
             await self._stopping.wait()
         finally:
             await self._end()
         if self._failure is not None:
             raise self._failure
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        loop.add_signal_handler(signal.SIGQUIT, self._quit)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        for number in (signal.SIGTTIN, signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT):
+            loop.add_signal_handler(number, self._forward, number)
+
+    async def _open(self, release: Release) -> None:
+        """Have the application imported, unless we are asked to end meanwhile."""
+        opening, stopping = asyncio.create_task(release.open()), asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not opening.done():
+            opening.cancel()
+        try:
+            await opening
+        except asyncio.CancelledError:
+            return
+        except (ChildFailed, OSError) as error:
+            self._failure = error if isinstance(error, ChildFailed) else ChildFailed(f"the application cannot be started: {error}")
+            self._stopping.set()
+
+    async def _begin(self) -> None:
+        specs = self._plan(self._release)
+        started = [self.add(spec) for spec in specs]
+        await asyncio.gather(*(self._until_ready(child, _READY) for child in started))
+        if not self._stopping.is_set():
+            ready = len(self.children)
+            log.info("1 process is ready" if ready == 1 else f"all {ready} processes are ready")
+        self._spawn(self._reload())
+
+    def _plan(self, release: Release) -> list[ChildSpec]:
+        return plan(release.settings, gateway=self._gateway, scheduler=self._scheduler)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _until_ready(self, child: Child, seconds: float) -> None:
         ready = asyncio.create_task(child.ready.wait())
@@ -108,27 +151,93 @@ class Supervisor:
         if not child.ready.is_set() and not self._stopping.is_set():
             log.warning("%s is not ready after %g s", child.spec.name, seconds)
 
-    async def _keep(self, child: Child) -> None:
+    # --- keeping
+
+    def add(self, spec: ChildSpec, release: Release | None = None) -> Child:
+        """Start a process of a release, and keep it running until it is retired."""
+        child = Child(spec)
+        self._children.append(child)
+        self._keep(child, release or self._release)
+        return child
+
+    async def retire(self, child: Child) -> None:
+        """End a process that is not needed any more."""
+        child.retired = True
+        await child.stop()
+
+    def _keep(self, child: Child, release: Release | None = None) -> None:
+        self._spawn(self._run(child, release))
+
+    async def _run(self, child: Child, release: Release | None) -> None:
         """Start a process again each time it ends, whatever happens."""
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not child.retired:
             wait = pause(child.crashes)
             if wait:
                 await self._pause(wait)
-                if self._stopping.is_set():
-                    return
+                if self._stopping.is_set() or child.retired:
+                    break
+            launcher = self._exec if release is None else release.launcher
             try:
-                await child.start(self._environment)
+                await child.start(launcher, *self._equipment(child, release))
             except OSError as error:
                 child.crashes += 1
                 log.error("%s cannot be started (%s), again in %g s", child.spec.name, error, pause(child.crashes))
+                if release is not None and not self._stopping.is_set():
+                    await release.restore()
                 continue
+            if child.retired or self._stopping.is_set():
+                child.signal(signal.SIGTERM)
             log.info("started %s (%d)", child.spec.name, child.pid or 0)
             self._write_status()
             code = await child.wait()
-            if not self._stopping.is_set():
-                self._ended(child, code, time.monotonic() - child.started_at)
+            if not self._stopping.is_set() and not child.retired:
+                self._ended(child, code, time.monotonic() - child.started_at, is_new=release is not None and release is not self._release)
+            child.forget_table()
+        if child in self._children:
+            self._children.remove(child)
+        if not self._stopping.is_set():
+            self._write_status()
 
-    async def _listen(self) -> None:
+    def _equipment(self, child: Child, release: Release | None) -> tuple[dict[str, str], dict[str, int]]:
+        """Return the variables and descriptors that only this process gets: the gateway alone knows the token."""
+        if child.spec.role != "gateway" or release is None:
+            return {}, {}
+        variables = {TOKEN_VARIABLE: release.settings.token} if release.settings.token else {}
+        return variables, {} if self._listener is None else {LISTEN_VARIABLE: self._listener.fileno()}
+
+    def _ended(self, child: Child, code: int, lived: float, *, is_new: bool) -> None:
+        """Decide what the end of a process means, and say it; a process of a release that is not in place yet stops nobody else."""
+        if code == CONFIGURATION and not is_new and (not child.was_ready or child is self._engine):
+            self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
+            self._stopping.set()
+            return
+        running = child.running_at_death()
+        crashes = crashes_after(child.crashes, code, lived, asked=child.asked)
+        if crashes and running:
+            log.warning("%s ended with %d after %.1f s while it ran messages, and is replaced at once", child.spec.name, code, lived)
+            self._isolate(child)
+            return
+        child.crashes = crashes
+        if child.crashes == 0:
+            child.planned_ends += 1
+            log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
+            return
+        log.warning(
+            "%s ended with %d after %.1f s; crash %d in a row, again in %g s",
+            child.spec.name, code, lived, child.crashes, pause(child.crashes),
+        )  # fmt: skip
+
+    def _isolate(self, child: Child) -> None:
+        """Have a process beside a pool run the messages that a worker died with, one by one."""
+        pool = child.spec.pool
+        if pool is None:
+            return
+        self._deaths[pool] = time.monotonic()
+        spec = suspects_spec(self._release.settings, pool)
+        if spec is not None and not any(other.spec.name == spec.name and not other.retired for other in self._children):
+            self.add(spec)
+
+    async def _watch(self) -> None:
         """Kill a process that gives no sign of life any more; it is started again as after any other death."""
         looked = time.monotonic()
         while True:
@@ -140,9 +249,11 @@ class Supervisor:
             looked = now
             for child in self.children:
                 silence = child.silence(now)
-                if silence > child.spec.patience and (silence > _BUSY * child.spec.patience or not child.is_busy()):
+                if silence > child.spec.silence and (silence > _BUSY * child.spec.silence or not child.is_busy()):
                     log.error("%s (%d) gave no sign of life for %.1f s and is killed", child.spec.name, child.pid or 0, silence)
                     child.signal(signal.SIGKILL)
+                if _is_for_suspects(child) and now - self._deaths.get(child.spec.pool or "", 0.0) > _QUIET and not child.retired:
+                    self._spawn(self.retire(child))
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -150,48 +261,51 @@ class Supervisor:
         except TimeoutError:
             return
 
-    def _ended(self, child: Child, code: int, lived: float) -> None:
-        """Decide what the end of a process means, and say it."""
-        if code == CONFIGURATION and (not child.was_ready or child is self._engine):
-            self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
-            self._stopping.set()
-            return
-        child.crashes = crashes_after(child.crashes, code, lived, asked=child.asked)
-        if child.crashes == 0:
-            child.planned_ends += 1
-            log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
-            return
-        log.warning(
-            "%s ended with %d after %.1f s; crash %d in a row, again in %g s",
-            child.spec.name, code, lived, child.crashes, pause(child.crashes),
-        )  # fmt: skip
+    # --- a new release
+
+    async def _reload(self) -> None:
+        """Replace the release each time that is asked for; one that cannot run is refused, and the old one goes on."""
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            try:
+                settings = self._load()
+                refuse_other_place(self._release.settings, settings)
+                release = Release(settings, self._environment)
+                await release.open()
+            except (ChappeError, OSError) as error:
+                log.error("the reload is refused, nothing was changed: %s", error)
+                continue
+            old = self._release
+            if await replace_all(self, old, release, self._plan(release)):
+                self._release = release
+                await old.close()
+                log.info("all %d processes run the new release", len(self._children))
+            else:
+                await release.close()
+
+    @property
+    def running(self) -> Sequence[Child]:
+        """The processes that hold the application and are not retired."""
+        return [child for child in self._children if not child.retired]
+
+    # --- the end
 
     async def _end(self) -> None:
         """End the others, then the engine."""
         self._stopping.set()
-        if self._reloading is not None:
-            self._reloading.cancel()
-        await asyncio.gather(*(child.stop(cold=self._cold) for child in self._others))
+        await asyncio.gather(*(child.stop(cold=self._cold) for child in self._children))
         if self._engine is not None:
             await self._engine.stop()
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._release.close()
+        if self._listener is not None:
+            self._listener.close()
         if self._status is not None:
             self._status.unlink(missing_ok=True)
         self._lock.close()
-
-    def _reload(self) -> None:
-        if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.get_running_loop().create_task(self._replace_all())
-
-    async def _replace_all(self) -> None:
-        """Replace the processes with user code one by one: the next when the successor of the one before is ready."""
-        for child in self._others:
-            log.info("reloading %s", child.spec.name)
-            child.ready.clear()
-            await child.stop()
-            await self._until_ready(child, _READY + child.spec.grace)
 
     def _interrupted(self) -> None:
         """The first Ctrl-C ends in order, the second at once."""
@@ -206,15 +320,15 @@ class Supervisor:
 
     def _forward(self, number: int) -> None:
         """Hand a signal on to the workers: the others have no use for it."""
-        for child in self._others:
-            if child.spec.arguments[0] == "worker":
+        for child in self._children:
+            if child.spec.role == "worker":
                 child.signal(number)
 
     def _write_status(self) -> None:
         """Say who runs, in a file beside the database, for `chappe status` and for tests."""
         if self._status is None:
             return
-        lines = [f"{c.spec.name}\t{c.pid or ''}\t{c.starts}\t{c.crashes}\t{c.planned_ends}" for c in self.children]
+        lines = [f"{c.spec.name}\t{c.pid or ''}\t{c.starts}\t{c.crashes}\t{c.planned_ends}" for c in self.children if not c.retired]
         draft = Path(f"{self._status}.new")
         try:
             draft.touch(mode=0o600)
@@ -222,3 +336,7 @@ class Supervisor:
             draft.replace(self._status)
         except OSError as error:
             log.warning("cannot write %s (%s); the processes run on", self._status, error)
+
+
+def _is_for_suspects(child: Child) -> bool:
+    return "--suspects" in child.spec.arguments

@@ -1,0 +1,143 @@
+"""`chappe launcher`: holds the imported application, and forks the processes of a host from it; `chappe run` starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+import click
+import msgspec
+import setproctitle
+
+from chappe.cli.lifetime import settle_down
+from chappe.cli.loading import find_app, hold, settings_of
+from chappe.cli.logs import set_up
+from chappe.supervisor.launcher import (
+    CONTROL_VARIABLE,
+    LARGEST,
+    MOST_HANDLES,
+    PARENT_VARIABLE,
+    Ended,
+    Failed,
+    Loaded,
+    Start,
+    Started,
+    decode_start,
+    encode,
+)
+
+
+@click.command(hidden=True)
+@click.option("--check", is_flag=True, help="Only import the application.")
+@click.pass_context
+def launcher(ctx: click.Context, check: bool) -> None:
+    """Import the application, then fork the processes that the supervisor asks for."""
+    settings = msgspec.structs.replace(settings_of(ctx), token=None)
+    set_up(settings, "launcher")
+    setproctitle.setproctitle("chappe launcher")
+    find_app(settings)
+    if check:
+        return
+    for module in ("chappe.cli.processes", "chappe.web.gateway", "chappe.web.http_protocol", "uvicorn"):
+        importlib.import_module(module)  # what each process would import is imported once
+
+    hold(settings)
+    os.close(int(os.environ.pop(PARENT_VARIABLE)))  # the control socket tells the same
+    control = socket.socket(fileno=int(os.environ.pop(CONTROL_VARIABLE)))
+    settle_down()
+    others = (thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+    threads = [name for name in others if not name.startswith("chappe-")]
+    control.send(encode(Loaded(threads)))
+    _serve(control, _run)
+
+
+def _run(arguments: tuple[str, ...]) -> int:
+    """Run a verb in a forked process and return its exit code."""
+    from chappe.cli import main
+
+    try:
+        main(list(arguments))
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def _serve(control: socket.socket, run: Callable[[tuple[str, ...]], int]) -> None:
+    """Fork what is asked for and tell who ended, until the supervisor is gone."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_read, False)
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, _nothing)
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(wake_read, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if wake_read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake_read, 4096)
+                _reap(control)
+            if control in ready:
+                frame, handles, _, _ = socket.recv_fds(control, LARGEST, MOST_HANDLES)
+                if not frame:
+                    return
+                asked = decode_start(frame)
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    control.send(encode(Failed(asked.serial, str(error))))
+                    pid = -1
+                if pid == 0:
+                    selector.close()
+                    for handle in (wake_read, wake_write):
+                        os.close(handle)
+                    control.close()
+                    _become(asked, handles, run)
+                for handle in handles:
+                    os.close(handle)
+                if pid > 0:
+                    control.send(encode(Started(asked.serial, pid)))
+
+
+def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], int]) -> None:
+    """Be the process that was asked for, to its end."""
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()  # a Ctrl-C in the terminal is for the supervisor, which tells us
+        os.environ.update(asked.variables)
+        os.environ.update({name: str(handle) for name, handle in zip(asked.handles, handles, strict=True)})
+        code = run(asked.arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # whatever it is: a process that went on here would be a second launcher
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _reap(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        with contextlib.suppress(OSError):  # the supervisor is gone
+            control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status))))
+
+
+def _nothing(_: int, __: FrameType | None) -> None:
+    """Be a handler, so that the signal wakes the selector."""

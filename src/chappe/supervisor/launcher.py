@@ -1,0 +1,301 @@
+"""How processes are started: each by an interpreter of its own, or forked from one that holds the imported application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol, assert_never
+
+import msgspec
+
+from chappe.errors import ChildFailed
+from chappe.search_path import child_command
+
+log = logging.getLogger("chappe.supervisor")
+
+CONTROL_VARIABLE: Final = "CHAPPE_CONTROL_FD"
+LISTEN_VARIABLE: Final = "CHAPPE_LISTEN_FD"
+PARENT_VARIABLE: Final = "CHAPPE_PARENT_FD"
+READY_VARIABLE: Final = "CHAPPE_READY_FD"
+
+UNKNOWN_END: Final = 70  # the exit code of a process whose launcher ended before it
+LARGEST: Final = 64 * 1024  # bytes of one frame between supervisor and launcher
+MOST_HANDLES: Final = 8
+
+
+class Start(msgspec.Struct, array_like=True, tag="start"):
+    """Asks for a process; `handles` names the variables that tell it the descriptors that come with this frame, in their order."""
+
+    serial: int
+    arguments: tuple[str, ...]
+    variables: dict[str, str]
+    handles: tuple[str, ...]
+
+
+class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
+    """Says that the application is imported, and the names of threads that it started, after which forking is not safe."""
+
+    threads: list[str]
+
+
+class Started(msgspec.Struct, array_like=True, tag="started"):
+    """Answers `Start`."""
+
+    serial: int
+    pid: int
+
+
+class Failed(msgspec.Struct, array_like=True, tag="failed"):
+    """Answers a `Start` that was not possible."""
+
+    serial: int
+    why: str
+
+
+class Ended(msgspec.Struct, array_like=True, tag="ended"):
+    """Says that a process ended, with its exit code or the number of a signal, negative."""
+
+    pid: int
+    code: int
+
+
+_decode: Final = msgspec.msgpack.Decoder(Loaded | Started | Failed | Ended).decode
+decode_start: Final = msgspec.msgpack.Decoder(Start).decode
+encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Process(Protocol):
+    """A process that was started."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit code; a signal is its number, negative."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts processes of one release of the application."""
+
+    async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> Process:
+        """Start `chappe` with these arguments, variables and descriptors, each named by a variable. Raises `OSError`."""
+        ...
+
+    async def close(self) -> None:
+        """Release what starting needs; processes that run go on."""
+        ...
+
+
+class ExecLauncher:
+    """Starts an interpreter for each process, which imports the application itself."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *child_command(arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=tuple(handles.values()),
+            start_new_session=True,  # a Ctrl-C in the terminal is for us; we tell the children
+            env={**self._environment, **variables, **{name: str(handle) for name, handle in handles.items()}},
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        return
+
+
+async def check(environment: Mapping[str, str], patience: float) -> None:
+    """Import the application in a process that ends again; raises `ChildFailed` if that does not succeed."""
+    process = await ExecLauncher(environment).start(("launcher", "--check"), {}, {})
+    try:
+        async with asyncio.timeout(patience):
+            code = await process.wait()
+    except TimeoutError:
+        _kill(process)
+        await process.wait()
+        raise ChildFailed(f"the application was not imported within {patience:g} s") from None
+    except BaseException:
+        _kill(process)
+        raise
+    if code != 0:
+        raise ChildFailed("the application cannot be imported; see what was said above")
+
+
+class ForkLauncher:
+    """Forks processes from one that has imported the application and opened nothing (design §10)."""
+
+    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, life: int) -> None:
+        """Take over a launcher process that was just started; see `open_launcher`."""
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.loaded: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._process = process
+        self._control = control
+        self._life = life
+        self._serial = 0
+        self._starting: dict[int, asyncio.Future[int]] = {}
+        self._running: dict[int, _Forked] = {}
+        self._early: dict[int, int] = {}  # ends that were told before whoever started the process went on
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(control, self._readable)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the launcher process."""
+        return self._process.pid
+
+    async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> Process:
+        if self.ended.done():
+            raise ConnectionResetError("the launcher of processes has ended")
+        self._serial += 1
+        serial, started = self._serial, self._loop.create_future()
+        self._starting[serial] = started
+        frame = encode(Start(serial, tuple(arguments), dict(variables), tuple(handles)))
+        try:
+            socket.send_fds(self._control, [frame], list(handles.values()))
+            pid = await started
+        finally:
+            self._starting.pop(serial, None)
+        forked = self._running[pid] = _Forked(pid, self._loop)
+        if (code := self._early.pop(pid, None)) is not None:
+            self._end(pid, code)
+        return forked
+
+    async def close(self) -> None:
+        """End the launcher process; what it forked runs on, and its ends are watched without it."""
+        self._lose()
+        _kill(self._process)
+        await self._process.wait()
+
+    def _readable(self) -> None:
+        try:
+            data = self._control.recv(LARGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lose()
+            return
+        frame = _decode(data)
+        match frame:
+            case Loaded(threads):
+                self.loaded.set_result(threads)
+            case Started(serial, pid):
+                if (future := self._starting.get(serial)) is not None and not future.done():
+                    future.set_result(pid)
+            case Failed(serial, why):
+                if (future := self._starting.get(serial)) is not None and not future.done():
+                    future.set_exception(OSError(why))
+            case Ended(pid, code):
+                if pid in self._running:
+                    self._end(pid, code)
+                else:
+                    self._early[pid] = code
+            case _:
+                assert_never(frame)
+
+    def _end(self, pid: int, code: int) -> None:
+        self._running.pop(pid).end(code)
+
+    def _lose(self) -> None:
+        """Go on without the launcher process: nothing more is started, and each end is heard from the system, without its code."""
+        if self.ended.done():
+            return
+        self.ended.set_result(None)
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        os.close(self._life)
+        for future in (*self._starting.values(), self.loaded):
+            if not future.done():
+                future.set_exception(ConnectionResetError("the launcher of processes has ended"))
+        self.loaded.exception() if self.loaded.done() and not self.loaded.cancelled() else None
+        for forked in self._running.values():
+            forked.watch()
+        self._running.clear()
+
+
+class _Forked:
+    """A process that the launcher forked."""
+
+    def __init__(self, pid: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.pid = pid
+        self._loop = loop
+        self._code: asyncio.Future[int] = loop.create_future()
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._code)
+
+    def end(self, code: int) -> None:
+        """Hear that it ended."""
+        if not self._code.done():
+            self._code.set_result(code)
+
+    def watch(self) -> None:
+        """Have the system tell when it ends, where its parent cannot any more."""
+        try:
+            handle = os.pidfd_open(self.pid)
+        except OSError:
+            self.end(UNKNOWN_END)
+            return
+
+        def ended() -> None:
+            self._loop.remove_reader(handle)
+            os.close(handle)
+            self.end(UNKNOWN_END)
+
+        self._loop.add_reader(handle, ended)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a process that may have ended: asyncio's own verb would take the exit code away from who waits for it."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+async def open_launcher(environment: Mapping[str, str], patience: float) -> Launcher:
+    """Return a launcher that has imported the application; raises `ChildFailed` if it cannot.
+
+    Where the application started threads while it was imported, forking is not safe: each process then has its own interpreter.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    life_read, life_write = os.pipe()
+    try:
+        process = await ExecLauncher(environment).start(("launcher",), {}, {CONTROL_VARIABLE: theirs.fileno(), PARENT_VARIABLE: life_read})
+    except BaseException:
+        ours.close()
+        os.close(life_write)
+        raise
+    finally:
+        theirs.close()
+        os.close(life_read)
+    ours.setblocking(False)
+    launcher = ForkLauncher(process, ours, life_write)
+    try:
+        async with asyncio.timeout(patience):
+            threads = await asyncio.shield(launcher.loaded)
+    except TimeoutError:
+        await launcher.close()
+        raise ChildFailed(f"the application was not imported within {patience:g} s") from None
+    except ConnectionResetError:
+        await launcher.close()
+        raise ChildFailed("the application cannot be imported; see what was said above") from None
+    except BaseException:
+        _kill(process)
+        raise
+    if threads:
+        log.warning(
+            "the application starts threads while it is imported (%s), so its processes are not forked; start them where they are used, "
+            "or set fork = false",
+            ", ".join(threads),
+        )
+        await launcher.close()
+        return ExecLauncher(environment)
+    return launcher

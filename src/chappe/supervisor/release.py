@@ -1,0 +1,52 @@
+"""One release of the application: its settings, and what starts processes that have it imported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from chappe.errors import ChildFailed
+from chappe.settings import Settings
+from chappe.supervisor.launcher import ExecLauncher, ForkLauncher, Launcher, check, open_launcher
+
+log = logging.getLogger("chappe.supervisor")
+
+IMPORTED_WITHIN: Final = 60.0
+
+
+class Release:
+    """What `chappe run` starts processes from until the next reload."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        self.settings = settings
+        self._environment = environment
+        self._launcher: Launcher = ExecLauncher(environment)
+        self._restoring = asyncio.Lock()
+
+    @property
+    def launcher(self) -> Launcher:
+        """What starts processes of this release."""
+        return self._launcher
+
+    async def open(self) -> None:
+        """Import the application; raises `ChildFailed` if that does not succeed."""
+        if self.settings.fork:
+            self._launcher = await open_launcher(self._environment, IMPORTED_WITHIN)
+        else:
+            await check(self._environment, IMPORTED_WITHIN)
+
+    async def restore(self) -> None:
+        """Import the application again if the process that held it has died."""
+        async with self._restoring:
+            if isinstance(self._launcher, ForkLauncher) and self._launcher.ended.done():
+                log.error("the process that holds the application ended; it is imported again, as it is on the disk now")
+                try:
+                    self._launcher = await open_launcher(self._environment, IMPORTED_WITHIN)
+                except ChildFailed as error:
+                    log.error("%s; what runs goes on, nothing new is started", error)
+
+    async def close(self) -> None:
+        """End what only starting needed."""
+        await self._launcher.close()
