@@ -19,7 +19,7 @@ from .conftest import Mill, has_ended
 def test_everything_starts_serves_and_ends_in_order(mill: Mill) -> None:
     mill.run()
     rows = mill.rows()
-    assert list(rows) == ["supervisor", "engine", "gateway", "scheduler", "default-1"]
+    assert list(rows) == ["supervisor", "engine", "default-1", "scheduler", "gateway"]
     assert mill.process is not None and rows["supervisor"].pid == mill.process.pid
     base = mill.address()
     with httpx2.Client(base_url=base, trust_env=False) as client:

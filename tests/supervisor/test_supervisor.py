@@ -1,5 +1,6 @@
-"""The supervisor's plan: which processes the settings ask for."""
+"""Which processes the settings ask for, and that there is one supervisor for a file."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,14 @@ import pytest
 from chappe.engine.owner import Ownership
 from chappe.errors import AlreadyOwned
 from chappe.settings import Pool, Settings
-from chappe.supervisor.supervisor import Supervisor, plan
+from chappe.supervisor.plan import plan, suspects_spec
+from chappe.supervisor.supervisor import Supervisor
 
 
-def test_the_default_is_an_engine_a_gateway_a_scheduler_and_one_worker() -> None:
-    engine, others = plan(Settings())
-    assert engine.arguments == ("engine",)
-    assert [child.name for child in others] == ["gateway", "scheduler", "default-1"]
-    assert others[-1].arguments == ("worker", "--name", "default", "-c", "100", "-Q", "*")
+def test_the_default_is_one_worker_a_scheduler_and_a_gateway_which_a_new_release_replaces_last() -> None:
+    specs = plan(Settings())
+    assert [spec.name for spec in specs] == ["default-1", "scheduler", "gateway"]
+    assert specs[0].arguments == ("worker", "--name", "default", "-c", "100", "-Q", "*")
 
 
 def test_pools_become_workers_with_their_options() -> None:
@@ -24,21 +25,25 @@ def test_pools_become_workers_with_their_options() -> None:
         ),
         "off": Pool(processes=0),
     }
-    _, others = plan(Settings(pools=pools), gateway=False, scheduler=False)
-    assert [child.name for child in others] == ["push-1", "push-2"]
-    said = " ".join(others[0].arguments)
+    specs = plan(Settings(pools=pools), gateway=False, scheduler=False)
+    assert [spec.name for spec in specs] == ["push-1", "push-2"]
+    said = " ".join(specs[0].arguments)
     assert said == "worker --name push -c 5 -Q push.*,mail -X push.slow --max-messages 100 --max-age 60.0 --max-memory 512"
 
 
+def test_suspects_of_a_pool_run_one_by_one_in_a_process_that_serves_its_queues() -> None:
+    settings = Settings(pools={"push": Pool(queues=("push.*",), exclude=("push.slow",), concurrency=5, max_messages=100)})
+    spec = suspects_spec(settings, "push")
+    assert spec is not None
+    assert " ".join(spec.arguments) == "worker --name push -c 1 -Q push.* -X push.slow --suspects"
+    assert suspects_spec(settings, "gone") is None
+
+
 def test_a_process_has_more_time_to_end_than_its_messages() -> None:
-    _, others = plan(Settings(grace=7.0))
-    assert all(child.grace > 7.0 for child in others)
+    assert all(spec.grace > 7.0 for spec in plan(Settings(grace=7.0)))
 
 
 def test_a_second_supervisor_of_one_file_is_refused_naming_the_first(tmp_path: Path) -> None:
-    import os
-
     path = tmp_path / "chappe.db"
-    engine, others = plan(Settings())
     with Ownership(Path(f"{path}.supervisor")), pytest.raises(AlreadyOwned, match=f"another chappe run is up .* process {os.getpid()}"):
-        Supervisor(path, engine, others)
+        Supervisor(Settings(broker=f"sqlite:///{path}"))

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from chappe import Reject, RetryLater, Snooze
-from chappe.brokers.contract import Dead, Retry
+from chappe.brokers.contract import Dead, Delivery, Retry
 from chappe.failures import first_line
-from chappe.worker.verdict import decide
+from chappe.messages.envelope import Envelope
+from chappe.worker.verdict import decide, not_understood
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -55,3 +56,24 @@ def test_the_cause_of_a_verdict_is_what_the_history_shows() -> None:
     rejected = decide(7, caused(Reject("attempts spent"), OSError("the disk")))
     assert isinstance(rejected, Dead)
     assert (rejected.reason, first_line(rejected.error)) == ("attempts spent", "OSError: the disk")
+
+
+def test_what_this_release_does_not_know_is_returned_uncounted_for_the_deploy_window_and_then_dead() -> None:
+    note: str | None = None
+    now, returned = 1000.0, 0
+    while True:
+        settlement = not_understood(Delivery(7, "q", 1, Envelope("1", "new.type", b"{}"), note), "unknown message", "no such", now=now, window=60.0)
+        if isinstance(settlement, Dead):
+            break
+        assert not settlement.counted
+        assert 0 < settlement.after <= 5
+        note, now, returned = settlement.note, now + settlement.after, returned + 1
+    assert settlement == Dead(7, "unknown message", "no such")
+    assert 60 <= now - 1000 < 66
+    assert returned > 10
+
+
+def test_the_window_begins_anew_for_a_message_that_a_handler_left_a_note_with() -> None:
+    delivery = Delivery(7, "q", 1, Envelope("1", "new.type", b"{}"), "rate")
+    assert isinstance(not_understood(delivery, "r", "e", now=5.0, window=1.0), Retry)
+    assert isinstance(not_understood(delivery, "r", "e", now=5.0, window=0.0), Dead)

@@ -33,7 +33,7 @@ class Do(Command, queue="work", retry=Retry(2, delay=0.0, jitter=0.0)):
 class Shop:
     """An application with one handler that does what it is told, and a worker for it."""
 
-    def __init__(self, path: Path, concurrency: int = 2) -> None:
+    def __init__(self, path: Path, concurrency: int = 2, deploy_window: float = 0.0) -> None:
         self.app = App("shop")
         self.engine = Engine(path / "chappe.db", grace=0.0)
         self.app.configure(Settings(broker=f"sqlite:///{path / 'chappe.db'}"), engine=self.engine)
@@ -42,6 +42,7 @@ class Shop:
         self.gate = asyncio.Event()
         self.app.handles(Do)(self.do)
         self.concurrency = concurrency
+        self.deploy_window = deploy_window
         self.path = path
 
     async def do(self, command: Do, context: Context) -> Any:
@@ -180,6 +181,22 @@ async def test_what_cannot_be_understood_is_parked_and_never_run(shop: Shop, env
     await shop.settled()
     assert [reason for reason, _ in await shop.dead()] == [reason]
     assert shop.ran == []
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        Envelope("1", "nobody.knows", b"{}"),
+        Envelope("1", "do", b'{"what": "fine", "more": 1}'),
+        Envelope("1", "do", b'{"what": 5}'),
+    ],
+)
+async def test_what_another_release_may_know_is_returned_for_it_uncounted(tmp_path: Path, envelope: Envelope) -> None:
+    async with Shop(tmp_path, deploy_window=600.0) as shop:
+        await shop.connection.broker.publish([Publication(envelope, "work")])
+        found = await auntil(lambda: shop.connection.broker.peek("work", "delayed"))
+        assert [delivery.attempt for delivery in found] == [1]
+        assert (await shop.dead(), shop.ran) == ([], [])
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), Unconfirmed("no answer")])

@@ -25,6 +25,7 @@ from chappe.failures import summarize
 from chappe.messages.topology import match
 from chappe.search_path import add_project_folder
 from chappe.settings import Settings, load
+from chappe.supervisor.environment import TOKEN_VARIABLE
 
 R = TypeVar("R")
 
@@ -44,7 +45,8 @@ def settings_of(ctx: click.Context, **flags: Any) -> Settings:
     """Return the settings for this command line; raises `InvalidSettings`."""
     given: Mapping[str, Any] = ctx.obj
     if _held:
-        return replace(_held[0], **{name: value for name, value in flags.items() if value is not None})
+        given_now = {name: value for name, value in flags.items() if value is not None}
+        return replace(_held[0], token=os.environ.get(TOKEN_VARIABLE), **given_now)
     return load({"app": given["app"], "broker": given["broker"], **flags}, file=given["config"])
 
 

@@ -245,7 +245,15 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
         return 0
     lasting, temporary = app.registry.served(queues)
     async with connection.broker.consume(lasting, prefetch=2 * concurrency, temporary=temporary) as consumer:
-        work = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=concurrency, table=table)
+        work = Worker(
+            app.bus,
+            consumer,
+            merging=app.merger,
+            ports=await app.ports(),
+            concurrency=concurrency,
+            table=table,
+            deploy_window=settings.deploy_window,
+        )
         work.most = limits["max_messages"]
 
         def beat(now: float) -> None:
@@ -358,7 +366,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     from chappe.web.gateway import gateway as make_gateway
     from chappe.web.http_protocol import HttpProtocol, backlog
 
-    settings = settings_of(ctx, host=host, port=port, token=os.environ.pop(TOKEN_VARIABLE, None))
+    settings = settings_of(ctx, host=host, port=port)
     line = _start(settings, "gateway", settings.grace)
     app = find_app(settings, role="gateway", may_own_file=False)
     config = uvicorn.Config(

@@ -27,8 +27,8 @@ from chappe.web.guard import refuse_open_bind
 def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool, no_scheduler: bool) -> None:
     """Run everything on this host: engine, gateway, scheduler and supervised workers; with RabbitMQ there is no engine.
 
-    TERM and INT end it in order, a second INT and QUIT at once, HUP replaces workers one by one, TSTP and CONT pause and
-    resume them. Pools of workers are declared in chappe.toml.
+    TERM and INT end it in order, a second INT and QUIT at once, HUP takes a new release of the application into use, TSTP and
+    CONT pause and resume the workers. Pools of workers are declared in chappe.toml.
     """
     settings = settings_of(ctx, host=host, port=port)
     named_app(settings)

@@ -38,6 +38,15 @@ def started_in(path: Path) -> frozenset[int] | None:
             table = file.read()
     except OSError:
         return None
+    return _tags(table)
+
+
+def started_by(handle: int) -> frozenset[int]:
+    """Return the tags that the worker of an open table was running: it can be read after the file was removed. Raises `OSError`."""
+    return _tags(os.pread(handle, os.fstat(handle).st_size, 0))
+
+
+def _tags(table: bytes) -> frozenset[int]:
     tags = table[BEAT.size :]
     return frozenset(tag for (tag,) in TAG.iter_unpack(tags[: len(tags) // TAG.size * TAG.size]) if tag)
 

@@ -9,9 +9,8 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
-from chappe.engine.running_tables import started_in
+from chappe.engine.running_tables import started_by
 from chappe.supervisor.launcher import PARENT_VARIABLE, READY_VARIABLE, Launcher, Process
 from chappe.supervisor.plan import ChildSpec
 
@@ -105,10 +104,8 @@ class Child:
             self.ready.set()
 
     def running_at_death(self) -> int:
-        """Return how many messages a worker that died had begun; its table outlives it, also when the engine has removed the file."""
-        if self._table is None:
-            return 0
-        return len(started_in(Path(f"/proc/self/fd/{self._table}")) or ())
+        """Return how many messages a worker that died had begun; its table can be read also when the engine has removed the file."""
+        return 0 if self._table is None else len(started_by(self._table))
 
     def signal(self, number: int) -> None:
         """Send a signal if it runs."""

@@ -156,6 +156,9 @@ class Supervisor:
     def add(self, spec: ChildSpec, release: Release | None = None) -> Child:
         """Start a process of a release, and keep it running until it is retired."""
         child = Child(spec)
+        for before in self._children:
+            if before.spec.name == spec.name:
+                child.starts, child.planned_ends = before.starts, before.planned_ends
         self._children.append(child)
         self._keep(child, release or self._release)
         return child

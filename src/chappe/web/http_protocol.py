@@ -16,6 +16,7 @@ from chappe.web.problems import problem
 HEAD_WITHIN: Final = 10.0  # seconds for the request line and the headers
 GONE_WITHIN: Final = 2.0  # seconds for a client that was turned away to read why: closing at once would take the answer back
 BODY_WITHIN: Final = 60.0  # seconds for the body and its trailers: 1 MiB at 18 KiB/s
+LINGER: Final = 2.0  # seconds after which a connection without a request is closed, when the gateway ends
 LARGEST_HEAD: Final = 64 * 1024  # bytes of a head, or around the parts of a body, that do not end
 LARGEST_REST: Final = 1024 * 1024  # bytes of a body that still come when its answer was sent
 _FRAMING: Final = 16  # bytes around each byte of a body that a client may need: chunks can be that small
@@ -37,6 +38,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._spare = LARGEST_HEAD
         self._rest = 0
         self._user: int | None = None
+        self._ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -117,6 +119,8 @@ class HttpProtocol(HttpToolsProtocol):
             if name == b"transfer-encoding" and (value.strip().lower() != b"chunked" or version == "1.0"):
                 raise ValueError("a body in another encoding has no end that we could see")  # RFC 9112 §6.3
         super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
         self._stage, self._since = "body", self.loop.time()
         self._allow(BODY_WITHIN)
 
@@ -137,6 +141,20 @@ class HttpProtocol(HttpToolsProtocol):
         if self._stage == "body" and self.cycle.response_complete:
             self._allow(HEAD_WITHIN)  # nobody waits for the rest of the body
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """Answer the request that may be on its way, and end: whoever sends it knows nothing of our end (RFC 9112 §9.6)."""
+        self._ending = True
+        if self._answered:
+            self.loop.call_later(LINGER, self._end_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def _end_if_idle(self) -> None:
+        if self._stage == "idle" and self._answered:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(LINGER, self._end_if_idle)
 
     @property
     def _answered(self) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from chappe.brokers.contract import Dead, Retry
+from chappe.brokers.contract import Dead, Delivery, Retry
 from chappe.errors import Reject, RetryLater, Snooze
 from chappe.failures import describe, one_line, printable, verdict_of
+
+_LONGEST_RETURN = 5.0
+_UNKNOWN = "not known since "
 
 
 def decide(tag: int, error: BaseException, *, stopping: bool = False) -> Retry | Dead:
@@ -42,6 +45,18 @@ def _rejected(tag: int, asked: Reject) -> Dead:
         return Dead(tag, reason, describe(asked))
     text = printable(asked.reason).strip()
     return Dead(tag, reason, None if text in (reason, "") else describe(asked))
+
+
+def not_understood(delivery: Delivery, reason: str, error: str, *, now: float, window: float) -> Retry | Dead:
+    """Return the settlement of a message that this release does not know: others may, while a new one is on its way (design §3).
+
+    For `window` seconds from the first time it is returned, delayed and uncounted; then it is a dead letter.
+    """
+    note = delivery.note or ""
+    since = float(note.removeprefix(_UNKNOWN)) if note.startswith(_UNKNOWN) else now
+    if now - since >= window:
+        return Dead(delivery.tag, reason, error)
+    return Retry(delivery.tag, min(_LONGEST_RETURN, 1.0 + (now - since) / 4), counted=False, note=f"{_UNKNOWN}{since}")
 
 
 def _storable(text: str) -> str:

@@ -32,7 +32,7 @@ from chappe.middleware.retries import Retries
 from chappe.worker.hardlimits import HardLimits
 from chappe.worker.prefetch import ahead
 from chappe.worker.running_table import RunningTable
-from chappe.worker.verdict import decide
+from chappe.worker.verdict import decide, not_understood
 
 log = logging.getLogger("chappe.worker")
 
@@ -90,7 +90,17 @@ class _Plan:
 class Worker:
     """Runs the messages of some queues with a number of slots."""
 
-    def __init__(self, bus: Bus, consumer: Consumer, *, merging: Merging, ports: Ports, concurrency: int, table: RunningTable) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        consumer: Consumer,
+        *,
+        merging: Merging,
+        ports: Ports,
+        concurrency: int,
+        table: RunningTable,
+        deploy_window: float = 0.0,
+    ) -> None:
         """Prepare; nothing is received before `run`."""
         self._bus = bus
         self._consumer = consumer
@@ -98,6 +108,8 @@ class Worker:
         self._ports = ports
         self._concurrency = concurrency
         self._table = table
+        self._deploy_window = deploy_window
+        self._told: set[str] = set()
         self._limits = HardLimits(self._blame)
         self._buffer: collections.deque[Delivery] = collections.deque()
         self._plans: dict[tuple[str, str, str], _Plan] = {}
@@ -323,8 +335,7 @@ class Worker:
             try:
                 plan = await self._plan(envelope.type, delivery.queue, envelope.content_type)
             except (UnknownMessage, NoHandler) as error:
-                self.failed += 1
-                return Dead(delivery.tag, "unknown message", str(error))
+                return self._not_understood(delivery, "unknown message", str(error))
             except msgspec.DecodeError as error:
                 self.failed += 1
                 return Dead(delivery.tag, "undecodable", f"{envelope.type}: {one_line(str(error))}")
@@ -336,8 +347,7 @@ class Worker:
         try:
             message = plan.decode(envelope.body)
         except BaseException as error:  # also what a message's own __post_init__ raises: it will not be better next time
-            self.failed += 1
-            return Dead(delivery.tag, "undecodable", f"{envelope.type}: {summarize(error)}")
+            return self._undecodable(delivery, error)
         context = Context(
             envelope.id,
             attempt=delivery.attempt,
@@ -382,6 +392,25 @@ class Worker:
         if asyncio.current_task(self._loop) in self._slots.values():  # else it is the coroutine of the slot itself that is closed
             self._exits[settlement.delivery] = settlement
         raise error
+
+    def _undecodable(self, delivery: Delivery, error: BaseException) -> Retry | Dead:
+        text = f"{delivery.envelope.type}: {summarize(error)}"
+        if isinstance(error, msgspec.ValidationError):  # of another release, perhaps: what is no JSON at all is not
+            return self._not_understood(delivery, "undecodable", text)
+        self.failed += 1
+        return Dead(delivery.tag, "undecodable", text)
+
+    def _not_understood(self, delivery: Delivery, reason: str, error: str) -> Retry | Dead:
+        settlement = not_understood(delivery, reason, error, now=time.time(), window=self._deploy_window)
+        if isinstance(settlement, Dead):
+            self.failed += 1
+        elif error not in self._told:
+            self._told.add(error)
+            log.warning(
+                "%s %s is returned for a worker of another release, for %g s (deploy_window): %s",
+                delivery.envelope.type, delivery.envelope.id, self._deploy_window, error,
+            )  # fmt: skip
+        return settlement
 
     async def _plan(self, name: str, queue: str, content_type: str) -> _Plan:
         kind = self._bus.registry.message(name)
