@@ -1,9 +1,9 @@
 """The bus: a fold over middleware on the way out and on the way in."""
 
-from typing import Any
-
 import subprocess
 import sys
+from typing import Any
+
 import msgspec
 import pytest
 

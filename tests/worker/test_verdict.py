@@ -62,7 +62,9 @@ def test_what_this_release_does_not_know_is_returned_uncounted_for_the_deploy_wi
     note: str | None = None
     now, returned = 1000.0, 0
     while True:
-        settlement = not_understood(Delivery(7, "q", 1, Envelope("1", "new.type", b"{}"), note), "unknown message", "no such", now=now, window=60.0)
+        settlement = not_understood(
+            Delivery(7, "q", 1, Envelope("1", "new.type", b"{}"), note), "unknown message", "no such", now=now, window=60.0
+        )
         if isinstance(settlement, Dead):
             break
         assert not settlement.counted

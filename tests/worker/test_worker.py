@@ -96,7 +96,13 @@ class Shop:
         self.consumer = await self.scope.__aenter__()
         table = RunningTable(self.path, self.concurrency)
         self.worker = Worker(
-            self.app.bus, self.consumer, merging=self.app.merger, ports=await self.app.ports(), concurrency=self.concurrency, table=table
+            self.app.bus,
+            self.consumer,
+            merging=self.app.merger,
+            ports=await self.app.ports(),
+            concurrency=self.concurrency,
+            table=table,
+            deploy_window=self.deploy_window,
         )
         self.running = asyncio.create_task(self.worker.run())
         return self

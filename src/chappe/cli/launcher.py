@@ -21,6 +21,7 @@ import setproctitle
 from chappe.cli.lifetime import settle_down
 from chappe.cli.loading import find_app, hold, settings_of
 from chappe.cli.logs import set_up
+from chappe.output import end_now
 from chappe.supervisor.launcher import (
     CONTROL_VARIABLE,
     LARGEST,
@@ -124,7 +125,7 @@ def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], i
     except BaseException:  # whatever it is: a process that went on here would be a second launcher
         traceback.print_exc()
     finally:
-        os._exit(code)
+        end_now(code)
 
 
 def _reap(control: socket.socket) -> None:

@@ -279,7 +279,7 @@ class Worker:
                 idle.set_result(None)
 
     async def _slot(self, index: int) -> None:
-        buffer, table, run, limits, holds = self._buffer, self._table, self._run, self._limits, self._consumer.holds
+        buffer, table, run, holds = self._buffer, self._table, self._run, self._consumer.holds
         clean = contextvars.copy_context()
         turn_ends = 0.0
         while True:
@@ -309,12 +309,7 @@ class Worker:
                     raise
                 settlement = left
             finally:
-                if self._is_copy:
-                    forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
-                self.busy -= 1
-                table.start(index, 0)
-                if limits.active:
-                    limits.end(delivery.tag)
+                self._left(index, delivery)
             self._settlements.append(settlement)
             if not self._flush_due:
                 self._flush_due = True
@@ -326,6 +321,15 @@ class Worker:
                 self._spawn(index)  # a handler left context variables behind: they must not reach the next message
                 self._loop.call_soon(self._wake)
                 return
+
+    def _left(self, index: int, delivery: Delivery) -> None:
+        """Note that a slot runs nothing any more."""
+        if self._is_copy:
+            forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
+        self.busy -= 1
+        self._table.start(index, 0)
+        if self._limits.active:
+            self._limits.end(delivery.tag)
 
     async def _run(self, delivery: Delivery) -> Settlement:
         """Decode, handle, decide: every delivery ends in exactly one settlement."""
