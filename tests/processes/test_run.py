@@ -105,7 +105,9 @@ def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> N
     (mill.folder / "timed.py").write_text("from mill import *\napp.schedule(every(0.5), Tick())\n")
     mill.environment["CHAPPE_APP"] = "timed:app"
     mill.run("--no-gateway")
-    second = mill.script("import os\nos.dup2(os.open('second', os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)\nfrom chappe.cli import main\nmain(['scheduler'])")
+    second = mill.script(
+        "import os\nos.dup2(os.open('second', os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)\nfrom chappe.cli import main\nmain(['scheduler'])"
+    )
     until(lambda: len(mill.lines("tick")) >= 8)
     second.terminate()
     assert second.wait(60) == 0
