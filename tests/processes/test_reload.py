@@ -28,7 +28,7 @@ def test_a_reload_brings_the_pools_of_the_new_settings(mill: Mill) -> None:
     mill.process.send_signal(signal.SIGHUP)
     until(lambda: "run the new release" in mill.errors(), "the reload", LONG)
     assert list(mill.rows()) == ["supervisor", "engine", "mill-1", "mill-2"]
-    assert mill.errors().count("mill serves ticks, work with 1 slots") == 2
+    assert mill.errors().count("mill serves ticks, work with 1 slot") == 2
     mill.end()
 
 
