@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import click
@@ -11,7 +12,8 @@ import msgspec
 from chappe.app import Connection
 from chappe.cli.loading import bare_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
-from chappe.errors import InvalidMessage
+from chappe.cli.terminal import say
+from chappe.errors import InvalidMessage, Rejected
 from chappe.failures import first_line
 from chappe.store.contract import Letter
 
@@ -106,10 +108,22 @@ def _all_or_some(ctx: click.Context, numbers: tuple[int, ...], queue: str | None
             found += [letter.number for letter in letters]
         count = 0  # first all numbers, then the act: what dies again meanwhile is not acted on twice
         for first in range(0, len(found), 500):
-            count += await act(found[first : first + 500])
+            count += await _each(act, found[first : first + 500])
         return count
 
     return run_with(bare_app(settings_of(ctx)), work)
+
+
+async def _each(act: Callable[[Sequence[int]], Awaitable[int]], numbers: Sequence[int]) -> int:
+    """Act on many at once; if one of them is refused, on each by itself, and say which are."""
+    try:
+        return await act(numbers)
+    except Rejected as error:
+        if len(numbers) == 1:
+            say(f"chappe: {error}")
+            return 0
+        half = len(numbers) // 2
+        return await _each(act, numbers[:half]) + await _each(act, numbers[half:])
 
 
 def _refuse_unclear(numbers: tuple[int, ...], queue: str | None) -> None:

@@ -42,6 +42,8 @@ INSERT_DEAD = """insert into dead (queue, rank, message_id, attempts, flags, key
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
     from delayed where due <= ? order by due, id limit ?"""
 _TALLY = "insert or replace into tally values (?, ?)"
+_KEEP_UNIQUE = """update dead set unique_name = (select name from unique_key where message_id = ? and until is null)
+    where number = ?"""
 _DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
 
 _serials = msgspec.json.Decoder(tuple[int, list[int], float]).decode
@@ -373,6 +375,8 @@ class Ledger:
                 (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~_PASSING, claim.key, reason, error, self.now(),
                  msgspec.msgpack.encode(history), envelope),
             )  # fmt: skip
+            if claim.flags & UNIQUE:
+                self.db.execute(_KEEP_UNIQUE, (claim.message_id, self.db.last_insert_rowid()))
             queue.dead += 1
         self.db.execute("delete from death where message_id = ?", (scope,))
         self._forget(claim)

@@ -11,7 +11,7 @@ from msgspec import Raw
 from chappe.engine.ledger import Ledger
 from chappe.engine.queues import MERGES
 from chappe.engine.seal import seal, unseal, unseal_or_stand_in
-from chappe.errors import NotFound
+from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Envelope
 
 _COLUMNS = "number, queue, reason, error, attempts, died_at, history, message_id, envelope"
@@ -43,22 +43,28 @@ class Letters:
         return self._shown(row)
 
     def retry(self, numbers: Sequence[int]) -> int:
-        """Make letters ready again as new messages of their queues, and say how many there were."""
+        """Make letters ready again as new messages of their queues, and say how many there were.
+
+        Raises `Rejected`, and retries none, if another message has the unique key of one of them.
+        """
         ledger = self._ledger
+        self._refuse_taken(numbers)
         ledger.write()
         count = 0
         for number in numbers:
             row = ledger.db.execute(
-                "delete from dead where number = ? returning queue, rank, message_id, flags, key, envelope", (number,)
+                "delete from dead where number = ? returning queue, rank, message_id, flags, key, envelope, unique_name", (number,)
             ).fetchone()
             if row is None:
                 continue
-            queue_id, rank, message_id, flags, key, envelope = row
+            queue_id, rank, message_id, flags, key, envelope, unique = row
             queue = ledger.routes.by_id[queue_id]
             ledger.db.execute(
                 _READY,
                 (queue_id, rank, ledger.next_id(), message_id, int(flags) & ~MERGES, key, envelope),
             )
+            if unique is not None:
+                ledger.db.execute("insert into unique_key values (?, ?, null)", (unique, message_id))
             ledger.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
             ledger.db.execute(
                 "update tracked set state = 'ready', error = null where message_id = ? or into_id = ?", (message_id, message_id)
@@ -68,6 +74,21 @@ class Letters:
             ledger.touch(queue)
             count += 1
         return count
+
+    def _refuse_taken(self, numbers: Sequence[int]) -> None:
+        taken: dict[str, str] = {}
+        for number in dict.fromkeys(numbers):
+            row = self._ledger.db.execute("select unique_name, message_id from dead where number = ?", (number,)).fetchone()
+            if row is None or row[0] is None:
+                continue
+            name, message_id = row
+            found = self._ledger.db.execute("select message_id from unique_key where name = ?", (name,)).fetchone()
+            other = taken.setdefault(name, message_id if found is None else str(found[0]))
+            if found is not None or other != message_id:
+                raise Rejected(
+                    f'dead letter {number} cannot be retried beside message {other}, which has the same unique key "{name}"; '
+                    "retry it when that one has ended, or discard it"
+                )
 
     def edit(self, number: int, body: bytes) -> None:
         """Replace the body of a letter, or raise `NotFound`, or `CorruptStorage` if the disk changed it."""
