@@ -36,6 +36,8 @@ from chappe.errors import DefinitionError, KeyReused, TooLate
 from chappe.testing import testing
 from chappe.web.gateway import gateway
 
+from .web.shop import of_this_user
+
 
 class Bid(Command, queue="bids", retry=Retry(3, delay=1.0, jitter=0.0)):
     user: str
@@ -136,7 +138,7 @@ def by_queue(auction: Auction, kind: type[Command], values: dict[str, Any]) -> A
 def by_http(auction: Auction, kind: type[Command], values: dict[str, Any]) -> Any:
     async def post() -> Any:
         async with testing(auction.app) as t:
-            transport = httpx2.ASGITransport(app=gateway(auction.app))
+            transport = httpx2.ASGITransport(app=of_this_user(gateway(auction.app)))
             async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 answer = await client.post(f"/commands/{kind.__spec__.name}", json=values)
                 if answer.status_code == 422:

@@ -68,6 +68,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    allowed_users: tuple[str, ...] = ()
     max_body: int = 1024 * 1024
     deadline: float = 5.0
     grace: float = 25.0
@@ -115,6 +116,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         for origin in self.allowed_origins:
             if not re.fullmatch(f"[a-z][a-z0-9+.-]*://{_HOST}/?", origin, re.IGNORECASE):
                 raise ValueError(f'allowed_origins: "{origin}" is no origin; write them like https://app.example.org')
+        for user in self.allowed_users:
+            if not re.fullmatch(r"[^\s:/,]{1,256}", user):
+                raise ValueError(f'allowed_users: "{user}" is no user; write names like www-data, or numbers of users')
         for pool in self.pools:
             if not re.fullmatch(r"[\w.-]{1,64}", pool):
                 raise ValueError(f"pools: {pool!r} is no name for a pool; use letters, digits, dots and dashes")

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import resource
 import socket
+import subprocess
 from pathlib import Path
 
 import httpx2
@@ -80,3 +82,26 @@ def test_half_requests_do_not_keep_others_out_of_a_gateway_with_few_descriptors(
             with httpx2.Client(base_url=address, trust_env=False, timeout=30) as client:
                 assert client.get("/queues").status_code == 200
     assert "out of system resource" not in mill.errors()
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_without_a_token_another_user_of_the_machine_is_refused_until_allowed(mill: Mill) -> None:
+    def asked(*arguments: str) -> tuple[str, str]:
+        command = ["setpriv", "--reuid=65534", "--clear-groups", "curl", "-s", "-w", "\\n%{http_code}", *arguments]
+        body, _, status = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.rpartition("\n")
+        return status, body
+
+    mill.run()
+    address = mill.address()
+    work = f"{address}/commands/work", "--json", '{"name": "stranger"}'
+    assert httpx2.get(f"{address}/queues", trust_env=False).status_code == 200
+    for arguments in (f"{address}/queues",), (f"{address}/metrics",), work:
+        status, body = asked(*arguments)
+        assert (status, json.loads(body)["title"]) == ("403", "This user is not served")
+    assert asked(f"{address}/livez")[0] == "200"
+    mill.end()
+    mill.configure('allowed_users = ["65534"]')
+    mill.run()
+    assert asked(f"{mill.address()}/queues")[0] == "200"
+    assert mill.queues()["work"]["ready"] == 0

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import enum
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 import httpx2
 import msgspec
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chappe import App, Command, Context, Event, Reject, Retry, Settings, Unique, replace
 from chappe.engine.server import Engine
@@ -111,6 +112,15 @@ def make() -> App:
     return app
 
 
+def of_this_user(asgi: ASGIApp) -> ASGIApp:
+    """Return an application that is told what the protocol tells it of a connection by this user."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        await asgi({"extensions": {"chappe.user": {"id": os.getuid()}}, **scope}, receive, send)
+
+    return called
+
+
 class Open:
     """The shop while it is open."""
 
@@ -153,7 +163,7 @@ async def opened(folder: Path, wrap: Callable[[ASGIApp], ASGIApp] = lambda asgi:
     engine = Engine(path, grace=0.0)
     app = make()
     app.configure(Settings(broker=f"sqlite:///{path}", **settings), engine=engine)
-    asgi = wrap(gateway(app))
+    asgi = of_this_user(wrap(gateway(app)))
     headers = {"Authorization": f"Bearer {settings['token']}"} if settings.get("token") else {}
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=asgi), base_url="http://localhost:7070", headers=headers) as client:
         try:

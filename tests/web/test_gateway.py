@@ -11,7 +11,7 @@ from chappe.engine.server import Engine
 from chappe.engine.serving import serve
 from chappe.web.gateway import gateway
 
-from .shop import Open, make
+from .shop import Open, make, of_this_user
 
 
 async def test_live_and_ready(shop: Open) -> None:
@@ -48,7 +48,7 @@ async def test_queues_are_listed_with_their_counts(shop: Open) -> None:
 async def test_while_the_engine_is_away_every_answer_is_503_with_retry_after(tmp_path: Path, method: str, path: str) -> None:
     app = make()
     app.configure(Settings(broker=f"sqlite:///{tmp_path}/chappe.db", deadline=0.3), role="gateway", may_own_file=False)
-    transport = httpx2.ASGITransport(app=gateway(app))
+    transport = httpx2.ASGITransport(app=of_this_user(gateway(app)))
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.request(method, path, json={"address": "a"} if method == "POST" else None)
         assert answer.status_code == 503
@@ -62,7 +62,7 @@ async def test_while_the_engine_is_away_every_answer_is_503_with_retry_after(tmp
 async def test_when_the_engine_comes_back_so_does_the_gateway(tmp_path: Path) -> None:
     path, app = tmp_path / "chappe.db", make()
     app.configure(Settings(broker=f"sqlite:///{path}", deadline=3.0), role="gateway", may_own_file=False)
-    transport = httpx2.ASGITransport(app=gateway(app))
+    transport = httpx2.ASGITransport(app=of_this_user(gateway(app)))
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for _ in range(2):
             engine = Engine(path, grace=0.0)

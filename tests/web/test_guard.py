@@ -1,5 +1,7 @@
 """Who may speak to the gateway."""
 
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +225,55 @@ async def test_compression_is_refused_in_any_of_its_headers(shop: Open) -> None:
 async def test_a_length_of_very_many_digits_is_413(shop: Open) -> None:
     answer = await shop.client.post("/commands/invite", content=b"{}", headers={"Content-Length": "9" * 5000})
     assert answer.status_code == 413
+
+
+STRANGER = 54321
+PATHS = {"/queues": 403, "/metrics": 403, "/readyz": 403, "/openapi.json": 403, "/messages/x": 403, "/livez": 200, "/healthz": 200}
+
+
+def of_user(user: int | None) -> Any:
+    """Return what tells an application who is behind each connection."""
+
+    def wrap(asgi: Any) -> Any:
+        async def called(scope: Any, receive: Any, send: Any) -> None:
+            await asgi({**scope, "extensions": {"chappe.user": {"id": user}}}, receive, send)
+
+        return called
+
+    return wrap
+
+
+@pytest.mark.parametrize("user", [STRANGER, None])
+async def test_without_a_token_another_user_is_told_what_to_do(tmp_path: Path, user: int | None) -> None:
+    async with opened(tmp_path, wrap=of_user(user)) as shop:
+        for path, status in PATHS.items():
+            assert (await shop.client.get(path)).status_code == status, path
+        answer = await shop.client.post("/commands/invite", json={"address": "a"})
+        assert answer.status_code == 403
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "set CHAPPE_TOKEN" in answer.json()["detail"]
+        assert ('add "54321" to allowed_users' in answer.json()["detail"]) is (user is not None)
+        assert await shop.stored("invites") == 0
+
+
+@pytest.mark.parametrize("user", [0, os.getuid()])
+async def test_without_a_token_its_user_and_root_are_served(tmp_path: Path, user: int) -> None:
+    async with opened(tmp_path, wrap=of_user(user)) as shop:
+        assert (await shop.client.get("/queues")).status_code == 200
+
+
+@pytest.mark.parametrize("allowed", [str(STRANGER), "nobody"])
+async def test_a_user_is_allowed_by_name_or_number(tmp_path: Path, allowed: str) -> None:
+    user = int(allowed) if allowed.isdecimal() else pwd.getpwnam(allowed).pw_uid
+    async with opened(tmp_path, wrap=of_user(user), allowed_users=(allowed,)) as shop:
+        assert (await shop.client.get("/queues")).status_code == 200
+
+
+async def test_with_a_token_it_does_not_matter_who_has_it(tmp_path: Path) -> None:
+    async with opened(tmp_path, wrap=of_user(None), token=TOKEN) as shop:
+        assert (await shop.client.get("/queues")).status_code == 200
+
+
+def test_an_allowed_user_that_nobody_is_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match='no user of this machine is called "no-such-user"'):
+        refuse_open_bind(Settings(allowed_users=("no-such-user",)))

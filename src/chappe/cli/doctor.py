@@ -24,7 +24,7 @@ from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSett
 from chappe.messages.finding import Finding
 from chappe.settings import Settings
 from chappe.supervisor.address import refuse_address
-from chappe.web.guard import refuse_open_bind
+from chappe.web.guard import refuse_open_bind, users_of
 from chappe.words import counted
 
 _LOW_DISK = 1024**3
@@ -139,7 +139,9 @@ def _limits(_: Settings) -> str:
 def _bind(settings: Settings) -> str:
     refuse_open_bind(settings)
     running = refuse_address(settings.host, settings.port, settings.path)
-    return f"{settings.host}:{settings.port}" + (" with a token" if settings.token else ", loopback only") + (running and f"; {running}")
+    users = ", ".join(str(user) for user in sorted(users_of(settings)))
+    served = " with a token" if settings.token else f", loopback only, for the users {users}"
+    return f"{settings.host}:{settings.port}{served}{running and f'; {running}'}"
 
 
 def _application(settings: Settings) -> str:

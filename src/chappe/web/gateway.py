@@ -81,7 +81,7 @@ def gateway(app: App) -> ASGIApp:
     ]
     inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_problem, Exception: _failure})
     inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
-    return Guard(_Measured(inner, metrics), settings)
+    return _Measured(Guard(inner, settings), metrics)
 
 
 class _Measured:

@@ -1,20 +1,25 @@
-"""Who may speak to the gateway: loopback or a token, known hosts and origins, bounded requests."""
+"""Who may speak to the gateway: its own user or a token, known hosts and origins, bounded requests."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import ipaddress
+import os
+import pwd
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chappe.errors import InvalidSettings
 from chappe.settings import Settings
+from chappe.web.peer import user_behind
 from chappe.web.problems import problem
+from chappe.web.wrong_tokens import WrongTokens
 
 LARGEST_HEADERS: Final = 16 * 1024
 LONGEST_ADDRESS: Final = 8 * 1024
@@ -33,7 +38,8 @@ class BodyTooLarge(HTTPException):
 
 
 def refuse_open_bind(settings: Settings) -> None:
-    """Raise `InvalidSettings` for a bind that others can reach while no token is set."""
+    """Raise `InvalidSettings` for a bind that others can reach while no token is set, and for allowed users that nobody is."""
+    users_of(settings)
     if not is_loopback(settings.host) and not settings.token:
         raise InvalidSettings(
             f"host {settings.host} can be reached from other machines and no token is set; set CHAPPE_TOKEN, or bind to 127.0.0.1"
@@ -44,6 +50,17 @@ def refuse_open_bind(settings: Settings) -> None:
         raise InvalidSettings(
             "the token is shorter than 16 characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
+
+
+def users_of(settings: Settings) -> frozenset[int]:
+    """Return the ids of the users who are served without a token: who runs this, root, and those that are allowed."""
+    found = {os.getuid(), 0}
+    for user in settings.allowed_users:
+        try:
+            found.add(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid)
+        except (KeyError, OverflowError):
+            raise InvalidSettings(f'allowed_users: no user of this machine is called "{user}"; see getent passwd') from None
+    return frozenset(found)
 
 
 def is_loopback(host: str) -> bool:
@@ -62,6 +79,8 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._digest = hashlib.sha256(settings.token.encode()).digest() if settings.token else None
+        self._users = users_of(settings)
+        self._wrong = WrongTokens()
         self._max_body = settings.max_body
         names = {*_LOOPBACK_NAMES, *settings.allowed_hosts}
         if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
@@ -75,14 +94,16 @@ class Guard:
             return
         refused = self._refuse(scope)
         if refused is not None:
+            if refused.status_code == 401 and any(name == b"authorization" for name, _ in scope["headers"]):
+                await self._wrong.slow((scope.get("client") or ("another program",))[0])
             await refused(scope, receive, send)
             return
         await self._app(scope, _limited(receive, self._max_body), send)
 
-    def _too_large(self) -> ASGIApp:
+    def _too_large(self) -> Response:
         return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
 
-    def _refuse(self, scope: Scope) -> ASGIApp | None:
+    def _refuse(self, scope: Scope) -> Response | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if oversized := _oversized(scope):
             return oversized
@@ -109,9 +130,23 @@ class Guard:
         length = found.get(b"content-length")
         if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self._max_body):
             return self._too_large()
-        if self._digest is not None and scope["path"] not in OPEN_PATHS and not self._knows(found.get(b"authorization", b"")):
+        return None if scope["path"] in OPEN_PATHS else self._refuse_stranger(scope, found.get(b"authorization", b""))
+
+    def _refuse_stranger(self, scope: Scope, authorization: bytes) -> Response | None:
+        if self._digest is not None:
+            if self._knows(authorization):
+                return None
             return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
-        return None
+        user = _user_of(scope)
+        if user in self._users:
+            return None
+        if user is None:
+            detail = "which user is behind this connection cannot be told here (see docs/how-to/proxy.md); set CHAPPE_TOKEN, and send it"
+        else:
+            detail = (
+                f'without a token only user {os.getuid()}, who runs it, and root are; add "{user}" to allowed_users, or set CHAPPE_TOKEN'
+            )
+        return problem(403, "This user is not served", detail)
 
     def _serves(self, host: str) -> bool:
         name, port = _split(host)
@@ -124,7 +159,13 @@ class Guard:
         return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
 
 
-def _oversized(scope: Scope) -> ASGIApp | None:
+def _user_of(scope: Scope) -> int | None:
+    """Return the user behind a connection, as the protocol saw when it was made; else as its addresses say now."""
+    told: dict[str, int | None] | None = scope.get("extensions", {}).get("chappe.user")
+    return user_behind(scope.get("client"), scope.get("server")) if told is None else told["id"]
+
+
+def _oversized(scope: Scope) -> Response | None:
     if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADERS:
         return problem(431, "The headers are too large", f"at most {LARGEST_HEADERS} bytes are taken")
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_ADDRESS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -84,6 +85,7 @@ class Posts:
         scope = {
             "type": "http", "method": "POST", "path": f"/commands/{name}", "raw_path": b"", "query_string": b"", "headers": headers,
             "http_version": "1.1", "scheme": "http", "root_path": "", "server": ("localhost", 7070), "client": ("127.0.0.1", 1),
+            "extensions": {"chappe.user": {"id": os.getuid()}},
         }  # fmt: skip
         await self.asgi(scope, receive, send)
         return int(answer["status"]), bytes(answer["body"])
