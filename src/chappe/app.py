@@ -167,6 +167,7 @@ class App:
         if message.__spec__.inline:
             raise DefinitionError(f"{type(message).__name__} is inline, so no worker could handle it when it is due; leave out inline=True")
         self.knows(type(message))
+        _ = self.bus.writer_of(type(message))(message)  # what cannot be written is said here, not at each slot
         schedule = Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire)
         if any(known.name == schedule.name for known in self.schedules):
             raise DuplicateName(f'two schedules are called "{schedule.name}"; give one of them name="..."')

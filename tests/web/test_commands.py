@@ -188,6 +188,12 @@ async def test_a_command_without_a_queue_that_fails_is_422_not_500(shop: Open) -
     assert "ZeroDivisionError" in answer.json()["detail"]
 
 
+async def test_a_result_that_json_cannot_carry_is_said_and_not_changed(shop: Open) -> None:
+    answer = await shop.client.post("/commands/add", json={"a": 10**308, "b": 1.7e308})
+    assert answer.status_code == 422
+    assert "$: NaN and infinity are no numbers in JSON" in answer.json()["detail"]
+
+
 async def test_every_field_at_fault_is_listed_with_its_path(shop: Open) -> None:
     wrong = {"lines": [{"article": "pen", "count": 1}, {"article": "ink", "count": 0}], "size": "xl", "extra": 1}
     answer = await shop.client.post("/commands/order", json=wrong)

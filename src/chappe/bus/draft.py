@@ -12,7 +12,7 @@ import uuid_utils
 from chappe.bounds import FURTHEST
 from chappe.errors import InvalidMessage
 from chappe.messages.envelope import Options, changed
-from chappe.messages.message import Message
+from chappe.messages.message import Message, writer_of
 
 
 class Draft(msgspec.Struct):
@@ -69,4 +69,9 @@ def _is_key(key: object) -> bool:
 
 def fingerprint(message: Message) -> str:
     """Return what must be equal for two requests with one idempotency key to be the same."""
-    return hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()
+    try:
+        body = msgspec.json.encode(message, order="deterministic")
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        _ = writer_of(type(message))(message)  # it says what cannot be written, and where
+        raise
+    return hashlib.sha256(body).hexdigest()

@@ -18,6 +18,7 @@ from chappe.failures import summarize
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.message import Command, Event, Message
+from chappe.messages.values import encode_result
 
 
 def parse(app: App, name: str, words: tuple[str, ...], base: type[Message]) -> Message:
@@ -100,7 +101,8 @@ def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | N
         try:
             if wait is not None or command.__spec__.inline:
                 assert isinstance(command, Command)
-                return {"result": await app.aask(command, timeout=30.0 if wait is None else wait, **options)}
+                result = await app.aask(command, timeout=30.0 if wait is None else wait, **options)
+                return {"result": msgspec.Raw(encode_result(result))}
             receipt = await app.asend(command, **options)
             return {"id": receipt.id, "outcome": receipt.outcome}
         except ChappeError:

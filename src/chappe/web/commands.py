@@ -19,6 +19,7 @@ from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.envelope import changed
 from chappe.messages.message import Command
+from chappe.messages.values import encode_result
 from chappe.store.contract import State
 from chappe.web.problems import problem, problem_of
 
@@ -98,7 +99,7 @@ class Commands:
         identity = new_id()
         started = time.time()
         try:
-            result = await self._app.handle_now(command, identity)
+            result = encode_result(await self._app.handle_now(command, identity))
         except (BrokerError, DefinitionError):
             raise
         except BaseException as error:  # what a handler raises is the answer to this request only
@@ -109,7 +110,7 @@ class Commands:
             "id": identity,
             "type": command.__spec__.name,
             "state": "done",
-            "result": result,
+            "result": msgspec.Raw(result),
             "seconds": round(time.time() - started, 6),
         }
         return Response(encode_json(answer), 200, media_type="application/json")

@@ -136,6 +136,7 @@ ROWS = [
     source("schedule-class", "a class in place of a command", f"{A}app.schedule(every(1), A)", DEFINITION, "app.schedule sends a command, not …; write it with its fields"),
     source("schedule-misfire", "a misfire that is none", f"{A}app.schedule(every(1), A(), misfire='twice')", DEFINITION, 'misfire="twice" must be once, skip or all'),
     source("schedule-inline", "a schedule of what does not travel", "class A(Command, inline=True): ...\napp.schedule(every(1), A())", DEFINITION, "A is inline, so no worker could handle it when it is due; leave out inline=True"),
+    source("schedule-value", "a schedule of what would arrive as another", "class A(Command, queue='q'):\n    x: Any\napp.schedule(every(1), A(x=(1, 2)))", MESSAGE, "a is not valid: $.x: (1, 2) would arrive as [1, 2]"),
     # --- fields and messages
     source("field-foreign", "a field that JSON cannot carry", "class X: ...\nclass A(Command, queue='q'):\n    x: X\napp.knows(A)", DEFINITION,
         'A: field "x" is of type X, which JSON cannot carry; use a msgspec.Struct, a dataclass, or plain types'),
@@ -158,6 +159,7 @@ ROWS = [
     source("build-nan", "a number that JSON does not have", "class A(Command, queue='q'):\n    x: list[float | None]\nA(x=[1, float('nan')])", MESSAGE, "a is not valid: $.x[1]: NaN and infinity are no numbers in JSON; send None, or a text"),
     source("build-renamed", "a field by its name in JSON", "import msgspec\nclass A(Command, queue='q'):\n    sender: str = msgspec.field(name='from')\nA(**{'from': 'ada'})", MESSAGE, "a is not valid: $.sender: Field required; $.from: Unknown field"),
     source("send-surrogate", "half of a surrogate pair", "class A(Command, queue='q'):\n    x: str\napp.send(A(x='\\ud800'))", MESSAGE, "a is not valid: $.x: it cannot be written as JSON: 'utf-8' codec can't encode"),
+    source("send-surrogate-key", "half of a surrogate pair, with a key", "class A(Command, queue='q'):\n    x: str\napp.send(A(x='\\ud800'), idempotency_key='k')", MESSAGE, "a is not valid: $.x: it cannot be written as JSON"),
     source("send-object", "an object that JSON cannot carry", "class A(Command, queue='q'):\n    x: Any\napp.send(A(x=[object()]))", MESSAGE, "$.x[0]: it cannot be written as JSON: Encoding objects of type object is unsupported"),
     source("send-tuple", "a value that would arrive as another", "class A(Command, queue='q'):\n    x: Any\napp.send(A(x=(1, 2)))", MESSAGE, "$.x: (1, 2) would arrive as [1, 2]; declare the field with the type of its values"),
     source("send-zone", "a time whose offset has seconds", "import datetime as d\nclass A(Command, queue='q'):\n    x: d.datetime\napp.send(A(x=d.datetime(2026, 1, 1, tzinfo=d.timezone(d.timedelta(seconds=61)))))", MESSAGE, "$.x: datetime.datetime(2026, 1, 1, 0, 0, tzinfo=… would arrive as datetime.datetime"),
