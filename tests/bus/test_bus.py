@@ -309,7 +309,7 @@ async def test_a_closed_bus_closes_what_was_provided_and_can_be_used_again() -> 
 
 def test_forked_children_do_not_repeat_each_others_ids_and_random_numbers() -> None:
     program = (
-        "import os, random\nfrom chappe.bus.bus import new_id\nnew_id(), random.random()\nends = []\n"
+        "import os, random\nfrom chappe.bus.draft import new_id\nnew_id(), random.random()\nends = []\n"
         "for _ in range(8):\n    r, w = os.pipe()\n    if os.fork() == 0:\n"
         "        os.write(w, repr([new_id(), new_id(), random.random()]).encode()); os._exit(0)\n    ends.append(r)\n"
         "said = [eval(os.read(r, 1000)) for r in ends]\nassert len({x for line in said for x in line}) == 24, said\n"
