@@ -21,7 +21,9 @@ class Output:
     """Lines on their way to a file descriptor."""
 
     def __init__(self, handle: int, most: int = MOST_WAITING) -> None:
-        self.says_dropped: Callable[[int], bytes] = lambda count: b"%d log lines were dropped: nobody read stderr\n" % count
+        self.says_dropped: Callable[[int], bytes] = lambda count: (
+            b"%d log line%s dropped: nobody read stderr\n" % (count, b"" if count == 1 else b"s")
+        )
         self._handle = handle
         self._most = most
         self._lock = threading.RLock()  # a signal handler may write while the same thread does

@@ -114,13 +114,15 @@ def _engine(settings: Settings) -> str:
     engine, clients = overview["engine"], len(overview["clients"])
     if engine["full"]:
         raise UserWarning(f"engine {engine['pid']} answers, but the disk is full: what is new is refused until there is room")
-    return f"engine {engine['pid']} answers, {clients} clients; stop it to have every page checked"
+    return f"engine {engine['pid']} answers, {counted(clients, 'client')}; stop it to have every page checked"
 
 
 def _servers(settings: Settings) -> list[Finding]:
     async def work(connection: Connection) -> list[Finding]:
         overview = await connection.store.overview()
-        told = Finding("servers", "ok", f"{overview['engine']['broker']}, {overview['engine']['path']}, {len(overview['clients'])} clients")
+        told = Finding(
+            "servers", "ok", f"{overview['engine']['broker']}, {overview['engine']['path']}, {counted(len(overview['clients']), 'client')}"
+        )
         return [told, *await connection.broker.preflight()]
 
     try:

@@ -91,7 +91,7 @@ def discard_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | N
     """Delete dead letters for good."""
     _refuse_unclear(numbers, queue)
     if not force:
-        what = f"all dead letters of {queue}" if queue else f"dead letters {', '.join(map(str, numbers))}"
+        what = f"all dead letters of {queue}" if queue else f"dead letter{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
         click.confirm(f"Delete {what} for good?", abort=True, err=True)
     click.echo(_all_or_some(ctx, numbers, queue, "discard"))
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from chappe import output
 from chappe.cli.terminal import escaped, escaped_json
 from chappe.settings import Settings
+from chappe.words import counted
 
 _COLOURS: Final = {"debug": 2, "info": 32, "warning": 33, "error": 31, "critical": 41}
 _OURS: Final = ("chappe", "uvicorn", "asyncio")  # what tells how our processes do; the others belong to the application
@@ -88,7 +89,7 @@ class LogHandler(logging.Handler):
     def says_dropped(self, count: int) -> bytes:
         """Return the line that tells how many are missing."""
         told = {"name": "chappe.logs", "levelno": logging.WARNING, "levelname": "WARNING"}
-        text = f"{count} log lines were dropped: nobody read stderr"
+        text = f"{counted(count, 'log line')} dropped: nobody read stderr"
         return f"{self.format(logging.makeLogRecord({**told, 'msg': text}))}\n".encode()
 
 
