@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from chappe.bounds import FURTHEST
 from chappe.errors import InvalidSettings
+from chappe.redaction import HIDDEN, remember, secrets_in, shown, without_secrets
 
 _UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level", "AMQP_URL": "broker", "DATABASE_URL": "store"}
 _PREFIX: Final = "CHAPPE_"
@@ -51,7 +52,7 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{name} must be more than 0, and finite")
         for name in (*self.queues, *self.exclude):
             if not name or "," in name:
-                raise ValueError(f'queues and exclude are lists of names, each without a comma; "{name}" is none')
+                raise ValueError(f"queues and exclude are lists of names, each without a comma; {shown(name)} is none")
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,9 +91,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         if not 0 < self.max_body <= _LARGEST_BODY:
             raise ValueError(f"max_body must be within 1..{_LARGEST_BODY} bytes")
         if self.log_level.lower() not in _LEVELS:
-            raise ValueError(f'log_level "{self.log_level}" must be one of {", ".join(_LEVELS)}')
+            raise ValueError(f"log_level {shown(self.log_level)} must be one of {', '.join(_LEVELS)}")
         if self.log_format not in _FORMATS:
-            raise ValueError(f'log_format "{self.log_format}" must be one of {", ".join(_FORMATS)}')
+            raise ValueError(f"log_format {shown(self.log_format)} must be one of {', '.join(_FORMATS)}")
         self._check_broker()
         self._check_names()
 
@@ -103,25 +104,33 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             if not _POSTGRES.fullmatch(self.store):
                 raise ValueError("store is not known; beside RabbitMQ it is PostgreSQL, like postgresql://user:password@host/database")
         elif not _FILE.fullmatch(self.broker):
-            shown = self.broker if "@" not in self.broker else self.broker.rpartition("@")[2]
+            given = shown(self.broker if re.search("[./]", self.broker) else "@")
             raise ValueError(
-                f'broker "{shown}" is not known; write sqlite:///chappe.db, or with four slashes for an absolute path, '
+                f"broker {given} is not known; write sqlite:///chappe.db, or with four slashes for an absolute path, "
                 "or amqp://user:password@host/ with a store"
             )
 
     def _check_names(self) -> None:
         for host in self.allowed_hosts:
             if not re.fullmatch(_HOST, host, re.IGNORECASE):
-                raise ValueError(f'allowed_hosts: "{host}" is no host; write names like queue.example.org, or with a port')
+                raise ValueError(f"allowed_hosts: {shown(host)} is no host; write names like queue.example.org, or with a port")
         for origin in self.allowed_origins:
             if not re.fullmatch(f"[a-z][a-z0-9+.-]*://{_HOST}/?", origin, re.IGNORECASE):
-                raise ValueError(f'allowed_origins: "{origin}" is no origin; write them like https://app.example.org')
+                raise ValueError(f"allowed_origins: {shown(origin)} is no origin; write them like https://app.example.org")
         for user in self.allowed_users:
             if not re.fullmatch(r"[^\s:/,]{1,256}", user):
-                raise ValueError(f'allowed_users: "{user}" is no user; write names like www-data, or numbers of users')
+                raise ValueError(f"allowed_users: {shown(user)} is no user; write names like www-data, or numbers of users")
         for pool in self.pools:
             if not re.fullmatch(r"[\w.-]{1,64}", pool):
-                raise ValueError(f"pools: {pool!r} is no name for a pool; use letters, digits, dots and dashes")
+                raise ValueError(f"pools: {shown(pool)} is no name for a pool; use letters, digits, dots and dashes")
+
+    def __repr__(self) -> str:
+        """Write everything but what is secret."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        for name in ("broker", "store"):
+            values[name] = values[name] and without_secrets(values[name], secrets_in(values[name]))
+        values["token"] = values["token"] and HIDDEN
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
     def is_embedded(self) -> bool:
@@ -141,6 +150,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     sources: dict[str, str] = {}
 
     def put(found: Mapping[str, Any], source: str) -> None:
+        remember(found)
         for name, value in found.items():
             if name not in Settings.__struct_fields__:
                 raise InvalidSettings(f"{source}: {_unknown(name, Settings.__struct_fields__)}")
@@ -150,11 +160,11 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     chosen = file or Path(environment.get("CHAPPE_CONFIG", "chappe.toml"))
     if chosen.exists():
         try:
-            put(tomllib.loads(chosen.read_text()), str(chosen))
+            put(tomllib.loads(chosen.read_text()), _path(chosen))
         except (tomllib.TOMLDecodeError, ValueError, RecursionError, OSError) as error:
-            raise InvalidSettings(f"{chosen} cannot be read as TOML: {error}") from None
+            raise InvalidSettings(f"{_path(chosen)} cannot be read as TOML: {error}") from None
     elif file is not None or "CHAPPE_CONFIG" in environment:
-        raise InvalidSettings(f"{chosen} does not exist")
+        raise InvalidSettings(f"{_path(chosen)} does not exist")
     for variable, name in _UNPREFIXED.items():
         if environment.get(variable):
             put({name: environment[variable]}, variable)
@@ -168,6 +178,10 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     _refuse_misspelled(environment)
     put({name: value for name, value in (flags or {}).items() if value is not None}, "the command line")
     return _checked(values, sources)
+
+
+def _path(file: Path) -> str:
+    return shown(str(file)) if re.search("[@?=:]", str(file)) else str(file)  # a URL may have been put into the wrong variable
 
 
 def _checked(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
@@ -201,7 +215,7 @@ def _check_pools(pools: Mapping[str, Any], source: str) -> None:
 def _unknown(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"
-    return f'no setting is called "{name}", {hint}'
+    return f"no setting is called {shown(name)}, {hint}"
 
 
 def _refuse_misspelled(environment: Mapping[str, str]) -> None:

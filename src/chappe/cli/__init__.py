@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import setproctitle
 
 from chappe.cli.first_process import divide_first_process
 from chappe.cli.terminal import say
 from chappe.errors import ChappeError
+from chappe.redaction import remember_arguments
 
 _VERBS: Final = {
     "run": "chappe.cli.run", "engine": "chappe.cli.processes", "worker": "chappe.cli.processes", "gateway": "chappe.cli.processes",
@@ -51,13 +55,27 @@ def cli(ctx: click.Context, app: str | None, broker: str | None, config: Path | 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; what goes wrong is said in one sentence, with the exit code of its kind."""
     divide_first_process()
+    given = sys.argv[1:] if arguments is None else arguments
+    if remember_arguments(given):
+        setproctitle.setproctitle("chappe")  # a password need not stand in the list of processes for long
     try:
-        cli.main(args=arguments, prog_name="chappe", standalone_mode=True)
+        sys.exit(cli.main(args=given, prog_name="chappe", standalone_mode=False) or 0)
     except ChappeError as error:
         say(f"chappe: {error}")
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue().rstrip())
+        sys.exit(error.exit_code)
+    except click.Abort:
+        say("Aborted!")
+        sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
         say(f"chappe: {error}")
+        sys.exit(1)
+    except Exception:  # a fault of ours: its traceback may quote what was given
+        say(traceback.format_exc().rstrip())
         sys.exit(1)

@@ -22,6 +22,7 @@ from chappe.engine.inspection import examine, nobody_else
 from chappe.engine.preflight import refuse_folder
 from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSettings
 from chappe.messages.finding import Finding
+from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.supervisor.address import refuse_address
 from chappe.web.guard import refuse_open_bind, users_of
@@ -51,6 +52,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
             rows.append({"check": name, "verdict": "warning", "text": str(warning)})
     if not settings.is_embedded:
         rows += [{"check": found.check, "verdict": found.verdict, "text": found.text} for found in _servers(settings)]
+    rows = [{**row, "text": without_secrets(row["text"])} for row in rows]
     show(rows, ("check", "verdict", "text"), as_json=as_json)
     if any(row["verdict"] == "wrong" for row in rows):
         ctx.exit(1)

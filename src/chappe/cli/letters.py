@@ -14,7 +14,7 @@ from chappe.cli.loading import bare_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import say
 from chappe.errors import InvalidMessage, Rejected
-from chappe.failures import first_line
+from chappe.failures import first_line, printable
 from chappe.store.contract import Letter
 
 
@@ -92,7 +92,7 @@ def discard_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | N
     _refuse_unclear(numbers, queue)
     if not force:
         what = f"all dead letters of {queue}" if queue else f"dead letter{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-        click.confirm(f"Delete {what} for good?", abort=True, err=True)
+        click.confirm(f"Delete {printable(what)} for good?", abort=True, err=True)
     click.echo(_all_or_some(ctx, numbers, queue, "discard"))
 
 

@@ -23,6 +23,7 @@ from chappe.cli.terminal import say
 from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
 from chappe.failures import summarize
 from chappe.messages.topology import match
+from chappe.redaction import shown
 from chappe.search_path import add_project_folder
 from chappe.settings import Settings, load
 from chappe.supervisor.environment import TOKEN_VARIABLE
@@ -87,6 +88,7 @@ def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = T
 
 
 def _imported(name: str, given: str) -> ModuleType:
+    given = shown(given) if "@" in given else given  # a URL may have been put into the wrong variable
     if not re.fullmatch(r"\w+(\.\w+)*", name) or name.endswith(".py"):
         raise InvalidSettings(f"-A {given} names no module; write it like shop.tasks:app")
     try:

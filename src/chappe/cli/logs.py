@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from chappe import output
-from chappe.cli.terminal import escaped, escaped_json
+from chappe.cli.terminal import escaped_json
+from chappe.failures import printable
+from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.words import counted
 
@@ -80,7 +82,7 @@ class LogHandler(logging.Handler):
         except Exception as error:  # whatever the arguments of the line do when they are written as text
             note = f"a log line cannot be written ({type(error).__name__}): {record.msg!s}"
             line = self.format(logging.makeLogRecord({**record.__dict__, "msg": "%s", "args": (note,), "exc_info": None}))
-        output.stderr.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+        output.stderr.write(f"{without_secrets(line)}\n".encode("utf-8", "backslashreplace"))
 
     def flush(self) -> None:
         """Wait a little for what was written before: a configuration that takes the place of ours calls this, too."""
@@ -155,7 +157,7 @@ class ForPeople(logging.Formatter):
             parts.append(self.formatException(record.exc_info))
         if record.stack_info:
             parts.append(record.stack_info)
-        text = escaped("\n".join(parts)).replace("\n", "\n    ")
+        text = printable("\n".join(parts)).replace("\n", "\n    ")
         return f"{at} {shown} {text}"
 
 

@@ -10,7 +10,9 @@ import msgspec
 from chappe.app import Connection
 from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
+from chappe.cli.terminal import escaped_json, say
 from chappe.errors import NotFound
+from chappe.failures import printable
 from chappe.words import counted
 
 _COUNTS = ("queue", "ready", "running", "delayed", "dead", "done", "consumers")
@@ -47,11 +49,11 @@ def status(ctx: click.Context, as_json: bool) -> None:
         return
     engine = overview["engine"]
     if "postgres" in engine:
-        click.echo(f"{engine['broker']}, PostgreSQL {engine['postgres']} at {engine['path']}", err=True)
+        say(f"{engine['broker']}, PostgreSQL {engine['postgres']} at {engine['path']}")
     elif engine["pid"]:
-        click.echo(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}", err=True)
+        say(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}")
     else:
-        click.echo(f"no engine runs; the file is {engine['path']}", err=True)
+        say(f"no engine runs; the file is {engine['path']}")
     rows = [{**c, "queues": ", ".join(c.get("queues", []))} for c in overview["clients"] if c["role"] != "client"]
     show(rows, ("role", "pool", "pid", "concurrency", "holding", "queues"), as_json=False)
 
@@ -119,7 +121,7 @@ def purge(ctx: click.Context, queue: str, force: bool, delete: bool) -> None:
     waiting = run_with(app, count)
     if not force:
         typed = click.prompt(
-            f"{counted(waiting, 'message')} of {queue} would be deleted for good. Type the queue's name to go on", err=True
+            f"{counted(waiting, 'message')} of {printable(queue)} would be deleted for good. Type the queue's name to go on", err=True
         )
         if typed != queue:
             raise click.Abort
@@ -140,4 +142,4 @@ def openapi(ctx: click.Context) -> None:
     from chappe.web.openapi import document
 
     app = find_app(settings_of(ctx))
-    click.echo(msgspec.json.format(msgspec.json.encode(document(app, importlib.metadata.version("chappe"))), indent=2).decode())
+    click.echo(escaped_json(document(app, importlib.metadata.version("chappe"))))

@@ -10,6 +10,7 @@ from msgspec.structs import asdict, replace
 from chappe.app import App
 from chappe.cli.loading import bare_app, find_app, settings_of
 from chappe.cli.tables import show
+from chappe.cli.terminal import say
 from chappe.engine.owner import is_served
 from chappe.errors import BrokerUnavailable, InvalidSettings
 from chappe.moving import Moved, Mover
@@ -32,7 +33,7 @@ def move(ctx: click.Context, broker: str, store: str | None, queues: tuple[str, 
     old = settings_of(ctx)
     new = load({"app": old.app, "broker": broker, "store": store}, environment={})
     if (old.broker, old.store) == (new.broker, new.store):
-        raise InvalidSettings(f"--to {broker} is where the messages are: name the engine to which they go")
+        raise InvalidSettings("--to names the engine where the messages are: name the one to which they go")
     source, target = bare_app(old, may_own_file=False), _target(replace(new, deadline=old.deadline))
     for settings in (old, new):
         _refuse_without_engine(settings)
@@ -60,7 +61,7 @@ def _refuse_without_engine(settings: Settings) -> None:
 async def _move(source: App, target: App, queues: tuple[str, ...]) -> list[Moved]:
     try:
         mover = Mover(await source.connection(), target)
-        return await mover.move(queues, lambda left: click.echo(left, err=True))
+        return await mover.move(queues, say)
     finally:
         await source.aclose()
         await target.aclose()

@@ -29,7 +29,7 @@ from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import chosen_queues, find_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
-from chappe.cli.terminal import escaped
+from chappe.cli.terminal import write
 from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.database import PASSING
@@ -352,7 +352,7 @@ def _dump_tasks() -> None:
     for identity, frame in names.items():
         lines.append(f"thread {identity}")
         lines += [line.rstrip() for line in traceback.format_stack(frame, limit=8)]
-    output.stderr.write(f"{escaped(chr(10).join(lines))}\n".encode("utf-8", "backslashreplace"))
+    write("\n".join(lines))
 
 
 @click.command()

@@ -10,6 +10,7 @@ import msgspec
 
 from chappe.cli.loading import settings_of
 from chappe.cli.tables import show
+from chappe.cli.terminal import escaped_json, say
 from chappe.engine.recovery import Report
 from chappe.engine.recovery import recover as save
 
@@ -28,14 +29,14 @@ def recover(ctx: click.Context, target: Path | None, as_json: bool) -> None:
     aside, and are lost; ends with 1 if not everything was saved.
     """
     sick = settings_of(ctx).path
-    report = save(sick, target or sick.with_name(f"{sick.stem}-recovered{sick.suffix}"), lambda line: click.echo(line, err=True))
+    report = save(sick, target or sick.with_name(f"{sick.stem}-recovered{sick.suffix}"), say)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode({**msgspec.structs.asdict(report), "whole": report.whole}), indent=2).decode())
+        click.echo(escaped_json({**msgspec.structs.asdict(report), "whole": report.whole}))
     else:
         rows = [msgspec.structs.asdict(part) for part in report.parts if part.read or part.aside or part.lost != 0]
         show([{**row, "lost": "unknown" if row["lost"] is None else row["lost"]} for row in rows], _COLUMNS, as_json=False)
     for line in _said(report):
-        click.echo(line, err=True)
+        say(line)
     if not report.whole:
         ctx.exit(1)
 

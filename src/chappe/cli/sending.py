@@ -13,6 +13,7 @@ import msgspec
 from chappe.app import App
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.seconds import SECONDS
+from chappe.cli.terminal import escaped_json, say
 from chappe.errors import ChappeError, InvalidMessage, UnknownMessage
 from chappe.failures import summarize
 from chappe.messages.bounds import excess_of
@@ -116,13 +117,13 @@ def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | N
 
     answer = asyncio.run(run())
     if as_json:
-        click.echo(encode_json(answer))
+        click.echo(escaped_json(answer, indent=0))
     elif "result" in answer:
-        click.echo(encode_json(answer["result"]))
+        click.echo(escaped_json(answer["result"], indent=0))
     else:
         click.echo(answer["id"])
         if answer["outcome"] != "stored":
-            click.echo(f"{answer['outcome']} with {answer['id']}", err=True)
+            say(f"{answer['outcome']} with {answer['id']}")
 
 
 @click.command()

@@ -13,6 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from chappe.cli.terminal import escaped_json
+from chappe.failures import printable
 from chappe.messages.codec import decode_plain
 from chappe.messages.envelope import Envelope
 from chappe.words import counted
@@ -23,7 +25,7 @@ _WHOLE: Final = frozenset({"id", "merged_into", "number", "queue", "pid"})  # wh
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, title: str = "") -> None:
     """Print rows to stdout; control characters in them are escaped."""
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+        click.echo(escaped_json(rows))
         return
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     numbers = [bool(rows) and all(isinstance(row.get(column), int) for row in rows) for column in columns]
@@ -73,4 +75,4 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return printable(text).replace("\t", "\\t")

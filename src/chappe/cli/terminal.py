@@ -1,35 +1,32 @@
-"""What a terminal may be shown: text of others that cannot command it, reorder it, or pretend to be another line."""
+"""What a terminal may be shown: no secret, and no text of others that commands it, reorders it, or hides in it."""
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from chappe import output
+from chappe.failures import printable
+from chappe.redaction import without_secrets
 
-_PLAIN: Final = re.compile(r"[\x20-\x7e\n]*")
+
+def write(text: str) -> None:
+    """Write a text to stderr, soon, without waiting."""
+    output.stderr.write(f"{printable(without_secrets(text))}\n".encode("utf-8", "backslashreplace"))
 
 
 def say(text: str) -> None:
     """Tell people something on stderr; waits a moment at most if nobody reads there."""
-    output.stderr.write(f"{escaped(text)}\n".encode("utf-8", "backslashreplace"))
+    write(text)
     output.stderr.flush()
-
-
-def escaped(text: str, keep: str = "\n\t") -> str:
-    r"""Return a text with everything in it written as `\x1b` that is no visible character: controls, and what joins, hides or reorders."""
-    if _PLAIN.fullmatch(text) and "\n" in keep:
-        return text
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def escaped_json(value: Any, *, indent: int = 2) -> str:
     r"""Return JSON with everything in it written as `\u001b` that is no visible character; it means the same."""
     raw = msgspec.json.encode(value)
     text = (msgspec.json.format(raw, indent=indent) if indent else raw).decode()
-    return text if _PLAIN.fullmatch(text) else "".join(c if c.isprintable() or c == "\n" else _as_json(c) for c in text)
+    return text if text.isascii() and "\x7f" not in text else "".join(c if printable(c) == c else _as_json(c) for c in text)
 
 
 def _as_json(character: str) -> str:
