@@ -55,6 +55,10 @@ class ForkInThread(Command, queue="work"):
     name: str
 
 
+class Exit(Command, queue="work", retry=Retry(3, delay=0.0, jitter=0.0)):
+    name: str = "exit"
+
+
 class Tick(Command, queue="ticks"):
     pass
 
@@ -114,6 +118,15 @@ async def forking(command):
 @app.handles(ForkInThread)
 def forks_in_a_thread(command: ForkInThread):
     fork(command)
+
+
+@app.handles(Exit)
+async def leave(command: Exit, context: Context):
+    async def end():
+        raise SystemExit(3)
+
+    write("start", command.name, context.attempt)
+    await asyncio.create_task(end())
 
 
 @app.handles(Tick)

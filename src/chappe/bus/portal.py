@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from chappe.bus.loop import LastingLoop
 from chappe.clocks import steady
 from chappe.errors import DefinitionError
 
 R = TypeVar("R")
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class _Loop(LastingLoop):
     """An event loop whose timers go on while a test has stopped the clocks of Python."""
 
     def time(self) -> float:
@@ -43,6 +45,6 @@ class Portal:
     def close(self, last: Coroutine[Any, Any, None]) -> None:
         """Run a last coroutine and end the thread."""
         asyncio.run_coroutine_threadsafe(last, self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._loop.stop, context=contextvars.Context())
         self._thread.join()
         self._loop.close()

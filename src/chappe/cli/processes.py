@@ -25,6 +25,7 @@ import setproctitle
 from chappe import output
 from chappe.app import App, Connection
 from chappe.bus.draft import Draft, new_id
+from chappe.bus.loop import run
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import chosen_queues, find_app, settings_of
 from chappe.cli.logs import set_up
@@ -163,7 +164,7 @@ def worker(
     app = find_app(settings, role="worker", may_own_file=False)
     served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
     try:
-        code = asyncio.run(_work(app, Pool(name, served, concurrency, limits), settings, line))
+        code = run(_work(app, Pool(name, served, concurrency, limits), settings, line))
     except ChappeError:
         raise
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works

@@ -9,6 +9,7 @@ from typing import Any
 
 from chappe.bus.bus import Handle, Middleware
 from chappe.bus.context import Context
+from chappe.bus.loop import interruption
 from chappe.errors import Reject, RetryLater, Verdict
 from chappe.failures import summarize, verdict_of
 from chappe.messages.capabilities import MessageSpec, Retry
@@ -47,15 +48,19 @@ class Retries(Middleware):
         elif isinstance(failed, Verdict) or _is_end_of_worker(failed):
             return failed
         else:
-            cause = failed
+            cause = failed = _cause(failed)
         verdict = again(retry, context.attempt, self._chance, failed, after)
         verdict.__cause__ = cause
         return verdict
 
 
 def _is_end_of_worker(error: BaseException) -> bool:
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and (task is None or bool(task.cancelling()))
+    return isinstance(error, asyncio.CancelledError) and isinstance(interruption(), asyncio.CancelledError)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what failed: for a cancellation by the worker, why it cancelled."""
+    return (interruption() if isinstance(error, asyncio.CancelledError) else None) or error
 
 
 def again(retry: Retry, attempt: int, chance: Callable[[], float], error: BaseException, after: float | None) -> Verdict:

@@ -1,12 +1,15 @@
-"""How an attempt ends: from what the handlers did to the settlement. Pure."""
+"""How an attempt ends: from what the handlers did to the settlement."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from chappe.brokers.contract import Dead, Delivery, Retry
 from chappe.errors import Reject, RetryLater, Snooze
-from chappe.failures import describe, one_line, printable, verdict_of
+from chappe.failures import describe, first_line, one_line, printable, verdict_of, why_dead
+
+log = logging.getLogger("chappe.worker")
 
 _LONGEST_RETURN = 5.0
 _UNKNOWN = "not known since "
@@ -36,6 +39,17 @@ def decide(tag: int, error: BaseException, *, stopping: bool = False) -> Retry |
             return Retry(tag, 0.0, counted=False)
         case failed:
             return Dead(tag, "failed", describe(failed))
+
+
+def report(delivery: Delivery, settlement: Retry | Dead) -> None:
+    """Log how an attempt ended that failed."""
+    envelope = delivery.envelope
+    if isinstance(settlement, Dead):
+        why = why_dead(settlement.reason, settlement.error)
+        log.error("%s %s is a dead letter after attempt %d: %s", envelope.type, envelope.id, delivery.attempt, why)
+    elif settlement.counted:
+        why, after = first_line(settlement.error), settlement.after
+        log.warning("%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, why, after)
 
 
 def _rejected(tag: int, asked: Reject) -> Dead:

@@ -10,29 +10,28 @@ import asyncio
 import collections
 import contextlib
 import contextvars
-import functools
 import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import msgspec
 
 from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from chappe.bus import forked
-from chappe.bus.bus import Bus, Handle
+from chappe.bus.bus import Bus
 from chappe.bus.context import Context, Ports
+from chappe.bus.loop import OwnTask, interruption
+from chappe.bus.merging import Merger
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
-from chappe.failures import describe, first_line, one_line, summarize, why_dead
-from chappe.messages.envelope import Publication, Receipt
+from chappe.failures import describe, one_line, summarize
+from chappe.messages.envelope import Publication
 from chappe.messages.values import encode_result
-from chappe.middleware.retries import Retries
 from chappe.worker.hardlimits import HardLimits
+from chappe.worker.plans import Plan, plan_of
 from chappe.worker.prefetch import ahead
 from chappe.worker.running_table import RunningTable
-from chappe.worker.verdict import decide, not_understood
+from chappe.worker.verdict import decide, not_understood, report
 
 log = logging.getLogger("chappe.worker")
 
@@ -58,35 +57,6 @@ def _disown() -> None:
 os.register_at_fork(after_in_child=_disown)
 
 
-class Merging(Protocol):
-    """Merges what handlers yielded, among itself and with what is pending."""
-
-    def fold(self, publications: Sequence[Publication]) -> tuple[Publication, ...]: ...
-
-    def merged(
-        self, originals: Sequence[Publication], tried: Sequence[Publication], receipts: Sequence[Receipt]
-    ) -> tuple[Publication, ...]: ...
-
-
-Judge = Callable[[Context, BaseException], BaseException]
-
-
-def _as_it_is(_: Context, error: BaseException) -> BaseException:
-    return error
-
-
-class _Plan:
-    """How messages of one type in one queue are decoded and handled."""
-
-    __slots__ = ("decode", "handle", "judge", "kill_after")
-
-    def __init__(self, decode: Callable[[bytes], Any], handle: Handle, kill_after: float | None, judge: Judge) -> None:
-        self.decode = decode
-        self.handle = handle
-        self.kill_after = kill_after
-        self.judge = judge
-
-
 class Worker:
     """Runs the messages of some queues with a number of slots."""
 
@@ -95,7 +65,7 @@ class Worker:
         bus: Bus,
         consumer: Consumer,
         *,
-        merging: Merging,
+        merging: Merger,
         ports: Ports,
         concurrency: int,
         table: RunningTable,
@@ -112,9 +82,9 @@ class Worker:
         self._told: set[str] = set()
         self._limits = HardLimits(self._blame)
         self._buffer: collections.deque[Delivery] = collections.deque()
-        self._plans: dict[tuple[str, str, str], _Plan] = {}
+        self._plans: dict[tuple[str, str, str], Plan] = {}
         self._idle: list[asyncio.Future[None]] = []
-        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._slots: dict[int, OwnTask[None]] = {}
         self._settlements: list[Settlement] = []
         self._exits: dict[int, Settlement] = {}
         self._flush_due = False
@@ -149,7 +119,7 @@ class Worker:
         finally:
             self._stopping = True  # whoever cancels us, like the end of the event loop, means the slots too
             for slot in self._slots.values():
-                slot.cancel()
+                slot.interrupt(asyncio.CancelledError())
 
     async def stop(self, grace: float) -> int:
         """Stop receiving, give back what did not start, finish what runs within `grace` seconds, give back the rest.
@@ -164,12 +134,13 @@ class Worker:
         while self.busy and self._loop.time() < deadline:
             self._settled.clear()
             try:
-                await asyncio.wait_for(self._settled.wait(), deadline - self._loop.time())
+                async with asyncio.timeout_at(deadline):
+                    await self._settled.wait()
             except TimeoutError:
                 break
         cut = self.busy
         for slot in self._slots.values():
-            slot.cancel()
+            slot.interrupt(asyncio.CancelledError())
         await asyncio.wait(self._slots.values(), timeout=2.0) if self._slots else None
         while self._settlements or self._settling:
             self._flush()
@@ -217,7 +188,7 @@ class Worker:
         limit = room if self._receives or room < 100 else room // 2 + 1
         self._wanted += limit
         self._consumer.resize(capacity + 2 * self._concurrency)
-        task = self._loop.create_task(self._receive(limit))
+        task = OwnTask(self._receive(limit), loop=self._loop)
         self._receives.add(task)
         task.add_done_callback(lambda done: self._received(done, limit))
 
@@ -258,15 +229,16 @@ class Worker:
     # --- running
 
     def _spawn(self, index: int) -> None:
-        slot = self._loop.create_task(self._slot(index), name=f"slot-{index}", context=contextvars.Context())
+        slot = OwnTask(self._slot(index), loop=self._loop, name=f"slot-{index}", context=contextvars.Context())
         slot.add_done_callback(lambda done: self._vacated(index, done))
         self._slots[index] = slot
 
     def _vacated(self, index: int, slot: asyncio.Task[None]) -> None:
         """Put another in the place of a slot that broke: a worker that loses its slots one by one would end up deaf."""
-        if self._stopping or slot.cancelled() or (error := slot.exception()) is None:
+        error = None if slot.cancelled() else slot.exception()
+        if self._stopping or self._slots[index] is not slot:
             return
-        log.critical("slot %d broke and is replaced: %s", index, summarize(error), exc_info=error)
+        log.critical("slot %d broke and is replaced: %s", index, "cancelled" if error is None else summarize(error), exc_info=error)
         self._spawn(index)
         self._wake()
 
@@ -280,6 +252,8 @@ class Worker:
 
     async def _slot(self, index: int) -> None:
         buffer, table, run, holds = self._buffer, self._table, self._run, self._consumer.holds
+        me = self._slots[index]
+        me.begin(None)
         clean = contextvars.copy_context()
         turn_ends = 0.0
         while True:
@@ -302,6 +276,7 @@ class Worker:
                 continue  # the engine was restarted, or gave us up for a while: somebody else has it
             table.start(index, delivery.tag)
             self.busy += 1
+            me.begin(delivery)
             try:
                 settlement = await run(delivery)
             except GeneratorExit:
@@ -309,6 +284,7 @@ class Worker:
                     raise
                 settlement = left
             finally:
+                me.begin(None)
                 self._left(index, delivery)
             self._settlements.append(settlement)
             if not self._flush_due:
@@ -317,8 +293,8 @@ class Worker:
             if self._stopping:
                 self._settled.set()
                 return
-            if contextvars.copy_context() != clean:
-                self._spawn(index)  # a handler left context variables behind: they must not reach the next message
+            if me.cancelling() or contextvars.copy_context() != clean:
+                self._spawn(index)  # a handler left context variables behind, or a cancellation: they must not reach the next message
                 self._loop.call_soon(self._wake)
                 return
 
@@ -376,17 +352,16 @@ class Worker:
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             return self._failed(delivery, context, plan, error)
 
-    def _failed(self, delivery: Delivery, context: Context, plan: _Plan, error: BaseException) -> Settlement:
+    def _failed(self, delivery: Delivery, context: Context, plan: Plan, error: BaseException) -> Settlement:
         """Return the settlement of an attempt that raised."""
-        if isinstance(error, asyncio.CancelledError):
-            if self._stopping:
+        if isinstance(error, asyncio.CancelledError) and (why := interruption()) is not None:
+            if isinstance(why, asyncio.CancelledError):
                 return decide(delivery.tag, error, stopping=True)
-            if (slot := asyncio.current_task(self._loop)) is not None:
-                slot.uncancel()  # the handler cancelled the task that runs it: ours goes on
+            error = why
         self.failed += 1
         verdict = plan.judge(context, error)
         settlement = decide(delivery.tag, verdict)
-        self._report(delivery, settlement)
+        report(delivery, settlement)
         return self._past(verdict, self._past(verdict.__cause__, settlement))
 
     def _past(self, error: BaseException | None, settlement: Settlement) -> Settlement:
@@ -416,25 +391,12 @@ class Worker:
             )  # fmt: skip
         return settlement
 
-    async def _plan(self, name: str, queue: str, content_type: str) -> _Plan:
-        kind = self._bus.registry.message(name)
-        retries = next((m for m in self._bus.middleware if isinstance(m, Retries)), None)
-        judge = _as_it_is if retries is None else functools.partial(retries.judge, kind.__spec__.retry)
-        plan = _Plan(self._bus.decoder_of(kind, content_type), await self._bus.handle_of(kind, queue), kind.__spec__.kill_after, judge)
-        self._plans[name, queue, content_type] = plan
+    async def _plan(self, name: str, queue: str, content_type: str) -> Plan:
+        plan = self._plans[name, queue, content_type] = await plan_of(self._bus, name, queue, content_type)
         return plan
 
     def _outgoing(self, context: Context) -> tuple[Publication, ...]:
         return self._merging.fold([self._bus.prepare(message, draft) for message, draft in context.then])
-
-    def _report(self, delivery: Delivery, settlement: Retry | Dead) -> None:
-        envelope = delivery.envelope
-        if isinstance(settlement, Dead):
-            why = why_dead(settlement.reason, settlement.error)
-            log.error("%s %s is a dead letter after attempt %d: %s", envelope.type, envelope.id, delivery.attempt, why)
-        elif settlement.counted:
-            why, after = first_line(settlement.error), settlement.after
-            log.warning("%s %s failed in attempt %d (%s), again in %.1f s", envelope.type, envelope.id, delivery.attempt, why, after)
 
     # --- settling
 
@@ -461,7 +423,7 @@ class Worker:
             self._settling += 1
             self._measure(len(batch))
             by_tag = {settlement.delivery: settlement for settlement in batch}
-            self._loop.create_task(self._settle(by_tag, by_tag)).add_done_callback(self._batch_settled)
+            OwnTask(self._settle(by_tag, by_tag), loop=self._loop).add_done_callback(self._batch_settled)
         self._ask()
 
     def _batch_settled(self, task: asyncio.Task[None]) -> None:
