@@ -321,15 +321,18 @@ class Trial:
             return worker.done + worker.failed
 
     async def _until_idle(self, worker: _Worker) -> None:
-        """Wait until nothing runs, and another look at the queues shows the same as the one before."""
+        """Wait until nothing runs, and two looks show the same queues while the worker asked for messages and got none."""
         before: Any = None
         while True:
             if worker.broken is not None:
                 raise worker.broken
+            asked = worker.asked
             seen = await self._look()
-            if seen == before and not worker.busy and not any(queue["running"] for queue in seen):
+            await asyncio.sleep(0)  # what came with the answer reaches the worker first
+            is_idle = asked and asked == worker.asked and not worker.busy and not any(queue["running"] for queue in seen)
+            if is_idle and (seen, asked) == before:
                 return
-            before = seen
+            before = (seen, asked)
             await asyncio.sleep(0.002)
 
     async def _look(self) -> list[dict[str, Any]]:

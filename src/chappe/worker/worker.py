@@ -192,6 +192,11 @@ class Worker:
         self._receives.add(task)
         task.add_done_callback(lambda done: self._received(done, limit))
 
+    @property
+    def asked(self) -> frozenset[asyncio.Task[float]]:
+        """The requests for messages that have no answer yet."""
+        return frozenset(self._receives)
+
     async def _receive(self, limit: int) -> float:
         """Fill the buffer once; give the seconds after which to ask again."""
         asked = time.monotonic()
