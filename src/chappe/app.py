@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import threading
@@ -29,11 +30,13 @@ from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
 from chappe.messages.message import Command, Event, Message
 from chappe.messages.topology import Queue
-from chappe.messages.values import encode_result
+from chappe.messages.values import result_of
 from chappe.middleware.defaults import defaults
 from chappe.settings import Settings, load
 from chappe.store.contract import Store
 from chappe.triggers.schedule import Schedule, Trigger
+
+log = logging.getLogger("chappe.app")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -292,10 +295,10 @@ class App:
         if self.setting.handle is not None:
             await self.setting.handle(message_id, timeout)
         state = await connection.store.result(message_id, timeout)
+        if state.state == "dead" or state.error is not None:
+            raise CommandFailed(message_id, state.error or "dead", state.state)
         if state.state == "done":
             return None if state.result is None else msgspec.json.decode(state.result)
-        if state.state == "dead":
-            raise CommandFailed(message_id, state.error or "dead")
         raise ResultTimeout(f"command {message_id} is still {state.state} after {timeout:g} s; ask again by its id")
 
     async def handle_now(self, message: Message, identity: str) -> Any:
@@ -375,7 +378,9 @@ class App:
         kept = connection.store
 
         async def mark(message_id: str, handler: str, then: Leaving, result: Any) -> bool:
-            kept_result = None if result is None else encode_result(result)
+            kept_result, missing = result_of(result)
+            if missing is not None:
+                log.error("%s: %s is %s", message_id, handler, missing)
             originals = self.merger.fold([self.bus.prepare(one, draft) for one, draft in then])
             tried = originals
             while receipts := await kept.mark(message_id, handler, tried, kept_result):

@@ -177,11 +177,12 @@ class AlreadyOwned(StorageError):
 
 
 class CommandFailed(ChappeError):
-    """The command that `ask` waited for ended as a dead letter; `reason` says why."""
+    """The command that `ask` waited for ended as a dead letter, or is done with a result that cannot be kept; `reason` says why."""
 
-    def __init__(self, message_id: str, reason: str) -> None:
+    def __init__(self, message_id: str, reason: str, state: str = "dead") -> None:
         self.message_id = message_id
         self.reason = reason
+        self.state = state
         super().__init__(f"command {message_id} failed: {reason}")
 
 

@@ -34,13 +34,14 @@ class Delivery(Struct, frozen=True, array_like=True, gc=False):
 class Ack(Struct, frozen=True, array_like=True, tag="ack"):
     """Done: it never comes back, and `then` is published with it or not at all.
 
-    `result` is kept if the message is tracked; `marked` says that handlers left marks to be forgotten.
+    `result` is kept if the message is tracked, or `error`, why there is none; `marked` says that handlers left marks to be forgotten.
     """
 
     delivery: int
     then: tuple[Publication, ...] = ()
     result: bytes | None = None
     marked: bool = False
+    error: str | None = None
 
 
 class Retry(Struct, frozen=True, array_like=True, tag="retry"):

@@ -253,8 +253,8 @@ class EmbeddedConsumer:
 
 def _closed(settlement: Settlement) -> tuple[Any, ...]:
     match settlement:
-        case Ack(tag, then, result, marked):
-            return ("ack", tag, posted(then), result, marked)
+        case Ack(tag, then, result, marked, error):
+            return ("ack", tag, posted(then), result, marked, error)
         case Retry(tag, after, counted, error, note):
             return ("retry", tag, after, counted, error, note)
         case Dead(tag, reason, error):

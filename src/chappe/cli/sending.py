@@ -19,7 +19,7 @@ from chappe.failures import summarize
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.message import Command, Event, Message
-from chappe.messages.values import encode_result
+from chappe.messages.values import result_of
 
 
 def parse(app: App, name: str, words: tuple[str, ...], base: type[Message]) -> Message:
@@ -103,7 +103,10 @@ def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | N
             if wait is not None or command.__spec__.inline:
                 assert isinstance(command, Command)
                 result = await app.aask(command, timeout=30.0 if wait is None else wait, **options)
-                return {"result": msgspec.Raw(encode_result(result))}
+                written, missing = result_of(result)
+                if missing is not None:
+                    raise ChappeError(f"{name} is {missing}")
+                return {"result": None if written is None else msgspec.Raw(written)}
             receipt = await app.asend(command, **options)
             return {"id": receipt.id, "outcome": receipt.outcome}
         except ChappeError:

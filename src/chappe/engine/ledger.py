@@ -306,11 +306,11 @@ class Ledger:
         claim = self.claims.get(tag)
         return claim if claim is not None and claim.session is session else None
 
-    def ack(self, claims: Sequence[tuple[Claim, bytes | None, bool]]) -> None:
-        """End claims as done, each with its result and whether handlers left marks."""
+    def ack(self, claims: Sequence[tuple[Claim, bytes | None, bool, str | None]]) -> None:
+        """End claims as done, each with its result, whether handlers left marks, and why there is no result."""
         self.write()
-        self.db.executemany(_DELETE, [(c.queue.id, c.rank, c.id) for c, _, _ in claims])
-        for claim, result, marked in claims:
+        self.db.executemany(_DELETE, [(c.queue.id, c.rank, c.id) for c, *_ in claims])
+        for claim, result, marked, error in claims:
             queue = claim.queue
             self._drop(claim)
             queue.rows -= 1
@@ -319,7 +319,7 @@ class Ledger:
             if claim.flags:
                 self._forget(claim)
                 if claim.flags & TRACKED:
-                    self.end_tracked(claim.message_id, "done", result, None)
+                    self.end_tracked(claim.message_id, "done", result, error)
             if marked:
                 self.db.execute("delete from mark where message_id = ?", (claim.message_id,))
             if claim.key is not None:

@@ -31,6 +31,7 @@ class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     then: list[Posted] = []
     result: bytes | None = None
     marked: bool = False
+    error: str | None = None
 
 
 class RetryRequest(msgspec.Struct, array_like=True, gc=False, tag="retry"):
@@ -85,7 +86,7 @@ class Verbs:
     def settle(self, session: Session, settlements: list[AckRequest | RetryRequest | DeadRequest]) -> list[Any]:
         ledger = self._ledger
         refused: list[Any] = []
-        done: list[tuple[Claim, bytes | None, bool]] = []
+        done: list[tuple[Claim, AckRequest]] = []
         seen: set[int] = set()
         for settlement in settlements:
             tag = settlement.tag
@@ -99,14 +100,14 @@ class Verbs:
                     if refusal is not None:
                         refused.append(refusal)
                         continue
-                done.append((claim, settlement.result, settlement.marked))
+                done.append((claim, settlement))
             elif isinstance(settlement, RetryRequest):
                 ledger.retry(claim, settlement.after, counted=settlement.counted, error=settlement.error, note=settlement.note)
             else:
                 ledger.dead_letter(claim, settlement.reason, settlement.error)
             seen.add(tag)
         if done:
-            ledger.ack(done)
+            ledger.ack([(claim, one.result, one.marked, one.error) for claim, one in done])
         return refused
 
     def _publish_with(self, settlement: AckRequest) -> tuple[Any, ...] | None:

@@ -12,11 +12,13 @@ from typing import Any, Final, cast
 import msgspec
 
 from chappe.errors import InvalidMessage
+from chappe.failures import summarize
 from chappe.messages.codec import encode_json
 from chappe.messages.fields import Examined
 
 _NO_FLOATS: Final = frozenset({type(None), bool, int, str, bytes})
 _NO_NUMBER: Final = "NaN and infinity are no numbers in JSON; send None, or a text"
+_LARGEST_RESULT: Final = 32 * 1024 * 1024  # half of what can be said to an engine at once
 _ENDLESS: Final = "it is nested too deeply, or contains itself"
 
 
@@ -82,6 +84,19 @@ def encode_result(value: Any) -> bytes:
     if found is not None:
         raise ValueError(": ".join(found))
     return body
+
+
+def result_of(value: Any) -> tuple[bytes | None, str | None]:
+    """Return the JSON of what a handler returned, or why there is none: what is done stays done."""
+    if value is None:
+        return None, None
+    try:
+        body = encode_result(value)
+    except BaseException as error:  # whatever the value does while it is looked at
+        return None, f"done, but its result cannot be written as JSON: {summarize(error)}"
+    if len(body) > _LARGEST_RESULT:
+        return None, f"done, but its result has {len(body)} bytes of JSON, and at most {_LARGEST_RESULT} are kept"
+    return body, None
 
 
 def _is_written_without_null(value: Any) -> bool:

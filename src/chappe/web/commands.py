@@ -19,7 +19,7 @@ from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.envelope import changed
 from chappe.messages.message import Command
-from chappe.messages.values import encode_result
+from chappe.messages.values import result_of
 from chappe.store.contract import State
 from chappe.web.problems import problem, problem_of
 
@@ -80,8 +80,8 @@ class Commands:
         state = None if wait is None else await self._awaited(identity, wait)
         if state is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
-            if state.state == "dead":
-                raise CommandFailed(identity, state.error or "dead")
+            if state.state == "dead" or state.error is not None:
+                raise CommandFailed(identity, state.error or "dead", state.state)
             if state.state == "done":
                 return Response(encode_json(shown(state)), 200, {"Location": f"/messages/{identity}", **headers}, "application/json")
         headers["Location"] = f"/messages/{identity}"
@@ -99,18 +99,21 @@ class Commands:
         identity = new_id()
         started = time.time()
         try:
-            result = encode_result(await self._app.handle_now(command, identity))
+            returned = await self._app.handle_now(command, identity)
         except (BrokerError, DefinitionError):
             raise
         except BaseException as error:  # what a handler raises is the answer to this request only
             if _is_cancelled(error):
                 raise
             raise CommandFailed(identity, summarize(error)) from error
+        result, missing = result_of(returned)
+        if missing is not None:
+            raise CommandFailed(identity, missing, "done")
         answer = {
             "id": identity,
             "type": command.__spec__.name,
             "state": "done",
-            "result": msgspec.Raw(result),
+            "result": None if result is None else msgspec.Raw(result),
             "seconds": round(time.time() - started, 6),
         }
         return Response(encode_json(answer), 200, media_type="application/json")

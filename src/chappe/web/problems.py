@@ -49,5 +49,5 @@ def problem_of(error: ChappeError) -> Response:
         listed = [{"path": path, "detail": fault} for path, fault in error.faults.items()]
         return problem(status, title, str(error), headers=headers, errors=listed)
     if isinstance(error, errors.CommandFailed):
-        return problem(status, title, str(error), headers=headers, id=error.message_id, state="dead")
+        return problem(status, title, str(error), headers=headers, id=error.message_id, state=error.state)
     return problem(status, title, str(error), headers=headers)

@@ -26,7 +26,7 @@ from chappe.bus.merging import Merger
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
 from chappe.failures import describe, one_line, summarize
 from chappe.messages.envelope import Publication
-from chappe.messages.values import encode_result
+from chappe.messages.values import result_of
 from chappe.worker.hardlimits import HardLimits
 from chappe.worker.plans import Plan, plan_of
 from chappe.worker.prefetch import ahead
@@ -352,8 +352,11 @@ class Worker:
             finally:
                 context.end()
             then = self._outgoing(context) if context.then else ()
+            written, missing = result_of(result)
+            if missing is not None:
+                log.error("%s %s is %s", envelope.type, envelope.id, missing)
             self.done += 1
-            return Ack(delivery.tag, then, None if result is None else encode_result(result), context.marked)
+            return Ack(delivery.tag, then, written, context.marked, missing)
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             return self._failed(delivery, context, plan, error)
 
