@@ -5,11 +5,12 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import httpx2
+import msgspec
 import pytest
 
 from chappe import (
@@ -711,7 +712,7 @@ async def test_the_asynchronous_verbs_do_what_their_twins_do() -> None:
         assert receipt.outcome == "stored"
         assert [r.outcome for r in receipts] == ["stored", "duplicate"]
         assert t.sent(BidLost) == [BidLost(lot="vase")]
-    assert auction.log[:3] == HANDLED
+    assert [line for line in auction.log if not line.startswith("sync")][:3] == HANDLED
 
 
 def test_the_synchronous_verbs_work_in_many_threads_at_once() -> None:
@@ -871,3 +872,136 @@ def test_a_forked_child_sends_over_a_connection_of_its_own(tmp_path: Path) -> No
     assert ended.returncode == 0
     shown = subprocess.run([sys.executable, "-m", "chappe", "inspect", "jobs", "--json"], cwd=tmp_path, capture_output=True, check=True)
     assert sorted(row["body"]["n"] for row in json.loads(shown.stdout)) == [1, 2, 3]
+
+
+def test_synchronous_inline_commands_run_side_by_side() -> None:
+    app, together = App("plain"), threading.Barrier(3)
+
+    @app.handles(BidNow)
+    def meet(command: BidNow) -> int:
+        return together.wait(60)
+
+    async def all_three() -> list[int]:
+        return await asyncio.gather(*(app.aask(BidNow(user=name, amount=1)) for name in "abc"))
+
+    async def main() -> list[int]:
+        try:
+            return await all_three()
+        finally:
+            await app.aclose()
+
+    assert sorted(asyncio.run(main())) == [0, 1, 2]
+    assert sorted(asyncio.run(main())) == [0, 1, 2], "in the next event loop too"
+
+
+def test_an_inline_command_is_given_what_belongs_to_its_event_loop() -> None:
+    app = App("plain")
+
+    class Client:
+        def __init__(self) -> None:
+            self.loop = asyncio.get_running_loop()
+
+    @app.provides
+    async def client() -> Client:
+        return Client()
+
+    @app.handles(BidNow)
+    async def use(command: BidNow, client: Client) -> bool:
+        return client.loop is asyncio.get_running_loop()
+
+    async def main() -> Any:
+        return await app.aask(BidNow(user="a", amount=1))
+
+    assert [asyncio.run(main()), asyncio.run(main()), app.ask(BidNow(user="a", amount=1))] == [True, True, True]
+    app.close()
+
+
+@pytest.mark.parametrize("verb", ["send", "publish", "ask"])
+async def test_a_blocking_verb_inside_an_event_loop_works_and_says_so_once_with_the_place(
+    verb: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("plain", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
+
+    @app.handles(BidNow)
+    async def now(command: BidNow) -> int:
+        return 1
+
+    app.knows(Ticked, Bid)
+    message = {"send": Bid(user="a", amount=1), "publish": Ticked(), "ask": BidNow(user="a", amount=1)}[verb]
+    call: Callable[[Any], Any] = getattr(app, verb)
+    for _ in range(3):
+        assert call(message)
+    await asyncio.to_thread(call, message)
+    said = [record.getMessage() for record in caplog.records if "blocks the event loop" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(__file__)
+    assert f"await app.a{verb}(" in said[0]
+    await asyncio.to_thread(app.close)
+
+
+class Point(Command, inline=True):
+    x: int
+
+
+class Place(msgspec.Struct):
+    x: int
+    seen: set[int]
+
+
+def test_a_result_is_returned_as_the_type_that_was_asked_for() -> None:
+    app = App("plain")
+
+    @app.handles(Plain)
+    async def later(command: Plain) -> Place:
+        return Place(command.n, {1, 2})
+
+    @app.handles(Point)
+    def now(command: Point) -> Place:
+        return Place(command.x, {1, 2})
+
+    @app.task
+    async def place(x: int) -> Place:
+        return Place(x, {1, 2})
+
+    @app.task
+    def count(x: int) -> Generator[Ticked, None, int]:
+        yield Ticked(n=x)
+        return x
+
+    with testing(app):
+        assert app.ask(Plain(n=3), returns=Place) == Place(3, {1, 2})
+        assert app.ask(Point(x=3), returns=Place) == Place(3, {1, 2})
+        assert app.ask(Plain(n=3)) == {"x": 3, "seen": [1, 2]}
+        assert place.ask(3) == Place(3, {1, 2})
+        assert count.ask(3) == 3
+        assert asyncio.run(place.aask(4)) == Place(4, {1, 2})
+        with pytest.raises(InvalidMessage, match="the result of plain is not valid: .*Expected `int`, got `object`"):
+            app.ask(Plain(n=3), returns=int)
+
+
+@pytest.mark.parametrize("colour", ["async", "sync"])
+def test_progress_is_shown_by_id(colour: str) -> None:
+    app = App("plain")
+
+    class Long(Command, results=True):
+        pass
+
+    if colour == "async":
+
+        @app.handles(Long)
+        async def work(command: Long, context: Context) -> None:
+            await context.progress(3, 10, "pages")
+    else:
+
+        @app.handles(Long)
+        def work_in_a_thread(command: Long, context: Context) -> None:
+            context.progress(3, 10, "pages")
+
+    with testing(app) as t:
+        receipt = t.send(Long())
+        t.drain()
+
+        async def state() -> Any:
+            return await (await app.connection()).store.state(receipt.id)
+
+        assert app.wait_for(state()).progress == (3, 10, "pages")

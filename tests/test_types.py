@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 USER_CODE = """
-from typing import Literal, assert_type
-from chappe import App, Command, Event, Rate, Receipt, Retry, replace
+from collections.abc import AsyncIterator, Generator
+from typing import Any, Literal, assert_type
+from chappe import App, Command, Context, Event, Rate, Receipt, Retry, replace
 
 app = App("typed")
 
@@ -27,7 +28,45 @@ class Done(Event):
 def add(a: int, b: int = 2) -> int:
     return a + b
 
+@app.task
+async def fetch(url: str) -> list[str]:
+    return [url]
+
+@app.task(retry=Retry(3))
+def emit(n: int) -> Generator[Done, None, str]:
+    yield Done(number=n)
+    return "x"
+
+@app.task
+async def stream(n: int) -> AsyncIterator[Done]:
+    yield Done(number=n)
+
+assert_type(add.send(1, b=2), Receipt)
+assert_type(add.ask(1), int)
+assert_type(add(1), int)
+assert_type(fetch.ask("a"), list[str])
+assert_type(emit.ask(1), str)
+assert_type(stream.ask(1), None)
+add.send("one")  # wrong
+fetch.send()  # wrong
+emit.send(m=1)  # wrong
+
+async def main(context: Context) -> None:
+    assert_type(await fetch("a"), list[str])
+    assert_type(await fetch.aask("a"), list[str])
+    assert_type(await fetch.asend("a"), Receipt)
+    assert_type(await app.aask(good, returns=int), int)
+    await context.progress(1, 2)
+    context.send(good, delay=2.0)
+    context.send("text")  # wrong
+    await app.aask(good, timout=3.0)  # wrong
+
+class Now(Command, inline=True):
+    number: int
+
 good = Good(number=1)
+assert_type(app.ask(good, returns=list[int]), list[int])
+assert_type(app.ask(good), Any)
 assert_type(good.number, int)
 assert_type(app.send(good), Receipt)
 assert_type(app.send([good, good]), list[Receipt])

@@ -8,13 +8,15 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from asyncio.events import _get_running_loop  # listed in its __all__, and much faster than an exception
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from chappe import brokers, store
-from chappe.brokers.contract import Broker, Publisher
+from chappe import brokers
+from chappe.blocking import Place, warn_of_blocking
+from chappe.brokers.contract import Publisher
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
 from chappe.bus.context import Context, Leaving, Ports
 from chappe.bus.draft import Draft, draft_of, listed
@@ -23,9 +25,10 @@ from chappe.bus.merging import Merger, Publish
 from chappe.bus.portal import Portal
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
-from chappe.bus.task import Task
+from chappe.bus.task import Task, TaskMaker
+from chappe.connection import Connection, Setting, connect
 from chappe.engine.server import Engine
-from chappe.errors import CommandFailed, DefinitionError, DuplicateName, ResultTimeout, TooLate
+from chappe.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
 from chappe.messages.message import Command, Event, Message
@@ -33,38 +36,23 @@ from chappe.messages.topology import Queue
 from chappe.messages.values import result_of
 from chappe.middleware.defaults import defaults
 from chappe.settings import Settings, load
-from chappe.store.contract import Store
 from chappe.triggers.schedule import Schedule, Trigger
 
 log = logging.getLogger("chappe.app")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Connection:
-    """The broker and store of one event loop."""
+class Asking(TypedDict, total=False):
+    """How `ask` waits, and what it may say of the message: see `App.send`."""
 
-    def __init__(self, broker: Broker, kept: Store, close: Callable[[], Awaitable[None]]) -> None:
-        self.broker = broker
-        self.store = kept
-        self.close = close
-        self.declared = asyncio.Lock()
-        self.is_declared = False
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """Where an application runs: its settings, its role, and whether it may own the file for the moment of a send.
-
-    `handle` handles what waits, a message of this id with it, before its result is waited for: in a test no worker does it by itself.
-    """
-
-    settings: Settings | None = None
-    role: str = "client"
-    may_own_file: bool = True
-    engine: Engine | None = None
-    handle: Callable[[str, float], Awaitable[None]] | None = None
+    timeout: float
+    delay: float | None
+    priority: int | None
+    idempotency_key: str | None
 
 
 class App:
@@ -93,6 +81,7 @@ class App:
         self._portal_lock = threading.Lock()
         self._publisher: Publisher | None = None
         self._is_declared = False
+        self._said_to_block: set[Place] = set()
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_behind(this()))
 
@@ -176,12 +165,22 @@ class App:
             raise DuplicateName(f'two schedules are called "{schedule.name}"; give one of them name="..."')
         self.schedules.append(schedule)
 
-    def task(self, function: Callable[P, R] | None = None, /, **capabilities: Unpack[Capabilities]) -> Any:
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def task(self, function: Callable[P, AsyncIterator[Any]], /) -> Task[P, None, AsyncIterator[Any]]: ...
+    @overload
+    def task(self, function: Callable[P, Generator[Any, Any, R]], /) -> Task[P, R, Generator[Any, Any, R]]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
+    @overload
+    def task(self, function: None = None, /, **capabilities: Unpack[Capabilities]) -> TaskMaker: ...
+    def task(self, function: Callable[..., Any] | None = None, /, **capabilities: Unpack[Capabilities]) -> Any:
         """Turn a function into a command with `.send(…)` of the same signature."""
 
-        def make(inner: Callable[P, R]) -> Task[P, R]:
+        def make(inner: Callable[..., Any]) -> Task[..., Any, Any]:
             self._refuse_if_frozen("tasks")
-            made = Task(self, self.providers, inner, capabilities)
+            made: Task[..., Any, Any] = Task(self, self.providers, inner, capabilities)
             self.registry.add_handler(made.command, made.handler, None)
             return made
 
@@ -192,6 +191,10 @@ class App:
             raise TooLate(f"{what} must be declared before the first message is sent or handled")
 
     # --- sending
+
+    def _warn_in_loop(self, verb: str) -> None:
+        if _get_running_loop() is not None:
+            warn_of_blocking(verb, self._said_to_block)
 
     @overload
     def send(
@@ -207,6 +210,7 @@ class App:
         An inline command is handled when this returns. Of a sequence, all inline commands are handled first, and if one of
         them fails, nothing is stored. Raises `Unroutable`, `BrokerUnavailable`, `Unconfirmed`.
         """
+        self._warn_in_loop("send")
         messages, many = listed(message)
         drafts = [draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key) for one in messages]
         if any(one.__spec__.inline for one in messages):
@@ -251,31 +255,45 @@ class App:
 
     def publish(self, event: Event) -> Receipt:
         """Publish an event to all its subscribers; without any it is archived only."""
+        self._warn_in_loop("publish")
         return self.send(event)
 
     async def apublish(self, event: Event) -> Receipt:
         """See `publish`."""
         return await self.asend(event)
 
+    @overload
+    def ask(self, command: Command, *, returns: type[T], **options: Unpack[Asking]) -> T: ...
+    @overload
+    def ask(self, command: Command, *, returns: Any = Any, **options: Unpack[Asking]) -> Any: ...
     def ask(
         self,
         command: Command,
         *,
+        returns: Any = Any,
         timeout: float = 30.0,
         delay: float | None = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
     ) -> Any:
-        """Send a command and wait for what its handlers return.
+        """Send a command and wait for what its handlers return; with `returns`, it is checked and made of that type.
 
-        Raises `CommandFailed` if it ends as a dead letter, `ResultTimeout` if it is not done in time (it goes on).
+        Raises `CommandFailed` if it ends as a dead letter, `ResultTimeout` if it is not done in `timeout` seconds (it goes on),
+        `InvalidMessage` if the result is of another type.
         """
-        return self.wait_for(self.aask(command, timeout=timeout, delay=delay, priority=priority, idempotency_key=idempotency_key))
+        self._warn_in_loop("ask")
+        options: Asking = {"timeout": timeout, "delay": delay, "priority": priority, "idempotency_key": idempotency_key}
+        return self.wait_for(self.aask(command, returns=returns, **options))
 
+    @overload
+    async def aask(self, command: Command, *, returns: type[T], **options: Unpack[Asking]) -> T: ...
+    @overload
+    async def aask(self, command: Command, *, returns: Any = Any, **options: Unpack[Asking]) -> Any: ...
     async def aask(
         self,
         command: Command,
         *,
+        returns: Any = Any,
         timeout: float = 30.0,  # noqa: ASYNC109 - the word users know
         delay: float | None = None,
         priority: int | None = None,
@@ -284,10 +302,11 @@ class App:
         """See `ask`."""
         draft = draft_of(command, delay=delay, priority=priority, idempotency_key=idempotency_key)
         if command.__spec__.inline:
-            return await self.handle_now(command, draft.id)
+            return result_as(returns, command, await self.handle_now(command, draft.id))
         draft.options = changed(draft.options, tracked=True)
         (receipt,) = await self.publish_all([self.bus.prepare(command, draft)])
-        return await self.aresult(draft.id if receipt.outcome == "merged" else receipt.id, timeout=timeout)
+        found = await self.aresult(draft.id if receipt.outcome == "merged" else receipt.id, timeout=timeout)
+        return result_as(returns, command, found)
 
     async def aresult(self, message_id: str, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
         """Wait for the result of a tracked message. Raises as `ask` does, and `NotFound`."""
@@ -347,30 +366,13 @@ class App:
             for other in [known for known in self._connections if known.is_closed()]:
                 del self._connections[other]  # its connection closes with the last reference
         if connection is None:
-            connection = self._connections[loop] = self._connect(info or {})
+            connection = self._connections[loop] = connect(self.settings, self.setting, info or {})
         if not connection.is_declared:
             async with connection.declared:
                 if not connection.is_declared:
                     await connection.broker.declare(self.registry.topology())
                     connection.is_declared = self._is_declared = True
         return connection
-
-    def _connect(self, info: dict[str, Any]) -> Connection:
-        settings, setting = self.settings, self.setting
-        if settings.is_embedded:
-            broker = brokers.embedded(settings, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
-            broker.client.info = info
-            return Connection(broker, store.embedded(broker.client), broker.close)
-        kept = store.distributed(settings, role=setting.role)
-        kept.presence.info = info
-        rabbit = brokers.distributed(settings, kept.kept, role=setting.role)
-        kept.join(rabbit)
-
-        async def close() -> None:
-            await rabbit.close()
-            await kept.close()
-
-        return Connection(rabbit, kept, close)
 
     async def ports(self) -> Ports:
         """Return what handling needs from the store."""
@@ -387,7 +389,7 @@ class App:
                 tried = self.merger.merged(originals, tried, receipts)
             return True
 
-        return Ports(mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take)
+        return Ports(mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take, loop=asyncio.get_running_loop())
 
     def forget_connections(self) -> None:
         """Begin anew in a forked child: with its own thread and its own connection."""
@@ -440,3 +442,13 @@ def _stepped(work: Coroutine[Any, Any, R]) -> R:
 def is_limited(message: Message) -> bool:
     """Tell whether handling needs the store even of an inline message."""
     return message.__spec__.rate is not None
+
+
+def result_as(returns: Any, command: Command, result: Any) -> Any:
+    """Return a result as what was asked for; raises `InvalidMessage` if it is something else."""
+    if returns is Any:
+        return result
+    try:
+        return msgspec.json.decode(encode_result(result), type=returns)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidMessage(f"the result of {command.__spec__.name}", {"$": str(error)}) from None

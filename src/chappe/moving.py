@@ -15,8 +15,9 @@ from uuid import uuid4
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chappe.app import App, Connection
+from chappe.app import App
 from chappe.brokers.contract import Ack, Consumer, Delivery
+from chappe.connection import Connection
 from chappe.errors import BrokerError, BrokerUnavailable, InvalidSettings, Unconfirmed, Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication

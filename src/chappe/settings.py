@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,7 @@ _PREFIX: Final = "CHAPPE_"
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _FORMATS: Final = ("auto", "console", "json")
 _OTHER_VARIABLES: Final = frozenset({"CHAPPE_CONFIG", "CHAPPE_ALLOW_NETWORK_DISK"})
+CONCURRENCY: Final = 16
 _DAY: Final = 86400.0
 _LARGEST_BODY: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
 _FILE: Final = re.compile(r"sqlite:///[^?#\x00-\x1f]*[^?#\x00-\x1f/]")
@@ -31,19 +32,22 @@ _HOST: Final = r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::\d{1
 
 
 class Pool(Struct, frozen=True, forbid_unknown_fields=True):
-    """Worker processes of one kind: which queues they serve (`*` is a wildcard), how many, and when each is renewed."""
+    """Worker processes of one kind: which queues they serve (`*` is a wildcard), how many, and when each is renewed.
+
+    `processes="auto"` is one for each core that this process may use.
+    """
 
     queues: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    processes: int = 1
-    concurrency: int = 100
+    processes: int | Literal["auto"] = "auto"
+    concurrency: int = CONCURRENCY
     max_messages: int | None = None
     max_age: float | None = None
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.processes <= 1000:
-            raise ValueError("processes must be within 0..1000")
+        if not 0 <= self.count <= 1000:
+            raise ValueError('processes must be within 0..1000, or "auto"')
         if not 1 <= self.concurrency <= 10_000:
             raise ValueError("concurrency must be within 1..10000")
         for name, most in (("max_messages", 2**63), ("max_age", FURTHEST), ("max_memory", 2**63)):
@@ -53,6 +57,11 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
         for name in (*self.queues, *self.exclude):
             if not name or "," in name:
                 raise ValueError(f"queues and exclude are lists of names, each without a comma; {shown(name)} is none")
+
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
+        return len(os.sched_getaffinity(0)) if self.processes == "auto" else self.processes
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

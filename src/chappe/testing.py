@@ -26,10 +26,11 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
-from chappe.app import App, Setting
+from chappe.app import App
 from chappe.bus.draft import Draft, new_id
 from chappe.bus.portal import Portal
 from chappe.clocks import steady, wall
+from chappe.connection import Setting
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
 from chappe.engine.wire import Posted
@@ -69,7 +70,6 @@ class Trial:
         self.app = app
         self._concurrency = concurrency
         self._exits = contextlib.ExitStack()
-        self._provided: dict[Any, Any] = {}
         self._stored: list[Envelope] = []
         self._clock = 0.0
         self._is_draining = False
@@ -113,9 +113,8 @@ class Trial:
 
     def provide(self, kind: type[R], instance: R) -> None:
         """Return handlers this instance wherever they ask for the type, until the block ends."""
-        self._provided[kind] = instance
-        self._worker.run(self.app.bus.close())  # what was bound before must ask again
-        self._put()
+        self.app.providers.put(kind, instance)
+        self.app.bus.forget_bound()
 
     # --- looking
 
@@ -182,6 +181,8 @@ class Trial:
 
     def _put_back(self, before: Setting, clock: Callable[[], float]) -> None:
         self.app.setting, self.app.bus.clock = before, clock
+        self.app.providers.put_nothing()
+        self.app.bus.set_threads()
 
     def _serve(self) -> None:
         """Run the engine in a thread of its own, with our clock, noting what it stores."""
@@ -223,10 +224,6 @@ class Trial:
         engine.verbs.intake.publish = recording
 
     # --- in the worker's thread
-
-    def _put(self) -> None:
-        for kind, instance in self._provided.items():
-            self.app.providers.put(kind, instance)
 
     async def _handle(self, message_id: str, timeout: float) -> None:  # noqa: ASYNC109 - the word users know
         """Drain for somebody who waits for a result, unless it is a handler: then a drain is at work already."""
@@ -300,7 +297,6 @@ class Trial:
         queues = app.registry.consumed_queues()
         if not queues:
             return 0
-        self._put()
         table = RunningTable(self._path.parent / "slots", self._concurrency)
         async with connection.broker.consume(queues, prefetch=2 * self._concurrency) as consumer:
             worker = _Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=self._concurrency, table=table)

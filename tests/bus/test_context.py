@@ -1,6 +1,9 @@
 """The context: what a handler may know about its delivery."""
 
+import asyncio
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -83,3 +86,63 @@ def test_many_threads_send_without_losing_any() -> None:
     for thread in threads:
         thread.join()
     assert len(context.then) == 1600
+
+
+class Shown:
+    """A store that is told of progress on its own event loop only."""
+
+    def __init__(self) -> None:
+        self.home = asyncio.get_running_loop()
+        self.told: list[tuple[int, int, str]] = []
+
+    async def progress(self, _: str, done: int, total: int, text: str) -> None:
+        assert asyncio.get_running_loop() is self.home
+        await asyncio.sleep(0)
+        self.told.append((done, total, text))
+
+    def context(self) -> Context:
+        ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=self.progress, take=NO_PORTS.take, loop=self.home)
+        return Context("id", ports=ports)
+
+
+async def test_in_a_thread_progress_is_shown_when_it_returns() -> None:
+    store = Shown()
+
+    def handler(context: Context) -> list[tuple[int, int, str]]:
+        context.progress(1, 10)
+        context.progress(2, 10, "pages")
+        return list(store.told)
+
+    assert await asyncio.to_thread(handler, store.context()) == [(1, 10, ""), (2, 10, "pages")]
+
+
+async def test_in_an_event_loop_of_a_thread_progress_is_awaited() -> None:
+    store = Shown()
+
+    async def inside(context: Context) -> list[tuple[int, int, str]]:
+        await context.progress(1, 10)
+        return list(store.told)
+
+    assert await asyncio.to_thread(lambda context: asyncio.run(inside(context)), store.context()) == [(1, 10, "")]
+
+
+async def test_progress_that_nobody_awaits_is_shown_all_the_same(recwarn: pytest.WarningsRecorder) -> None:
+    store = Shown()
+    context = store.context()
+    context.progress(1, 10)
+    context.progress(2, 10)
+    while len(store.told) < 2:
+        await asyncio.sleep(0)
+    assert store.told == [(1, 10, ""), (2, 10, "")]
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("wrong", [(0.5, 1, ""), (1, 2**63, ""), ("1", 2, ""), (1, 2, 3)])
+def test_progress_that_could_not_be_shown_is_refused(wrong: Any) -> None:
+    progress: Callable[..., Any] = Context("id").progress
+    with pytest.raises(TypeError, match="takes two whole numbers and a text"):
+        progress(*wrong)
+
+
+def test_without_a_store_or_a_loop_progress_is_nothing() -> None:
+    Context("id").progress(1, 2)

@@ -1,5 +1,6 @@
 """Providers: one instance for each process, closed at exit in reverse order."""
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -256,3 +257,97 @@ async def test_a_provider_that_fails_fails_again_and_leaves_nothing_half_made() 
     with pytest.raises(OSError, match="no server"):
         await providers.get(Pool)
     assert isinstance(await providers.get(Pool), Pool)
+
+
+def make_pool() -> Pool:
+    return Pool()
+
+
+class Client:
+    """What belongs to the event loop in which it was made."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+
+
+def test_each_event_loop_has_an_instance_of_its_own_closed_at_its_end_in_reverse() -> None:
+    log: list[str] = []
+
+    async def client() -> AsyncIterator[Client]:
+        yield Client()
+        log.append("client closed")
+
+    def session(client: Client) -> Iterator[Session]:
+        yield Session(Pool())
+        log.append("session closed")
+
+    providers = Providers()
+    providers.add(client)
+    providers.add(session)
+
+    async def main() -> Client:
+        await providers.get(Session)
+        made: Client = await providers.get(Client)
+        assert made.loop is asyncio.get_running_loop()
+        return made
+
+    first, second = asyncio.run(main()), asyncio.run(main())
+    assert first is not second
+    assert log == ["session closed", "client closed"] * 2, "nobody closed the application, but each loop ended"
+
+
+async def test_closing_in_one_event_loop_leaves_what_another_one_has() -> None:
+    closed: list[str] = []
+
+    async def client() -> AsyncIterator[Client]:
+        yield Client()
+        closed.append("a client")
+
+    providers = Providers()
+    providers.add(client)
+    mine = await providers.get(Client)
+
+    async def elsewhere() -> Client:
+        made: Client = await providers.get(Client)
+        await providers.close()
+        return made
+
+    assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) is not mine
+    assert closed == ["a client"]
+    assert await providers.get(Client) is mine
+    await providers.close()
+    assert closed == ["a client", "a client"]
+
+
+async def test_a_provider_that_failed_is_tried_again_with_what_it_needs_made_once() -> None:
+    tries: list[str] = []
+
+    def pool() -> Pool:
+        tries.append("pool")
+        return Pool()
+
+    async def session(pool: Pool) -> AsyncIterator[Session]:
+        tries.append("session")
+        if tries.count("session") == 1:
+            raise OSError("the database is away")
+        yield Session(pool)
+
+    providers = Providers()
+    providers.add(pool)
+    providers.add(session)
+    with pytest.raises(OSError, match="is away"):
+        await providers.get(Session)
+    assert isinstance(await providers.get(Session), Session)
+    assert tries == ["pool", "session", "session"]
+    await providers.close()
+
+
+async def test_an_instance_that_was_put_is_given_in_every_event_loop_until_it_is_taken_back() -> None:
+    providers, mine = Providers(), Pool()
+    providers.add(make_pool)
+    providers.put(Pool, mine)
+    assert await asyncio.to_thread(lambda: asyncio.run(providers.get(Pool))) is mine
+    await providers.close()
+    assert await providers.get(Pool) is mine
+    providers.put_nothing()
+    assert await providers.get(Pool) is not mine

@@ -90,7 +90,7 @@ def test_the_engine_ends_with_74_when_the_disk_fails_while_the_file_is_opened(tm
 @pytest.mark.proof
 @needs_strace
 def test_a_disk_that_fails_again_and_again_costs_restarts_and_nothing_else(mill: Mill) -> None:
-    mill.configure("[pools.mill]\nconcurrency = 10\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")
     before = mill.rows()
     with sending(mill, "a", "b") as senders:
@@ -138,7 +138,7 @@ def test_a_disk_that_stands_still_for_twelve_seconds_loses_no_delivery_and_fence
     disk = FrozenDisk(tmp_path / "disk")
     mill = Mill(tmp_path)
     mill.environment["CHAPPE_BROKER"] = f"sqlite:///{disk.path}/chappe.db"
-    mill.configure("[pools.mill]\nconcurrency = 10\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 10\n")
 
     def starts() -> dict[str, str]:
         return {line.split("\t")[0]: line.split("\t")[2] for line in (disk.path / "chappe.db.processes").read_text().splitlines()}
@@ -239,7 +239,7 @@ def test_an_engine_whose_process_opens_the_file_twice_does_not_start(mill: Mill)
 
 
 def test_a_damaged_page_that_is_met_while_it_runs_ends_it_with_78_and_is_not_tried_again(mill: Mill) -> None:
-    mill.configure("[pools.mill]\nconcurrency = 1\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 1\n")
     mill.chappe("send", "work", "name=a")
     mill.send(*(f"Work(name='{n:04}' + 'x' * 2000)" for n in range(100)))
     db = apsw.Connection(str(mill.folder / "chappe.db"))

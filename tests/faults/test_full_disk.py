@@ -30,7 +30,7 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
     disk = Disk(tmp_path / "disk", 24 * MEBIBYTE)
     mill = Mill(tmp_path)
     mill.environment["CHAPPE_BROKER"] = f"sqlite:///{disk.path}/chappe.db"
-    mill.configure("[pools.mill]\nconcurrency = 4\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 4\n")
     mill.disk = disk  # type: ignore[attr-defined]
     yield mill
     mill.close()

@@ -49,7 +49,7 @@ def test_a_gateway_that_waits_for_the_engine_ends_when_it_is_told_to(mill: Mill)
 @pytest.mark.proof
 def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: Mill) -> None:
     mill.environment["CHAPPE_PORT"] = str(*free_ports(1))
-    mill.configure("[pools.mill]\nconcurrency = 2\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 2\n")
     mill.run()
     for _ in range(2):
         assert mill.process is not None

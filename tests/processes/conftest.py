@@ -165,6 +165,7 @@ class Mill:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
         self.environment |= {"CHAPPE_APP": "mill:app", "CHAPPE_PORT": "0"}
         self.started: list[subprocess.Popen[bytes]] = []
+        self.configure("[pools.default]\nprocesses = 1\nconcurrency = 100\n")  # the same on every machine
 
     def configure(self, text: str) -> None:
         """Write chappe.toml."""

@@ -53,7 +53,7 @@ def test_nothing_acknowledged_is_lost_when_the_engine_is_killed_and_workers_come
 
 
 def test_what_runs_while_the_engine_dies_ends_once(mill: Mill) -> None:
-    mill.configure("[pools.mill]\nconcurrency = 10\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 10\n")
     mill.run("--no-gateway", "--no-scheduler")
     mill.send(*(f"Work(name='w{n}', seconds=30)" for n in range(8)))
     until(lambda: len(mill.names("start")) == 8)

@@ -21,7 +21,7 @@ def test_deploys_under_load_lose_refuse_and_bury_nothing_and_broken_ones_are_ref
 
 
 def test_a_reload_brings_the_pools_of_the_new_settings(mill: Mill) -> None:
-    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 1\n[pools.other]\nqueues = ['hang']\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 1\n[pools.other]\nqueues = ['hang']\nprocesses = 1\n")
     mill.run("--no-gateway", "--no-scheduler")
     assert mill.process is not None
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 1\nexclude = ['hang']\n")
@@ -33,7 +33,7 @@ def test_a_reload_brings_the_pools_of_the_new_settings(mill: Mill) -> None:
 
 
 def test_a_worker_that_dies_is_replaced_by_the_release_in_place_and_not_by_what_is_on_the_disk(mill: Mill) -> None:
-    mill.configure("[pools.mill]\nconcurrency = 1\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 1\n")
     mill.run("--no-gateway", "--no-scheduler")
     (mill.folder / "mill.py").write_text("this is no python")
     mill.configure("this is no toml")
@@ -44,7 +44,7 @@ def test_a_worker_that_dies_is_replaced_by_the_release_in_place_and_not_by_what_
 
 @pytest.mark.parametrize("fork", ["true", "false"])
 def test_a_release_that_cannot_be_imported_leaves_every_process_as_it_is(mill: Mill, fork: str) -> None:
-    mill.configure(f"fork = {fork}\n[pools.mill]\nconcurrency = 1\n")
+    mill.configure(f"fork = {fork}\n[pools.mill]\nprocesses = 1\nconcurrency = 1\n")
     mill.run("--no-scheduler")
     assert mill.process is not None
     before = {name: row.pid for name, row in mill.rows().items()}
@@ -58,7 +58,7 @@ def test_a_release_that_cannot_be_imported_leaves_every_process_as_it_is(mill: M
 
 
 def test_workers_go_on_when_the_process_that_holds_the_application_dies_and_are_replaced_by_another(mill: Mill) -> None:
-    mill.configure("[pools.mill]\nconcurrency = 1\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 1\n")
     mill.run("--no-gateway", "--no-scheduler")
     (launcher,) = [
         process.pid for process in mill.processes() if process.name() == "chappe launcher" or "launcher" in " ".join(process.cmdline())

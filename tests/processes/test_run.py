@@ -53,7 +53,7 @@ def test_nothing_outlives_a_killed_supervisor(mill: Mill) -> None:
 
 
 def test_a_new_run_takes_over_after_a_killed_supervisor(mill: Mill) -> None:
-    mill.configure("[pools.mill]\nconcurrency = 2\n")
+    mill.configure("[pools.mill]\nprocesses = 1\nconcurrency = 2\n")
     mill.run("--no-gateway", "--no-scheduler")
     assert mill.process is not None
     mill.process.kill()
@@ -133,7 +133,7 @@ def test_an_application_whose_commands_are_all_inline_runs_too(tmp_path: Path) -
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         try:
-            assert any("all 2 processes are ready" in line for line in run.stderr)
+            assert any("processes are ready" in line for line in run.stderr)
         finally:
             run.terminate()
         assert run.wait(60) == 0

@@ -12,10 +12,13 @@ from chappe.supervisor.plan import plan, suspects_spec
 from chappe.supervisor.supervisor import Supervisor
 
 
-def test_the_default_is_one_worker_a_scheduler_and_a_gateway_which_a_new_release_replaces_last() -> None:
+def test_the_default_is_a_worker_for_each_core_a_scheduler_and_a_gateway_which_a_new_release_replaces_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5})
     specs = plan(Settings())
-    assert [spec.name for spec in specs] == ["default-1", "scheduler", "gateway"]
-    assert specs[0].arguments == ("worker", "--name", "default", "-c", "100", "-Q", "*")
+    assert [spec.name for spec in specs] == ["default-1", "default-2", "default-3", "scheduler", "gateway"]
+    assert specs[0].arguments == ("worker", "--name", "default", "-c", "16", "-Q", "*")
 
 
 def test_pools_become_workers_with_their_options() -> None:

@@ -12,6 +12,7 @@ import msgspec
 from chappe.bus.context import Context
 from chappe.bus.draft import Draft
 from chappe.bus.handler import Handler, Invoke
+from chappe.bus.loops import PerLoop
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
 from chappe.clocks import wall
@@ -22,6 +23,7 @@ from chappe.messages.envelope import NO_HEADERS, Envelope, Publication
 from chappe.messages.message import Command, Message, writer_of
 from chappe.messages.template import renderer
 from chappe.messages.topology import EVENTS
+from chappe.settings import CONCURRENCY
 
 Send = Callable[[Any, Draft], Publication]
 Handle = Callable[[Any, Context], Awaitable[Any]]
@@ -29,7 +31,7 @@ CallNext = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Middleware:
-    """What happens around messages; each method is called once for each message type, when the bus is frozen.
+    """What happens around messages; each method is called once for each message type in each event loop.
 
     Return `call_next` itself where the message does not ask for this behaviour: then it costs nothing.
     """
@@ -72,11 +74,10 @@ class Bus:
         self.clock: Callable[[], float] = wall
         self._frozen = False
         self._sends: dict[type[Message], Send] = {}
-        self._handles: dict[tuple[type[Message], str | None], Handle] = {}
         self._decoders: dict[tuple[type[Message], str], Callable[[bytes], Any]] = {}
         self._writers: dict[type[Message], Callable[[Any], bytes]] = {}
-        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
-        self._bound: dict[Handler, Invoke] = {}
+        self._thread_count = CONCURRENCY
+        self._bound = PerLoop(lambda: _Bound(self._thread_count))
 
     def use(self, middleware: Middleware | MiddlewareFunction) -> None:
         """Append a middleware: it runs inside those before it. Raises `TooLate` after the first use."""
@@ -100,10 +101,9 @@ class Bus:
         """Return the time by which messages are sent and grow old."""
         return self.clock()
 
-    def set_threads(self, count: int) -> None:
-        """Run synchronous handlers in at most so many threads."""
-        self._threads.shutdown(wait=False)
-        self._threads = ThreadPoolExecutor(max_workers=max(1, count), thread_name_prefix="chappe-handler")
+    def set_threads(self, count: int = CONCURRENCY) -> None:
+        """Run synchronous handlers in at most so many threads for each event loop that handles its first message later."""
+        self._thread_count = max(1, count)
 
     # --- out
 
@@ -145,30 +145,43 @@ class Bus:
         return await (await self.handle_of(type(message), queue))(message, context)
 
     async def handle_of(self, kind: type[Message], queue: str | None) -> Handle:
-        """Return the folded way in of a message type; raises `NoHandler`."""
-        found = self._handles.get((kind, queue))
+        """Return the folded way in of a message type, for the running event loop; raises `NoHandler`."""
+        bound = self._bound.here()
+        found = bound.handles.get((kind, queue))
         if found is None:
             self._frozen = True
             handlers, spec = self.registry.handlers_of(kind, queue), self.registry.spec_of(kind)
-            found = _in_order([(h.name, await self._bind(h)) for h in handlers])
+            found = _in_order([(h.name, await self._bind(h, bound)) for h in handlers])
             for middleware in reversed(self._middleware):
                 found = middleware.wrap_handle(spec, found)
-            self._handles[kind, queue] = found
+            bound.handles[kind, queue] = found
         return found
 
-    async def _bind(self, handler: Handler) -> Invoke:
-        invoke = self._bound.get(handler)
+    async def _bind(self, handler: Handler, bound: _Bound) -> Invoke:
+        invoke = bound.invokes.get(handler)
         if invoke is None:
-            invoke = self._bound[handler] = await handler.bind(self.providers, self._threads)
+            invoke = bound.invokes[handler] = await handler.bind(self.providers, bound.threads)
         return invoke
 
-    async def close(self) -> None:
-        """Close what was provided; the bus may be used again afterwards."""
-        self._handles.clear()
+    def forget_bound(self) -> None:
+        """Have the handlers of all event loops ask again for what is provided, for tests that provide something else."""
         self._bound.clear()
+
+    async def close(self) -> None:
+        """Close what was provided to the running event loop; the bus may be used again afterwards."""
+        bound = self._bound.pop()
         await self.providers.close()
-        await asyncio.to_thread(self._threads.shutdown, wait=False, cancel_futures=True)
-        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chappe-handler")
+        if bound is not None:
+            await asyncio.to_thread(bound.threads.shutdown, wait=False, cancel_futures=True)
+
+
+class _Bound:
+    """The handlers of one event loop with what they were provided, and the threads in which synchronous ones run."""
+
+    def __init__(self, threads: int) -> None:
+        self.handles: dict[tuple[type[Message], str | None], Handle] = {}
+        self.invokes: dict[Handler, Invoke] = {}
+        self.threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="chappe-handler")
 
 
 def _seal(kind: type[Message], spec: MessageSpec, write: Callable[[Any], bytes], now: Callable[[], float]) -> Send:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from chappe.bus.draft import Draft, draft_of, listed
+from chappe.bus.loops import run_at
 from chappe.clocks import wall
 from chappe.errors import DefinitionError, TooLate
 from chappe.messages.envelope import NO_HEADERS
 from chappe.messages.message import Message
 
 Leaving: TypeAlias = list[tuple[Message, Draft]]
-Progress = Callable[[str, int, int, str], Awaitable[None]]
+Progress = Callable[[str, int, int, str], Coroutine[Any, Any, None]]
 Marks = Callable[[str], Awaitable[Mapping[str, bytes | None]]]
 Mark = Callable[[str, str, Leaving, Any], Awaitable[bool]]
 
@@ -111,18 +113,25 @@ class Context:
         with _ENDING:
             self.then[:0] = taken
 
-    async def progress(self, done: int, total: int, text: str = "") -> None:
-        """Show how far this message is, to whoever asks for it by id."""
-        await self.ports.progress(self.id, done, total, text)
+    def progress(self, done: int, total: int, text: str = "") -> Awaitable[None]:
+        """Show how far this message is, to whoever asks for it by id.
+
+        Await it in `async def` code; in a thread, as in a `def` handler, it is shown when this returns.
+        """
+        whole = all(isinstance(number, int) and -(2**63) <= number < 2**63 for number in (done, total))  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not whole or not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"context.progress takes two whole numbers and a text, not {done!r}, {total!r} and {text!r}")
+        return run_at(self.ports.loop, self.ports.progress(self.id, done, total, text))
 
 
 class Ports:
     """The few things that handling needs from the store, so that the bus runs without one.
 
     `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so.
+    They are to be called on `loop`, where one is given.
     """
 
-    __slots__ = ("mark", "marks", "progress", "take")
+    __slots__ = ("loop", "mark", "marks", "progress", "take")
 
     def __init__(
         self,
@@ -131,7 +140,9 @@ class Ports:
         marks: Marks,
         progress: Progress,
         take: Callable[[str, float, int], Awaitable[float]],
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        self.loop = loop
         self.mark = mark
         self.marks = marks
         self.progress = progress

@@ -6,8 +6,20 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+import typing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -22,6 +34,7 @@ from chappe.messages.message import Command, Message
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 
 class Sender(Protocol):
@@ -31,13 +44,31 @@ class Sender(Protocol):
 
     async def asend(self, message: Message) -> Receipt: ...
 
-    def ask(self, command: Command) -> Any: ...
+    def ask(self, command: Command, *, returns: Any) -> Any: ...
+
+    async def aask(self, command: Command, *, returns: Any) -> Any: ...
 
 
-class Task(Generic[P, R]):
-    """A function as a command: call it as before, or `.send(…)` it with the same arguments."""
+class TaskMaker(Protocol):
+    """What `app.task(…)` with capabilities returns: it turns a function into a task."""
 
-    def __init__(self, sender: Sender, providers: Providers, function: Callable[P, R], capabilities: Capabilities) -> None:
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, AsyncIterator[Any]], /) -> Task[P, None, AsyncIterator[Any]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Generator[Any, Any, R]], /) -> Task[P, R, Generator[Any, Any, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
+
+
+class Task(Generic[P, R, C]):
+    """A function as a command: call it as before, or `.send(…)` it with the same arguments.
+
+    P are its parameters, R is its result, and C what a call returns: R itself, or a coroutine of it.
+    """
+
+    def __init__(self, sender: Sender, providers: Providers, function: Callable[P, C], capabilities: Capabilities) -> None:
         """Make the command class from the signature: what is provided is no field of it."""
         self.function = function
         self._sender = sender
@@ -53,14 +84,15 @@ class Task(Generic[P, R]):
         self._positional = [n for n, (_, parameter) in fields.items() if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
         first = [n for n, (_, parameter) in fields.items() if parameter.kind is inspect.Parameter.POSITIONAL_ONLY]
         others = [n for n in fields if n not in first]
-        call: Callable[..., R] = function
+        self._returns = _result_of(declared)
+        call: Callable[..., C] = function
 
         def unpack(message: Any, /, **provided: Any) -> Any:
             return call(*[getattr(message, n) for n in first], **{n: getattr(message, n) for n in others}, **provided)
 
         self.handler = Handler(function, unpack=unpack, provided=[n for n in declared.parameters if n not in fields])
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
         """Call the function itself, here and now."""
         return self.function(*args, **kwargs)
 
@@ -81,9 +113,13 @@ class Task(Generic[P, R]):
         """See `send`."""
         return await self._sender.asend(self.message(*args, **kwargs))
 
-    def ask(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Send the command and wait for what the function returns; see `App.ask`."""
-        return self._sender.ask(self.message(*args, **kwargs))
+    def ask(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Send the command and wait for what the function returns, of the type that it is annotated with; see `App.ask`."""
+        return self._sender.ask(self.message(*args, **kwargs), returns=self._returns)
+
+    async def aask(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """See `ask`."""
+        return await self._sender.aask(self.message(*args, **kwargs), returns=self._returns)
 
 
 def _travelling(declared: Declaration, name: str) -> Any:
@@ -97,6 +133,20 @@ def _travelling(declared: Declaration, name: str) -> Any:
     if hint is NOTHING:
         raise DefinitionError(f"{where} needs an annotation: the type of a field, or a type that is provided")
     return hint
+
+
+def _result_of(declared: Declaration) -> Any:
+    """Return the type of the result, as far as it is known: `Any` takes everything."""
+    try:
+        kind = declared.returns()
+    except DefinitionError:  # it is known to type checkers only
+        return Any
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Generator, Coroutine, Awaitable):
+        return inner[-1]
+    if origin in (AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator):
+        return Any
+    return Any if kind is NOTHING else kind
 
 
 def _class_name(declared: Declaration) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import apsw
 import click
 
-from chappe.app import Connection
 from chappe.cli.loading import bare_app, chosen_queues, find_app, run_with, settings_of
 from chappe.cli.tables import show
+from chappe.connection import Connection
 from chappe.engine.database import refuse_network_disk, refuse_unsafe_sqlite
 from chappe.engine.inspection import examine, nobody_else
 from chappe.engine.preflight import refuse_folder
@@ -152,7 +152,7 @@ def _application(settings: Settings) -> str:
     app = find_app(settings)
     for name, pool in settings.pools.items():
         try:
-            if pool.processes:
+            if pool.count:
                 chosen_queues(app, pool.queues, pool.exclude)
         except InvalidSettings as error:
             raise InvalidSettings(f"pools.{name}: {error}") from None

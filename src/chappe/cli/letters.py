@@ -9,10 +9,10 @@ from typing import Any
 import click
 import msgspec
 
-from chappe.app import Connection
 from chappe.cli.loading import bare_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import say
+from chappe.connection import Connection
 from chappe.errors import InvalidMessage, Rejected
 from chappe.failures import first_line, printable
 from chappe.store.contract import Letter

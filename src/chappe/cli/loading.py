@@ -17,9 +17,10 @@ import click
 from msgspec.structs import replace
 
 import chappe
-from chappe.app import App, Connection
+from chappe.app import App
 from chappe.cli.logs import keep_loggers
 from chappe.cli.terminal import say
+from chappe.connection import Connection
 from chappe.errors import ChappeError, DefinitionError, InvalidSettings, NotFound
 from chappe.failures import summarize
 from chappe.messages.topology import match

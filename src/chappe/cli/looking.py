@@ -7,10 +7,10 @@ from typing import Any
 import click
 import msgspec
 
-from chappe.app import Connection
 from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import escaped_json, say
+from chappe.connection import Connection
 from chappe.errors import NotFound
 from chappe.failures import printable
 from chappe.words import counted
@@ -78,7 +78,8 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
                     f'"{what}" is neither a queue ({", ".join(names) or "none are declared"}) nor a known message: {error}'
                 ) from None
             result = None if found.result is None else msgspec.json.decode(found.result)
-            return True, [{**msgspec.structs.asdict(found), "result": result}]
+            progress = None if found.progress is None else dict(zip(("done", "total", "text"), found.progress, strict=True))
+            return True, [{**msgspec.structs.asdict(found), "result": result, "progress": progress}]
         rows: list[dict[str, Any]] = []
         for one in (state,) if state else ("running", "ready", "delayed"):
             for delivery in await connection.broker.peek(what, one, limit):
@@ -96,9 +97,11 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
         return False, rows[:limit]
 
     single, rows = run_with(app, work)
+    if single and not as_json and (far := rows[0]["progress"]):
+        rows[0]["progress"] = f"{far['done']}/{far['total']} {far['text']}".rstrip()
     show(
         rows,
-        ("id", "type", "state", "queue", "result", "error", "merged_into")
+        ("id", "type", "state", "queue", "progress", "result", "error", "merged_into")
         if single
         else ("state", "id", "type", "attempt", "sent", "body"),
         as_json=as_json,

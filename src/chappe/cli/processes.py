@@ -23,7 +23,7 @@ import click
 import setproctitle
 
 from chappe import output
-from chappe.app import App, Connection
+from chappe.app import App
 from chappe.bus.draft import Draft, new_id
 from chappe.bus.loop import run
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
@@ -31,6 +31,7 @@ from chappe.cli.loading import chosen_queues, find_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
 from chappe.cli.terminal import write
+from chappe.connection import Connection
 from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.database import PASSING
@@ -39,7 +40,7 @@ from chappe.engine.running_tables import folder_of, orphans, started_in
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
 from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
-from chappe.settings import Settings
+from chappe.settings import CONCURRENCY, Settings
 from chappe.supervisor.backoff import RENEWED
 from chappe.supervisor.environment import TOKEN_VARIABLE
 from chappe.supervisor.launcher import LISTEN_VARIABLE
@@ -134,7 +135,9 @@ def _opened(path: Path) -> Engine:
 @click.command()
 @click.option("-Q", "--queues", default="*", show_default=True, metavar="A,B*", help="Queues to serve; * is a wildcard.")
 @click.option("-X", "--exclude-queues", default="", metavar="A,B*", help="Queues to leave to others.")
-@click.option("-c", "--concurrency", default=100, show_default=True, type=click.IntRange(1, 10_000), help="Messages handled at once.")
+@click.option(
+    "-c", "--concurrency", default=CONCURRENCY, show_default=True, type=click.IntRange(1, 10_000), help="Messages handled at once."
+)
 @click.option("-n", "--name", "--hostname", default="worker", show_default=True, help="The name shown by chappe status.")
 @click.option("-l", "--loglevel", default=None, help="debug, info, warning or error.")
 @click.option("--max-messages", type=click.IntRange(1), help="Be renewed after so many messages.")

@@ -51,7 +51,7 @@ def _workers(settings: Settings, name: str, grace: float) -> list[ChildSpec]:
         value = getattr(pool, option)
         if value is not None:
             arguments += [f"--{option.replace('_', '-')}", str(value)]
-    return [ChildSpec(f"{name}-{number}", tuple(arguments), grace, pool=name) for number in range(1, pool.processes + 1)]
+    return [ChildSpec(f"{name}-{number}", tuple(arguments), grace, pool=name) for number in range(1, pool.count + 1)]
 
 
 def _arguments(settings: Settings, name: str, concurrency: int) -> tuple[str, ...]:

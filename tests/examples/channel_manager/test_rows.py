@@ -267,6 +267,7 @@ def test_r11_a_killed_worker_is_started_again_and_nothing_is_lost(stage: Stage) 
 CONFIG = """
 [pools.compute]
 queues = ["compute", "confirm"]
+processes = 1
 concurrency = 4
 
 [pools.push]

@@ -1,0 +1,57 @@
+"""The broker and store of one event loop, opened as the settings say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from chappe import brokers, store
+from chappe.brokers.contract import Broker
+from chappe.engine.server import Engine
+from chappe.settings import Settings
+from chappe.store.contract import Store
+
+
+class Connection:
+    """The broker and store of one event loop."""
+
+    def __init__(self, broker: Broker, kept: Store, close: Callable[[], Awaitable[None]]) -> None:
+        self.broker = broker
+        self.store = kept
+        self.close = close
+        self.declared = asyncio.Lock()
+        self.is_declared = False
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """Where an application runs: its settings, its role, and whether it may own the file for the moment of a send.
+
+    `handle` handles what waits, a message of this id with it, before its result is waited for: in a test no worker does it by itself.
+    """
+
+    settings: Settings | None = None
+    role: str = "client"
+    may_own_file: bool = True
+    engine: Engine | None = None
+    handle: Callable[[str, float], Awaitable[None]] | None = None
+
+
+def connect(settings: Settings, setting: Setting, info: dict[str, Any]) -> Connection:
+    """Return what is connected when it is first used; `info` is what the engine shows of this process."""
+    if settings.is_embedded:
+        broker = brokers.embedded(settings, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
+        broker.client.info = info
+        return Connection(broker, store.embedded(broker.client), broker.close)
+    kept = store.distributed(settings, role=setting.role)
+    kept.presence.info = info
+    rabbit = brokers.distributed(settings, kept.kept, role=setting.role)
+    kept.join(rabbit)
+
+    async def close() -> None:
+        await rabbit.close()
+        await kept.close()
+
+    return Connection(rabbit, kept, close)
