@@ -20,12 +20,13 @@ from chappe.connection import Connection
 from chappe.engine.database import refuse_network_disk, refuse_unsafe_sqlite
 from chappe.engine.inspection import examine, nobody_else
 from chappe.engine.preflight import refuse_folder
+from chappe.engine.private_files import keep_private
 from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSettings
 from chappe.messages.finding import Finding
 from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.supervisor.address import refuse_address
-from chappe.web.guard import refuse_open_bind, users_of
+from chappe.web.guard import refuse_open_bind
 from chappe.words import counted
 
 _LOW_DISK = 1024**3
@@ -96,6 +97,8 @@ def _sync(settings: Settings) -> str:
 def _file(settings: Settings) -> str:
     path = settings.path
     refuse_folder(path)
+    readable: list[str] = []
+    keep_private(path, lambda file, mode: readable.append(f"{file} has mode {mode:o}, others may use it: chmod go-rwx {file}"))
     if not path.exists() and not Path(f"{path}-wal").exists():
         return f"{path} does not exist yet; the first message makes it"
     try:
@@ -105,6 +108,8 @@ def _file(settings: Settings) -> str:
         return _engine(settings)
     if faults:
         raise CorruptStorage(f"{path}: {'; '.join(faults)}; it was left as it is. Restore a copy, or save what can be read: chappe recover")
+    if readable:
+        raise UserWarning("; ".join(readable))
     return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
 
 
@@ -143,8 +148,7 @@ def _limits(_: Settings) -> str:
 def _bind(settings: Settings) -> str:
     refuse_open_bind(settings)
     running = refuse_address(settings.host, settings.port, settings.path)
-    users = ", ".join(str(user) for user in sorted(users_of(settings)))
-    served = " with a token" if settings.token else f", loopback only, for the users {users}"
+    served = " with a token" if settings.token else ", loopback only"
     return f"{settings.host}:{settings.port}{served}{running and f'; {running}'}"
 
 

@@ -27,7 +27,7 @@ from chappe.engine.queues import Session
 from chappe.engine.server import Engine
 from chappe.engine.verbs import DECODERS, Verbs
 from chappe.engine.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Failure, Frames, decode_answer, decode_request, encode, error_of, frame
-from chappe.errors import AlreadyOwned, BrokerError, BrokerUnavailable, ChappeError, Rejected, Unconfirmed
+from chappe.errors import AlreadyOwned, BrokerError, BrokerUnavailable, ChappeError, Rejected, Unconfirmed, UnsafeStorage
 
 DEADLINE: Final = 5.0
 _BEAT: Final = 2.0
@@ -199,6 +199,8 @@ class Client:
                     await self._loop.create_unix_connection(lambda: _Link(self), str(socket_path(self.path)))
                     if self._write is not None:
                         return  # else it was lost again before we heard of it: a dying engine still had us in its backlog
+                except UnsafeStorage as error:  # it does not pass by itself
+                    self._fail_all(error)
                 except OSError:
                     if self._may_own_file and any(call.verb not in _WAITS for call in self._calls.values()):
                         self._own_for_a_moment()

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 import apsw
 
+from chappe.engine.private_files import keep_private
 from chappe.errors import CorruptStorage, UnsafeStorage
 
 APPLICATION_ID: Final = 0x4E6F7269  # "Nori"
@@ -25,6 +26,7 @@ _PRAGMAS: Final = {
 }
 
 
+_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOFOLLOW
 PATIENCE: Final = 2000  # milliseconds to wait for a lock
 PASSING: Final = (  # the disk or this moment is at fault, not the file: whoever opens it decides whether to try again
     apsw.BusyError, apsw.CantOpenError, apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.ProtocolError, apsw.ReadOnlyError,
@@ -112,15 +114,18 @@ def open_database(path: Path) -> Database:
     refuse_unsafe_sqlite()
     path.parent.mkdir(parents=True, exist_ok=True)
     refuse_network_disk(path)
+    keep_private(path)
     fresh = not path.exists() or path.stat().st_size == 0
     if fresh and Path(f"{path}-wal").exists() and Path(f"{path}-wal").stat().st_size > 0:
         raise CorruptStorage(
             f"{path} is missing or empty, but its -wal file is there: it was truncated or half copied; nothing was changed"
         )
+    if not path.exists():
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     previous = os.umask(0o177)
     try:
         try:
-            db = cast("Database", apsw.Connection(str(path)))
+            db = cast("Database", apsw.Connection(os.path.realpath(path), flags=_FLAGS))
         except PASSING:
             raise
         except apsw.Error as error:

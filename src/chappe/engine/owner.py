@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -25,10 +26,14 @@ def socket_path(database: Path) -> Path:
     if len(os.fsencode(beside)) <= _LONGEST_SOCKET_PATH:
         return beside
     folder = Path(tempfile.gettempdir()) / f"chappe-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise UnsafeStorage(f"{folder} is not a private folder of this user; remove it, or put the database where its path is shorter")
+        raise UnsafeStorage(
+            f"{folder} is not a private folder of this user ({stat.filemode(found.st_mode)}, user {found.st_uid}); remove it, "
+            "set TMPDIR to a folder of your own, or put the database where its path is shorter"
+        )
     return folder / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:32]}.sock"
 
 

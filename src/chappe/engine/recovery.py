@@ -400,7 +400,8 @@ class _Salvage:
         if not self._aside:
             return None
         path = Path(f"{self._target}.aside.jsonl")
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path.unlink(missing_ok=True)  # of a run before, or planted: it is made anew
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "wb") as lines:
             lines.writelines(line + b"\n" for line in self._aside)
         return str(path)

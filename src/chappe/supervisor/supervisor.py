@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chappe.engine.owner import Ownership
+from chappe.engine.private_files import write_private
 from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
 from chappe.settings import Settings
 from chappe.supervisor.backoff import CONFIGURATION, crashes_after, pause
@@ -332,11 +333,8 @@ class Supervisor:
         if self._status is None:
             return
         lines = [f"{c.spec.name}\t{c.pid or ''}\t{c.starts}\t{c.crashes}\t{c.planned_ends}" for c in self.children if not c.retired]
-        draft = Path(f"{self._status}.new")
         try:
-            draft.touch(mode=0o600)
-            draft.write_text("\n".join([f"supervisor\t{os.getpid()}\t1\t0\t0", *lines]) + "\n")
-            draft.replace(self._status)
+            write_private(self._status, "\n".join([f"supervisor\t{os.getpid()}\t1\t0\t0", *lines]) + "\n")
         except OSError as error:
             log.warning("cannot write %s (%s); the processes run on", self._status, error)
 

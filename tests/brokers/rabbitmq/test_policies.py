@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
+import urllib.error
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,7 +13,7 @@ import pytest
 from chappe.brokers.rabbitmq.address import Address
 from chappe.brokers.rabbitmq.lanes import QUORUM
 from chappe.brokers.rabbitmq.link import Link
-from chappe.brokers.rabbitmq.policies import policies
+from chappe.brokers.rabbitmq.policies import _ask, policies
 from chappe.messages.finding import Finding
 
 from ...servers.ports import LOOPBACK, free_ports
@@ -68,3 +71,38 @@ async def test_policies_that_lose_are_wrong_those_that_refuse_are_told_and_other
     assert "401" in (await look(managed, "kept", entrance="guest:wrong")).text
     (nobody,) = free_ports(1)
     assert "rabbitmqctl list_policies" in (await look(managed, "kept", port=nobody)).text
+
+
+def test_the_password_does_not_follow_a_redirect() -> None:
+    seen: list[str | None] = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
+
+        class Named(Other):
+            def do_GET(self) -> None:
+                self.send_response(302)
+                self.send_header("Location", f"http://localhost:{other.server_port}/x")
+                self.end_headers()
+
+        with http.server.HTTPServer(("127.0.0.1", 0), Named) as named:
+            serving = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in (other, named)]
+            for thread in serving:
+                thread.start()
+            try:
+                with pytest.raises(urllib.error.HTTPError, match="302"):
+                    _ask(Address.parse("amqp://u:canary@127.0.0.1/"), f"http://127.0.0.1:{named.server_port}/api/queues/x", 30.0)
+            finally:
+                other.shutdown()
+                named.shutdown()
+                for thread in serving:
+                    thread.join()
+    assert seen == []

@@ -58,12 +58,19 @@ async def policies(address: Address, host: str, queues: Collection[str], deadlin
     return Finding(_CHECK, "ok", f"none deletes or refuses anything of {len(ours)} queues")
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Has a redirect be the error that it is here: the password is for the host that was named."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
+        return None
+
+
 def _ask(address: Address, url: str, deadline: float) -> bytes:
     entrance = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
     request = urllib.request.Request(  # noqa: S310 - http or https, as written above
         f"{url}?columns=name,policy,operator_policy,effective_policy_definition", headers={"Authorization": f"Basic {entrance}"}
     )
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
     if address.tls:
         handlers.append(urllib.request.HTTPSHandler(context=address.context()))
     with urllib.request.build_opener(*handlers).open(request, timeout=deadline) as answer:
