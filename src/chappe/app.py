@@ -33,7 +33,7 @@ from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
 from chappe.messages.message import Command, Event, Message
 from chappe.messages.topology import Queue
-from chappe.messages.values import result_of
+from chappe.messages.values import encode_result, result_of
 from chappe.middleware.defaults import defaults
 from chappe.settings import Settings, load
 from chappe.triggers.schedule import Schedule, Trigger
