@@ -974,7 +974,7 @@ def test_a_result_is_returned_as_the_type_that_was_asked_for() -> None:
         assert app.ask(Plain(n=3)) == {"x": 3, "seen": [1, 2]}
         assert place.ask(3) == Place(3, {1, 2})
         assert count.ask(3) == 3
-        assert asyncio.run(place.aask(4)) == Place(4, {1, 2})
+        assert app.wait_for(place.aask(4)) == Place(4, {1, 2})
         with pytest.raises(InvalidMessage, match="the result of plain is not valid: .*Expected `int`, got `object`"):
             app.ask(Plain(n=3), returns=int)
 
