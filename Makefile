@@ -69,16 +69,19 @@ test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 gate-busy: $(VENV)/.tests tools ## Run `make check test` beside two processes that burn CPU and one that writes to the disk (TIMES=3)
-	@$(BIN)/python -m tests.busy --times $(or $(TIMES),1) -- $(MAKE) --no-print-directory check test
+	@$(BIN)/python -m tests.busy --times $(or $(TIMES),1) -- $(AGAIN) check test
+
+# Not in a recipe itself: `make -n` would run that one.
+AGAIN = $(MAKE) --no-print-directory
 
 # Each part runs though one before it failed: what fails is known after one run.
 proof: $(VENV)/.tests tools ## Ask how far it goes: storms, power cuts, sick disks, broken servers, teeth, fuzz, volumes, about an hour
 	trap 'exit 130' INT; failed=""; \
-	$(MAKE) --no-print-directory coverage || failed="$$failed coverage"; \
+	$(AGAIN) coverage || failed="$$failed coverage"; \
 	$(BIN)/python -m pytest -m proof --timeout 900 --durations=20 --durations-min=10 $(ARGS) || failed="$$failed tests"; \
-	$(MAKE) --no-print-directory power ARGS="--points 2000" || failed="$$failed power"; \
-	$(MAKE) --no-print-directory sick CASES=2000 CALLS=100 || failed="$$failed sick"; \
-	$(MAKE) --no-print-directory fuzz ARGS="--executions 200000" || failed="$$failed fuzz"; \
+	$(AGAIN) power ARGS="--points 2000" || failed="$$failed power"; \
+	$(AGAIN) sick CASES=2000 CALLS=100 || failed="$$failed sick"; \
+	$(AGAIN) fuzz ARGS="--executions 200000" || failed="$$failed fuzz"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 RABBITMQ4 := $(HOME)/.cache/chappe/rabbitmq4

@@ -23,7 +23,7 @@ from chappe.store.embedded import EmbeddedStore
 from .engine import EngineUnderTest, Peer
 
 _START: Final = 1_000_000.0
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 60.0
 
 
 @asynccontextmanager

@@ -127,7 +127,8 @@ async def test_a_long_delay_lasts_its_whole_time(engine: EngineUnderTest, peer: 
 
 
 async def test_thousands_that_are_due_at_once_all_come(engine: EngineUnderTest, peer: Peer) -> None:
-    await send(peer, *[to("q", str(n), delay=engine.soon) for n in range(2500)])
-    await due(engine, peer, engine.soon, 2500)
+    count = 2500 if engine.time_stands else 300
+    await send(peer, *[to("q", str(n), delay=engine.soon) for n in range(count)])
+    await due(engine, peer, engine.soon, count)
     async with peer.broker.consume(["q"], prefetch=5000) as consumer:
-        assert names(await gather(consumer, 2500, seconds=60.0)) == [str(n) for n in range(2500)]
+        assert names(await gather(consumer, count, seconds=60.0)) == [str(n) for n in range(count)]
