@@ -10,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
+.PHONY: audit help demo test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
 # Install those of Debian's packages $(1) that are missing, when root; no server is started as a service, none gets data of the system's.
@@ -48,7 +48,7 @@ help: ## Explain these commands
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Chappe needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.13'
 
 $(VENV)/.demo: $(UV) pyproject.toml uv.lock
 	$(UV) sync --quiet --frozen --no-default-groups --all-extras --inexact
@@ -82,7 +82,12 @@ proof: $(VENV)/.tests tools ## Ask how far it goes: storms, power cuts, sick dis
 	$(AGAIN) power ARGS="--points 2000" || failed="$$failed power"; \
 	$(AGAIN) sick CASES=2000 CALLS=100 || failed="$$failed sick"; \
 	$(AGAIN) fuzz ARGS="--executions 200000" || failed="$$failed fuzz"; \
+	$(BIN)/python -m tests.faults.deploys || failed="$$failed deploys"; \
+	$(AGAIN) audit || failed="$$failed audit"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+audit: $(UV) ## Look the locked dependencies up among the known vulnerabilities; where that cannot be reached, it says so and fails
+	$(UV) audit --frozen
 
 RABBITMQ4 := $(HOME)/.cache/chappe/rabbitmq4
 AS_ROOT = [ "$$(id -u)" = 0 ] || { echo "only root can make and use the root folder of another Debian: run this as root" >&2; exit 1; }

@@ -129,6 +129,6 @@ def test_a_refused_token_is_not_shown(token: str) -> None:
 
 
 def test_settings_are_written_without_their_secrets() -> None:
-    text = repr(Settings(broker=f"amqp://u:{PASSWORD}@h/", store=f"postgresql://u:{PASSWORD}@h/d", token=f"{PASSWORD}{PASSWORD}"))
-    assert pieces(text) == [] and "amqp://u:***@h/" in text and "token='***'" in text
+    text = repr(Settings(broker=f"amqps://u:{PASSWORD}@h/", store=f"postgresql://u:{PASSWORD}@h/d", token=f"{PASSWORD}{PASSWORD}"))
+    assert pieces(text) == [] and "amqps://u:***@h/" in text and "token='***'" in text
     assert repr(Settings()).startswith("Settings(app=None, broker='sqlite:///chappe.db', store=None")

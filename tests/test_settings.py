@@ -160,3 +160,22 @@ def test_hosts_and_origins_may_have_ports_and_stand_in_a_list_with_spaces() -> N
 def test_the_token_is_not_shown_by_mistake() -> None:
     found: Any = load({}, {"CHAPPE_TOKEN": "a-very-secret-token-of-ours"})
     assert found.token == "a-very-secret-token-of-ours"
+
+
+@pytest.mark.parametrize(
+    ("broker", "taken"),
+    [
+        ("amqp://u:p@127.0.0.1/", True), ("amqp://localhost:5673/v?heartbeat=2", True), ("amqp://u:p@[::1]:5672/", True),
+        ("amqp://127.0.0.1:1,localhost:2/", True), ("amqps://u:p@rabbit.example.org/", True),
+        ("amqp://u:p@rabbit.example.org/", False), ("amqp://u:p@10.0.0.5:5672", False), ("amqp://127.0.0.1,rabbit/", False),
+        ("amqp://u:localhost@rabbit/", False), ("amqp://rabbit/x@localhost", False), ("amqp://localhost.example.org/", False),
+    ],
+)  # fmt: skip
+def test_what_would_be_sent_in_the_clear_to_another_machine_is_refused_unless_it_is_said(broker: str, taken: bool) -> None:
+    said = {"broker": broker, "store": "postgresql://localhost/x"}
+    assert load({**said, "allow_plain_amqp": True}, {}).broker == broker
+    if taken:
+        assert load(said, {}).broker == broker
+    else:
+        with pytest.raises(InvalidSettings, match="in the clear.*allow_plain_amqp"):
+            load(said, {})

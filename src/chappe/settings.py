@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -79,6 +80,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     allowed_users: tuple[str, ...] = ()
+    allow_plain_amqp: bool = False
     max_body: int = 1024 * 1024
     deadline: float = 5.0
     grace: float = 25.0
@@ -112,6 +114,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError("store is missing: RabbitMQ needs PostgreSQL beside it, like postgresql://user:password@host/database")
             if not _POSTGRES.fullmatch(self.store):
                 raise ValueError("store is not known; beside RabbitMQ it is PostgreSQL, like postgresql://user:password@host/database")
+            if not self.allow_plain_amqp and not all(is_loopback(host) for host in _plain_hosts(self.broker)):
+                raise ValueError(
+                    "broker: amqp:// sends passwords and messages in the clear to another machine; write amqps://, "
+                    "or set allow_plain_amqp = true where the network is trusted"
+                )
         elif not _FILE.fullmatch(self.broker):
             given = shown(self.broker if re.search("[./]", self.broker) else "@")
             raise ValueError(
@@ -150,6 +157,25 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def path(self) -> Path:
         """The file of the embedded engine; with RabbitMQ, the name of what lies beside the processes of this host."""
         return Path(self.broker.removeprefix("sqlite:///")) if self.is_embedded else Path("chappe")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _plain_hosts(url: str) -> list[str]:
+    """Return the hosts of a URL to which nothing is encrypted."""
+    scheme, _, rest = url.partition("://")
+    if scheme != "amqp":
+        return []
+    places = re.split(r"[/?#]", rest.rpartition("@")[2] if "@" in re.split(r"[/?#]", rest)[0] else rest)[0]
+    return [re.sub(r":\d*$", "", place) for place in places.split(",")]
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:

@@ -31,7 +31,7 @@ def move(ctx: click.Context, broker: str, store: str | None, queues: tuple[str, 
     twice. With -A, messages that merge are merged. Results, marks, budgets, the archive and counts of attempts stay where they are.
     """
     old = settings_of(ctx)
-    new = load({"app": old.app, "broker": broker, "store": store}, environment={})
+    new = load({"app": old.app, "broker": broker, "store": store, "allow_plain_amqp": old.allow_plain_amqp}, environment={})
     if (old.broker, old.store) == (new.broker, new.store):
         raise InvalidSettings("--to names the engine where the messages are: name the one to which they go")
     source, target = bare_app(old, may_own_file=False), _target(replace(new, deadline=old.deadline))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import pwd
 import re
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chappe.errors import InvalidSettings
-from chappe.settings import Settings
+from chappe.settings import Settings, is_loopback
 from chappe.web.peer import user_behind
 from chappe.web.problems import problem
 from chappe.web.wrong_tokens import WrongTokens
@@ -61,16 +60,6 @@ def users_of(settings: Settings) -> frozenset[int]:
         except (KeyError, OverflowError):
             raise InvalidSettings(f'allowed_users: no user of this machine is called "{user}"; see getent passwd') from None
     return frozenset(found)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class Guard:

@@ -109,6 +109,7 @@ class Rounds:
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")},
             **servers.urls,
+            "CHAPPE_ALLOW_PLAIN_AMQP": "true",  # in namespaces of our own
             "CHAPPE_APP": "tests.faults.rounds.application:app",
             "CHAPPE_DEADLINE": str(DEADLINE),
             "CHAPPE_LOG_FORMAT": "json",
