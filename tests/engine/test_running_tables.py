@@ -1,7 +1,6 @@
 """The tables of started messages as the engine reads them."""
 
 import os
-import struct
 from pathlib import Path
 
 import pytest
@@ -10,26 +9,53 @@ from chappe.engine import running_tables
 from chappe.worker.running_table import RunningTable
 
 
+def table_of(*slots: tuple[int, int, int], blamed: int = 0) -> bytes:
+    blame = (blamed, running_tables.BLOCKED, 1, 2.5, 0.5)
+    return running_tables.HEADER.pack(1.0, *blame) + b"".join(running_tables.SLOT.pack(*slot) for slot in slots)
+
+
 def test_what_a_worker_writes_is_what_the_engine_reads(tmp_path: Path) -> None:
-    table = RunningTable(running_tables.folder_of(tmp_path / "chappe.db"), 3)
-    table.start(1, 7)
-    table.start(2, 2**40)
+    table = RunningTable(running_tables.folder_of(tmp_path / "chappe.db"), 4)
+    read = lambda: running_tables.read_table(table.path)  # noqa: E731
     table.beat(12.5)
-    assert running_tables.started_in(table.path) == {7, 2**40}
+    for slot, tag in ((1, 7), (2, 2**40), (3, 2**63)):
+        table.begin(slot, tag)
+        table.step(slot, False)
+    assert read() == ({7, 2**40, 2**63}, {7, 2**40, 2**63}, None), "where nothing executes, all are suspects"
+    table.step(1, True)
+    table.in_thread(3, True)
+    assert read() == ({7, 2**40, 2**63}, {7, 2**63}, None)
+    table.in_thread(3, False)
+    assert read() == ({7, 2**40, 2**63}, {7}, None)
+    table.blame(2**40, running_tables.KILL_AFTER, 1.5, is_last=True, after=9.0)
+    assert read() == ({7, 2**40, 2**63}, {2**40}, (running_tables.KILL_AFTER, True, 1.5, 9.0))
+    table.end(2)
+    assert read() == ({7, 2**63}, {7}, None), "what was blamed has ended in the last moment"
     assert running_tables.last_beat(table.path) == 12.5
     assert table.running(1) == 7
     table.close()
 
 
 def test_a_table_that_is_missing_or_short_says_nothing(tmp_path: Path) -> None:
-    assert running_tables.started_in(tmp_path / "missing") is None
+    assert running_tables.read_table(tmp_path / "missing") is None
     assert running_tables.last_beat(tmp_path / "missing") == 0.0
     short = tmp_path / "short.running"
-    short.write_bytes(struct.pack("<dQ", 1.0, 5) + b"rest")
-    assert running_tables.started_in(short) == {5}
+    short.write_bytes(table_of((5, 0, 0)) + b"rest")
+    assert running_tables.read_table(short) == ({5}, {5}, None)
     short.write_bytes(b"abc")
-    assert running_tables.started_in(short) == frozenset()
+    assert running_tables.read_table(short) == (frozenset(), frozenset(), None)
     assert running_tables.last_beat(short) == 0.0
+
+
+def test_whether_anything_had_begun_is_told_by_a_descriptor_though_the_table_is_gone(tmp_path: Path) -> None:
+    table = RunningTable(tmp_path, 2)
+    handle = os.open(table.path, os.O_RDONLY)
+    assert not running_tables.started_by(handle)
+    table.begin(1, 7)
+    table.path.unlink()
+    assert running_tables.started_by(handle)
+    os.close(handle)
+    table.close()
 
 
 def test_only_tables_of_dead_workers_are_orphans(tmp_path: Path) -> None:
@@ -48,8 +74,8 @@ def test_a_table_of_another_user_is_not_believed(tmp_path: Path) -> None:
     folder = running_tables.folder_of(tmp_path / "chappe.db")
     folder.mkdir()
     planted = folder / "1-a.running"
-    planted.write_bytes(struct.pack("<dQ", 1.0, 5))
+    planted.write_bytes(table_of((5, 1, 0)))
     os.chown(planted, 65534, 65534)
-    assert running_tables.started_in(planted) is None
+    assert running_tables.read_table(planted) is None
     assert running_tables.last_beat(planted) == 0.0
     assert running_tables.orphans(tmp_path / "chappe.db") == []

@@ -35,8 +35,16 @@ class Work(Command, queue="work", retry=Retry(20, delay=0.0, jitter=0.0)):
     seconds: float = 0.0
 
 
-class Deadly(Command, queue="work", retry=Retry(20, delay=0.0, jitter=0.0)):
+class Once(Command, queue="work", retry=Retry(1)):
+    name: str
+
+
+class Deadly(Command, queue="work", retry=Retry(1)):
     name: str = "deadly"
+
+
+class HangsAlways(Command, queue="hang", kill_after=0.3, retry=Retry(2, delay=0.0, jitter=0.0)):
+    name: str = "always"
 
 
 class Hang(Command, queue="hang", kill_after=0.5, retry=Retry(2, delay=0.0, jitter=0.0)):
@@ -73,11 +81,24 @@ async def work(command: Work, context: Context):
     write("end", command.name, context.attempt)
 
 
+@app.handles(Once)
+async def once(command: Once, context: Context):
+    write("start", command.name, context.attempt)
+    await asyncio.sleep(0.05)
+    write("end", command.name, context.attempt)
+
+
 @app.handles(Deadly)
 async def deadly(command: Deadly, context: Context):
     write("start", command.name, context.attempt)
     await asyncio.sleep(0.05)
     os.kill(os.getpid(), 9)
+
+
+@app.handles(HangsAlways)
+async def hangs_always(command: HangsAlways, context: Context):
+    write("start", command.name, context.attempt)
+    time.sleep(60)
 
 
 @app.handles(Hang)

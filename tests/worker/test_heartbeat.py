@@ -50,7 +50,7 @@ async def test_a_loop_that_does_not_turn_is_told_with_its_stack(caplog: pytest.L
 async def test_a_loop_that_never_turns_ends_the_worker_and_names_the_task() -> None:
     blamed: list[str] = []
     ended = threading.Event()
-    heartbeat = Heartbeat(lambda _: None, blamed.append, limit=1.5, end=ended.set)
+    heartbeat = Heartbeat(lambda _: None, lambda name, _: blamed.append(name), limit=1.5, end=ended.set)
     heartbeat.start()
 
     async def culprit() -> None:

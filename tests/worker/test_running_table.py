@@ -13,16 +13,16 @@ from chappe.worker.running_table import RunningTable
 
 
 def tags(path: Path) -> list[int]:
-    return [tag for (tag,) in struct.iter_unpack("<Q", path.read_bytes()[8:])]
+    return [tag for tag, _, _ in struct.iter_unpack("<QII", path.read_bytes()[40:])]
 
 
 def test_what_started_can_be_read_by_another_process_at_once(tmp_path: Path) -> None:
     table = RunningTable(tmp_path / "slots", 3)
     assert tags(table.path) == [0, 0, 0]
-    table.start(0, 11)
-    table.start(2, 2**63)
+    table.begin(0, 11)
+    table.begin(2, 2**63)
     assert tags(table.path) == [11, 0, 2**63]
-    table.start(0, 0)
+    table.end(0)
     assert tags(table.path) == [0, 0, 2**63]
     table.close()
 

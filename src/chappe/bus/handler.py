@@ -22,6 +22,7 @@ from chappe.errors import DefinitionError
 from chappe.messages.message import Message
 
 Invoke = Callable[[Any, Context], Awaitable[Any]]
+executes_in_thread: contextvars.ContextVar[Callable[[bool], None]] = contextvars.ContextVar("executes_in_thread", default=lambda _: None)
 
 
 class Handler:
@@ -135,7 +136,7 @@ def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecut
         return iterated(cast("Iterator[Any]", returned), context) if isinstance(returned, Iterator) else returned
 
     async def invoke(message: Message, context: Context) -> Any:
-        run = _Run()
+        run = _Run(executes_in_thread.get())
         variables = contextvars.copy_context()
         running = asyncio.get_running_loop().run_in_executor(threads, lambda: variables.run(run, inner, message, context))
         try:
@@ -153,7 +154,8 @@ def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecut
 class _Run:
     """One call in a thread, which can be asked to stop where Python code runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, executes: Callable[[bool], None]) -> None:
+        self._executes = executes
         self._thread: int | None = None
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -161,6 +163,7 @@ class _Run:
     def __call__(self, inner: Callable[[Any, Context], Any], message: Any, context: Context) -> Any:
         with self._lock:
             self._thread = threading.get_ident()
+        self._executes(True)
         try:
             return inner(message, context)
         except Interrupted:
@@ -170,6 +173,7 @@ class _Run:
         finally:
             if os.getpid() != self._process:
                 forked.end(f"the handler of {type(message).__name__}")
+            self._executes(False)
             with self._lock:
                 self._thread = None
 

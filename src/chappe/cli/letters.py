@@ -51,7 +51,14 @@ def show_letter(ctx: click.Context, number: int) -> None:
 
     letter = run_with(bare_app(settings_of(ctx)), work)
     history = [{"at": when(at), "attempt": attempt, "error": error} for at, attempt, error in letter.history]
-    row = {**_row(letter), "id": letter.envelope.id, "body": body_of(letter.envelope), "error": letter.error, "history": history}
+    row = {
+        **_row(letter),
+        "id": letter.envelope.id,
+        "body": body_of(letter.envelope),
+        "deaths": letter.deaths,
+        "error": letter.error,
+        "history": history,
+    }
     show([row], (), as_json=True)
 
 

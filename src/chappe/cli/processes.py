@@ -36,7 +36,7 @@ from chappe.engine import preflight
 from chappe.engine.clock import steady_clock
 from chappe.engine.database import PASSING
 from chappe.engine.owner import Ownership
-from chappe.engine.running_tables import folder_of, orphans, started_in
+from chappe.engine.running_tables import folder_of, orphans, read_table
 from chappe.engine.server import Engine
 from chappe.engine.serving import serve
 from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
@@ -138,6 +138,7 @@ def _opened(path: Path) -> Engine:
 @click.option(
     "-c", "--concurrency", default=CONCURRENCY, show_default=True, type=click.IntRange(1, 10_000), help="Messages handled at once."
 )
+@click.option("--suspects", is_flag=True, help="Run only messages that a worker died with, one at a time.")
 @click.option("-n", "--name", "--hostname", default="worker", show_default=True, help="The name shown by chappe status.")
 @click.option("-l", "--loglevel", default=None, help="debug, info, warning or error.")
 @click.option("--max-messages", type=click.IntRange(1), help="Be renewed after so many messages.")
@@ -155,6 +156,7 @@ def worker(
     name: str,
     loglevel: str | None,
     grace: float | None,
+    suspects: bool,
     **limits: Any,
 ) -> None:
     """Handle messages until told to end.
@@ -166,8 +168,10 @@ def worker(
     line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", may_own_file=False)
     served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
+    if suspects and not settings.is_embedded:
+        raise InvalidSettings("--suspects needs the file engine: on RabbitMQ a message that a worker died with is not kept apart")
     try:
-        code = run(_work(app, Pool(name, served, concurrency, limits), settings, line))
+        code = run(_work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects), settings, line))
     except ChappeError:
         raise
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
@@ -186,6 +190,7 @@ class Pool(NamedTuple):
     queues: list[str]
     concurrency: int
     limits: dict[str, Any]
+    for_suspects: bool = False
 
 
 class _Pause:
@@ -210,15 +215,14 @@ class _Pause:
 
 
 async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int:
-    name, queues, concurrency, limits = pool
+    name, queues, concurrency, limits, for_suspects = pool
     loop = asyncio.get_running_loop()
     table = RunningTable(folder_of(settings.path), concurrency)
     app.bus.set_threads(concurrency)
     cold = asyncio.Event()
     stop = asyncio.Event()
-    connecting = loop.create_task(
-        _connect(app, {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "table": table.path.name})
-    )
+    told = {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "table": table.path.name}
+    connecting = loop.create_task(_connect(app, told | {"suspects": True} if for_suspects else told))
 
     def warm() -> None:
         if stop.is_set():
@@ -248,6 +252,8 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
         await app.aclose()
         return 0
     lasting, temporary = app.registry.served(queues)
+    if for_suspects:
+        temporary = ()  # it would be sent what it is never lent
     async with connection.broker.consume(lasting, prefetch=2 * concurrency, temporary=temporary) as consumer:
         work = Worker(
             app.bus,
@@ -279,14 +285,14 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
 async def _tell_deaths(connection: Connection, path: Path) -> None:
     """Tell the broker what the dead workers of this host were running; with a file the engine itself looks."""
     for table in orphans(path):
-        running = started_in(table)
+        account = read_table(table)
         try:
             table.unlink()
         except FileNotFoundError:
             continue  # another worker tells it
-        if running:
-            log.warning("a worker died while it ran %s", counted(len(running), "message"))
-            await connection.broker.blame(sorted(running))
+        if account is not None and account.suspects:
+            log.warning("a worker died while it ran %s", counted(len(account.suspects), "message"))
+            await connection.broker.blame(sorted(account.suspects))
 
 
 async def _until_the_end(
@@ -343,7 +349,8 @@ def _awaited(coroutine: Any) -> Iterator[FrameType]:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is not None:
             yield frame
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        stepped = None if frame is None or not hasattr(coroutine, "gi_frame") else frame.f_locals.get("coroutine")  # of `Suspended`
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or stepped
 
 
 def _dump_tasks() -> None:

@@ -19,9 +19,11 @@ from msgspec import Raw
 from chappe.bounds import DEATHS_ALLOWED
 from chappe.engine.database import PATIENCE, open_database
 from chappe.engine.log import CHECKPOINT, Log
-from chappe.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
+from chappe.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE, Claim, QueueState, Session
 from chappe.engine.routes import Routes
+from chappe.engine.running_tables import KILL_AFTER, Account, Blame
 from chappe.engine.seal import seal, stand_in, unseal
+from chappe.engine.suspects import Suspects
 from chappe.engine.wire import LARGEST_FRAME, LENT_AT_ONCE
 from chappe.errors import CorruptStorage, StorageFull
 from chappe.failures import why_dead
@@ -31,16 +33,17 @@ _IDS_AT_ONCE: Final = 1_000_000
 _PROMOTED_AT_ONCE: Final = 1000
 _LOOKED_AT_ONCE: Final = 10_000  # rows in one turn: a key with a long line behind it must not stop everybody
 _AROUND: Final = 64  # bytes of an answer for each message beside what is of any length
-_PASSING: Final = HISTORY | HOLDER | RETURNED  # what a dead letter does not keep
+_PASSING: Final = HISTORY | HOLDER | RETURNED | SUSPECT  # what a dead letter does not keep
 
 _TAKE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id > ? order by id limit ?"
 _TAKE_ONE = "select id, message_id, attempt, flags, key, note, envelope from ready where queue = ? and rank = ? and id = ?"
 INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-INSERT_DEAD = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT_DEAD = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope, deaths)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
     from delayed where due <= ? order by due, id limit ?"""
+_SUSPECTS = "select rank, id, key from ready where queue = ? and flags & 64"
 _TALLY = "insert or replace into tally values (?, ?)"
 _KEEP_UNIQUE = """update dead set unique_name = (select name from unique_key where message_id = ? and until is null)
     where number = ?"""
@@ -79,6 +82,7 @@ class Ledger:
         self.finished: list[str] = []
         self.writing = False
         self.held_back = False
+        self.suspects = Suspects(now)
         self.unfinished = False  # whether `serve` stopped before it had looked at all there is
         self._looked = 0
         self._moves: list[tuple[bool, Claim]] = []  # what was lent (true) and ended (false) in this turn, in order
@@ -202,15 +206,44 @@ class Ledger:
         self._looked = 0
         if self.held_back:
             return
+        suspects = self.suspects
+        if suspects.wait:
+            suspects.drain([(receiver.session, receiver.queues) for receiver in self.receivers])
         for receiver in list(self.receivers):
+            session = receiver.session
+            if session.runs_suspect:
+                continue
             receiver.room = LENT_AT_ONCE  # what it got in a turn that was undone does not count
             lent = list[Any]()
-            for queue in receiver.queues:
+            if suspects.wait:
+                self._lend_suspect(receiver, lent)
+            for queue in () if lent or suspects.keeps_free(session) else receiver.queues:
                 if queue.servable and len(lent) < receiver.limit and not self.unfinished:
                     self._lend(queue, receiver, lent)
             if lent:
                 self.receivers.remove(receiver)
                 self.served.append((receiver, lent))
+
+    def _lend_suspect(self, receiver: Receiver, lent: list[Any]) -> None:
+        """Lend one suspect to a session that may run it."""
+        for queue in receiver.queues:
+            if not queue.suspects or not self.suspects.may_take(receiver.session, queue):
+                continue
+            later: list[tuple[int, int]] = []
+            while not lent and (place := self.suspects.take(queue)) is not None:
+                rank, identity = place
+                row = self.db.execute(_TAKE_ONE, (queue.id, rank, identity)).fetchone()
+                if row is None or identity in self.claims or not row[3] & SUSPECT:
+                    continue  # it was purged, or is running, and comes back by itself
+                if row[4] is not None and queue.held.get(row[4], identity) != identity:
+                    later.append(place)
+                else:
+                    self._claim(queue, rank, receiver, row, lent)
+            for place in later:
+                self.suspects.add(queue, *place)
+            self.suspects.taken(queue)
+            if lent:
+                return
 
     def _lend(self, queue: QueueState, receiver: Receiver, lent: list[Any]) -> None:
         limit = receiver.limit
@@ -219,13 +252,14 @@ class Ledger:
             while rank.returned and len(lent) < limit and receiver.room > 0:
                 identity = heapq.heappop(rank.returned)
                 row = self.db.execute(_TAKE_ONE, (queue.id, number, identity)).fetchone()
-                if row is not None and identity not in self.claims and not self._claim(queue, number, receiver, row, lent):
-                    rank.give_back(identity)
+                if row is None or identity in self.claims or row[3] & SUSPECT or self._claim(queue, number, receiver, row, lent):
+                    continue
+                rank.give_back(identity)
             while not rank.exhausted and len(lent) < limit and receiver.room > 0:
                 rows, rank.exhausted = self._read(queue, number, limit - len(lent), receiver.room)
                 self._looked += len(rows)
                 for row in rows:
-                    if row[0] in self.claims:
+                    if row[0] in self.claims or row[3] & SUSPECT:
                         rank.cursor = row[0]
                         continue
                     key = row[4]
@@ -325,15 +359,15 @@ class Ledger:
             if claim.key is not None:
                 self._release_key(queue, claim.key)
 
-    def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None) -> None:
-        """Make a claim ready again, at once at its old place or later."""
+    def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None, suspect: bool = False) -> None:
+        """Make a claim ready again, at once at its old place or later, and no suspect any more unless it is said."""
         queue = claim.queue
         if not counted and after <= 0 and note is None and error is None:
             self._return(claim, untouched=True)
             return
         self.write()
         attempt = claim.attempt + (1 if counted else 0)
-        flags = claim.flags & ~RETURNED
+        flags = claim.flags & ~(RETURNED | SUSPECT) | (SUSPECT if suspect else 0)
         if counted:
             queue.retried += 1
         if error is not None:
@@ -345,7 +379,7 @@ class Ledger:
                 "update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?", (attempt, flags, note, *place)
             )
             self._drop(claim)
-            queue.rank(claim.rank).give_back(claim.id)
+            self._give_back(queue, claim.rank, claim.id, flags)
         else:
             (envelope,) = self.db.execute(f"{_DELETE} returning envelope", place).fetchone()
             due = self.now() + after
@@ -370,10 +404,11 @@ class Ledger:
                 tuple(row)
                 for row in self.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (scope,))
             ]
+            died = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
             self.db.execute(
                 INSERT_DEAD,
                 (queue.id, claim.rank, claim.message_id, spent, claim.flags & ~_PASSING, claim.key, reason, error, self.now(),
-                 msgspec.msgpack.encode(history), envelope),
+                 msgspec.msgpack.encode(history), envelope, died[0] if died else 0),
             )  # fmt: skip
             if claim.flags & UNIQUE:
                 self.db.execute(_KEEP_UNIQUE, (claim.message_id, self.db.last_insert_rowid()))
@@ -389,32 +424,49 @@ class Ledger:
         if claim.key is not None:
             self._release_key(queue, claim.key)
 
-    def give_back(self, session: Session, started: frozenset[int] | None) -> None:
-        """Take everything from a session that ended; `started` are the tags that a dead worker was running."""
+    def give_back(self, session: Session, account: Account | None, who: str = "its worker") -> None:
+        """Take everything from a session that ended; `account` is what the table of a worker says of it."""
         for tag, claim in list(session.claims.items()):
-            if started is None or tag not in started:
+            if account is None or tag not in account.suspects:
                 self._return(claim, untouched=False)
-                continue
-            self._blame(claim, f"worker {session.name} died while it ran this message")
+            else:
+                self._blame(claim, account.blame, f"{who} died while it ran this")
 
-    def blame(self, tag: int) -> None:
+    def blame(self, tag: int, blame: Blame | None = None) -> None:
         """Count a death for a message that was running when its worker and the engine died in the same moment."""
         for queue in self.routes.queues.values():
             for rank in queue.order:
                 row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
                 if row is not None and tag not in self.claims:
-                    self._blame(self._hold(queue, rank, Session(), row), "a worker died while it ran this message, and the engine with it")
+                    self._blame(self._hold(queue, rank, Session(), row), blame, "its worker died while it ran this, and the engine with it")
                     return
 
-    def _blame(self, claim: Claim, error: str) -> None:
+    def _blame(self, claim: Claim, blame: Blame | None, error: str) -> None:
+        """Have a message run alone from now on, and count the death of its worker; what ran out of its time has failed an attempt."""
         self.write()
+        if blame is not None and blame.reason == KILL_AFTER:
+            error = f"its worker was ended: it ran longer than its kill_after of {blame.limit:g} s"
+            if blame.is_last:
+                self.dead_letter(claim, "attempts spent", error)
+            else:
+                self.retry(claim, blame.after, counted=True, error=error, note=None, suspect=True)
+            return
+        if blame is not None:
+            error = f"its worker was ended: it kept the event loop for {blame.limit:g} s"
         scope = self._scope(claim)
         self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
+        self.db.execute("insert into failure values (?, ?, ?, ?)", (scope, self.now(), claim.attempt + 1, error))
+        flags = claim.flags & ~RETURNED | HISTORY | SUSPECT
         (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
         if int(deaths) >= DEATHS_ALLOWED:
-            self.dead_letter(claim, "worker_lost", f"{deaths} workers died while they ran this message")
-        else:
-            self.retry(claim, 0.0, counted=True, error=error, note=None)
+            self.dead_letter(
+                claim._replace(flags=flags), "worker_lost", f"{deaths} workers died while they ran this; the last time {error}"
+            )
+            return
+        place = (claim.queue.id, claim.rank, claim.id)
+        self.db.execute("update ready set flags = ? where queue = ? and rank = ? and id = ?", (flags, *place))
+        self._drop(claim)
+        self._give_back(claim.queue, claim.rank, claim.id, flags)
 
     def adopt(self, session: Session, held: Iterable[tuple[str, int]]) -> list[int]:
         """Lend messages again to the client that held them before the engine was restarted; give those it may keep."""
@@ -454,8 +506,8 @@ class Ledger:
                 self.db.execute(
                     "update pending set id = ?, due = null where queue = ? and key = ? and id = ?", (new, queue_id, key, identity)
                 )
-            if holder:
-                queue.rank(rank).give_back(new)
+            if holder or flags & SUSPECT:
+                self._give_back(queue, rank, new, flags)
             else:
                 queue.rank(rank).exhausted = False
             queue.rows += 1
@@ -512,13 +564,21 @@ class Ledger:
         What may have run under its id must not become more under the same id: a handler that remembers ids would skip it.
         """
         self._drop(claim)
-        claim.queue.rank(claim.rank).give_back(claim.id)
+        self._give_back(claim.queue, claim.rank, claim.id, claim.flags)
         if untouched and claim.flags & MERGES and not claim.flags & RETURNED:
             self.write()
             self.db.execute(
                 "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, null, ?, ?)",
                 (claim.queue.id, claim.key, claim.id, claim.rank, self.next_id()),
             )
+
+    def _give_back(self, queue: QueueState, rank: int, identity: int, flags: int) -> None:
+        """Have a message at its old place be served again."""
+        if flags & SUSPECT:
+            queue.rank(rank)
+            self.suspects.add(queue, rank, identity)
+        else:
+            queue.rank(rank).give_back(identity)
 
     def _drop(self, claim: Claim) -> None:
         del self.claims[claim.id]
@@ -571,6 +631,9 @@ class Ledger:
         queue.held = {c.key: c.id for c in self.claims.values() if c.queue is queue and c.key is not None}
         for key, identity in self.db.execute("select key, id from delayed where queue = ? and flags & ?", (queue.id, HOLDER)):
             queue.held[str(key)] = int(identity)
+        waiting = [row for row in self.db.execute(_SUSPECTS, (queue.id,)) if row[1] not in self.claims]
+        queue.held |= {key: identity for _, identity, key in waiting if key is not None and key not in queue.held}
+        self.suspects.load(queue, [(int(rank), int(identity)) for rank, identity, _ in waiting])
         rank: int | None = None
         while True:  # one look-up for each priority, whatever the number of messages
             row = self.db.execute(

@@ -14,7 +14,7 @@ from chappe.engine.seal import seal, unseal, unseal_or_stand_in
 from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Envelope
 
-_COLUMNS = "number, queue, reason, error, attempts, died_at, history, message_id, envelope"
+_COLUMNS = "number, queue, reason, error, attempts, died_at, history, deaths, message_id, envelope"
 _READY = """insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope)
     values (?, ?, ?, ?, 0, ?, ?, null, ?)"""
 _decode = msgspec.msgpack.Decoder(Envelope).decode
@@ -118,6 +118,6 @@ class Letters:
         return count
 
     def _shown(self, row: Any) -> Any:
-        number, queue, reason, error, attempts, died_at, history, message_id, stored = row
+        number, queue, reason, error, attempts, died_at, history, deaths, message_id, stored = row
         envelope = unseal_or_stand_in(stored, message_id)
-        return (number, self._ledger.routes.by_id[queue].name, reason, error, attempts, died_at, Raw(envelope), Raw(history))
+        return (number, self._ledger.routes.by_id[queue].name, reason, error, attempts, died_at, Raw(envelope), Raw(history), deaths)

@@ -13,7 +13,8 @@ from msgspec import Struct
 
 # Flags of a stored message: what else must be tidied up when it ends.
 # RETURNED, of a claim only: it was lent before, and who had it then may have begun it.
-TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED = 1, 2, 4, 8, 16, 32
+# SUSPECT: a worker died while it executed, so that it runs alone.
+TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED, SUSPECT = 1, 2, 4, 8, 16, 32, 64
 
 
 class Counts(Struct, array_like=True, frozen=True, gc=False):
@@ -38,6 +39,12 @@ class Session:
         self.claims: dict[int, Claim] = {}
         self.last_seen = 0.0
         self.serial = 0
+        self.for_suspects = False  # whether it takes nothing but suspects
+
+    @property
+    def runs_suspect(self) -> bool:
+        """Whether it holds a suspect, and so gets nothing beside it."""
+        return len(self.claims) == 1 and bool(next(iter(self.claims.values())).flags & SUSPECT)
 
 
 class Claim(NamedTuple):
@@ -83,6 +90,7 @@ class QueueState:
     order: list[int] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
+    suspects: list[tuple[int, int]] = field(default_factory=list)  # rank and id of each that waits to run alone
     published: int = 0
     done: int = 0
     retried: int = 0

@@ -1,7 +1,8 @@
 """Reads the tables in which workers note what they run; they are written by `chappe.worker.running_table`.
 
-A table is a memory-mapped file beside the database: first the worker's last heartbeat on the machine's monotonic clock, then
-one tag for each slot. It outlives `kill -9`, and costs the worker nothing but a store. Its worker holds a lock on it.
+A table is a memory-mapped file beside the database: first the worker's last heartbeat on the machine's monotonic clock and the one
+message that it ended itself for, then for each slot what it has begun, and whether the code of its handler executes at this moment, in
+the event loop or in a thread. It outlives `kill -9`, and costs the worker nothing but a store. Its worker holds a lock on it.
 
 A worker says the name of its table, never a path, and only a file of this user in the folder of the tables is opened.
 """
@@ -14,10 +15,12 @@ import re
 import stat
 import struct
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
-BEAT: Final = struct.Struct("<d")
-TAG: Final = struct.Struct("<Q")
+HEADER: Final = struct.Struct("<dQIIdd")  # the heartbeat; then the message that is blamed, and the four fields of `Blame`
+SLOT: Final = struct.Struct("<QII")  # what it has begun; whether that executes in the event loop, and in a thread
+KILL_AFTER: Final = 1
+BLOCKED: Final = 2
 _NAME: Final = re.compile(r"[0-9]{1,10}-[0-9a-f]{1,32}\.running")
 
 
@@ -31,31 +34,62 @@ def table_named(database: Path, name: object) -> Path | None:
     return folder_of(database) / name if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
-def started_in(path: Path) -> frozenset[int] | None:
-    """Return the tags that the worker of a table was running; None if there is no table to be read."""
+class Blame(NamedTuple):
+    """Why a worker ended itself because of one message: it took longer than its `kill_after`, or kept the event loop.
+
+    `limit` are the seconds that it had; `is_last` says that its attempts are spent, else it is tried again `after` seconds.
+    """
+
+    reason: int
+    is_last: bool
+    limit: float
+    after: float
+
+
+class Account(NamedTuple):
+    """What a table says: which messages had begun, which of them may have killed the worker, and why if the worker said it."""
+
+    begun: frozenset[int]
+    suspects: frozenset[int]
+    blame: Blame | None = None
+
+
+def account_of(table: bytes) -> Account:
+    """Return what the bytes of a table say. Pure.
+
+    Only what the worker blames can have killed it; else what executed at that moment, or where nothing did, all that had begun.
+    """
+    if len(table) < HEADER.size:
+        return Account(frozenset(), frozenset())
+    slots = table[HEADER.size :]
+    rows = [row for row in SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size]) if row[0]]
+    begun = frozenset(int(tag) for tag, _, _ in rows)
+    _, blamed, reason, is_last, limit, after = HEADER.unpack_from(table)
+    if blamed in begun:
+        return Account(begun, frozenset({blamed}), Blame(reason, bool(is_last), limit, after))
+    executing = frozenset(int(tag) for tag, in_loop, in_thread in rows if in_loop or in_thread)
+    return Account(begun, executing or begun)
+
+
+def read_table(path: Path) -> Account | None:
+    """Return what a table says; None if there is no table to be read."""
     try:
         with _opened(path) as file:
-            table = file.read()
+            return account_of(file.read())
     except OSError:
         return None
-    return _tags(table)
 
 
 def started_by(handle: int) -> frozenset[int]:
     """Return the tags that the worker of an open table was running: it can be read after the file was removed. Raises `OSError`."""
-    return _tags(os.pread(handle, os.fstat(handle).st_size, 0))
-
-
-def _tags(table: bytes) -> frozenset[int]:
-    tags = table[BEAT.size :]
-    return frozenset(tag for (tag,) in TAG.iter_unpack(tags[: len(tags) // TAG.size * TAG.size]) if tag)
+    return account_of(os.pread(handle, os.fstat(handle).st_size, 0)).begun
 
 
 def last_beat(path: Path) -> float:
     """Return the monotonic time of the last heartbeat in a table, or 0."""
     try:
         with _opened(path) as table:
-            return BEAT.unpack(table.read(BEAT.size))[0]
+            return float(HEADER.unpack(table.read(HEADER.size))[0])
     except (OSError, struct.error):
         return 0.0
 

@@ -40,6 +40,7 @@ FENCE: Final = 10.0  # seconds of silence after which a client that holds messag
 _PRUNE_EVERY: Final = 60.0
 _AFTER_FAILURE: Final = 0.1
 _LOOK_FOR_ROOM: Final = 1.0
+_LOOK_FOR_SESSION: Final = 1.0
 _LATE: Final = 0.1
 _MORE_ROOM: Final = 64 * 1024  # bytes more than when the log could not be written back: it is tried again at once, before they are in it
 _LOCK_ENDS: Final = 1.0
@@ -376,7 +377,9 @@ class Engine:
                 ledger.receivers.remove(receiver)
         table = running_tables.table_named(ledger.path, session.info.get("table"))
         if session.claims:
-            ledger.give_back(session, running_tables.started_in(table) if table else None)
+            who = f'worker "{session.info.get("pool", session.name)}" (process {session.info.get("pid", "unknown")})'
+            ledger.give_back(session, running_tables.read_table(table) if table else None, who)
+        ledger.suspects.close(session)
         if table:
             self._read_tables.append(table)
 
@@ -394,6 +397,8 @@ class Engine:
         connection.hello = request
         session = connection.session
         session.name, session.role, session.info = hello.name, hello.role, hello.info
+        if hello.info.get("suspects") is True:
+            self.ledger.suspects.open(session, [name for name in _listed(hello.info.get("queues")) if isinstance(name, str)])
         kept = self.ledger.adopt(session, hello.held)
         stored, refused = self.ledger.stored_of(hello.name)
         session.serial = stored
@@ -536,8 +541,11 @@ class Engine:
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        if self.ledger.next_due != float("inf"):
-            self._due = self._loop.call_later(min(3600.0, max(0.0, self.ledger.next_due - self.ledger.now())), self.schedule)
+        due = self.ledger.next_due - self.ledger.now()
+        if self.ledger.suspects.wait:  # who is to run them is looked at again
+            due = min(due, _LOOK_FOR_SESSION)
+        if due != float("inf"):
+            self._due = self._loop.call_later(min(3600.0, max(0.0, due)), self.schedule)
 
     def _serve_after(self, grace: float) -> None:
         at = self._loop.time() + grace
@@ -555,8 +563,9 @@ class Engine:
     def _blame_orphans(self) -> None:
         for table in self._orphans:
             if is_of_this_boot(table):
-                for tag in running_tables.started_in(table) or ():
-                    self.ledger.blame(tag)
+                account = running_tables.read_table(table)
+                for tag in account.suspects if account else ():
+                    self.ledger.blame(tag, account.blame if account else None)
             self._read_tables.append(table)
 
     # --- room on the disk

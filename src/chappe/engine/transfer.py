@@ -76,7 +76,7 @@ class Transfer:
             ledger.db.execute(
                 INSERT_DEAD,
                 (queue.id, -letter.priority, letter.message_id, letter.attempts, 0, letter.key, letter.reason, letter.error, letter.died_at,
-                 bytes(letter.history), seal(bytes(letter.envelope))),
+                 bytes(letter.history), seal(bytes(letter.envelope)), 0),
             )  # fmt: skip
             queue.dead += 1
             ledger.touch(queue)

@@ -26,7 +26,10 @@ class State(Struct, frozen=True):
 
 
 class Letter(Struct, frozen=True):
-    """A dead letter, with everything needed to understand and repeat it."""
+    """A dead letter, with everything needed to understand and repeat it.
+
+    `attempts` counts those of its handlers, the one that it died in included; `deaths` the workers that died while they ran it.
+    """
 
     number: int
     queue: str
@@ -36,6 +39,7 @@ class Letter(Struct, frozen=True):
     died_at: float
     envelope: Envelope
     history: tuple[tuple[float, int, str], ...] = ()
+    deaths: int = 0
 
 
 class Exported(Struct, frozen=True, array_like=True):

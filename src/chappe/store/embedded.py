@@ -13,7 +13,7 @@ from chappe.messages.envelope import Envelope, Publication, Receipt
 from chappe.store.contract import Exported, Letter, Merge, Record, State
 
 _state: Final = msgspec.msgpack.Decoder(State).decode
-_Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...]]
+_Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...], int]
 _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
 _records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int]).decode

@@ -31,12 +31,12 @@ class Heartbeat:
     def __init__(
         self,
         beat: Callable[[float], None],
-        blame: Callable[[str], None] = lambda _: None,
+        blame: Callable[[str, float], None] = lambda _, __: None,
         *,
         limit: float = BLOCKED,
         end: Callable[[], None] = lambda: end_now(EXIT_CODE),
     ) -> None:
-        """Prepare; `beat` takes the monotonic time, `blame` the name of the task that blocks the loop."""
+        """Prepare; `beat` takes the monotonic time, `blame` the name of the task that blocks the loop, and for how many seconds."""
         self._beat = beat
         self._blame = blame
         self._limit = limit
@@ -81,7 +81,7 @@ class Heartbeat:
                 log.critical(
                     "the event loop has not turned for %.0f s; this worker ends, its messages are retried\n%s", blocked, self._stack()
                 )
-                self._blame(name)
+                self._blame(name, self._limit)
                 self._end()
                 return
 

@@ -10,6 +10,7 @@ import asyncio
 import collections
 import contextlib
 import contextvars
+import functools
 import logging
 import os
 import time
@@ -21,6 +22,7 @@ from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retr
 from chappe.bus import forked
 from chappe.bus.bus import Bus
 from chappe.bus.context import Context, Ports
+from chappe.bus.handler import executes_in_thread
 from chappe.bus.loop import OwnTask, interruption
 from chappe.bus.merging import Merger
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
@@ -30,7 +32,8 @@ from chappe.messages.values import result_of
 from chappe.worker.hardlimits import HardLimits
 from chappe.worker.plans import Plan, plan_of
 from chappe.worker.prefetch import ahead
-from chappe.worker.running_table import RunningTable
+from chappe.worker.running_table import BLOCKED, KILL_AFTER, RunningTable
+from chappe.worker.steps import Suspended
 from chappe.worker.verdict import decide, not_understood, report
 
 log = logging.getLogger("chappe.worker")
@@ -80,7 +83,8 @@ class Worker:
         self._table = table
         self._deploy_window = deploy_window
         self._told: set[str] = set()
-        self._limits = HardLimits(self._blame)
+        self._limits = HardLimits(self._blame_limit)
+        self._killable: dict[int, tuple[float, Settlement]] = {}  # by tag: its limit, and what it is to be settled with beyond it
         self._buffer: collections.deque[Delivery] = collections.deque()
         self._plans: dict[tuple[str, str, str], Plan] = {}
         self._idle: list[asyncio.Future[None]] = []
@@ -152,7 +156,8 @@ class Worker:
 
     def disown(self) -> None:
         """Be the copy of a worker in a forked child, which ends as soon as it is back in the event loop, whatever brought it there."""
-        self._is_copy = True
+        self._is_copy = self._quiet = True
+        self._buffer.clear()
         with contextlib.suppress(RuntimeError):  # a loop in debug mode takes no call from another thread
             self._loop.call_soon(forked.end, "a task of this worker")
 
@@ -255,35 +260,47 @@ class Worker:
             else:
                 idle.set_result(None)
 
+    async def _breathe(self) -> None:
+        """Have the loop do its other duties: handlers that never suspend must not keep it from them, nor the broker waiting."""
+        if self._settlements:
+            self._flush()
+        await asyncio.sleep(0)
+
+    async def _rest(self) -> None:
+        """Wait until there may be a message to run."""
+        idle: asyncio.Future[None] = self._loop.create_future()
+        self._idle.append(idle)
+        await idle
+        self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
+
     async def _slot(self, index: int) -> None:
         buffer, table, run, holds = self._buffer, self._table, self._run, self._consumer.holds
         me = self._slots[index]
         me.begin(None)
+        executes = functools.partial(self._step, index)
+        executes_in_thread.set(functools.partial(table.in_thread, index))
         clean = contextvars.copy_context()
         turn_ends = 0.0
         while True:
             if len(self._settlements) >= _TOGETHER or time.monotonic() > turn_ends:
-                if self._settlements:  # handlers that never suspend must not keep the broker waiting, nor the loop from its other duties
-                    self._flush()
-                await asyncio.sleep(0)
+                await self._breathe()
                 turn_ends = time.monotonic() + _SHORT
             if not buffer or self._quiet or self._stopping:
-                idle = self._loop.create_future()
-                self._idle.append(idle)
-                await idle
+                await self._rest()
                 turn_ends = time.monotonic() + _SHORT
-                self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
                 continue
-            if self._is_copy:
-                forked.end("a task of this worker")
             delivery = buffer.popleft()
             if not holds(delivery.tag):
                 continue  # the engine was restarted, or gave us up for a while: somebody else has it
-            table.start(index, delivery.tag)
+            table.begin(index, delivery.tag)
             self.busy += 1
             me.begin(delivery)
+            handling = run(delivery)
             try:
-                settlement = await run(delivery)
+                waits_for = handling.send(None)
+                settlement: Settlement = await Suspended(handling, waits_for, executes)
+            except StopIteration as ended:  # it did not suspend
+                settlement = ended.value
             except GeneratorExit:
                 if (left := self._exits.pop(delivery.tag, None)) is None:
                     raise
@@ -292,9 +309,7 @@ class Worker:
                 me.begin(None)
                 self._left(index, delivery)
             self._settlements.append(settlement)
-            if not self._flush_due:
-                self._flush_due = True
-                self._loop.call_soon(self._flush)
+            self._flush_soon()
             if self._stopping:
                 self._settled.set()
                 return
@@ -308,9 +323,16 @@ class Worker:
         if self._is_copy:
             forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
         self.busy -= 1
-        self._table.start(index, 0)
+        self._table.end(index)
         if self._limits.active:
             self._limits.end(delivery.tag)
+            self._killable.pop(delivery.tag, None)
+
+    def _step(self, index: int, executes: bool) -> None:
+        """Note whether a slot executes code of a handler, or waits."""
+        if self._is_copy:
+            forked.end(f"the handler in slot {index}")
+        self._table.step(index, executes)
 
     async def _run(self, delivery: Delivery) -> Settlement:
         """Decode, handle, decide: every delivery ends in exactly one settlement."""
@@ -345,6 +367,7 @@ class Worker:
             now=self._bus.now,
         )
         if plan.kill_after is not None:
+            self._killable[delivery.tag] = (plan.kill_after, decide(delivery.tag, plan.judge(context, TimeoutError())))
             self._limits.begin(delivery.tag, plan.kill_after, f"{envelope.type} {envelope.id}")
         try:
             try:
@@ -408,16 +431,19 @@ class Worker:
 
     # --- settling
 
-    def blame_task(self, name: str) -> None:
-        """Before this process is ended because of one of its tasks: blame the message that it runs, if it is a slot."""
+    def blame_task(self, name: str, seconds: float) -> None:
+        """Before this process is ended because a task kept the event loop: blame the message that it runs, if it is a slot."""
         number = name.removeprefix("slot-")
         if number != name and number.isdigit() and (tag := self._table.running(int(number))):
-            self._blame(tag)
+            self._table.blame(tag, BLOCKED, seconds)
 
-    def _blame(self, tag: int) -> None:
-        """Before this process is ended: leave only this message in the table, its neighbours are innocent."""
-        for index in range(self._concurrency):
-            self._table.start(index, tag if index == 0 else 0)
+    def _blame_limit(self, tag: int) -> None:
+        """Before this process is ended because a message ran out of its `kill_after`: its neighbours are innocent."""
+        if (killed := self._killable.get(tag)) is None:
+            return  # it has just ended
+        limit, verdict = killed
+        after = verdict.after if isinstance(verdict, Retry) else 0.0
+        self._table.blame(tag, KILL_AFTER, limit, is_last=isinstance(verdict, Dead), after=after)
 
     def _flush_soon(self) -> None:
         if not self._flush_due:

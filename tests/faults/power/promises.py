@@ -163,10 +163,9 @@ class Promises:
         for queue, identity, started in held:
             if started:
                 deaths = self.facts["deaths", queue, identity] = self.facts.get(("deaths", queue, identity), 0) + 1
+                self.facts["failures", queue, identity] = self.facts.get(("failures", queue, identity), 0) + 1
                 if deaths >= DEATHS:
                     self._bury(queue, identity, "worker_lost", asked.now)
-                else:
-                    self._retry(queue, identity, RetryRequest(0, error="died"), asked.now)
 
     def _prune(self, asked: Asked, value: Any) -> None:
         now = asked.now

@@ -16,6 +16,7 @@ from chappe.engine.client import Client
 from chappe.engine.connection import Connection
 from chappe.engine.ledger import Ledger
 from chappe.engine.queues import Session
+from chappe.engine.running_tables import Account
 from chappe.engine.server import Engine
 from chappe.engine.verbs import DECODERS, Verbs
 from chappe.engine.wire import Frames, Request, decode_answer, decode_request
@@ -95,10 +96,11 @@ class WitnessedEngine(Engine):
                 tape.ask("promote", (), ledger.now())
             promote()
 
-        def giving_back(session: Session, started: frozenset[int] | None) -> None:
-            held = [(c.queue.name, c.message_id, tag in (started or ())) for tag, c in session.claims.items()]
+        def giving_back(session: Session, account: Account | None, who: str) -> None:
+            suspects = account.suspects if account is not None else ()
+            held = [(c.queue.name, c.message_id, tag in suspects) for tag, c in session.claims.items()]
             tape.ask("give_back", (held,), ledger.now())
-            give_back(session, started)
+            give_back(session, account, who)
 
         def pruning() -> bool:
             tape.ask("prune", (), ledger.now())

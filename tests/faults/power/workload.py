@@ -14,7 +14,7 @@ import msgspec
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.brokers.contract import Ack, Dead, Delivery, Receipt, Retry, Settlement
 from chappe.brokers.embedded import EmbeddedBroker, EmbeddedConsumer
-from chappe.engine.running_tables import BEAT, TAG, folder_of
+from chappe.engine.running_tables import HEADER, SLOT, folder_of
 from chappe.errors import Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -245,7 +245,8 @@ class Mill:
         table = folder_of(self._path) / f"{self._count}-a.running"
         table.parent.mkdir(mode=0o700, exist_ok=True)
         started = [delivery.tag for delivery in held if self._random.random() < 0.3]
-        table.write_bytes(BEAT.pack(time.monotonic()) + b"".join(map(TAG.pack, started)))
+        slots = b"".join(SLOT.pack(tag, 1, 0) for tag in started)
+        table.write_bytes(HEADER.pack(time.monotonic(), 0, 0, 0, 0.0, 0.0) + slots)
         (connection,) = (c for c in self._connections() if c.session.name == broker.client.name)
         connection.session.info["table"] = table.name
         await broker.client.close()
