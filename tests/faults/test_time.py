@@ -149,7 +149,7 @@ async def test_schedulers_whose_clocks_jump_fire_each_slot_once(tmp_path: Path, 
     clocks = [Clocks(start) for _ in range(3)]
     schedulers = [
         Scheduler(
-            app.schedules, connection.store, prepare=lambda m: app.bus.prepare(m, Draft(new_id())), merging=app.merger, now=clock
+            app.schedules, connection.store, application=app.name, prepare=lambda m: app.bus.prepare(m, Draft(new_id())), merging=app.merger, now=clock
         )
         for clock in clocks
     ]  # fmt: skip
@@ -182,7 +182,14 @@ async def test_a_schedule_that_is_ahead_of_its_clock_says_so_once(tmp_path: Path
     app.configure(app.settings, engine=engine)
     app.schedule(every(60), Tick(), name="minutely")
     connection, clock = await app.connection(), Clocks(1_790_000_040.0)
-    one = Scheduler(app.schedules, connection.store, prepare=lambda m: app.bus.prepare(m, Draft(new_id())), merging=app.merger, now=clock)
+    one = Scheduler(
+        app.schedules,
+        connection.store,
+        application=app.name,
+        prepare=lambda m: app.bus.prepare(m, Draft(new_id())),
+        merging=app.merger,
+        now=clock,
+    )
     for now in (0.0, 30 * DAY, 0.0, 60.0, 120.0):
         clock.now = 1_790_000_040.0 + now
         assert 0 < await one.turn() <= 5
