@@ -83,6 +83,7 @@ proof: $(VENV)/.tests tools ## Ask how far it goes: storms, power cuts, sick dis
 	$(AGAIN) sick CASES=2000 CALLS=100 || failed="$$failed sick"; \
 	$(AGAIN) fuzz ARGS="--executions 200000" || failed="$$failed fuzz"; \
 	$(BIN)/python -m tests.faults.deploys || failed="$$failed deploys"; \
+	$(BIN)/python -m tests.faults.poison || failed="$$failed poison"; \
 	$(AGAIN) audit || failed="$$failed audit"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 

@@ -139,8 +139,13 @@ async def test_what_executed_is_a_suspect_that_runs_alone_and_its_neighbours_los
     assert [(d.envelope.id, d.attempt) for d in await waiting] == [("m1", 1), ("m2", 1)]
 
 
-async def test_where_nothing_executed_all_that_had_begun_run_one_after_the_other(host: Host) -> None:
+async def test_where_nothing_executed_all_that_had_begun_run_together_once_more_and_then_one_after_the_other(host: Host) -> None:
     await kill(host, executing=0, beside=3)
+    worker = await host.worker()
+    taken = await worker.take()
+    assert [(d.envelope.id, d.attempt) for d in taken] == [("m0", 1), ("m1", 1), ("m2", 1)]
+    worker.begin(*taken)
+    await worker.die()
     worker = await host.worker()
     for identity in ("m0", "m1", "m2"):
         (suspect,) = await worker.take()

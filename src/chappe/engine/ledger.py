@@ -21,7 +21,7 @@ from chappe.engine.database import PATIENCE, open_database
 from chappe.engine.log import CHECKPOINT, Log
 from chappe.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE, Claim, QueueState, Session
 from chappe.engine.routes import Routes
-from chappe.engine.running_tables import KILL_AFTER, Account, Blame
+from chappe.engine.running_tables import KILL_AFTER, Account
 from chappe.engine.seal import seal, stand_in, unseal
 from chappe.engine.suspects import Suspects
 from chappe.engine.wire import LARGEST_FRAME, LENT_AT_ONCE
@@ -430,20 +430,27 @@ class Ledger:
             if account is None or tag not in account.suspects:
                 self._return(claim, untouched=False)
             else:
-                self._blame(claim, account.blame, f"{who} died while it ran this")
+                self._blame(claim, account, f"{who} died while it ran this")
 
-    def blame(self, tag: int, blame: Blame | None = None) -> None:
+    def blame(self, tag: int, account: Account) -> None:
         """Count a death for a message that was running when its worker and the engine died in the same moment."""
         for queue in self.routes.queues.values():
             for rank in queue.order:
                 row = self.db.execute(_TAKE_ONE, (queue.id, rank, tag)).fetchone()
                 if row is not None and tag not in self.claims:
-                    self._blame(self._hold(queue, rank, Session(), row), blame, "its worker died while it ran this, and the engine with it")
+                    self._blame(
+                        self._hold(queue, rank, Session(), row), account, "its worker died while it ran this, and the engine with it"
+                    )
                     return
 
-    def _blame(self, claim: Claim, blame: Blame | None, error: str) -> None:
-        """Have a message run alone from now on, and count the death of its worker; what ran out of its time has failed an attempt."""
+    def _blame(self, claim: Claim, account: Account, error: str) -> None:
+        """Count the death of its worker for a message, and have it run alone from now on; what ran out of its time has failed an attempt.
+
+        Where nothing executed, it runs alone after its second death only: else a worker that is killed from outside would have all that
+        waited in it run one by one.
+        """
         self.write()
+        blame = account.blame
         if blame is not None and blame.reason == KILL_AFTER:
             error = f"its worker was ended: it ran longer than its kill_after of {blame.limit:g} s"
             if blame.is_last:
@@ -456,8 +463,8 @@ class Ledger:
         scope = self._scope(claim)
         self.db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (scope,))
         self.db.execute("insert into failure values (?, ?, ?, ?)", (scope, self.now(), claim.attempt + 1, error))
-        flags = claim.flags & ~RETURNED | HISTORY | SUSPECT
         (deaths,) = self.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
+        flags = claim.flags & ~RETURNED | HISTORY | (SUSPECT if account.is_sure or int(deaths) > 1 else 0)
         if int(deaths) >= DEATHS_ALLOWED:
             self.dead_letter(
                 claim._replace(flags=flags), "worker_lost", f"{deaths} workers died while they ran this; the last time {error}"

@@ -47,11 +47,18 @@ class Blame(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What a table says: which messages had begun, which of them may have killed the worker, and why if the worker said it."""
+    """What a table says: which messages had begun, which of them may have killed the worker, and why if the worker said it.
+
+    `is_sure` is false where nothing executed: the worker was most likely killed from outside, while all that it ran waited.
+    """
 
     begun: frozenset[int]
     suspects: frozenset[int]
     blame: Blame | None = None
+    is_sure: bool = True
+
+
+NOBODY: Final = Account(frozenset(), frozenset())
 
 
 def account_of(table: bytes) -> Account:
@@ -60,7 +67,7 @@ def account_of(table: bytes) -> Account:
     Only what the worker blames can have killed it; else what executed at that moment, or where nothing did, all that had begun.
     """
     if len(table) < HEADER.size:
-        return Account(frozenset(), frozenset())
+        return NOBODY
     slots = table[HEADER.size :]
     rows = [row for row in SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size]) if row[0]]
     begun = frozenset(int(tag) for tag, _, _ in rows)
@@ -68,7 +75,7 @@ def account_of(table: bytes) -> Account:
     if blamed in begun:
         return Account(begun, frozenset({blamed}), Blame(reason, bool(is_last), limit, after))
     executing = frozenset(int(tag) for tag, in_loop, in_thread in rows if in_loop or in_thread)
-    return Account(begun, executing or begun)
+    return Account(begun, executing or begun, is_sure=bool(executing) or not begun)
 
 
 def read_table(path: Path) -> Account | None:

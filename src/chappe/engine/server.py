@@ -563,9 +563,9 @@ class Engine:
     def _blame_orphans(self) -> None:
         for table in self._orphans:
             if is_of_this_boot(table):
-                account = running_tables.read_table(table)
-                for tag in account.suspects if account else ():
-                    self.ledger.blame(tag, account.blame if account else None)
+                account = running_tables.read_table(table) or running_tables.NOBODY
+                for tag in account.suspects:
+                    self.ledger.blame(tag, account)
             self._read_tables.append(table)
 
     # --- room on the disk
