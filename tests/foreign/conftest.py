@@ -83,6 +83,7 @@ class Station:
             **kept,
             "PYTHONPATH": str(ROOT),
             "CHAPPE_APP": "tests.foreign.application:app",
+            "CHAPPE_DEPLOY_WINDOW": "0",
             "CHAPPE_BROKER": rabbit.url,
             "CHAPPE_STORE": postgres.url,
             "FOREIGN_CLIENTS": " ".join(client.name for client in self.here),

@@ -137,7 +137,7 @@ class House:
         self.folder = folder
         self.database = folder / "chappe.db"
         (folder / "shop.py").write_text(APPLICATION)
-        self.environment = {**clean_environment(), "CHAPPE_APP": "shop:app", "CHAPPE_PORT": "0"}
+        self.environment = {**clean_environment(), "CHAPPE_APP": "shop:app", "CHAPPE_PORT": "0", "CHAPPE_DEPLOY_WINDOW": "0"}
         self.processes = {
             "engine": self._start("engine"),
             "gateway": self._start("gateway"),
