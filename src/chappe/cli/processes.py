@@ -390,17 +390,17 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
-            connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
-            while not connecting.done() and not self.should_exit and not asked:
-                await asyncio.wait((connecting,), timeout=_LOOK)
-            if asked or self.should_exit:  # also a signal that came before uvicorn could hear it
-                self.should_exit = True
-                connecting.cancel()
-                return
-            await connecting
-            await super().startup(sockets)  # only now: what comes before is another gateway's, or waits
+            await super().startup(sockets)
             if self.started:
                 log.info("gateway listens on http://%s:%d", settings.host, listener.getsockname()[1])
+                connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
+                while not connecting.done() and not self.should_exit and not asked:
+                    await asyncio.wait((connecting,), timeout=_LOOK)
+                if asked or self.should_exit:  # also a signal that came before uvicorn could hear it
+                    self.should_exit = True
+                    connecting.cancel()
+                    return
+                await connecting
                 settle_down()
                 line.ready()
                 line.beat_from_loop()

@@ -52,7 +52,7 @@ ROWS = [
     Row("config-pool-huge", "a billion processes", "`processes = 1000000000`", "78", "chappe.toml: pools.a: processes must be within 0..1000",
         toml("[pools.a]\nprocesses = 1000000000", "run")),
     Row("config-pool-nan", "an age that is no number", "`max_age = nan`", "78", "chappe.toml: pools.a: max_age must be more than 0, and finite", toml("[pools.a]\nmax_age = nan")),
-    Row("config-pool-name", "a pool whose name cannot be written everywhere", '`[pools."a b"]`', "78", "chappe.toml: pools: 'a b' is no name for a pool", toml('[pools."a b"]')),
+    Row("config-pool-name", "a pool whose name cannot be written everywhere", '`[pools."a b"]`', "78", 'chappe.toml: pools: "a b" is no name for a pool', toml('[pools."a b"]')),
     Row("config-pool-queue", "a pool for a queue that is none", '`queues = ["nobody"]`', "78",
         'no queue fits "nobody"; this application serves: orders, parcels, shop.on.sold…a-1 cannot run with this configuration',
         chappe("run", "--no-gateway", "--no-scheduler", files={"chappe.toml": '[pools.a]\nqueues = ["nobody"]'}, makes=("chappe.db",)), "`chappe run` ends, and does not try again"),
