@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry
+from chappe.errors import Rejected
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
 
@@ -88,6 +89,7 @@ class Lives(RuleBasedStateMachine):
 
     make: Callable[[Path], EngineUnderTest]
     restarts: bool = True
+    keeps_unique: bool = True  # whether a letter that is retried has its unique key again
 
     def __init__(self) -> None:
         super().__init__()
@@ -356,10 +358,10 @@ class Lives(RuleBasedStateMachine):
 
     @precondition(lambda self: self.of("running"))
     @rule(data=st.data())
-    def import_letters(self, data: st.DataObject) -> None:
-        self.buried(data.draw(st.sampled_from(self.of("running"))))
+    def dead_letter(self, data: st.DataObject) -> None:
+        self.died(data.draw(st.sampled_from(self.of("running"))))
 
-    def buried(self, life: Life) -> None:
+    def died(self, life: Life) -> None:
         assert self.settle(life, Dead(tag(life), "no")) == []
         life.state = "dead"
         life.attempt += 1
@@ -377,7 +379,7 @@ class Lives(RuleBasedStateMachine):
             if end == "ack":
                 self.acked(life)
             elif end == "dead":
-                self.buried(life)
+                self.died(life)
             else:
                 self.retried(life, SHORT / 2 if end == "later" else 0.0, end, counted=end != "uncounted")
 
@@ -450,9 +452,14 @@ class Lives(RuleBasedStateMachine):
             life.body,
         )
         store = self.watcher.store
+        if again and self.keeps_unique and self.expected(life)[0] == "duplicate":
+            with pytest.raises(Rejected):
+                self.run(store.retry_letters([letter.number]))
+            return
         assert self.run((store.retry_letters if again else store.discard_letters)([letter.number])) == 1
         if again:
-            life.state, life.attempt, life.errors, life.unique, life.order = "ready", 0, [], None, self.next_order()
+            life.unique = life.unique if self.keeps_unique else None
+            life.state, life.attempt, life.errors, life.order = "ready", 0, [], self.next_order()
             self.seen[life.id] = 0
         else:
             self.lives.remove(life)
@@ -491,5 +498,5 @@ class Lives(RuleBasedStateMachine):
 def test_random_lives_agree_with_the_model(name: str, request: pytest.FixtureRequest) -> None:
     servers = request.getfixturevalue("shared_engine_servers") if name == DISTRIBUTED else None
     make = ENGINES[name] if servers is None else lambda _: DistributedEngine(servers)
-    machine = type(f"Lives_{name}", (Lives,), {"make": staticmethod(make), "restarts": servers is None})
+    machine = type(f"Lives_{name}", (Lives,), {"make": staticmethod(make), "restarts": servers is None, "keeps_unique": servers is None})
     run_state_machine_as_test(machine, settings=PROFILE if servers is None else FAR)

@@ -58,8 +58,8 @@ def test_the_third_supervisor_is_ready_although_two_were_killed_before_it(mill: 
         mill.process.wait()
         mill.process = mill.start("run")
         until(lambda: set(row.pid for row in mill.rows().values()) - set(pids), "the next supervisor to start its engine")  # noqa: B023
-    ready = mill.errors().count("processes are ready")
-    until(lambda: mill.errors().count("processes are ready") > ready, "the third to be ready")
+    ready = mill.ready()
+    until(lambda: mill.ready() > ready, "the third to be ready")
     assert mill.process.poll() is None
     with_port = re.findall(r"gateway listens on http://127.0.0.1:(\d+)", mill.errors())
     assert set(with_port) == {mill.environment["CHAPPE_PORT"]}
@@ -82,5 +82,5 @@ def test_a_frozen_gateway_of_a_killed_supervisor_keeps_the_next_from_running_for
     mill.process = mill.start("run")
     until(lambda: "waiting for port" in mill.errors(), "the next gateway to find the port taken")
     os.kill(gateway, signal.SIGCONT)
-    until(lambda: mill.errors().count("processes are ready") == 2, "the next supervisor to be ready")
+    until(lambda: mill.ready() == 2, "the next supervisor to be ready")
     assert mill.process.poll() is None

@@ -202,13 +202,17 @@ class Mill:
 
     def run(self, *arguments: str) -> None:
         """Start `chappe run` and wait until all its processes are ready."""
-        before = self.errors().count("processes are ready")
+        before = self.ready()
         self.process = self.start("run", *arguments)
         until(
-            lambda: self.errors().count("processes are ready") > before or self.process is None or self.process.poll() is not None,
+            lambda: self.ready() > before or self.process is None or self.process.poll() is not None,
             "chappe run to be ready",
         )
         assert self.process.poll() is None, self.errors()
+
+    def ready(self) -> int:
+        """Return how often `chappe run` said that all is ready."""
+        return len(re.findall(r"process(?:es are| is) ready", self.errors()))
 
     def chappe(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run another verb."""

@@ -121,30 +121,27 @@ def open_database(path: Path) -> Database:
             f"{path} is missing or empty, but its -wal file is there: it was truncated or half copied; nothing was changed"
         )
     if not path.exists():
+        # SQLite gives -wal and -shm the mode of the file.
         os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    previous = os.umask(0o177)
     try:
-        try:
-            db = cast("Database", apsw.Connection(os.path.realpath(path), flags=_FLAGS))
-        except PASSING:
-            raise
-        except apsw.Error as error:
-            raise CorruptStorage(f"{path} cannot be opened as a database: {error}") from None
-        try:
-            _configure(db, path, fresh=fresh)
-        except PASSING:
-            db.close()
-            raise
-        except apsw.Error as error:
-            db.close()
-            raise CorruptStorage(
-                f"{path} cannot be read as a Chappe file ({error}); it was left as it is, restore a copy or choose another path"
-            ) from None
-        except Exception:
-            db.close()
-            raise
-    finally:
-        os.umask(previous)
+        db = cast("Database", apsw.Connection(os.path.realpath(path), flags=_FLAGS))
+    except PASSING:
+        raise
+    except apsw.Error as error:
+        raise CorruptStorage(f"{path} cannot be opened as a database: {error}") from None
+    try:
+        _configure(db, path, fresh=fresh)
+    except PASSING:
+        db.close()
+        raise
+    except apsw.Error as error:
+        db.close()
+        raise CorruptStorage(
+            f"{path} cannot be read as a Chappe file ({error}); it was left as it is, restore a copy or choose another path"
+        ) from None
+    except Exception:
+        db.close()
+        raise
     if fresh:
         _sync_names(path.parent.resolve())
     return db

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -62,11 +63,15 @@ async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine:
     engine = engine or Engine(path)
     address = socket_path(path)
     address.unlink(missing_ok=True)
-    previous = os.umask(0o177)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(engine), str(address), backlog=1024)
-    finally:
-        os.umask(previous)
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(address))
+        address.chmod(0o600)  # where the mode of the descriptor says nothing
+        server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(engine), sock=listener, backlog=1024)
+    except BaseException:
+        listener.close()
+        raise
     try:
         ready()
         error = await asyncio.shield(engine.stopped)

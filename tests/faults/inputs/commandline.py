@@ -76,6 +76,6 @@ ROWS = [
     Row("cli-port", "a port that is none", "`chappe run --port 99999`", "2", "99999 is not in the range 0<=x<=65535", chappe("run", "--port", "99999")),
     Row("cli-open", "a gateway that others can reach, without a token", "`chappe run --host 0.0.0.0`", "78",
         "host 0.0.0.0 can be reached from other machines and no token is set; set CHAPPE_TOKEN, or bind to 127.0.0.1", chappe("run", "--host", "0.0.0.0")),
-    Row("cli-taken", "a port that is taken", "`chappe gateway --port` of another program", "78", "the gateway cannot listen on 127.0.0.1:…see what it said above",
+    Row("cli-taken", "a port that is taken", "`chappe gateway --port` of another program", "78", "the gateway cannot listen on 127.0.0.1:…Address already in use",
         chappe("gateway", "--port", "PORT", taken=True)),
 ]  # fmt: skip

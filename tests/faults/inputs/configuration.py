@@ -55,7 +55,7 @@ ROWS = [
     Row("config-pool-name", "a pool whose name cannot be written everywhere", '`[pools."a b"]`', "78", 'chappe.toml: pools: "a b" is no name for a pool', toml('[pools."a b"]')),
     Row("config-pool-queue", "a pool for a queue that is none", '`queues = ["nobody"]`', "78",
         'no queue fits "nobody"; this application serves: orders, parcels, shop.on.sold…a-1 cannot run with this configuration',
-        chappe("run", "--no-gateway", "--no-scheduler", files={"chappe.toml": '[pools.a]\nqueues = ["nobody"]'}, makes=("chappe.db",)), "`chappe run` ends, and does not try again"),
+        chappe("run", "--no-gateway", "--no-scheduler", files={"chappe.toml": '[pools.a]\nprocesses = 1\nqueues = ["nobody"]'}, makes=("chappe.db",)), "`chappe run` ends, and does not try again"),
     Row("config-variable", "a variable of another type", "`CHAPPE_PORT=x`", "78", "CHAPPE_PORT: port: Expected `int`, got `str`", variable(CHAPPE_PORT="x")),
     Row("config-plain-variable", "a variable that others set", "`PORT=-1`", "78", "PORT: port must be within 0..65535", variable(CHAPPE_PORT="", PORT="-1")),
     Row("config-misspelled-variable", "a misspelled variable", "`CHAPPE_LOG_LEVL=info`", "78", "CHAPPE_LOG_LEVL: no such variable is known, did you mean CHAPPE_LOG_LEVEL?",

@@ -72,7 +72,7 @@ class Storm:
     def _start(self) -> None:
         started = time.monotonic()
         self.host.start_chappe()
-        _until(lambda: "processes are ready" in (self.folder / "stderr").read_text(), _READY, "chappe run to be ready")
+        _until(lambda: " ready" in (self.folder / "stderr").read_text(), _READY, "chappe run to be ready")
         for name in self.host.publishers:
             self.host.start_publisher(name)
         ticks = Reader(self.folder / "runs")
