@@ -90,7 +90,7 @@ def verdict_of(error: BaseException) -> BaseException:
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Give the errors in a group and in the groups inside it, in order."""
+    """Yield the errors in a group and in the groups inside it, in order."""
     waiting = [error]
     while waiting:
         one = waiting.pop()

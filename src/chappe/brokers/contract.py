@@ -94,7 +94,7 @@ class Consumer(Protocol):
     """A receiver of deliveries; when it is closed or lost, what it holds is ready again at its old place."""
 
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
-        """Give up to `limit` deliveries, larger priorities first, then in the order of publishing.
+        """Return up to `limit` deliveries, larger priorities first, then in the order of publishing.
 
         Answers as soon as there is one, or with an empty list after `wait` seconds (at once when the prefetch is
         used up). Never more are out than the prefetch allows. A key that is running is never given to anybody else.

@@ -138,7 +138,7 @@ def _no_function(given: Any) -> str:
 
 
 def _layers(function: Any) -> Iterator[Any]:
-    """Give what is called and all that it wraps, from the outermost to the function that was written."""
+    """Yield what is called and all that it wraps, from the outermost to the function that was written."""
     for _ in range(_DEEPEST):
         yield function
         if isinstance(function, functools.partial):

@@ -1,4 +1,4 @@
-"""`chappe dead`: what could not be handled, to be understood, mended and tried again."""
+"""`chappe dead`: what could not be handled, to be understood, edited and tried again."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _PRAGMAS: Final = {
 
 
 _FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOFOLLOW
-PATIENCE: Final = 2000  # milliseconds to wait for a lock
+LOCK_WAIT: Final = 2000  # milliseconds to wait for a lock
 PASSING: Final = (  # the disk or this moment is at fault, not the file: whoever opens it decides whether to try again
     apsw.BusyError, apsw.CantOpenError, apsw.FullError, apsw.IOError, apsw.NoMemError, apsw.ProtocolError, apsw.ReadOnlyError,
 )  # fmt: skip
@@ -148,7 +148,7 @@ def open_database(path: Path) -> Database:
 
 
 def _configure(db: Database, path: Path, *, fresh: bool) -> None:
-    db.set_busy_timeout(PATIENCE)
+    db.set_busy_timeout(LOCK_WAIT)
     if fresh:
         db.execute("pragma page_size=4096")
     else:

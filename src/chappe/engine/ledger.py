@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from chappe.bounds import DEATHS_ALLOWED
-from chappe.engine.database import PATIENCE, open_database
+from chappe.engine.database import LOCK_WAIT, open_database
 from chappe.engine.log import CHECKPOINT, Log
 from chappe.engine.queues import HISTORY, HOLDER, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE, Claim, QueueState, Session
 from chappe.engine.routes import Routes
@@ -165,7 +165,7 @@ class Ledger:
         try:
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         finally:
-            self.db.set_busy_timeout(PATIENCE)
+            self.db.set_busy_timeout(LOCK_WAIT)
         self._log_pages = 0
         self._log.restart()
 
@@ -477,7 +477,7 @@ class Ledger:
         self._give_back(claim.queue, claim.rank, claim.id, flags)
 
     def adopt(self, session: Session, held: Iterable[tuple[str, int]]) -> list[int]:
-        """Lend messages again to the client that held them before the engine was restarted; give those it may keep."""
+        """Lend messages again to the client that held them before the engine was restarted; return those it may keep."""
         kept: list[int] = []
         for name, tag in held:
             queue = self.routes.queues.get(name)

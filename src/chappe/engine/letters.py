@@ -27,7 +27,7 @@ class Letters:
         self._ledger = ledger
 
     def list(self, queue: str | None, after: int, limit: int) -> list[Any]:
-        """Give up to `limit` letters with a larger number, of one queue or of all."""
+        """Return up to `limit` letters with a larger number, of one queue or of all."""
         identity = None if queue is None else self._ledger.routes.queue(queue).id
         rows = self._ledger.db.execute(
             f"select {_COLUMNS} from dead where number > ? and (? is null or queue = ?) order by number limit ?",  # noqa: S608 - constant columns

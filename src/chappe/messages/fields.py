@@ -105,7 +105,7 @@ def _is_loose(field: msgspec.structs.FieldInfo) -> bool:
 
 
 def _inside(kind: inspect.Type, seen: set[Any]) -> Iterator[inspect.Type]:
-    """Give a type and all types inside it."""
+    """Yield a type and all types inside it."""
     yield kind
     cls = getattr(kind, "cls", None)
     if cls is not None:

@@ -113,7 +113,7 @@ def _placed(error: Exception) -> tuple[str, str]:
 
 
 def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Give what is directly inside a value, each with its place."""
+    """Yield what is directly inside a value, each with its place."""
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             yield f"{path}.{name}", getattr(value, name)

@@ -11,7 +11,7 @@ from chappe.messages.envelope import Publication
 
 
 class Delivery(Middleware):
-    """Gives publications the priority and delay of their class, unless the sender gave others."""
+    """Sets on publications the priority and delay of their class, unless the sender gave others."""
 
     def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
         if spec.priority == 0 and spec.delay == 0:

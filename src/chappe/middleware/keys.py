@@ -12,7 +12,7 @@ from chappe.messages.template import renderer
 
 
 class Keys(Middleware):
-    """Gives publications the key by which they wait for each other."""
+    """Sets on publications the key by which they wait for each other."""
 
     def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
         if spec.key is None:
@@ -27,7 +27,7 @@ class Keys(Middleware):
 
 
 class Uniqueness(Middleware):
-    """Gives publications the key under which a second one is refused."""
+    """Sets on publications the key under which a second one is refused."""
 
     def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
         if spec.unique is None:

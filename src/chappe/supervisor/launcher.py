@@ -111,16 +111,16 @@ class ExecLauncher:
         return
 
 
-async def check(environment: Mapping[str, str], patience: float) -> None:
+async def check(environment: Mapping[str, str], seconds: float) -> None:
     """Import the application in a process that ends again; raises `ChildFailed` if that does not succeed."""
     process = await ExecLauncher(environment).start(("launcher", "--check"), {}, {})
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(seconds):
             code = await process.wait()
     except TimeoutError:
         _kill(process)
         await process.wait()
-        raise ChildFailed(f"the application was not imported within {patience:g} s") from None
+        raise ChildFailed(f"the application was not imported within {seconds:g} s") from None
     except BaseException:
         _kill(process)
         raise
@@ -260,7 +260,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
             os.kill(process.pid, signal.SIGKILL)
 
 
-async def open_launcher(environment: Mapping[str, str], patience: float) -> Launcher:
+async def open_launcher(environment: Mapping[str, str], seconds: float) -> Launcher:
     """Return a launcher that has imported the application; raises `ChildFailed` if it cannot.
 
     Where the application started threads while it was imported, forking is not safe: each process then has its own interpreter.
@@ -279,11 +279,11 @@ async def open_launcher(environment: Mapping[str, str], patience: float) -> Laun
     ours.setblocking(False)
     launcher = ForkLauncher(process, ours, life_write)
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(seconds):
             threads = await asyncio.shield(launcher.loaded)
     except TimeoutError:
         await launcher.close()
-        raise ChildFailed(f"the application was not imported within {patience:g} s") from None
+        raise ChildFailed(f"the application was not imported within {seconds:g} s") from None
     except ConnectionResetError:
         await launcher.close()
         raise ChildFailed("the application cannot be imported; see what was said above") from None
