@@ -64,9 +64,9 @@ BROKER := file
 demo: $(VENV)/.demo $(if $(filter rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=rabbitmq, ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo --broker $(BROKER) $(ARGS)
 
-# The gate: one run of pytest, two workers; see design §15 for what belongs to it and what to the proof.
+# The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 gate-busy: $(VENV)/.tests tools ## Run `make check test` beside two processes that burn CPU and one that writes to the disk (TIMES=3)
 	@$(BIN)/python -m tests.busy --times $(or $(TIMES),1) -- $(AGAIN) check test

@@ -46,7 +46,7 @@ def test_nobody_waits_for_a_reader_and_what_was_dropped_is_told_when_one_comes(p
         told = sum(int(count) for count in re.findall(rb"(\d+) log lines? dropped: nobody read stderr\n", found))
     written = [line for line in found.split(b"\n") if line and b"dropped" not in line]
     assert told > 1000 and len(written) + told == 5000
-    assert written == [b"%0100d" % number for number in range(len(written))]
+    assert written == sorted(set(written)), "in their order, and none twice"
 
 
 def test_a_reader_that_went_away_and_a_handle_that_does_not_wait_hurt_nobody(pipe: tuple[int, int]) -> None:

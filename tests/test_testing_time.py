@@ -279,7 +279,7 @@ def test_what_sends_itself_again_for_ever_is_told() -> None:
 
     with testing(app) as t:
         t.send(Note())
-        with pytest.raises(TimeoutError, match=r"t\.advance"):
+        with pytest.raises(TimeoutError, match=r"t\.advance|still running"):  # the second on a machine that stands still meanwhile
             t.drain(to_the_end=True, timeout=0.5)
 
 

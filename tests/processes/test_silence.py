@@ -21,6 +21,7 @@ def test_a_frozen_engine_is_replaced_and_a_send_that_waits_for_it_is_confirmed(m
     assert "gave no sign of life" in mill.errors()
 
 
+@pytest.mark.proof  # the silence that is borne is twelve seconds
 def test_a_frozen_worker_is_replaced_and_what_it_held_runs_elsewhere(mill: Mill) -> None:
     mill.run()
     worker = psutil.Process(mill.pid("default-1"))

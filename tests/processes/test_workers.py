@@ -64,13 +64,15 @@ def test_a_message_that_kills_its_worker_three_times_is_a_dead_letter_and_its_ne
 def test_term_finishes_what_runs_and_gives_the_rest_back_uncounted(mill: Mill) -> None:
     mill.configure(ONE.format(slots=2))
     mill.run("--no-gateway", "--no-scheduler")
-    mill.send(*(f"Work(name='w{n}', seconds=8)" for n in range(6)))
+    mill.send(*(f"Work(name='w{n}', seconds=600)" for n in range(6)))
     until(lambda: len(mill.names("start")) == 2)
-    mill.end(signal.SIGTERM)
-    assert mill.process is not None and mill.process.returncode == 0
+    assert mill.process is not None
+    mill.process.send_signal(signal.SIGTERM)
+    until(lambda: mill.queues()["work"]["ready"] == 4, "what did not start to be given back")
+    mill.release()
+    assert mill.process.wait(60) == 0
     assert sorted(mill.names("end")) == sorted(mill.names("start")) == ["w0", "w1"]
     assert mill.queues()["work"]["ready"] == 4
-    mill.release()
     mill.run("--no-gateway", "--no-scheduler")
     until(lambda: len(mill.names("end")) == 6)
     assert {line.attempt for line in mill.lines("end")} == {1}
