@@ -1,6 +1,5 @@
 """`chappe recover`, and what `chappe doctor` says of a file that needs it."""
 
-import json
 import os
 import shutil
 import signal
@@ -19,9 +18,8 @@ from .conftest import Chappe, environment
 def orders(chappe: Chappe, tmp_path: Path) -> Path:
     """A file with ten orders."""
     chappe("send", "order", "customer=Ada")
-    lines = "\n".join(json.dumps({"customer": f"customer {n}"}) for n in range(9))
-    for line in lines.splitlines():
-        chappe("send", "order", line)
+    program = "from shop import *\napp.send([Order(customer=f'customer {n}') for n in range(9)])\napp.close()"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), check=True, timeout=60)
     return tmp_path / "chappe.db"
 
 

@@ -189,7 +189,8 @@ async def test_a_message_may_be_lost_again_and_again_and_is_never_gone(engine: E
     for _ in range(8):
         lost = await engine.connect()
         async with lost.broker.consume(["q"], prefetch=2) as consumer:
-            assert names(await gather(consumer, 2)) == ["a", "b"]
+            found = names(await gather(consumer, 2))
+            assert (found if engine.keeps_order_of_losses else sorted(found)) == ["a", "b"]
             await lost.vanish()
             await depth_becomes(peer, "q", ready=2)
 
