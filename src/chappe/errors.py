@@ -199,7 +199,9 @@ class ChildFailed(ChappeError):
 
 
 class Verdict(Exception):
-    """What a handler says about its own message."""
+    """What a handler says about its own message; a subclass need not call our constructors."""
+
+    reason: str = ""
 
 
 def _seconds(after: object, owner: str) -> float:
@@ -216,6 +218,8 @@ class RetryLater(Verdict):
     `after=None` leaves the time to the message's own back-off.
     """
 
+    after: float | None = None
+
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         self.after = None if after is None else _seconds(after, "RetryLater")
         self.reason = str(reason)
@@ -224,6 +228,9 @@ class RetryLater(Verdict):
 
 class Snooze(Verdict):
     """Handle the message again after `after` seconds; this attempt does not count."""
+
+    after: float = 1.0
+    note: str | None = None
 
     def __init__(self, after: float, reason: str = "", *, note: str | None = None) -> None:
         if not isinstance(note, str | None):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody checks types

@@ -38,6 +38,7 @@ class Host:
         if release is not self._old and spec.name == self._broken:
             child.ended.set()
         else:
+            child.came_up = True
             child.ready.set()
         return child
 

@@ -253,3 +253,36 @@ def test_a_message_whose_own_check_raises_anything_is_undecodable_and_never_run(
         reasons = [letter.reason for letter in t.dead]
     assert reasons == ["undecodable"] * len(RAISED)
     assert runs == ["fine"]
+
+
+class Odd(Reject):
+    def __init__(self, code: int) -> None:
+        self.code = code  # and nothing of ours
+
+
+class OddSnooze(Snooze):
+    def __init__(self) -> None: ...
+
+
+class Broken(RetryLater):
+    def __init__(self) -> None: ...
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "after":
+            raise OSError("no clock")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize(("raised", "ready", "delayed", "dead"), [(Odd(4), 0, 0, 1), (OddSnooze(), 0, 1, 0), (Broken(), 0, 0, 1)])
+def test_a_verdict_of_the_applications_own_making_leaves_no_message_running(raised: Exception, ready: int, delayed: int, dead: int) -> None:
+    app = App("odd")
+
+    @app.handles(Do)
+    def do(_: Do) -> None:
+        raise raised
+
+    with testing(app) as t:
+        t.send(Do(what="odd"))
+        t.drain()
+        assert t.depth("do") == (ready, delayed)
+        assert len(t.dead) == dead

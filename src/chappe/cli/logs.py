@@ -101,7 +101,10 @@ class _PassOn(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         for handler in logging.root.handlers:
             if not isinstance(handler, LogHandler) and not _prints(handler) and record.levelno >= handler.level:
-                handler.handle(record)
+                try:
+                    handler.handle(record)
+                except Exception:  # of the application's own handler: who logs has nothing to do with it
+                    handler.handleError(record)
 
 
 def _prints(handler: logging.Handler) -> bool:

@@ -29,6 +29,7 @@ class Child:
         self.starts = 0
         self.planned_ends = 0
         self.was_ready = False
+        self.came_up = False  # in its latest start
         self.asked = False
         self.retired = False
         self.started_at = 0.0
@@ -47,7 +48,7 @@ class Child:
         It inherits the reading end of a pipe whose other end only we hold: when we die, it sees the end of it.
         """
         self.ready.clear()
-        self.asked = False
+        self.asked = self.came_up = False
         ready_read, ready_write = os.pipe()
         life_read, life_write = os.pipe()
         try:
@@ -96,7 +97,7 @@ class Child:
         loop.add_reader(handle, readable)
 
     def _become_ready(self, table: str) -> None:
-        self.was_ready = True
+        self.was_ready = self.came_up = True
         if table:
             with contextlib.suppress(OSError):  # then its death is not explained by a message
                 self._table = os.open(table, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -152,7 +153,7 @@ class Child:
         finally:
             ready.cancel()
             ended.cancel()
-        return self.ready.is_set()
+        return self.came_up  # also one that a message has ended since
 
     async def stop(self, *, cold: bool = False) -> None:
         """Ask it to end, at once if `cold`, and end it when its grace is over."""

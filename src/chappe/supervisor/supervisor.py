@@ -273,20 +273,23 @@ class Supervisor:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
-                settings = self._load()
-                refuse_other_place(self._release.settings, settings)
-                release = Release(settings, self._environment)
-                await release.open()
+                await self._take_into_use()
             except (ChappeError, OSError) as error:
                 log.error("the reload is refused, nothing was changed: %s", error)
-                continue
-            old = self._release
-            if await replace_all(self, old, release, self._plan(release)):
-                self._release = release
-                await old.close()
-                log.info("all %d processes run the new release", len(self._children))
-            else:
-                await release.close()
+            except Exception:  # the next reload must be heard, whatever went wrong with this one
+                log.exception("the reload failed")
+
+    async def _take_into_use(self) -> None:
+        settings = self._load()
+        refuse_other_place(self._release.settings, settings)
+        release, old = Release(settings, self._environment), self._release
+        await release.open()
+        if await replace_all(self, old, release, self._plan(release)):
+            self._release = release
+            await old.close()
+            log.info("all %d processes run the new release", len(self._children))
+        else:
+            await release.close()
 
     @property
     def running(self) -> Sequence[Child]:

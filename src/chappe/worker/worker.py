@@ -248,9 +248,9 @@ class Worker:
         error = None if slot.cancelled() else slot.exception()
         if self._stopping or self._slots[index] is not slot:
             return
-        log.critical("slot %d broke and is replaced: %s", index, "cancelled" if error is None else summarize(error), exc_info=error)
         self._spawn(index)
         self._wake()
+        log.critical("slot %d broke and is replaced: %s", index, "cancelled" if error is None else summarize(error), exc_info=error)
 
     def _wake(self) -> None:
         if self._buffer and self._idle and not self._quiet:
@@ -390,9 +390,13 @@ class Worker:
                 return decide(delivery.tag, error, stopping=True)
             error = why
         self.failed += 1
-        verdict = plan.judge(context, error)
-        settlement = decide(delivery.tag, verdict)
-        report(delivery, settlement)
+        verdict: BaseException = error
+        try:
+            verdict = plan.judge(context, error)
+            settlement = decide(delivery.tag, verdict)
+            report(delivery, settlement)
+        except Exception as failure:  # of a verdict of the user's own making, perhaps: it must not leave its message running for ever
+            settlement = Dead(delivery.tag, "failed", describe(failure))
         return self._past(verdict, self._past(verdict.__cause__, settlement))
 
     def _past(self, error: BaseException | None, settlement: Settlement) -> Settlement:
