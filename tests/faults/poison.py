@@ -135,7 +135,7 @@ def run(folder: Path, plan: list[tuple[int, float | str]], processes: int, concu
         until(lambda: len(_done(folder)) >= len(wanted), "the good messages", patience)
         took = time.monotonic() - started
         until(lambda: len(_letters(folder, chappe, environment)) >= len(poison), "the poison to be dead", patience)
-        letters = _letters(folder, chappe, environment)
+        letters = _letters(folder, chappe, environment, bodies=True)
         queue = json.loads(
             subprocess.run([*chappe, "queues", "--json"], cwd=folder, env=environment, capture_output=True, check=True).stdout
         )
@@ -164,7 +164,7 @@ def _done(folder: Path) -> set[str]:
     return {line.split()[1] for line in path.read_text().splitlines() if line.startswith("good ")} if path.exists() else set()
 
 
-def _letters(folder: Path, chappe: list[str], environment: dict[str, str]) -> list[dict[str, Any]]:
+def _letters(folder: Path, chappe: list[str], environment: dict[str, str], *, bodies: bool = False) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while True:
         after = str(found[-1]["number"] if found else 0)
@@ -173,11 +173,10 @@ def _letters(folder: Path, chappe: list[str], environment: dict[str, str]) -> li
         if not page:
             break
         found += page
-    for letter in found:
-        if "body" not in letter:
-            command = [*chappe, "dead", "show", str(letter["number"])]
-            (shown,) = json.loads(subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True).stdout)
-            letter["body"] = shown["body"]
+    for letter in found if bodies else ():
+        command = [*chappe, "dead", "show", str(letter["number"])]
+        (shown,) = json.loads(subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True).stdout)
+        letter["body"] = shown["body"]
     return found
 
 
