@@ -121,7 +121,7 @@ class Child:
 
     def is_busy(self) -> bool:
         """Tell whether it computes or waits for the disk, as opposed to being frozen."""
-        import psutil  # here, because every child imports this file for the names of its variables
+        import psutil  # 1 MB that is needed in this case only
 
         try:
             return psutil.Process(self.pid).status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)

@@ -145,11 +145,6 @@ class ForkLauncher:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(control, self._readable)
 
-    @property
-    def pid(self) -> int:
-        """The process id of the launcher process."""
-        return self._process.pid
-
     async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> Process:
         if self.ended.done():
             raise ConnectionResetError("the launcher of processes has ended")
@@ -215,7 +210,8 @@ class ForkLauncher:
         for future in (*self._starting.values(), self.loaded):
             if not future.done():
                 future.set_exception(ConnectionResetError("the launcher of processes has ended"))
-        self.loaded.exception() if self.loaded.done() and not self.loaded.cancelled() else None
+        if not self.loaded.cancelled():
+            self.loaded.exception()  # nobody may wait for it any more, which asyncio would report
         for forked in self._running.values():
             forked.watch()
         self._running.clear()
