@@ -98,7 +98,7 @@ def test_a_child_that_cannot_run_with_its_configuration_ends_the_run(mill: Mill)
     mill.configure('[pools.mill]\nqueues = ["nowhere"]\n')
     ended = mill.chappe("run", "--no-gateway", "--no-scheduler", code=78)
     assert 'no queue fits "nowhere"' in ended.stderr
-    assert "mill-1 cannot run with this configuration" in ended.stderr
+    assert "cannot run with this configuration" in ended.stderr  # whichever of the two ends first
 
 
 def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> None:

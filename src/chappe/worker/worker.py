@@ -108,6 +108,7 @@ class Worker:
         self.finished = asyncio.Event()
         self.most: int | None = None
         self._loop = asyncio.get_running_loop()
+        self._nobody = contextvars.Context()  # of no attempt
         self._is_copy = False  # of a forked child
         _workers.add(self)
 
@@ -260,33 +261,37 @@ class Worker:
             else:
                 idle.set_result(None)
 
-    async def _breathe(self) -> None:
-        """Have the loop do its other duties: handlers that never suspend must not keep it from them, nor the broker waiting."""
-        if self._settlements:
-            self._flush()
-        await asyncio.sleep(0)
+    def _is_due(self) -> bool:
+        """Tell whether a slot has something else to do than the next message."""
+        return self._quiet or self._stopping or len(self._settlements) >= _TOGETHER
 
-    async def _rest(self) -> None:
-        """Wait until there may be a message to run."""
+    async def _pause(self) -> None:
+        """Have the loop do its other duties, and wait until there may be a message to run.
+
+        Handlers that never suspend must not keep the loop from them, nor the broker waiting.
+        """
+        if self._buffer and not self._quiet and not self._stopping:
+            if self._settlements:
+                self._flush()
+            await asyncio.sleep(0)
+            return
         idle: asyncio.Future[None] = self._loop.create_future()
         self._idle.append(idle)
         await idle
         self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
 
     async def _slot(self, index: int) -> None:
-        buffer, table, run, holds = self._buffer, self._table, self._run, self._consumer.holds
+        buffer, table, run, holds, limits = self._buffer, self._table, self._run, self._consumer.holds, self._limits
         me = self._slots[index]
-        me.begin(None)
         executes = functools.partial(self._step, index)
         executes_in_thread.set(functools.partial(table.in_thread, index))
-        clean = contextvars.copy_context()
+        self._leave(index)
+        variables = len(contextvars.copy_context())
         turn_ends = 0.0
         while True:
-            if len(self._settlements) >= _TOGETHER or time.monotonic() > turn_ends:
-                await self._breathe()
-                turn_ends = time.monotonic() + _SHORT
-            if not buffer or self._quiet or self._stopping:
-                await self._rest()
+            if time.monotonic() > turn_ends or not buffer or self._is_due():
+                self._leave(index)
+                await self._pause()
                 turn_ends = time.monotonic() + _SHORT
                 continue
             delivery = buffer.popleft()
@@ -295,38 +300,41 @@ class Worker:
             table.begin(index, delivery.tag)
             self.busy += 1
             me.begin(delivery)
-            handling = run(delivery)
             try:
-                waits_for = handling.send(None)
-                settlement: Settlement = await Suspended(handling, waits_for, executes)
-            except StopIteration as ended:  # it did not suspend
-                settlement = ended.value
+                handling = run(delivery)
+                for waits_for in handling.__await__():  # never, if it does not suspend: unlike send() this costs no exception
+                    await Suspended(handling, waits_for, executes)
+                    break
             except GeneratorExit:
                 if (left := self._exits.pop(delivery.tag, None)) is None:
                     raise
-                settlement = left
+                self._settlements.append(left)
             finally:
-                me.begin(None)
-                self._left(index, delivery)
-            self._settlements.append(settlement)
-            self._flush_soon()
-            if self._stopping:
-                self._settled.set()
-                return
-            if me.cancelling() or contextvars.copy_context() != clean:
-                self._spawn(index)  # a handler left context variables behind, or a cancellation: they must not reach the next message
-                self._loop.call_soon(self._wake)
+                if self._is_copy:
+                    forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
+                self.busy -= 1
+                if limits.active:
+                    limits.end(delivery.tag)
+                    self._killable.pop(delivery.tag, None)
+            if not self._flush_due:
+                self._flush_soon()
+            if self._stopping or me.cancelling() or len(contextvars.copy_context()) != variables:
+                self._retire(index)  # context variables that a handler left behind, or a cancellation, must not reach the next message
                 return
 
-    def _left(self, index: int, delivery: Delivery) -> None:
-        """Note that a slot runs nothing any more."""
-        if self._is_copy:
-            forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
-        self.busy -= 1
+    def _leave(self, index: int) -> None:
+        """Note that a slot runs nothing any more, before it waits or ends."""
+        self._slots[index].begin(None)
         self._table.end(index)
-        if self._limits.active:
-            self._limits.end(delivery.tag)
-            self._killable.pop(delivery.tag, None)
+
+    def _retire(self, index: int) -> None:
+        """Have another slot take the place of one, unless this worker stops."""
+        self._leave(index)
+        if self._stopping:
+            self._settled.set()
+            return
+        self._spawn(index)
+        self._loop.call_soon(self._wake)
 
     def _step(self, index: int, executes: bool) -> None:
         """Note whether a slot executes code of a handler, or waits."""
@@ -334,27 +342,17 @@ class Worker:
             forked.end(f"the handler in slot {index}")
         self._table.step(index, executes)
 
-    async def _run(self, delivery: Delivery) -> Settlement:
+    async def _run(self, delivery: Delivery) -> None:
         """Decode, handle, decide: every delivery ends in exactly one settlement."""
         envelope = delivery.envelope
-        plan = self._plans.get((envelope.type, delivery.queue, envelope.content_type))
+        plan = self._plans.get((envelope.type, delivery.queue, envelope.content_type)) or await self._planned(delivery)
         if plan is None:
-            try:
-                plan = await self._plan(envelope.type, delivery.queue, envelope.content_type)
-            except (UnknownMessage, NoHandler) as error:
-                return self._not_understood(delivery, "unknown message", str(error))
-            except msgspec.DecodeError as error:
-                self.failed += 1
-                return Dead(delivery.tag, "undecodable", f"{envelope.type}: {one_line(str(error))}")
-            except BaseException as error:  # a provider that cannot be made is no fault of the message
-                if self._stopping:
-                    raise
-                log.error("%s cannot be handled yet, again in %g s: %s", envelope.type, _NOT_READY_PAUSE, summarize(error), exc_info=error)
-                return self._past(error, Retry(delivery.tag, _NOT_READY_PAUSE, counted=False))
+            return
         try:
             message = plan.decode(envelope.body)
         except BaseException as error:  # also what a message's own __post_init__ raises: it will not be better next time
-            return self._undecodable(delivery, error)
+            self._settlements.append(self._undecodable(delivery, error))
+            return
         context = Context(
             envelope.id,
             attempt=delivery.attempt,
@@ -374,14 +372,14 @@ class Worker:
                 result = await plan.handle(message, context)
             finally:
                 context.end()
-            then = self._outgoing(context) if context.then else ()
-            written, missing = result_of(result)
+            written, missing = (None, None) if result is None else result_of(result)
             if missing is not None:
                 log.error("%s %s is %s", envelope.type, envelope.id, missing)
+            settlement = Ack(delivery.tag, self._outgoing(context) if context.then else (), written, context.marked, missing)
             self.done += 1
-            return Ack(delivery.tag, then, written, context.marked, missing)
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
-            return self._failed(delivery, context, plan, error)
+            settlement = self._failed(delivery, context, plan, error)
+        self._settlements.append(settlement)
 
     def _failed(self, delivery: Delivery, context: Context, plan: Plan, error: BaseException) -> Settlement:
         """Return the settlement of an attempt that raised."""
@@ -426,6 +424,25 @@ class Worker:
             )  # fmt: skip
         return settlement
 
+    async def _planned(self, delivery: Delivery) -> Plan | None:
+        """Find out how to handle a delivery, or settle it."""
+        envelope = delivery.envelope
+        settlement: Settlement
+        try:
+            return await self._plan(envelope.type, delivery.queue, envelope.content_type)
+        except (UnknownMessage, NoHandler) as error:
+            settlement = self._not_understood(delivery, "unknown message", str(error))
+        except msgspec.DecodeError as error:
+            self.failed += 1
+            settlement = Dead(delivery.tag, "undecodable", f"{envelope.type}: {one_line(str(error))}")
+        except BaseException as error:  # a provider that cannot be made is no fault of the message
+            if self._stopping:
+                raise
+            log.error("%s cannot be handled yet, again in %g s: %s", envelope.type, _NOT_READY_PAUSE, summarize(error), exc_info=error)
+            settlement = self._past(error, Retry(delivery.tag, _NOT_READY_PAUSE, counted=False))
+        self._settlements.append(settlement)
+        return None
+
     async def _plan(self, name: str, queue: str, content_type: str) -> Plan:
         plan = self._plans[name, queue, content_type] = await plan_of(self._bus, name, queue, content_type)
         return plan
@@ -452,7 +469,7 @@ class Worker:
     def _flush_soon(self) -> None:
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush, context=self._nobody)
 
     def _flush(self) -> None:
         self._flush_due = False
