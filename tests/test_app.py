@@ -576,6 +576,30 @@ def test_two_applications_on_one_engine_take_nothing_of_each_other(tmp_path: Pat
         shipping.close()
 
 
+def test_schedules_unique_keys_and_idempotency_keys_belong_to_their_application(tmp_path: Path) -> None:
+    class Invite(Command, unique="{user}"):
+        user: int
+
+    def program(name: str) -> App:
+        app = App(name, settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
+        app.knows(Invite, Sync)
+        app.schedule(every(60), Sync(house=1, what=frozenset()), name="nightly")
+        return app
+
+    apps = [program("billing"), program("shipping")]
+    try:
+        assert [app.schedules[0].name for app in apps] == ["billing:nightly", "shipping:nightly"]
+        first, second = ([app.send(Invite(user=n)) for n in (1, 1)] for app in apps)
+        assert [receipt.outcome for receipt in (*first, *second)] == ["stored", "duplicate"] * 2
+        for app, house in zip(apps, (1, 2), strict=True):
+            message = Sync(house=house, what=frozenset("ab"))
+            assert app.send(message, idempotency_key="k").outcome == "stored", "another body with the same key is no reuse of it"
+            assert app.send(message, idempotency_key="k").outcome == "duplicate"
+    finally:
+        for app in apps:
+            app.close()
+
+
 def test_an_empty_sequence_is_nothing() -> None:
     auction = Auction()
     with testing(auction.app):

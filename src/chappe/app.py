@@ -64,7 +64,7 @@ class App:
     def __init__(self, name: str, *, settings: Settings | None = None, middleware: Sequence[Middleware] | None = None) -> None:
         """Make an application; without `settings` they come from flags, environment and chappe.toml.
 
-        `name` is part of the names of its queues: no two applications on one engine may share it.
+        `name` is part of the names of its queues, schedules and keys: no two applications on one engine may share it.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,100}", name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"App({name!r}): it is part of the names of queues; use up to 100 letters, digits, dots and dashes")
@@ -160,7 +160,7 @@ class App:
             raise DefinitionError(f"{type(message).__name__} is inline, so no worker could handle it when it is due; leave out inline=True")
         self.knows(type(message))
         _ = self.bus.writer_of(type(message))(message)  # what cannot be written is said here, not at each slot
-        schedule = Schedule(name or f"{self.name}:{message.__spec__.name}:{trigger}", trigger, message, misfire)
+        schedule = Schedule(f"{self.name}:{name or f'{message.__spec__.name}:{trigger}'}", trigger, message, misfire)
         if any(known.name == schedule.name for known in self.schedules):
             raise DuplicateName(f'two schedules are called "{schedule.name}"; give one of them name="..."')
         self.schedules.append(schedule)

@@ -197,7 +197,7 @@ async def test_a_schedule_that_is_ahead_of_its_clock_says_so_once(tmp_path: Path
     engine.close()
 
     assert [r.message for r in caplog.records if r.levelno == logging.WARNING] == [
-        "minutely has fired 2592000 s ahead of this clock, which was set back; it goes on when the clock has caught up"
+        "clocks:minutely has fired 2592000 s ahead of this clock, which was set back; it goes on when the clock has caught up"
     ]
 
 

@@ -44,7 +44,7 @@ def test_the_order_is_the_one_whose_reasons_are_written_down() -> None:
     [
         (Delivery, lambda p: (p.priority, p.delay) == (4, 9.0)),
         (Keys, lambda p: p.options is not None and p.options.key == "1"),
-        (Uniqueness, lambda p: p.options is not None and p.options.unique == "everything:1"),
+        (Uniqueness, lambda p: p.options is not None and p.options.unique == "app:everything:1"),
         (Tracking, lambda p: p.options is not None and p.options.tracked),
     ],
 )  # fmt: skip

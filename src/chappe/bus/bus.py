@@ -19,7 +19,7 @@ from chappe.clocks import wall
 from chappe.errors import DefinitionError, InvalidMessage, TooLate
 from chappe.messages.capabilities import MessageSpec
 from chappe.messages.codec import JSON, decoder
-from chappe.messages.envelope import NO_HEADERS, Envelope, Publication
+from chappe.messages.envelope import NO_HEADERS, Envelope, Options, Publication, changed
 from chappe.messages.message import Command, Message, writer_of
 from chappe.messages.template import renderer
 from chappe.messages.topology import EVENTS
@@ -119,7 +119,7 @@ class Bus:
         self._frozen = True
         self.registry.add_message(kind)
         spec = self.registry.spec_of(kind)
-        send = _seal(kind, spec, self.writer_of(kind), self.now)
+        send = _seal(kind, spec, self.writer_of(kind), self.now, self.registry.name)
         for middleware in reversed(self._middleware):
             send = middleware.wrap_send(spec, send)
         return send
@@ -184,7 +184,7 @@ class _Bound:
         self.threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="chappe-handler")
 
 
-def _seal(kind: type[Message], spec: MessageSpec, write: Callable[[Any], bytes], now: Callable[[], float]) -> Send:
+def _seal(kind: type[Message], spec: MessageSpec, write: Callable[[Any], bytes], now: Callable[[], float], application: str) -> Send:
     """Return the innermost step of the way out: encode, and address by the message's own declaration."""
     exchange = "" if spec.exchange is None else spec.exchange.name
     if issubclass(kind, Command):
@@ -198,10 +198,20 @@ def _seal(kind: type[Message], spec: MessageSpec, write: Callable[[Any], bytes],
         parts: list[Any] = [part for pair in draft.headers.items() for part in pair] if draft.headers else []
         if not all(isinstance(part, str) and _can_be_sent(part) for part in parts):
             raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
+        options = None if draft.options is None else _owned(application, draft.options)
         envelope = Envelope(draft.id, name, write(message), now(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to)
-        return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, draft.options)
+        return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, options)
 
     return seal
+
+
+def _owned(application: str, options: Options) -> Options:
+    """Return options whose unique key and idempotency key are those of one application, and no other's on the same engine."""
+    unique, key = options.unique, options.idempotency_key
+    if unique is None and key is None:
+        return options
+    unique, key = (None if one is None else f"{application}:{one}" for one in (unique, key))
+    return changed(options, unique=unique, idempotency_key=key)
 
 
 def _can_be_sent(text: str) -> bool:

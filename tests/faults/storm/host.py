@@ -170,7 +170,7 @@ class Host:
 
     def last_slot(self) -> int:
         """Return the last slot that the scheduler fired; nothing runs any more."""
-        return int(self.look(lambda store: store.last_fired("ticks"), may_own_file=True) or 0)
+        return int(self.look(lambda store: store.last_fired("storm:ticks"), may_own_file=True) or 0)
 
     # --- ending
 
