@@ -375,7 +375,7 @@ def test_a_scheduler_keeps_its_pace_through_jumps_and_follows_the_wall_when_it_s
     one = folder.start("scheduler", own_wall=True)
 
     def last() -> float:
-        found = folder.count("select slot from schedule where name = 'fast'")
+        found = folder.count("select slot from schedule where name = 'clocks:fast'")
         return float(found[0][0]) if found else 0.0
 
     def pace() -> float:

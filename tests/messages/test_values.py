@@ -142,7 +142,7 @@ NOON = datetime.datetime(2026, 7, 1, 12, 0, 0, 123456)
         (datetime.timedelta, datetime.timedelta(days=-1, microseconds=1)), (datetime.timedelta, datetime.timedelta.max),
         (frozenset[int], frozenset({3, 1, 2})), (tuple[int, str], (1, "a")), (list[Pair], [Pair(1.5, 1)]), (Point, Point([1.5])),
         (Place, Place(1.5, ["a"])), (dict[int, str], {1: "a"}), (dict[Colour, int], {Colour.RED: 1}), (dict[float, int], {1.5: 1}),
-        (dict[datetime.date, int], {NOON.date(): 1}), (Colour, Colour.RED), (Rights, Rights.READ | Rights.WRITE), (Level, Level.LOW),
+        (dict[datetime.date, int], {NOON.date(): 1}), (dict[int | str, int], {"a": 1}), (dict[Literal[1, 2], int], {1: 1}), (Colour, Colour.RED), (Rights, Rights.READ | Rights.WRITE), (Level, Level.LOW),
         (Literal["a", 1], 1), (Any, {"a": [1, 1.0, True, None, "x"]}), (Any, Colour.RED), (Unequal, Unequal(1)), (list[Unequal], [Unequal(1)]),
         (msgspec.Raw, msgspec.Raw(b'{"a": 1}')), (float | str, "nan"), (int | msgspec.UnsetType, 5), (Typed, {"a": 1.0}),
     ],
@@ -193,6 +193,10 @@ def seconds(count: int) -> datetime.timezone:
         (msgspec.Raw, msgspec.Raw(b"nonsense"), "$", "it could not be read again: JSON is malformed"),
         (int | msgspec.UnsetType, msgspec.UNSET, "$.x", "Expected `int`, got `msgspec.UnsetType`"),
         (dict[float, int], {NAN: 1}, "$.x", "NaN and infinity are no numbers in JSON"),
+        (dict[int | str, str], {1: "a"}, "$.x", "{1: 'a'} would arrive as {'1': 'a'}"),
+        (dict[str | int, int], {2: 1, "a": 2}, "$.x", "would arrive as {'2': 1, 'a': 2}"),
+        (list[dict[int | float | str, int]], [{1.5: 1}], "$.x[0]", "{1.5: 1} would arrive as"),
+        (dict[Literal[1, "1"], str], {"1": "a"}, "$.x", "{'1': 'a'} would arrive as {1: 'a'}"),
     ],
 )  # fmt: skip
 def test_a_value_that_would_change_on_the_way_is_refused_with_its_place(kind: Any, value: Any, path: str, says: str) -> None:
@@ -222,18 +226,43 @@ def test_fields_that_a_subclass_adds_do_not_get_lost() -> None:
         assert list(caught.value.faults) == [path]
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "change", "path", "says"),
+    [
+        (list[int], [1], lambda x: x.append("a"), "$.x[1]", "Expected `int`, got `str`"),
+        (list[bool], [], lambda x: x.append(1), "$.x[0]", "Expected `bool`, got `int`"),
+        (list[float], [], lambda x: x.append(NAN), "$.x[0]", "NaN and infinity are no numbers in JSON"),
+        (tuple[list[str], ...], [[]], lambda x: x[0].append(None), "$.x[0][0]", "Expected `str`, got `null`"),
+        (list[datetime.date], [], lambda x: x.append("2026-07-01"), "$.x[0]", "'2026-07-01' would arrive as datetime.date(2026, 7, 1)"),
+        (dict[str, int], {}, lambda x: x.update(a=1.5), "$.x[...]", "Expected `int`, got `float`"),
+        (dict[str, str], {}, lambda x: x.update({1: "a"}), "$.x", "{1: 'a'} would arrive as {'1': 'a'}"),
+        (set[Literal["a"]], set[str](), lambda x: x.add("b"), "$.x[0]", "Invalid enum value 'b'"),
+    ],
+)  # fmt: skip
+def test_what_was_changed_after_it_was_checked_is_checked_when_it_is_written(
+    kind: Any, value: Any, change: Any, path: str, says: str
+) -> None:
+    message_type = one(kind)
+    message = message_type(x=value)
+    assert decoder(message_type)(writer_of(message_type)(message)) == message
+    change(message.x)
+    with pytest.raises(InvalidMessage) as caught:
+        writer_of(message_type)(message)
+    assert says in caught.value.faults.get(path, ""), caught.value.faults
+
+
 class Plain(Command, queue="q"):
     a: int
     b: str | None = None
-    c: list[Literal["x", "y"]] = []
-    d: dict[str, uuid.UUID] = {}
+    c: tuple[Literal["x", "y"], ...] = ()
+    d: frozenset[uuid.UUID] = frozenset()
 
 
 def test_nothing_is_read_again_where_the_types_say_that_nothing_can_change(monkeypatch: pytest.MonkeyPatch) -> None:
     examined = Plain.__examined__
     assert examined is not None and (examined.is_exact, examined.finite) == (True, ())
     monkeypatch.setattr("chappe.messages.message.decoder", lambda _: lambda _: pytest.fail("it was read again"))
-    assert writer_of(Plain)(Plain(a=1)) == b'{"a":1,"b":null,"c":[],"d":{}}'
+    assert writer_of(Plain)(Plain(a=1)) == b'{"a":1,"b":null,"c":[],"d":[]}'
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, {"a": [1, None]}, Place(), Point([1.0]), (1, 2), Colour.RED])

@@ -18,8 +18,8 @@ ADVICE: Final = "define or import it at the top of the module, and not only unde
 class Examined(Struct, frozen=True):
     """What the types of a message's fields say about their values.
 
-    `finite` are the fields that may hold a float. `is_exact`: whatever their values are, once they were checked, they
-    arrive as they are, except for NaN and infinity, which are written as null. `has_times`: of a time, `==` hides its zone.
+    `finite` are the fields that may hold a float. `is_exact`: whatever their values are, once they were checked, they cannot be
+    changed, and arrive as they are, except for NaN and infinity, which are written as null. `has_times`: of a time, `==` hides its zone.
     """
 
     finite: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def examine(message: type[Any]) -> Examined | None:
     kinds = {field.name: list(_inside(field.type, set())) for field in found.fields}
     return Examined(
         tuple(name for name, inner in kinds.items() if any(isinstance(kind, _MAY_BE_FLOATS) for kind in inner)),
-        all(_is_exact(kind) for inner in kinds.values() for kind in inner) and not any(_is_loose(field) for field in declared),
+        all(isinstance(kind, _EXACT) for inner in kinds.values() for kind in inner) and not any(_is_loose(field) for field in declared),
         any(isinstance(kind, inspect.TimeType) for inner in kinds.values() for kind in inner),
     )
 
@@ -81,8 +81,7 @@ _MAY_BE_FLOATS: Final = (inspect.FloatType, inspect.AnyType)
 _EXACT: Final = (
     inspect.NoneType, inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.StrType, inspect.BytesType, inspect.ByteArrayType,
     inspect.MemoryViewType, inspect.DateType, inspect.TimeDeltaType, inspect.UUIDType, inspect.DecimalType, inspect.EnumType,
-    inspect.LiteralType, inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.TupleType, inspect.VarTupleType,
-    inspect.UnionType,
+    inspect.LiteralType, inspect.FrozenSetType, inspect.TupleType, inspect.VarTupleType, inspect.UnionType,
 )  # fmt: skip
 _KEYS: Final = (
     inspect.StrType, inspect.IntType, inspect.FloatType, inspect.EnumType, inspect.LiteralType, inspect.BytesType, inspect.ByteArrayType,
@@ -90,12 +89,6 @@ _KEYS: Final = (
     inspect.AnyType,
 )  # fmt: skip
 _PLAIN_FACTORIES: Final = (list, dict, set, frozenset, bytearray)
-
-
-def _is_exact(kind: inspect.Type) -> bool:
-    if isinstance(kind, inspect.DictType):
-        return not isinstance(kind.key_type, inspect.FloatType)
-    return isinstance(kind, _EXACT)
 
 
 def _is_loose(field: msgspec.structs.FieldInfo) -> bool:
