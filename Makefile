@@ -108,7 +108,7 @@ test-rabbitmq4: $(VENV)/.tests tools $(RABBITMQ4) ## Run the tests of RabbitMQ w
 	@$(AS_ROOT)
 	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m pytest -m "" -n 2 --dist worksteal tests/contract -k distributed $(ARGS)
 	CHAPPE_TEST_RABBITMQ_ROOT=$(RABBITMQ4) CHAPPE_TEST_PARTITIONS=1 $(BIN)/python -m pytest -m "" tests/servers/test_rabbitmq.py tests/servers/test_cluster.py \
-	  tests/brokers/rabbitmq tests/processes/test_rabbitmq.py tests/store/test_kept.py $(ARGS)
+	  tests/engines/rabbitmq tests/processes/test_rabbitmq.py $(ARGS)
 
 check: $(VENV)/.tests ## Format, lint, types, import layers: what must be clean at every commit
 	$(BIN)/ruff format --check .

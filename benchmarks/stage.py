@@ -20,15 +20,14 @@ from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
 
 from benchmarks.tally import VARIABLE, Tally
-from chappe import brokers
-from chappe import store as stores
-from chappe.brokers.contract import Broker, Depth
-from chappe.brokers.embedded import EmbeddedBroker
+from chappe import engines
+from chappe.engines.contract.broker import Broker, Depth
+from chappe.engines.contract.store import Store
+from chappe.engines.file.broker import FileBroker
+from chappe.engines.file.store import FileStore
+from chappe.engines.rabbitmq.store.store import PostgresStore
 from chappe.errors import BrokerError
 from chappe.settings import Settings
-from chappe.store.contract import Store
-from chappe.store.embedded import EmbeddedStore
-from chappe.store.postgres.store import PostgresStore
 
 T = TypeVar("T")
 
@@ -146,13 +145,13 @@ class Stage(Folder):
         self.environment |= {"CHAPPE_APP": "benchmarks.application:app", "CHAPPE_LOG_LEVEL": "info"}
         if urls is None:
             self.environment["CHAPPE_BROKER"] = f"sqlite:///{path}/chappe.db"
-            broker = EmbeddedBroker(path / "chappe.db", may_own_file=False, deadline=PATIENCE)
-            self.broker, self.store = broker, EmbeddedStore(broker.client)
+            broker = FileBroker(path / "chappe.db", may_own_file=False, deadline=PATIENCE)
+            self.broker, self.store = broker, FileStore(broker.client)
         else:
             self.environment |= {**urls, "BENCH_NOTES": "1"}
             settings = Settings(broker=urls["CHAPPE_BROKER"], store=urls["CHAPPE_STORE"], deadline=PATIENCE)
-            kept = stores.distributed(settings)
-            rabbit = brokers.distributed(settings, kept.kept)
+            kept = engines.rabbitmq_store(settings)
+            rabbit = engines.rabbitmq_broker(settings, kept.kept)
             kept.join(rabbit)
             self.broker, self.store = rabbit, kept
 

@@ -32,7 +32,7 @@ from chappe import (
     replace,
 )
 from chappe.cli.sending import parse
-from chappe.engine.server import Engine
+from chappe.engines.file.server import Engine
 from chappe.errors import DefinitionError, KeyReused, TooLate
 from chappe.testing import testing
 from chappe.web.gateway import gateway

@@ -14,9 +14,8 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from chappe import brokers
+from chappe import engines
 from chappe.blocking import Place, warn_of_blocking
-from chappe.brokers.contract import Publisher
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
 from chappe.bus.context import Context, Leaving, Ports
 from chappe.bus.draft import Draft, draft_of, listed
@@ -27,7 +26,8 @@ from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
 from chappe.bus.task import Task, TaskMaker
 from chappe.connection import Connection, Setting, connect
-from chappe.engine.server import Engine
+from chappe.engines.contract.broker import Publisher
+from chappe.engines.file.server import Engine
 from chappe.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
@@ -349,7 +349,7 @@ class App:
         publisher = self._publisher
         if publisher is None:
             with self._portal_lock:
-                publisher = self._publisher or brokers.publisher(self.settings, self.registry.topology, lambda: self._is_declared)
+                publisher = self._publisher or engines.publisher(self.settings, self.registry.topology, lambda: self._is_declared)
                 self._publisher = publisher
         return publisher
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from chappe import brokers, store
-from chappe.brokers.contract import Broker
-from chappe.engine.server import Engine
+from chappe import engines
+from chappe.engines.contract.broker import Broker
+from chappe.engines.contract.store import Store
+from chappe.engines.file.server import Engine
 from chappe.settings import Settings
-from chappe.store.contract import Store
 
 
 class Connection:
@@ -41,13 +41,13 @@ class Setting(msgspec.Struct, frozen=True):
 
 def connect(settings: Settings, setting: Setting, info: dict[str, Any]) -> Connection:
     """Return what is connected when it is first used; `info` is what the engine shows of this process."""
-    if settings.is_embedded:
-        broker = brokers.embedded(settings, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
+    if settings.is_file:
+        broker = engines.file_broker(settings, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
         broker.client.info = info
-        return Connection(broker, store.embedded(broker.client), broker.close)
-    kept = store.distributed(settings, role=setting.role)
+        return Connection(broker, engines.file_store(broker.client), broker.close)
+    kept = engines.rabbitmq_store(settings, role=setting.role)
     kept.presence.info = info
-    rabbit = brokers.distributed(settings, kept.kept, role=setting.role)
+    rabbit = engines.rabbitmq_broker(settings, kept.kept, role=setting.role)
     kept.join(rabbit)
 
     async def close() -> None:

@@ -16,13 +16,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chappe.app import App
-from chappe.brokers.contract import Ack, Consumer, Delivery
 from chappe.connection import Connection
+from chappe.engines.contract.broker import Ack, Consumer, Delivery
+from chappe.engines.contract.letters import Exported
 from chappe.errors import BrokerError, BrokerUnavailable, InvalidSettings, Unconfirmed, Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
-from chappe.store.contract import Exported
 
 R = TypeVar("R")
 Told = Callable[[str], None]

@@ -149,14 +149,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
-    def is_embedded(self) -> bool:
+    def is_file(self) -> bool:
         """Whether messages wait in a file of this host, not in RabbitMQ."""
         return not _AMQP.fullmatch(self.broker)
 
     @property
     def path(self) -> Path:
-        """The file of the embedded engine; with RabbitMQ, the name of what lies beside the processes of this host."""
-        return Path(self.broker.removeprefix("sqlite:///")) if self.is_embedded else Path("chappe")
+        """The file of the file engine; with RabbitMQ, the name of what lies beside the processes of this host."""
+        return Path(self.broker.removeprefix("sqlite:///")) if self.is_file else Path("chappe")
 
 
 def is_loopback(host: str) -> bool:

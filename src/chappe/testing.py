@@ -31,14 +31,14 @@ from chappe.bus.draft import Draft, new_id
 from chappe.bus.portal import Portal
 from chappe.clocks import steady, wall
 from chappe.connection import Setting
-from chappe.engine.server import Engine
-from chappe.engine.serving import serve
-from chappe.engine.wire import Posted
+from chappe.engines.contract.letters import Letter
+from chappe.engines.file.server import Engine
+from chappe.engines.file.serving import serve
+from chappe.engines.file.wire import Posted
 from chappe.errors import NoHandler, ResultTimeout, UnknownMessage
 from chappe.messages.envelope import Envelope, Receipt
 from chappe.messages.message import Command, Event, Message
 from chappe.settings import Settings
-from chappe.store.contract import Letter
 from chappe.triggers.scheduler import Scheduler
 from chappe.words import counted
 from chappe.worker.running_table import RunningTable

@@ -94,7 +94,7 @@ _fork.set_forkserver_preload(
         "chappe.cli.sending",
         "chappe.cli.looking",
         "chappe.cli.letters",
-        "chappe.engine.client",
+        "chappe.engines.file.client",
         "chappe.app",
         "chappe.cli.loading",
         "chappe.cli.tables",
@@ -161,7 +161,7 @@ def worked(tmp_path: Path, chappe: Chappe) -> Callable[[], None]:
         script = (
             "import asyncio, pathlib\n"
             "from chappe.settings import Settings\n"
-            "from chappe.engine.server import Engine\n"
+            "from chappe.engines.file.server import Engine\n"
             "from chappe.worker.running_table import RunningTable\n"
             "from chappe.worker.worker import Worker\n"
             "from shop import app\n"

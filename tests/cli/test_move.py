@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from chappe import App, Command
 from chappe.cli import cli
-from chappe.engine.server import Engine
-from chappe.engine.serving import serve
+from chappe.engines.file.server import Engine
+from chappe.engines.file.serving import serve
 from chappe.errors import BrokerUnavailable
 from chappe.settings import Settings
 

@@ -12,14 +12,14 @@ from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
 from ..servers.shared import Database, Vhost
 from .distributed import DistributedEngine, OwnServers, SharedServers
-from .embedded import InsideEngine, SocketEngine
 from .engine import EngineUnderTest, Peer
+from .file import InsideEngine, SocketEngine
 
-ENGINES: Final[dict[str, Callable[[Path], EngineUnderTest]]] = {"embedded": InsideEngine, "embedded-socket": SocketEngine}
+ENGINES: Final[dict[str, Callable[[Path], EngineUnderTest]]] = {"file": InsideEngine, "file-socket": SocketEngine}
 DISTRIBUTED: Final = "distributed"
-_RESTARTS: Final = ("embedded", "embedded-socket", pytest.param(DISTRIBUTED, marks=pytest.mark.proof))  # its servers take seconds to start
-_DISCONNECTS: Final = ("embedded", "embedded-socket", DISTRIBUTED)
-_OTHERS: Final = ("embedded", DISTRIBUTED)
+_RESTARTS: Final = ("file", "file-socket", pytest.param(DISTRIBUTED, marks=pytest.mark.proof))  # its servers take seconds to start
+_DISCONNECTS: Final = ("file", "file-socket", DISTRIBUTED)
+_OTHERS: Final = ("file", DISTRIBUTED)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     restarts, disconnects = (metafunc.definition.get_closest_marker(name) for name in ("restarts", "disconnects"))
     chosen = _RESTARTS if restarts else _DISCONNECTS if disconnects else _OTHERS
     if restarts and restarts.kwargs.get("moves_time"):
-        chosen = [name for name in chosen if name != "embedded-socket"]  # the clock of another process cannot be moved
+        chosen = [name for name in chosen if name != "file-socket"]  # the clock of another process cannot be moved
     metafunc.parametrize("engine", chosen, indirect=True)
 
 

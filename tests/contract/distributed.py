@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg import sql
 
-from chappe.brokers.rabbitmq.address import Address
-from chappe.brokers.rabbitmq.broker import _SETTLING, RabbitBroker
-from chappe.brokers.rabbitmq.lanes import ARCHIVE, lanes_of
-from chappe.brokers.rabbitmq.link import Link
+from chappe.engines.rabbitmq.address import Address
+from chappe.engines.rabbitmq.broker import _SETTLING, RabbitBroker
+from chappe.engines.rabbitmq.lanes import ARCHIVE, lanes_of
+from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.store.store import PostgresStore
 from chappe.errors import BrokerError, NotFound
-from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from chappe.brokers.contract import Broker
-from chappe.store.contract import Store
+from chappe.engines.contract.broker import Broker
+from chappe.engines.contract.store import Store
 
 
 @dataclass(frozen=True)

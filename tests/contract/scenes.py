@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry, Settlement
+from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Depth, Retry, Settlement
 from chappe.messages.envelope import Envelope, Options, Publication, Receipt
 from chappe.messages.topology import Topology, bind
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from chappe.brokers.contract import Ack
+from chappe.engines.contract.archive import Record
+from chappe.engines.contract.broker import Ack
 from chappe.errors import Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Topology, bind
-from chappe.store.contract import Record
 
 from .engine import EngineUnderTest, Peer
 from .scenes import drain, event, one, send, settle, to

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chappe.brokers.contract import Ack, Depth, Retry
+from chappe.engines.contract.broker import Ack, Depth, Retry
 
 from .engine import EngineUnderTest, Peer
 from .scenes import declare, drain, eventually, gather, name, names, needs_moving_time, nothing, one, send, settle, to

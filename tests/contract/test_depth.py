@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chappe.brokers.contract import Dead, Depth, Retry
+from chappe.engines.contract.broker import Dead, Depth, Retry
 
 from .engine import EngineUnderTest, Peer
 from .scenes import ack, declare, depth_becomes, drain, gather, send, settle, to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chappe.brokers.contract import Ack, Depth
+from chappe.engines.contract.broker import Ack, Depth
 from chappe.errors import KeyReused
 from chappe.messages.envelope import Publication
 

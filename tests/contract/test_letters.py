@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chappe.brokers.contract import Dead, Depth, Retry
+from chappe.engines.contract.broker import Dead, Depth, Retry
+from chappe.engines.contract.letters import Letter
 from chappe.errors import NotFound
 from chappe.messages.envelope import Publication
-from chappe.store.contract import Letter
 
 from .engine import EngineUnderTest, Peer
 from .scenes import ack, declare, drain, gather, name, nothing, one, send, settle, to

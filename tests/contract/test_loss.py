@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.engines.contract.broker import Ack, Dead, Depth, Retry
 from chappe.errors import BrokerError, BrokerUnavailable, Unconfirmed
 
 from .engine import EngineUnderTest, Peer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.engines.contract.broker import Ack, Dead, Depth, Retry
 from chappe.errors import Unroutable
 
 from .engine import EngineUnderTest, Peer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.engines.contract.broker import Ack, Dead, Depth, Retry
 from chappe.messages.envelope import Publication, Receipt
 
 from .engine import EngineUnderTest, Peer

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Depth, Retry
+from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Depth, Retry
 from chappe.errors import Rejected
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
@@ -494,7 +494,7 @@ class Lives(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(7200 if MANY else 400)
-@pytest.mark.parametrize("name", ["embedded", DISTRIBUTED])
+@pytest.mark.parametrize("name", ["file", DISTRIBUTED])
 def test_random_lives_agree_with_the_model(name: str, request: pytest.FixtureRequest) -> None:
     servers = request.getfixturevalue("shared_engine_servers") if name == DISTRIBUTED else None
     make = ENGINES[name] if servers is None else lambda _: DistributedEngine(servers)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from chappe.brokers.contract import Delivery, Depth
+from chappe.engines.contract.broker import Delivery, Depth
 
 from .engine import EngineUnderTest, Peer
 from .scenes import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chappe.brokers.contract import Ack, Dead, Depth, Retry
+from chappe.engines.contract.broker import Ack, Dead, Depth, Retry
 from chappe.errors import BrokerUnavailable, Unconfirmed
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Publication

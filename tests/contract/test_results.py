@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from chappe.brokers.contract import Ack, Dead, Retry
+from chappe.engines.contract.broker import Ack, Dead, Retry
 from chappe.errors import NotFound
 
 from .engine import EngineUnderTest, Peer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from chappe.brokers.contract import Depth
+from chappe.engines.contract.broker import Depth
 from chappe.errors import Unroutable
 from chappe.messages.envelope import Publication, Receipt
 

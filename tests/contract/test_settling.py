@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chappe.brokers.contract import Ack, Dead, Depth, Refusal, Retry, Settlement
+from chappe.engines.contract.broker import Ack, Dead, Depth, Refusal, Retry, Settlement
 from chappe.messages.envelope import Publication
 
 from .engine import EngineUnderTest, Peer

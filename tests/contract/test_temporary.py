@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chappe.brokers.contract import Ack, Dead, Retry
+from chappe.engines.contract.broker import Ack, Dead, Retry
 from chappe.errors import Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Queue, Topology, bind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from chappe.brokers.contract import Dead, Depth, Retry
+from chappe.engines.contract.broker import Dead, Depth, Retry
 from chappe.errors import NotFound
 
 from .engine import EngineUnderTest, Peer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chappe.brokers.contract import Ack, Depth, Retry
+from chappe.engines.contract.broker import Ack, Depth, Retry
 
 from .engine import EngineUnderTest, Peer
 from .scenes import End, ack, dead, declare, done, drain, needs_moving_time, one, send, settle, to

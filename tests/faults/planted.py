@@ -67,7 +67,7 @@ def environment(name: str | None = None) -> dict[str, str]:
 
 @planted("storm", "the worker acknowledges when it takes a message up, not when its handlers returned")
 def ack_before_handler() -> None:
-    from chappe.brokers.contract import Ack
+    from chappe.engines.contract.broker import Ack
     from chappe.worker.worker import Worker
 
     run = Worker._run
@@ -85,8 +85,8 @@ def retry_acked_before_it_is_published() -> None:
 
     import msgspec
 
-    from chappe.brokers.contract import Ack, Retry
-    from chappe.engine.wire import posted
+    from chappe.engines.contract.broker import Ack, Retry
+    from chappe.engines.file.wire import posted
     from chappe.messages.envelope import Publication
     from chappe.worker.worker import Worker
 
@@ -108,7 +108,7 @@ def retry_acked_before_it_is_published() -> None:
 
 @planted("storm", "what a client held is not given back when its connection is closed")
 def claims_never_given_back() -> None:
-    from chappe.engine.ledger import Ledger
+    from chappe.engines.file.ledger import Ledger
 
     Ledger.give_back = lambda self, session, account, who="": None
 
@@ -134,7 +134,7 @@ def mark_before_handler() -> None:
 def answer_before_commit() -> None:
     import time
 
-    from chappe.engine.ledger import Ledger
+    from chappe.engines.file.ledger import Ledger
 
     commit, latest = Ledger.commit, [0.0]
 
@@ -148,7 +148,7 @@ def answer_before_commit() -> None:
 
 @planted("storm", "idempotency keys are not stored with their messages")
 def keys_not_stored() -> None:
-    from chappe.engine.verbs import Verbs
+    from chappe.engines.file.verbs import Verbs
     from chappe.messages.envelope import changed
 
     publish = Verbs.publish
@@ -164,7 +164,7 @@ def keys_not_stored() -> None:
 
 @planted("storm", "a late settlement is accepted from whoever held the message once")
 def fencing_off() -> None:
-    from chappe.engine.ledger import Ledger
+    from chappe.engines.file.ledger import Ledger
 
     adopt = Ledger.adopt
     Ledger.claim_of = lambda self, session, tag: self.claims.get(tag)
@@ -196,7 +196,7 @@ def key_order_ignored() -> None:
 
 @planted("storm", "after a reconnection the client takes what was in flight for stored")
 def client_confirms_blindly() -> None:
-    from chappe.engine.client import Client
+    from chappe.engines.file.client import Client
 
     Client._is_stored = lambda self, call, stored, refused: call.sent and call.verb == "publish"
 
@@ -212,8 +212,8 @@ def yields_leave_before_the_ack() -> None:
     run = Worker._run
 
     async def apart(self: Any, delivery: Any) -> Any:
-        from chappe.brokers.contract import Ack
-        from chappe.engine.wire import posted
+        from chappe.engines.contract.broker import Ack
+        from chappe.engines.file.wire import posted
 
         settlement = await run(self, delivery)
         if isinstance(settlement, Ack) and settlement.then:
@@ -230,21 +230,21 @@ def yields_leave_before_the_ack() -> None:
 
 @planted("power", "a commit is not synced, only the checkpoint is (synchronous=NORMAL)")
 def commits_not_synced() -> None:
-    from chappe.engine import database
+    from chappe.engines.file import database
 
     database._PRAGMAS["synchronous"] = 1
 
 
 @planted("power", "nothing is ever synced (synchronous=OFF)")
 def nothing_synced() -> None:
-    from chappe.engine import database
+    from chappe.engines.file import database
 
     database._PRAGMAS["synchronous"] = 0
 
 
 @planted("power", "an answer leaves before the commit")
 def answered_before_the_commit() -> None:
-    from chappe.engine.server import Engine
+    from chappe.engines.file.server import Engine
 
     perform = Engine._perform
 
@@ -259,7 +259,7 @@ def answered_before_the_commit() -> None:
 def folders_not_synced() -> None:
     import types
 
-    from chappe.engine import database, owner
+    from chappe.engines.file import database, owner
     from tests.faults.power import vfs
 
     for module in (database, owner):
@@ -269,7 +269,7 @@ def folders_not_synced() -> None:
 
 @planted("power", "a batch is stored in two commits")
 def batch_in_two_commits() -> None:
-    from chappe.engine.verbs import Verbs
+    from chappe.engines.file.verbs import Verbs
 
     publish = Verbs.publish
 
@@ -283,7 +283,7 @@ def batch_in_two_commits() -> None:
 
 @planted("power", "what an acknowledgement publishes is stored a commit before it")
 def published_a_commit_before_the_ack() -> None:
-    from chappe.engine.verbs import Verbs
+    from chappe.engines.file.verbs import Verbs
 
     publish = Verbs._publish_with
 
@@ -299,7 +299,7 @@ def published_a_commit_before_the_ack() -> None:
 def published_a_commit_after_the_ack() -> None:
     import msgspec
 
-    from chappe.engine.verbs import AckRequest, Verbs
+    from chappe.engines.file.verbs import AckRequest, Verbs
 
     settle = Verbs.settle
 
@@ -321,7 +321,7 @@ def archived_a_commit_later() -> None:
 
 @planted("power", "the counters of a queue are stored a commit after its rows")
 def counted_a_commit_later() -> None:
-    from chappe.engine.ledger import Ledger
+    from chappe.engines.file.ledger import Ledger
 
     save = Ledger._save_counters
 
@@ -335,7 +335,7 @@ def counted_a_commit_later() -> None:
 
 @planted("power", "the slot of a schedule is remembered a commit before its messages are stored")
 def slot_remembered_a_commit_before() -> None:
-    from chappe.engine.records import Records
+    from chappe.engines.file.records import Records
 
     fire = Records.fire
 
@@ -356,7 +356,7 @@ def keys_remembered_a_commit_later() -> None:
 
 @planted("power", "the numbers that were reserved are not stored")
 def reservation_not_stored() -> None:
-    from chappe.engine.ledger import Ledger
+    from chappe.engines.file.ledger import Ledger
 
     store = Ledger._set_meta
     Ledger._set_meta = lambda self, name, value: None if name == "next_id" else store(self, name, value)
@@ -364,7 +364,7 @@ def reservation_not_stored() -> None:
 
 @planted("power", "the last request of a client is remembered a commit after it was stored")
 def serial_remembered_a_commit_later() -> None:
-    from chappe.engine.ledger import Ledger
+    from chappe.engines.file.ledger import Ledger
 
     remember = Ledger.remember_serial
 
@@ -377,7 +377,7 @@ def serial_remembered_a_commit_later() -> None:
 
 def _commit_before(statement: str) -> None:
     """End the transaction and begin another before each statement that begins so."""
-    from chappe.engine import ledger
+    from chappe.engines.file import ledger
 
     open_database = ledger.open_database
 
@@ -409,29 +409,29 @@ def _commit_before(statement: str) -> None:
 
 @planted("sick", "the seal of a stored envelope says nothing about it")
 def seals_without_meaning() -> None:
-    from chappe.engine import seal
+    from chappe.engines.file import seal
 
     seal.crc32 = lambda data: 0
 
 
 @planted("sick", "a log that has lost commits is opened without a word")
 def damaged_log_opened() -> None:
-    from chappe.engine import preflight
+    from chappe.engines.file import preflight
 
     preflight.refuse_damaged_log = lambda path: None
 
 
 @planted("sick", "recover always says that all is saved")
 def recover_says_all_is_well() -> None:
-    from chappe.engine.recovery import Report
+    from chappe.engines.file.recovery import Report
 
     Report.whole = property(lambda self: True)
 
 
 @planted("sick", "recover takes rows from pages that are not in use")
 def recover_takes_what_had_ended() -> None:
-    from chappe.engine.pages import Image
-    from chappe.engine.recovery import _Salvage
+    from chappe.engines.file.pages import Image
+    from chappe.engines.file.recovery import _Salvage
 
     Image.free = lambda self: set(range(-self.pages, 0))  # as many as it likes, and none of them
     reads = _Salvage._read_with_sqlite
@@ -445,7 +445,7 @@ def recover_takes_what_had_ended() -> None:
 def errors_of_the_disk_not_heard() -> None:
     import apsw
 
-    from chappe.engine.ledger import Ledger
+    from chappe.engines.file.ledger import Ledger
 
     commit = Ledger.commit
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chappe.engine.server import Engine
+from chappe.engines.file.server import Engine
 from chappe.errors import CorruptStorage
 
 from . import planted

@@ -23,9 +23,9 @@ import pytest
 
 from chappe import App, Command, Settings, cron, every
 from chappe.bus.draft import Draft, new_id
-from chappe.engine.database import open_database
-from chappe.engine.owner import socket_path
-from chappe.engine.server import Engine
+from chappe.engines.file.database import open_database
+from chappe.engines.file.owner import socket_path
+from chappe.engines.file.server import Engine
 from chappe.triggers.schedule import due
 from chappe.triggers.scheduler import Scheduler
 

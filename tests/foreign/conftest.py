@@ -18,8 +18,8 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 
 from chappe import App
+from chappe.engines.contract.letters import Letter
 from chappe.settings import Settings
-from chappe.store.contract import Letter
 
 from ..servers.rabbitmq import RabbitNode
 from ..servers.shared import Database, Vhost

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from chappe import App, Command
-from chappe.brokers.rabbitmq.broker import RabbitBroker
+from chappe.engines.rabbitmq.broker import RabbitBroker
+from chappe.engines.rabbitmq.store.store import PostgresStore
 from chappe.errors import NotFound, TopologyConflict
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Queue, bind
-from chappe.store.postgres.store import PostgresStore
 
 from ..servers.rabbitmq import RabbitNode
 from ..waiting import until

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from chappe.brokers.contract import Ack
-from chappe.brokers.embedded import EmbeddedBroker
+from chappe.engines.contract.broker import Ack
+from chappe.engines.file.broker import FileBroker
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
 from tests.waiting import auntil
@@ -22,12 +22,12 @@ SHALLOW, DEEP, TAKEN, BATCH = 2_000, 200_000, 2_000, 100
 BODY = b'{"note": "' + b"x" * 180 + b'"}'
 
 
-async def fill(broker: EmbeddedBroker, queue: str, count: int) -> None:
+async def fill(broker: FileBroker, queue: str, count: int) -> None:
     for first in range(0, count, 1000):
         await broker.publish([Publication(Envelope(f"{queue}-{first + n}", "noop", BODY), queue) for n in range(min(1000, count - first))])
 
 
-async def take(broker: EmbeddedBroker, queue: str) -> float:
+async def take(broker: FileBroker, queue: str) -> float:
     async with broker.consume([queue], prefetch=BATCH) as consumer:
         started = time.perf_counter()
         for _ in range(TAKEN // BATCH):
@@ -41,7 +41,7 @@ async def test_taking_from_two_hundred_thousand_is_as_fast_as_from_two_thousand(
     engine = subprocess.Popen(
         [sys.executable, "-m", "chappe", "--broker", "sqlite:///chappe.db", "engine"], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
-    broker = EmbeddedBroker(tmp_path / "chappe.db", may_own_file=False, deadline=20.0)
+    broker = FileBroker(tmp_path / "chappe.db", may_own_file=False, deadline=20.0)
     try:
         await auntil(lambda: (tmp_path / "chappe.db.sock").exists(), "the engine")
         await broker.declare(Topology(queues=(bind("shallow"), bind("deep"))))

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from chappe.brokers.contract import Ack, Delivery, Retry
-from chappe.brokers.rabbitmq.broker import RabbitBroker
+from chappe.engines.contract.broker import Ack, Delivery, Retry
+from chappe.engines.rabbitmq.broker import RabbitBroker
+from chappe.engines.rabbitmq.outbox import Ending
+from chappe.engines.rabbitmq.store.store import PostgresStore
 from chappe.errors import BrokerUnavailable
 from chappe.messages.envelope import Envelope, Options, Publication
-from chappe.messages.outbox import Ending
 from chappe.messages.topology import Topology, bind
-from chappe.store.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chappe.engine.owner import Ownership
+from chappe.engines.file.owner import Ownership
 from chappe.errors import AlreadyOwned
 from chappe.settings import Pool, Settings
 from chappe.supervisor.plan import plan, suspects_spec

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from chappe import Command, cron, every
-from chappe.brokers.embedded import EmbeddedBroker
 from chappe.bus.bus import Bus
 from chappe.bus.merging import Merger
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
-from chappe.engine.server import Engine
+from chappe.engines.file.broker import FileBroker
+from chappe.engines.file.server import Engine
+from chappe.engines.file.store import FileStore
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
-from chappe.store.embedded import EmbeddedStore
 from chappe.triggers.schedule import Schedule, Trigger
 from chappe.triggers.scheduler import Scheduler
 
@@ -29,7 +29,7 @@ class Tick(Command, queue="q"):
 class Host:
     """A file engine and the schedulers that come and go beside it, with one clock."""
 
-    def __init__(self, store: EmbeddedStore, fired: Callable[[], int]) -> None:
+    def __init__(self, store: FileStore, fired: Callable[[], int]) -> None:
         self._store = store
         self._fired = fired
         self.now = 0.0
@@ -60,9 +60,9 @@ class Host:
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
     engine = Engine(tmp_path / "chappe.db", grace=0.0)
-    broker = EmbeddedBroker(tmp_path / "chappe.db", engine=engine)
+    broker = FileBroker(tmp_path / "chappe.db", engine=engine)
     await broker.declare(Topology(queues=(bind("q"),)))
-    yield Host(EmbeddedStore(broker.client), lambda: engine.ledger.routes.queue("q").published)
+    yield Host(FileStore(broker.client), lambda: engine.ledger.routes.queue("q").published)
     await broker.close()
     engine.close()
 

@@ -14,7 +14,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chappe import App, Command, Context, Event, Reject, Retry, Settings, Unique, replace
-from chappe.engine.server import Engine
+from chappe.engines.file.server import Engine
 from chappe.web.gateway import gateway
 from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker

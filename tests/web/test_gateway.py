@@ -7,8 +7,8 @@ import httpx2
 import pytest
 
 from chappe import Settings
-from chappe.engine.server import Engine
-from chappe.engine.serving import serve
+from chappe.engines.file.server import Engine
+from chappe.engines.file.serving import serve
 from chappe.web.gateway import gateway
 
 from .shop import Open, make, of_this_user

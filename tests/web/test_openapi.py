@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from chappe import Settings
-from chappe.engine.server import Engine
+from chappe.engines.file.server import Engine
 from chappe.web.gateway import gateway
 from chappe.web.openapi import document
 

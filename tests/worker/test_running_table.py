@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chappe.engine.running_tables import is_orphan
+from chappe.engines.file.running_tables import is_orphan
 from chappe.worker.running_table import RunningTable
 
 

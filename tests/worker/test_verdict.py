@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from chappe import Reject, RetryLater, Snooze
-from chappe.brokers.contract import Dead, Delivery, Retry
+from chappe.engines.contract.broker import Dead, Delivery, Retry
 from chappe.failures import first_line
 from chappe.messages.envelope import Envelope
 from chappe.worker.verdict import decide, not_understood

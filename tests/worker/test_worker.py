@@ -14,8 +14,8 @@ from typing import Any, Self
 import pytest
 
 from chappe import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
-from chappe.brokers.contract import Ack, Refusal, Settlement
-from chappe.engine.server import Engine
+from chappe.engines.contract.broker import Ack, Refusal, Settlement
+from chappe.engines.file.server import Engine
 from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.messages.envelope import Envelope, Publication
 from chappe.worker import worker as worker_module

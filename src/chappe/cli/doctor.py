@@ -17,10 +17,10 @@ import click
 from chappe.cli.loading import bare_app, chosen_queues, find_app, run_with, settings_of
 from chappe.cli.tables import show
 from chappe.connection import Connection
-from chappe.engine.database import refuse_network_disk, refuse_unsafe_sqlite
-from chappe.engine.inspection import examine, nobody_else
-from chappe.engine.preflight import refuse_folder
-from chappe.engine.private_files import keep_private
+from chappe.engines.file.database import refuse_network_disk, refuse_unsafe_sqlite
+from chappe.engines.file.inspection import examine, nobody_else
+from chappe.engines.file.preflight import refuse_folder
+from chappe.engines.file.private_files import keep_private
 from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSettings
 from chappe.messages.finding import Finding
 from chappe.redaction import without_secrets
@@ -40,7 +40,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check the file and its engine, or RabbitMQ and PostgreSQL, the limits and the application; exits with 1 if something is wrong."""
     settings = settings_of(ctx)
     place: list[tuple[str, Callable[[Settings], str]]] = []
-    if settings.is_embedded:
+    if settings.is_file:
         place = [("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
     checks = [("python", _python), *place, ("limits", _limits), ("bind", _bind), ("application", _application)]
     rows: list[dict[str, str]] = []
@@ -51,7 +51,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
             rows.append({"check": name, "verdict": "wrong", "text": str(error)})
         except UserWarning as warning:
             rows.append({"check": name, "verdict": "warning", "text": str(warning)})
-    if not settings.is_embedded:
+    if not settings.is_file:
         rows += [{"check": found.check, "verdict": found.verdict, "text": found.text} for found in _servers(settings)]
     rows = [{**row, "text": without_secrets(row["text"])} for row in rows]
     show(rows, ("check", "verdict", "text"), as_json=as_json)

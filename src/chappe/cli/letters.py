@@ -13,9 +13,9 @@ from chappe.cli.loading import bare_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import say
 from chappe.connection import Connection
+from chappe.engines.contract.letters import Letter
 from chappe.errors import InvalidMessage, Rejected
 from chappe.failures import first_line, printable
-from chappe.store.contract import Letter
 
 
 @click.group()

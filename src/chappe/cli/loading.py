@@ -144,7 +144,7 @@ def _shadowed(error: BaseException) -> str:
 
 def bare_app(settings: Settings, *, may_own_file: bool = True) -> App:
     """Return an application without messages, to look at queues with."""
-    if settings.is_embedded and not settings.path.exists():
+    if settings.is_file and not settings.path.exists():
         raise NotFound(f"{settings.path} does not exist yet; the first message makes it (is --broker or CHAPPE_BROKER right?)")
     app = App("chappe")
     app.configure(settings, may_own_file=may_own_file)

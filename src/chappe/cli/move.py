@@ -11,7 +11,7 @@ from chappe.app import App
 from chappe.cli.loading import bare_app, find_app, settings_of
 from chappe.cli.tables import show
 from chappe.cli.terminal import say
-from chappe.engine.owner import is_served
+from chappe.engines.file.owner import is_served
 from chappe.errors import BrokerUnavailable, InvalidSettings
 from chappe.moving import Moved, Mover
 from chappe.settings import Settings, load
@@ -51,7 +51,7 @@ def _target(settings: Settings) -> App:
 
 def _refuse_without_engine(settings: Settings) -> None:
     """Raise `BrokerUnavailable` for a file that nobody serves: what is ready there is lent by an engine only."""
-    if settings.is_embedded and not is_served(settings.path):
+    if settings.is_file and not is_served(settings.path):
         raise BrokerUnavailable(
             f"no engine runs for {settings.path}, and both sides of a move need one; start it with "
             f'"chappe --broker sqlite:///{settings.path} engine", then move again'

@@ -32,13 +32,13 @@ from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
 from chappe.cli.terminal import write
 from chappe.connection import Connection
-from chappe.engine import preflight
-from chappe.engine.clock import steady_clock
-from chappe.engine.database import PASSING
-from chappe.engine.owner import Ownership
-from chappe.engine.running_tables import folder_of, orphans, read_table
-from chappe.engine.server import Engine
-from chappe.engine.serving import serve
+from chappe.engines.file import preflight
+from chappe.engines.file.clock import steady_clock
+from chappe.engines.file.database import PASSING
+from chappe.engines.file.owner import Ownership
+from chappe.engines.file.running_tables import folder_of, orphans, read_table
+from chappe.engines.file.server import Engine
+from chappe.engines.file.serving import serve
 from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
 from chappe.settings import CONCURRENCY, Settings
 from chappe.supervisor.backoff import RENEWED
@@ -70,7 +70,7 @@ def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, o
 @click.command()
 @click.pass_context
 def engine(ctx: click.Context) -> None:
-    """Own the file: the embedded engine, first up and last down."""
+    """Own the file: the engine, first up and last down."""
     settings = settings_of(ctx)
     serving: list[Engine] = []
 
@@ -168,7 +168,7 @@ def worker(
     line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", may_own_file=False)
     served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
-    if suspects and not settings.is_embedded:
+    if suspects and not settings.is_file:
         raise InvalidSettings("--suspects needs the file engine: on RabbitMQ a message that a worker died with is not kept apart")
     try:
         code = run(_work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects), settings, line))
@@ -241,7 +241,7 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
     except asyncio.CancelledError:
         table.close()
         return 0
-    if not settings.is_embedded:
+    if not settings.is_file:
         await _tell_deaths(connection, settings.path)
     if not queues:
         line.ready()

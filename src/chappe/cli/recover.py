@@ -11,8 +11,8 @@ import msgspec
 from chappe.cli.loading import settings_of
 from chappe.cli.tables import show
 from chappe.cli.terminal import escaped_json, say
-from chappe.engine.recovery import Report
-from chappe.engine.recovery import recover as save
+from chappe.engines.file.recovery import Report
+from chappe.engines.file.recovery import recover as save
 
 _COLUMNS = ("table", "read", "damaged", "aside", "lost")
 

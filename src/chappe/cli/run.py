@@ -11,7 +11,7 @@ import setproctitle
 
 from chappe.cli.loading import named_app, settings_of
 from chappe.cli.logs import set_up
-from chappe.engine.preflight import refuse_folder
+from chappe.engines.file.preflight import refuse_folder
 from chappe.settings import Settings
 from chappe.supervisor.address import refuse_address
 from chappe.supervisor.supervisor import Supervisor
@@ -33,7 +33,7 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     settings = settings_of(ctx, host=host, port=port)
     named_app(settings)
     refuse_open_bind(settings)
-    if settings.is_embedded:
+    if settings.is_file:
         refuse_folder(settings.path)
     set_up(settings, "supervisor")
     setproctitle.setproctitle("chappe supervisor")

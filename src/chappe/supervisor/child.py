@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from chappe.engine.running_tables import started_by
+from chappe.engines.file.running_tables import started_by
 from chappe.supervisor.launcher import PARENT_VARIABLE, READY_VARIABLE, Launcher, Process
 from chappe.supervisor.plan import ChildSpec
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from chappe.engine.owner import Ownership
-from chappe.engine.private_files import write_private
+from chappe.engines.file.owner import Ownership
+from chappe.engines.file.private_files import write_private
 from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
 from chappe.settings import Settings
 from chappe.supervisor.backoff import CONFIGURATION, crashes_after, pause
@@ -62,7 +62,7 @@ class Supervisor:
         self._environment = environment_for("engine", os.environ)
         self._exec = ExecLauncher(self._environment)
         self._release = Release(settings, self._environment)
-        self._engine = Child(ENGINE) if settings.is_embedded else None
+        self._engine = Child(ENGINE) if settings.is_file else None
         self._children: list[Child] = []
         self._listener: socket.socket | None = None
         self._stopping = asyncio.Event()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from chappe.bounds import CLOCKS_APART
 from chappe.bus.merging import Merger
+from chappe.engines.contract.store import Store
 from chappe.errors import BrokerError, BrokerUnavailable, ChappeError, DefinitionError, Unconfirmed
 from chappe.messages.envelope import Publication
 from chappe.messages.message import Command
-from chappe.store.contract import Store
 from chappe.triggers.schedule import Schedule, due
 
 log = logging.getLogger("chappe.scheduler")

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from chappe.app import App
 from chappe.bus.draft import Draft, fingerprint, new_id
+from chappe.engines.contract.results import State
 from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, UnknownMessage
 from chappe.failures import summarize
 from chappe.messages.bounds import excess_of
@@ -20,7 +21,6 @@ from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.envelope import changed
 from chappe.messages.message import Command
 from chappe.messages.values import result_of
-from chappe.store.contract import State
 from chappe.web.problems import problem, problem_of
 
 LONGEST_WAIT: Final = 60.0

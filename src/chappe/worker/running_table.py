@@ -1,4 +1,4 @@
-"""Which messages are running, in memory that outlives this process by a moment; `chappe.engine.running_tables` reads it.
+"""Which messages are running, in memory that outlives this process by a moment; `chappe.engines.file.running_tables` reads it.
 
 The table costs one store for each start and end, and two more each time a handler suspends. When the process is killed, the engine
 reads it and blames only what executed at that moment, never what merely waited, for something else or in the same prefetch.

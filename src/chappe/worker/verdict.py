@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from chappe.brokers.contract import Dead, Delivery, Retry
+from chappe.engines.contract.broker import Dead, Delivery, Retry
 from chappe.errors import Reject, RetryLater, Snooze
 from chappe.failures import describe, first_line, one_line, printable, verdict_of, why_dead
 

@@ -18,13 +18,13 @@ import weakref
 
 import msgspec
 
-from chappe.brokers.contract import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from chappe.bus import forked
 from chappe.bus.bus import Bus
 from chappe.bus.context import Context, Ports
 from chappe.bus.handler import executes_in_thread
 from chappe.bus.loop import OwnTask, interruption
 from chappe.bus.merging import Merger
+from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
 from chappe.failures import describe, one_line, summarize
 from chappe.messages.envelope import Publication

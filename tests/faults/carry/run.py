@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from chappe import App
-from chappe.brokers.contract import Ack, Dead, Delivery
 from chappe.connection import Connection
+from chappe.engines.contract.broker import Ack, Dead, Delivery
 from chappe.errors import BrokerError
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chappe.brokers.embedded import EmbeddedBroker
-from chappe.engine.server import Engine
+from chappe.engines.file.broker import FileBroker
+from chappe.engines.file.server import Engine
 from chappe.errors import BrokerError, ChappeError, Rejected
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Queue, Topology
@@ -130,7 +130,7 @@ def _wait_for(look: Callable[[], bool]) -> None:
 
 async def _make(path: Path) -> None:
     engine = Engine(path, grace=0.0)
-    broker = EmbeddedBroker(path, engine=engine)
+    broker = FileBroker(path, engine=engine)
     await broker.declare(Topology(queues=(Queue("q"),)))
     await broker.close()
     engine.close()
@@ -138,7 +138,7 @@ async def _make(path: Path) -> None:
 
 async def _publish(path: Path, engine: subprocess.Popen[bytes], told: _Told) -> int | None:
     """Have three publishers store batches until the engine ends, or enough is stored; give its exit code, None if it still ran."""
-    brokers = [EmbeddedBroker(path, may_own_file=False, deadline=1.0) for _ in range(3)]
+    brokers = [FileBroker(path, may_own_file=False, deadline=1.0) for _ in range(3)]
     try:
         await asyncio.gather(*(_store(broker, name, engine, told) for broker, name in zip(brokers, "abc", strict=True)))
     finally:
@@ -152,7 +152,7 @@ async def _publish(path: Path, engine: subprocess.Popen[bytes], told: _Told) -> 
     return engine.poll()
 
 
-async def _store(broker: EmbeddedBroker, name: str, engine: subprocess.Popen[bytes], told: _Told) -> None:
+async def _store(broker: FileBroker, name: str, engine: subprocess.Popen[bytes], told: _Told) -> None:
     number = 0
     declared = False
     while engine.poll() is None and sum(map(len, (told.confirmed, told.refused, told.unknown))) < _ENOUGH:
@@ -181,7 +181,7 @@ async def _look(path: Path, told: _Told, said: str) -> list[str]:
     except ChappeError as error:
         return [f"the file cannot be opened: {error}; the engine had said: {said[-500:]}"]
     found: Counter[str] = Counter()
-    broker = EmbeddedBroker(path, engine=engine)
+    broker = FileBroker(path, engine=engine)
     try:
         if "q" in engine.ledger.routes.queues:
             async with broker.consume(["q"], prefetch=2 * BATCH * _ENOUGH) as consumer:

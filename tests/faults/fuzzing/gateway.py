@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from chappe import App, Command, Settings
-from chappe.engine.server import Engine
+from chappe.engines.file.server import Engine
 from chappe.messages.codec import encode_json
 from chappe.web.gateway import gateway
 from chappe.web.http_protocol import HttpProtocol

@@ -18,9 +18,9 @@ from msgspec import Meta, Raw
 
 from chappe import App, Command, Event, Rate, cron
 from chappe.cli.sending import parse
-from chappe.engine import server
-from chappe.engine.verbs import DECODERS
-from chappe.engine.wire import UNREADABLE, Frames, decode_answer, decode_request, encode, error_of, frame
+from chappe.engines.file import server
+from chappe.engines.file.verbs import DECODERS
+from chappe.engines.file.wire import UNREADABLE, Frames, decode_answer, decode_request, encode, error_of, frame
 from chappe.errors import ChappeError, DefinitionError, InvalidCapability, InvalidMessage, InvalidSettings, MessageError
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import JSON, MSGPACK, decode_body, decoder, encode_json

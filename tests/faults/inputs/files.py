@@ -9,8 +9,8 @@ from unittest import mock
 
 import apsw
 
-from chappe.engine import database
-from chappe.engine.database import migrations, open_database
+from chappe.engines.file import database
+from chappe.engines.file.database import migrations, open_database
 from chappe.errors import ChappeError
 
 from .program import Run, chappe

@@ -19,9 +19,9 @@ from typing import Any
 import apsw
 import msgspec
 
-from chappe.engine.owner import socket_path
-from chappe.engine.wire import Answer as Reply
-from chappe.engine.wire import Frames, decode_answer, frame
+from chappe.engines.file.owner import socket_path
+from chappe.engines.file.wire import Answer as Reply
+from chappe.engines.file.wire import Frames, decode_answer, frame
 
 from ...waiting import until
 from .row import Answer

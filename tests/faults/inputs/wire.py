@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from chappe.engine.wire import encode, frame
+from chappe.engines.file.wire import encode, frame
 
 from ...waiting import until
 from .house import ORDER, House

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import apsw
 
-from chappe.engine.ledger import Ledger
+from chappe.engines.file.ledger import Ledger
 from chappe.errors import ChappeError
 
 from .disk import Disk, Grow, Image, Link, Sync, SyncFolder, Truncate, Unlink, Write

@@ -12,9 +12,9 @@ from zlib import crc32
 import msgspec
 
 from chappe.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
-from chappe.engine.records import SERIALS_KEPT
-from chappe.engine.verbs import AckRequest, DeadRequest, RetryRequest
-from chappe.engine.wire import Posted
+from chappe.engines.file.records import SERIALS_KEPT
+from chappe.engines.file.verbs import AckRequest, DeadRequest, RetryRequest
+from chappe.engines.file.wire import Posted
 from chappe.messages.envelope import Envelope, Options
 from chappe.messages.topology import Topology, passes
 

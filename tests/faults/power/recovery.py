@@ -14,10 +14,10 @@ from zlib import crc32
 import apsw
 import msgspec
 
-from chappe.engine import preflight
-from chappe.engine.database import Database
-from chappe.engine.ledger import Ledger
-from chappe.engine.seal import unseal
+from chappe.engines.file import preflight
+from chappe.engines.file.database import Database
+from chappe.engines.file.ledger import Ledger
+from chappe.engines.file.seal import unseal
 
 from .disk import Image
 from .promises import Fact, Message, Wrong

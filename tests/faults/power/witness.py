@@ -11,15 +11,15 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from chappe.engine import client, ledger, log, server
-from chappe.engine.client import Client
-from chappe.engine.connection import Connection
-from chappe.engine.ledger import Ledger
-from chappe.engine.queues import Session
-from chappe.engine.running_tables import Account
-from chappe.engine.server import Engine
-from chappe.engine.verbs import DECODERS, Verbs
-from chappe.engine.wire import Frames, Request, decode_answer, decode_request
+from chappe.engines.file import client, ledger, log, server
+from chappe.engines.file.client import Client
+from chappe.engines.file.connection import Connection
+from chappe.engines.file.ledger import Ledger
+from chappe.engines.file.queues import Session
+from chappe.engines.file.running_tables import Account
+from chappe.engines.file.server import Engine
+from chappe.engines.file.verbs import DECODERS, Verbs
+from chappe.engines.file.wire import Frames, Request, decode_answer, decode_request
 
 from .tape import Lent, Tape
 

@@ -12,14 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from chappe.bounds import IDEMPOTENCY_KEPT
-from chappe.brokers.contract import Ack, Dead, Delivery, Receipt, Retry, Settlement
-from chappe.brokers.embedded import EmbeddedBroker, EmbeddedConsumer
-from chappe.engine.running_tables import HEADER, SLOT, folder_of
+from chappe.engines.contract.broker import Ack, Dead, Delivery, Receipt, Retry, Settlement
+from chappe.engines.file.broker import FileBroker, FileConsumer
+from chappe.engines.file.running_tables import HEADER, SLOT, folder_of
+from chappe.engines.file.store import FileStore
 from chappe.errors import Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
-from chappe.store.embedded import EmbeddedStore
 
 from .tape import Ready, Tape
 from .vfs import recording
@@ -63,8 +63,8 @@ class Mill:
         self._count = 0
         self._slot = 0.0
         self._engine: WitnessedEngine | None = None
-        self._brokers: list[EmbeddedBroker] = []
-        self._consumers: list[tuple[EmbeddedBroker, EmbeddedConsumer, list[Delivery]]] = []
+        self._brokers: list[FileBroker] = []
+        self._consumers: list[tuple[FileBroker, FileConsumer, list[Delivery]]] = []
         self._keys: list[Publication] = []
 
     # --- the engine's life
@@ -95,17 +95,17 @@ class Mill:
 
     async def send_alone(self) -> None:
         """Send where no engine runs: the sender owns the file for a moment."""
-        broker = EmbeddedBroker(self._path, deadline=60.0)
+        broker = FileBroker(self._path, deadline=60.0)
         await broker.publish([self._message("work"), self._event()])
         await broker.publish([self._message("work", options=Options(idempotency_key=f"alone {self._count}"))])
         await broker.close()
 
-    def _connect(self) -> EmbeddedBroker:
-        return EmbeddedBroker(self._path, engine=self._engine, deadline=60.0)
+    def _connect(self) -> FileBroker:
+        return FileBroker(self._path, engine=self._engine, deadline=60.0)
 
     async def _hire(self) -> None:
         broker = self._connect()
-        consumer = EmbeddedConsumer(broker.client, _CONSUMED, 30)
+        consumer = FileConsumer(broker.client, _CONSUMED, 30)
         broker._consumers.add(consumer)
         self._consumers.append((broker, consumer, []))
         await broker.depth("work")
@@ -135,7 +135,7 @@ class Mill:
             self._read_letters: 2, self._scrap: 1, self._tidy: 1,
         }  # fmt: skip
 
-    def _sender(self) -> EmbeddedBroker:
+    def _sender(self) -> FileBroker:
         return self._random.choice(self._brokers)
 
     def _message(self, queue: str, **more: Any) -> Publication:
@@ -237,7 +237,7 @@ class Mill:
         if held:
             delivery = self._random.choice(held)
             handler = f"handler {self._random.randint(1, 2)}"
-            await EmbeddedStore(broker.client).mark(delivery.envelope.id, handler, self._several(), b"half")
+            await FileStore(broker.client).mark(delivery.envelope.id, handler, self._several(), b"half")
 
     async def _vanish(self) -> None:
         """Have a worker die; it was running some of what it held."""
@@ -260,10 +260,10 @@ class Mill:
 
     async def _fire(self) -> None:
         self._slot += self._random.choice((0, 60.0))
-        await EmbeddedStore(self._sender().client).fire(f"schedule {self._random.randint(1, 2)}", self._slot, self._several())
+        await FileStore(self._sender().client).fire(f"schedule {self._random.randint(1, 2)}", self._slot, self._several())
 
     async def _read_letters(self) -> None:
-        store = EmbeddedStore(self._sender().client)
+        store = FileStore(self._sender().client)
         letters = await store.letters(limit=20)
         if not letters:
             return

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from chappe.brokers.rabbitmq.consuming import RabbitConsumer
-from chappe.brokers.rabbitmq.outlet import Outlet
+from chappe.engines.rabbitmq.consuming import RabbitConsumer
+from chappe.engines.rabbitmq.outlet import Outlet
 
 
 def _forgets() -> None:

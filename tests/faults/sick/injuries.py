@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chappe.engine.recovery import recover
+from chappe.engines.file.recovery import recover
 from chappe.errors import CorruptStorage
 
 from .patients import HttpProtocol, Outcome, patient, run_engine

@@ -16,15 +16,15 @@ from typing import NamedTuple
 
 import apsw
 
-from chappe.brokers.contract import Ack, Dead, Retry
-from chappe.brokers.embedded import EmbeddedBroker
-from chappe.engine import preflight
-from chappe.engine.server import Engine
+from chappe.engines.contract.broker import Ack, Dead, Retry
+from chappe.engines.file import preflight
+from chappe.engines.file.broker import FileBroker
+from chappe.engines.file.server import Engine
+from chappe.engines.file.store import FileStore
 from chappe.errors import ChappeError
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Binding, Queue, Topology
-from chappe.store.embedded import EmbeddedStore
 
 QUEUES = ("orders", "push.airbnb", "seldom")
 TOPOLOGY = Topology(
@@ -81,8 +81,8 @@ class HttpProtocol(NamedTuple):
 async def _live(path: Path, count: int, *, checkpoint: bool) -> dict[str, set[str]]:
     """Publish, settle, retry and bury, then leave the file as kill -9 does."""
     engine = Engine(path, grace=0.0)
-    broker = EmbeddedBroker(path, engine=engine)
-    store = EmbeddedStore(broker.client)
+    broker = FileBroker(path, engine=engine)
+    store = FileStore(broker.client)
     names: dict[str, set[str]] = {state: set() for state in ("ready", "delayed", "dead", "archived")}
     await broker.declare(TOPOLOGY)
     await store.fire("nightly", 1_700_000_000.0, ())
@@ -170,7 +170,7 @@ async def _run_engine(path: Path) -> Outcome:
         return Outcome(f"{type(error).__name__}: {error}", frozenset(), 0, 0, refused=True)
     except apsw.Error as error:
         return Outcome(f"not said: {error}", frozenset(), 0, 0, refused=True)
-    broker = EmbeddedBroker(path, engine=engine, deadline=5.0)
+    broker = FileBroker(path, engine=engine, deadline=5.0)
     found = _Found()
     reading = asyncio.ensure_future(_read(broker, found, list(engine.ledger.routes.queues)))
     await asyncio.wait((reading, engine.stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -205,7 +205,7 @@ class _Found:
                 self.names.add(name)
 
 
-async def _read(broker: EmbeddedBroker, found: _Found, queues: list[str]) -> None:
+async def _read(broker: FileBroker, found: _Found, queues: list[str]) -> None:
     if queues:
         async with broker.consume(queues, prefetch=1000) as consumer:
             while deliveries := await consumer.receive(1000, 0.002):
@@ -214,7 +214,7 @@ async def _read(broker: EmbeddedBroker, found: _Found, queues: list[str]) -> Non
     for queue in queues:
         for state in ("ready", "delayed"):  # what is still ready waits for a key that a delayed message holds
             found.see(delivery.envelope for delivery in await broker.peek(queue, state, 1000))
-    store = EmbeddedStore(broker.client)
+    store = FileStore(broker.client)
     found.see(letter.envelope for letter in await store.letters(limit=1000))
 
 

@@ -17,9 +17,9 @@ import msgspec
 import psutil
 
 from chappe import App
+from chappe.engines.contract.store import Store
 from chappe.errors import BrokerError
 from chappe.settings import Settings
-from chappe.store.contract import Store
 from tests.faults import planted
 from tests.faults.storm import killer
 from tests.servers.ports import free_ports

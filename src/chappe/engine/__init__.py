@@ -1,1 +1,0 @@
-"""The embedded engine: the one process that owns the SQLite file."""

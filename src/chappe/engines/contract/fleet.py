@@ -1,0 +1,13 @@
+"""What an operator asks first."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Fleet(Protocol):
+    """Everything that is connected."""
+
+    async def overview(self) -> dict[str, Any]:
+        """Tell everything an operator asks first: queues with counts, connected processes, totals."""
+        ...

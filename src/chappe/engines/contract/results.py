@@ -1,0 +1,78 @@
+"""What became of messages, and what is remembered for those that run: results, marks, budgets, schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from chappe.messages.envelope import Publication, Receipt
+
+Merge = Callable[[Sequence[Publication], Sequence[Receipt]], Sequence[Publication]]
+
+
+class State(Struct, frozen=True):
+    """Where a tracked message is in its life: delayed, ready, running, done or dead."""
+
+    id: str
+    type: str
+    state: str
+    queue: str = ""
+    result: bytes | None = None
+    error: str | None = None
+    progress: tuple[int, int, str] | None = None
+    merged_into: str | None = None
+
+
+class Results(Protocol):
+    """States and results, marks, budgets and schedules."""
+
+    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
+        """Remember durably that this handler finished this message, and what it returned; `then` is published with the mark or not at all.
+
+        Raises `Unroutable`. If one of them must be merged first, nothing is stored and the receipts of all are given.
+        """
+        ...
+
+    async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
+        """Return the handlers that finished this message with their results; forgotten when the message is done."""
+        ...
+
+    async def take(self, budget: str, interval: float, burst: int) -> float:
+        """Reserve the next start of a budget of one per `interval` seconds and say in how many seconds it is.
+
+        Generic cell rate algorithm (ITU-T I.371), one truth for all workers.
+        """
+        ...
+
+    async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        """Remember how the schedules of an application are defined, by their names.
+
+        One that is new, is defined otherwise than before, or was left out the last time counts its slots from `now` on, but not again
+        from before a slot that was fired up to a minute ahead. The others go on, so that it may be said as often as there are schedulers.
+        """
+        ...
+
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
+        """Publish for one slot of a schedule and remember it, or do nothing if it or a later one was fired.
+
+        `merge` is asked for other publications when one must be merged with a pending message first, as often as needed.
+        """
+        ...
+
+    async def last_fired(self, schedule: str) -> float | None:
+        """Return the latest slot of a schedule that was fired, or else when it began to count."""
+        ...
+
+    async def state(self, message_id: str) -> State:
+        """Tell where a tracked message is. Raises `NotFound`; results are kept for a day."""
+        ...
+
+    async def result(self, message_id: str, wait: float) -> State:
+        """Wait until a tracked message is done or dead, at most so many seconds, and tell where it is."""
+        ...
+
+    async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+        """Show how far a tracked message is."""
+        ...

@@ -1,0 +1,264 @@
+"""The broker and store contracts kept by the file engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+from msgspec.structs import replace
+
+from chappe.engines.contract.broker import Ack, Dead, Delivery, Depth, Receipt, Refusal, Retry, Settlement
+from chappe.engines.file.blocking import BlockingClient
+from chappe.engines.file.client import Client
+from chappe.engines.file.server import Engine
+from chappe.engines.file.wire import posted
+from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.finding import Finding
+from chappe.messages.topology import Queue, Topology
+
+log = logging.getLogger("chappe.file")
+
+_TRIES: Final = 20
+_AGAIN: Final = 0.05  # seconds
+
+_receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
+_deliveries: Final = msgspec.msgpack.Decoder(list[Delivery]).decode
+_refusals: Final = msgspec.msgpack.Decoder(list[Refusal]).decode
+_depth: Final = msgspec.msgpack.Decoder(Depth).decode
+
+
+class FileBroker:
+    """Speaks to the one process that owns the SQLite file."""
+
+    def __init__(
+        self, path: Path, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None, deadline: float = 5.0
+    ) -> None:
+        """Prepare a broker inside a running event loop; see `chappe.engines.file.client.Client`."""
+        self.client = Client(path, role=role, may_own_file=may_own_file, engine=engine, deadline=deadline)
+        self.client.held = self._held
+        self.client.on_lost = self._lost
+        self.client.keeps_connection = lambda: any(consumer.has_temporary for consumer in self._consumers)
+        self._consumers: set[FileConsumer] = set()
+
+    async def close(self) -> None:
+        """Close the connection; what consumers held is ready again."""
+        await self.client.close()
+
+    async def declare(self, topology: Topology) -> None:
+        await self.client.call("declare", topology)
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        return await self.client.call("publish", posted(publications), decode=_receipts)
+
+    @asynccontextmanager
+    async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[FileConsumer]:
+        for queue in queues:
+            await self.depth(queue)
+        consumer = FileConsumer(self.client, queues, prefetch, temporary)
+        self._consumers.add(consumer)
+        try:
+            await consumer.open()
+            yield consumer
+        finally:
+            await consumer.close()
+            self._consumers.discard(consumer)
+
+    def _held(self) -> list[tuple[str, int]]:
+        return [place for consumer in self._consumers for place in consumer.held()]
+
+    def _lost(self, tags: set[int]) -> None:
+        for consumer in self._consumers:
+            consumer.lose(tags)
+
+    async def blame(self, deliveries: Sequence[int]) -> None:
+        """Say nothing: the engine reads the tables of dead workers by itself, before it lends their messages again."""
+
+    async def depth(self, queue: str) -> Depth:
+        return await self.client.call("depth", queue, decode=_depth)
+
+    async def purge(self, queue: str, *, delete: bool = False) -> int:
+        return await self.client.call("purge", queue, delete)
+
+    async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
+        """Show messages of a queue without lending them: ready, running or delayed."""
+        rows = await self.client.call("peek", queue, state, limit, decode=_peeked)
+        return [Delivery(identity, queue, attempt + 1, envelope) for identity, attempt, _, envelope in rows]
+
+    async def preflight(self) -> list[Finding]:
+        return []
+
+
+class FilePublisher:
+    """Publishes from threads without an event loop to the one process that owns the SQLite file."""
+
+    def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float) -> None:
+        self._client = BlockingClient(path, topology, deadline=deadline)
+        self.close = self._client.close
+
+    def takes(self, publications: Sequence[Publication]) -> bool:
+        """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""
+        return self._client.is_reachable()
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
+        return _receipts(self._client.publish(publications))
+
+
+class FileConsumer:
+    """Receives from the file engine."""
+
+    def __init__(self, client: Client, queues: Sequence[str], prefetch: int, temporary: Sequence[Queue] = ()) -> None:
+        self._client = client
+        self._temporary = {f"{queue.name}.{uuid4().hex}": queue for queue in temporary}
+        self._queues = (*queues, *self._temporary)
+        self._prefetch = prefetch
+        self._out: dict[int, str] = {}
+        self._asked: dict[int, int] = {}
+        self._turn = 0
+        self._closed = False
+
+    def resize(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+
+    @property
+    def has_temporary(self) -> bool:
+        """Whether some of its queues go with this client."""
+        return bool(self._temporary)
+
+    async def open(self) -> None:
+        """Make the temporary queues; safe to repeat."""
+        for name, queue in self._temporary.items():
+            await self._client.call("subscribe", Queue(name, queue.bindings, queue.origin))
+
+    async def receive(self, limit: int, wait: float) -> list[Delivery]:
+        limit = min(limit, self._prefetch - len(self._out) - sum(self._asked.values()))
+        if limit <= 0 or self._closed:
+            return []
+        queues = (*self._queues[self._turn :], *self._queues[: self._turn])
+        self._turn = (self._turn + 1) % len(self._queues)
+        future = self._client.call("receive", queues, limit, wait, decode=_deliveries, deadline=wait + self._client.deadline)
+        serial = self._client.serial
+        self._asked[serial] = limit
+        future.add_done_callback(lambda done: self._answered(serial, done))
+        try:
+            deliveries: list[Delivery] = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._client.cancel(serial)
+            future.add_done_callback(self._return)
+            raise
+        except NotFound as error:
+            if not any(f'"{name}"' in str(error) for name in self._temporary):
+                raise
+            log.warning("a temporary queue is gone, after a silence of this process or by hand: it is made anew, what came is missed")
+            await self.open()
+            return []
+        if self._temporary:
+            deliveries = [self._named(delivery) for delivery in deliveries]
+        return [] if self._closed else deliveries
+
+    def _named(self, delivery: Delivery) -> Delivery:
+        """Return a delivery with the name of its queue that a temporary one was declared with."""
+        queue = self._temporary.get(delivery.queue)
+        return delivery if queue is None else replace(delivery, queue=queue.name)
+
+    def _answered(self, serial: int, future: asyncio.Future[list[Delivery]]) -> None:
+        del self._asked[serial]
+        if not future.cancelled() and future.exception() is None:
+            self._out.update((delivery.tag, delivery.queue) for delivery in future.result())
+            if self._closed:
+                self._return(future)
+
+    def _return(self, future: asyncio.Future[list[Delivery]]) -> None:
+        """Return what came for a `receive` that nobody waits for any more."""
+        if future.cancelled() or future.exception() is not None:
+            return
+        back = [delivery.tag for delivery in future.result() if self._out.pop(delivery.tag, None) is not None]
+        if back:
+            with contextlib.suppress(BrokerUnavailable):
+                given = self._client.call("settle", [_closed(Retry(tag, 0.0, counted=False)) for tag in back])
+                given.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
+        held = [s for s in settlements if s.delivery in self._out]
+        stale = [
+            Refusal(s.delivery, "stale", "this consumer does not hold the delivery") for s in settlements if s.delivery not in self._out
+        ]
+        if not held:
+            return stale
+        for settlement in held if self._temporary else ():
+            queue = self._temporary.get(self._out[settlement.delivery])
+            if queue is not None and isinstance(settlement, Dead):
+                log.error('a message is dropped (%s): a temporary queue like "%s" has no dead letters', settlement.reason, queue.name)
+        refusals: list[Refusal] = await self._client.call("settle", [_closed(s) for s in held], decode=_refusals)
+        kept = {r.delivery for r in refusals if r.why != "stale"}
+        for settlement in held:
+            if settlement.delivery not in kept:
+                self._out.pop(settlement.delivery, None)
+        return stale + refusals
+
+    def holds(self, delivery: int) -> bool:
+        return delivery in self._out
+
+    def stop(self) -> None:
+        """Have a waiting `receive` answer at once."""
+        for serial in self._asked:
+            self._client.cancel(serial)
+
+    async def close(self) -> None:
+        """Return what is out, at once and without counting an attempt."""
+        self.stop()
+        self._closed = True
+        back = [Retry(tag, 0.0, counted=False) for tag in self._out]
+        if back:
+            try:
+                await self.settle(back)
+            except (BrokerUnavailable, Unconfirmed):
+                self._out.clear()  # the engine does it when it sees the connection closed
+        for name in self._temporary:
+            if not await self._removed(name):
+                break
+
+    async def _removed(self, name: str) -> bool:
+        """Remove a temporary queue, and tell whether the engine answers; what it does not hear it does itself, when this client is gone."""
+        for _ in range(_TRIES):
+            try:
+                await self._client.call("purge", name, True)
+            except NotFound:
+                break
+            except (BrokerUnavailable, Unconfirmed):
+                return False
+            except BrokerError:  # what came for a `receive` that was given up is on its way back
+                await asyncio.sleep(_AGAIN)
+            else:
+                break
+        return True
+
+    def held(self) -> list[tuple[str, int]]:
+        """Return the queue and tag of everything that is out."""
+        return [(queue, tag) for tag, queue in self._out.items()]
+
+    def lose(self, tags: set[int]) -> None:
+        """Hear which deliveries a restarted engine gave to others."""
+        for tag in tags:
+            self._out.pop(tag, None)
+
+
+def _closed(settlement: Settlement) -> tuple[Any, ...]:
+    match settlement:
+        case Ack(tag, then, result, marked, error):
+            return ("ack", tag, posted(then), result, marked, error)
+        case Retry(tag, after, counted, error, note):
+            return ("retry", tag, after, counted, error, note)
+        case Dead(tag, reason, error):
+            return ("dead", tag, reason, error)
+
+
+_peeked: Final = msgspec.msgpack.Decoder(list[tuple[int, int, float | None, Envelope]]).decode

@@ -1,0 +1,469 @@
+"""A client of the engine: many calls in flight, one write a turn, and a connection that heals.
+
+When the engine dies, calls wait for its successor until their deadline. A publication that was in flight is
+not repeated blindly: the successor says which request of this client was the last to be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import weakref
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import apsw
+import msgspec
+from msgspec import Raw
+
+from chappe.engines.file import preflight
+from chappe.engines.file.clock import steady_clock
+from chappe.engines.file.ledger import Ledger
+from chappe.engines.file.owner import Ownership, is_of_this_user, socket_path
+from chappe.engines.file.queues import Session
+from chappe.engines.file.server import Engine
+from chappe.engines.file.verbs import DECODERS, Verbs
+from chappe.engines.file.wire import (
+    LARGEST_FRAME,
+    PROTOCOL,
+    UNREADABLE,
+    Failure,
+    Frames,
+    decode_answer,
+    decode_request,
+    encode,
+    error_of,
+    frame,
+)
+from chappe.errors import AlreadyOwned, BrokerError, BrokerUnavailable, ChappeError, Rejected, Unconfirmed, UnsafeStorage
+
+DEADLINE: Final = 5.0
+_BEAT: Final = 2.0
+_SWEEP: Final = 1.0
+_LATE: Final = 0.01
+_RETRY: Final = 0.05
+_WAITS: Final = frozenset({"receive", "result"})
+_HARMLESS: Final = frozenset({  # they only read; two may be said again: a process begins with them, and waits for its engine so long
+    "archived", "begin_schedules", "cancel", "declare", "depth", "last_fired", "letter", "list_letters", "marks", "overview", "peek",
+    "ping", "result", "state", "subscribe",
+})  # fmt: skip
+
+Decode = Callable[[Raw], Any]
+decode_plain: Final[Decode] = msgspec.msgpack.Decoder().decode
+_clients: Final[weakref.WeakSet[Client]] = weakref.WeakSet()  # of this process
+
+
+def _leave_all() -> None:
+    """Forget in a forked child the connections of its parent: what the child wrote into them would be taken for the parent's word."""
+    for client in list(_clients):
+        client.leave()
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_leave_all)
+
+
+class _Call:
+    """A request that has no answer yet."""
+
+    __slots__ = ("body", "decode", "expires", "future", "sent", "serial", "verb")
+
+    def __init__(self, serial: int, verb: str, body: bytes, decode: Decode, expires: float, future: asyncio.Future[Any]) -> None:
+        self.serial = serial
+        self.verb = verb
+        self.body = body
+        self.decode = decode
+        self.expires = expires
+        self.future = future
+        self.sent = False
+
+
+class Client:
+    """Speaks the engine's verbs from one event loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        role: str = "client",
+        info: dict[str, Any] | None = None,
+        may_own_file: bool = True,
+        engine: Engine | None = None,
+        deadline: float = DEADLINE,
+    ) -> None:
+        """Prepare a client of the engine of a file; it connects with the first call.
+
+        `may_own_file`: where no engine runs, own the file for the moment of a call. `engine`: speak to an engine in
+        this process. `deadline`: seconds after which a call fails.
+        """
+        self.path = path
+        self.deadline = deadline
+        self.role = role
+        self.info = info or {}
+        self.held: Callable[[], Iterable[tuple[str, int]]] = tuple
+        self.on_lost: Callable[[set[int]], None] = lambda _: None
+        # Whether the engine must see that this client lives, though nothing is asked or held.
+        self.keeps_connection: Callable[[], bool] = lambda: False
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
+        self._may_own_file = may_own_file
+        self._engine = engine
+        self._frames = Frames()
+        self._calls: dict[int, _Call] = {}
+        self._abandoned: set[int] = set()
+        self._serial = 0
+        self._outbox: list[bytes] = []
+        self._flushing = False
+        self._write: Callable[[bytes], None] | None = None
+        self._close_link: Callable[[], None] = lambda: None
+        self._link: object = None
+        self._connector: asyncio.Task[None] | None = None
+        self._hello = -1
+        self._closed = ""  # why, once it is
+        self._loop = asyncio.get_running_loop()
+        self._sweep_at = self._loop.time() + _SWEEP
+        self._sweeper = self._loop.call_at(self._sweep_at, self._sweep)
+        self._beat_at = self._loop.time() + _BEAT
+        _clients.add(self)
+
+    # --- calling
+
+    def call(self, verb: str, *arguments: Any, decode: Decode = decode_plain, deadline: float | None = None) -> asyncio.Future[Any]:
+        """Send a request and return the future of its answer.
+
+        Fails with the engine's refusal, or with `BrokerUnavailable` or `Unconfirmed` after `deadline` seconds.
+        """
+        if self._closed:
+            raise BrokerUnavailable(self._closed)
+        self._serial += 1
+        serial = self._serial
+        future: asyncio.Future[Any] = self._loop.create_future()
+        body = frame((serial, verb, arguments))
+        if len(body) > LARGEST_FRAME:
+            raise Rejected(f"{len(body)} bytes are more than the {LARGEST_FRAME} that can be sent at once; send fewer or smaller messages")
+        call = _Call(serial, verb, body, decode, self._loop.time() + (deadline or self.deadline), future)
+        self._calls[serial] = call
+        if call.expires < self._sweep_at:
+            self._sweep_next(call.expires)
+        if self._write is not None and self._hello < 0:
+            call.sent = True
+            self._outbox.append(body)
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+        elif self._connector is None and self._write is None:  # else hello is on its way, and what waits follows it
+            self._connector = self._loop.create_task(self._connect())
+        return future
+
+    def cancel(self, serial: int) -> None:
+        """Ask that a waiting `receive` be answered now."""
+        if serial in self._calls and self._write is not None:
+            self.call("cancel", serial)
+
+    @property
+    def serial(self) -> int:
+        """The number of the latest call."""
+        return self._serial
+
+    async def close(self) -> None:
+        """Close the connection; calls without an answer fail."""
+        if self._closed:
+            return
+        self._flush()
+        self._closed = "this client is closed"
+        self._sweeper.cancel()
+        if self._connector is not None:
+            self._connector.cancel()
+        self._close_link()
+        self._write = None
+        for call in self._calls.values():
+            if not call.future.done():
+                call.future.set_exception(_unanswered(call, "the client was closed before the answer came"))
+                call.future.exception()
+        self._calls.clear()
+
+    def leave(self) -> None:
+        """Leave the connection to the parent of this forked child, without a word to the engine."""
+        self._closed = "this connection is of the process that was forked; make another one in the child"
+        link, self._link = self._link, None
+        self._forget_link()
+        if isinstance(link, _Link):
+            link.leave()
+
+    # --- the link
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._outbox and self._write is not None:
+            self._write(b"".join(self._outbox))
+        self._outbox.clear()
+
+    async def _connect(self) -> None:
+        try:
+            while self._wanted and not self._closed:
+                if self._engine is not None:
+                    self._link_local(self._engine)
+                    return
+                try:
+                    await self._loop.create_unix_connection(lambda: _Link(self), str(socket_path(self.path)))
+                    if self._write is not None:
+                        return  # else it was lost again before we heard of it: a dying engine still had us in its backlog
+                except UnsafeStorage as error:  # it does not pass by itself
+                    self._fail_all(error)
+                except OSError:
+                    if self._may_own_file and any(call.verb not in _WAITS for call in self._calls.values()):
+                        self._own_for_a_moment()
+                if self._wanted:
+                    await asyncio.sleep(_RETRY)
+        finally:
+            self._connector = None
+
+    def _link_local(self, engine: Engine) -> None:
+        frames = Frames()
+        link = object()
+        connection = engine.attach(
+            lambda data: self._loop.call_soon(self.received, link, data) and None,
+            lambda: self._loop.call_soon(self.unlinked, link) and None,
+        )
+
+        def write(data: bytes) -> None:
+            for body in frames.feed(data):
+                engine.submit(connection, decode_request(body))
+
+        self.linked(link, write, lambda: engine.detach(connection))
+
+    def linked(self, link: object, write: Callable[[bytes], None], close: Callable[[], None]) -> None:
+        """Take a fresh connection into use: say hello, then everything that waits."""
+        self._close_link()
+        self._link = link
+        self._frames = Frames()
+        self._write = write
+        self._close_link = close
+        self._serial += 1
+        self._hello = self._serial
+        held = list(self.held())
+        hello = {"protocol": PROTOCOL, "name": self.name, "role": self.role, "info": self.info, "held": held}
+        write(frame((self._hello, "hello", (hello,))))
+        self._held = {tag for _, tag in held}
+
+    def unlinked(self, link: object) -> None:
+        """Notice that the connection is gone; what waits is sent again over the next."""
+        if link is not self._link:
+            return
+        self._forget_link()
+        if not self._closed and self._wanted and self._connector is None:
+            self._connector = self._loop.create_task(self._connect())
+
+    def _forget_link(self) -> None:
+        self._write = None
+        self._close_link = lambda: None
+        self._hello = -1
+        self._outbox.clear()
+        self._abandoned.clear()  # the engine gives back what it lent over it
+
+    def _held_any(self) -> bool:
+        return any(True for _ in self.held())
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether a connection is needed: somebody waits for an answer, or what is held must be claimed again."""
+        return self.keeps_connection() or bool(self._calls) or self._held_any()
+
+    def received(self, link: object, data: bytes) -> None:
+        """Take bytes from the engine."""
+        if link is not self._link:
+            return
+        calls = self._calls
+        for body in self._frames.feed(data):
+            answer = decode_answer(body)
+            if answer.serial == self._hello:
+                self._welcomed(answer.failure, answer.value)
+                continue
+            call = calls.pop(answer.serial, None)
+            if call is None and answer.serial in self._abandoned:
+                self._abandoned.discard(answer.serial)
+                if answer.failure is None:
+                    self._give_back(answer.value)
+            if call is None or call.future.done():
+                continue
+            if answer.failure is not None:
+                call.future.set_exception(error_of(answer.failure))
+            else:
+                self._resolve(call, answer.value)
+
+    def _give_back(self, value: Raw) -> None:
+        """Return, uncounted, what was lent to a `receive` that had been given up."""
+        lent: list[Any] = decode_plain(value)
+        if lent:  # not by `call`, which would say it again over the next connection: the engine may have lent them to us once more
+            self._serial += 1
+            self._outbox.append(frame((self._serial, "settle", ([("retry", row[0], 0.0, False, None, None) for row in lent],))))
+            self._flush()
+
+    def _resolve(self, call: _Call, value: Raw) -> None:
+        try:
+            call.future.set_result(call.decode(value))
+        except UNREADABLE as error:
+            call.future.set_exception(BrokerError(f'the answer to "{call.verb}" cannot be read: {error}'))
+
+    def _welcomed(self, failure: Failure | None, value: Raw) -> None:
+        self._hello = -1
+        if failure is not None:
+            self._link, close = None, self._close_link  # the next call connects again: by ourselves we would do nothing else
+            self._forget_link()
+            close()
+            self._fail_all(error_of(failure))
+            return
+        welcome = decode_plain(value)
+        lost = self._held - set(welcome["kept"])
+        if lost:
+            self.on_lost(lost)
+        stored, refused = int(welcome["stored"]), frozenset[int](welcome["refused"])
+        for call in list(self._calls.values()):
+            if self._is_stored(call, stored, refused):
+                self._confirm(call)
+                continue
+            # All other verbs may be said twice: what was settled is refused as stale, what fired is not fired again.
+            call.sent = True
+            self._outbox.append(call.body)
+        self._flush()
+
+    def _is_stored(self, call: _Call, stored: int, refused: Collection[int]) -> bool:
+        """Tell whether a publication that was sent over a connection that broke had been stored by then."""
+        return call.sent and call.verb == "publish" and call.serial <= stored and call.serial not in refused
+
+    def _confirm(self, call: _Call) -> None:
+        """Answer a publication that was stored just before the engine died."""
+        posted: list[Any] = decode_plain(decode_request(call.body[4:]).arguments)[0]
+        if any(len(p) > 7 and p[7] is not None for p in posted):
+            self._finish(call, Unconfirmed("the engine was restarted before it answered; send again with an idempotency key"))
+        else:
+            self._calls.pop(call.serial, None)
+            if not call.future.done():
+                call.future.set_result(call.decode(Raw(encode([(p[0],) for p in posted]))))
+
+    def _own_for_a_moment(self) -> None:
+        """Do what waits as the owner of the file, where no engine runs."""
+        try:
+            preflight.refuse_folder(self.path)
+            ownership = Ownership(self.path)
+        except AlreadyOwned:
+            return  # an engine is starting, or another sender is in its moment
+        except ChappeError as error:
+            self._fail_all(error)
+            return
+        except OSError as error:
+            self._fail_all(BrokerUnavailable(f"{self.path} cannot be opened: {error}"))
+            return
+        try:
+            preflight.refuse_damaged_log(self.path)  # SQLite would leave the damaged end out, and closing would delete the evidence
+            ledger = Ledger(self.path, steady_clock())
+            verbs, session = Verbs(ledger), Session(self.name)
+            try:
+                stored, refused = ledger.stored_of(self.name)
+                for call in list(self._calls.values()):
+                    if self._is_stored(call, stored, refused):
+                        self._confirm(call)
+                    else:
+                        self._perform(call, ledger, verbs, session)
+            finally:
+                ledger.close(momentary=True)
+        except ChappeError as error:
+            self._fail_all(error)
+        except (apsw.Error, OSError) as error:
+            self._fail_all(BrokerUnavailable(f"{self.path} cannot be used: {error}"))
+        finally:
+            ownership.close()
+
+    def _perform(self, call: _Call, ledger: Ledger, verbs: Verbs, session: Session) -> None:
+        request = decode_request(call.body[4:])
+        decode = DECODERS.get(call.verb)
+        if call.verb in _WAITS:
+            return  # an engine may still come, until the deadline
+        if decode is None:
+            self._finish(call, BrokerUnavailable(f'no engine runs for {self.path}, and "{call.verb}" needs one: start "chappe run"'))
+            return
+        try:
+            value = getattr(verbs, call.verb)(session, *decode(request.arguments))
+            ledger.commit()
+        except (ChappeError, *UNREADABLE) as error:
+            ledger.undo()
+            self._finish(call, error if isinstance(error, ChappeError) else BrokerError(f"bad request: {error}"))
+            return
+        self._calls.pop(call.serial, None)
+        if not call.future.done():
+            call.future.set_result(call.decode(Raw(encode(value))))
+
+    # --- time
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for call in [c for c in self._calls.values() if c.expires < now]:
+            if call.verb == "receive":
+                self._calls.pop(call.serial, None)
+                if call.sent and self._write is not None and self._hello < 0:
+                    self._abandoned.add(call.serial)
+                if not call.future.done():
+                    call.future.set_result([])
+            else:
+                why = f'the engine of {self.path} did not answer "{call.verb}" in time'
+                self._finish(call, _unanswered(call, why, '; is "chappe run" up?'))
+        if self._write is not None and self._hello < 0 and now >= self._beat_at:
+            self._beat_at = now + _BEAT
+            if self._held_any():
+                self.call("ping").add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._sweep_next(min((call.expires for call in self._calls.values()), default=now + _SWEEP))
+
+    def _sweep_next(self, at: float) -> None:
+        self._sweeper.cancel()
+        now = self._loop.time()
+        self._sweep_at = min(now + _SWEEP, max(at, now) + _LATE)
+        self._sweeper = self._loop.call_at(self._sweep_at, self._sweep)
+
+    def _finish(self, call: _Call, error: ChappeError) -> None:
+        self._calls.pop(call.serial, None)
+        if not call.future.done():
+            call.future.set_exception(error)
+
+    def _fail_all(self, error: ChappeError) -> None:
+        for call in list(self._calls.values()):
+            self._finish(call, _unanswered(call, str(error)) if isinstance(error, BrokerUnavailable) else error)
+
+
+def _unanswered(call: _Call, why: str, hint: str = "") -> BrokerError:
+    """Return the error of a call without an answer: what was sent, and changes something, may have been done."""
+    if call.sent and call.verb not in _HARMLESS:
+        return Unconfirmed(f"{why}; it may be stored or not")
+    return BrokerUnavailable(why + hint)
+
+
+class _Link(asyncio.Protocol):
+    """The client's end of the Unix socket."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
+        if not is_of_this_user(stream.get_extra_info("socket")):
+            stream.abort()  # somebody poses as the engine
+            return
+        self._transport = stream
+        self._client.linked(self, stream.write, stream.close)
+
+    def leave(self) -> None:
+        """Have this process hold the socket no more: not by closing the transport, which its event loop shares with the parent's."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nothing, self._transport.get_extra_info("socket").fileno(), inheritable=False)
+        os.close(nothing)
+
+    def data_received(self, data: bytes) -> None:
+        self._client.received(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._client.unlinked(self)

@@ -1,0 +1,101 @@
+"""Says what is wrong with a file that no engine owns, and changes nothing in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Final, cast
+from urllib.parse import quote
+
+import apsw
+
+from chappe.engines.file import writeahead
+from chappe.engines.file.database import APPLICATION_ID, Database, migrations
+from chappe.engines.file.integrity import SEALED, envelope_of
+from chappe.engines.file.owner import Ownership
+from chappe.errors import AlreadyOwned
+from chappe.words import counted
+
+_SHOWN: Final = 5
+
+
+@contextlib.contextmanager
+def nobody_else(path: Path) -> Generator[None]:
+    """Keep engines away from a file; also where the disk can only be read, and the lock cannot be made."""
+    try:
+        ownership = Ownership(path)
+    except OSError:
+        with _reading_lock(path):
+            yield
+        return
+    with ownership:
+        yield
+
+
+@contextlib.contextmanager
+def _reading_lock(path: Path) -> Generator[None]:
+    try:
+        handle = os.open(f"{path.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield  # no engine can have made one either
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyOwned(f"{path} is owned by another process; stop it first") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def examine(path: Path) -> list[str]:
+    """Return what is wrong with a file, at most a few lines; nothing if it is whole. The caller keeps engines away.
+
+    It reads every page, and the seal of every envelope.
+    """
+    if not path.exists():
+        return ["it is missing, but its -wal is there"]
+    with path.open("rb") as file:
+        page_size = writeahead.page_size_of(file.read(32))
+    log = writeahead.read(path, page_size, writeahead.index_of(path))
+    if log.hurt:
+        return [f"{log.hurt}: SQLite would forget every commit behind them"]
+    mode = "mode=ro" if log.frames else "immutable=1"  # without a log nothing need be written to read it
+    try:
+        db = cast("Database", apsw.Connection(f"file:{quote(str(path))}?{mode}", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI))
+    except apsw.Error as error:
+        return [f"it cannot be opened: {error}"]
+    try:
+        mark, version, newest = db.pragma("application_id"), int(db.pragma("user_version")), migrations()[-1][0]
+        if mark != APPLICATION_ID:
+            return [f"it is of another program (application_id {mark})"]
+        if version > newest:
+            return [f"its schema {version} is of a newer Chappe, this one knows {newest}"]
+        return quick_check(db) or _broken_seals(db)
+    except apsw.Error as error:
+        return [str(error)]
+    finally:
+        db.close()
+
+
+def quick_check(db: Database) -> list[str]:
+    """Return what SQLite says about the structure of all pages."""
+    try:
+        lines = "\n".join(str(row[0]) for row in db.execute(f"pragma quick_check({_SHOWN})").fetchall()).splitlines()
+    except apsw.Error as error:
+        return [str(error)]
+    return [] if lines == ["ok"] else [line for line in lines if not line.startswith("***")][:_SHOWN]
+
+
+def _broken_seals(db: Database) -> list[str]:
+    tables = {str(name) for (name,) in db.execute("select name from sqlite_schema where type = 'table'").fetchall()}
+    found: list[str] = []
+    for table in sorted(SEALED & tables):
+        count = sum(envelope_of(envelope) is None for (envelope,) in db.execute(f"select envelope from {table}"))  # noqa: S608 - constant names
+        if count:
+            found.append(f"{table}: the disk changed {counted(count, 'message')}")
+    return found

@@ -1,0 +1,172 @@
+"""What the engine remembers beside messages: marks, budgets, schedules, tracked states, the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from chappe.bounds import CLOCKS_APART, RESULTS_KEPT
+from chappe.engines.file.intake import Intake
+from chappe.engines.file.ledger import Ledger
+from chappe.engines.file.seal import unseal_or_stand_in
+from chappe.engines.file.wire import Posted
+from chappe.errors import NotFound
+from chappe.messages.topology import passes
+
+_LOOKED_AT_ONCE: Final = 10_000
+_DELETED_AT_ONCE: Final = 5_000
+SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
+
+
+class Records:
+    """The store's side of one file."""
+
+    def __init__(self, ledger: Ledger, intake: Intake) -> None:
+        self._ledger = ledger
+        self._intake = intake
+
+    def mark(self, message_id: str, handler: str, result: bytes | None) -> None:
+        """Remember that a handler finished a message, and what it returned."""
+        self._ledger.write()
+        self._ledger.db.execute("insert or ignore into mark values (?, ?, ?)", (message_id, handler, result))
+
+    def marks(self, message_id: str) -> dict[str, bytes | None]:
+        """Return the handlers that finished a message, each with what it returned."""
+        return dict(self._ledger.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
+
+    def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        """Remember how schedules are defined; those that are new or changed count from now on."""
+        known = dict(
+            self._ledger.db.execute("select name, definition from schedule_definition where application = ?", (application,)).fetchall()
+        )
+        left_out = [name for name, definition in known.items() if name not in definitions and definition is not None]
+        begun = {
+            name: definition for name, definition in definitions.items() if known.get(name) != definition or self.last_fired(name) is None
+        }
+        if not left_out and not begun:
+            return
+        self._ledger.write()
+        self._ledger.db.executemany("update schedule_definition set definition = null where name = ?", [(name,) for name in left_out])
+        for name, definition in begun.items():
+            self._ledger.db.execute("insert or replace into schedule_definition values (?, ?, ?)", (name, application, definition))
+            self._ledger.db.execute("insert or replace into schedule values (?, ?)", (name, begin_at(self.last_fired(name), now)))
+
+    def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
+        """Publish for a slot unless it or a later one was fired, or say what must be merged first."""
+        last = self.last_fired(schedule)
+        if last is not None and last >= slot:
+            return False, []
+        if conflicts := self._intake.conflicts(posted):
+            return False, conflicts
+        if posted:
+            self._intake.publish(posted)
+        self._ledger.write()
+        self._ledger.db.execute("insert or replace into schedule values (?, ?)", (schedule, slot))
+        return True, []
+
+    def last_fired(self, schedule: str) -> float | None:
+        """Return the latest slot of a schedule."""
+        row = self._ledger.db.execute("select slot from schedule where name = ?", (schedule,)).fetchone()
+        return None if row is None else float(row[0])
+
+    def state(self, message_id: str) -> dict[str, Any]:
+        """Tell where a tracked message is, or raise `NotFound`."""
+        ledger = self._ledger
+        row = ledger.db.execute(
+            "select type, state, queue, into_id, result, error, progress from tracked where message_id = ?", (message_id,)
+        ).fetchone()
+        if row is None:
+            raise NotFound.message(message_id)
+        name, state, queue, into, result, error, progress = row
+        if state not in ("done", "dead"):
+            state = self._living(str(queue), str(into or message_id))
+        return {
+            "id": message_id, "type": name, "state": state, "queue": queue, "merged_into": into, "result": result, "error": error,
+            "progress": msgspec.msgpack.decode(progress) if progress else None,
+        }  # fmt: skip
+
+    def _living(self, queue: str, message_id: str) -> str:
+        found = self._ledger.routes.queues.get(queue)
+        if any(c.message_id == message_id for c in self._ledger.claims.values()):
+            return "running"
+        if found is not None and found.delayed:
+            row = self._ledger.db.execute("select 1 from delayed where queue = ? and message_id = ?", (found.id, message_id)).fetchone()
+            if row is not None:
+                return "delayed"
+        return "ready"
+
+    def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+        """Show how far a tracked message is."""
+        self._ledger.write()
+        self._ledger.db.execute(
+            "update tracked set progress = ? where message_id = ? or into_id = ?",
+            (msgspec.msgpack.encode((done, total, text)), message_id, message_id),
+        )
+
+    def take(self, budget: str, interval: float, burst: int) -> float:
+        """Reserve the next start of a budget and say in how many seconds it is."""
+        ledger = self._ledger
+        now = ledger.now()
+        row = ledger.db.execute("select tat from budget where name = ?", (budget,)).fetchone()
+        wait, tat = reserve(now, now if row is None else float(row[0]), interval, burst)
+        ledger.write()
+        ledger.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
+        return wait
+
+    def archived(self, after: int, limit: int, pattern: str) -> tuple[list[Any], int]:
+        """Return archived messages in order, with a pattern only those whose routing key fits, and how far was looked."""
+        rows = self._ledger.db.execute(
+            "select seq, at, exchange, routing_key, message_id, envelope from archive where seq > ? order by seq limit ?",
+            (after, _LOOKED_AT_ONCE),
+        )
+        limit = max(0, min(limit, 1000))
+        found: list[Any] = []
+        for seq, at, exchange, key, message_id, stored in rows:
+            if len(found) >= limit:
+                return found, int(seq) - 1
+            if pattern == "#" or passes("topic", pattern, str(key)):
+                found.append((seq, at, exchange, key, Raw(unseal_or_stand_in(stored, message_id))))
+            after = int(seq)
+        return found, after
+
+    def prune(self) -> bool:
+        """Delete a bounded part of what was kept long enough; says whether that was all."""
+        ledger, now = self._ledger, self._ledger.now()
+        ledger.write()
+        ledger.forget_serials(now - SERIALS_KEPT)
+        deleted = [self._delete(table, where, before) for table, where, before in (
+            ("tracked", "state in ('done', 'dead') and at < ?", now - RESULTS_KEPT),
+            ("idempotency", "until < ?", now),
+            ("unique_key", "until < ?", now),
+        )]  # fmt: skip
+        for exchange in ledger.routes.exchanges.values():
+            if exchange.archive:
+                kept = ledger.db.execute(
+                    "select seq from archive where exchange <> ? or at >= ? order by seq limit 1", (exchange.name, now - exchange.archive)
+                ).fetchone()
+                if kept is not None:
+                    deleted.append(self._delete("archive", "seq < ?", kept[0], key="seq"))
+        return max(deleted) < _DELETED_AT_ONCE
+
+    def _delete(self, table: str, where: str, before: float, *, key: str = "") -> int:
+        key = key or ("message_id" if table == "tracked" else "name")
+        rows = self._ledger.db.execute(
+            f"select {key} from {table} where {where} limit ?",  # noqa: S608 - constant names
+            (before, _DELETED_AT_ONCE),
+        ).fetchall()
+        self._ledger.db.executemany(f"delete from {table} where {key} = ?", rows)  # noqa: S608 - constant names
+        return len(rows)
+
+
+def begin_at(last: float | None, now: float) -> float:
+    """Return from when on a schedule counts that begins again: a slot just fired is not repeated, a clock set back is not waited for."""
+    return now if last is None or last > now + CLOCKS_APART else max(last, now)
+
+
+def reserve(now: float, tat: float, interval: float, burst: int) -> tuple[float, float]:
+    """Return the seconds until the next start and the new theoretical arrival time (ITU-T I.371 §A.1)."""
+    start = max(now, tat - interval * (burst - 1))
+    return start - now, max(tat, start) + interval

@@ -1,0 +1,109 @@
+"""The store contract kept by the file engine: the same file, the same connection, the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from chappe.engines.contract.archive import Record
+from chappe.engines.contract.letters import Exported, Letter
+from chappe.engines.contract.results import Merge, State
+from chappe.engines.file.client import Client
+from chappe.engines.file.wire import ImportedLetter, posted
+from chappe.messages.envelope import Envelope, Publication, Receipt
+
+_state: Final = msgspec.msgpack.Decoder(State).decode
+_Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...], int]
+_letter: Final = msgspec.msgpack.Decoder(_Letter).decode
+_letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
+_records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int]).decode
+_receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
+_fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
+_carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+_RESULT_MARGIN = 5.0
+
+
+class FileStore:
+    """Speaks to the one process that owns the SQLite file."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
+        return await self._client.call("mark", message_id, handler, posted(then), result, decode=_receipts)
+
+    async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
+        return await self._client.call("marks", message_id)
+
+    async def take(self, budget: str, interval: float, burst: int) -> float:
+        return await self._client.call("take", budget, interval, burst)
+
+    async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        await self._client.call("begin_schedules", application, dict(definitions), now)
+
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
+        tried = publications
+        while True:
+            fired, receipts = await self._client.call("fire", schedule, slot, posted(tried), decode=_fired)
+            if not receipts or merge is None:
+                return fired
+            tried = merge(tried, receipts)
+
+    async def last_fired(self, schedule: str) -> float | None:
+        return await self._client.call("last_fired", schedule)
+
+    async def state(self, message_id: str) -> State:
+        return await self._client.call("state", message_id, decode=_state)
+
+    async def result(self, message_id: str, wait: float) -> State:
+        return await self._client.call("result", message_id, wait, decode=_state, deadline=wait + _RESULT_MARGIN)
+
+    async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+        await self._client.call("progress", message_id, done, total, text)
+
+    async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        return [Letter(*row) for row in await self._client.call("list_letters", queue, after, limit, decode=_letters)]
+
+    async def letter(self, number: int) -> Letter:
+        return Letter(*await self._client.call("letter", number, decode=_letter))
+
+    async def retry_letters(self, numbers: Sequence[int]) -> int:
+        return await self._client.call("retry_letters", list(numbers))
+
+    async def edit_letter(self, number: int, body: bytes) -> None:
+        await self._client.call("edit_letter", number, body)
+
+    async def discard_letters(self, numbers: Sequence[int]) -> int:
+        return await self._client.call("discard_letters", list(numbers))
+
+    async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
+        return await self._client.call("export_messages", queue, state, after, later, limit, decode=_carried)
+
+    async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
+        return await self._client.call("delete_delayed", queue, list(places))
+
+    async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
+        return await self._client.call("import_letters", [_buried(queue, c) for c in letters])
+
+    async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
+        found: list[Record] = []
+        while len(found) < limit:  # the engine looks at so many at once, whether they fit or not
+            rows, looked = await self._client.call("archived", after, limit - len(found), pattern, decode=_records)
+            found += [Record(*row) for row in rows]
+            if looked == after:
+                break
+            after = looked
+        return found
+
+    async def overview(self) -> dict[str, Any]:
+        return await self._client.call("overview")
+
+
+def _buried(queue: str, one: Exported) -> ImportedLetter:
+    assert one.letter is not None, "what is buried is dead"
+    reason, error, died_at, history = one.letter
+    envelope, past = msgspec.Raw(_encode(one.envelope)), msgspec.Raw(_encode(history))
+    return ImportedLetter(queue, one.envelope.id, envelope, one.priority, one.key, reason, error, one.attempt, died_at, past)

@@ -1,0 +1,266 @@
+"""The verbs that clients say to the engine, each with the types of its arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import apsw
+import msgspec
+from msgspec import Meta, Raw
+
+from chappe.bounds import FURTHEST
+from chappe.engines.file.intake import Intake
+from chappe.engines.file.ledger import Ledger
+from chappe.engines.file.letters import Letters
+from chappe.engines.file.purge import Purge
+from chappe.engines.file.queues import Claim, QueueState, Session
+from chappe.engines.file.records import Records
+from chappe.engines.file.seal import unseal_or_stand_in
+from chappe.engines.file.transfer import Transfer
+from chappe.engines.file.wire import ImportedLetter, Moment, Number, Pace, Posted
+from chappe.errors import BrokerError, NotFound, Rejected
+from chappe.messages.topology import Queue, Topology
+
+
+class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
+    """`Ack` with its publications still closed."""
+
+    tag: Number
+    then: list[Posted] = []
+    result: bytes | None = None
+    marked: bool = False
+    error: str | None = None
+
+
+class RetryRequest(msgspec.Struct, array_like=True, gc=False, tag="retry"):
+    """`Retry`."""
+
+    tag: Number
+    after: Annotated[float, Meta(ge=0, le=FURTHEST)] = 0.0
+    counted: bool = True
+    error: str | None = None
+    note: str | None = None
+
+
+class DeadRequest(msgspec.Struct, array_like=True, gc=False, tag="dead"):
+    """`Dead`."""
+
+    tag: Number
+    reason: str
+    error: str | None = None
+
+
+class Verbs:
+    """What the engine does for one request; each method is a verb, its annotations are checked on the wire."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.intake = Intake(ledger)
+        self.letters = Letters(ledger)
+        self.transfer = Transfer(ledger)
+        self.records = Records(ledger, self.intake)
+
+    # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
+
+    def declare(self, session: Session, topology: Topology) -> None:
+        if not self._ledger.routes.knows(topology):
+            self._ledger.require_space()
+            self._ledger.write()
+        self._ledger.routes.declare(topology)
+
+    def subscribe(self, session: Session, queue: Queue) -> None:
+        """Make a queue that goes with this client."""
+        if not session.name:
+            raise BrokerError("bad request: a client that makes temporary queues must have said its name")
+        topology = Topology(queues=(queue,))
+        if not self._ledger.routes.knows(topology):
+            self._ledger.write()  # also on a full disk, where what is ready goes on: a worker may need it to begin
+        self._ledger.routes.declare(topology, owner=session.name)
+
+    def publish(self, session: Session, posted: list[Posted]) -> list[Any]:
+        self._ledger.require_space()
+        return self.intake.publish(posted)
+
+    def settle(self, session: Session, settlements: list[AckRequest | RetryRequest | DeadRequest]) -> list[Any]:
+        ledger = self._ledger
+        refused: list[Any] = []
+        done: list[tuple[Claim, AckRequest]] = []
+        seen: set[int] = set()
+        for settlement in settlements:
+            tag = settlement.tag
+            claim = ledger.claim_of(session, tag) if tag not in seen else None
+            if claim is None:
+                refused.append((tag, "stale", "the delivery was lost to somebody else, or settled already"))
+                continue
+            if isinstance(settlement, AckRequest):
+                if settlement.then:
+                    refusal = self._publish_with(settlement)
+                    if refusal is not None:
+                        refused.append(refusal)
+                        continue
+                done.append((claim, settlement))
+            elif isinstance(settlement, RetryRequest):
+                ledger.retry(claim, settlement.after, counted=settlement.counted, error=settlement.error, note=settlement.note)
+            else:
+                ledger.dead_letter(claim, settlement.reason, settlement.error)
+            seen.add(tag)
+        if done:
+            ledger.ack([(claim, one.result, one.marked, one.error) for claim, one in done])
+        return refused
+
+    def _publish_with(self, settlement: AckRequest) -> tuple[Any, ...] | None:
+        try:
+            conflicts = self.intake.conflicts(settlement.then)
+            if conflicts:
+                return (settlement.tag, "pending", "merge with the pending message first", conflicts)
+            self.intake.publish(settlement.then)
+        except Rejected as error:
+            return (settlement.tag, "unroutable", str(error))
+        return None
+
+    def depth(self, session: Session, queue: str) -> tuple[int, int, int, int]:
+        found = self._ledger.routes.queue(queue)
+        return (found.rows - found.running, found.running, found.delayed, found.dead)
+
+    def purge(self, session: Session, queue: str, delete: bool = False) -> int:
+        purge = Purge(self._ledger, queue, delete=delete)
+        try:
+            while not purge.step():
+                pass
+        except BaseException:
+            purge.abandon()
+            raise
+        return purge.count
+
+    def peek(self, session: Session, queue: str, state: str, limit: Number) -> list[Any]:
+        """Show messages of a queue without lending them."""
+        ledger = self._ledger
+        found = ledger.routes.queue(queue)
+        limit = max(0, min(limit, 1000))
+        if state == "delayed":
+            rows = ledger.db.execute(
+                "select id, attempt, due, message_id, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit)
+            )
+            return [_peeked(row) for row in rows]
+        if state == "running":
+            claims = sorted((c for c in ledger.claims.values() if c.queue is found), key=lambda c: c.id)[:limit]
+            taken = [
+                ledger.db.execute(
+                    "select id, attempt, null, message_id, envelope from ready where queue = ? and rank = ? and id = ?",
+                    (found.id, c.rank, c.id),
+                ).fetchone()
+                for c in claims
+            ]
+            return [_peeked(row) for row in taken if row]
+        if state != "ready":
+            raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "chappe dead list")')
+        rows = ledger.db.execute(
+            "select id, attempt, null, message_id, envelope from ready where queue = ? order by rank, id limit ?",
+            (found.id, limit + found.running),
+        )
+        return [_peeked(row) for row in rows if row[0] not in ledger.claims][:limit]
+
+    def overview(self, session: Session) -> dict[str, Any]:
+        """Tell what an operator asks first; the engine adds its own process and its clients."""
+        ledger = self._ledger
+        return {
+            "engine": {"pid": 0, "path": str(ledger.path), "started_at": 0.0, "turns": 0, "sqlite": apsw.sqlite_lib_version()},
+            "queues": [
+                _shown(q)
+                for q in sorted(ledger.routes.queues.values(), key=lambda q: q.name)
+            ],
+            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in ledger.routes.exchanges.values()],
+            "clients": [],
+        }  # fmt: skip
+
+    # --- the store's verbs, kept in their own rooms
+
+    def mark(self, session: Session, message_id: str, handler: str, then: list[Posted], result: bytes | None) -> list[Any]:
+        if handler in self.records.marks(message_id):
+            return []  # said again after an answer was lost
+        conflicts = self.intake.conflicts(then)
+        if not conflicts:
+            if then:
+                self.intake.publish(then)
+            self.records.mark(message_id, handler, result)
+        return conflicts
+
+    def marks(self, session: Session, message_id: str) -> dict[str, bytes | None]:
+        return self.records.marks(message_id)
+
+    def take(self, session: Session, budget: str, interval: Pace, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)]) -> float:
+        return self.records.take(budget, interval, burst)
+
+    def begin_schedules(self, session: Session, application: str, definitions: dict[str, str], now: Moment) -> None:
+        self._ledger.require_space()
+        self.records.begin_schedules(application, definitions, now)
+
+    def fire(self, session: Session, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
+        self._ledger.require_space()
+        return self.records.fire(schedule, slot, posted)
+
+    def last_fired(self, session: Session, schedule: str) -> float | None:
+        return self.records.last_fired(schedule)
+
+    def state(self, session: Session, message_id: str) -> dict[str, Any]:
+        return self.records.state(message_id)
+
+    def progress(self, session: Session, message_id: str, done: Number, total: Number, text: str) -> None:
+        self.records.progress(message_id, done, total, text)
+
+    def archived(self, session: Session, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int]:
+        return self.records.archived(after, limit, pattern)
+
+    def list_letters(self, session: Session, queue: str | None, after: Number, limit: Number) -> list[Any]:
+        return self.letters.list(queue, after, limit)
+
+    def letter(self, session: Session, number: Number) -> Any:
+        return self.letters.show(number)
+
+    def retry_letters(self, session: Session, numbers: list[Number]) -> int:
+        return self.letters.retry(numbers)
+
+    def edit_letter(self, session: Session, number: Number, body: bytes) -> None:
+        self.letters.edit(number, body)
+
+    def discard_letters(self, session: Session, numbers: list[Number]) -> int:
+        return self.letters.discard(numbers)
+
+    def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
+        return self.transfer.export_messages(session, queue, state, after, later, max(0, min(limit, 1000)))
+
+    def delete_delayed(self, session: Session, queue: str, places: list[Number]) -> list[int]:
+        return self.transfer.delete_delayed(queue, places)
+
+    def import_letters(self, session: Session, letters: list[ImportedLetter]) -> int:
+        return self.transfer.import_letters(letters)
+
+
+def _peeked(row: Any) -> tuple[Any, ...]:
+    identity, attempt, due, message_id, stored = row
+    return (identity, attempt, due, Raw(unseal_or_stand_in(stored, message_id)))
+
+
+def _shown(queue: QueueState) -> dict[str, Any]:
+    return {
+        "name": queue.name, "bindings": [list(b) for b in queue.bindings], "origin": queue.origin,
+        "ready": queue.rows - queue.running, "running": queue.running, "delayed": queue.delayed, "dead": queue.dead,
+        "published": queue.published, "done": queue.done, "retried": queue.retried, "died": queue.died, "consumers": 0,
+        "temporary": bool(queue.owner),
+    }  # fmt: skip
+
+
+def argument_decoders(verbs: type) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
+    """Return for each public verb the decoder of its arguments; extra or missing ones are refused."""
+    found: dict[str, Callable[[Raw], tuple[Any, ...]]] = {}
+    for name, verb in inspect.getmembers(verbs, inspect.isfunction):
+        if not name.startswith("_"):
+            hints = inspect.get_annotations(verb, eval_str=True)
+            types = [hints[p] for p in list(inspect.signature(verb).parameters)[2:]]
+            found[name] = msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode
+    return found
+
+
+DECODERS: Final = argument_decoders(Verbs)

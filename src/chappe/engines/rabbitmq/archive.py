@@ -1,0 +1,73 @@
+"""The archive: a stream, whose offsets are the numbers of its records."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from chappe.engines.rabbitmq.lanes import ARCHIVE
+from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.properties import envelope_of, published_at
+from chappe.engines.rabbitmq.reading import Message
+from chappe.messages.topology import passes
+
+_AT_ONCE: Final = 1000
+_EMPTY: Final = 0.3  # seconds of silence after which a stream is believed to have nothing at all
+OFFSET: Final = "x-stream-offset"
+Found = tuple[int, float, str, str, Any]
+
+
+async def read(link: Link, after: int, limit: int, pattern: str) -> list[Found]:
+    """Give up to `limit` records with a number larger than `after`: number, time, exchange, routing key, envelope.
+
+    A record's number is its offset in the stream plus one.
+    """
+    end = await _last(link)
+    if end is None or end <= after or limit <= 0:
+        return []
+    found: list[Found] = []
+    seen = after
+    came = asyncio.Event()
+
+    def take(message: Message) -> None:
+        nonlocal seen
+        number = _number(message)
+        link.ack(message.tag)
+        if number > seen:  # a stream gives the whole chunk in which an offset is
+            seen = number
+            if pattern == "#" or passes("topic", pattern, message.routing_key):
+                envelope = envelope_of(message.properties, message.body, fallback=message.routing_key)
+                found.append((number, published_at(message.properties), message.exchange, message.routing_key, envelope))
+        came.set()
+
+    tag = await link.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: after}, on_cancelled=came.set)
+    while len(found) < limit and seen < end:
+        came.clear()
+        await came.wait()
+    await link.cancel(tag)
+    return found[:limit]
+
+
+def _number(message: Message) -> int:
+    headers: Any = message.properties.headers
+    return int(headers[OFFSET]) + 1
+
+
+async def _last(link: Link) -> int | None:
+    """Return the number of the last record, none if there is none."""
+    last: list[int] = []
+    came = asyncio.Event()
+
+    def take(message: Message) -> None:
+        last.append(_number(message))
+        link.ack(message.tag)
+        came.set()
+
+    tag = await link.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: "last"}, on_cancelled=came.set)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_EMPTY):
+            await came.wait()
+    await link.sync()  # the rest of the chunk came before this is answered
+    await link.cancel(tag)
+    return max(last, default=None)

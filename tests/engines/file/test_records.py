@@ -1,0 +1,112 @@
+"""What is kept has an end: results, keys and the archive's old part go, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from chappe.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
+from chappe.engines.contract.broker import Ack
+from chappe.engines.file.broker import FileBroker
+from chappe.engines.file.records import reserve
+from chappe.engines.file.server import Engine
+from chappe.engines.file.store import FileStore
+from chappe.errors import NotFound
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
+    made = Engine(tmp_path / "chappe.db", now=clock, grace=0.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def broker(engine: Engine) -> AsyncIterator[FileBroker]:
+    made = FileBroker(engine.ledger.path, engine=engine)
+    await made.declare(Topology((Exchange("news", "topic", archive=100.0),), (bind("q"),)))
+    yield made
+    await made.close()
+
+
+def message(identity: str, options: Options | None = None, *, exchange: str = "", key: str = "q") -> Publication:
+    return Publication(Envelope(identity, "t", b"{}"), key, exchange, options=options)
+
+
+def prune(engine: Engine) -> None:
+    engine.verbs.records.prune()
+    engine.ledger.commit()
+
+
+async def test_a_result_is_kept_for_its_time_and_a_waiting_message_for_ever(engine: Engine, broker: FileBroker, clock: Clock) -> None:
+    store = FileStore(broker.client)
+    await broker.publish([message("done", Options(tracked=True)), message("waiting", Options(tracked=True))])
+    async with broker.consume(["q"], prefetch=1) as consumer:
+        (delivery,) = await consumer.receive(1, 1.0)
+        await consumer.settle([Ack(delivery.tag, result=b"1")])
+    clock.now += RESULTS_KEPT - 1
+    prune(engine)
+    assert (await store.state("done")).result == b"1"
+    clock.now += 2
+    prune(engine)
+    with pytest.raises(NotFound, match="24 hours"):
+        await store.state("done")
+    assert (await store.state("waiting")).state == "ready"
+
+
+async def test_an_idempotency_key_may_be_used_again_after_its_time(engine: Engine, broker: FileBroker, clock: Clock) -> None:
+    def keyed(identity: str) -> Publication:
+        return message(identity, Options(idempotency_key="k", fingerprint="f"))
+
+    assert [r.outcome for r in await broker.publish([keyed("a")])] == ["stored"]
+    clock.now += IDEMPOTENCY_KEPT - 1
+    prune(engine)
+    assert [r.outcome for r in await broker.publish([keyed("b")])] == ["duplicate"]
+    clock.now += 2
+    prune(engine)
+    assert [r.outcome for r in await broker.publish([keyed("c")])] == ["stored"]
+
+
+async def test_the_archive_loses_only_its_old_end_and_stays_without_gaps(engine: Engine, broker: FileBroker, clock: Clock) -> None:
+    store = FileStore(broker.client)
+    for n in range(5):
+        await broker.publish([message(str(n), exchange="news", key="a.b")])
+        clock.now += 30
+    prune(engine)
+    kept = [record.seq for record in await store.archived(0, 10)]
+    assert kept == [3, 4, 5]
+    await broker.publish([message("6", exchange="news", key="a.b")])
+    assert [record.seq for record in await store.archived(0, 10)] == [3, 4, 5, 6]
+
+
+def test_a_budget_reserves_one_start_for_each_interval() -> None:
+    waits, tat = [], 100.0
+    for _ in range(4):
+        wait, tat = reserve(100.0, tat, 0.5, 1)
+        waits.append(wait)
+    assert waits == [0.0, 0.5, 1.0, 1.5]
+
+
+def test_a_burst_may_start_at_once_and_then_the_steady_rate_holds() -> None:
+    waits, tat = [], 0.0
+    for _ in range(5):
+        wait, tat = reserve(100.0, tat, 0.5, 3)
+        waits.append(round(wait, 6))
+    assert waits == [0.0, 0.0, 0.0, 0.5, 1.0]
