@@ -20,6 +20,7 @@ class Host:
     def __init__(self, specs: Sequence[ChildSpec], old: Release, broken: str = "") -> None:
         self.children: list[Child] = []
         self.events: list[str] = []
+        self.meanwhile: list[Release] = []  # what a process is added of while one of the new release starts
         self._old = old
         self._broken = ""
         for spec in specs:
@@ -32,7 +33,7 @@ class Host:
         return [child for child in self.children if not child.retired]
 
     def add(self, spec: ChildSpec, release: Release | None = None) -> Child:
-        child = Child(spec)
+        child = Child(spec, release)
         self.children.append(child)
         self.events.append(f"start {spec.name} {'old' if release is self._old else 'new'}")
         if release is not self._old and spec.name == self._broken:
@@ -40,6 +41,8 @@ class Host:
         else:
             child.came_up = True
             child.ready.set()
+        while release is not self._old and self.meanwhile:
+            self.add(ChildSpec("mill-suspects", ("worker", "--suspects")), self.meanwhile.pop())
         return child
 
     async def retire(self, child: Child) -> None:
@@ -89,3 +92,12 @@ def test_what_a_reload_cannot_change_is_refused_by_name(change: dict[str, object
     (name,) = change
     with pytest.raises(InvalidSettings, match=f'"{name}" cannot be changed by a reload'):
         refuse_other_place(Settings(), Settings(**change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("broken", ["", "gateway"])
+async def test_a_process_that_was_added_meanwhile_does_not_outlive_its_release(broken: str) -> None:
+    old, new = releases()
+    host = Host(plan(SETTINGS), old, broken)
+    host.meanwhile = [old, new]
+    assert await replace_all(host, old, new, plan(SETTINGS)) is not bool(broken)
+    assert {child.release for child in host.running} == {old if broken else new}

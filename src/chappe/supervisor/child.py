@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from chappe.engines.file.running_tables import started_by
 from chappe.supervisor.launcher import PARENT_VARIABLE, READY_VARIABLE, Launcher, Process
 from chappe.supervisor.plan import ChildSpec
+from chappe.supervisor.release import Release
 
 log = logging.getLogger("chappe.supervisor")
 
@@ -20,8 +21,10 @@ log = logging.getLogger("chappe.supervisor")
 class Child:
     """A process of a specification, started again each time it ends until it is retired."""
 
-    def __init__(self, spec: ChildSpec) -> None:
+    def __init__(self, spec: ChildSpec, release: Release | None = None) -> None:
+        """Prepare; what holds no application is of no release."""
         self.spec = spec
+        self.release = release
         self.process: Process | None = None
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
@@ -104,8 +107,8 @@ class Child:
         if not self.asked:
             self.ready.set()
 
-    def running_at_death(self) -> int:
-        """Return how many messages a worker that died had begun; its table can be read also when the engine has removed the file."""
+    def running_now(self) -> int:
+        """Return how many messages a worker has begun, or had when it died: its table can be read also without its file."""
         return 0 if self._table is None else len(started_by(self._table))
 
     def signal(self, number: int) -> None:

@@ -43,32 +43,35 @@ async def replace_all(keeper: Keeper, old: Release, new: Release, specs: Sequenc
     Where a process does not come up, those of the old release are started again and the new ones end.
     """
     before = {child.spec.name: child for child in keeper.running}
-    fresh: list[Child] = []
     replaced: list[ChildSpec] = []
     ending: list[asyncio.Task[None]] = []
     for spec in specs:
         if spec.role == "gateway":
             await _all(ending)
         child = keeper.add(spec, new)
-        fresh.append(child)
         if not await child.until_ready(_READY):
             log.error("the new release is refused: its %s did not come up; the old one goes on", spec.name)
-            await _take_back(keeper, old, replaced, fresh)
+            await _take_back(keeper, old, replaced)
             await _all(ending)
             return False
         if (predecessor := before.pop(spec.name, None)) is not None:
             replaced.append(predecessor.spec)
             ending.append(asyncio.create_task(keeper.retire(predecessor)))
-    ending += [asyncio.create_task(keeper.retire(child)) for child in before.values()]
     await _all(ending)
+    await _retire_all(keeper, new)
     return True
 
 
-async def _take_back(keeper: Keeper, old: Release, replaced: Sequence[ChildSpec], fresh: Sequence[Child]) -> None:
+async def _take_back(keeper: Keeper, old: Release, replaced: Sequence[ChildSpec]) -> None:
     """Start again what was replaced, then end the new release."""
     for child in [keeper.add(spec, old) for spec in replaced]:
         await child.until_ready(_READY)
-    await asyncio.gather(*(keeper.retire(child) for child in fresh))
+    await _retire_all(keeper, old)
+
+
+async def _retire_all(keeper: Keeper, but: Release) -> None:
+    """Retire what is of another release: also processes that were added meanwhile."""
+    await asyncio.gather(*(keeper.retire(child) for child in keeper.running if child.release is not but))
 
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:

@@ -70,6 +70,7 @@ class Supervisor:
         self._cold = False
         self._failure: ChappeError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._first = frozenset[Child]()  # those whose first start shows whether the configuration is right
         self._deaths: dict[str, float] = {}  # when a worker of a pool last died while it ran a message
 
     @property
@@ -129,6 +130,7 @@ class Supervisor:
     async def _begin(self) -> None:
         specs = self._plan(self._release)
         started = [self.add(spec) for spec in specs]
+        self._first = frozenset(started)
         await asyncio.gather(*(self._until_ready(child, _READY) for child in started))
         if not self._stopping.is_set():
             ready = len(self.children)
@@ -136,7 +138,8 @@ class Supervisor:
         self._spawn(self._reload())
 
     def _plan(self, release: Release) -> list[ChildSpec]:
-        return plan(release.settings, gateway=self._gateway, scheduler=self._scheduler)
+        apart = [suspects_spec(release.settings, child.spec.pool or "") for child in self.running if _is_for_suspects(child)]
+        return [*filter(None, apart), *plan(release.settings, gateway=self._gateway, scheduler=self._scheduler)]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -156,12 +159,12 @@ class Supervisor:
 
     def add(self, spec: ChildSpec, release: Release | None = None) -> Child:
         """Start a process of a release, and keep it running until it is retired."""
-        child = Child(spec)
+        child = Child(spec, release or self._release)
         for before in self._children:
             if before.spec.name == spec.name:
                 child.starts, child.planned_ends = before.starts, before.planned_ends
         self._children.append(child)
-        self._keep(child, release or self._release)
+        self._keep(child)
         return child
 
     async def retire(self, child: Child) -> None:
@@ -169,11 +172,12 @@ class Supervisor:
         child.retired = True
         await child.stop()
 
-    def _keep(self, child: Child, release: Release | None = None) -> None:
-        self._spawn(self._run(child, release))
+    def _keep(self, child: Child) -> None:
+        self._spawn(self._run(child))
 
-    async def _run(self, child: Child, release: Release | None) -> None:
+    async def _run(self, child: Child) -> None:
         """Start a process again each time it ends, whatever happens."""
+        release = child.release
         while not self._stopping.is_set() and not child.retired:
             wait = pause(child.crashes)
             if wait:
@@ -182,7 +186,7 @@ class Supervisor:
                     break
             launcher = self._exec if release is None else release.launcher
             try:
-                await child.start(launcher, *self._equipment(child, release))
+                await child.start(launcher, *self._equipment(child))
             except OSError as error:
                 child.crashes += 1
                 log.error("%s cannot be started (%s), again in %g s", child.spec.name, error, pause(child.crashes))
@@ -195,27 +199,28 @@ class Supervisor:
             self._write_status()
             code = await child.wait()
             if not self._stopping.is_set() and not child.retired:
-                self._ended(child, code, time.monotonic() - child.started_at, is_new=release is not None and release is not self._release)
+                self._ended(child, code, time.monotonic() - child.started_at)
             child.forget_table()
         if child in self._children:
             self._children.remove(child)
         if not self._stopping.is_set():
             self._write_status()
 
-    def _equipment(self, child: Child, release: Release | None) -> tuple[dict[str, str], dict[str, int]]:
+    def _equipment(self, child: Child) -> tuple[dict[str, str], dict[str, int]]:
         """Return the variables and descriptors that only this process gets: the gateway alone knows the token."""
-        if child.spec.role != "gateway" or release is None:
+        if child.spec.role != "gateway" or child.release is None:
             return {}, {}
-        variables = {TOKEN_VARIABLE: release.settings.token} if release.settings.token else {}
+        token = child.release.settings.token
+        variables = {TOKEN_VARIABLE: token} if token else {}
         return variables, {} if self._listener is None else {LISTEN_VARIABLE: self._listener.fileno()}
 
-    def _ended(self, child: Child, code: int, lived: float, *, is_new: bool) -> None:
-        """Decide what the end of a process means, and say it; a process of a release that is not in place yet stops nobody else."""
-        if code == CONFIGURATION and not is_new and (not child.was_ready or child is self._engine):
+    def _ended(self, child: Child, code: int, lived: float) -> None:
+        """Decide what the end of a process means, and say it; only the engine, and what never was ready, stop all others."""
+        if code == CONFIGURATION and (child is self._engine or (child in self._first and child.starts == 1 and not child.was_ready)):
             self._failure = ChildFailed(f"{child.spec.name} cannot run with this configuration; see what it said above")
             self._stopping.set()
             return
-        running = child.running_at_death()
+        running = child.running_now()
         crashes = crashes_after(child.crashes, code, lived, asked=child.asked)
         if crashes and running:
             log.warning("%s ended with %d after %.1f s while it ran messages, and is replaced at once", child.spec.name, code, lived)
@@ -237,9 +242,10 @@ class Supervisor:
         if pool is None:
             return
         self._deaths[pool] = time.monotonic()
-        spec = suspects_spec(self._release.settings, pool)
-        if spec is not None and not any(other.spec.name == spec.name and not other.retired for other in self._children):
-            self.add(spec)
+        assert child.release is not None
+        spec = suspects_spec(child.release.settings, pool)
+        if spec is not None and not any(other.spec.name == spec.name for other in self.running):
+            self.add(spec, child.release)
 
     async def _watch(self) -> None:
         """Kill a process that gives no sign of life any more; it is started again as after any other death."""
@@ -256,8 +262,16 @@ class Supervisor:
                 if silence > child.spec.silence and (silence > _BUSY * child.spec.silence or not child.is_busy()):
                     log.error("%s (%d) gave no sign of life for %.1f s and is killed", child.spec.name, child.pid or 0, silence)
                     child.signal(signal.SIGKILL)
-                if _is_for_suspects(child) and now - self._deaths.get(child.spec.pool or "", 0.0) > _QUIET and not child.retired:
-                    self._spawn(self.retire(child))
+                if _is_for_suspects(child) and not child.retired:
+                    self._retire_if_unneeded(child, now)
+
+    def _retire_if_unneeded(self, child: Child, now: float) -> None:
+        """End a process for suspects when no worker has died for a while, and it had nothing to run."""
+        pool = child.spec.pool or ""
+        if child.running_now():
+            self._deaths[pool] = max(now, self._deaths.get(pool, now))  # others may wait for their turn
+        elif now - self._deaths.get(pool, 0.0) > _QUIET:
+            self._spawn(self.retire(child))
 
     async def _pause(self, seconds: float) -> None:
         try:
