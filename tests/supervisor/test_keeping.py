@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chappe.engine.running_tables import folder_of
+from chappe.engines.file.running_tables import folder_of
 from chappe.settings import Pool, Settings
 from chappe.supervisor.child import Child
 from chappe.supervisor.supervisor import Supervisor

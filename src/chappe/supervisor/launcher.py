@@ -139,9 +139,8 @@ class ForkLauncher:
         self._control = control
         self._life = life
         self._serial = 0
-        self._starting: dict[int, asyncio.Future[int]] = {}
+        self._starting: dict[int, asyncio.Future[_Forked]] = {}
         self._running: dict[int, _Forked] = {}
-        self._early: dict[int, int] = {}  # ends that were told before whoever started the process went on
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(control, self._readable)
 
@@ -154,13 +153,9 @@ class ForkLauncher:
         frame = encode(Start(serial, tuple(arguments), dict(variables), tuple(handles)))
         try:
             socket.send_fds(self._control, [frame], list(handles.values()))
-            pid = await started
+            return await started
         finally:
             self._starting.pop(serial, None)
-        forked = self._running[pid] = _Forked(pid, self._loop)
-        if (code := self._early.pop(pid, None)) is not None:
-            self._end(pid, code)
-        return forked
 
     async def close(self) -> None:
         """End the launcher process; what it forked runs on, and its ends are watched without it."""
@@ -183,21 +178,17 @@ class ForkLauncher:
             case Loaded(threads):
                 self.loaded.set_result(threads)
             case Started(serial, pid):
+                forked = self._running[pid] = _Forked(pid, self._loop)
                 if (future := self._starting.get(serial)) is not None and not future.done():
-                    future.set_result(pid)
+                    future.set_result(forked)
             case Failed(serial, why):
                 if (future := self._starting.get(serial)) is not None and not future.done():
                     future.set_exception(OSError(why))
             case Ended(pid, code):
-                if pid in self._running:
-                    self._end(pid, code)
-                else:
-                    self._early[pid] = code
+                if (forked := self._running.pop(pid, None)) is not None:  # else a process of the application's own
+                    forked.end(code)
             case _:
                 assert_never(frame)
-
-    def _end(self, pid: int, code: int) -> None:
-        self._running.pop(pid).end(code)
 
     def _lose(self) -> None:
         """Go on without the launcher process: nothing more is started, and each end is heard from the system, without its code."""
