@@ -2,13 +2,14 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from chappe import Reject, RetryLater, Snooze
 from chappe.engines.contract.broker import Dead, Delivery, Retry
 from chappe.failures import first_line
 from chappe.messages.envelope import Envelope
-from chappe.worker.verdict import decide, not_understood
+from chappe.worker.verdict import decide, not_understood, own_note
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -75,7 +76,14 @@ def test_what_this_release_does_not_know_is_returned_uncounted_for_the_deploy_wi
     assert returned > 10
 
 
-def test_the_window_begins_anew_for_a_message_that_a_handler_left_a_note_with() -> None:
-    delivery = Delivery(7, "q", 1, Envelope("1", "new.type", b"{}"), "rate")
-    assert isinstance(not_understood(delivery, "r", "e", now=5.0, window=1.0), Retry)
+@pytest.mark.parametrize("left", ["rate", "two\nlines: here", "not known since yesterday", "", None])
+def test_the_window_begins_anew_for_a_message_that_a_handler_left_a_note_with_and_the_note_is_kept(left: str | None) -> None:
+    delivery = Delivery(7, "q", 1, Envelope("1", "new.type", b"{}"), left)
+    for now in (5.0, 5.5):
+        assert own_note(delivery.note) == left
+        settlement = not_understood(delivery, "r", "e", now=now, window=1.0)
+        assert isinstance(settlement, Retry)
+        delivery = msgspec.structs.replace(delivery, note=settlement.note)
+    assert own_note(delivery.note) == left
+    assert isinstance(not_understood(delivery, "r", "e", now=6.0, window=1.0), Dead)
     assert isinstance(not_understood(delivery, "r", "e", now=5.0, window=0.0), Dead)

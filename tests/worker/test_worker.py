@@ -16,8 +16,9 @@ import pytest
 from chappe import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
 from chappe.engines.contract.broker import Ack, Refusal, Settlement
 from chappe.engines.file.server import Engine
-from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
+from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed, UnknownMessage
 from chappe.messages.envelope import Envelope, Publication
+from chappe.worker import verdict
 from chappe.worker import worker as worker_module
 from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
@@ -59,7 +60,7 @@ class Shop:
                 raise Reject("no good")
             case "later" if context.attempt == 1:
                 raise RetryLater(after=0.0)
-            case "snooze" if context.note is None:
+            case "snooze" if context.note != "slept":
                 raise Snooze(0.0, note="slept")
             case "busy":
                 time.sleep(0.05)
@@ -203,6 +204,33 @@ async def test_what_another_release_may_know_is_returned_for_it_uncounted(tmp_pa
         found = await auntil(lambda: shop.connection.broker.peek("work", "delayed"))
         assert [delivery.attempt for delivery in found] == [1]
         assert (await shop.dead(), shop.ran) == ([], [])
+
+
+class _Forgetful(dict[Any, Any]):
+    """Plans that are asked for anew with each delivery."""
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+
+@pytest.mark.parametrize("error", [UnknownMessage("of another release"), OSError("the provider's database is away")])
+async def test_the_note_of_a_handler_outlasts_a_delivery_that_was_not_handled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.01)
+    monkeypatch.setattr(verdict, "_LONGEST_RETURN", 0.01)
+    plan_of, errors = worker_module.plan_of, [None, error, error, None]
+
+    async def plan(*given: Any) -> Any:
+        if errors and (failed := errors.pop(0)) is not None:
+            raise failed
+        return await plan_of(*given)
+
+    async with Shop(tmp_path, concurrency=1, deploy_window=600.0) as shop:
+        monkeypatch.setattr(worker_module, "plan_of", plan)
+        monkeypatch.setattr(shop.worker, "_plans", _Forgetful())
+        await shop.send("snooze")
+        await shop.settled()
+        assert (shop.ran, errors) == (["snooze", "snooze"], [])
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), Unconfirmed("no answer")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 from chappe.engines.contract.broker import Dead, Delivery, Retry
 from chappe.errors import Reject, RetryLater, Snooze
@@ -12,7 +13,7 @@ from chappe.failures import describe, first_line, one_line, printable, verdict_o
 log = logging.getLogger("chappe.worker")
 
 _LONGEST_RETURN = 5.0
-_UNKNOWN = "not known since "
+_UNKNOWN = re.compile(r"not known since (\d+(?:\.\d+)?)(?:: (.*))?", re.DOTALL)
 
 
 def decide(tag: int, error: BaseException, *, stopping: bool = False) -> Retry | Dead:
@@ -66,11 +67,19 @@ def not_understood(delivery: Delivery, reason: str, error: str, *, now: float, w
 
     For `window` seconds from the first time it is returned, delayed and uncounted; then it is a dead letter.
     """
-    note = delivery.note or ""
-    since = float(note.removeprefix(_UNKNOWN)) if note.startswith(_UNKNOWN) else now
+    returned = _UNKNOWN.fullmatch(delivery.note or "")
+    since = float(returned[1]) if returned else now
     if now - since >= window:
         return Dead(delivery.tag, reason, error)
-    return Retry(delivery.tag, min(_LONGEST_RETURN, 1.0 + (now - since) / 4), counted=False, note=f"{_UNKNOWN}{since}")
+    left = own_note(delivery.note)
+    note = f"not known since {since}{'' if left is None else f': {left}'}"
+    return Retry(delivery.tag, min(_LONGEST_RETURN, 1.0 + (now - since) / 4), counted=False, note=note)
+
+
+def own_note(note: str | None) -> str | None:
+    """Return the note that the application left, without what `not_understood` adds to it."""
+    returned = None if note is None else _UNKNOWN.fullmatch(note)
+    return note if returned is None else returned[2]
 
 
 def _storable(text: str) -> str:

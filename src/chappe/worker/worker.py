@@ -34,7 +34,7 @@ from chappe.worker.plans import Plan, plan_of
 from chappe.worker.prefetch import ahead
 from chappe.worker.running_table import BLOCKED, KILL_AFTER, RunningTable
 from chappe.worker.steps import Suspended
-from chappe.worker.verdict import decide, not_understood, report
+from chappe.worker.verdict import decide, not_understood, own_note, report
 
 log = logging.getLogger("chappe.worker")
 
@@ -360,7 +360,7 @@ class Worker:
             sent_at=envelope.timestamp,
             headers=envelope.headers,
             correlation_id=envelope.correlation_id,
-            note=delivery.note,
+            note=None if delivery.note is None else own_note(delivery.note),
             ports=self._ports,
             now=self._bus.now,
         )
@@ -439,7 +439,7 @@ class Worker:
             if self._stopping:
                 raise
             log.error("%s cannot be handled yet, again in %g s: %s", envelope.type, _NOT_READY_PAUSE, summarize(error), exc_info=error)
-            settlement = self._past(error, Retry(delivery.tag, _NOT_READY_PAUSE, counted=False))
+            settlement = self._past(error, Retry(delivery.tag, _NOT_READY_PAUSE, counted=False, note=delivery.note))
         self._settlements.append(settlement)
         return None
 
