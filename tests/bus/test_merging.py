@@ -244,3 +244,28 @@ def test_what_merge_makes_must_be_decodable(merger: Merger) -> None:
     a, b = merger.bus.prepare(Bad(n=1), Draft("a")), merger.bus.prepare(Bad(n=1), Draft("b"))
     with pytest.raises(Rejected, match="cannot be merged"):
         merger.fold([a, b])
+
+
+class Open(Command, queue="sync", key="{house}", forbid_unknown_fields=False):
+    house: int
+    what: frozenset[str] = frozenset()
+    renamed: int = msgspec.field(name="from", default=0)
+
+    def merge(self, newer: Self) -> Self:
+        return replace(self, what=self.what | newer.what)
+
+
+@pytest.mark.parametrize("kind", [Sync, Open])
+async def test_fields_of_another_release_in_a_pending_message_stay_in_the_merged_one_as_they_are(
+    merger: Merger, kind: type[Sync] | type[Open]
+) -> None:
+    shelf = Shelf()
+    await merger.publish([merger.bus.prepare(kind(house=1, what=frozenset("a")), Draft("a"))], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    version, envelope = shelf.pending["1"]
+    newer = envelope.body[:-1] + b',"since":{"day":1.50,"big":123456789012345678901234567890}}'
+    shelf.pending["1"] = (version, msgspec.structs.replace(envelope, body=newer))
+    for text in "bc":
+        (receipt,) = await merger.publish([merger.bus.prepare(kind(house=1, what=frozenset(text)), Draft(text))], shelf.publish)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        assert receipt.outcome == "merged"
+    assert b'"since":{"day":1.50,"big":123456789012345678901234567890}' in shelf.pending["1"][1].body
+    assert body(shelf.pending["1"][1])["what"] == {"a", "b", "c"}

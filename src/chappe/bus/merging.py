@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from chappe.bus.bus import Bus
 from chappe.errors import Rejected
 from chappe.failures import summarize
+from chappe.messages.codec import encode_json
 from chappe.messages.envelope import Envelope, Publication, Receipt, changed
 from chappe.messages.message import Message
 
 _REMEMBERED: Final = 5_000
 _LARGEST_REMEMBERED: Final = 8 * 1024  # bytes of a body: 40 MB for all of them at most
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _Place = tuple[str, str, str]
 Publish = Callable[[Sequence[Publication]], Awaitable[list[Receipt]]]
 
@@ -135,14 +138,32 @@ class Merger:
         kind = self.registry.message(older.type)
         decode = self.bus.decoder_of(kind)
         try:
-            merged: Message = decode(older.body).merge(decode(newer.body))
+            pending, unknown = _opened(kind, decode, older.body)
+            merged: Message = pending.merge(decode(newer.body))
             body = self.bus.writer_of(kind)(merged)
             decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
+            if unknown:
+                body = encode_json({**_FIELDS.decode(body), **unknown})
         except BaseException as error:  # merge is the user's code, and the pending body may be of another version of the class
             raise Rejected(
                 f"{older.type} {older.id} is pending and cannot be merged with: {summarize(error)}; purge or handle it first"
             ) from error
         return msgspec.structs.replace(older, body=body)
+
+
+def _opened(kind: Any, decode: Callable[[bytes], Any], body: bytes) -> tuple[Message, dict[str, msgspec.Raw]]:
+    """Return a pending message, and those of its fields that this release does not know.
+
+    They stay in the merged message as they are: whoever knows them has sent them for a reason, and handles the message.
+    """
+    config = kind.__struct_config__
+    if config.forbid_unknown_fields:
+        with contextlib.suppress(msgspec.ValidationError):
+            return decode(body), {}
+    fields = _FIELDS.decode(body)
+    known = {*kind.__struct_encode_fields__, config.tag_field}
+    unknown = {name: fields.pop(name) for name in list(fields) if name not in known}
+    return decode(encode_json(fields)), unknown
 
 
 def _place(publication: Publication) -> _Place | None:
