@@ -1,12 +1,16 @@
 """Commands over HTTP."""
 
 import asyncio
+import uuid
 from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chappe import Command
 
 from ..waiting import auntil
 from .shop import Open, opened
@@ -128,6 +132,17 @@ async def test_the_same_key_with_another_body_is_409_and_stores_nothing(shop: Op
     other = await shop.client.post("/commands/order", json={**ORDER, "customer": "Bob"}, headers=headers)
     assert other.status_code == 409
     assert other.headers["content-type"] == "application/problem+json"
+    assert await shop.stored("orders") == 1
+
+
+async def test_the_same_body_is_the_same_request_also_where_what_is_left_out_has_another_value_by_now(shop: Open) -> None:
+    class Ship(Command, queue="orders"):
+        parcel: int
+        label: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+
+    shop.app.knows(Ship)
+    answers = [await shop.client.post("/commands/ship", json={"parcel": 1}, headers={"Idempotency-Key": "k1"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
     assert await shop.stored("orders") == 1
 
 

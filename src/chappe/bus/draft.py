@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from typing import Any, cast
@@ -70,8 +71,34 @@ def _is_key(key: object) -> bool:
 def fingerprint(message: Message) -> str:
     """Return what must be equal for two requests with one idempotency key to be the same."""
     try:
-        body = msgspec.json.encode(message, order="deterministic")
+        given = _given(message)
+        body = msgspec.json.encode(given, order="sorted")
     except (TypeError, ValueError, OverflowError, RecursionError):
         _ = writer_of(type(message))(message)  # it says what cannot be written, and where
         raise
     return hashlib.sha256(body).hexdigest()
+
+
+def fingerprint_of_body(body: bytes) -> str:
+    """Return the same of JSON that somebody sent: of what stands there, since another release may decode it to something else."""
+    with contextlib.suppress(ValueError, OverflowError):  # a number that only a text can hold
+        body = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
+    return hashlib.sha256(body).hexdigest()
+
+
+def _given(value: Any) -> Any:
+    """Return a value without the fields that have their defaults: a release may add such a field between a request and its repetition."""
+    if isinstance(value, msgspec.Struct):
+        config = value.__struct_config__
+        pairs = [(field, getattr(value, field.name)) for field in msgspec.structs.fields(value)]
+        tag = {config.tag_field: config.tag} if config.tag_field else {}
+        return tag | {field.encode_name: _given(found) for field, found in pairs if found != _default_of(field)}
+    if isinstance(value, list | tuple):
+        return [_given(item) for item in cast("Iterable[Any]", value)]
+    if isinstance(value, dict):
+        return {key: _given(item) for key, item in cast("dict[Any, Any]", value).items()}
+    return cast("Any", value)
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default_factory() if field.default_factory in (list, dict, set, frozenset) else field.default

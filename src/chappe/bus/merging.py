@@ -151,7 +151,7 @@ class Merger:
         return msgspec.structs.replace(older, body=body)
 
 
-def _opened(kind: Any, decode: Callable[[bytes], Any], body: bytes) -> tuple[Message, dict[str, msgspec.Raw]]:
+def _opened(kind: Any, decode: Callable[[bytes], Any], body: bytes) -> tuple[Any, dict[str, msgspec.Raw]]:
     """Return a pending message, and those of its fields that this release does not know.
 
     They stay in the merged message as they are: whoever knows them has sent them for a reason, and handles the message.

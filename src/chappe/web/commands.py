@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from chappe.app import App
-from chappe.bus.draft import Draft, fingerprint, new_id
+from chappe.bus.draft import Draft, fingerprint_of_body, new_id
 from chappe.engines.contract.results import State
 from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, UnknownMessage
 from chappe.failures import summarize
@@ -65,13 +65,13 @@ class Commands:
             raise
         if command.__spec__.inline:
             return await self._run_now(command)
-        return await self._store(request, command, key)
+        return await self._store(request, command, body, key)
 
-    async def _store(self, request: Request, command: Command, key: str | None) -> Response:
+    async def _store(self, request: Request, command: Command, body: bytes, key: str | None) -> Response:
         name, wait = command.__spec__.name, _wanted_wait(request.headers.get("prefer", ""))
         draft = Draft(new_id(), headers=_traced(request), options=changed(None, tracked=True))
         if key is not None:
-            draft.options = changed(draft.options, idempotency_key=f"{name}:{key}", fingerprint=fingerprint(command))
+            draft.options = changed(draft.options, idempotency_key=f"{name}:{key}", fingerprint=fingerprint_of_body(body))
         (receipt,) = await self._app.publish_all([self._app.bus.prepare(command, draft)])
         headers: dict[str, str] = {}
         identity = receipt.id if receipt.outcome == "duplicate" else draft.id
