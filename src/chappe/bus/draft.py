@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 import uuid_utils
@@ -14,6 +14,8 @@ from chappe.bounds import FURTHEST
 from chappe.errors import InvalidMessage
 from chappe.messages.envelope import Options, changed
 from chappe.messages.message import Message, writer_of
+
+_EMPTY: Final[tuple[Any, ...]] = (list, dict, set, frozenset)
 
 
 class Draft(msgspec.Struct):
@@ -97,8 +99,9 @@ def _given(value: Any) -> Any:
         return [_given(item) for item in cast("Iterable[Any]", value)]
     if isinstance(value, dict):
         return {key: _given(item) for key, item in cast("dict[Any, Any]", value).items()}
-    return cast("Any", value)
+    return value
 
 
 def _default_of(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default_factory() if field.default_factory in (list, dict, set, frozenset) else field.default
+    factory: Any = field.default_factory
+    return factory() if factory in _EMPTY else field.default
