@@ -1,13 +1,15 @@
 """Schedules: the slots of cron and every, with DST, and what becomes of missed ones."""
 
 import datetime
+import functools
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from chappe import Command, cron, every
 from chappe.errors import DefinitionError
-from chappe.triggers.schedule import Schedule, due
+from chappe.triggers.schedule import Schedule, Trigger, due
 
 PARIS = ZoneInfo("Europe/Paris")
 
@@ -110,6 +112,45 @@ def test_every_slot_comes_once_wherever_one_begins_to_count(seconds: float) -> N
 def test_every_is_not_for_busy_loops(seconds: float) -> None:
     with pytest.raises(DefinitionError, match="at least 0.1"):
         every(seconds)
+
+
+class Tides(Trigger, frozen=True):
+    """A trigger of an application."""
+
+    port: Any
+
+    def after(self, moment: float) -> float:
+        return moment + 1
+
+
+class Harbour:
+    pass
+
+
+class Known(Harbour):
+    def __repr__(self) -> str:
+        return "Known()"
+
+
+@pytest.mark.parametrize(
+    ("port", "text"),
+    [
+        ("Brest", 'Tides{"port":"Brest"}'),
+        (frozenset("cab"), 'Tides{"port":["a","b","c"]}'),
+        (PARIS, """Tides{"port":"zoneinfo.ZoneInfo(key='Europe/Paris')"}"""),
+        (at, 'Tides{"port":"tests.triggers.test_schedule.at"}'),
+        (Harbour, 'Tides{"port":"tests.triggers.test_schedule.Harbour"}'),
+        (Known(), 'Tides{"port":"Known()"}'),
+    ],
+)
+def test_a_trigger_of_an_application_is_known_by_its_class_and_fields_in_each_process(port: object, text: str) -> None:
+    assert Schedule("s", Tides(port), Tick()).definition == f"{text} misfire=once"
+
+
+@pytest.mark.parametrize("port", [Harbour(), lambda: 1, [Harbour()], {"a": functools.partial(at, "x")}, Harbour().__str__])
+def test_a_trigger_that_would_be_another_one_in_each_process_is_refused(port: object) -> None:
+    with pytest.raises(DefinitionError, match="a trigger is known by its text, and .* is another one in each process"):
+        Schedule("s", Tides(port), Tick())
 
 
 def test_an_unknown_misfire_is_refused() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from cronsim import CronSim, CronSimError
 from msgspec import Struct
 
@@ -20,7 +24,12 @@ _LONGEST_EXPRESSION = 1000
 
 
 class Trigger(Struct, frozen=True):
-    """Return the times at which something is due."""
+    """Return the times at which something is due; a trigger is known by its text, which must be the same in each process."""
+
+    def __str__(self) -> str:
+        """Return the class and its fields; raises `DefinitionError` for a field whose text another process would not give."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return f"{type(self).__qualname__}{msgspec.json.encode(fields, enc_hook=_lasting_text, order='deterministic').decode()}"
 
     def after(self, moment: float) -> float:
         """Return the first slot after a moment, both in seconds since the epoch."""
@@ -93,11 +102,19 @@ class Schedule(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.misfire not in ("once", "skip", "all"):
             raise DefinitionError(f'schedule {self.name}: misfire="{self.misfire}" must be once, skip or all')
+        _ = self.definition  # what is another one at each start is refused where it is declared
 
     @property
     def definition(self) -> str:
         """Return what decides when it fires: where that changes, the schedule begins again."""
-        return f"{self.trigger!r} misfire={self.misfire}"
+        return f"{self.trigger} misfire={self.misfire}"
+
+
+def _lasting_text(value: Any) -> str:
+    text = f"{value.__module__}.{value.__qualname__}" if isinstance(value, type | FunctionType) else repr(value)
+    if re.search(r"\bat 0x[0-9a-f]+|<lambda>", text):
+        raise DefinitionError(f"a trigger is known by its text, and {text} is another one in each process; give its class a __repr__")
+    return text
 
 
 def due(schedule: Schedule, last: float, now: float, late: float = 60.0) -> list[float]:
