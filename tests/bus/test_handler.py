@@ -138,6 +138,28 @@ async def test_what_would_still_have_to_be_called_is_no_success(function: Callab
         await invoke(Do(number=1), Context("id"))
 
 
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        (lambda one: [1, one], "a list with a coroutine in it"),
+        (lambda one: (one,), "a tuple with a coroutine in it"),
+        (lambda one: {one}, "a set with a coroutine in it"),
+        (lambda one: {"a": one}, "a dict with a coroutine in it"),
+        (lambda one: [asyncio.gather(one)], "a list with a _GatheringFuture in it"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda function: function, bare], ids=["asynchronous", "plain"])
+async def test_what_a_result_holds_that_nobody_would_await_is_no_success(
+    wrap: Callable[..., Any], held: Callable[[Any], Any], says: str, threads: ThreadPoolExecutor
+) -> None:
+    async def fans_out(command: Do) -> Any:
+        return held(coroutine(command))
+
+    invoke = await Handler(wrap(fans_out)).bind(Providers(), threads)
+    with pytest.raises(TypeError, match=f"the handler returned {says}, and nobody would await that"):
+        await invoke(Do(number=1), Context("id"))
+
+
 async def test_what_a_thread_returns_to_be_awaited_is_awaited_on_the_loop(threads: ThreadPoolExecutor) -> None:
     places: list[str] = []
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Collection, Coroutine, Iterator
 from typing import Any, Final, cast
 
 from chappe.bus.context import Context
 from chappe.messages.message import Message
 
-_RESULTS: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset})
+_CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
+_RESULTS: Final = frozenset({type(None), bool, int, float, str, bytes}) | _CONTAINERS
 
 
 async def outcome_of(returned: Any, context: Context) -> Any:
@@ -34,7 +35,24 @@ async def outcome_of(returned: Any, context: Context) -> Any:
             )
         else:
             return returned
+    if type(returned) in _CONTAINERS and returned:
+        _refuse_unawaited(returned)
     return returned
+
+
+def _refuse_unawaited(returned: Any) -> None:
+    """Raise `TypeError` for what is to be awaited and stands where nobody would await it: inside a result."""
+    name = type(returned).__name__
+    inside = cast("Collection[Any]", cast("dict[Any, Any]", returned).values() if isinstance(returned, dict) else returned)
+    for kind in set(map(type, inside)):
+        if issubclass(kind, Awaitable | AsyncIterable):
+            for one in inside:
+                if isinstance(one, Coroutine):
+                    cast("Coroutine[Any, Any, Any]", one).close()
+            raise TypeError(
+                f"the handler returned a {name} with a {kind.__name__} in it, and nobody would await that; "
+                "write: return await asyncio.gather(*them)"
+            )
 
 
 def iterated(yielding: Iterator[Any], context: Context) -> Any:
