@@ -1,5 +1,9 @@
 """No secret of a setting is shown, for any malformed URL."""
 
+import json
+import re
+from urllib.parse import quote
+
 import pytest
 
 from chappe.errors import InvalidSettings
@@ -95,6 +99,29 @@ def test_what_others_quote_of_it_is_hidden_too(url: str) -> None:
     given = url.format(PASSWORD)
     for quoted in (given, given[: len(given) // 2], given[3:-3], given.replace("/", "|"), repr(given)):
         assert pieces(without_secrets(f"cannot be read: {quoted}", secrets_in(given))) == []
+
+
+ODD = "p\"a\\s/s w%ör&d🂡't"
+ENCODED = {
+    "JSON": json.dumps(ODD), "JSON in letters": json.dumps(ODD, ensure_ascii=False), "JSON of JavaScript": json.dumps(ODD).replace("/", "\\/"),
+    "JSON in JSON": json.dumps({"url": json.dumps([ODD])}), "percent": quote(ODD, safe=""), "percent, partly": quote(ODD, safe='/"&%'),
+    "percent in small letters": re.sub("%..", lambda found: found[0].lower(), quote(ODD)), "percent twice": quote(quote(ODD)),
+    "percent in JSON": json.dumps(quote(ODD, safe='"')), "Python": repr(ODD), "Python in letters": ascii(ODD), "bytes": repr(ODD.encode()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ENCODED)
+def test_a_secret_is_hidden_however_it_is_written(form: str) -> None:
+    text = ENCODED[form].join(("before 100%, C:\\x ", " behind"))
+    found = without_secrets(text, secrets_in(f"amqp://u:{quote(ODD)}@h/"))
+    assert re.fullmatch(r"before 100%, C:\\x [^\w]*(b')?[^\w]*(url)?[^\w]*\*\*\*[^\w]* behind", found), found
+
+
+@pytest.mark.parametrize(
+    "text", ["%", "100%25 \\u00 \\", "\\ud83c \\u0041 \\Uffffffff %c3%28 %ff %ed%a0%80 \\xc0\\x80 \\X41", "a\\nb" * 3, ""]
+)
+def test_escapes_that_hold_no_secret_stay_as_they_are(text: str) -> None:
+    assert without_secrets(text, {"password", "pa"}) == text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -17,6 +17,12 @@ _PORT: Final = re.compile(r"\d{1,5}(?:[/,?].*)?", re.DOTALL)
 _GIVEN: Final = re.compile(r"[a-z][\w+.-]*:(?!=).*@|(?:amqps?|postgres(?:ql)?)\b.*[:@]", re.IGNORECASE | re.DOTALL)
 _RUN: Final = 5  # so many characters in a row of a long secret are hidden wherever they are
 _LONG: Final = 8
+_UTF8: Final = "=[0-7]H|=[cd]H=[89ab]H|=eH(?:=[89ab]H){2}|=f[0-7](?:=[89ab]H){3}|"  # one character
+_OTHERS: Final = r"""\\xHH|\\(?-i:u)d[89ab]HH\\ud[c-f]HH|\\(?-i:u)HHHH|\\(?-i:U)HHHHHHHH|\\["'\\/nrt]"""
+_ESCAPED: Final = re.compile((_UTF8.replace("=", "%") + _UTF8.replace("=", r"\\x") + _OTHERS).replace("H", "[0-9a-f]"), re.IGNORECASE)
+_NO_MARKS: Final = str.maketrans("", "", "%\\xXuU")
+_SHORT: Final = {"n": "\n", "r": "\r", "t": "\t"}
+_DEPTH: Final = 3  # of escapes inside escapes
 
 _known: set[str] = set()
 _tokens: set[str] = set()
@@ -39,7 +45,7 @@ def secrets_in(url: str) -> set[str]:
         found.add(password)
     elif at and re.search(r"[^\w.-]", entrance):
         found.add(entrance)
-    return {part for text in found for part in (text, unquote(text)) if part.strip() and not (colon and part == user)}
+    return {part for text in found for part in (text.strip(), unquote(text).strip()) if part and not (colon and part == user)}
 
 
 def remember(settings: Mapping[str, Any]) -> None:
@@ -61,28 +67,53 @@ def remember_arguments(arguments: Iterable[str]) -> bool:
 
 
 def without_secrets(text: str, secrets: Iterable[str] | None = None) -> str:
-    """Return a text without the secrets that are known in this process, or those that are given, and without pieces of them."""
-    for token in _tokens:
-        text = _without_word(text, token)
+    """Return a text without the secrets that are known in this process, or those that are given, and without pieces of them.
+
+    They are found in percent-encoding and in the escapes of JSON and Python too, also where one is inside another.
+    """
     known = _known if secrets is None else set(secrets)
-    for secret in sorted(known, key=len, reverse=True):
-        if len(secret) >= _LONG:
-            text = _without_runs(text.replace(secret, HIDDEN), {secret[at : at + _RUN] for at in range(len(secret) - _RUN + 1)})
-        else:
-            text = _without_word(text, secret)
-    return text
-
-
-def _without_word(text: str, word: str) -> str:
-    return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", HIDDEN, text) if word in text else text
-
-
-def _without_runs(text: str, runs: set[str]) -> str:
-    if not any(run in text for run in runs):
+    hidden, seen, places = bytearray(len(text)), text, range(len(text) + 1)
+    for _ in range(_DEPTH):
+        for start, end in _found(seen, known):
+            hidden[places[start] : places[end]] = b"\1" * (places[end] - places[start])
+        if _ESCAPED.search(seen) is None:
+            break
+        seen, places = _decoded(seen, places)
+    if not any(hidden):
         return text
-    hidden = [False] * len(text)
-    for at in range(len(text) - _RUN + 1):
-        if text[at : at + _RUN] in runs:
-            hidden[at : at + _RUN] = [True] * _RUN
     kept = "".join("\0" if hide else character for character, hide in zip(text, hidden, strict=True))
     return re.sub("\0+", HIDDEN, kept)
+
+
+def _found(text: str, known: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Yield where secrets begin and end: long ones by their pieces, tokens and short ones as whole words."""
+    words = {secret for secret in known if len(secret) < _LONG}
+    for run in {secret[at : at + _RUN] for secret in known if len(secret) >= _LONG for at in range(len(secret) - _RUN + 1)}:
+        at = text.find(run)
+        while at >= 0:
+            yield at, at + _RUN
+            at = text.find(run, at + 1)
+    for word in words | _tokens:
+        if word in text:
+            yield from (match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text))
+
+
+def _decoded(text: str, places: Sequence[int]) -> tuple[str, list[int]]:
+    """Return a text with its escapes as what they stand for, and the place at which each character of it begins."""
+    parts, begins, end = list[str](), list[int](), 0
+    for match in _ESCAPED.finditer(text):
+        parts += (text[end : match.start()], _meant(match[0]))
+        begins += (*places[end : match.start()], places[match.start()])
+        end = match.end()
+    return "".join((*parts, text[end:])), [*begins, *places[end:]]
+
+
+def _meant(escape: str) -> str:
+    """Return the character that an escape stands for."""
+    code = escape.translate(_NO_MARKS)
+    if escape[0] == "%" or escape[1] in "xX":
+        octets = bytes.fromhex(code)
+        return octets.decode("utf-8" if len(octets) > 1 else "latin-1", "replace")[:1]
+    if escape[1] in "uU":
+        return bytes.fromhex(code).decode("utf-16-be" if escape[1] == "u" else "utf-32-be", "replace")[:1]
+    return _SHORT.get(escape[1], escape[1])
