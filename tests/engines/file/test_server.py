@@ -201,6 +201,16 @@ async def test_a_client_that_is_silent_while_it_holds_messages_is_given_up(
             assert (await broker.depth("q")).running == 1
 
 
+async def test_nothing_is_left_of_a_wait_for_a_result_when_the_client_that_waited_is_gone(engine: Engine, broker: FileBroker) -> None:
+    await broker.publish([msgspec.structs.replace(message(1), options=Options(tracked=True))])
+    other = FileBroker(engine.ledger.path, engine=engine)
+    waits = [other.client.call("result", message(1).envelope.id, 1e9, deadline=1e9) for _ in range(2)]
+    await auntil(lambda: sum(map(len, engine.ledger.waiters.values())) == 2, "the waits to have begun")
+    await other.close()
+    await asyncio.gather(*waits, return_exceptions=True)
+    assert dict(engine.ledger.waiters) == {}
+
+
 async def test_an_io_error_ends_the_engine_without_an_answer(engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise apsw.IOError("disk I/O error")

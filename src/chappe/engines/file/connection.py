@@ -37,6 +37,7 @@ class Connection:
         self.send = send
         self.abort = abort
         self.receiving: dict[int, tuple[Receiver, asyncio.TimerHandle]] = {}
+        self.waiting: dict[int, Callable[[Any], None]] = {}  # what ends each wait for a result
         self.stored: list[int] = []  # the publications of this turn that it stores
         self.refused: dict[int, float] = {}  # those that are not stored, and when that was said
         self.closed = False

@@ -126,6 +126,8 @@ class Engine:
         """Drop a client; what it held is ready again after this turn."""
         if connection in self.connections:
             connection.closed = True
+            for wake in list(connection.waiting.values()):
+                wake(None)
             self.connections.discard(connection)
             self._lost.append(connection)
             self.schedule()
@@ -460,6 +462,7 @@ class Engine:
 
         def wake(_: Any) -> None:
             timer.cancel()
+            connection.waiting.pop(request.serial, None)
             waiting = self.ledger.waiters.get(message_id)
             if waiting is not None and wake in waiting:
                 waiting.remove(wake)
@@ -471,6 +474,7 @@ class Engine:
 
         timer = self._loop.call_later(wait, wake, None)
         self.ledger.waiters[message_id].append(wake)
+        connection.waiting[request.serial] = wake
 
     def purge(self, connection: Connection, request: Request) -> None:
         """Begin to empty a queue, a bounded part of it in each turn."""
