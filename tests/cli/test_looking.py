@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from chappe.cli import looking
 
 from .conftest import Chappe, python_m_chappe
 
@@ -30,6 +33,17 @@ def test_status_without_an_engine_says_so_on_stderr(chappe: Chappe) -> None:
     status = chappe("status")
     assert "no engine runs" in status.err
     assert chappe("status", "--json").json[0]["engine"]["pid"] in (0, None)
+
+
+@pytest.mark.parametrize("queues", [None, 7, "orders", [1, None], {"a": 1}])
+def test_status_shows_what_a_process_says_of_itself_of_whatever_type_it_is(queues: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = {"role": "worker", "pool": "x", "pid": "?", "queues": queues}
+    monkeypatch.setattr(looking, "settings_of", lambda _: None)
+    monkeypatch.setattr(looking, "bare_app", lambda _: None)
+    monkeypatch.setattr(looking, "run_with", lambda *_: {"engine": {"pid": 0, "path": "p"}, "clients": [client]})
+    ended = CliRunner().invoke(looking.status, [])
+    assert (ended.exit_code, ended.exception) == (0, None)
+    assert "worker  x     ?" in ended.stdout
 
 
 def test_inspect_shows_messages_by_state_and_limit(chappe: Chappe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import click
 import msgspec
@@ -54,8 +54,13 @@ def status(ctx: click.Context, as_json: bool) -> None:
         say(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}")
     else:
         say(f"no engine runs; the file is {engine['path']}")
-    rows = [{**c, "queues": ", ".join(c.get("queues", []))} for c in overview["clients"] if c["role"] != "client"]
+    rows = [{**c, "queues": _joined(c.get("queues"))} for c in overview["clients"] if c["role"] != "client"]
     show(rows, ("role", "pool", "pid", "concurrency", "holding", "queues"), as_json=False)
+
+
+def _joined(told: object) -> object:
+    """Return a list as one text; what else a process tells in its place is shown as it is."""
+    return ", ".join(map(str, cast("list[object]", told))) if isinstance(told, list) else told
 
 
 @click.command()
