@@ -4,13 +4,16 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from chappe import output
+from chappe.cli import logs
 from chappe.cli.logs import ForPeople, ForPrograms, LogHandler
 
+from ..waiting import until
 from .conftest import environment
 
 
@@ -91,6 +94,9 @@ ways = {
     "handlers": remove_handlers,
     "shutdown": logging.shutdown,
     "disabled": lambda: setattr(logging.getLogger("chappe.worker"), "disabled", True),
+    "stderr by its path": lambda: logging.basicConfig(force=True, filename="/dev/stderr"),
+    "stderr by its path, opened late": lambda: logging.basicConfig(force=True, handlers=[logging.FileHandler("/dev/stderr", delay=True)]),
+    "copy of stderr": lambda: logging.basicConfig(force=True, stream=os.fdopen(os.dup(2), "w")),
     "file handler": file_handler,
 }
 ours = [logging.getLogger(name) for name in ("chappe.worker", "uvicorn.error", "asyncio")]
@@ -120,13 +126,38 @@ def test_our_loggers_survive_what_an_application_does_to_logging_and_tell_everyt
     told = [line[13:].split("  [")[0] for line in done.stderr.splitlines()]
     ways = ["dictConfig", "dictConfig of another logger", "fileConfig", "basicConfig", "disable", "root level", "handlers", "shutdown"]
     names = ["chappe.worker", "uvicorn.error", "asyncio", "chappe.late."]
-    for way in (*ways, "disabled", "file handler"):
+    ways += ["disabled", "stderr by its path", "stderr by its path, opened late", "copy of stderr", "file handler"]
+    for way in ways:
         for name in names:
             shown = f"{way}: {name}{way if name.endswith('.') else ''} tells it"
             assert told.count(f"warning  {shown}") == 1, f"{shown}\n{done.stderr}"
-    assert len(told) == 40 and done.stdout == ""
+    assert len(told) == 4 * len(ways) and done.stdout == ""
     kept = (tmp_path / "all.log").read_text().splitlines()
     assert "file handler: chappe.worker tells it" in kept and "as the application says" in kept, "and so is the file of the application"
+
+
+def test_a_handler_of_the_application_keeps_nobody_waiting_and_is_told_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(logging.Handler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.free = threading.Event()
+            self.said: list[str] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.free.wait()
+            self.said.append(record.getMessage())
+
+    slow, passing = Slow(), logs.PassOn()
+    monkeypatch.setattr(logging.root, "handlers", [slow])
+    for number in range(1500):
+        passing.handle(record("%d", number))
+    slow.free.set()
+    dropped = "log records dropped: a handler that the application gave the root logger kept others waiting"
+    until(lambda: len(slow.said) > 1000 and any(dropped in line for line in slow.said), "all that was not dropped, and the count")
+    (told,) = [line for line in slow.said if dropped in line]
+    slow.said.remove(told)
+    assert slow.said == [str(number) for number in range(len(slow.said))]
+    assert told == f"{1500 - len(slow.said)} {dropped}"
 
 
 def test_a_line_that_cannot_be_written_as_text_says_so(capfd: pytest.CaptureFixture[str]) -> None:

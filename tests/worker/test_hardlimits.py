@@ -30,3 +30,12 @@ def test_a_message_that_ended_in_time_ends_nothing(monkeypatch: pytest.MonkeyPat
     assert limits.active
     limits.end(2)
     assert not limits.active
+
+
+def test_a_log_record_that_cannot_be_made_keeps_no_process_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardlimits.log, "critical", lambda *_: 1 / 0)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    ended, blamed = threading.Event(), list[int]()
+    HardLimits(blamed.append, end=ended.set).begin(7, 0.0, "push 1")
+    assert ended.wait(60)
+    assert blamed == [7]

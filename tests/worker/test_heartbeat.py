@@ -78,3 +78,21 @@ async def test_a_loop_that_turns_is_left_alone() -> None:
     await auntil(lambda: len(beats) >= 3, "three beats")
     stop(heartbeat)
     assert not ended.is_set()
+
+
+async def test_log_records_that_cannot_be_made_stop_no_heart_and_keep_no_worker_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def broken(text: str, *_: object) -> None:
+        said.append(text)
+        raise RuntimeError("a record factory of the application")
+
+    monkeypatch.setattr(heartbeat_module.log, "warning", broken)
+    monkeypatch.setattr(heartbeat_module.log, "critical", broken)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    ended = threading.Event()
+    heartbeat = Heartbeat(lambda _: None, limit=0.3, end=ended.set)
+    heartbeat.start()
+    assert ended.wait(60), "this keeps the loop"
+    stop(heartbeat)
+    assert len(said) == 2

@@ -10,7 +10,8 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
 
 from chappe import output
 from chappe.cli.terminal import escaped_json
@@ -22,6 +23,7 @@ from chappe.words import counted
 _COLOURS: Final = {"debug": 2, "info": 32, "warning": 33, "error": 31, "critical": 41}
 _OURS: Final = ("chappe", "uvicorn", "asyncio")  # what tells how our processes do; the others belong to the application
 _TERMINAL: Final = (1, 2)
+_MOST_RECORDS: Final = 1000  # that wait for the handlers of the application
 _KNOWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -38,12 +40,12 @@ def set_up(settings: Settings, role: str) -> None:
     logging.getLogger("pika").setLevel(max(root.level, logging.WARNING))  # it tells each step of each connection
     for name in _OURS:
         logger = logging.getLogger(name)
-        logger.handlers[:] = [handler, _PassOn()]
+        logger.handlers[:] = [handler, PassOn()]
         logger.setLevel(level)
         logger.propagate = False
     keep_loggers()
-    atexit.unregister(output.stderr.flush)
-    atexit.register(output.stderr.flush)
+    atexit.unregister(output.flush_all)
+    atexit.register(output.flush_all)  # before the application's handlers are closed
 
 
 def keep_loggers() -> None:
@@ -53,7 +55,7 @@ def keep_loggers() -> None:
     it. A configuration that names one of ours has its way.
     """
     known = logging.root.manager.loggerDict
-    ours = {name for name in _OURS if any(isinstance(handler, _PassOn) for handler in logging.getLogger(name).handlers)}
+    ours = {name for name in _OURS if any(isinstance(handler, PassOn) for handler in logging.getLogger(name).handlers)}
     for name, logger in list(known.items()):
         if name.partition(".")[0] in ours and type(logger) is logging.Logger:
             logger.__class__ = SteadyLogger  # it exists already, and is held by the module that made it
@@ -90,28 +92,52 @@ class LogHandler(logging.Handler):
 
     def says_dropped(self, count: int) -> bytes:
         """Return the line that tells how many are missing."""
-        told = {"name": "chappe.logs", "levelno": logging.WARNING, "levelname": "WARNING"}
-        text = f"{counted(count, 'log line')} dropped: nobody read stderr"
-        return f"{self.format(logging.makeLogRecord({**told, 'msg': text}))}\n".encode()
+        told = _told(f"{counted(count, 'log line')} dropped: nobody read stderr")
+        return f"{self.format(told)}\n".encode()
 
 
-class _PassOn(logging.Handler):
-    """Hands our records to the handlers that the application gave the root logger, but for those that print: we have printed them."""
+class PassOn(logging.Handler):
+    """Hands our records to the handlers that the application gave the root logger, which may take their time, but for those that print."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        for handler in logging.root.handlers:
-            if not isinstance(handler, LogHandler) and not _prints(handler) and record.levelno >= handler.level:
-                try:
-                    handler.handle(record)
-                except Exception:  # of the application's own handler: who logs has nothing to do with it
-                    handler.handleError(record)
+        if handlers := _handlers_of_root(record.levelno):
+            _passing.put((record, handlers))
+
+
+def _handlers_of_root(level: int) -> list[logging.Handler]:
+    return [handler for handler in logging.root.handlers if not isinstance(handler, LogHandler) and level >= handler.level]
+
+
+def _pass(item: tuple[logging.LogRecord, list[logging.Handler]]) -> bool:
+    record, handlers = item
+    for handler in handlers:
+        try:
+            if not _prints(handler):  # we have printed it
+                handler.handle(record)
+        except Exception:  # of the application's own handler: who logs has nothing to do with it
+            handler.handleError(record)
+    return True
+
+
+def _dropped(count: int) -> tuple[logging.LogRecord, list[logging.Handler]]:
+    told = _told(f"{counted(count, 'log record')} dropped: a handler that the application gave the root logger kept others waiting")
+    return told, logging.root.handlers[:]
+
+
+def _told(text: str) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "chappe.logs", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text})
+
+
+_passing: Final = output.Outlet(_pass, _dropped, _MOST_RECORDS)
+output.outlets.append(_passing)
 
 
 def _prints(handler: logging.Handler) -> bool:
-    """Tell whether a handler writes to stdout or stderr, as those of the standard library and of rich do."""
+    """Tell whether a handler writes to where our stdout or stderr goes, as those of the standard library and of rich may."""
     stream: Any = getattr(handler, "stream", None) or getattr(getattr(handler, "console", None), "file", None)
     try:
-        return stream.fileno() in _TERMINAL
+        target = os.fstat(stream.fileno()) if stream is not None else Path(cast("Any", handler).baseFilename).stat()
+        return any(os.path.samestat(target, os.fstat(handle)) for handle in _TERMINAL)
     except (AttributeError, OSError, ValueError):
         return False
 

@@ -177,10 +177,15 @@ def worker(
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
         log.critical("%s ends by an error that it cannot handle", name, exc_info=True)
         code = _BROKEN
-    closing = threading.Thread(target=logging.shutdown, daemon=True)  # the application's handlers may wait for somebody who reads
+    closing = threading.Thread(target=_close_logs, daemon=True)  # the application's handlers may wait for somebody who reads
     closing.start()
     closing.join(output.LAST_WAIT)
     output.end_now(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
+
+
+def _close_logs() -> None:
+    output.flush_all()
+    logging.shutdown()
 
 
 class Pool(NamedTuple):

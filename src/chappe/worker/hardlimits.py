@@ -50,7 +50,9 @@ class HardLimits:
             now = steady()
             for tag, (limit, what) in list(self._limits.items()):
                 if now > limit:
-                    log.critical("%s ran longer than its kill_after; this worker ends, the message is retried", what)
-                    self._blame(tag)
-                    self._end()
+                    try:
+                        self._blame(tag)
+                        log.critical("%s ran longer than its kill_after; this worker ends, the message is retried", what)
+                    finally:  # a record factory of the application may raise
+                        self._end()
                     return

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from chappe.output import end_now
+from chappe.output import end_now, stderr
 
 log = logging.getLogger("chappe.worker")
 
@@ -74,15 +74,20 @@ class Heartbeat:
                 told = False
             elif not told:
                 told = True
-                log.warning("the event loop has not turned for %.1f s; use a def handler for what computes\n%s", blocked, self._stack())
+                try:
+                    log.warning("the event loop has not turned for %.1f s; use a def handler for what computes\n%s", blocked, self._stack())
+                except Exception:  # of the application's, a record factory perhaps: the heart beats on
+                    stderr.write(traceback.format_exc().encode())
             if blocked > self._limit:
                 task = asyncio.current_task(self._loop)
                 name = task.get_name() if task is not None else ""
-                log.critical(
-                    "the event loop has not turned for %.0f s; this worker ends, its messages are retried\n%s", blocked, self._stack()
-                )
-                self._blame(name, self._limit)
-                self._end()
+                try:
+                    self._blame(name, self._limit)
+                    log.critical(
+                        "the event loop has not turned for %.0f s; this worker ends, its messages are retried\n%s", blocked, self._stack()
+                    )
+                finally:
+                    self._end()
                 return
 
     def _stack(self) -> str:
