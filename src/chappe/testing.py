@@ -18,11 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent import futures
+from concurrent.futures import Future
+from concurrent.futures import thread as pools
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 import msgspec
 
@@ -48,6 +55,9 @@ M = TypeVar("M", bound=Message)
 R = TypeVar("R")
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+_MARGIN: Final = 1.0
+_OURS: Final = f"{Path(__file__).parent}/"
+_CALLERS: Final = (f"{_OURS}worker/", f"{_OURS}bus/handler.py")
 _decode_envelope: Final[Callable[[Any], Envelope]] = msgspec.msgpack.Decoder(Envelope).decode
 
 
@@ -73,6 +83,8 @@ class Trial:
         self._stored: list[Envelope] = []
         self._clock = 0.0
         self._is_draining = False
+        self._gave_up = False
+        self._pulse: Future[None] | None = None  # done if the worker's event loop has moved since it was last asked for something
         self._scheduler: Scheduler | None = None
         self._scheduled = 0
 
@@ -102,14 +114,14 @@ class Trial:
         nothing is left, and passes the next `slots` slots of each schedule. Raises what keeps a message from being handled, such as
         a missing provider, and `TimeoutError` if there is no end after `timeout` seconds.
         """
-        return self._worker.run(self._drain_to_the_end(slots, timeout) if to_the_end else self._drain(timeout))
+        return self._run(self._drain_to_the_end(slots, timeout) if to_the_end else self._drain(timeout), timeout)
 
     def advance(self, seconds: float) -> None:
         """Let seconds pass at once: what is due then becomes ready, to be handled by the next `drain`.
 
         Schedules go on as after seconds in which no scheduler ran: what is sent of missed slots, `misfire` says.
         """
-        self._worker.run(self._advance(seconds))
+        self._run(self._advance(seconds))
 
     def provide(self, kind: type[R], instance: R) -> None:
         """Return handlers this instance wherever they ask for the type, until the block ends."""
@@ -131,11 +143,11 @@ class Trial:
     @property
     def dead(self) -> list[Letter]:
         """The dead letters, with their reasons and errors."""
-        return self._worker.run(self._letters())
+        return self._run(self._letters())
 
     def depth(self, queue: str) -> tuple[int, int]:
         """Tell how many messages of a queue are ready, and how many delayed. Raises `NotFound`."""
-        return self._worker.run(self._depth(queue))
+        return self._run(self._depth(queue))
 
     # --- entering and leaving
 
@@ -174,10 +186,36 @@ class Trial:
         exits.enter_context(app.registry.lasting())
         exits.callback(self._put_back, before, app.bus.clock)
         app.bus.clock = lambda: self._clock
-        exits.callback(lambda: self._worker.close(app.aclose()))
+        exits.callback(self._close)
         exits.callback(app.close)
         app.setting = Setting(Settings(broker=f"sqlite:///{self._path}"), may_own_file=False, handle=self._handle)
         app.bus.set_threads(self._concurrency)
+
+    def _run(self, work: Coroutine[Any, Any, R], timeout: float = 10.0) -> R:
+        """Run in the worker's thread; raises `TimeoutError` if its event loop does not move for so long."""
+        if self._is_stuck():
+            work.close()
+            raise TimeoutError(f"the event loop of the handlers is still blocked{_standing()}")
+        future = self._worker.submit(work)
+        while not future.done():
+            self._pulse = self._worker.submit(asyncio.sleep(0))
+            if not futures.wait((future,), timeout).done and self._is_stuck():
+                self._gave_up = future.cancel()
+                raise TimeoutError(f"1 handler is still running after {timeout:g} s{_standing()}")
+        return future.result()
+
+    def _is_stuck(self) -> bool:
+        return self._pulse is not None and not futures.wait((self._pulse,), _MARGIN).done
+
+    def _close(self) -> None:
+        """End the worker's thread, or leave it, a daemon, to what keeps it."""
+        end = self._worker.leave if self._is_stuck() else self._worker.close
+        end(self._end())
+
+    async def _end(self) -> None:
+        if self._gave_up and (others := asyncio.all_tasks() - {asyncio.current_task()}):  # a drain that ends now that nothing keeps it
+            await asyncio.wait(others, timeout=_MARGIN)
+        await self.app.aclose()
 
     def _put_back(self, before: Setting, clock: Callable[[], float]) -> None:
         self.app.setting, self.app.bus.clock = before, clock
@@ -228,7 +266,7 @@ class Trial:
     async def _handle(self, message_id: str, timeout: float) -> None:  # noqa: ASYNC109 - the word users know
         """Drain for somebody who waits for a result, unless it is a handler: then a drain is at work already."""
         if not self._is_draining:
-            await asyncio.wrap_future(self._worker.submit(self._drain_for(message_id, timeout)))
+            await asyncio.to_thread(self._run, self._drain_for(message_id, timeout), timeout)
 
     async def _drain_for(self, message_id: str, timeout: float) -> None:  # noqa: ASYNC109 - the word users know
         await self._drain(timeout)
@@ -307,7 +345,7 @@ class Trial:
                     await self._until_idle(worker)
             except TimeoutError:
                 are = "is" if worker.busy == 1 else "are"
-                raise TimeoutError(f"{counted(worker.busy, 'handler')} {are} still running after {timeout:g} s") from None
+                raise TimeoutError(f"{counted(worker.busy, 'handler')} {are} still running after {timeout:g} s{_standing()}") from None
             finally:
                 self._is_draining = False
                 consumer.stop()
@@ -358,6 +396,19 @@ class _Worker(Worker):
         except Exception as error:  # also what a provider of the user's raises
             self.broken = error
             raise
+
+
+def _standing() -> str:
+    """Say where the code of handlers stands, and have no thread that never comes back from it keep this process from its end."""
+    said, frames = list[str](), cast("Any", sys)._current_frames()  # noqa: SLF001 - documented, in spite of its name
+    for thread in threading.enumerate():
+        stack = traceback.extract_stack(frames.get(thread.ident))
+        begun = itertools.dropwhile(lambda frame: not frame.filename.startswith(_CALLERS), stack)
+        if handler := list(itertools.dropwhile(lambda frame: frame.filename.startswith(_OURS), begun)):
+            trace = "".join(traceback.format_list(handler)).rstrip()
+            said.append(f"; {handler[0].name} stands here:\n{trace}")
+            cast("Any", pools)._threads_queues.pop(thread, None)  # noqa: SLF001 - nothing public tells it not to wait at the end
+    return "".join(said)
 
 
 async def _pruned(engine: Engine) -> None:

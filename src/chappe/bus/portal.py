@@ -28,7 +28,7 @@ class Portal:
 
     def __init__(self) -> None:
         self._loop = _Loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="chappe-portal", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="chappe-portal", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
@@ -44,7 +44,15 @@ class Portal:
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:
         """Run a last coroutine and end the thread."""
-        asyncio.run_coroutine_threadsafe(last, self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop, context=contextvars.Context())
+        self.leave(last).result()
         self._thread.join()
+
+    def leave(self, last: Coroutine[Any, Any, None]) -> Future[None]:
+        """Do the same as soon as nothing keeps the thread, without waiting for it."""
+        ended = self.submit(last)
+        ended.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._loop.stop, context=contextvars.Context()))
+        return ended
+
+    def _serve(self) -> None:
+        self._loop.run_forever()
         self._loop.close()

@@ -44,6 +44,7 @@ _REFUSED_PAUSE = 0.5
 _NOT_READY_PAUSE = 5.0
 _REFUSALS = 3
 _SHORT = 0.05
+_LAST_WAIT = 2.0  # for handlers to end that were cut off
 _TOGETHER = 64  # settlements that leave together, while the next messages run: the broker works at the same time
 
 
@@ -146,7 +147,7 @@ class Worker:
         cut = self.busy
         for slot in self._slots.values():
             slot.interrupt(asyncio.CancelledError())
-        await asyncio.wait(self._slots.values(), timeout=2.0) if self._slots else None
+        await asyncio.wait(self._slots.values(), timeout=_LAST_WAIT) if self._slots else None
         while self._settlements or self._settling:
             self._flush()
             self._settled.clear()
