@@ -20,6 +20,7 @@ from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
 from chappe.bus.context import Context, Leaving, Ports
 from chappe.bus.draft import Draft, draft_of, listed
 from chappe.bus.handler import Handler
+from chappe.bus.loop import attempted
 from chappe.bus.merging import Merger, Publish
 from chappe.bus.portal import Portal
 from chappe.bus.providers import Providers
@@ -325,7 +326,8 @@ class App:
         ports = await self.ports() if is_limited(message) else None
         context = Context(identity, sent_at=self.bus.now(), ports=ports, now=self.bus.now)
         try:
-            result = await self.bus.handle(message, context)
+            with attempted(context, f"the handler of {message.__spec__.name} {identity}"):
+                result = await self.bus.handle(message, context)
         finally:
             context.end()
         if context.then:

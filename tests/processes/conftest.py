@@ -17,7 +17,7 @@ import pytest
 from ..waiting import until
 
 APPLICATION = """
-import asyncio, os, pathlib, time
+import asyncio, os, pathlib, sys, time
 from chappe import App, Command, Context, Retry, every
 
 app = App("mill")
@@ -139,6 +139,27 @@ async def forking(command):
 @app.handles(ForkInThread)
 def forks_in_a_thread(command: ForkInThread):
     fork(command)
+
+
+class Now(Command, inline=True):
+    what: str
+
+
+@app.handles(Now)
+async def now(command: Now) -> str:
+    write("start", command.what)
+    match command.what:
+        case "fork":
+            fork(Fork(name="now"))
+        case "fork-in-task":
+            await asyncio.create_task(forking(Fork(name="now")))
+        case "exit":
+            asyncio.get_running_loop().call_later(0, sys.exit, 3)
+            await asyncio.sleep(60)
+        case "stop":
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(60)
+    return "done"
 
 
 @app.handles(Exit)

@@ -62,6 +62,19 @@ def test_no_handler_is_told_the_token(mill: Mill) -> None:
 
 
 @pytest.mark.timeout(90)
+def test_the_gateway_goes_on_whatever_an_inline_command_does_to_its_process(mill: Mill) -> None:
+    mill.run("--no-scheduler")
+    before = mill.pid("gateway")
+    with httpx2.Client(base_url=mill.address(), trust_env=False, timeout=60) as client:
+        answers = [client.post("/commands/now", json={"what": what}) for what in ("fork", "exit", "fork-in-task", "stop", "fine")]
+    assert [answer.status_code for answer in answers] == [200, 422, 200, 422, 200], [answer.text for answer in answers]
+    assert [line.attempt for line in mill.lines("child")] == [70, 70]
+    assert len(mill.lines("start")) == 5
+    assert mill.pid("gateway") == before
+    mill.end()
+
+
+@pytest.mark.timeout(90)
 def test_half_requests_do_not_keep_others_out_of_a_gateway_with_few_descriptors(mill: Mill) -> None:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, allowed[1]))

@@ -7,12 +7,16 @@ everybody every task. Here the loop goes on, and the attempt that is to blame fa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
-from collections.abc import Coroutine
+import os
+import weakref
+from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
+from chappe.bus import forked
 from chappe.failures import summarize
 
 log = logging.getLogger("chappe.worker")
@@ -56,11 +60,34 @@ def interruption() -> BaseException | None:
     return task.interruption if isinstance(task, OwnTask) else None
 
 
+@contextlib.contextmanager
+def attempted(what: object, name: str) -> Generator[None]:
+    """Have what runs here be an attempt of its own, unless it is part of one: what it does to the event loop is raised here."""
+    task, process = asyncio.current_task(), os.getpid()
+    own = task if isinstance(task, OwnTask) and attempt.get() is None else None
+    if own is not None:
+        own.begin(what)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if own is None or own.interruption is None:
+            raise
+        own.uncancel()
+        raise own.interruption from None
+    finally:
+        if os.getpid() != process:
+            forked.end(name)
+        if own is not None:
+            own.interruption = None
+            own.begin(None)
+
+
 class LastingLoop(asyncio.SelectorEventLoop):
     """An event loop that goes on when what a handler started would end it."""
 
     def __init__(self) -> None:
         super().__init__()
+        _loops.add(self)
         self._main: asyncio.Future[Any] | None = None
         self.set_task_factory(_make_task)
 
@@ -84,6 +111,12 @@ class LastingLoop(asyncio.SelectorEventLoop):
                     raise
             else:
                 return
+
+    def disown(self) -> None:
+        """Be the copy of a loop in a forked child, which ends before anything else runs in it."""
+        with contextlib.suppress(RuntimeError):  # it is closed, or in debug mode and of another thread
+            self.call_soon(forked.end, "a task of this process", context=contextvars.Context())
+            cast("Any", self)._ready.rotate(1)  # noqa: SLF001 - what was ready is its parent's to run
 
     def stop(self) -> None:
         """Stop the loop, or end the attempt that asks for it as `sys.exit()` in its place does."""
@@ -115,6 +148,18 @@ class LastingLoop(asyncio.SelectorEventLoop):
         for task in asyncio.all_tasks(self):
             if isinstance(task, OwnTask) and task.runs is failed:
                 task.interrupt(error)
+
+
+_loops: Final = weakref.WeakSet[LastingLoop]()
+
+
+def _disown() -> None:
+    for loop in list(_loops):
+        loop.disown()
+    _loops.clear()
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 def run(main: Coroutine[Any, Any, R]) -> R:

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from chappe.bus.loop import LastingLoop
+from chappe.bus.loop import LastingLoop, attempt
 from chappe.clocks import steady
 from chappe.errors import DefinitionError
 
@@ -28,6 +28,7 @@ class Portal:
 
     def __init__(self) -> None:
         self._loop = _Loop()
+        self._closing = False
         self._thread = threading.Thread(target=self._serve, name="chappe-portal", daemon=True)
         self._thread.start()
 
@@ -39,8 +40,10 @@ class Portal:
         return self.submit(work).result()
 
     def submit(self, work: Coroutine[Any, Any, R]) -> Future[R]:
-        """Begin to run a coroutine, for a caller that must not block."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Begin to run a coroutine, for a caller that must not block; it is of no attempt that the caller is of."""
+        variables = contextvars.copy_context()
+        variables.run(attempt.set, None)
+        return variables.run(asyncio.run_coroutine_threadsafe, work, self._loop)
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:
         """Run a last coroutine and end the thread."""
@@ -50,9 +53,14 @@ class Portal:
     def leave(self, last: Coroutine[Any, Any, None]) -> Future[None]:
         """Do the same as soon as nothing keeps the thread, without waiting for it."""
         ended = self.submit(last)
-        ended.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._loop.stop, context=contextvars.Context()))
+        ended.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._stop, context=contextvars.Context()))
         return ended
 
+    def _stop(self) -> None:
+        self._closing = True
+        self._loop.stop()
+
     def _serve(self) -> None:
-        self._loop.run_forever()
+        while not self._closing:  # a thread of the application may stop the loop, too
+            self._loop.run_forever()
         self._loop.close()

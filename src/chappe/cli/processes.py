@@ -385,10 +385,11 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
     settings = settings_of(ctx, host=host, port=port)
     line = _start(settings, "gateway", settings.grace)
     app = find_app(settings, role="gateway", may_own_file=False)
+    runs_handlers = any(command.__spec__.inline for command in app.registry.commands())
     config = uvicorn.Config(
         make_gateway(app), http=HttpProtocol, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
-        backlog=backlog(),
+        backlog=backlog(), loop="chappe.bus.loop:LastingLoop" if runs_handlers else "auto",
     )  # fmt: skip
 
     asked: list[int] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import contextvars
 import functools
 import logging
@@ -157,11 +156,9 @@ class Worker:
         return cut
 
     def disown(self) -> None:
-        """Be the copy of a worker in a forked child, which ends as soon as it is back in the event loop, whatever brought it there."""
+        """Be the copy of a worker in a forked child, which ends as soon as it is back in the event loop, or in one of our frames."""
         self._is_copy = self._quiet = True
         self._buffer.clear()
-        with contextlib.suppress(RuntimeError):  # a loop in debug mode takes no call from another thread
-            self._loop.call_soon(forked.end, "a task of this worker")
 
     def quiet(self, on: bool) -> None:
         """Stop or resume taking new messages, while what runs goes on."""
