@@ -296,7 +296,7 @@ class Trial:
         for schedule in self.app.schedules:
             due[schedule.name] = schedule.trigger.after(max(await store.last_fired(schedule.name) or 0.0, self._clock))
         wanted = {name: slot for name, slot in due.items() if left.setdefault(name, slots) > 0}
-        moment = min([self._engine.ledger.next_due, *wanted.values()])
+        moment = min([self._engine.ledger.turn.next_due, *wanted.values()])
         if moment == float("inf"):
             return None
         for name, slot in due.items():

@@ -77,7 +77,7 @@ class InsideEngine(_FileEngine):
         if engine is None:
             return
         engine.stopped.set_result(None)
-        engine.ledger.db.close()
+        engine.ledger.turn.db.close()
         engine._ownership.close()
         for timer in [*engine._timers, engine._due]:
             if timer is not None:

@@ -108,9 +108,9 @@ def retry_acked_before_it_is_published() -> None:
 
 @planted("storm", "what a client held is not given back when its connection is closed")
 def claims_never_given_back() -> None:
-    from chappe.engines.file.ledger import Ledger
+    from chappe.engines.file.endings import Endings
 
-    Ledger.give_back = lambda self, session, account, who="": None
+    Endings.give_back = lambda self, session, account, who="": None
 
 
 @planted("storm", "a handler is marked as finished before it ran")
@@ -134,16 +134,16 @@ def mark_before_handler() -> None:
 def answer_before_commit() -> None:
     import time
 
-    from chappe.engines.file.ledger import Ledger
+    from chappe.engines.file.turn import Turn
 
-    commit, latest = Ledger.commit, [0.0]
+    commit, latest = Turn.commit, [0.0]
 
     def late(self: Any) -> None:
         if time.monotonic() - latest[0] > 0.05:
             latest[0] = time.monotonic()
             commit(self)
 
-    Ledger.commit = late
+    Turn.commit = late
 
 
 @planted("storm", "idempotency keys are not stored with their messages")
@@ -164,11 +164,12 @@ def keys_not_stored() -> None:
 
 @planted("storm", "a late settlement is accepted from whoever held the message once")
 def fencing_off() -> None:
-    from chappe.engines.file.ledger import Ledger
+    from chappe.engines.file.dispatch import Dispatch
+    from chappe.engines.file.endings import Endings
 
-    adopt = Ledger.adopt
-    Ledger.claim_of = lambda self, session, tag: self.claims.get(tag)
-    Ledger.adopt = lambda self, session, held: [*adopt(self, session, held), *(tag for _, tag in held if tag in self.claims)]
+    adopt = Dispatch.adopt
+    Endings.claim_of = lambda self, session, tag: self._turn.claims.get(tag)
+    Dispatch.adopt = lambda self, session, held: [*adopt(self, session, held), *(tag for _, tag in held if tag in self._turn.claims)]
 
 
 @planted("storm", "of two masks that merge, only the newer is kept")
@@ -275,7 +276,7 @@ def batch_in_two_commits() -> None:
 
     def halves(self: Any, session: Any, posted: Any) -> Any:
         first = publish(self, session, posted[: len(posted) // 2]) if len(posted) > 1 else []
-        self._ledger.commit()
+        self._turn.commit()
         return first + publish(self, session, posted[len(first) :])
 
     Verbs.publish = halves
@@ -289,7 +290,7 @@ def published_a_commit_before_the_ack() -> None:
 
     def apart(self: Any, settlement: Any) -> Any:
         refusal = publish(self, settlement)
-        self._ledger.commit()
+        self._turn.commit()
         return refusal
 
     Verbs._publish_with = apart
@@ -305,7 +306,7 @@ def published_a_commit_after_the_ack() -> None:
 
     def apart(self: Any, session: Any, settlements: Any) -> Any:
         refused = settle(self, session, [msgspec.structs.replace(s, then=[]) if isinstance(s, AckRequest) else s for s in settlements])
-        self._ledger.commit()
+        self._turn.commit()
         for settlement in settlements:
             if isinstance(settlement, AckRequest) and settlement.then and settlement.tag not in {r[0] for r in refused}:
                 self._publish_with(settlement)
@@ -321,16 +322,16 @@ def archived_a_commit_later() -> None:
 
 @planted("power", "the counters of a queue are stored a commit after its rows")
 def counted_a_commit_later() -> None:
-    from chappe.engines.file.ledger import Ledger
+    from chappe.engines.file.turn import Turn
 
-    save = Ledger._save_counters
+    save = Turn._save_counters
 
     def later(self: Any) -> None:
         self.db.execute("commit")
         self.db.execute("begin immediate")
         save(self)
 
-    Ledger._save_counters = later
+    Turn._save_counters = later
 
 
 @planted("power", "the slot of a schedule is remembered a commit before its messages are stored")
@@ -341,7 +342,7 @@ def slot_remembered_a_commit_before() -> None:
 
     def apart(self: Any, schedule: Any, slot: Any, posted: Any) -> Any:
         fired, receipts = fire(self, schedule, slot, [])
-        self._ledger.commit()
+        self._turn.commit()
         if fired:
             self._intake.publish(posted)
         return fired, receipts
@@ -356,23 +357,23 @@ def keys_remembered_a_commit_later() -> None:
 
 @planted("power", "the numbers that were reserved are not stored")
 def reservation_not_stored() -> None:
-    from chappe.engines.file.ledger import Ledger
+    from chappe.engines.file.turn import Turn
 
-    store = Ledger._set_meta
-    Ledger._set_meta = lambda self, name, value: None if name == "next_id" else store(self, name, value)
+    store = Turn._set_meta
+    Turn._set_meta = lambda self, name, value: None if name == "next_id" else store(self, name, value)
 
 
 @planted("power", "the last request of a client is remembered a commit after it was stored")
 def serial_remembered_a_commit_later() -> None:
-    from chappe.engines.file.ledger import Ledger
+    from chappe.engines.file.turn import Turn
 
-    remember = Ledger.remember_serial
+    remember = Turn.remember_serial
 
     def later(self: Any, *arguments: Any) -> None:
         self.commit()
         remember(self, *arguments)
 
-    Ledger.remember_serial = later
+    Turn.remember_serial = later
 
 
 def _commit_before(statement: str) -> None:
@@ -445,9 +446,9 @@ def recover_takes_what_had_ended() -> None:
 def errors_of_the_disk_not_heard() -> None:
     import apsw
 
-    from chappe.engines.file.ledger import Ledger
+    from chappe.engines.file.turn import Turn
 
-    commit = Ledger.commit
+    commit = Turn.commit
 
     def deaf(self: Any) -> None:
         try:
@@ -455,4 +456,4 @@ def errors_of_the_disk_not_heard() -> None:
         except apsw.IOError:
             self._writing = False
 
-    Ledger.commit = deaf
+    Turn.commit = deaf

@@ -62,7 +62,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     engine = Engine(tmp_path / "chappe.db", grace=0.0)
     broker = FileBroker(tmp_path / "chappe.db", engine=engine)
     await broker.declare(Topology(queues=(bind("q"),)))
-    yield Host(FileStore(broker.client), lambda: engine.ledger.routes.queue("q").published)
+    yield Host(FileStore(broker.client), lambda: engine.ledger.turn.routes.queue("q").published)
     await broker.close()
     engine.close()
 

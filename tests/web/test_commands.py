@@ -59,7 +59,7 @@ async def test_a_full_disk_is_503_and_nothing_is_stored(shop: Open, monkeypatch:
         raise apsw.FullError("disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.engine.ledger, "_save_counters", full)
+        patch.setattr(shop.engine.ledger.turn, "_save_counters", full)
         answer = await shop.client.post("/commands/order", json=ORDER)
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"

@@ -334,8 +334,8 @@ async def test_a_momentary_owner_confirms_what_its_dead_engine_had_stored(tmp_pa
     broker = FileBroker(tmp_path / "chappe.db")
     await broker.declare(Topology(queues=(bind("q"),)))
     ledger = Ledger(tmp_path / "chappe.db", time.time)
-    ledger.remember_serial(broker.client.name, 1000, [1000])
-    ledger.commit()
+    ledger.turn.remember_serial(broker.client.name, 1000, [1000])
+    ledger.turn.commit()
     ledger.close()
     futures = [asyncio.get_running_loop().create_future() for _ in range(2)]
     for serial, future in zip((999, 1000), futures, strict=True):  # 999 was stored, 1000 refused in the same turn

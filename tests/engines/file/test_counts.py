@@ -47,7 +47,7 @@ async def test_what_was_done_is_known_after_a_restart_and_after_a_kill(tmp_path:
         broker = FileBroker(path, engine=engine)
         assert await counts(broker) == EXPECTED
         await broker.close()
-        engine.ledger.db.close()  # as a killed process leaves it
+        engine.ledger.turn.db.close()  # as a killed process leaves it
         engine.ledger.close = lambda **_: None  # type: ignore[method-assign]
         engine.close()
 
@@ -76,9 +76,9 @@ async def test_a_file_whose_counts_are_of_an_older_release_is_read(tmp_path: Pat
     broker = FileBroker(path, engine=engine)
     await live_a_little(broker)
     await broker.close()
-    for name, value in engine.ledger.db.execute("select name, value from tally where name like 'queue %'").fetchall():
+    for name, value in engine.ledger.turn.db.execute("select name, value from tally where name like 'queue %'").fetchall():
         short = msgspec.json.encode(msgspec.json.decode(value)[:3])
-        engine.ledger.db.execute("update tally set value = ? where name = ?", (short, name))
+        engine.ledger.turn.db.execute("update tally set value = ? where name = ?", (short, name))
     engine.close()
     engine = Engine(path, grace=0.0)
     broker = FileBroker(path, engine=engine)

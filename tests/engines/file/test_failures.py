@@ -40,7 +40,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 async def broker(engine: Engine) -> AsyncIterator[FileBroker]:
-    made = FileBroker(engine.ledger.path, engine=engine)
+    made = FileBroker(engine.ledger.turn.path, engine=engine)
     await made.declare(Topology(queues=(bind("q"), bind("r"))))
     yield made
     await made.close()
@@ -58,7 +58,7 @@ async def test_nothing_is_taken_for_a_queue_that_is_being_deleted(
     with pytest.raises(Unroutable):
         await broker.publish([message("late")])
     assert await deleting == 80
-    rows = engine.ledger.db.execute("select (select count(*) from ready), (select count(*) from delayed)").fetchone()
+    rows = engine.ledger.turn.db.execute("select (select count(*) from ready), (select count(*) from delayed)").fetchone()
     assert rows == (1, 0), "only what waits in the other queue is left"
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message("again")])
@@ -79,7 +79,7 @@ async def test_a_deletion_that_is_refused_half_way_leaves_the_queue_in_use(broke
 
 def full_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, *, times: int = 2) -> None:
     """Have the next commits find no room on the disk: the first, and the one with the room of the reserve."""
-    commit = engine.ledger._save_counters
+    commit = engine.ledger.turn._save_counters
     left = times
 
     def full() -> None:
@@ -89,7 +89,7 @@ def full_once(engine: Engine, monkeypatch: pytest.MonkeyPatch, *, times: int = 2
             raise apsw.FullError("database or disk is full")
         commit()
 
-    monkeypatch.setattr(engine.ledger, "_save_counters", full)
+    monkeypatch.setattr(engine.ledger.turn, "_save_counters", full)
 
 
 async def test_a_deletion_that_meets_a_full_disk_leaves_the_queue_as_it_was(
@@ -101,7 +101,7 @@ async def test_a_deletion_that_meets_a_full_disk_leaves_the_queue_as_it_was(
         await broker.purge("q", delete=True)
     await asyncio.sleep(0)
     assert await broker.depth("q") == Depth(ready=1), "neither gone from memory nor emptied behind the refusal"
-    await auntil(lambda: not engine.ledger.full, "room")
+    await auntil(lambda: not engine.ledger.turn.full, "room")
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message("b")])
     assert await broker.purge("q", delete=True) == 2
@@ -110,12 +110,12 @@ async def test_a_deletion_that_meets_a_full_disk_leaves_the_queue_as_it_was(
 async def test_what_was_given_back_and_lent_again_in_a_turn_that_is_undone_is_held_as_before(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = FileBroker(engine.ledger.path, engine=engine)
+    other = FileBroker(engine.ledger.turn.path, engine=engine)
     await broker.publish([message("a")])
     async with broker.consume(["q"], prefetch=1) as mine, other.consume(["q"], prefetch=1) as theirs:
         (held,) = await mine.receive(1, 60.0)
         waiting = asyncio.ensure_future(theirs.receive(1, 60.0))
-        await auntil(lambda: engine.ledger.receivers, "the other to wait")
+        await auntil(lambda: engine.ledger.dispatch.receivers, "the other to wait")
         full_once(engine, monkeypatch)
         with pytest.raises(StorageFull):
             await mine.settle([Retry(held.tag, 0.0, counted=True, error="why")])
@@ -133,7 +133,7 @@ async def test_a_turn_that_is_undone_and_done_again_is_counted_once(
         first, second = await consumer.receive(2, 60.0)
         full_once(engine, monkeypatch, times=1)
         await consumer.settle([Ack(first.tag), Dead(second.tag, "why")])
-    queue = engine.ledger.routes.queue("q")
+    queue = engine.ledger.turn.routes.queue("q")
     assert (queue.published, queue.done, queue.died) == (2, 1, 1)
 
 
@@ -142,7 +142,7 @@ async def test_a_refusal_is_remembered_with_what_was_stored_later(engine: Engine
         await broker.publish([message("a", "nowhere")])
     refused = broker.client.serial
     await broker.publish([message("b")])
-    assert engine.ledger.stored_of(broker.client.name) == (broker.client.serial, [refused])
+    assert engine.ledger.turn.stored_of(broker.client.name) == (broker.client.serial, [refused])
 
 
 class Raw:
@@ -204,9 +204,9 @@ async def test_refusals_that_no_client_waits_for_any_more_are_forgotten(
 
 async def test_a_damaged_pending_message_is_merged_with_by_nobody(engine: Engine, broker: FileBroker) -> None:
     await broker.publish([message("a", key="k", merges=True), message("work", "r")])
-    engine.ledger.write()
-    engine.ledger.db.execute("update ready set envelope = cast(replace(envelope, 'a', 'z') as blob) where message_id = 'a'")
-    engine.ledger.commit()
+    engine.ledger.turn.write()
+    engine.ledger.turn.db.execute("update ready set envelope = cast(replace(envelope, 'a', 'z') as blob) where message_id = 'a'")
+    engine.ledger.turn.commit()
     async with broker.consume(["r"], prefetch=1) as consumer:
         (held,) = await consumer.receive(1, 60.0)
         assert await consumer.settle([Ack(held.tag, then=(message("b", key="k", merges=True),))]) == []
@@ -230,12 +230,12 @@ async def test_a_disk_that_fails_while_old_records_are_deleted_ends_the_engine(
 
 async def test_old_records_are_deleted_in_bounded_turns(engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chappe.engines.file.records._DELETED_AT_ONCE", 10)
-    engine.ledger.write()
-    engine.ledger.db.executemany("insert into idempotency values (?, 'm', '', 1.0)", [(f"k{n}",) for n in range(95)])
-    engine.ledger.commit()
+    engine.ledger.turn.write()
+    engine.ledger.turn.db.executemany("insert into idempotency values (?, 'm', '', 1.0)", [(f"k{n}",) for n in range(95)])
+    engine.ledger.turn.commit()
     before = engine.turns
     engine._prune()
-    await auntil(lambda: engine.ledger.db.execute("select count(*) from idempotency").fetchone() == (0,), "the records to go")
+    await auntil(lambda: engine.ledger.turn.db.execute("select count(*) from idempotency").fetchone() == (0,), "the records to go")
     assert engine.turns - before >= 10
 
 
@@ -265,7 +265,7 @@ async def test_a_hello_of_a_connection_that_is_gone_takes_nothing(engine: Engine
 
 
 async def test_calls_while_a_connection_says_hello_wait_for_it_and_open_no_other(engine: Engine) -> None:
-    client = FileBroker(engine.ledger.path, engine=engine)
+    client = FileBroker(engine.ledger.turn.path, engine=engine)
     first = asyncio.ensure_future(client.declare(Topology(queues=(bind("q"),))))
     await asyncio.sleep(0)
     others = [asyncio.ensure_future(client.publish([message(f"m{n}")])) for n in range(3)]
@@ -291,12 +291,12 @@ async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_
         raise RuntimeError("strange")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.ledger, "promote", strange)
+        patch.setattr(engine.ledger.dispatch, "promote", strange)
         with pytest.raises(Rejected, match="strange"):
             await broker.publish([message("a")])
         refused = broker.client.serial
     await broker.publish([message("b")])
-    assert engine.ledger.stored_of(broker.client.name) == (broker.client.serial, [refused])
+    assert engine.ledger.turn.stored_of(broker.client.name) == (broker.client.serial, [refused])
     assert await broker.depth("q") == Depth(ready=1)
 
 
@@ -313,7 +313,7 @@ def full_at(engine: Engine, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
 async def test_a_receive_behind_a_request_that_met_a_full_disk_is_answered(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = FileBroker(engine.ledger.path, engine=engine)
+    other = FileBroker(engine.ledger.turn.path, engine=engine)
     await other.depth("q")
     with monkeypatch.context() as patch:
         full_at(engine, patch, "settle")
@@ -331,7 +331,7 @@ async def test_a_receive_that_is_cancelled_in_a_turn_that_fails_is_answered(
 ) -> None:
     async with broker.consume(["q"], prefetch=5) as consumer:
         receiving = asyncio.ensure_future(consumer.receive(1, 20.0))
-        await auntil(lambda: engine.ledger.receivers, "the receive to wait")
+        await auntil(lambda: engine.ledger.dispatch.receivers, "the receive to wait")
         with monkeypatch.context() as patch:
             full_at(engine, patch, "settle")
             broker.client.cancel(broker.client.serial)
@@ -343,7 +343,7 @@ async def test_a_receive_that_is_cancelled_in_a_turn_that_fails_is_answered(
 async def test_who_comes_behind_a_request_that_met_a_full_disk_is_told_so_too(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = FileBroker(engine.ledger.path, engine=engine)
+    other = FileBroker(engine.ledger.turn.path, engine=engine)
     await other.depth("q")
     with monkeypatch.context() as patch:
         full_at(engine, patch, "publish")
@@ -410,15 +410,15 @@ async def test_a_receive_that_was_served_in_a_turn_that_is_undone_is_served_in_t
 ) -> None:
     for n in range(9):
         await broker.publish([Publication(Envelope(f"m{n}", "t", b"x" * (1 << 20)), "q")])
-    commit = engine.ledger.commit
+    commit = engine.ledger.turn.commit
     failures = iter([apsw.FullError("database or disk is full")])
 
     def full() -> None:
-        if engine.ledger.served and (failure := next(failures, None)):
+        if engine.ledger.dispatch.served and (failure := next(failures, None)):
             raise failure
         commit()
 
-    monkeypatch.setattr(engine.ledger, "commit", full)
+    monkeypatch.setattr(engine.ledger.turn, "commit", full)
     async with broker.consume(["q"], prefetch=20) as consumer:
         assert len(await asyncio.wait_for(consumer.receive(10, 60), 60)) > 1
 
@@ -454,7 +454,7 @@ async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: 
     await worker.publish([message("old", key="k", merges=True)])
     async with worker.consume(["q"], prefetch=1) as consumer:
         await consumer.receive(1, 60.0)  # it is begun, and its effect remembered under its id
-        first.ledger.claims.clear()  # the engine dies without a word to anybody
+        first.ledger.turn.claims.clear()  # the engine dies without a word to anybody
         first.close()
         engine = Engine(path, grace=0.0)
         other = FileBroker(path, engine=engine)
@@ -485,7 +485,7 @@ async def test_an_engine_that_stood_still_itself_waits_again_for_those_who_held_
         time.sleep(0.5)  # noqa: ASYNC251 - as in a commit that takes long: who has come back is not heard yet
         for _ in range(3):
             await asyncio.sleep(0)
-        assert engine.ledger.held_back
-        await auntil(lambda: not engine.ledger.held_back, "the messages to be given to others")
+        assert engine.ledger.dispatch.held_back
+        await auntil(lambda: not engine.ledger.dispatch.held_back, "the messages to be given to others")
         engine.close()
     await worker.close()

@@ -64,7 +64,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 async def broker(engine: Engine) -> AsyncIterator[FileBroker]:
-    made = FileBroker(engine.ledger.path, engine=engine, deadline=SERVED_WITHIN)
+    made = FileBroker(engine.ledger.turn.path, engine=engine, deadline=SERVED_WITHIN)
     await made.declare(Topology(queues=(bind("q"), bind("mine"), bind("theirs"))))
     yield made
     await made.close()
@@ -287,7 +287,7 @@ async def test_no_sequence_of_frames_of_one_client_keeps_another_from_being_serv
         said: list[Any] = []
         for _ in range(chance.randrange(1, 12)):
             stranger = chance.choice(strangers)
-            said.append(talk.words(list(engine.ledger.claims)))
+            said.append(talk.words(list(engine.ledger.turn.claims)))
             stranger.say(*said[-1])
             if chance.random() < 0.2:
                 await asyncio.sleep(0)

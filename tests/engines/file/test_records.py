@@ -40,7 +40,7 @@ async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 async def broker(engine: Engine) -> AsyncIterator[FileBroker]:
-    made = FileBroker(engine.ledger.path, engine=engine)
+    made = FileBroker(engine.ledger.turn.path, engine=engine)
     await made.declare(Topology((Exchange("news", "topic", archive=100.0),), (bind("q"),)))
     yield made
     await made.close()
@@ -52,7 +52,7 @@ def message(identity: str, options: Options | None = None, *, exchange: str = ""
 
 def prune(engine: Engine) -> None:
     engine.verbs.records.prune()
-    engine.ledger.commit()
+    engine.ledger.turn.commit()
 
 
 async def test_a_result_is_kept_for_its_time_and_a_waiting_message_for_ever(engine: Engine, broker: FileBroker, clock: Clock) -> None:

@@ -18,6 +18,7 @@ import pytest
 from chappe.engines.contract.broker import Ack, Depth, Retry
 from chappe.engines.file import server
 from chappe.engines.file.broker import FileBroker
+from chappe.engines.file.dispatch import Reading
 from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.purge import Purge
 from chappe.engines.file.running_tables import HEADER, SLOT, folder_of
@@ -45,7 +46,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 async def broker(engine: Engine) -> AsyncIterator[FileBroker]:
-    made = FileBroker(engine.ledger.path, engine=engine)
+    made = FileBroker(engine.ledger.turn.path, engine=engine)
     await made.declare(Topology(queues=(bind("q"),)))
     yield made
     await made.close()
@@ -56,7 +57,7 @@ async def test_temporary_queues_of_a_client_that_does_not_come_back_after_a_rest
 ) -> None:
     monkeypatch.setattr(server, "FENCE", 0.4)
     before = Engine(tmp_path / "chappe.db", grace=0.0)
-    gone, here = (FileBroker(before.ledger.path, engine=before) for _ in range(2))
+    gone, here = (FileBroker(before.ledger.turn.path, engine=before) for _ in range(2))
     await gone.client.call("subscribe", bind("theirs"))
     await here.client.call("subscribe", bind("ours"))
     await here.publish([message(1, "theirs"), message(2, "ours")])
@@ -65,20 +66,20 @@ async def test_temporary_queues_of_a_client_that_does_not_come_back_after_a_rest
         await broker.close()
     before.close()
     engine = Engine(tmp_path / "chappe.db", grace=0.0)
-    again = FileBroker(engine.ledger.path, engine=engine)
+    again = FileBroker(engine.ledger.turn.path, engine=engine)
     again.client.name = here.client.name  # as a client has it that lives on
     try:
         assert await again.depth("theirs") == Depth(ready=1)
-        await auntil(lambda: list(engine.ledger.routes.queues) == ["ours"], "the removal")
+        await auntil(lambda: list(engine.ledger.turn.routes.queues) == ["ours"], "the removal")
         assert await again.depth("ours") == Depth(ready=1)
-        assert engine.ledger.db.execute("select count(*) from temporary_queue").fetchone() == (1,)
+        assert engine.ledger.turn.db.execute("select count(*) from temporary_queue").fetchone() == (1,)
     finally:
         await again.close()
         engine.close()
 
 
 async def test_requests_of_one_moment_share_a_commit(engine: Engine, broker: FileBroker) -> None:
-    others = [FileBroker(engine.ledger.path, engine=engine) for _ in range(8)]
+    others = [FileBroker(engine.ledger.turn.path, engine=engine) for _ in range(8)]
     await asyncio.gather(*(other.depth("q") for other in others))
     before = engine.turns
     await asyncio.gather(*(other.publish([message(n)]) for n, other in enumerate(others * 8)))
@@ -116,9 +117,9 @@ async def test_one_refused_request_does_not_touch_the_others_of_its_turn(broker:
 @contextlib.contextmanager
 def sqlite_rows(engine: Engine) -> Iterator[Callable[[str], object]]:
     """Change rows behind the engine's back, as a sick disk does."""
-    engine.ledger.write()
-    yield engine.ledger.db.execute
-    engine.ledger.commit()
+    engine.ledger.turn.write()
+    yield engine.ledger.turn.db.execute
+    engine.ledger.turn.commit()
 
 
 async def published(broker: FileBroker, publication: Publication) -> None:
@@ -138,17 +139,17 @@ async def test_a_full_disk_undoes_the_turn_refuses_it_and_recovers(
     await broker.publish([message(1)])
     async with broker.consume(["q"], prefetch=5) as consumer:
         (held,) = await consumer.receive(1, 1.0)
-        commit = engine.ledger._save_counters
+        commit = engine.ledger.turn._save_counters
 
         def full() -> None:
             raise apsw.FullError("database or disk is full")
 
-        monkeypatch.setattr(engine.ledger, "_save_counters", full)
+        monkeypatch.setattr(engine.ledger.turn, "_save_counters", full)
         with pytest.raises(StorageFull):
             await broker.publish([message(2)])
         with pytest.raises(StorageFull):
             await consumer.settle([Ack(held.tag)])
-        monkeypatch.setattr(engine.ledger, "_save_counters", commit)
+        monkeypatch.setattr(engine.ledger.turn, "_save_counters", commit)
         assert (await broker.depth("q")).running == 1, "what was held is still held"
         assert await consumer.settle([Ack(held.tag)]) == []
         with pytest.raises(StorageFull):  # the reserve is not back yet
@@ -161,17 +162,17 @@ async def test_a_connection_lost_while_the_disk_is_full_gives_back_later(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await broker.publish([message(1)])
-    other = FileBroker(engine.ledger.path, engine=engine)
+    other = FileBroker(engine.ledger.turn.path, engine=engine)
     async with other.consume(["q"], prefetch=5) as consumer:
         assert len(await consumer.receive(1, 1.0)) == 1
-        promote = engine.ledger.promote
+        promote = engine.ledger.dispatch.promote
 
         def full() -> None:
             raise apsw.FullError("database or disk is full")
 
-        monkeypatch.setattr(engine.ledger, "promote", full)
+        monkeypatch.setattr(engine.ledger.dispatch, "promote", full)
         await other.client.close()
-    monkeypatch.setattr(engine.ledger, "promote", promote)
+    monkeypatch.setattr(engine.ledger.dispatch, "promote", promote)
 
     async def back() -> bool:
         return (await broker.depth("q")).ready == 1
@@ -183,7 +184,7 @@ async def test_a_client_that_is_silent_while_it_holds_messages_is_given_up(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await broker.publish([message(1)])
-    silent = FileBroker(engine.ledger.path, engine=engine)
+    silent = FileBroker(engine.ledger.turn.path, engine=engine)
     async with silent.consume(["q"], prefetch=1) as consumer:
         (lost,) = await consumer.receive(1, 1.0)
         monkeypatch.setattr(silent.client, "unlinked", lambda _: None)  # it does not even hear that it is cut off
@@ -203,19 +204,19 @@ async def test_a_client_that_is_silent_while_it_holds_messages_is_given_up(
 
 async def test_nothing_is_left_of_a_wait_for_a_result_when_the_client_that_waited_is_gone(engine: Engine, broker: FileBroker) -> None:
     await broker.publish([msgspec.structs.replace(message(1), options=Options(tracked=True))])
-    other = FileBroker(engine.ledger.path, engine=engine)
+    other = FileBroker(engine.ledger.turn.path, engine=engine)
     waits = [other.client.call("result", message(1).envelope.id, 1e9, deadline=1e9) for _ in range(2)]
-    await auntil(lambda: sum(map(len, engine.ledger.waiters.values())) == 2, "the waits to have begun")
+    await auntil(lambda: sum(map(len, engine._waiters.values())) == 2, "the waits to have begun")
     await other.close()
     await asyncio.gather(*waits, return_exceptions=True)
-    assert dict(engine.ledger.waiters) == {}
+    assert dict(engine._waiters) == {}
 
 
 async def test_an_io_error_ends_the_engine_without_an_answer(engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise apsw.IOError("disk I/O error")
 
-    monkeypatch.setattr(engine.ledger, "commit", broken)
+    monkeypatch.setattr(engine.ledger.turn, "commit", broken)
     call = asyncio.ensure_future(broker.publish([message(1)]))
     error = await asyncio.wait_for(asyncio.shield(engine.stopped), 60)
     assert isinstance(error, apsw.IOError)
@@ -262,7 +263,7 @@ async def test_messages_that_ran_when_worker_and_engine_died_together_are_blamed
     await broker.publish([message(1), message(2)])
     async with broker.consume(["q"], prefetch=5) as consumer:
         started, waiting = await consumer.receive(2, 1.0)
-    engine.ledger.was_held = True
+    engine.ledger.turn.was_held = True
     await broker.close()
     engine.close()
     table = tmp_path / "chappe.db.running" / "4194304-aa.running"
@@ -290,11 +291,11 @@ async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_de
 ) -> None:
     monkeypatch.setattr(server, "_LOCK_ENDS", 0.01)
     await broker.publish([message(1)])
-    table = RunningTable(folder_of(engine.ledger.path), 1)
+    table = RunningTable(folder_of(engine.ledger.turn.path), 1)
 
     async def end() -> None:
         """Connect with the table, and end."""
-        worker = FileBroker(engine.ledger.path, engine=engine)
+        worker = FileBroker(engine.ledger.turn.path, engine=engine)
         worker.client.info = {"table": table.path.name}
         async with worker.consume(["q"], prefetch=1) as consumer:
             if holds:
@@ -336,7 +337,7 @@ async def test_a_client_that_names_what_is_not_its_table_is_given_up_like_others
     tmp_path: Path, engine: Engine, broker: FileBroker, name: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tables, elsewhere = folder_of(engine.ledger.path), tmp_path / "elsewhere"
+    tables, elsewhere = folder_of(engine.ledger.turn.path), tmp_path / "elsewhere"
     for folder in (tables, elsewhere):
         folder.mkdir()
     (tables / "1-a.running").touch()
@@ -347,7 +348,7 @@ async def test_a_client_that_names_what_is_not_its_table_is_given_up_like_others
     (tables / "1-c.running").mkdir()
     os.mkfifo(tables / "1-d.running")
     await broker.publish([message(1)])
-    worker = FileBroker(engine.ledger.path, engine=engine)
+    worker = FileBroker(engine.ledger.turn.path, engine=engine)
     worker.client.info = {"table": name.format(folder=tmp_path) if isinstance(name, str) else name}
     async with worker.consume(["q"], prefetch=1) as consumer:
         (delivery,) = await consumer.receive(1, 1.0)
@@ -372,18 +373,18 @@ async def test_text_that_is_no_utf8_fails_its_own_request_only(engine: Engine, b
 async def test_an_answer_that_something_is_pending_costs_no_commit(engine: Engine, broker: FileBroker) -> None:
     merging = Publication(Envelope("a", "t", b"{}"), "q", options=Options(key="k", merges=True))
     (stored,) = await broker.publish([merging])
-    pages = engine.ledger.db.execute("pragma data_version").fetchone()
-    written = Path(f"{engine.ledger.path}-wal").read_bytes()
+    pages = engine.ledger.turn.db.execute("pragma data_version").fetchone()
+    written = Path(f"{engine.ledger.turn.path}-wal").read_bytes()
     (answer,) = await broker.publish([merging])
     assert (answer.outcome, answer.version) == ("pending", stored.version)
-    assert Path(f"{engine.ledger.path}-wal").read_bytes() == written
-    assert engine.ledger.db.execute("pragma data_version").fetchone() == pages
+    assert Path(f"{engine.ledger.turn.path}-wal").read_bytes() == written
+    assert engine.ledger.turn.db.execute("pragma data_version").fetchone() == pages
 
 
 async def test_a_long_line_of_one_key_is_passed_over_in_several_turns(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chappe.engines.file.ledger._LOOKED_AT_ONCE", 50)
+    monkeypatch.setattr("chappe.engines.file.dispatch._LOOKED_AT_ONCE", 50)
     busy = [Publication(Envelope(f"b{n}", "t", b"{}"), "q", options=Options(key="busy")) for n in range(400)]
     await broker.publish([*busy, message(1)])
     async with broker.consume(["q"], prefetch=5) as consumer:
@@ -456,7 +457,7 @@ async def test_messages_with_long_notes_are_lent_in_answers_that_fit(broker: Fil
 async def test_a_message_that_no_answer_has_room_for_is_a_dead_letter_and_those_behind_it_are_served(
     broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chappe.engines.file.ledger.LARGEST_FRAME", 10_000)
+    monkeypatch.setattr("chappe.engines.file.dispatch.LARGEST_FRAME", 10_000)
     await broker.publish([Publication(Envelope("m0", "t", b"x" * 11_000), "q"), message(1)])
     async with broker.consume(["q"], prefetch=5) as consumer:
         assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m1"]
@@ -466,10 +467,12 @@ async def test_a_message_that_no_answer_has_room_for_is_a_dead_letter_and_those_
 async def test_a_receive_reads_hardly_more_than_it_lends(engine: Engine, broker: FileBroker) -> None:
     for n in range(20):
         await broker.publish([Publication(Envelope(f"m{n}", "t", b"x" * (1 << 20)), "q")])
-    (queue,) = engine.ledger.routes.queues.values()
-    rows, whole = engine.ledger._read(queue, 0, 20, 3 << 20)
+    (queue,) = engine.ledger.turn.routes.queues.values()
+    reading = Reading(engine.ledger.turn.db, queue, 3 << 20, 1000)
+    rows, whole = reading.behind(0, 0, 20)
     assert len(rows) == 3
     assert not whole
+    assert reading.is_over
 
 
 async def test_a_send_that_is_too_large_is_refused_at_once_and_certainly_not_stored(broker: FileBroker) -> None:

@@ -182,8 +182,8 @@ async def test_a_suspect_that_is_done_is_forgotten_with_its_deaths(host: Host) -
     worker = await host.worker()
     (suspect,) = await worker.take()
     await worker.consumer.settle([Ack(suspect.tag)])
-    assert host.engine.ledger.db.execute("select count(*) from death").fetchone() == (0,)
-    assert host.engine.ledger.db.execute("select count(*) from failure").fetchone() == (0,)
+    assert host.engine.ledger.turn.db.execute("select count(*) from death").fetchone() == (0,)
+    assert host.engine.ledger.turn.db.execute("select count(*) from failure").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("after", [0.0, 5.0])
@@ -220,7 +220,7 @@ async def test_only_what_the_worker_blames_is_a_suspect(host: Host) -> None:
     await worker.die()
     other = await host.worker()
     assert ids(await other.take()) == ["b"]
-    assert host.engine.ledger.db.execute("select error from failure").fetchall() == [
+    assert host.engine.ledger.turn.db.execute("select error from failure").fetchall() == [
         ("its worker was ended: it kept the event loop for 30 s",)
     ]
 

@@ -183,7 +183,7 @@ async def _look(path: Path, told: _Told, said: str) -> list[str]:
     found: Counter[str] = Counter()
     broker = FileBroker(path, engine=engine)
     try:
-        if "q" in engine.ledger.routes.queues:
+        if "q" in engine.ledger.turn.routes.queues:
             async with broker.consume(["q"], prefetch=2 * BATCH * _ENOUGH) as consumer:
                 while deliveries := await consumer.receive(100, 0.002):
                     for delivery in deliveries:

@@ -53,7 +53,7 @@ def recover(path: Path, now: Callable[[], float], highest: int, judge: Callable[
     except Exception as error:
         raise Wrong(f"the file cannot be opened: {type(error).__name__}: {error}") from error
     try:
-        check = ledger.db.execute("pragma integrity_check").fetchall()
+        check = ledger.turn.db.execute("pragma integrity_check").fetchall()
         if check != [("ok",)]:
             raise Wrong(f"integrity_check: {check[:3]}")
         facts, largest = _facts(ledger)
@@ -62,15 +62,15 @@ def recover(path: Path, now: Callable[[], float], highest: int, judge: Callable[
     except apsw.Error as error:
         raise Wrong(f"the file cannot be read: {type(error).__name__}: {error}") from error
     finally:
-        ledger.db.config(_NO_CHECKPOINT, 1)  # type: ignore[attr-defined]
-        ledger.db.close()
+        ledger.turn.db.config(_NO_CHECKPOINT, 1)  # type: ignore[attr-defined]
+        ledger.turn.db.close()
 
 
 def _facts(ledger: Ledger) -> tuple[dict[Fact, Any], int]:
-    db = ledger.db
-    names = {queue.id: queue.name for queue in ledger.routes.queues.values()}
-    facts: dict[Fact, Any] = {("queue", queue.name): queue.bindings for queue in ledger.routes.queues.values()}
-    facts |= {("exchange", e.name): (e.kind, e.archive) for e in ledger.routes.exchanges.values()}
+    db = ledger.turn.db
+    names = {queue.id: queue.name for queue in ledger.turn.routes.queues.values()}
+    facts: dict[Fact, Any] = {("queue", queue.name): queue.bindings for queue in ledger.turn.routes.queues.values()}
+    facts |= {("exchange", e.name): (e.kind, e.archive) for e in ledger.turn.routes.exchanges.values()}
     largest = 0
 
     def put(queue: int, identity: str, message: Message) -> None:
@@ -117,7 +117,7 @@ def _clients(db: Database) -> dict[Fact, Any]:
 
 def _refuse_contradictions(ledger: Ledger, facts: dict[Fact, Any], highest: int) -> None:
     rows = collections.Counter((name[1], fact.state) for name, fact in facts.items() if name[0] == "message")
-    for queue in ledger.routes.queues.values():
+    for queue in ledger.turn.routes.queues.values():
         counted = tuple(rows[queue.name, state] for state in ("ready", "delayed", "dead"))
         kept = (queue.rows, queue.delayed, queue.dead)
         if counted != kept:
@@ -125,11 +125,11 @@ def _refuse_contradictions(ledger: Ledger, facts: dict[Fact, Any], highest: int)
     seqs = sorted(name[1] for name in facts if name[0] == "archive")
     if seqs != list(range(seqs[0], seqs[0] + len(seqs)) if seqs else []):
         raise Wrong(f"the archive has gaps: {seqs}")
-    lonely = ledger.db.execute(_PENDING).fetchall()
+    lonely = ledger.turn.db.execute(_PENDING).fetchall()
     if lonely:
         raise Wrong(f"pending keys without their message: {lonely}")
-    ledger.write()
-    number = ledger.next_id()
+    ledger.turn.write()
+    number = ledger.turn.next_id()
     ledger.undo()
     if number <= highest:
         raise Wrong(f"number {number} is given again: {highest} was given before")

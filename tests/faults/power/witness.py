@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from chappe.engines.file import client, ledger, log, server
+from chappe.engines.file import client, log, server, turn
 from chappe.engines.file.client import Client
 from chappe.engines.file.connection import Connection
 from chappe.engines.file.ledger import Ledger
@@ -77,36 +77,36 @@ class WitnessedEngine(Engine):
             if verb == "settle":
                 held = connection.session.claims
                 arguments = (*arguments, {tag: (c.queue.name, c.message_id) for tag, c in held.items()})
-            self._tape.ask(verb, arguments, self.ledger.now(), (name, request.serial), connection.session.name)
+            self._tape.ask(verb, arguments, self.ledger.turn.now(), (name, request.serial), connection.session.name)
         super()._perform(connection, request)
 
     def _step_purges(self) -> None:
         for connection, serial in self._purges:
             arguments = self._purging[connection, serial]
-            self._tape.ask("purge", arguments, self.ledger.now(), (self._called[connection], serial), connection.session.name)
+            self._tape.ask("purge", arguments, self.ledger.turn.now(), (self._called[connection], serial), connection.session.name)
         super()._step_purges()
 
     def _listen(self) -> None:
         """Have the engine's own work on the tape: what falls due, what lost clients held, what was kept long enough."""
         tape, ledger, records = self._tape, self.ledger, self.verbs.records
-        promote, give_back, prune = ledger.promote, ledger.give_back, records.prune
+        promote, give_back, prune = ledger.dispatch.promote, ledger.endings.give_back, records.prune
 
         def promoting() -> None:
-            if ledger.now() >= ledger.next_due:
-                tape.ask("promote", (), ledger.now())
+            if ledger.turn.now() >= ledger.turn.next_due:
+                tape.ask("promote", (), ledger.turn.now())
             promote()
 
         def giving_back(session: Session, account: Account | None, who: str) -> None:
             suspects = account.suspects if account is not None else ()
             held = [(c.queue.name, c.message_id, tag in suspects) for tag, c in session.claims.items()]
-            tape.ask("give_back", (held,), ledger.now())
+            tape.ask("give_back", (held,), ledger.turn.now())
             give_back(session, account, who)
 
         def pruning() -> bool:
-            tape.ask("prune", (), ledger.now())
+            tape.ask("prune", (), ledger.turn.now())
             return prune()
 
-        ledger.promote, ledger.give_back, records.prune = promoting, giving_back, pruning
+        ledger.dispatch.promote, ledger.endings.give_back, records.prune = promoting, giving_back, pruning
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def witnessed(tape: Tape, now: Callable[[], float]) -> Iterator[None]:
     def performing(self: Client, call: Any, ledger: Ledger, verbs: Verbs, session: Session) -> None:
         key = (self.name, call.serial)
         if call.verb in _WRITES:
-            tape.ask(call.verb, DECODERS[call.verb](decode_request(call.body[4:]).arguments), ledger.now(), key)
+            tape.ask(call.verb, DECODERS[call.verb](decode_request(call.body[4:]).arguments), ledger.turn.now(), key)
         perform(self, call, ledger, verbs, session)
         if call.future.done():
             refused = call.future.exception() is not None
@@ -127,9 +127,8 @@ def witnessed(tape: Tape, now: Callable[[], float]) -> Iterator[None]:
         patch.setattr(Client, "_perform", performing)
         patch.setattr(client, "steady_clock", lambda: now)
         patch.setattr(server, "FENCE", 1e9)
-        for module in (ledger, log):
-            patch.setattr(module, "CHECKPOINT", _PAGES)
+        patch.setattr(log, "CHECKPOINT", _PAGES)
         patch.setattr(log, "_STEP", 128 * 1024)
         patch.setattr(log, "_MARGIN", 32 * 1024)
-        patch.setattr(ledger, "_IDS_AT_ONCE", _IDS)
+        patch.setattr(turn, "_IDS_AT_ONCE", _IDS)
         yield

@@ -86,8 +86,8 @@ class Mill:
         assert engine is not None
         assert not self._tape.waiting
         if killed:
-            engine.ledger.db.config(_NO_CHECKPOINT, 1)  # type: ignore[attr-defined]
-            engine.ledger._set_meta = lambda *_: None  # type: ignore[method-assign]
+            engine.ledger.turn.db.config(_NO_CHECKPOINT, 1)  # type: ignore[attr-defined]
+            engine.ledger.turn._set_meta = lambda *_: None  # type: ignore[method-assign]
         engine.close()
         for broker in [*self._brokers, *(broker for broker, _, _ in self._consumers)]:
             await broker.client.close()

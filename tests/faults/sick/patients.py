@@ -124,7 +124,7 @@ async def _live(path: Path, count: int, *, checkpoint: bool) -> dict[str, set[st
     async with broker.consume(["passing"], prefetch=40) as consumer:  # what had ended stays on pages that are not in use any more
         await consumer.settle([Ack(delivery.tag) for delivery in await consumer.receive(40, 1.0)])
     if checkpoint:
-        engine.ledger.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        engine.ledger.turn.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     await broker.close()
     return names
 
@@ -172,7 +172,7 @@ async def _run_engine(path: Path) -> Outcome:
         return Outcome(f"not said: {error}", frozenset(), 0, 0, refused=True)
     broker = FileBroker(path, engine=engine, deadline=5.0)
     found = _Found()
-    reading = asyncio.ensure_future(_read(broker, found, list(engine.ledger.routes.queues)))
+    reading = asyncio.ensure_future(_read(broker, found, list(engine.ledger.turn.routes.queues)))
     await asyncio.wait((reading, engine.stopped), return_when=asyncio.FIRST_COMPLETED)
     error: str | None = None
     if engine.stopped.done():
@@ -220,7 +220,7 @@ async def _read(broker: FileBroker, found: _Found, queues: list[str]) -> None:
 
 def _abandon(engine: Engine) -> None:
     """Leave the file as the death of the process does."""
-    engine.ledger.db.close()
+    engine.ledger.turn.db.close()
     engine._ownership.close()
     for timer in [*engine._timers, *([engine._due] if engine._due else [])]:
         timer.cancel()

@@ -361,7 +361,7 @@ class Client:
             ledger = Ledger(self.path, steady_clock())
             verbs, session = Verbs(ledger), Session(self.name)
             try:
-                stored, refused = ledger.stored_of(self.name)
+                stored, refused = ledger.turn.stored_of(self.name)
                 for call in list(self._calls.values()):
                     if self._is_stored(call, stored, refused):
                         self._confirm(call)
@@ -386,7 +386,7 @@ class Client:
             return
         try:
             value = getattr(verbs, call.verb)(session, *decode(request.arguments))
-            ledger.commit()
+            ledger.turn.commit()
         except (ChappeError, *UNREADABLE) as error:
             ledger.undo()
             self._finish(call, error if isinstance(error, ChappeError) else BrokerError(f"bad request: {error}"))

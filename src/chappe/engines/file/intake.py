@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import Raw
 
 from chappe.bounds import IDEMPOTENCY_KEPT
-from chappe.engines.file.ledger import DELAY, INSERT, Ledger
 from chappe.engines.file.queues import MERGES, TRACKED, UNIQUE, QueueState
 from chappe.engines.file.seal import seal, unseal
+from chappe.engines.file.turn import DELAY, INSERT, Turn
 from chappe.engines.file.wire import Posted
 from chappe.errors import CorruptStorage, KeyReused, Unroutable
 
@@ -22,13 +22,13 @@ _REPLACE_DELAYED = "update delayed set envelope = ?, flags = flags | ? where due
 class Intake:
     """The way into the messages of one file."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
 
     def publish(self, posted: Sequence[Posted]) -> list[Any]:
         """Store publications, all or none, and return their receipts."""
         routes = self._routes(posted)
-        now = self._ledger.now()
+        now = self._turn.now()
         receipts: list[Any] = []
         rows: list[tuple[Any, ...]] = []
         archived: list[tuple[Any, ...]] = []
@@ -38,29 +38,29 @@ class Intake:
             if options is None and p.delay <= 0:
                 rank = -p.priority
                 for queue in queues:
-                    rows.append((queue.id, rank, self._ledger.next_id(), p.message_id, 0, 0, None, None, envelope))
+                    rows.append((queue.id, rank, self._turn.next_id(), p.message_id, 0, 0, None, None, envelope))
                     queue.arrived(rank, 1)
-                    self._ledger.touch(queue)
+                    self._turn.changed.add(queue)
                 receipts.append((p.message_id,))
             else:
                 receipts.append(self._publish_special(p, envelope, queues, now))
             if p.exchange and receipts[-1][1:2] in ((), ("stored",)):
-                exchange = self._ledger.routes.exchanges[p.exchange]
+                exchange = self._turn.routes.exchanges[p.exchange]
                 if exchange.archive:
                     archived.append((now, p.exchange, p.routing_key, p.message_id, envelope))
         if rows or archived:
-            self._ledger.write()
+            self._turn.write()
         if rows:
-            self._ledger.db.executemany(INSERT, rows)
+            self._turn.db.executemany(INSERT, rows)
         if archived:
-            self._ledger.db.executemany(
+            self._turn.db.executemany(
                 "insert into archive (at, exchange, routing_key, message_id, envelope) values (?, ?, ?, ?, ?)", archived
             )
         return receipts
 
     def _routes(self, posted: Sequence[Posted]) -> list[tuple[QueueState, ...]]:
         """Return the queues of each, or refuse all for one that cannot be stored."""
-        routes = [self._ledger.routes.match(p.exchange, p.routing_key) for p in posted]
+        routes = [self._turn.routes.match(p.exchange, p.routing_key) for p in posted]
         fingerprints: dict[str, str | None] = {}
         for p, queues in zip(posted, routes, strict=True):
             if p.options is None:
@@ -89,36 +89,36 @@ class Intake:
                 answer = self._merge(p, envelope, queue, key, flags, now)
                 if answer is not None:
                     return answer
-            self._ledger.write()
+            self._turn.write()
             version = self._insert(queue, -p.priority, p, envelope, flags, key, now)
         for queue in queues:
             if queue.owner:  # what becomes of it there is nobody else's matter
-                self._ledger.write()
+                self._turn.write()
                 self._insert(queue, -p.priority, p, envelope, 0, key, now)
         if options is not None:
             self._remember_keys(p, now)
             if flags & TRACKED:
                 first = next(iter(lasting), None)
-                self._ledger.db.execute(
+                self._turn.db.execute(
                     "insert or ignore into tracked (message_id, type, state, queue, at) values (?, ?, ?, ?, ?)",
                     (p.message_id, p.type, "delayed" if p.delay > 0 else "ready", first.name if first else "", now),
                 )
         return (p.message_id, "stored", version) if flags & MERGES else (p.message_id,)
 
     def _insert(self, queue: QueueState, rank: int, p: Posted, envelope: bytes, flags: int, key: str | None, now: float) -> int:
-        identity = self._ledger.next_id()
+        identity = self._turn.next_id()
         due = now + p.delay if p.delay > 0 else None
         if due is None:
-            self._ledger.db.execute(INSERT, (queue.id, rank, identity, p.message_id, 0, flags, key, None, envelope))
+            self._turn.db.execute(INSERT, (queue.id, rank, identity, p.message_id, 0, flags, key, None, envelope))
             queue.arrived(rank, 1)
         else:
-            self._ledger.db.execute(DELAY, (due, identity, queue.id, rank, p.message_id, 0, flags, key, None, envelope))
+            self._turn.db.execute(DELAY, (due, identity, queue.id, rank, p.message_id, 0, flags, key, None, envelope))
             queue.delayed += 1
             queue.published += 1
-            self._ledger.due_at(due)
-        self._ledger.touch(queue)
+            self._turn.due_at(due)
+        self._turn.changed.add(queue)
         if flags & MERGES:
-            self._ledger.db.execute(
+            self._turn.db.execute(
                 "insert into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)",
                 (queue.id, key, identity, due, rank, identity),
             )
@@ -126,7 +126,7 @@ class Intake:
 
     def _merge(self, p: Posted, envelope: bytes, queue: QueueState, key: str, flags: int, now: float) -> tuple[Any, ...] | None:
         """Put a merged message in the place of the pending one, or say what is pending; None if nothing is."""
-        found = self._ledger.db.execute(_PENDING, (queue.id, key)).fetchone()
+        found = self._turn.db.execute(_PENDING, (queue.id, key)).fetchone()
         if found is None:
             return None if p.options is None or p.options.replaces is None else (p.message_id, "pending")
         identity, due, rank, version = found
@@ -134,16 +134,16 @@ class Intake:
         assert options is not None
         if options.replaces != version:
             return self._shown(queue, key, found) or self._merge(p, envelope, queue, key, flags, now)
-        self._ledger.write()
+        self._turn.write()
         if due is None:
             sql, place = _REPLACE_READY, (envelope, flags, queue.id, rank, identity)
         else:
             sql, place = _REPLACE_DELAYED, (envelope, flags, due, identity)
-        (message_id,) = self._ledger.db.execute(sql, place).fetchone()
-        version = self._ledger.next_id()
-        self._ledger.db.execute("update pending set version = ? where queue = ? and key = ?", (version, queue.id, key))
+        (message_id,) = self._turn.db.execute(sql, place).fetchone()
+        version = self._turn.next_id()
+        self._turn.db.execute("update pending set version = ? where queue = ? and key = ?", (version, queue.id, key))
         if options.tracked:
-            self._ledger.db.executemany(
+            self._turn.db.executemany(
                 "insert or ignore into tracked (message_id, type, state, queue, at, into_id) values (?, ?, 'ready', ?, ?, ?)",
                 [(merged, p.type, queue.name, now, message_id) for merged in options.merged_ids if merged != message_id],
             )
@@ -158,19 +158,19 @@ class Intake:
             sql, place = "select message_id, envelope from ready where queue = ? and rank = ? and id = ?", (queue.id, rank, identity)
         else:
             sql, place = "select message_id, envelope from delayed where due = ? and id = ?", (due, identity)
-        message_id, stored = self._ledger.db.execute(sql, place).fetchone()
+        message_id, stored = self._turn.db.execute(sql, place).fetchone()
         try:
             return (message_id, "pending", version, Raw(unseal(stored)))
         except CorruptStorage:
-            self._ledger.write()
-            self._ledger.db.execute("delete from pending where queue = ? and key = ?", (queue.id, key))
+            self._turn.write()
+            self._turn.db.execute("delete from pending where queue = ? and key = ?", (queue.id, key))
             return None
 
     def _refuse_reuse(self, p: Posted, first: str | None) -> None:
         options = p.options
         assert options is not None
-        row = self._ledger.db.execute(
-            "select fingerprint from idempotency where name = ? and until > ?", (options.idempotency_key, self._ledger.now())
+        row = self._turn.db.execute(
+            "select fingerprint from idempotency where name = ? and until > ?", (options.idempotency_key, self._turn.now())
         ).fetchone()
         if first != options.fingerprint or (row is not None and row[0] != (options.fingerprint or "")):
             raise KeyReused(f'idempotency key "{options.idempotency_key}" came with another body before; use a new key for a new request')
@@ -179,13 +179,13 @@ class Intake:
         options = p.options
         assert options is not None
         if options.idempotency_key is not None:
-            row = self._ledger.db.execute(
+            row = self._turn.db.execute(
                 "select message_id from idempotency where name = ? and until > ?", (options.idempotency_key, now)
             ).fetchone()
             if row is not None:
                 return str(row[0])
         if options.unique is not None:
-            row = self._ledger.db.execute(
+            row = self._turn.db.execute(
                 "select message_id from unique_key where name = ? and (until is null or until > ?)", (options.unique, now)
             ).fetchone()
             if row is not None:
@@ -197,13 +197,13 @@ class Intake:
         assert options is not None
         identity = message_id or p.message_id
         if options.idempotency_key is not None:
-            self._ledger.db.execute(
+            self._turn.db.execute(
                 "insert or replace into idempotency values (?, ?, ?, ?)",
                 (options.idempotency_key, identity, options.fingerprint or "", now + IDEMPOTENCY_KEPT),
             )
         if options.unique is not None:
             until = None if options.unique_for is None else now + options.unique_for
-            self._ledger.db.execute("insert or replace into unique_key values (?, ?, ?)", (options.unique, identity, until))
+            self._turn.db.execute("insert or replace into unique_key values (?, ?, ?)", (options.unique, identity, until))
 
     def conflicts(self, posted: Sequence[Posted]) -> list[Any]:
         """Return a receipt for each publication if any of them must be merged first, or nothing.
@@ -220,13 +220,13 @@ class Intake:
         if options is None:
             return None
         keys = {(kind, name) for kind, name in (("idempotency", options.idempotency_key), ("unique", options.unique)) if name is not None}
-        if keys & names or self._taken(p, self._ledger.now()) is not None:
+        if keys & names or self._taken(p, self._turn.now()) is not None:
             return None  # a duplicate, which is not stored
         names |= keys
         if not options.merges or options.key is None:
             return None
-        for queue in _lasting(self._ledger.routes.match(p.exchange, p.routing_key)):
-            row = self._ledger.db.execute(_PENDING, (queue.id, options.key)).fetchone()
+        for queue in _lasting(self._turn.routes.match(p.exchange, p.routing_key)):
+            row = self._turn.db.execute(_PENDING, (queue.id, options.key)).fetchone()
             if (queue.id, options.key) in places or (row is None and options.replaces is not None):
                 return (p.message_id, "pending")
             places.add((queue.id, options.key))

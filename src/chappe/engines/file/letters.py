@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.queues import MERGES
 from chappe.engines.file.seal import seal, unseal, unseal_or_stand_in
+from chappe.engines.file.turn import Turn
 from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Envelope
 
@@ -23,13 +23,13 @@ _decode = msgspec.msgpack.Decoder(Envelope).decode
 class Letters:
     """The dead letters of one file."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
 
     def list(self, queue: str | None, after: int, limit: int) -> list[Any]:
         """Return up to `limit` letters with a larger number, of one queue or of all."""
-        identity = None if queue is None else self._ledger.routes.queue(queue).id
-        rows = self._ledger.db.execute(
+        identity = None if queue is None else self._turn.routes.queue(queue).id
+        rows = self._turn.db.execute(
             f"select {_COLUMNS} from dead where number > ? and (? is null or queue = ?) order by number limit ?",  # noqa: S608 - constant columns
             (after, identity, identity, max(0, min(limit, 1000))),
         )
@@ -37,7 +37,7 @@ class Letters:
 
     def show(self, number: int) -> Any:
         """Return one letter, or raise `NotFound`."""
-        row = self._ledger.db.execute(f"select {_COLUMNS} from dead where number = ?", (number,)).fetchone()  # noqa: S608 - constant columns
+        row = self._turn.db.execute(f"select {_COLUMNS} from dead where number = ?", (number,)).fetchone()  # noqa: S608 - constant columns
         if row is None:
             raise NotFound.letter(number)
         return self._shown(row)
@@ -47,42 +47,42 @@ class Letters:
 
         Raises `Rejected`, and retries none, if another message has the unique key of one of them.
         """
-        ledger = self._ledger
+        turn = self._turn
         self._refuse_taken(numbers)
-        ledger.write()
+        turn.write()
         count = 0
         for number in numbers:
-            row = ledger.db.execute(
+            row = turn.db.execute(
                 "delete from dead where number = ? returning queue, rank, message_id, flags, key, envelope, unique_name", (number,)
             ).fetchone()
             if row is None:
                 continue
             queue_id, rank, message_id, flags, key, envelope, unique = row
-            queue = ledger.routes.by_id[queue_id]
-            ledger.db.execute(
+            queue = turn.routes.by_id[queue_id]
+            turn.db.execute(
                 _READY,
-                (queue_id, rank, ledger.next_id(), message_id, int(flags) & ~MERGES, key, envelope),
+                (queue_id, rank, turn.next_id(), message_id, int(flags) & ~MERGES, key, envelope),
             )
             if unique is not None:
-                ledger.db.execute("insert into unique_key values (?, ?, null)", (unique, message_id))
-            ledger.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
-            ledger.db.execute(
+                turn.db.execute("insert into unique_key values (?, ?, null)", (unique, message_id))
+            turn.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
+            turn.db.execute(
                 "update tracked set state = 'ready', error = null where message_id = ? or into_id = ?", (message_id, message_id)
             )
             queue.dead -= 1
             queue.arrived(int(rank), 1)
-            ledger.touch(queue)
+            turn.changed.add(queue)
             count += 1
         return count
 
     def _refuse_taken(self, numbers: Sequence[int]) -> None:
         taken: dict[str, str] = {}
         for number in dict.fromkeys(numbers):
-            row = self._ledger.db.execute("select unique_name, message_id from dead where number = ?", (number,)).fetchone()
+            row = self._turn.db.execute("select unique_name, message_id from dead where number = ?", (number,)).fetchone()
             if row is None or row[0] is None:
                 continue
             name, message_id = row
-            found = self._ledger.db.execute("select message_id from unique_key where name = ?", (name,)).fetchone()
+            found = self._turn.db.execute("select message_id from unique_key where name = ?", (name,)).fetchone()
             other = taken.setdefault(name, message_id if found is None else str(found[0]))
             if found is not None or other != message_id:
                 raise Rejected(
@@ -92,32 +92,32 @@ class Letters:
 
     def edit(self, number: int, body: bytes) -> None:
         """Replace the body of a letter, or raise `NotFound`, or `CorruptStorage` if the disk changed it."""
-        ledger = self._ledger
-        row = ledger.db.execute("select envelope from dead where number = ?", (number,)).fetchone()
+        turn = self._turn
+        row = turn.db.execute("select envelope from dead where number = ?", (number,)).fetchone()
         if row is None:
             raise NotFound.letter(number)
         changed = msgspec.structs.replace(_decode(unseal(row[0])), body=body)
-        ledger.write()
-        ledger.db.execute("update dead set envelope = ? where number = ?", (seal(msgspec.msgpack.encode(changed)), number))
+        turn.write()
+        turn.db.execute("update dead set envelope = ? where number = ?", (seal(msgspec.msgpack.encode(changed)), number))
 
     def discard(self, numbers: Sequence[int]) -> int:
         """Delete letters for good, and say how many there were."""
-        ledger = self._ledger
-        ledger.write()
+        turn = self._turn
+        turn.write()
         count = 0
         for number in numbers:
-            row = ledger.db.execute("delete from dead where number = ? returning queue, message_id", (number,)).fetchone()
+            row = turn.db.execute("delete from dead where number = ? returning queue, message_id", (number,)).fetchone()
             if row is not None:
                 queue_id, message_id = row
-                queue = ledger.routes.by_id[queue_id]
-                ledger.db.execute("delete from mark where message_id = ?", (message_id,))
-                ledger.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
+                queue = turn.routes.by_id[queue_id]
+                turn.db.execute("delete from mark where message_id = ?", (message_id,))
+                turn.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
                 queue.dead -= 1
-                ledger.touch(queue)
+                turn.changed.add(queue)
                 count += 1
         return count
 
     def _shown(self, row: Any) -> Any:
         number, queue, reason, error, attempts, died_at, history, deaths, message_id, stored = row
         envelope = unseal_or_stand_in(stored, message_id)
-        return (number, self._ledger.routes.by_id[queue].name, reason, error, attempts, died_at, Raw(envelope), Raw(history), deaths)
+        return (number, self._turn.routes.by_id[queue].name, reason, error, attempts, died_at, Raw(envelope), Raw(history), deaths)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import apsw
+
+from chappe.engines.file.database import LOCK_WAIT, Database
 from chappe.engines.file.reserve import free_bytes
 
 CHECKPOINT: Final = 4000  # pages in the log after which it is written back into the database
@@ -22,10 +25,13 @@ _CHUNK: Final = 64 * 1024
 class Log:
     """The `-wal` file beside a database."""
 
-    def __init__(self, database: Path, page_size: int) -> None:
-        """Look at the file; nothing is written before `reach`."""
+    def __init__(self, database: Path, db: Database) -> None:
+        """Count the pages in it; nothing is written before `checkpoint_if_long`."""
         self._path = Path(f"{database}-wal")
-        self._frame = page_size + 24
+        self._db = db
+        self._pages = 0
+        db.set_wal_hook(self._logged)
+        self._frame = int(db.pragma("page_size")) + 24
         self._most = CHECKPOINT * self._frame + _MARGIN
         self._extent = 0
 
@@ -39,10 +45,6 @@ class Log:
             finally:
                 os.close(handle)
 
-    def restart(self) -> None:
-        """Take the file for empty: it was written back and cut off."""
-        self._extent = 0
-
     def size(self) -> int:
         """Return the bytes that the file has."""
         try:
@@ -50,9 +52,38 @@ class Log:
         except OSError:
             return 0
 
-    def reach(self, pages: int) -> None:
-        """Have room for the commits that follow `pages` pages; where the disk is short of it, leave it to SQLite."""
-        end = pages * self._frame
+    def _logged(self, _: Any, __: str, pages: int) -> int:
+        self._pages = pages
+        return 0
+
+    def checkpoint_if_long(self) -> None:
+        """Write a long log back into the file, between two turns, and have room in it for the commits that follow.
+
+        Raises `apsw.FullError` and `apsw.BusyError`, after which it may be tried again, and `apsw.IOError`: an error of the disk is not.
+
+        SQLite's own checkpoint in a commit would ignore it, and the next one might believe a disk that had lost the pages.
+        """
+        if self._pages > CHECKPOINT:
+            self.write_back()
+        self._reach()
+
+    def write_back(self) -> None:
+        """Write the log back into the file, as far as no reader is in the way; raises as `checkpoint_if_long` does."""
+        self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._pages = 0
+
+    def give_back(self) -> None:
+        """Write the log back into the file and free its bytes; raises as `checkpoint_if_long` does."""
+        self._db.set_busy_timeout(0)  # for somebody who reads, nobody else waits
+        try:
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._db.set_busy_timeout(LOCK_WAIT)
+        self._pages = self._extent = 0
+
+    def _reach(self) -> None:
+        """Have room for the commits that follow; where the disk is short of it, leave it to SQLite."""
+        end = self._pages * self._frame
         if end + _MARGIN <= self._extent or self._extent >= self._most:
             return
         try:

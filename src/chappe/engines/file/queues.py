@@ -1,20 +1,17 @@
-"""What the engine holds in memory of each queue: how far it was served, what is lent, which keys are taken.
-
-Nothing here grows with the backlog: only with what is lent, and with keys that others wait for.
-"""
+"""What the engine holds in memory of each queue and each client; nothing here grows with the backlog."""
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 
+from chappe.engines.dispatch import SUSPECT, Line
+
 # Flags of a stored message: what else must be tidied up when it ends.
 # RETURNED, of a claim only: it was lent before, and who had it then may have begun it.
-# SUSPECT: a worker died while it executed, so that it runs alone.
-TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED, SUSPECT = 1, 2, 4, 8, 16, 32, 64
+TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED = 1, 2, 4, 8, 16, 32
 
 
 class Counts(Struct, array_like=True, frozen=True, gc=False):
@@ -47,7 +44,7 @@ class Session:
         return len(self.claims) == 1 and bool(next(iter(self.claims.values())).flags & SUSPECT)
 
 
-class Claim(NamedTuple):
+class Claim(Struct, frozen=True, eq=False):
     """A message that is lent to a session."""
 
     session: Session
@@ -59,18 +56,10 @@ class Claim(NamedTuple):
     flags: int
     key: str | None
 
-
-@dataclass(slots=True)
-class Rank:
-    """The messages of one priority in one queue: served by `cursor`, but first what came back."""
-
-    cursor: int = 0
-    exhausted: bool = False
-    returned: list[int] = field(default_factory=list)
-
-    def give_back(self, identity: int) -> None:
-        """Remember a message that is ready again at its old place."""
-        heapq.heappush(self.returned, identity)
+    @property
+    def scope(self) -> str:
+        """The name under which its failures and deaths are remembered."""
+        return f"{self.queue.id}/{self.message_id}"
 
 
 @dataclass(slots=True, eq=False)
@@ -86,16 +75,12 @@ class QueueState:
     delayed: int = 0
     dead: int = 0
     running: int = 0
-    ranks: dict[int, Rank] = field(default_factory=dict)
-    order: list[int] = field(default_factory=list)
-    held: dict[str, int] = field(default_factory=dict)
-    blocked: set[str] = field(default_factory=set)
-    suspects: list[tuple[int, int]] = field(default_factory=list)  # rank and id of each that waits to run alone
     published: int = 0
     done: int = 0
     retried: int = 0
     died: int = 0
     closed: bool = False
+    line: Line = field(default_factory=Line)
 
     @property
     def counts(self) -> Counts:
@@ -107,21 +92,8 @@ class QueueState:
         self.rows, self.delayed, self.dead = counts.rows, counts.delayed, counts.dead
         self.published, self.done, self.retried, self.died = counts.published, counts.done, counts.retried, counts.died
 
-    def rank(self, rank: int) -> Rank:
-        """Return the state of one priority."""
-        found = self.ranks.get(rank)
-        if found is None:
-            found = self.ranks[rank] = Rank()
-            self.order = sorted(self.ranks)
-        return found
-
     def arrived(self, rank: int, count: int) -> None:
         """Note that messages were stored behind the cursor."""
-        self.rank(rank).exhausted = False
+        self.line.rank(rank).exhausted = False
         self.rows += count
         self.published += count
-
-    @property
-    def servable(self) -> bool:
-        """Whether there may be a message to lend; never false when there is one."""
-        return any(not r.exhausted or r.returned for r in self.ranks.values())

@@ -10,8 +10,8 @@ from msgspec import Raw
 
 from chappe.bounds import CLOCKS_APART, RESULTS_KEPT
 from chappe.engines.file.intake import Intake
-from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.seal import unseal_or_stand_in
+from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import Posted
 from chappe.errors import NotFound
 from chappe.messages.topology import passes
@@ -24,23 +24,23 @@ SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 class Records:
     """The store's side of one file."""
 
-    def __init__(self, ledger: Ledger, intake: Intake) -> None:
-        self._ledger = ledger
+    def __init__(self, turn: Turn, intake: Intake) -> None:
+        self._turn = turn
         self._intake = intake
 
     def mark(self, message_id: str, handler: str, result: bytes | None) -> None:
         """Remember that a handler finished a message, and what it returned."""
-        self._ledger.write()
-        self._ledger.db.execute("insert or ignore into mark values (?, ?, ?)", (message_id, handler, result))
+        self._turn.write()
+        self._turn.db.execute("insert or ignore into mark values (?, ?, ?)", (message_id, handler, result))
 
     def marks(self, message_id: str) -> dict[str, bytes | None]:
         """Return the handlers that finished a message, each with what it returned."""
-        return dict(self._ledger.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
+        return dict(self._turn.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
 
     def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
         """Remember how schedules are defined; those that are new or changed count from now on."""
         known = dict(
-            self._ledger.db.execute("select name, definition from schedule_definition where application = ?", (application,)).fetchall()
+            self._turn.db.execute("select name, definition from schedule_definition where application = ?", (application,)).fetchall()
         )
         left_out = [name for name, definition in known.items() if name not in definitions and definition is not None]
         begun = {
@@ -48,11 +48,11 @@ class Records:
         }
         if not left_out and not begun:
             return
-        self._ledger.write()
-        self._ledger.db.executemany("update schedule_definition set definition = null where name = ?", [(name,) for name in left_out])
+        self._turn.write()
+        self._turn.db.executemany("update schedule_definition set definition = null where name = ?", [(name,) for name in left_out])
         for name, definition in begun.items():
-            self._ledger.db.execute("insert or replace into schedule_definition values (?, ?, ?)", (name, application, definition))
-            self._ledger.db.execute("insert or replace into schedule values (?, ?)", (name, begin_at(self.last_fired(name), now)))
+            self._turn.db.execute("insert or replace into schedule_definition values (?, ?, ?)", (name, application, definition))
+            self._turn.db.execute("insert or replace into schedule values (?, ?)", (name, begin_at(self.last_fired(name), now)))
 
     def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
         """Publish for a slot unless it or a later one was fired, or say what must be merged first."""
@@ -63,19 +63,19 @@ class Records:
             return False, conflicts
         if posted:
             self._intake.publish(posted)
-        self._ledger.write()
-        self._ledger.db.execute("insert or replace into schedule values (?, ?)", (schedule, slot))
+        self._turn.write()
+        self._turn.db.execute("insert or replace into schedule values (?, ?)", (schedule, slot))
         return True, []
 
     def last_fired(self, schedule: str) -> float | None:
         """Return the latest slot of a schedule."""
-        row = self._ledger.db.execute("select slot from schedule where name = ?", (schedule,)).fetchone()
+        row = self._turn.db.execute("select slot from schedule where name = ?", (schedule,)).fetchone()
         return None if row is None else float(row[0])
 
     def state(self, message_id: str) -> dict[str, Any]:
         """Tell where a tracked message is, or raise `NotFound`."""
-        ledger = self._ledger
-        row = ledger.db.execute(
+        turn = self._turn
+        row = turn.db.execute(
             "select type, state, queue, into_id, result, error, progress from tracked where message_id = ?", (message_id,)
         ).fetchone()
         if row is None:
@@ -89,36 +89,36 @@ class Records:
         }  # fmt: skip
 
     def _living(self, queue: str, message_id: str) -> str:
-        found = self._ledger.routes.queues.get(queue)
-        if any(c.message_id == message_id for c in self._ledger.claims.values()):
+        found = self._turn.routes.queues.get(queue)
+        if any(c.message_id == message_id for c in self._turn.claims.values()):
             return "running"
         if found is not None and found.delayed:
-            row = self._ledger.db.execute("select 1 from delayed where queue = ? and message_id = ?", (found.id, message_id)).fetchone()
+            row = self._turn.db.execute("select 1 from delayed where queue = ? and message_id = ?", (found.id, message_id)).fetchone()
             if row is not None:
                 return "delayed"
         return "ready"
 
     def progress(self, message_id: str, done: int, total: int, text: str) -> None:
         """Show how far a tracked message is."""
-        self._ledger.write()
-        self._ledger.db.execute(
+        self._turn.write()
+        self._turn.db.execute(
             "update tracked set progress = ? where message_id = ? or into_id = ?",
             (msgspec.msgpack.encode((done, total, text)), message_id, message_id),
         )
 
     def take(self, budget: str, interval: float, burst: int) -> float:
         """Reserve the next start of a budget and say in how many seconds it is."""
-        ledger = self._ledger
-        now = ledger.now()
-        row = ledger.db.execute("select tat from budget where name = ?", (budget,)).fetchone()
+        turn = self._turn
+        now = turn.now()
+        row = turn.db.execute("select tat from budget where name = ?", (budget,)).fetchone()
         wait, tat = reserve(now, now if row is None else float(row[0]), interval, burst)
-        ledger.write()
-        ledger.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
+        turn.write()
+        turn.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
         return wait
 
     def archived(self, after: int, limit: int, pattern: str) -> tuple[list[Any], int]:
         """Return archived messages in order, with a pattern only those whose routing key fits, and how far was looked."""
-        rows = self._ledger.db.execute(
+        rows = self._turn.db.execute(
             "select seq, at, exchange, routing_key, message_id, envelope from archive where seq > ? order by seq limit ?",
             (after, _LOOKED_AT_ONCE),
         )
@@ -134,17 +134,17 @@ class Records:
 
     def prune(self) -> bool:
         """Delete a bounded part of what was kept long enough; says whether that was all."""
-        ledger, now = self._ledger, self._ledger.now()
-        ledger.write()
-        ledger.forget_serials(now - SERIALS_KEPT)
+        turn, now = self._turn, self._turn.now()
+        turn.write()
+        turn.forget_serials(now - SERIALS_KEPT)
         deleted = [self._delete(table, where, before) for table, where, before in (
             ("tracked", "state in ('done', 'dead') and at < ?", now - RESULTS_KEPT),
             ("idempotency", "until < ?", now),
             ("unique_key", "until < ?", now),
         )]  # fmt: skip
-        for exchange in ledger.routes.exchanges.values():
+        for exchange in turn.routes.exchanges.values():
             if exchange.archive:
-                kept = ledger.db.execute(
+                kept = turn.db.execute(
                     "select seq from archive where exchange <> ? or at >= ? order by seq limit 1", (exchange.name, now - exchange.archive)
                 ).fetchone()
                 if kept is not None:
@@ -153,11 +153,11 @@ class Records:
 
     def _delete(self, table: str, where: str, before: float, *, key: str = "") -> int:
         key = key or ("message_id" if table == "tracked" else "name")
-        rows = self._ledger.db.execute(
+        rows = self._turn.db.execute(
             f"select {key} from {table} where {where} limit ?",  # noqa: S608 - constant names
             (before, _DELETED_AT_ONCE),
         ).fetchall()
-        self._ledger.db.executemany(f"delete from {table} where {key} = ?", rows)  # noqa: S608 - constant names
+        self._turn.db.executemany(f"delete from {table} where {key} = ?", rows)  # noqa: S608 - constant names
         return len(rows)
 
 

@@ -6,6 +6,7 @@ One process runs it for each file. It holds no user code, starts no threads, and
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import os
 import time
@@ -23,7 +24,8 @@ from chappe.engines.file.boot import is_of_this_boot
 from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.connection import BrokenProtocol, Connection, Hello
 from chappe.engines.file.database import PASSING
-from chappe.engines.file.ledger import Ledger, Receiver
+from chappe.engines.file.dispatch import Receiver
+from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.owner import Ownership
 from chappe.engines.file.purge import Purge
 from chappe.engines.file.queues import QueueState, Session
@@ -64,6 +66,7 @@ class Engine:
 
     def __init__(self, path: Path, *, now: Callable[[], float] | None = None, grace: float = GRACE) -> None:
         """Open the file. Raises `AlreadyOwned`, `UnsafeStorage` or `CorruptStorage`."""
+        self._path = path
         self._ownership = Ownership(path)
         self._reserve = Reserve(path)
         try:
@@ -72,7 +75,7 @@ class Engine:
         except BaseException:
             self._ownership.close()
             raise
-        self.ledger.full = not laid
+        self.ledger.turn.full = not laid
         self.verbs = Verbs(self.ledger)
         self.connections: set[Connection] = set()
         self.started_at = time.time()
@@ -82,6 +85,7 @@ class Engine:
         self._nobody = Connection(lambda _: None, lambda: None)  # who asks for what the engine does by itself
         self._at: tuple[Connection, Request] | None = None  # the request that is being performed
         self._stepping = False  # whether the purges are
+        self._waiters: dict[str, list[Callable[[Any], None]]] = collections.defaultdict(list)
         self._lost: list[Connection] = []
         self._dropped: list[Connection] = []
         self._scheduled = False
@@ -97,13 +101,13 @@ class Engine:
         self._purged: list[tuple[Connection, int]] = []
         self._pruning = False
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
-        self.ledger.held_back = self.ledger.was_held
-        self._serve_after(grace if self.ledger.was_held else 0.0)
+        self.ledger.dispatch.held_back = self.ledger.turn.was_held
+        self._serve_after(grace if self.ledger.turn.was_held else 0.0)
         self._timers.append(self._loop.call_later(_PRUNE_EVERY, self._prune))
         self._fence_at = self._loop.time() + FENCE / 4
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))
         self._wake_at_due()
-        if self.ledger.full:
+        if self.ledger.turn.full:
             self._look_for_room()
 
     # --- what connections bring
@@ -197,13 +201,13 @@ class Engine:
             self._step_purges()
             if self._pruning:
                 self._pruning = not self.verbs.records.prune()
-            ledger.promote()
-            if ledger.receivers:
+            ledger.dispatch.promote()
+            if ledger.dispatch.receivers:
                 ledger.serve()
             self._remember_serials(touched)
-            ledger.commit()
+            ledger.turn.commit()
         except (apsw.FullError, errors.StorageFull):
-            return ledger.out_of_space()
+            return ledger.turn.out_of_space()
         except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
             self._give_up(error)
         except Exception as error:  # one request must not take the others' answers with it
@@ -224,7 +228,7 @@ class Engine:
         self._take_back_answers(inbox)
         if isinstance(failure, errors.StorageFull):
             if self._make_room():
-                self.ledger.full = True
+                self.ledger.turn.full = True
                 log.error("%s: what is new is refused, what is stored goes on from the reserve", failure)
                 self._begin_again(inbox, failure)
                 self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
@@ -270,7 +274,7 @@ class Engine:
         while self._read_tables:
             self._clear_away(self._read_tables.pop(), again=True)
         self._checkpoint_if_long()
-        if ledger.unfinished or self._purges or self._pruning or ledger.next_due <= ledger.now():
+        if ledger.dispatch.unfinished or self._purges or self._pruning or ledger.turn.next_due <= ledger.turn.now():
             self.schedule()
 
     def _clear_away(self, table: Path, *, again: bool) -> None:
@@ -281,16 +285,16 @@ class Engine:
             self._timers.append(self._loop.call_later(_LOCK_ENDS, lambda: self._clear_away(table, again=False)))
 
     def _checkpoint_if_long(self) -> None:
-        if self._loop.time() < self._log_rests_until and free_bytes(self.ledger.path.parent) <= self._log_rests_below:
+        if self._loop.time() < self._log_rests_until and free_bytes(self._path.parent) <= self._log_rests_below:
             return
-        self._write_back(self.ledger.checkpoint_if_long)
+        self._write_back(self.ledger.turn.log.checkpoint_if_long)
 
     def _write_back(self, write: Callable[[], None]) -> None:
         try:
             write()
         except (apsw.FullError, apsw.BusyError) as error:
             self._log_rests_until = self._loop.time() + _LOOK_FOR_ROOM
-            self._log_rests_below = free_bytes(self.ledger.path.parent) + _MORE_ROOM
+            self._log_rests_below = free_bytes(self._path.parent) + _MORE_ROOM
             log.warning("the log cannot be written back now: %s", error)  # it grows until it can
         except (apsw.IOError, apsw.CorruptError) as error:
             self._give_up(error)
@@ -307,7 +311,7 @@ class Engine:
                 raise BrokerError(f'bad request: no verb is called "{verb}"')
             arguments = decode(request.arguments)
             connection.answer(serial, getattr(self.verbs, verb)(connection.session, *arguments))
-            if verb == "publish" and self.ledger.writing:
+            if verb == "publish" and self.ledger.turn.writing:
                 connection.stored.append(serial)
         except BrokenProtocol as error:
             self._drop(connection, request, error)
@@ -341,13 +345,13 @@ class Engine:
 
     def _hand_over(self) -> None:
         ledger = self.ledger
-        for receiver, lent in ledger.served:
+        for receiver, lent in ledger.dispatch.served:
             receiver.reply(lent)
-        ledger.served.clear()
-        for message_id in ledger.finished:
-            for wake in ledger.waiters.pop(message_id, ()):
+        ledger.dispatch.served.clear()
+        for message_id in ledger.turn.finished:
+            for wake in self._waiters.pop(message_id, ()):
                 wake(message_id)
-        ledger.finished.clear()
+        ledger.turn.finished.clear()
 
     def _remember_serials(self, touched: set[Connection]) -> None:
         """Store what a client that hears no answer must know: which of its publications are stored, up to the last, and which are not."""
@@ -360,14 +364,14 @@ class Engine:
                     before = self._loop.time() - _REFUSED_FOR
                     kept = [item for item in connection.refused.items() if item[1] >= before]
                     connection.refused = dict(kept[-_REFUSED_KEPT:])
-                self.ledger.remember_serial(session.name, max(session.serial, *stored), list(connection.refused))
+                self.ledger.turn.remember_serial(session.name, max(session.serial, *stored), list(connection.refused))
 
     def _give_up(self, error: BaseException) -> None:
         """Stop at once after an I/O error or at a damaged page: what was not acknowledged was not promised (design §7)."""
         if isinstance(error, apsw.IOError):
             log.critical("the disk failed (%s); the engine stops, nothing was acknowledged falsely", error)
         else:
-            log.critical("%s is damaged (%s); the engine stops, the file is left as it is: see chappe recover", self.ledger.path, error)
+            log.critical("%s is damaged (%s); the engine stops, the file is left as it is: see chappe recover", self._path, error)
         if not self.stopped.done():
             self.stopped.set_result(error)
 
@@ -375,13 +379,13 @@ class Engine:
         ledger, session = self.ledger, connection.session
         for receiver, timer in connection.receiving.values():
             timer.cancel()
-            if receiver in ledger.receivers:
-                ledger.receivers.remove(receiver)
-        table = running_tables.table_named(ledger.path, session.info.get("table"))
+            if receiver in ledger.dispatch.receivers:
+                ledger.dispatch.receivers.remove(receiver)
+        table = running_tables.table_named(self._path, session.info.get("table"))
         if session.claims:
             who = f'worker "{session.info.get("pool", session.name)}" (process {session.info.get("pid", "unknown")})'
-            ledger.give_back(session, running_tables.read_table(table) if table else None, who)
-        ledger.suspects.close(session)
+            ledger.endings.give_back(session, running_tables.read_table(table) if table else None, who)
+        ledger.dispatch.suspects.close(session)
         if table:
             self._read_tables.append(table)
 
@@ -400,9 +404,9 @@ class Engine:
         session = connection.session
         session.name, session.role, session.info = hello.name, hello.role, hello.info
         if hello.info.get("suspects") is True:
-            self.ledger.suspects.open(session, [name for name in _listed(hello.info.get("queues")) if isinstance(name, str)])
-        kept = self.ledger.adopt(session, hello.held)
-        stored, refused = self.ledger.stored_of(hello.name)
+            self.ledger.dispatch.suspects.open(session, [name for name in _listed(hello.info.get("queues")) if isinstance(name, str)])
+        kept = self.ledger.dispatch.adopt(session, hello.held)
+        stored, refused = self.ledger.turn.stored_of(hello.name)
         session.serial = stored
         connection.refused = dict.fromkeys(refused, self._loop.time()) | connection.refused
         connection.answer(request.serial, {"kept": kept, "stored": stored, "refused": refused})
@@ -410,7 +414,7 @@ class Engine:
     def receive(self, connection: Connection, request: Request) -> None:
         """Have a client wait for deliveries."""
         names, limit, wait = _receive(request.arguments)
-        queues = [self.ledger.routes.queue(name) for name in names]
+        queues = [self.ledger.turn.routes.queue(name) for name in names]
         serial = request.serial
         if serial in connection.receiving:
             raise BrokenProtocol(f"bad request: {serial} waits for deliveries already")
@@ -428,22 +432,22 @@ class Engine:
 
         def expire() -> None:
             connection.receiving.pop(serial, None)
-            if receiver in self.ledger.receivers:
-                self.ledger.receivers.remove(receiver)
+            if receiver in self.ledger.dispatch.receivers:
+                self.ledger.dispatch.receivers.remove(receiver)
             connection.answer(serial, [])
             connection.flush()
 
         receiver = Receiver(connection.session, queues, limit, reply)
         connection.receiving[serial] = (receiver, self._loop.call_later(max(0.0, wait), expire))
-        self.ledger.receivers.append(receiver)
+        self.ledger.dispatch.receivers.append(receiver)
 
     def cancel(self, connection: Connection, request: Request) -> None:
         """Answer a waiting `receive` now."""
         (serial,) = _cancel(request.arguments)
         found = connection.receiving.get(serial)
-        if found is not None and found[0] in self.ledger.receivers:
-            self.ledger.receivers.remove(found[0])
-            self.ledger.served.append((found[0], []))  # so that it waits on if this turn is undone
+        if found is not None and found[0] in self.ledger.dispatch.receivers:
+            self.ledger.dispatch.receivers.remove(found[0])
+            self.ledger.dispatch.served.append((found[0], []))  # so that it waits on if this turn is undone
         connection.answer(request.serial, None)
 
     def await_result(self, connection: Connection, request: Request) -> None:
@@ -463,17 +467,17 @@ class Engine:
         def wake(_: Any) -> None:
             timer.cancel()
             connection.waiting.pop(request.serial, None)
-            waiting = self.ledger.waiters.get(message_id)
+            waiting = self._waiters.get(message_id)
             if waiting is not None and wake in waiting:
                 waiting.remove(wake)
                 if not waiting:
-                    del self.ledger.waiters[message_id]
+                    del self._waiters[message_id]
             if not connection.closed:
                 answer()
                 connection.flush()
 
         timer = self._loop.call_later(wait, wake, None)
-        self.ledger.waiters[message_id].append(wake)
+        self._waiters[message_id].append(wake)
         connection.waiting[request.serial] = wake
 
     def purge(self, connection: Connection, request: Request) -> None:
@@ -486,7 +490,7 @@ class Engine:
     def _clear_after(self) -> None:
         """Begin to remove the temporary queues of clients that are gone."""
         here = {connection.session.name for connection in self.connections}
-        left = {queue for queue in self.ledger.routes.queues.values() if queue.owner and queue.owner not in here}
+        left = {queue for queue in self.ledger.turn.routes.queues.values() if queue.owner and queue.owner not in here}
         for queue in left & self._left:  # who was missed before too does not come back
             if not (queue.closed or queue.running or queue.dead):
                 self._purges[self._nobody, queue.id] = Purge(self.ledger, queue.name, delete=True)
@@ -532,10 +536,10 @@ class Engine:
             if c.session.name
         ]
         overview = self.verbs.overview(connection.session)
-        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.ledger.full}
+        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.ledger.turn.full}
         overview["clients"] = clients
         for queue in overview["queues"]:
-            owner = self.ledger.routes.queue(queue["name"]).owner
+            owner = self.ledger.turn.routes.queue(queue["name"]).owner
             queue["consumers"] = sum(1 for c in clients if c["name"] == owner or queue["name"] in _listed(c.get("queues")))
         connection.answer(request.serial, overview)
 
@@ -545,8 +549,8 @@ class Engine:
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        due = self.ledger.next_due - self.ledger.now()
-        if self.ledger.suspects.wait:  # who is to run them is looked at again
+        due = self.ledger.turn.next_due - self.ledger.turn.now()
+        if self.ledger.dispatch.suspects.wait:  # who is to run them is looked at again
             due = min(due, _LOOK_FOR_SESSION)
         if due != float("inf"):
             self._due = self._loop.call_later(min(3600.0, max(0.0, due)), self.schedule)
@@ -560,8 +564,8 @@ class Engine:
         if grace and self._loop.time() > at + _LATE:  # we stood still ourselves, and could hear nobody
             self._serve_after(grace)
             return
-        self.ledger.held_back = False
-        self._orphans = running_tables.orphans(self.ledger.path)
+        self.ledger.dispatch.held_back = False
+        self._orphans = running_tables.orphans(self._path)
         self.schedule()
 
     def _blame_orphans(self) -> None:
@@ -569,7 +573,7 @@ class Engine:
             if is_of_this_boot(table):
                 account = running_tables.read_table(table) or running_tables.NOBODY
                 for tag in account.suspects:
-                    self.ledger.blame(tag, account)
+                    self.ledger.endings.blame(tag, account)
             self._read_tables.append(table)
 
     # --- room on the disk
@@ -585,13 +589,13 @@ class Engine:
         self.schedule()
 
     def _make_room(self) -> bool:
-        return self._reserve.give_up(lambda: self._write_back(self.ledger.write_back), self.ledger.take_room)
+        return self._reserve.give_up(lambda: self._write_back(self.ledger.turn.log.write_back), self.ledger.turn.log.grow)
 
     def _look_for_room(self) -> None:
         if self._find_room():
-            if self.ledger.full:
-                log.warning("there is room again in %s", self.ledger.path.parent)
-            self.ledger.full = False
+            if self.ledger.turn.full:
+                log.warning("there is room again in %s", self._path.parent)
+            self.ledger.turn.full = False
         else:
             self._timers.append(self._loop.call_later(_LOOK_FOR_ROOM, self._look_for_room))
 
@@ -599,9 +603,9 @@ class Engine:
         """Lay the reserve, if need be where the log was: it may be long when it could not be written back."""
         if self._reserve.lay():
             return True
-        if not self._reserve.fits_beside(self.ledger.log_size()):
+        if not self._reserve.fits_beside(self.ledger.turn.log.size()):
             return False
-        self._write_back(self.ledger.give_back_log)
+        self._write_back(self.ledger.turn.log.give_back)
         return not self.stopped.done() and self._reserve.lay()
 
     def _prune(self) -> None:
@@ -637,7 +641,7 @@ class Engine:
 
     def _lives(self, session: Session, limit: float) -> bool:
         """Tell whether a silent worker is not frozen: its loop is kept by a handler, but its process beats."""
-        table = running_tables.table_named(self.ledger.path, session.info.get("table"))
+        table = running_tables.table_named(self._path, session.info.get("table"))
         return table is not None and running_tables.last_beat(table) > time.monotonic() - (self._loop.time() - limit)
 
 

@@ -32,24 +32,19 @@ class Suspects:
 
     def add(self, queue: QueueState, rank: int, identity: int) -> None:
         """Have a message wait to run alone."""
-        heapq.heappush(queue.suspects, (rank, identity))
+        heapq.heappush(queue.line.suspects, (rank, identity))
         self._since.setdefault(queue, self._now())
 
-    def load(self, queue: QueueState, places: Iterable[tuple[int, int]]) -> None:
-        """Take what waits in a queue from the file."""
-        queue.suspects = sorted(places)
-        if queue.suspects:
+    def load(self, queue: QueueState) -> None:
+        """Hear that what waits in a queue was read from the file."""
+        if queue.line.suspects:
             self._since.setdefault(queue, self._now())
         else:
             self.taken(queue)
 
-    def take(self, queue: QueueState) -> tuple[int, int] | None:
-        """Return the rank and id of the next one of a queue, which waits no longer."""
-        return heapq.heappop(queue.suspects) if queue.suspects else None
-
     def taken(self, queue: QueueState) -> None:
         """Note that some of a queue were taken: what still waits there waits from now on."""
-        if queue.suspects:
+        if queue.line.suspects:
             self._since[queue] = self._now()
         elif self._since.pop(queue, None) is not None and not self._since:
             self._drained.clear()

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from chappe.engines.file.ledger import INSERT_DEAD, Ledger
-from chappe.engines.file.purge import forget
+from chappe.engines.file.endings import INSERT_DEAD, Endings
 from chappe.engines.file.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engines.file.seal import seal, unseal_or_stand_in
+from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import ImportedLetter
 
 _MORE = """(select name from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1),
@@ -34,59 +34,60 @@ MOVED = "moved to another engine"
 class Transfer:
     """The carrying of messages out of one file, and of dead letters into it."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, turn: Turn, endings: Endings) -> None:
+        self._turn = turn
+        self._endings = endings
 
     def export_messages(self, session: Session, queue: str, state: str, after: int, later: float, limit: int) -> list[Any]:
         """Show what is delayed for longer than `later` seconds, dead with a number above `after`, or running at this session."""
-        ledger = self._ledger
-        found = ledger.routes.queue(queue)
+        turn = self._turn
+        found = turn.routes.queue(queue)
         if state == "delayed":
-            rows = ledger.db.execute(_DELAYED, (found.id, ledger.now() + later, limit))
+            rows = turn.db.execute(_DELAYED, (found.id, turn.now() + later, limit))
             return [self._shown(row) for row in rows if not _stays(found, row[0], row[5], row[6])]
         if state == "dead":
-            return [self._shown(row[:10], row[10:]) for row in ledger.db.execute(_DEAD, (found.id, after, limit))]
+            return [self._shown(row[:10], row[10:]) for row in turn.db.execute(_DEAD, (found.id, after, limit))]
         mine = [claim for claim in session.claims.values() if claim.queue is found][:limit]
-        rows = [ledger.db.execute(_RUNNING, (found.id, claim.rank, claim.id)).fetchone() for claim in mine]
+        rows = [turn.db.execute(_RUNNING, (found.id, claim.rank, claim.id)).fetchone() for claim in mine]
         return [self._shown(row) for row in rows if row]
 
     def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
         """Delete those that are still delayed, and return which."""
-        ledger = self._ledger
-        found = ledger.routes.queue(queue)
-        ledger.write()
-        rows = [row for place in places if (row := ledger.db.execute(_ONE, (found.id, place)).fetchone())]
+        turn = self._turn
+        found = turn.routes.queue(queue)
+        turn.write()
+        rows = [row for place in places if (row := turn.db.execute(_ONE, (found.id, place)).fetchone())]
         gone = [row for row in rows if not _stays(found, row[0], row[2], row[3])]
-        ledger.db.executemany("delete from delayed where queue = ? and id = ?", [(found.id, row[0]) for row in gone])
-        forget(ledger, found, gone, MOVED)
+        turn.db.executemany("delete from delayed where queue = ? and id = ?", [(found.id, row[0]) for row in gone])
+        self._endings.removed(found, gone, MOVED)
         found.delayed -= len(gone)
-        ledger.touch(found)
+        turn.changed.add(found)
         return [row[0] for row in gone]
 
     def import_letters(self, letters: Sequence[ImportedLetter]) -> int:
         """Store dead letters of another engine, without those that are there, and say how many."""
-        ledger = self._ledger
-        ledger.write()
+        turn = self._turn
+        turn.write()
         count = 0
         for letter in letters:
-            queue = ledger.routes.queue(letter.queue)
+            queue = turn.routes.queue(letter.queue)
             known = "select 1 from dead where queue = ? and message_id = ? and died_at = ?"
-            if ledger.db.execute(known, (queue.id, letter.message_id, letter.died_at)).fetchone():
+            if turn.db.execute(known, (queue.id, letter.message_id, letter.died_at)).fetchone():
                 continue
-            ledger.db.execute(
+            turn.db.execute(
                 INSERT_DEAD,
                 (queue.id, -letter.priority, letter.message_id, letter.attempts, 0, letter.key, letter.reason, letter.error, letter.died_at,
                  bytes(letter.history), seal(bytes(letter.envelope)), 0),
             )  # fmt: skip
             queue.dead += 1
-            ledger.touch(queue)
+            turn.changed.add(queue)
             count += 1
         return count
 
     def _shown(self, row: Any, letter: Any = None) -> Any:
         place, message_id, attempt, due, rank, flags, key, unique, until, stored = row
-        left = None if due is None else max(0.0, due - self._ledger.now())
-        for_ = None if until is None else max(0.0, until - self._ledger.now())
+        left = None if due is None else max(0.0, due - self._turn.now())
+        for_ = None if until is None else max(0.0, until - self._turn.now())
         told = None if letter is None else (*letter[:3], Raw(letter[3] or msgspec.msgpack.encode([])))
         envelope = Raw(unseal_or_stand_in(stored, message_id))
         return (place, envelope, attempt, -rank, left, key, bool(flags & MERGES), unique, for_, bool(flags & TRACKED), told)
@@ -94,4 +95,4 @@ class Transfer:
 
 def _stays(queue: QueueState, place: int, flags: int, key: str | None) -> bool:
     """Tell whether a delayed message is carried only when it is ready: others may be merged into it, or wait behind it for its key."""
-    return bool(flags & MERGES) or (key is not None and queue.held.get(key) == place)
+    return bool(flags & MERGES) or (key is not None and queue.line.held.get(key) == place)

@@ -57,40 +57,42 @@ class Verbs:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.intake = Intake(ledger)
-        self.letters = Letters(ledger)
-        self.transfer = Transfer(ledger)
-        self.records = Records(ledger, self.intake)
+        self._turn = turn = ledger.turn
+        self._endings = ledger.endings
+        self.intake = Intake(turn)
+        self.letters = Letters(turn)
+        self.transfer = Transfer(turn, ledger.endings)
+        self.records = Records(turn, self.intake)
 
     # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
 
     def declare(self, session: Session, topology: Topology) -> None:
-        if not self._ledger.routes.knows(topology):
-            self._ledger.require_space()
-            self._ledger.write()
-        self._ledger.routes.declare(topology)
+        if not self._turn.routes.knows(topology):
+            self._turn.require_space()
+            self._turn.write()
+        self._turn.routes.declare(topology)
 
     def subscribe(self, session: Session, queue: Queue) -> None:
         """Make a queue that goes with this client."""
         if not session.name:
             raise BrokerError("bad request: a client that makes temporary queues must have said its name")
         topology = Topology(queues=(queue,))
-        if not self._ledger.routes.knows(topology):
-            self._ledger.write()  # also on a full disk, where what is ready goes on: a worker may need it to begin
-        self._ledger.routes.declare(topology, owner=session.name)
+        if not self._turn.routes.knows(topology):
+            self._turn.write()  # also on a full disk, where what is ready goes on: a worker may need it to begin
+        self._turn.routes.declare(topology, owner=session.name)
 
     def publish(self, session: Session, posted: list[Posted]) -> list[Any]:
-        self._ledger.require_space()
+        self._turn.require_space()
         return self.intake.publish(posted)
 
     def settle(self, session: Session, settlements: list[AckRequest | RetryRequest | DeadRequest]) -> list[Any]:
-        ledger = self._ledger
+        endings = self._endings
         refused: list[Any] = []
         done: list[tuple[Claim, AckRequest]] = []
         seen: set[int] = set()
         for settlement in settlements:
             tag = settlement.tag
-            claim = ledger.claim_of(session, tag) if tag not in seen else None
+            claim = endings.claim_of(session, tag) if tag not in seen else None
             if claim is None:
                 refused.append((tag, "stale", "the delivery was lost to somebody else, or settled already"))
                 continue
@@ -102,12 +104,12 @@ class Verbs:
                         continue
                 done.append((claim, settlement))
             elif isinstance(settlement, RetryRequest):
-                ledger.retry(claim, settlement.after, counted=settlement.counted, error=settlement.error, note=settlement.note)
+                endings.retry(claim, settlement.after, counted=settlement.counted, error=settlement.error, note=settlement.note)
             else:
-                ledger.dead_letter(claim, settlement.reason, settlement.error)
+                endings.dead_letter(claim, settlement.reason, settlement.error)
             seen.add(tag)
         if done:
-            ledger.ack([(claim, one.result, one.marked, one.error) for claim, one in done])
+            endings.ack([(claim, one.result, one.marked, one.error) for claim, one in done])
         return refused
 
     def _publish_with(self, settlement: AckRequest) -> tuple[Any, ...] | None:
@@ -121,7 +123,7 @@ class Verbs:
         return None
 
     def depth(self, session: Session, queue: str) -> tuple[int, int, int, int]:
-        found = self._ledger.routes.queue(queue)
+        found = self._turn.routes.queue(queue)
         return (found.rows - found.running, found.running, found.delayed, found.dead)
 
     def purge(self, session: Session, queue: str, delete: bool = False) -> int:
@@ -136,18 +138,18 @@ class Verbs:
 
     def peek(self, session: Session, queue: str, state: str, limit: Number) -> list[Any]:
         """Show messages of a queue without lending them."""
-        ledger = self._ledger
-        found = ledger.routes.queue(queue)
+        turn = self._turn
+        found = turn.routes.queue(queue)
         limit = max(0, min(limit, 1000))
         if state == "delayed":
-            rows = ledger.db.execute(
+            rows = turn.db.execute(
                 "select id, attempt, due, message_id, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit)
             )
             return [_peeked(row) for row in rows]
         if state == "running":
-            claims = sorted((c for c in ledger.claims.values() if c.queue is found), key=lambda c: c.id)[:limit]
+            claims = sorted((c for c in turn.claims.values() if c.queue is found), key=lambda c: c.id)[:limit]
             taken = [
-                ledger.db.execute(
+                turn.db.execute(
                     "select id, attempt, null, message_id, envelope from ready where queue = ? and rank = ? and id = ?",
                     (found.id, c.rank, c.id),
                 ).fetchone()
@@ -156,22 +158,22 @@ class Verbs:
             return [_peeked(row) for row in taken if row]
         if state != "ready":
             raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "chappe dead list")')
-        rows = ledger.db.execute(
+        rows = turn.db.execute(
             "select id, attempt, null, message_id, envelope from ready where queue = ? order by rank, id limit ?",
             (found.id, limit + found.running),
         )
-        return [_peeked(row) for row in rows if row[0] not in ledger.claims][:limit]
+        return [_peeked(row) for row in rows if row[0] not in turn.claims][:limit]
 
     def overview(self, session: Session) -> dict[str, Any]:
         """Tell what an operator asks first; the engine adds its own process and its clients."""
-        ledger = self._ledger
+        turn = self._turn
         return {
-            "engine": {"pid": 0, "path": str(ledger.path), "started_at": 0.0, "turns": 0, "sqlite": apsw.sqlite_lib_version()},
+            "engine": {"pid": 0, "path": str(turn.path), "started_at": 0.0, "turns": 0, "sqlite": apsw.sqlite_lib_version()},
             "queues": [
                 _shown(q)
-                for q in sorted(ledger.routes.queues.values(), key=lambda q: q.name)
+                for q in sorted(turn.routes.queues.values(), key=lambda q: q.name)
             ],
-            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in ledger.routes.exchanges.values()],
+            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in turn.routes.exchanges.values()],
             "clients": [],
         }  # fmt: skip
 
@@ -194,11 +196,11 @@ class Verbs:
         return self.records.take(budget, interval, burst)
 
     def begin_schedules(self, session: Session, application: str, definitions: dict[str, str], now: Moment) -> None:
-        self._ledger.require_space()
+        self._turn.require_space()
         self.records.begin_schedules(application, definitions, now)
 
     def fire(self, session: Session, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
-        self._ledger.require_space()
+        self._turn.require_space()
         return self.records.fire(schedule, slot, posted)
 
     def last_fired(self, session: Session, schedule: str) -> float | None:

@@ -1,0 +1,214 @@
+"""How messages end that were lent: done, retried, dead, given back, blamed for a death; and what is forgotten with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from chappe.bounds import DEATHS_ALLOWED
+from chappe.engines.dispatch import SUSPECT
+from chappe.engines.file.dispatch import Dispatch
+from chappe.engines.file.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
+from chappe.engines.file.running_tables import KILL_AFTER, Account
+from chappe.engines.file.turn import DELAY, Turn
+from chappe.failures import why_dead
+
+_PASSING: Final = HISTORY | HOLDER | RETURNED | SUSPECT  # what a dead letter does not keep
+
+INSERT_DEAD = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope, deaths)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
+_CHANGE = "update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?"
+_PENDING_AGAIN = "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, null, ?, ?)"
+_KEEP_UNIQUE = "update dead set unique_name = (select name from unique_key where message_id = ? and until is null) where number = ?"
+
+Removed = tuple[int, str, int, str | None]  # the number, id, flags and key of a message that was removed before it ended
+
+
+class Endings:
+    """The way out of the messages of one file."""
+
+    def __init__(self, turn: Turn, dispatch: Dispatch) -> None:
+        self._turn = turn
+        self._dispatch = dispatch
+
+    def claim_of(self, session: Session, tag: int) -> Claim | None:
+        """Return what this session holds under a tag, or nothing if it was lost."""
+        claim = self._turn.claims.get(tag)
+        return claim if claim is not None and claim.session is session else None
+
+    def ack(self, claims: Sequence[tuple[Claim, bytes | None, bool, str | None]]) -> None:
+        """End claims as done, each with its result, whether handlers left marks, and why there is no result."""
+        turn = self._turn
+        turn.write()
+        turn.db.executemany(_DELETE, [(c.queue.id, c.rank, c.id) for c, *_ in claims])
+        turn.drop([claim for claim, *_ in claims])
+        changed = turn.changed
+        for claim, result, marked, error in claims:
+            queue = claim.queue
+            queue.rows -= 1
+            queue.done += 1
+            changed.add(queue)
+            if claim.flags:
+                self._forget(queue, claim.message_id, claim.flags)
+                if claim.flags & TRACKED:
+                    self._end_tracked(claim.message_id, "done", result, error)
+            if marked:
+                turn.db.execute("delete from mark where message_id = ?", (claim.message_id,))
+            if claim.key is not None:
+                self._dispatch.release(queue, claim.key)
+
+    def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None, suspect: bool = False) -> None:
+        """Make a claim ready again, at once at its old place or later, and no suspect any more unless it is said."""
+        turn, queue = self._turn, claim.queue
+        if not counted and after <= 0 and note is None and error is None:
+            self._return(claim, untouched=True)
+            return
+        turn.write()
+        attempt = claim.attempt + (1 if counted else 0)
+        flags = claim.flags & ~(RETURNED | SUSPECT) | (SUSPECT if suspect else 0)
+        if counted:
+            queue.retried += 1
+        if error is not None:
+            flags |= HISTORY
+            self._remember(claim, error)
+        place = (queue.id, claim.rank, claim.id)
+        turn.drop((claim,))
+        if after <= 0:
+            turn.db.execute(_CHANGE, (attempt, flags, note, *place))
+            self._dispatch.give_back(claim, flags)
+        else:
+            (envelope,) = turn.db.execute(f"{_DELETE} returning envelope", place).fetchone()
+            due = turn.now() + after
+            if claim.key is not None:
+                flags |= HOLDER
+            turn.db.execute(DELAY, (due, claim.id, queue.id, claim.rank, claim.message_id, attempt, flags, claim.key, note, envelope))
+            queue.rows -= 1
+            queue.delayed += 1
+            turn.due_at(due)
+        turn.changed.add(queue)
+
+    def dead_letter(self, claim: Claim, reason: str, error: str | None, *, counted: bool = True) -> None:
+        """Make a claim a dead letter with its history; in a temporary queue it is gone."""
+        turn, queue = self._turn, claim.queue
+        turn.write()
+        (envelope,) = turn.db.execute(f"{_DELETE} returning envelope", (queue.id, claim.rank, claim.id)).fetchone()
+        if not queue.owner:
+            failures = turn.db.execute("select at, attempt, error from failure where message_id = ? order by rowid", (claim.scope,))
+            history = msgspec.msgpack.encode(failures.fetchall())
+            died = turn.db.execute("select count from death where message_id = ?", (claim.scope,)).fetchone()
+            turn.db.execute(
+                INSERT_DEAD,
+                (queue.id, claim.rank, claim.message_id, claim.attempt + (1 if counted else 0), claim.flags & ~_PASSING, claim.key,
+                 reason, error, turn.now(), history, envelope, died[0] if died else 0),
+            )  # fmt: skip
+            if claim.flags & UNIQUE:
+                turn.db.execute(_KEEP_UNIQUE, (claim.message_id, turn.db.last_insert_rowid()))
+            queue.dead += 1
+        turn.db.execute("delete from death where message_id = ?", (claim.scope,))
+        self._forget(queue, claim.message_id, claim.flags)
+        if claim.flags & TRACKED:
+            self._end_tracked(claim.message_id, "dead", None, why_dead(reason, error))
+        turn.drop((claim,))
+        queue.rows -= 1
+        queue.died += 1
+        turn.changed.add(queue)
+        if claim.key is not None:
+            self._dispatch.release(queue, claim.key)
+
+    # --- of sessions that are gone
+
+    def give_back(self, session: Session, account: Account | None, who: str = "its worker") -> None:
+        """Take everything from a session that ended; `account` is what the table of a worker says of it."""
+        for tag, claim in list(session.claims.items()):
+            if account is None or tag not in account.suspects:
+                self._return(claim, untouched=False)
+            else:
+                self._blame(claim, account, f"{who} died while it ran this")
+
+    def blame(self, tag: int, account: Account) -> None:
+        """Count a death for a message that was running when its worker and the engine died in the same moment."""
+        for queue in self._turn.routes.queues.values():
+            claim = self._dispatch.hold(Session(), queue, tag)
+            if claim is not None:
+                self._blame(claim, account, "its worker died while it ran this, and the engine with it")
+                return
+
+    def _blame(self, claim: Claim, account: Account, error: str) -> None:
+        """Count the death of its worker for a message, and have it run alone from now on; what ran out of its time has failed an attempt.
+
+        Where nothing executed, it runs alone after its second death only: else a worker that is killed from outside would have all that
+        waited in it run one by one.
+        """
+        db, blame = self._turn.db, account.blame
+        self._turn.write()
+        if blame is not None and blame.reason == KILL_AFTER:
+            error = f"its worker was ended: it ran longer than its kill_after of {blame.limit:g} s"
+            if blame.is_last:
+                self.dead_letter(claim, "attempts spent", error)
+            else:
+                self.retry(claim, blame.after, counted=True, error=error, note=None, suspect=True)
+            return
+        if blame is not None:
+            error = f"its worker was ended: it kept the event loop for {blame.limit:g} s"
+        db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (claim.scope,))
+        self._remember(claim, error)
+        (deaths,) = db.execute("select count from death where message_id = ?", (claim.scope,)).fetchone()
+        flags = claim.flags & ~RETURNED | HISTORY | (SUSPECT if account.is_sure or int(deaths) > 1 else 0)
+        if int(deaths) >= DEATHS_ALLOWED:
+            why = f"{deaths} workers died while they ran this; the last time {error}"
+            self.dead_letter(msgspec.structs.replace(claim, flags=flags), "worker_lost", why)
+            return
+        db.execute("update ready set flags = ? where queue = ? and rank = ? and id = ?", (flags, claim.queue.id, claim.rank, claim.id))
+        self._turn.drop((claim,))
+        self._dispatch.give_back(claim, flags)
+
+    def _return(self, claim: Claim, *, untouched: bool) -> None:
+        """Put a message back to its old place; it is pending again only if nobody can have begun it.
+
+        What may have run under its id must not become more under the same id: a handler that remembers ids would skip it.
+        """
+        self._turn.drop((claim,))
+        self._dispatch.give_back(claim, claim.flags)
+        if untouched and claim.flags & MERGES and not claim.flags & RETURNED:
+            self._turn.write()
+            self._turn.db.execute(_PENDING_AGAIN, (claim.queue.id, claim.key, claim.id, claim.rank, self._turn.next_id()))
+
+    # --- what is remembered, and forgotten
+
+    def _remember(self, claim: Claim, error: str) -> None:
+        self._turn.db.execute("insert into failure values (?, ?, ?, ?)", (claim.scope, self._turn.now(), claim.attempt + 1, error))
+
+    def _forget(self, queue: QueueState, message_id: str, flags: int) -> None:
+        if flags & HISTORY:
+            scope = f"{queue.id}/{message_id}"
+            self._turn.db.execute("delete from failure where message_id = ?", (scope,))
+            self._turn.db.execute("delete from death where message_id = ?", (scope,))
+        if flags & UNIQUE:
+            self._turn.db.execute("delete from unique_key where message_id = ? and until is null", (message_id,))
+
+    def _end_tracked(self, message_id: str, state: str, result: bytes | None, error: str | None) -> None:
+        """Store how a tracked message and all that were merged into it ended."""
+        turn = self._turn
+        turn.db.execute(
+            "update tracked set state = ?, result = ?, error = ?, at = ? where message_id = ? or into_id = ?",
+            (state, result, error, turn.now(), message_id, message_id),
+        )
+        turn.finished.append(message_id)
+        turn.finished += [str(row[0]) for row in turn.db.execute("select message_id from tracked where into_id = ?", (message_id,))]
+
+    def removed(self, queue: QueueState, rows: Sequence[Removed], why: str) -> None:
+        """Tidy up what was remembered of messages that were removed before they ended."""
+        db = self._turn.db
+        if not queue.owner:
+            db.executemany("delete from mark where message_id = ?", [(row[1],) for row in rows])
+        for number, message_id, flags, key in rows:
+            if key is not None and queue.line.held.get(key) == number:
+                del queue.line.held[key]
+            if flags & TRACKED:
+                self._end_tracked(message_id, "dead", None, why)
+            if flags & MERGES:
+                db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, number))
+            self._forget(queue, message_id, flags)
