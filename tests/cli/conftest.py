@@ -1,7 +1,6 @@
 """`chappe` as a real process in a folder with a small application."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import commands
 
 APPLICATION = """
 import datetime
@@ -85,60 +86,14 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "COLUMNS": "200", **more}
 
 
-_fork = multiprocessing.get_context("forkserver")  # a process of its own for each verb, that has the imports done
-_fork.set_forkserver_preload(
-    [
-        "pytest",
-        __name__,
-        "chappe.cli",
-        "chappe.cli.sending",
-        "chappe.cli.looking",
-        "chappe.cli.letters",
-        "chappe.engines.file.client",
-        "chappe.app",
-        "chappe.cli.loading",
-        "chappe.cli.tables",
-        "rich.table",
-    ]
-)
-
-
-def _main(folder: Path, env: dict[str, str], arguments: tuple[str, ...], files: tuple[Path, Path, Path]) -> None:
-    """Be `python -m chappe`, in a process that the fork server made."""
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.path[:] = [p for p in sys.path if p]
-    for handle, (path, flags) in enumerate(zip(files, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
-        os.dup2(os.open(path, flags), handle)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 - for the life of the process
-    from chappe.cli import main  # noqa: PLC0415 - not in the parent
-
-    try:
-        main(list(arguments))
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
 @pytest.fixture
-def chappe(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Chappe:
+def chappe(tmp_path: Path) -> Chappe:
     """Run `chappe …` beside the application."""
     (tmp_path / "shop.py").write_text(APPLICATION)
-    aside = tmp_path_factory.mktemp("streams")
 
     def run(*arguments: str, stdin: str = "", code: int | None = 0, env: dict[str, str] | None = None) -> Ended:
-        files = (aside / "in", aside / "out", aside / "err")
-        files[0].write_text(stdin)
-        for path in files[1:]:
-            path.write_text("")
-        given = environment(**({"CHAPPE_APP": "shop:app"} if env is None else env))
-        process = _fork.Process(target=_main, args=(tmp_path, given, arguments, files))
-        process.start()
-        process.join(60)
-        assert process.exitcode is not None, f"chappe {arguments} hangs"
-        ended = Ended(process.exitcode, files[1].read_text(), files[2].read_text())
-        process.close()
+        done = commands.run(tmp_path, environment(**({"CHAPPE_APP": "shop:app"} if env is None else env)), arguments, stdin.encode())
+        ended = Ended(done.code, done.out.decode(), done.err.decode())
         if code is not None:
             assert ended.code == code, f"exit code {ended.code}\n{ended.out}\n{ended.err}"
         return ended

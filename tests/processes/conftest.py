@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
+from .. import commands
 from ..waiting import until
 
 APPLICATION = """
@@ -237,12 +238,10 @@ class Mill:
 
     def chappe(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run another verb."""
-        command = [sys.executable, "-m", "chappe", *arguments]
-        done = subprocess.run(
-            command, cwd=self.folder, env={**self.environment, **environment}, capture_output=True, text=True, timeout=200, check=False
-        )
-        assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
-        return done
+        done = commands.run(self.folder, {**self.environment, **environment}, arguments)
+        out, err = done.out.decode(), done.err.decode()
+        assert done.code == code, f"{done.code}: {out}{err}"
+        return subprocess.CompletedProcess(arguments, done.code, out, err)
 
     def script(self, text: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a Python program beside the application."""
@@ -252,10 +251,8 @@ class Mill:
 
     def send(self, *messages: str) -> None:
         """Send messages written as Python, like `Work(name="a")`, in one program."""
-        done = self.script(f"from mill import *\napp.send([{', '.join(messages)}])\napp.close()")
-        assert done.wait(60) == 0
-        if done.stdout:
-            done.stdout.close()
+        done = commands.program(self.folder, self.environment, f"from mill import *\napp.send([{', '.join(messages)}])\napp.close()")
+        assert done.code == 0, done.err.decode()
 
     def letters(self) -> list[dict[str, Any]]:
         """List dead letters."""

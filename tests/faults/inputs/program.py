@@ -7,18 +7,15 @@ import os
 import shutil
 import socket
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import commands
+
 from .house import APPLICATION, clean_environment
 from .row import Answer
-
-PATIENCE = 60.0
 
 
 class Run(NamedTuple):
@@ -34,11 +31,7 @@ class Run(NamedTuple):
     makes: tuple[str, ...]
 
     def __call__(self, _: object) -> Answer:
-        """Return what the process said; see `Runs`."""
-        return Runs.result(self)
-
-    def run(self) -> Answer:
-        """Run it, and tell what it changed among the files that were there."""
+        """Return what the process said, and tell what it changed among the files that were there."""
         folder = Path(tempfile.mkdtemp(prefix="chappe-input-"))
         try:
             return self._run_in(folder)
@@ -57,17 +50,14 @@ class Run(NamedTuple):
         before = contents(folder)
         with socket.create_server(("127.0.0.1", 0)) as other:
             words = [str(other.getsockname()[1]) if self.taken and word == "PORT" else word for word in self.arguments]
-            done = subprocess.run(
-                [sys.executable, "-m", "chappe", *words],
-                cwd=folder, env=environment, input=self.stdin, capture_output=True, timeout=PATIENCE, check=False,
-            )  # fmt: skip
-        text = (done.stdout + done.stderr).decode(errors="replace").replace('\\"', '"')
+            done = commands.run(folder, environment, words, self.stdin)
+        text = (done.out + done.err).decode(errors="replace").replace('\\"', '"')
         after = contents(folder)
         changed = [name for name in before if after.get(name) != before[name]]
         made = [name for name in after if name not in before and not name.startswith(self.makes or ("\0",))]
         assert changed == [], f"{changed} were changed\n{text}"
         assert made == [], f"{made} were made\n{text}"
-        return Answer(str(done.returncode), text)
+        return Answer(str(done.code), text)
 
 
 def chappe(
@@ -82,25 +72,6 @@ def chappe(
 ) -> Run:
     """Describe a call; nothing may be made or changed in its folder but what `makes` begins the name of."""
     return Run(arguments, app, stdin, tuple((env or {}).items()), tuple((files or {}).items()), prepare, taken, makes)
-
-
-class Runs:
-    """All calls of a session: begun together two at a time, for most of each is Python that starts."""
-
-    _pool = ThreadPoolExecutor(2)
-    _begun: dict[int, Future[Answer]] = {}
-
-    @classmethod
-    def begin(cls, run: Run) -> None:
-        """Have a call run when it is its turn."""
-        if id(run) not in cls._begun:
-            cls._begun[id(run)] = cls._pool.submit(run.run)
-
-    @classmethod
-    def result(cls, run: Run) -> Answer:
-        """Wait for a call."""
-        cls.begin(run)
-        return cls._begun[id(run)].result()
 
 
 def contents(folder: Path) -> dict[str, str]:
