@@ -74,13 +74,14 @@ def test_workers_go_on_when_the_process_that_holds_the_application_dies_and_are_
     mill.end()
 
 
-def test_an_application_with_threads_of_its_own_is_not_forked(mill: Mill) -> None:
+def test_an_application_with_threads_or_connections_of_its_own_is_not_forked(mill: Mill) -> None:
     source = mill.folder / "mill.py"
     source.write_text(
-        source.read_text() + "\nimport threading\nthreading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()\n"
+        source.read_text() + "\nimport sqlite3, threading\ndatabase = sqlite3.connect(here / 'own.db')\n"
+        "threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()\n"
     )
     mill.run("--no-gateway", "--no-scheduler")
-    assert "the application starts threads while it is imported (poller)" in mill.errors()
+    assert f"(thread poller, {mill.folder}/own.db), so its processes are not forked" in mill.errors()
     mill.send("Work(name='w')")
     until(lambda: mill.names("end") == ["w"], "it to work", LONG)
     mill.end()

@@ -9,7 +9,6 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -18,6 +17,7 @@ import click
 import msgspec
 import setproctitle
 
+from chappe.cli.inherited import opened, unshareable
 from chappe.cli.lifetime import settle_down
 from chappe.cli.loading import find_app, hold, settings_of
 from chappe.cli.logs import set_up
@@ -45,7 +45,9 @@ def launcher(ctx: click.Context, check: bool) -> None:
     settings = msgspec.structs.replace(settings_of(ctx), token=None)
     set_up(settings, "launcher")
     setproctitle.setproctitle("chappe launcher")
+    before = opened()
     find_app(settings)
+    kept = unshareable(before)
     if check:
         return
     for module in ("chappe.cli.processes", "chappe.web.gateway", "chappe.web.http_protocol", "uvicorn"):
@@ -55,9 +57,7 @@ def launcher(ctx: click.Context, check: bool) -> None:
     os.close(int(os.environ.pop(PARENT_VARIABLE)))  # the control socket tells the same
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_VARIABLE)))
     settle_down()
-    others = (thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
-    threads = [name for name in others if not name.startswith("chappe-")]
-    control.send(encode(Loaded(threads)))
+    control.send(encode(Loaded(kept)))
     _serve(control, _run)
 
 

@@ -38,9 +38,9 @@ class Start(msgspec.Struct, array_like=True, tag="start"):
 
 
 class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
-    """Says that the application is imported, and the names of threads that it started, after which forking is not safe."""
+    """Says that the application is imported, and what it started or opened meanwhile, after which forking is not safe."""
 
-    threads: list[str]
+    kept: list[str]
 
 
 class Started(msgspec.Struct, array_like=True, tag="started"):
@@ -175,8 +175,8 @@ class ForkLauncher:
             return
         frame = _decode(data)
         match frame:
-            case Loaded(threads):
-                self.loaded.set_result(threads)
+            case Loaded(kept):
+                self.loaded.set_result(kept)
             case Started(serial, pid):
                 forked = self._running[pid] = _Forked(pid, self._loop)
                 if (future := self._starting.get(serial)) is not None and not future.done():
@@ -250,7 +250,8 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 async def open_launcher(environment: Mapping[str, str], seconds: float) -> Launcher:
     """Return a launcher that has imported the application; raises `ChildFailed` if it cannot.
 
-    Where the application started threads while it was imported, forking is not safe: each process then has its own interpreter.
+    Where the application started threads while it was imported, which a forked process lacks, or opened what all would share, forking is
+    not safe: each process then has its own interpreter.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     life_read, life_write = os.pipe()
@@ -267,7 +268,7 @@ async def open_launcher(environment: Mapping[str, str], seconds: float) -> Launc
     launcher = ForkLauncher(process, ours, life_write)
     try:
         async with asyncio.timeout(seconds):
-            threads = await asyncio.shield(launcher.loaded)
+            kept = await asyncio.shield(launcher.loaded)
     except TimeoutError:
         await launcher.close()
         raise ChildFailed(f"the application was not imported within {seconds:g} s") from None
@@ -277,11 +278,11 @@ async def open_launcher(environment: Mapping[str, str], seconds: float) -> Launc
     except BaseException:
         _kill(process)
         raise
-    if threads:
+    if kept:
         log.warning(
-            "the application starts threads while it is imported (%s), so its processes are not forked; start them where they are used, "
-            "or set fork = false",
-            ", ".join(threads),
+            "the application starts or opens what forked processes cannot share while it is imported (%s), so its processes are not "
+            "forked; do so in functions that it provides, or set fork = false",
+            ", ".join(kept),
         )
         await launcher.close()
         return ExecLauncher(environment)
