@@ -37,6 +37,32 @@ def test_a_project_with_a_secrets_py_is_found_and_takes_nothings_place(project: 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("given", [".", "{}", "{}/lib:.", ":{}"])
+@pytest.mark.parametrize(
+    "command", [(sys.executable, "-m", "chappe"), (str(Path(sys.executable).with_name("chappe")),)], ids=["-m", "script"]
+)
+def test_pythonpath_names_more_folders_and_not_another_library(project: Path, command: tuple[str, ...], given: str) -> None:
+    (project / "lib").mkdir()
+    (project / "lib" / "queue.py").write_text("raise RuntimeError('taken for the library')\n")
+    (project / "lib" / "tools.py").write_text("")
+    (project / "shop.py").write_text("from chappe import App\nimport secrets\nsecrets.token_hex\nimport lib.tools\napp = App('shop')\n")
+    done = subprocess.run(
+        [*command, "-A", "shop:app", "openapi"], cwd=project, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": given.format(project)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_files_that_are_named_like_what_an_engine_needs_are_not_taken_for_it(project: Path) -> None:
+    for name in ("pika", "psycopg", "psycopg_pool"):
+        (project / f"{name}.py").write_text("raise RuntimeError('taken for what is installed')\n")
+    text = (
+        "from chappe.cli.loading import find_app\nfrom chappe.settings import Settings\n"
+        "find_app(Settings(app='shop:app', broker='amqp://localhost', store='postgresql://localhost/x'))\nimport pika, psycopg, psycopg_pool\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", text], cwd=project, timeout=60, check=True)
+
+
 def test_a_file_that_cannot_be_meant_is_named_with_the_remedy(project: Path) -> None:
     (project / "shop.py").write_text("from calendar import Room\n")
     command = [*child_command(("-A", "shop:app", "openapi"))]

@@ -2,9 +2,9 @@
 
 import sys as _sys
 
-from chappe.search_path import move_folder_of_dash_m as _move_folder_of_dash_m
+from chappe.search_path import put_aside_project_folders as _put_aside_project_folders
 
-_move_folder_of_dash_m(_sys.path)  # before anything else is imported, which could be found in that folder
+_put_aside_project_folders(_sys.path)  # before anything else is imported, which could be found there
 
 from chappe.app import App
 from chappe.bus.bus import Middleware

@@ -1,7 +1,8 @@
 """Where modules are looked for: a project's own files never take the place of the standard library's.
 
 A folder with the application often has a `secrets.py`, `email.py` or `queue.py`. Python puts the folder of `python -m` first on
-`sys.path`, so that uvicorn's `import secrets` would find the project's file. This file imports only what every interpreter holds anyway.
+`sys.path`, then those of `PYTHONPATH`, so that uvicorn's `import secrets` would find the project's file. This file imports only what
+every interpreter holds anyway.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import MutableSequence, Sequence
+from typing import Final
+
+_aside: Final[list[str]] = []  # folders that stand last until the application is looked for
 
 
 def child_command(arguments: Sequence[str]) -> list[str]:
@@ -20,16 +24,30 @@ def child_command(arguments: Sequence[str]) -> list[str]:
 
 
 def add_project_folder(folder: str, path: MutableSequence[str]) -> None:
-    """Put a folder behind the standard library and before installed packages, unless it is on the path already."""
-    if folder not in path and "" not in path:  # "" is the current folder, of a program that wanted it so
-        path.insert(_end_of_library(path), folder)
+    """Put a folder, and those that were put aside, behind the standard library and before installed packages.
+
+    One that is on the path already stays where it is.
+    """
+    wanted = [waiting for waiting in _aside if waiting in path]
+    path[:] = [entry for entry in path if entry not in wanted]
+    if folder not in (*wanted, *path) and "" not in path:  # "" is the current folder, of a program that wanted it so
+        wanted.insert(0, folder)
+    end = _end_of_library(path)
+    path[end:end] = wanted
+    _aside.clear()
 
 
-def move_folder_of_dash_m(path: MutableSequence[str]) -> None:
-    """Put the current folder behind the standard library while `python -m chappe` starts, which has just put it first."""
+def put_aside_project_folders(path: MutableSequence[str]) -> None:
+    """Put the current folder of `python -m`, and those of `PYTHONPATH`, last while `chappe` starts: what it imports is not meant there."""
     command = f"{' '.join(sys.orig_argv)} "
-    if sys.argv[:1] == ["-m"] and ("m chappe " in command or "-mchappe " in command) and not sys.flags.safe_path:
-        add_project_folder(path.pop(0), path)
+    by_name = sys.argv[:1] == ["-m"] and ("m chappe " in command or "-mchappe " in command)
+    if not by_name and os.path.basename(sys.argv[0]) != "chappe":
+        return  # a program that imports us has the order that it wants
+    folders = [path[0]] if by_name and not sys.flags.safe_path else []
+    if given := os.environ.get("PYTHONPATH"):
+        folders += [folder for entry in given.split(os.pathsep) if (folder := os.path.abspath(entry)) in path]
+    _aside.extend(dict.fromkeys(folders))
+    path[:] = [*(entry for entry in path if entry not in _aside), *_aside]
 
 
 def _end_of_library(path: Sequence[str]) -> int:

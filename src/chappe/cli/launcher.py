@@ -45,14 +45,13 @@ def launcher(ctx: click.Context, check: bool) -> None:
     settings = msgspec.structs.replace(settings_of(ctx), token=None)
     set_up(settings, "launcher")
     setproctitle.setproctitle("chappe launcher")
+    for module in () if check else ("chappe.cli.processes", "chappe.web.gateway", "chappe.web.http_protocol", "uvicorn"):
+        importlib.import_module(module)  # once for all, and before there is a project's folder in which they may be found
     before = opened()
     find_app(settings)
     kept = unshareable(before)
     if check:
         return
-    for module in ("chappe.cli.processes", "chappe.web.gateway", "chappe.web.http_protocol", "uvicorn"):
-        importlib.import_module(module)  # what each process would import is imported once
-
     hold(settings)
     os.close(int(os.environ.pop(PARENT_VARIABLE)))  # the control socket tells the same
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_VARIABLE)))

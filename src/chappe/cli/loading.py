@@ -17,6 +17,7 @@ import click
 from msgspec.structs import replace
 
 import chappe
+from chappe import engines
 from chappe.app import App
 from chappe.cli.logs import keep_loggers
 from chappe.cli.terminal import say
@@ -75,6 +76,7 @@ def find_app(settings: Settings, *, role: str = "client", may_own_file: bool = T
     """Import the application and have it use these settings; raises `DefinitionError` saying what is missing."""
     given = named_app(settings)
     name, _, attribute = given.partition(":")
+    engines.load(settings)
     add_project_folder(str(Path.cwd()), sys.path)
     module = _imported(name, given)
     keep_loggers()

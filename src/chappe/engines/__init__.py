@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     from chappe.engines.rabbitmq.broker import RabbitBroker
     from chappe.engines.rabbitmq.kept import Kept
     from chappe.engines.rabbitmq.store.store import PostgresStore
+
+
+def load(settings: Settings) -> None:
+    """Import the libraries of the engine, as far as they are installed, before a project's folder is searched for them."""
+    if not settings.is_file:
+        with contextlib.suppress(ImportError):
+            for module in ("broker", "blocking", "store.store"):
+                importlib.import_module(f"chappe.engines.rabbitmq.{module}")
 
 
 def file_broker(settings: Settings, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None) -> FileBroker:
