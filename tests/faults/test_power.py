@@ -38,7 +38,7 @@ def root() -> Iterator[Path]:
 
 
 def test_nothing_answered_is_lost_and_nothing_is_half_there_wherever_the_power_is_cut() -> None:
-    evidence = run(Options(points=POINTS, seed=SEED, tapes=1, rounds=160))
+    evidence = run(Options(points=POINTS, seed=SEED, tapes=1, rounds=160, ways=7))
     assert evidence["faults"] == []
     assert evidence["points"] == POINTS
     assert evidence["recoveries"] > 5 * POINTS
@@ -60,7 +60,7 @@ def whole_opening(root: Path) -> Report:
     tape = workload.work(root, rounds=1, seed=1)
     at = [place for place in places(tape, ready=False) if place <= places(tape)[0]]
     assert len(at) > 20
-    return cut(Scene(tape.events, Model(tape), root / "cut", workload.NAME, workload.Clock()), at)
+    return cut(Scene(tape.events, Model(tape), root / "cut", workload.NAME, workload.Clock()), at, ways=5)
 
 
 def test_a_file_whose_making_was_cut_short_is_made_again(root: Path) -> None:

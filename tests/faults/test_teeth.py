@@ -22,7 +22,7 @@ CAUGHT: dict[str, tuple[set[str], dict[str, Any]]] = {
     "mark-before-handler": ({"half done"}, {"mix": WORKERS}),
     "answer-before-commit": ({"lost"}, {"mix": ENGINES, "kills": 2}),
     "keys-not-stored": ({"duplicated"}, {"mix": {PUBLISHER: 1.0}, "kills": 8, "rate": 2_000.0, "messages": 4_000}),  # one is always sending
-    "merge-drops-a-field": ({"lost"}, {"kills": 0}),
+    "merge-drops-a-field": ({"lost"}, {"kills": 0, "messages": 400}),
     "key-order-ignored": ({"reordered", "overlapping"}, {"kills": 0}),
     "client-confirms-blindly": ({"lost"}, {"mix": ENGINES, "freezes": 1.0, "ends": 1.0, "kills": 2}),
     "yields-leave-before-the-ack": ({"duplicated"}, {"mix": WORKERS}),

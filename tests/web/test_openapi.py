@@ -28,7 +28,7 @@ from chappe.web.openapi import document
 
 from .shop import TOKEN, Open, make, working
 
-EXAMPLES = int(os.environ.get("CHAPPE_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("CHAPPE_FUZZ_EXAMPLES", "40"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance]
 COMMANDS = ["POST /commands/order", "POST /commands/refresh", "POST /commands/invite", "POST /commands/add"]
 OPERATIONS = [("GET /messages/{id}", GenerationMode.POSITIVE), *((command, mode) for command in COMMANDS for mode in GenerationMode)]

@@ -117,7 +117,7 @@ async def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubl
             confirmed.append(receipt.id)
 
     lanes = [asyncio.create_task(publish(lane)) for lane in range(8)]
-    for _ in range(5):
+    for _ in range(3):
         before = len(confirmed)
         await auntil(lambda before=before: len(confirmed) > before + 100, "publications to be confirmed")
         await asyncio.to_thread(engine.kill)

@@ -469,6 +469,7 @@ async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: 
             assert [d.envelope.id for d in await takes.receive(2, 60.0)] == ["new"]
         await other.close()
         engine.close()
+        worker.client.deadline = 0.1  # nobody answers it
     await worker.close()
 
 
@@ -488,4 +489,5 @@ async def test_an_engine_that_stood_still_itself_waits_again_for_those_who_held_
         assert engine.ledger.dispatch.held_back
         await auntil(lambda: not engine.ledger.dispatch.held_back, "the messages to be given to others")
         engine.close()
+        worker.client.deadline = 0.1  # nobody answers it
     await worker.close()

@@ -200,6 +200,7 @@ async def test_a_client_that_is_silent_while_it_holds_messages_is_given_up(
             (again,) = await other.receive(1, 1.0)
             assert again.tag == lost.tag
             assert (await broker.depth("q")).running == 1
+        silent.client.deadline = 0.1  # nobody answers it
 
 
 async def test_nothing_is_left_of_a_wait_for_a_result_when_the_client_that_waited_is_gone(engine: Engine, broker: FileBroker) -> None:

@@ -196,7 +196,7 @@ def cut(
         random = Random(f"{seed} {place}")
         images = _images(disk, random, ways)
         if again and report.points % again == 0:
-            images += _during_recovery(scene, random.choice(images)[1], random)
+            images += _during_recovery(scene, random.choice(images)[1], random, ways)
         if index and indices:
             shm = {f"{scene.database}-shm": random.choice((indices[-1], *indices)).ljust(_INDEX_SIZE, b"\0")}
             images = [(f"index: {way}", {**image, **shm}) for way, image in images]
@@ -223,7 +223,7 @@ def _images(disk: Disk, random: Random, ways: int = 100) -> list[tuple[str, Imag
     return found
 
 
-def _during_recovery(scene: Scene, image: Image, random: Random) -> list[tuple[str, Image]]:
+def _during_recovery(scene: Scene, image: Image, random: Random, ways: int) -> list[tuple[str, Image]]:
     """Start from an image, and cut the power again while that goes on."""
     image = {path: bytes(data) for path, data in image.items()}
     lay(image, scene.folder)
@@ -240,5 +240,5 @@ def _during_recovery(scene: Scene, image: Image, random: Random) -> list[tuple[s
             if isinstance(operation, OPERATIONS):
                 disk.do(operation)
         done = place
-        found += [(f"again: {way}", image) for way, image in _images(disk, random)]
+        found += [(f"again: {way}", image) for way, image in _images(disk, random, ways)]
     return found

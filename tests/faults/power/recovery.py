@@ -37,6 +37,7 @@ def lay(image: Image, folder: Path) -> None:
     folder.mkdir(parents=True)
     for path, data in image.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch(mode=0o600)
         (folder / path).write_bytes(data)
         os.utime(folder / path, (0, 0))
 

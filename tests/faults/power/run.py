@@ -34,6 +34,7 @@ class Options(NamedTuple):
     tapes: int = 10
     rounds: int = 240  # of each workload; 120 have each kind of end and start
     jobs: int = min(2, os.cpu_count() or 1)
+    ways: int = 100  # states of the disk that are tried at each place, at most
 
 
 class Done(NamedTuple):
@@ -54,7 +55,7 @@ def run(options: Options) -> dict[str, Any]:
     shares = [options.points // options.tapes + (n < options.points % options.tapes) for n in range(options.tapes)]
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         doing = [
-            pool.submit(tape_of, seed, share, options.rounds, keep=EVIDENCE / f"power-{seed}")
+            pool.submit(tape_of, seed, share, options.rounds, ways=options.ways, keep=EVIDENCE / f"power-{seed}")
             for seed, share in zip(seeds, shares, strict=True)
         ]
         done = [tape.result() for tape in doing]
@@ -69,14 +70,14 @@ def run(options: Options) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tape_of(seed: int, points: int, rounds: int, *, most: int = 20, keep: Path | None = None) -> Done:
+def tape_of(seed: int, points: int, rounds: int, *, ways: int = 100, most: int = 20, keep: Path | None = None) -> Done:
     """Record one workload, and cut the power at so many of its places, or until so many promises are broken."""
     root = Path(tempfile.mkdtemp(prefix="chappe-power-", dir=MEMORY))
     try:
         tape = workload.work(root, rounds=rounds, seed=seed)
         try:
             scene = Scene(tape.events, Model(tape), root / "cut", workload.NAME, workload.Clock())
-            report = cut(scene, _some(tape, points, seed), seed=seed, again=_AGAIN, most=most, keep=keep)
+            report = cut(scene, _some(tape, points, seed), seed=seed, ways=ways, again=_AGAIN, most=most, keep=keep)
         except Wrong as wrong:
             report = Report()
             report.faults.append(Fault(0, "none", str(wrong)))
