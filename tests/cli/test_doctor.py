@@ -39,8 +39,13 @@ def test_a_damaged_file_is_found(chappe: Chappe, tmp_path: Path) -> None:
 
 def doctors(chappe: Chappe, *flags: str, **variables: str) -> dict[str, str]:
     """Return what is wrong, by check."""
+    return {name: row["text"] for name, row in checks(chappe, *flags, **variables).items() if row["verdict"] == "wrong"}
+
+
+def checks(chappe: Chappe, *flags: str, **variables: str) -> dict[str, dict[str, str]]:
+    """Return what doctor says, by check."""
     rows = chappe(*flags, "doctor", "--json", env={"CHAPPE_APP": "shop:app", "CHAPPE_PORT": "0", **variables}, code=None).json
-    return {row["check"]: row["text"] for row in rows if row["verdict"] == "wrong"}
+    return {row["check"]: row for row in rows}
 
 
 def refusal(chappe: Chappe, *flags: str, **variables: str) -> str:
@@ -72,6 +77,22 @@ def test_a_pool_that_would_serve_nothing_is_wrong(chappe: Chappe, tmp_path: Path
     wrong = doctors(chappe)
     assert list(wrong) == ["application"]
     assert wrong["application"].startswith('pools.slow: no queue fits "reports"; this application serves: ')
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_every_address_of_ipv6_is_judged_as_run_takes_it(chappe: Chappe) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104 - of IPv4, which is another place
+        port = str(taken.getsockname()[1])
+        found = checks(chappe, CHAPPE_HOST="::", CHAPPE_PORT=port, CHAPPE_TOKEN="x" * 20)["bind"]
+    assert (found["verdict"], found["text"]) == ("ok", f"[::]:{port} with a token")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to any group")
+def test_a_folder_that_a_group_may_write_is_told(chappe: Chappe, tmp_path: Path) -> None:
+    os.chown(tmp_path, -1, 65534)
+    tmp_path.chmod(0o775)
+    found = checks(chappe)["file"]
+    assert found["verdict"] == "warning" and f"can replace files in {tmp_path}; if you do not trust them all" in found["text"]
 
 
 def test_a_port_that_another_program_has_is_named_with_its_process_and_the_remedy(chappe: Chappe, tmp_path: Path) -> None:

@@ -41,10 +41,19 @@ async def test_no_more_than_a_bound_wait() -> None:
         await wrong.slow("x")
     waiting = [asyncio.ensure_future(wrong.slow("x")) for _ in range(MOST_WAITING)]
     await asyncio.sleep(0)
-    await wrong.slow("x")
+    assert await wrong.slow("x"), "there is no place for it"
     assert not any(task.done() for task in waiting)
     never.set()
-    await asyncio.gather(*waiting)
+    assert not any(await asyncio.gather(*waiting))
+
+
+async def test_wrong_tokens_beyond_the_bound_are_turned_away_with_429(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrong_tokens, "FREE", 0)
+    monkeypatch.setattr(wrong_tokens, "MOST_WAITING", 0)
+    async with opened(tmp_path, token=TOKEN) as shop:
+        answer = await shop.client.get("/queues", headers={"Authorization": "Bearer guess"})
+        assert (answer.status_code, answer.headers["retry-after"], answer.headers["connection"]) == (429, "1", "close")
+        assert (await shop.client.get("/queues", headers={"Authorization": f"Bearer {TOKEN}"})).status_code == 200
 
 
 async def test_wrong_tokens_are_counted_and_the_right_one_waits_for_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,13 @@ from chappe.connection import Connection
 from chappe.engines.file.database import refuse_network_disk, refuse_unsafe_sqlite
 from chappe.engines.file.inspection import examine, nobody_else
 from chappe.engines.file.preflight import refuse_folder
-from chappe.engines.file.private_files import keep_private
+from chappe.engines.file.private_files import group_that_may_replace, keep_private
 from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSettings
 from chappe.messages.finding import Finding
 from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.supervisor.address import refuse_address
+from chappe.supervisor.listening import place_of
 from chappe.web.guard import refuse_open_bind
 from chappe.words import counted
 
@@ -99,6 +100,16 @@ def _file(settings: Settings) -> str:
     refuse_folder(path)
     readable: list[str] = []
     keep_private(path, lambda file, mode: readable.append(f"{file} has mode {mode:o}, others may use it: chmod go-rwx {file}"))
+    if group := group_that_may_replace(path):
+        folder = path.resolve().parent
+        readable.append(f"everybody in group {group} can replace files in {folder}; if you do not trust them all: chmod g-w {folder}")
+    found = _examined(settings, path)
+    if readable:
+        raise UserWarning("; ".join([*readable, found]))
+    return found
+
+
+def _examined(settings: Settings, path: Path) -> str:
     if not path.exists() and not Path(f"{path}-wal").exists():
         return f"{path} does not exist yet; the first message makes it"
     try:
@@ -108,8 +119,6 @@ def _file(settings: Settings) -> str:
         return _engine(settings)
     if faults:
         raise CorruptStorage(f"{path}: {'; '.join(faults)}; it was left as it is. Restore a copy, or save what can be read: chappe recover")
-    if readable:
-        raise UserWarning("; ".join(readable))
     return f"{path} is whole ({path.stat().st_size / 1024**2:.1f} MiB), no engine runs"
 
 
@@ -149,7 +158,7 @@ def _bind(settings: Settings) -> str:
     refuse_open_bind(settings)
     running = refuse_address(settings.host, settings.port, settings.path)
     served = " with a token" if settings.token else ", loopback only"
-    return f"{settings.host}:{settings.port}{served}{running and f'; {running}'}"
+    return f"{place_of(settings.host, settings.port)}{served}{running and f'; {running}'}"
 
 
 def _application(settings: Settings) -> str:

@@ -44,7 +44,7 @@ from chappe.settings import CONCURRENCY, Settings
 from chappe.supervisor.backoff import RENEWED
 from chappe.supervisor.environment import TOKEN_VARIABLE
 from chappe.supervisor.launcher import LISTEN_VARIABLE
-from chappe.supervisor.listening import bound
+from chappe.supervisor.listening import bound, place_of
 from chappe.triggers.scheduler import Scheduler
 from chappe.words import counted
 from chappe.worker.heartbeat import Heartbeat
@@ -398,7 +398,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:
-                log.info("gateway listens on http://%s:%d", settings.host, listener.getsockname()[1])
+                log.info("gateway listens on http://%s", place_of(settings.host, listener.getsockname()[1]))
                 connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
                 while not connecting.done() and not self.should_exit and not asked:
                     await asyncio.wait((connecting,), timeout=_LOOK)
@@ -426,7 +426,7 @@ def _listener(settings: Settings) -> socket.socket:
     try:
         return bound(settings.host, settings.port)
     except OSError as error:
-        raise InvalidSettings(f"the gateway cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+        raise InvalidSettings(f"the gateway cannot listen on {place_of(settings.host, settings.port)}: {error.strerror or error}") from None
 
 
 @click.command()

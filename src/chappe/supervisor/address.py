@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import socket
 from pathlib import Path
 
 from chappe.errors import InvalidSettings
+from chappe.supervisor.listening import bound, place_of
 
 
 def refuse_address(host: str, port: int, path: Path) -> str:
@@ -18,11 +18,11 @@ def refuse_address(host: str, port: int, path: Path) -> str:
     if fault is None:
         return ""
     if fault.errno != errno.EADDRINUSE:
-        raise InvalidSettings(f"the gateway cannot listen on {host}:{port}: {fault.strerror or fault}; see --host and --port")
+        raise InvalidSettings(f"the gateway cannot listen on {place_of(host, port)}: {fault.strerror or fault}; see --host and --port")
     holder, text = _holder(port, _supervisor_of(path))
     if holder is None:
         raise InvalidSettings(
-            f"the gateway cannot listen on {host}:{port}: {text} has that port; end it, "
+            f"the gateway cannot listen on {place_of(host, port)}: {text} has that port; end it, "
             "or take another port: --port, CHAPPE_PORT, or port in chappe.toml"
         )
     return text
@@ -30,10 +30,7 @@ def refuse_address(host: str, port: int, path: Path) -> str:
 
 def _fault(host: str, port: int) -> OSError | None:
     try:
-        ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        bound(host, port).close()
     except OSError as error:
         return error
     return None

@@ -28,14 +28,19 @@ async def listen(host: str, port: int, stopping: asyncio.Event) -> socket.socket
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                 raise InvalidSettings(
-                    f"the gateway cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port"
+                    f"the gateway cannot listen on {place_of(host, port)}: {error.strerror or error}; choose another with --port"
                 ) from None
         if not said:
-            log.warning("waiting for port %d of %s: another process has it", port, host)
+            log.warning("waiting for %s: another process has it", place_of(host, port))
             said = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _LOOK)
     return None
+
+
+def place_of(host: str, port: int) -> str:
+    """Return how a host and a port are written together (RFC 3986 §3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bound(host: str, port: int) -> socket.socket:

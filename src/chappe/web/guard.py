@@ -24,6 +24,7 @@ LARGEST_HEADERS: Final = 16 * 1024
 LONGEST_ADDRESS: Final = 8 * 1024
 OPEN_PATHS: Final = frozenset({"/livez", "/healthz"})
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+_COME_BACK: Final = {"Retry-After": "1", "Connection": "close"}
 # Two of these would be two meanings: what stands between us and the client may have believed the other one.
 _ONCE: Final = frozenset({b"origin", b"authorization", b"content-type", b"content-length", b"idempotency-key"})
 
@@ -83,8 +84,9 @@ class Guard:
             return
         refused = self._refuse(scope)
         if refused is not None:
-            if refused.status_code == 401 and any(name == b"authorization" for name, _ in scope["headers"]):
-                await self._wrong.slow((scope.get("client") or ("another program",))[0])
+            is_guess = refused.status_code == 401 and any(name == b"authorization" for name, _ in scope["headers"])
+            if is_guess and await self._wrong.slow((scope.get("client") or ("another program",))[0]):
+                refused = problem(429, "Too many wrong tokens", "try again in a moment", headers=_COME_BACK)
             await refused(scope, receive, send)
             return
         await self._app(scope, _limited(receive, self._max_body), send)

@@ -26,18 +26,21 @@ class WrongTokens:
         self._count = 0
         self._waiting = 0
 
-    async def slow(self, address: str) -> None:
-        """Note one more, and return when its answer may leave."""
+    async def slow(self, address: str) -> bool:
+        """Note one more, and return when its answer may leave; tell whether so many wait that there is no place for it."""
         now = self._now()
         if now >= self._minute + _MINUTE:
             before = f"; {self._count} in the minute before that" if self._count else ""
             log.warning("a request came with a wrong token, from %s%s", address, before)
             self._minute, self._count = now, 0
         self._count += 1
-        if self._count <= FREE or self._waiting >= MOST_WAITING:
-            return
+        if self._count <= FREE:
+            return False
+        if self._waiting >= MOST_WAITING:
+            return True
         self._waiting += 1
         try:
             await self._sleep(WAIT)
         finally:
             self._waiting -= 1
+        return False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from chappe.engines.file.database import open_database
 from chappe.engines.file.owner import socket_path
-from chappe.engines.file.private_files import keep_private, write_private
+from chappe.engines.file.private_files import group_that_may_replace, keep_private, write_private
 from chappe.errors import UnsafeStorage
 
 STRANGER = 65534
@@ -106,6 +107,33 @@ def test_a_folder_of_another_user_is_refused(path: Path) -> None:
     os.chown(path.parent, STRANGER, STRANGER)
     with pytest.raises(UnsafeStorage, match="belongs to user 65534"):
         open_database(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "members", "told"),
+    [
+        (0o775, "deploy", ["ada"], "deploy"),
+        (0o2775, "deploy", [], "deploy"),
+        (0o775, "me", [], None),
+        (0o775, "me", ["me"], None),
+        (0o775, "me", ["me", "ada"], "me"),
+        (0o755, "deploy", ["ada"], None),
+        (0o1775, "deploy", ["ada"], None),
+        (0o775, None, [], "without a name"),
+    ],
+)
+def test_a_group_whose_members_can_replace_the_file_is_told_unless_it_is_the_users_own(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, group: str | None, members: list[str], told: str | None
+) -> None:
+    def found(identity: int) -> SimpleNamespace:
+        if group is None:
+            raise KeyError(identity)
+        return SimpleNamespace(gr_name=group, gr_mem=members)
+
+    monkeypatch.setattr("grp.getgrgid", found)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_name="me"))
+    path.parent.chmod(mode)
+    assert group_that_may_replace(path) == (str(path.parent.stat().st_gid) if told == "without a name" else told)
 
 
 @pytest.mark.parametrize("place", ["chappe.db.processes", "chappe.db.processes.new"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import logging
 import os
+import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,19 @@ def keep_private(path: Path, on_open: Callable[[Path, int], None] | None = None)
     _refuse_shared_folder(real.parent)
     for file in (real, *(Path(f"{real}{suffix}") for suffix in _BESIDE)):
         _keep_private(file, on_open)
+
+
+def group_that_may_replace(path: Path) -> str | None:
+    """Return the group whose members can replace the file in its folder; none if that is nobody but its user."""
+    folder = path.resolve().parent.stat()
+    if not folder.st_mode & stat.S_IWGRP or folder.st_mode & stat.S_ISVTX:
+        return None
+    try:
+        group = grp.getgrgid(folder.st_gid)
+        users = {pwd.getpwuid(user).pw_name for user in (folder.st_uid, os.geteuid())}
+    except KeyError:
+        return str(folder.st_gid)
+    return None if group.gr_name in users and users.issuperset(group.gr_mem) else group.gr_name
 
 
 def write_private(path: Path, text: str) -> None:
