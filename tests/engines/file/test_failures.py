@@ -19,7 +19,7 @@ from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.purge import Purge
 from chappe.engines.file.reserve import Reserve
 from chappe.engines.file.server import Engine
-from chappe.engines.file.wire import decode_answer, decode_request, frame, posted
+from chappe.engines.file.wire import PROTOCOL, decode_answer, decode_request, frame, posted
 from chappe.errors import BrokerError, Rejected, StorageFull, Unroutable
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
@@ -166,7 +166,7 @@ class Raw:
 
     async def hello(self, serial: int) -> tuple[int, set[int]]:
         """Ask up to where everything is stored, and what is not."""
-        await self.say((serial, "hello", ({"protocol": server.PROTOCOL, "name": "me"},)))
+        await self.say((serial, "hello", ({"protocol": PROTOCOL, "name": "me"},)))
         answer = msgspec.msgpack.decode(decode_answer(self.answers[-1][4:]).value)
         return answer["stored"], set(answer["refused"])
 
@@ -257,7 +257,7 @@ async def test_a_hello_of_a_connection_that_is_gone_takes_nothing(engine: Engine
         (held,) = await consumer.receive(1, 60.0)
         tag = held.tag
     gone = engine.attach(lambda _: None)
-    hello = {"protocol": server.PROTOCOL, "name": "gone", "held": [("q", tag)]}
+    hello = {"protocol": PROTOCOL, "name": "gone", "held": [("q", tag)]}
     engine.submit(gone, decode_request(frame((1, "hello", (hello,)))[4:]))
     engine.detach(gone)
     await auntil(lambda: not engine._inbox, "the turn")
@@ -306,7 +306,7 @@ def full_at(engine: Engine, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     def full(*_: Any) -> None:
         raise apsw.FullError("database or disk is full")
 
-    engine._reserve.remove()
+    engine.room.reserve.remove()
     monkeypatch.setattr(engine.verbs, verb, full)
 
 
@@ -358,7 +358,7 @@ async def test_who_comes_behind_a_request_that_met_a_full_disk_is_told_so_too(
 async def test_a_hello_with_a_tag_that_sqlite_cannot_hold_is_refused_and_all_others_served(engine: Engine, broker: FileBroker) -> None:
     answers: list[bytes] = []
     stranger = engine.attach(answers.append)
-    hello = {"protocol": server.PROTOCOL, "name": "stranger", "held": [("q", 2**64 - 1)]}
+    hello = {"protocol": PROTOCOL, "name": "stranger", "held": [("q", 2**64 - 1)]}
     engine.submit(stranger, decode_request(frame((1, "hello", (hello,)))[4:]))
     await broker.publish([message("a")])
     assert b"bad request" in b"".join(answers)
@@ -373,7 +373,7 @@ async def test_a_request_at_which_every_turn_fails_is_refused_so_that_others_are
 
     answers: list[bytes] = []
     stranger = engine.attach(answers.append)
-    monkeypatch.setitem(server._SPECIAL, verb, strange)
+    monkeypatch.setitem(engine.special, verb, strange)
     engine.submit(stranger, decode_request(frame((1, verb, ()))[4:]))
     await auntil(lambda: answers, "the refusal")
     assert b"strange" in b"".join(answers)

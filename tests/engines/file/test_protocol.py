@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from chappe.engines.contract.broker import Ack
-from chappe.engines.file import server
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.connection import Connection
 from chappe.engines.file.purge import Purge
@@ -194,12 +193,15 @@ async def test_a_client_in_the_engines_own_process_that_is_dropped_connects_agai
     await serves(broker)
 
 
+SPECIAL = ("hello", "receive", "cancel", "result", "purge", "ping", "overview")
+
+
 class Talk:
     """Random frames, most of them nearly right."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
-        self._verbs = [*DECODERS, *server._SPECIAL, "nothing", "", "__init__"] + [
+        self._verbs = [*DECODERS, *SPECIAL, "nothing", "", "__init__"] + [
             "receive",
             "hello",
             "cancel",

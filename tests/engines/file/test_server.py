@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from chappe.engines.contract.broker import Ack, Depth, Retry
-from chappe.engines.file import server
+from chappe.engines.file import deaths, server
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.dispatch import Reading
 from chappe.engines.file.owner import is_of_this_user, socket_path
@@ -207,10 +207,10 @@ async def test_nothing_is_left_of_a_wait_for_a_result_when_the_client_that_waite
     await broker.publish([msgspec.structs.replace(message(1), options=Options(tracked=True))])
     other = FileBroker(engine.ledger.turn.path, engine=engine)
     waits = [other.client.call("result", message(1).envelope.id, 1e9, deadline=1e9) for _ in range(2)]
-    await auntil(lambda: sum(map(len, engine._waiters.values())) == 2, "the waits to have begun")
+    await auntil(lambda: sum(map(len, engine.waits._waiters.values())) == 2, "the waits to have begun")
     await other.close()
     await asyncio.gather(*waits, return_exceptions=True)
-    assert dict(engine._waiters) == {}
+    assert dict(engine.waits._waiters) == {}
 
 
 async def test_an_io_error_ends_the_engine_without_an_answer(engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ async def test_messages_that_ran_when_worker_and_engine_died_together_are_blamed
 async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_dead(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch, holds: bool
 ) -> None:
-    monkeypatch.setattr(server, "_LOCK_ENDS", 0.01)
+    monkeypatch.setattr(deaths, "_LOCK_ENDS", 0.01)
     await broker.publish([message(1)])
     table = RunningTable(folder_of(engine.ledger.turn.path), 1)
 

@@ -18,7 +18,7 @@ from msgspec import Meta, Raw
 
 from chappe import App, Command, Event, Rate, cron
 from chappe.cli.sending import parse
-from chappe.engines.file import server
+from chappe.engines.file import waits
 from chappe.engines.file.verbs import DECODERS
 from chappe.engines.file.wire import UNREADABLE, Frames, decode_answer, decode_request, encode, error_of, frame
 from chappe.errors import ChappeError, DefinitionError, InvalidCapability, InvalidMessage, InvalidSettings, MessageError
@@ -83,10 +83,10 @@ REQUESTS: dict[str, tuple[Any, ...]] = {
     "peek": ("q", "ready", 5), "depth": ("q",),
 }  # fmt: skip
 SPECIAL: dict[str, Callable[[Raw], Any]] = {
-    "hello": server._hello,
-    "receive": server._receive,
-    "result": server._result,
-    "cancel": server._cancel,
+    "hello": waits._hello,
+    "receive": waits._receive,
+    "result": waits._result,
+    "cancel": waits._cancel,
 }  # pyright: ignore[reportPrivateUsage]
 VERBS: list[tuple[str, Callable[[Raw], Any]]] = [*SPECIAL.items(), *DECODERS.items()]
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from chappe.engines.file import client, log, server, turn
+from chappe.engines.file import ledger, log, server, turn
 from chappe.engines.file.client import Client
 from chappe.engines.file.connection import Connection
 from chappe.engines.file.ledger import Ledger
@@ -81,7 +81,7 @@ class WitnessedEngine(Engine):
         super()._perform(connection, request)
 
     def _step_purges(self) -> None:
-        for connection, serial in self._purges:
+        for connection, serial in self.purges.going:
             arguments = self._purging[connection, serial]
             self._tape.ask("purge", arguments, self.ledger.turn.now(), (self._called[connection], serial), connection.session.name)
         super()._step_purges()
@@ -125,7 +125,7 @@ def witnessed(tape: Tape, now: Callable[[], float]) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Client, "_perform", performing)
-        patch.setattr(client, "steady_clock", lambda: now)
+        patch.setattr(ledger, "steady_clock", lambda: now)
         patch.setattr(server, "FENCE", 1e9)
         patch.setattr(log, "CHECKPOINT", _PAGES)
         patch.setattr(log, "_STEP", 128 * 1024)

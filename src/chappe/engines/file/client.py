@@ -15,14 +15,11 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
-import apsw
 import msgspec
 from msgspec import Raw
 
-from chappe.engines.file import preflight
-from chappe.engines.file.clock import steady_clock
-from chappe.engines.file.ledger import Ledger
-from chappe.engines.file.owner import Ownership, is_of_this_user, socket_path
+from chappe.engines.file.ledger import Ledger, owned_for_a_moment
+from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.queues import Session
 from chappe.engines.file.server import Engine
 from chappe.engines.file.verbs import DECODERS, Verbs
@@ -339,42 +336,23 @@ class Client:
         if any(len(p) > 7 and p[7] is not None for p in posted):
             self._finish(call, Unconfirmed("the engine was restarted before it answered; send again with an idempotency key"))
         else:
-            self._calls.pop(call.serial, None)
-            if not call.future.done():
-                call.future.set_result(call.decode(Raw(encode([(p[0],) for p in posted]))))
+            self._answer(call, call.decode(Raw(encode([(p[0],) for p in posted]))))
 
     def _own_for_a_moment(self) -> None:
         """Do what waits as the owner of the file, where no engine runs."""
         try:
-            preflight.refuse_folder(self.path)
-            ownership = Ownership(self.path)
-        except AlreadyOwned:
-            return  # an engine is starting, or another sender is in its moment
-        except ChappeError as error:
-            self._fail_all(error)
-            return
-        except OSError as error:
-            self._fail_all(BrokerUnavailable(f"{self.path} cannot be opened: {error}"))
-            return
-        try:
-            preflight.refuse_damaged_log(self.path)  # SQLite would leave the damaged end out, and closing would delete the evidence
-            ledger = Ledger(self.path, steady_clock())
-            verbs, session = Verbs(ledger), Session(self.name)
-            try:
+            with owned_for_a_moment(self.path) as ledger:
+                verbs, session = Verbs(ledger), Session(self.name)
                 stored, refused = ledger.turn.stored_of(self.name)
                 for call in list(self._calls.values()):
                     if self._is_stored(call, stored, refused):
                         self._confirm(call)
                     else:
                         self._perform(call, ledger, verbs, session)
-            finally:
-                ledger.close(momentary=True)
+        except AlreadyOwned:
+            return  # an engine is starting, or another sender is in its moment
         except ChappeError as error:
             self._fail_all(error)
-        except (apsw.Error, OSError) as error:
-            self._fail_all(BrokerUnavailable(f"{self.path} cannot be used: {error}"))
-        finally:
-            ownership.close()
 
     def _perform(self, call: _Call, ledger: Ledger, verbs: Verbs, session: Session) -> None:
         request = decode_request(call.body[4:])
@@ -391,9 +369,7 @@ class Client:
             ledger.undo()
             self._finish(call, error if isinstance(error, ChappeError) else BrokerError(f"bad request: {error}"))
             return
-        self._calls.pop(call.serial, None)
-        if not call.future.done():
-            call.future.set_result(call.decode(Raw(encode(value))))
+        self._answer(call, call.decode(Raw(encode(value))))
 
     # --- time
 
@@ -401,11 +377,9 @@ class Client:
         now = self._loop.time()
         for call in [c for c in self._calls.values() if c.expires < now]:
             if call.verb == "receive":
-                self._calls.pop(call.serial, None)
+                self._answer(call, [])
                 if call.sent and self._write is not None and self._hello < 0:
                     self._abandoned.add(call.serial)
-                if not call.future.done():
-                    call.future.set_result([])
             else:
                 why = f'the engine of {self.path} did not answer "{call.verb}" in time'
                 self._finish(call, _unanswered(call, why, '; is "chappe run" up?'))
@@ -420,6 +394,11 @@ class Client:
         now = self._loop.time()
         self._sweep_at = min(now + _SWEEP, max(at, now) + _LATE)
         self._sweeper = self._loop.call_at(self._sweep_at, self._sweep)
+
+    def _answer(self, call: _Call, value: object) -> None:
+        self._calls.pop(call.serial, None)
+        if not call.future.done():
+            call.future.set_result(value)
 
     def _finish(self, call: _Call, error: ChappeError) -> None:
         self._calls.pop(call.serial, None)

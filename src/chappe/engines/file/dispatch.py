@@ -104,6 +104,13 @@ class Dispatch:
         for queue in self._turn.routes.queues.values():
             self._line_up(queue)
 
+    def leave(self, receiver: Receiver) -> bool:
+        """Lend nothing more to one who waited, and tell whether it still did."""
+        waited = receiver in self.receivers
+        if waited:
+            self.receivers.remove(receiver)
+        return waited
+
     def serve(self) -> None:
         """Lend what is ready to those who wait; each names its queues in the order of their turn."""
         self.unfinished = False

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 
+from chappe.engines.file import preflight
+from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.database import open_database
 from chappe.engines.file.dispatch import Dispatch
 from chappe.engines.file.endings import Endings
+from chappe.engines.file.owner import Ownership
 from chappe.engines.file.turn import Turn
-from chappe.errors import CorruptStorage
+from chappe.errors import BrokerUnavailable, CorruptStorage
 
 
 class Ledger:
@@ -47,3 +51,24 @@ class Ledger:
         if self.turn.writing:
             self.undo()
         self.turn.close(held=int(self.turn.was_held) if momentary else len(self.turn.claims))
+
+
+@contextmanager
+def owned_for_a_moment(path: Path) -> Generator[Ledger]:
+    """Open a file where no engine runs. Raises what `Ownership` and `Ledger` raise, and `BrokerUnavailable` for an error of the disk."""
+    try:
+        preflight.refuse_folder(path)
+        ownership = Ownership(path)
+    except OSError as error:
+        raise BrokerUnavailable(f"{path} cannot be opened: {error}") from None
+    try:
+        preflight.refuse_damaged_log(path)  # SQLite would leave the damaged end out, and closing would delete the evidence
+        ledger = Ledger(path, steady_clock())
+        try:
+            yield ledger
+        finally:
+            ledger.close(momentary=True)
+    except (apsw.Error, OSError) as error:
+        raise BrokerUnavailable(f"{path} cannot be used: {error}") from None
+    finally:
+        ownership.close()

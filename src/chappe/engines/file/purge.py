@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
+import msgspec
+
+from chappe.engines.file.connection import BrokenProtocol, Connection
 from chappe.engines.file.ledger import Ledger
-from chappe.errors import BrokerError
+from chappe.engines.file.queues import QueueState
+from chappe.engines.file.wire import Request
+from chappe.errors import BrokerError, ChappeError
 from chappe.words import counted
 
 STEP: Final = 5_000
+
+_purge: Final = msgspec.msgpack.Decoder(tuple[str, bool]).decode
 
 _READY = "select rank, id, message_id, flags, key from ready where queue = ? and (rank, id) > (?, ?) and id <= ? order by rank, id limit ?"
 _DELAYED = "select due, id, message_id, flags, key from delayed where queue = ? and id <= ? limit ?"
@@ -79,3 +87,67 @@ class Purge:
                 f'queue "{queue.name}" has {queue.running} running and {counted(queue.dead, "dead message")}; '
                 "end or discard them before deleting it"
             )
+
+
+class Purges:
+    """The purges that go on, each by the client that asked and the number of its request."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.going: dict[tuple[Connection, int], Purge] = {}
+        self.nobody = Connection(lambda _: None, lambda: None)  # who asks for what the engine does by itself
+        self._ended: list[tuple[Connection, int]] = []
+        self._left: set[QueueState] = set()  # temporary queues whose owners were not here at the last look
+
+    def begin(self, connection: Connection, request: Request) -> None:
+        """Begin to empty a queue, a bounded part of it in each turn."""
+        queue, delete = _purge(request.arguments)
+        if (connection, request.serial) in self.going:
+            raise BrokenProtocol(f"bad request: {request.serial} is a purge that goes on already")
+        self.going[connection, request.serial] = Purge(self._ledger, queue, delete=delete)
+
+    def step(self, connection: Connection, serial: int) -> bool:
+        """Go on with one, and tell whether it is answered."""
+        purge = self.going[connection, serial]
+        try:
+            if not purge.step():
+                return False
+            connection.answer(serial, purge.count)
+        except BrokerError as error:
+            connection.refuse(serial, error)
+            purge.abandon()
+        self._ended.append((connection, serial))
+        return True
+
+    def undo(self) -> None:
+        """Forget what ended in a turn that was undone."""
+        self._ended.clear()
+
+    def tidy(self) -> None:
+        """Forget what ended in a turn that is stored."""
+        for place in self._ended:
+            del self.going[place]
+        self._ended.clear()
+
+    def forget(self, connection: Connection, serial: int) -> None:
+        """Give one up without an answer."""
+        begun = self.going.pop((connection, serial), None)
+        if begun is not None:
+            begun.abandon()
+
+    def refuse(self, error: ChappeError) -> None:
+        """Give all up."""
+        for (connection, serial), purge in self.going.items():
+            purge.abandon()
+            connection.refuse(serial, error)
+            connection.flush()
+        self.going.clear()
+
+    def clear_after(self, here: Collection[str]) -> bool:
+        """Begin to remove the temporary queues of clients that are gone, and tell whether there are any."""
+        left = {queue for queue in self._ledger.turn.routes.queues.values() if queue.owner and queue.owner not in here}
+        empty = [queue for queue in left & self._left if not (queue.closed or queue.running or queue.dead)]
+        for queue in empty:  # who was missed before too does not come back
+            self.going[self.nobody, queue.id] = Purge(self._ledger, queue.name, delete=True)
+        self._left = left
+        return bool(empty)

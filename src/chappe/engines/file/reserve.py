@@ -56,7 +56,7 @@ class Reserve:
         free = free_bytes(self._path.parent)
         return free >= self._least and free + more >= self._needed
 
-    def give_up(self, write_back: Callable[[], None], take: Callable[[int], None]) -> bool:
+    def give_up(self, write_back: Callable[[], object], take: Callable[[int], None]) -> bool:
         """Free its blocks and say whether there were any.
 
         Half of them are free when `write_back` writes the log into the file, which makes the log's room new; the others are freed in
