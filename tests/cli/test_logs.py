@@ -97,6 +97,7 @@ ways = {
     "stderr by its path": lambda: logging.basicConfig(force=True, filename="/dev/stderr"),
     "stderr by its path, opened late": lambda: logging.basicConfig(force=True, handlers=[logging.FileHandler("/dev/stderr", delay=True)]),
     "copy of stderr": lambda: logging.basicConfig(force=True, stream=os.fdopen(os.dup(2), "w")),
+    "record factory": lambda: logging.setLogRecordFactory(lambda *_, **__: 1 / 0),
     "file handler": file_handler,
 }
 ours = [logging.getLogger(name) for name in ("chappe.worker", "uvicorn.error", "asyncio")]
@@ -108,6 +109,7 @@ for name, way in ways.items():
     for logger in (*ours, late):
         logger.warning("%s: %s tells it", name, logger.name)
     ours[0].debug("nobody asked for this")
+    logging.setLogRecordFactory(logging.LogRecord)
 logging.disable(logging.NOTSET)
 logging.warning("as the application says")
 """
@@ -126,7 +128,7 @@ def test_our_loggers_survive_what_an_application_does_to_logging_and_tell_everyt
     told = [line[13:].split("  [")[0] for line in done.stderr.splitlines()]
     ways = ["dictConfig", "dictConfig of another logger", "fileConfig", "basicConfig", "disable", "root level", "handlers", "shutdown"]
     names = ["chappe.worker", "uvicorn.error", "asyncio", "chappe.late."]
-    ways += ["disabled", "stderr by its path", "stderr by its path, opened late", "copy of stderr", "file handler"]
+    ways += ["disabled", "stderr by its path", "stderr by its path, opened late", "copy of stderr", "record factory", "file handler"]
     for way in ways:
         for name in names:
             shown = f"{way}: {name}{way if name.endswith('.') else ''} tells it"

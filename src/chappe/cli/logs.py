@@ -62,7 +62,16 @@ def keep_loggers() -> None:
 
 
 class SteadyLogger(logging.Logger):
-    """A logger that cannot be disabled by the way: neither by a configuration that does not name it, nor by `logging.disable`."""
+    """A logger that cannot be disabled by the way: neither by a configuration that does not name it, nor by `logging.disable`.
+
+    A record factory of the application that raises, which our code does not expect of a log line, does not take part.
+    """
+
+    def makeRecord(self, *given: Any, **named: Any) -> logging.LogRecord:  # noqa: N802 - the standard library's name
+        try:
+            return super().makeRecord(*given, **named)
+        except Exception:  # whatever it is
+            return logging.LogRecord(*given[:8], sinfo=given[9])
 
     @property
     def disabled(self) -> bool:
