@@ -357,6 +357,25 @@ def test_a_thread_that_stops_the_loop_of_the_synchronous_verbs_keeps_nobody_wait
         assert [app.ask(Now(what="stop")) for _ in range(2)] == ["done"] * 2
 
 
+def test_an_inline_command_that_gets_over_what_it_left_behind_leaves_no_trace_in_the_task_that_sent_it() -> None:
+    app = App("over")
+
+    @app.handles(Now)
+    async def now(_: Now) -> str:
+        try:
+            await forgotten()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return "done"
+
+    async def main() -> tuple[str, int]:
+        task = asyncio.current_task()
+        assert task is not None
+        return await app.aask(Now(what="over")), task.cancelling()
+
+    assert run(main()) == ("done", 0)
+
+
 class Outer(Command, queue="outer", retry=Retry(1)):
     pass
 

@@ -72,13 +72,14 @@ def attempted(what: object, name: str) -> Generator[None]:
     except asyncio.CancelledError:
         if own is None or own.interruption is None:
             raise
-        own.uncancel()
         raise own.interruption from None
     finally:
         if os.getpid() != process:
             forked.end(name)
         if own is not None:
-            own.interruption = None
+            if own.interruption is not None:
+                own.uncancel()
+                own.interruption = None
             own.begin(None)
 
 
