@@ -1,6 +1,7 @@
 """What an import left open that forked processes would share."""
 
 import asyncio
+import os
 import socket
 import sqlite3
 import threading
@@ -41,5 +42,6 @@ def test_a_thread_is_named() -> None:
 def test_logs_devices_folders_and_what_was_open_before_are_not(tmp_path: Path) -> None:
     with (tmp_path / "early").open("w"):
         before = opened()
-        with (tmp_path / "log").open("a"), Path("/dev/null").open("w"), Path("/dev/urandom").open("rb"):
+        memory = os.memfd_create("shared")
+        with (tmp_path / "log").open("a"), Path("/dev/null").open("w"), Path("/dev/urandom").open("rb"), os.fdopen(memory):
             assert handles(before) == []

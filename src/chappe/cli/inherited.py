@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
-_HARMLESS: Final = re.compile(r"/dev/(null|zero|full|u?random|tty|pts/\d+)")
+_HARMLESS: Final = re.compile(r"/dev/(null|zero|full|u?random|tty|pts/\d+|shm/.*)|/memfd:.*")  # some are there to be shared
 
 
 def opened() -> dict[int, str]:
     """Return the open descriptors, each with what it is of."""
     found: dict[int, str] = {}
-    for entry in _DESCRIPTORS.iterdir():
+    for entry in _DESCRIPTORS.iterdir() if _DESCRIPTORS.is_dir() else ():  # only Linux has it
         try:
             found[int(entry.name)] = str(entry.readlink())
         except OSError:  # that of the list itself
