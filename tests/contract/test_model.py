@@ -25,9 +25,10 @@ from chappe.errors import Rejected
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
 
-from .conftest import DISTRIBUTED, ENGINES
+from .conftest import DISTRIBUTED, ENGINES, POSTGRES
 from .distributed import DistributedEngine
 from .engine import EngineUnderTest, Peer
+from .postgres import PostgresEngine
 
 Result = TypeVar("Result")
 
@@ -494,9 +495,15 @@ class Lives(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(7200 if MANY else 400)
-@pytest.mark.parametrize("name", ["file", DISTRIBUTED])
+@pytest.mark.parametrize("name", ["file", POSTGRES, DISTRIBUTED])
 def test_random_lives_agree_with_the_model(name: str, request: pytest.FixtureRequest) -> None:
-    servers = request.getfixturevalue("shared_engine_servers") if name == DISTRIBUTED else None
-    make = ENGINES[name] if servers is None else lambda _: DistributedEngine(servers)
-    machine = type(f"Lives_{name}", (Lives,), {"make": staticmethod(make), "restarts": servers is None, "keeps_unique": servers is None})
-    run_state_machine_as_test(machine, settings=PROFILE if servers is None else FAR)
+    make: Callable[[Path], EngineUnderTest] = ENGINES["file"]
+    if name == DISTRIBUTED:
+        servers = request.getfixturevalue("shared_engine_servers")
+        make = lambda _: DistributedEngine(servers)  # noqa: E731
+    elif name == POSTGRES:
+        url = request.getfixturevalue("alone").url
+        make = lambda _: PostgresEngine(url)  # noqa: E731
+    far = name != "file"
+    machine = type(f"Lives_{name}", (Lives,), {"make": staticmethod(make), "restarts": not far, "keeps_unique": name != DISTRIBUTED})
+    run_state_machine_as_test(machine, settings=FAR if far else PROFILE)

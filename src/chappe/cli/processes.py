@@ -26,17 +26,17 @@ from chappe import output
 from chappe.app import App
 from chappe.bus.draft import Draft, new_id
 from chappe.bus.loop import run
+from chappe.cli.deaths import telling_deaths
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import chosen_queues, find_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
 from chappe.cli.terminal import write
-from chappe.connection import Connection
 from chappe.engines.file import preflight
 from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.database import PASSING
 from chappe.engines.file.owner import Ownership
-from chappe.engines.file.running_tables import folder_of, orphans, read_table
+from chappe.engines.file.running_tables import folder_of
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
@@ -246,8 +246,6 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
     except asyncio.CancelledError:
         table.close()
         return 0
-    if not settings.is_file:
-        await _tell_deaths(connection, settings.path)
     if not queues:
         line.ready()
         line.beat_from_loop()
@@ -259,7 +257,8 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
     lasting, temporary = app.registry.served(queues)
     if for_suspects:
         temporary = ()  # it would be sent what it is never lent
-    async with connection.broker.consume(lasting, prefetch=2 * concurrency, temporary=temporary) as consumer:
+    telling = contextlib.nullcontext() if settings.is_file else telling_deaths(connection.broker, settings.path)
+    async with telling, connection.broker.consume(lasting, prefetch=2 * concurrency, temporary=temporary) as consumer:
         work = Worker(
             app.bus,
             consumer,
@@ -285,19 +284,6 @@ async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int
     table.close()
     await app.aclose()
     return code
-
-
-async def _tell_deaths(connection: Connection, path: Path) -> None:
-    """Tell the broker what the dead workers of this host were running; with a file the engine itself looks."""
-    for table in orphans(path):
-        account = read_table(table)
-        try:
-            table.unlink()
-        except FileNotFoundError:
-            continue  # another worker tells it
-        if account is not None and account.suspects:
-            log.warning("a worker died while it ran %s", counted(len(account.suspects), "message"))
-            await connection.broker.blame(sorted(account.suspects))
 
 
 async def _until_the_end(

@@ -90,6 +90,21 @@ class Depth(Struct, frozen=True, array_like=True):
     dead: int = 0
 
 
+class Death(Struct, frozen=True):
+    """The death of a worker of this host, by the name of its table, and the deliveries that may have caused it.
+
+    `is_sure` is false where nothing executed: the worker was most likely killed from outside. Where it ended itself because a message
+    ran out of its time, `after` are the seconds until that is tried again, unless `is_last`.
+    """
+
+    worker: str
+    deliveries: tuple[int, ...]
+    error: str = "its worker died while it ran this"
+    is_sure: bool = True
+    after: float | None = None
+    is_last: bool = False
+
+
 class Consumer(Protocol):
     """A receiver of deliveries; when it is closed or lost, what it holds is ready again at its old place."""
 
@@ -166,8 +181,8 @@ class Broker(Protocol):
         """
         ...
 
-    async def blame(self, deliveries: Sequence[int]) -> None:
-        """Hear which deliveries a worker of this host was running when it died; a message that kills three is a dead letter."""
+    async def blame(self, death: Death) -> None:
+        """Hear of a worker that died, and have what it executed run alone from now on; a message that kills three is a dead letter."""
         ...
 
     async def depth(self, queue: str) -> Depth:

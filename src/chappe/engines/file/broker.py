@@ -14,7 +14,7 @@ from uuid import uuid4
 import msgspec
 from msgspec.structs import replace
 
-from chappe.engines.contract.broker import Ack, Dead, Delivery, Depth, Receipt, Refusal, Retry, Settlement
+from chappe.engines.contract.broker import Ack, Dead, Death, Delivery, Depth, Receipt, Refusal, Retry, Settlement
 from chappe.engines.file.blocking import BlockingClient
 from chappe.engines.file.client import Client
 from chappe.engines.file.server import Engine
@@ -78,7 +78,7 @@ class FileBroker:
         for consumer in self._consumers:
             consumer.lose(tags)
 
-    async def blame(self, deliveries: Sequence[int]) -> None:
+    async def blame(self, death: Death) -> None:
         """Say nothing: the engine reads the tables of dead workers by itself, before it lends their messages again."""
 
     async def depth(self, queue: str) -> Depth:

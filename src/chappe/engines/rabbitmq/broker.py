@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from msgspec.structs import astuple, replace
 
-from chappe.engines.contract.broker import Delivery, Depth
+from chappe.engines.contract.broker import Death, Delivery, Depth
 from chappe.engines.rabbitmq import archive
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.consuming import RabbitConsumer, Ways
@@ -181,9 +181,9 @@ class RabbitBroker:
             await consumer.close()
             self._consumers.discard(consumer)
 
-    async def blame(self, deliveries: Sequence[int]) -> None:
+    async def blame(self, death: Death) -> None:
         """Hear which deliveries a worker of this host was running when it died."""
-        await self._kept.blame(marks_in(deliveries))
+        await self._kept.blame(marks_in(death.deliveries))
 
     async def _answer(self, question: Question) -> Held:
         session = await self._kept.session()

@@ -1,0 +1,150 @@
+-- Every message is in exactly one of message, running and dead. Times are seconds since the epoch, by the clock of this server.
+
+create sequence place;          -- where a message stands among those of its priority: the order of publishing
+create sequence session_number as integer minvalue 1 maxvalue 2147483647 cycle;
+
+create function now_seconds() returns double precision language sql volatile as
+    'select extract(epoch from clock_timestamp())::double precision';
+
+create table topology (version bigint not null);
+insert into topology values (0);
+
+create table exchange (name text primary key, kind text not null, archive double precision not null);
+
+create table queue (
+    id integer generated always as identity primary key,
+    name text not null unique,
+    bindings jsonb not null,
+    origin text not null,
+    owner integer                        -- the session that a temporary queue goes with
+);
+
+-- What waits.
+create table message (
+    place bigint primary key default nextval('place'),
+    queue integer not null,
+    rank bigint not null,                -- minus the priority
+    state smallint not null default 1,   -- 0 delayed, 1 ready, 2 behind another of its key, 3 ready to run alone
+    due double precision,
+    message_id text not null,
+    attempt integer not null default 0,
+    deaths smallint not null default 0,  -- of workers that ran it
+    flags smallint not null default 0,
+    key text,
+    pending boolean not null default false,  -- others may be merged into it
+    version bigint,                      -- of what is pending
+    note text,
+    envelope bytea not null
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000);
+create index message_line on message (queue, rank, place) where state = 1;
+create index message_alone on message (queue, rank, place) where state = 3;
+create index message_behind on message (queue, key, rank, place) where state = 2;
+create index message_due on message (due, place) where state = 0;
+create unique index message_pending on message (queue, key) where pending;
+create index message_tracked on message (message_id) where flags & 1 > 0;
+
+-- What is lent, and to which session.
+create table running (
+    place bigint primary key,
+    queue integer not null,
+    rank bigint not null,
+    message_id text not null,
+    attempt integer not null,
+    deaths smallint not null,
+    flags smallint not null,
+    key text,
+    note text,
+    session integer not null,
+    envelope bytea not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+create index running_tracked on running (message_id) where flags & 1 > 0;
+
+-- The message of each key whose turn it is, from when it is the first that waits to its end.
+create table line (
+    queue integer not null,
+    key text not null,
+    head bigint not null,
+    primary key (queue, key)
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+create table failure (
+    queue integer not null,
+    message_id text not null,
+    at double precision not null,
+    attempt integer not null,
+    error text not null
+);
+create index failure_by_message on failure (queue, message_id);
+
+create table dead (
+    number bigint generated always as identity primary key,
+    queue integer not null,
+    rank bigint not null,
+    message_id text not null,
+    attempts integer not null,
+    deaths smallint not null default 0,
+    flags smallint not null,
+    key text,
+    unique_name text,                    -- the unique key that it had, and needs again to be retried
+    reason text not null,
+    error text,
+    died_at double precision not null,
+    history jsonb not null,
+    envelope bytea not null
+);
+create index dead_by_queue on dead (queue, number);
+
+create table mark (message_id text not null, handler text not null, result bytea, primary key (message_id, handler));
+
+create table tracked (
+    message_id text primary key,
+    type text not null,
+    state text not null,
+    queue text not null,
+    at double precision not null,
+    into_id text,
+    result bytea,
+    error text,
+    progress bytea
+);
+create index tracked_into on tracked (into_id) where into_id is not null;
+create index tracked_at on tracked (at) where state in ('done', 'dead');
+
+create table idempotency (
+    name text primary key,
+    message_id text not null,
+    fingerprint text not null,
+    until double precision not null
+);
+create index idempotency_until on idempotency (until);
+
+create table unique_key (name text primary key, message_id text not null, until double precision);
+create index unique_key_by_message on unique_key (message_id);
+create index unique_key_until on unique_key (until) where until is not null;
+
+create table budget (name text primary key, tat double precision not null);
+create table schedule (name text primary key, slot double precision not null);
+create table schedule_definition (name text primary key, application text not null, definition text);
+
+create table archive (
+    seq bigint primary key,
+    at double precision not null,
+    exchange text not null,
+    routing_key text not null,
+    message_id text not null,
+    envelope bytea not null
+);
+create table archive_head (seq bigint not null);
+insert into archive_head values (0);
+
+create table session (
+    number integer primary key,
+    name text not null,
+    role text not null,
+    info bytea not null,
+    started_at double precision not null default now_seconds()
+);
+
+-- Who waits for what: told by NOTIFY, which is sent to nobody else. After a crash of the server they wait anew.
+create unlogged table waiter (queue integer not null, session integer not null, primary key (queue, session));
+create unlogged table asker (message_id text not null, session integer not null, primary key (message_id, session));

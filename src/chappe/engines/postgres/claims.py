@@ -1,0 +1,108 @@
+"""The lending of what is ready: one queue at a time, in the order of its index, from where the last claim began.
+
+Dead rows at the head of the index stay for as long as somebody's transaction is open, and each claim that begins there walks over all of
+them. So a claim begins at a *floor*: the place where the one before began. It is a hint of one consumer and never the truth, because rows
+can appear below it (a transaction that commits late, a message that is given back): larger priorities are always looked for, a claim that
+brings less than it may has the next one look from the start, and so does one every second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, LiteralString, NamedTuple
+
+from chappe.engines.contract.broker import Delivery
+from chappe.engines.postgres.database import Row
+from chappe.engines.postgres.envelopes import decode
+
+LOWEST: Final = -(2**63)
+_LOOK_AGAIN: Final = 1.0  # seconds
+_DEEP: Final = 1000  # messages claimed in a row, after which a floor is worth it
+_MOVE: Final[LiteralString] = """
+    taken as (delete from message m using first where m.place = first.place returning m.*),
+    lent as (
+        insert into running (place, queue, rank, message_id, attempt, deaths, flags, key, note, session, envelope)
+        select place, queue, rank, message_id, attempt, deaths, flags, key, note, %(session)s, envelope from taken
+    )
+    select place, rank, attempt, flags, key, note, message_id, envelope from taken order by rank, place
+"""
+CLAIM: Final[LiteralString] = (
+    """
+    with above as (
+        select place from message where queue = %(queue)s and state = 1 and rank < %(rank)s
+        order by rank, place limit %(limit)s for update skip locked
+    ),
+    beyond as (
+        select place from message where queue = %(queue)s and state = 1 and (rank, place) > (%(rank)s, %(floor)s)
+        order by rank, place limit greatest(0, %(limit)s - (select count(*) from above)) for update skip locked
+    ),
+    first as (select place from above union all select place from beyond),
+    """
+    + _MOVE
+)
+CLAIM_ALONE: Final[LiteralString] = (
+    """
+    with first as (
+        select place from message where queue = %(queue)s and state = 3 order by rank, place limit 1 for update skip locked
+    ),
+    """
+    + _MOVE
+)
+# Which of some queues have something, so that a claim of many queues asks only those.
+READY_IN: Final[LiteralString] = """
+    select id from unnest(%s::integer[]) as q (id) where exists (select 1 from message where queue = q.id and state = any(%s))
+"""
+
+
+class Held(NamedTuple):
+    """What a consumer knows of a message that it was lent."""
+
+    queue: int
+    name: str
+    rank: int
+    attempt: int
+    flags: int
+    key: str | None
+    message_id: str
+
+
+class Floors:
+    """Where the next claim of each queue begins."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._places: dict[int, tuple[int, int]] = {}
+        self._looked: dict[int, float] = {}
+        self._brought: dict[int, int] = {}
+
+    def of(self, queue: int) -> tuple[int, int]:
+        """Return the rank and the place beyond which to claim."""
+        return self._places.get(queue, (LOWEST, 0))
+
+    def claimed(self, queue: int, rows: list[Row], limit: int) -> None:
+        """Hear what a claim brought."""
+        now = self._now()
+        if len(rows) < limit or now - self._looked.setdefault(queue, now) > _LOOK_AGAIN:
+            self.forget(queue)
+            return
+        self._brought[queue] = self._brought.get(queue, 0) + len(rows)
+        rank, place = int(rows[0][1]), int(rows[0][0])
+        if self._brought[queue] > _DEEP and (rank, place) > self.of(queue):
+            self._places[queue] = (rank, place - 1)
+
+    def forget(self, queue: int) -> None:
+        """Have the next claim begin at the start."""
+        for known in (self._places, self._looked, self._brought):
+            known.pop(queue, None)
+
+
+def held_of(row: Row, queue: int, name: str) -> tuple[int, Held]:
+    """Return the tag of a claimed row, and what is to be known of it."""
+    place, rank, attempt, flags, key, _, message_id, _ = row
+    return int(place), Held(queue, name, int(rank), int(attempt), int(flags), key, message_id)
+
+
+def delivery_of(row: Row, name: str) -> Delivery:
+    """Return the delivery of a claimed row."""
+    place, _, attempt, _, _, note, _, envelope = row
+    return Delivery(int(place), name, int(attempt) + 1, decode(envelope), note)

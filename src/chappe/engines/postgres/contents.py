@@ -1,0 +1,100 @@
+"""What there is of a queue: counted, shown, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, LiteralString
+
+from chappe.engines.contract.broker import Delivery, Depth
+from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.envelopes import decode
+from chappe.engines.postgres.routes import Routes
+
+_COUNT: Final = """
+    select queue, sum(ready)::bigint, sum(running)::bigint, sum(delayed)::bigint, sum(dead)::bigint from (
+        select queue, count(*) filter (where state > 0) as ready, 0 as running, count(*) filter (where state = 0) as delayed,
+            0 as dead
+        from message where queue = any(%(queues)s) group by queue
+        union all select queue, 0, count(*), 0, 0 from running where queue = any(%(queues)s) group by queue
+        union all select queue, 0, 0, 0, count(*) from dead where queue = any(%(queues)s) group by queue
+    ) counted group by queue
+"""
+_PEEK: Final[Mapping[str, LiteralString]] = {
+    "ready": "select place, attempt, envelope from message where queue = %s and state > 0 order by rank, place limit %s",
+    "delayed": "select place, attempt, envelope from message where queue = %s and state = 0 order by due, place limit %s",
+    "running": "select place, attempt, envelope from running where queue = %s order by rank, place limit %s",
+}
+# What was remembered of messages that are `gone` before they ended; `why` is told of them.
+FORGET: Final[LiteralString] = """
+    unmarked as (delete from mark m using gone where m.message_id = gone.message_id),
+    unique_again as (delete from unique_key u using gone where gone.flags & 2 > 0 and u.message_id = gone.message_id and u.until is null),
+    forgiven as (delete from failure f using gone where gone.flags & 4 > 0 and f.queue = gone.queue and f.message_id = gone.message_id),
+    ended as (
+        update tracked t set state = 'dead', error = %(why)s, at = now_seconds() from gone
+        where gone.flags & 1 > 0 and t.message_id = gone.message_id returning t.message_id
+    ),
+    ended_too as (
+        update tracked t set state = 'dead', error = %(why)s, at = now_seconds() from gone
+        where gone.flags & 1 > 0 and t.into_id = gone.message_id returning t.message_id
+    ),
+    told as (
+        select pg_notify('chappe_ended', message_id) from asker
+        where message_id in (select message_id from ended union all select message_id from ended_too)
+    )
+"""
+_PURGE: Final[LiteralString] = (
+    """
+    with gone as (delete from message where queue = %(queue)s returning place, queue, key, message_id, flags),
+    lines as (delete from line l using gone where l.queue = gone.queue and l.key = gone.key and l.head = gone.place),
+    """
+    + FORGET
+    + " select (select count(*) from gone), (select count(*) from told)"
+)
+
+
+class Contents:
+    """What an operator asks of messages; each verb is one transaction."""
+
+    def __init__(self, database: Database, routes: Routes, tend: Callable[[], Awaitable[object]]) -> None:
+        """Look after `tend`, which takes back what dead sessions held: whoever looks sees it as ready."""
+        self._database = database
+        self._routes = routes
+        self._tend = tend
+
+    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """Count the messages of queues. Raises `NotFound`."""
+
+        async def work(cursor: Cursor) -> dict[str, Depth]:
+            await self._routes.refresh(cursor)
+            known = {self._routes.queue(name).id: name for name in queues}
+            await cursor.execute(_COUNT, {"queues": list(known)})
+            counted = {int(row[0]): Depth(*(int(count) for count in row[1:])) for row in await cursor.fetchall()}
+            return {name: counted.get(number, Depth()) for number, name in known.items()}
+
+        await self._tend()
+        return await self._database.run(work, writes=False)
+
+    async def peek(self, queue: str, state: str, limit: int) -> list[Delivery]:
+        """Show messages of a queue in a state without lending them."""
+
+        async def work(cursor: Cursor) -> list[Delivery]:
+            known = await self._routes.find(cursor, queue)
+            await cursor.execute(_PEEK[state], (known.id, limit))
+            return [Delivery(int(place), queue, int(attempt) + 1, decode(envelope)) for place, attempt, envelope in await cursor.fetchall()]
+
+        await self._tend()
+        return await self._database.run(work, writes=False)
+
+    async def purge(self, queue: str, *, delete: bool) -> int:
+        """Delete what is ready or delayed, and the queue too if it is asked for, and say how many messages it were."""
+
+        async def work(cursor: Cursor) -> int:
+            known = await self._routes.find(cursor, queue)
+            await cursor.execute(_PURGE, {"queue": known.id, "why": "purged"})
+            row = await cursor.fetchone()
+            if delete:
+                await self._routes.remove(cursor, queue)
+            return 0 if row is None else int(row[0])
+
+        await self._tend()
+        return await self._database.run(work)

@@ -1,0 +1,231 @@
+"""The connection to PostgreSQL: opened when needed, bounded by a deadline, with errors that say what may have been done."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from typing import Any, Final, LiteralString, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor, sql
+from psycopg.conninfo import conninfo_to_dict
+
+from chappe.errors import BrokerUnavailable, CorruptStorage, Rejected, StorageFull, Unconfirmed
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+Cursor = AsyncCursor[Row]
+Connection = AsyncConnection[Row]
+Values = Mapping[str, Any] | Sequence[Any]
+
+SCHEMA: Final = "chappe"
+_MIGRATIONS: Final = ("0001.sql",)
+_MIGRATING: Final = 0x63686170  # the advisory lock under which the schema is changed
+
+
+class Collision(Exception):
+    """Another transaction came first, and what this one has read is out of date: begin again."""
+
+
+_AGAIN: Final = (Collision, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)
+_LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+_FULL: Final = (psycopg.errors.DiskFull,)
+# What is claimed and settled is a few rows of tables that grow and shrink faster than the statistics by which plans are made.
+_PLANS: Final = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+_TRIES: Final = 10
+_PAUSE: Final = 0.05
+_LAST: Final = 0.2  # seconds after the deadline, in which a connection that was cut is given up
+
+
+class _Said:
+    """What was said so far: `is_final` if it may have been stored, `is_repeatable` if saying it again does no harm."""
+
+    is_final = False
+    is_repeatable = False
+
+
+class Database:
+    """The one connection of an event loop over which everything is said in turn."""
+
+    def __init__(self, url: str, *, deadline: float, schema: str = SCHEMA) -> None:
+        self.url = url
+        self.deadline = deadline
+        self.schema = schema
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
+        self._migrated = False
+        self._closed = False
+
+    @property
+    def place(self) -> str:
+        """Where it is, without the password."""
+        known = conninfo_to_dict(self.url)
+        return f"postgresql://{known.get('host') or 'localhost'}:{known.get('port') or 5432}/{known.get('dbname') or ''}"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return how connections are to be opened: none waits longer than the deadline for the server."""
+        milliseconds = max(1, int(self.deadline * 1000))
+        return {
+            "autocommit": True,
+            "connect_timeout": max(2, int(self.deadline)),
+            "tcp_user_timeout": milliseconds,
+            "application_name": "chappe",
+            "prepare_threshold": 2,
+            "options": f"-c search_path={self.schema} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds} {_PLANS}",
+        }
+
+    async def connect(self) -> Connection:
+        """Open a connection of one's own. Raises `psycopg.Error`."""
+        return await AsyncConnection.connect(self.url, **self.parameters())
+
+    async def _ready(self, until: float) -> Connection:
+        if self._closed:
+            raise BrokerUnavailable(f"the connection to {self.place} was closed; nothing was stored")
+        if not self._migrated:
+            await self._migrate(until)
+            self._migrated = True
+        if self._connection is not None and (self._connection.closed or _is_hung_up(self._connection)):
+            await self._connection.close()
+            self._connection = None
+        if self._connection is None:
+            self._connection = await self.connect()
+        return self._connection
+
+    async def _migrate(self, until: float) -> None:
+        """Bring the schema up to this release; a newer one is left as it is, for it only ever adds."""
+        async with (
+            await self.connect() as connection,
+            cut_at(until, connection),
+            connection.transaction(),
+            connection.cursor() as cursor,
+        ):
+            await cursor.execute("select pg_advisory_xact_lock(%s)", (_MIGRATING,))
+            await cursor.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(self.schema)))
+            await cursor.execute("create table if not exists migration (number integer primary key, at timestamptz not null default now())")
+            await cursor.execute("select coalesce(max(number), 0) from migration")
+            row = await cursor.fetchone()
+            assert row is not None
+            for number, name in enumerate(_MIGRATIONS, 1):
+                if number > int(row[0]):
+                    await cursor.execute(resources.files(__package__ or "").joinpath(name).read_bytes())
+                    await cursor.execute("insert into migration (number) values (%s)", (number,))
+
+    async def run(self, work: Callable[[Cursor], Awaitable[T]], *, writes: bool = True, repeatable: bool = False) -> T:
+        """Do some work in one transaction, again from its beginning where others were in its way.
+
+        `repeatable` says that it may be done again where nobody knows whether it was.
+        Raises `BrokerUnavailable` if certainly nothing was stored, and `Unconfirmed` where the answer to a commit was lost.
+        """
+
+        async def transaction(cursor: Cursor, said: _Said) -> T:
+            async with cursor.connection.transaction():
+                done = await work(cursor)
+                said.is_final, said.is_repeatable = writes, repeatable
+            return done
+
+        return await self._persist(transaction)
+
+    async def once(self, statement: LiteralString, values: Values, *, repeatable: bool = False) -> list[Row]:
+        """Execute one statement, which is a transaction of its own, and return its rows; see `run` for what is raised.
+
+        `repeatable` says that it may be said again where nobody knows whether it was done.
+        """
+
+        async def execution(cursor: Cursor, said: _Said) -> list[Row]:
+            said.is_final, said.is_repeatable = True, repeatable
+            await cursor.execute(statement, values, prepare=True)
+            return await cursor.fetchall()
+
+        return await self._persist(execution)
+
+    async def together(self, statements: Sequence[tuple[LiteralString, Values]], *, repeatable: bool = False) -> list[list[Row]]:
+        """Execute statements in one transaction with one journey to the server and back, and return the rows of each."""
+
+        async def execution(cursor: Cursor, said: _Said) -> list[list[Row]]:
+            said.is_final, said.is_repeatable = True, repeatable
+            connection = cursor.connection
+            async with connection.pipeline(), connection.transaction():
+                said_of = [await connection.execute(statement, values, prepare=True) for statement, values in statements]
+            return [await one.fetchall() if one.description else [] for one in said_of]
+
+        return await self._persist(execution)
+
+    async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]]) -> T:
+        said, cause, tries = _Said(), "", 0
+        until = asyncio.get_running_loop().time() + self.deadline
+        try:
+            async with asyncio.timeout_at(until + _LAST):
+                while True:
+                    said.is_final = said.is_final and said.is_repeatable
+                    try:
+                        async with self._turn:
+                            connection = await self._ready(until)
+                            async with cut_at(until, connection), connection.cursor(binary=True) as cursor:
+                                return await doing(cursor, said)
+                    except _AGAIN as error:
+                        said.is_final = False
+                        if (tries := tries + 1) >= _TRIES:
+                            why = f"others were in the way {tries} times ({_reason(error)})"
+                            raise BrokerUnavailable(f"{self.place}: {why}; nothing was stored, try again") from None
+                    except _FULL as error:
+                        raise StorageFull(f"{self.place} has no room to store more ({_reason(error)}); nothing was lost") from None
+                    except _LOST as error:
+                        if said.is_final and not said.is_repeatable:
+                            raise
+                        cause = _reason(error)
+                        if asyncio.get_running_loop().time() >= until:
+                            raise
+                        await asyncio.sleep(_PAUSE)
+        except (TimeoutError, *_LOST) as error:
+            if said.is_final:
+                raise Unconfirmed(f"{self.place} was lost while it stored something ({_reason(error)}): it may be stored or not") from None
+            why = cause or _reason(error)
+            raise BrokerUnavailable(f"{self.place} did not answer within {self.deadline:g} s ({why}); nothing was stored") from None
+        except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
+            raise CorruptStorage(f"{self.place} is damaged ({error}); restore it from a backup") from None
+        except psycopg.DataError as error:
+            raise Rejected(f"PostgreSQL cannot store this: {_reason(error)}") from None
+
+    async def close(self) -> None:
+        """Close the connection; nothing is done any more."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+@asynccontextmanager
+async def cut_at(until: float, connection: Connection) -> AsyncGenerator[None]:
+    """End what is said over a connection at a time of the loop, as if the network had failed.
+
+    Whoever is only cancelled has psycopg ask the server to end the statement, for ten seconds if the server stands still.
+    """
+    late = asyncio.get_running_loop().call_at(until, _cut, connection)
+    try:
+        yield
+    finally:
+        late.cancel()
+
+
+def _is_hung_up(connection: Connection) -> bool:
+    """Tell whether the server has closed a connection over which nothing is said just now: what is said next would be in doubt."""
+    with suppress(OSError, psycopg.OperationalError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+        try:
+            return same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _cut(connection: Connection) -> None:
+    with suppress(OSError, psycopg.OperationalError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

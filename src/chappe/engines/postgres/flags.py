@@ -1,0 +1,18 @@
+"""What else must be tidied up when a message ends, and in which state one waits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TRACKED: Final = 1
+UNIQUE: Final = 2
+HISTORY: Final = 4  # failures are remembered
+RETURNED: Final = 8  # it was lent before, and who had it then may have begun it
+MERGES: Final = 32
+SUSPECT: Final = 16  # it runs alone, because a worker died while it ran it
+PASSING: Final = HISTORY | RETURNED | SUSPECT  # what a dead letter does not keep
+
+DELAYED: Final = 0
+READY: Final = 1
+BEHIND: Final = 2
+ALONE: Final = 3

@@ -1,0 +1,194 @@
+"""The way in: publications are routed, and stored in one journey to the server where they ask for little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString
+
+from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.envelopes import decode, encode
+from chappe.engines.postgres.routes import Known, Routes
+from chappe.engines.postgres.storing import PENDING, Storing, pending_of
+from chappe.errors import ChappeError, Unroutable
+from chappe.messages.envelope import Options, Publication, Receipt
+
+_KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as ok from topology)"
+_TOLD: Final[LiteralString] = (
+    "told as (select pg_notify('chappe_ready', queue::text) from (select distinct w.queue from waiter w join stored using (queue)) waiting)"
+)
+_PLAIN: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    stored as (
+        insert into message (queue, rank, message_id, envelope)
+        select queue, rank, id, envelope
+        from known, unnest(%(queues)s::integer[], %(ranks)s::bigint[], %(ids)s::text[], %(envelopes)s::bytea[])
+            as t (queue, rank, id, envelope)
+        where ok returning queue
+    ),
+    """
+    + _TOLD
+    + " select ok, (select count(*) from told) from known"
+)
+_ALLOT: Final = "select now_seconds(), array(select nextval('place') from generate_series(1, %s)), version from topology"
+# One message that may be merged, alone in its call, is what is sent most often: two statements in one journey. The first chooses by what it
+# sees whether the message is ready or behind, and the second corrects it by the line, which both then hold.
+_FIRST: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    pending as (select message_id, version, envelope from message where queue = %(queue)s and key = %(key)s and pending),
+    turn as (select nextval('place') as place from known where ok and not exists (select 1 from pending)),
+    stored as (
+        insert into message (place, queue, rank, state, message_id, flags, key, pending, version, envelope)
+        select place, %(queue)s, %(rank)s,
+            case when exists (select 1 from line where queue = %(queue)s and key = %(key)s) then 2 else 1 end,
+            %(id)s, 32, %(key)s, true, place, %(envelope)s
+        from turn on conflict (queue, key) where pending do nothing returning queue, place
+    ),
+    joined as (
+        insert into line select %(queue)s, %(key)s, place from stored on conflict (queue, key) do update set head = line.head returning head
+    ),
+    """
+    + _TOLD
+    + """
+    select ok, pending.message_id, pending.version, pending.envelope, stored.place,
+        (select count(*) from told) + (select count(*) from joined)
+    from known left join pending on true left join stored on true
+    """
+)
+_CORRECT: Final = """
+    update message m set state = case when l.head = m.place then 1 else 2 end from line l
+    where m.queue = %(queue)s and m.key = %(key)s and m.pending and m.message_id = %(id)s and l.queue = m.queue and l.key = m.key
+        and m.state = case when l.head = m.place then 2 else 1 end
+"""
+_CHANGE: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    changed as (
+        update message set envelope = %(envelope)s, version = nextval('place')
+        where queue = %(queue)s and key = %(key)s and pending and version = %(replaces)s and (select ok from known)
+        returning message_id, version
+    )
+    select ok, changed.message_id, changed.version from known left join changed on true
+    """
+)
+_ROUNDS: Final = 5
+
+
+class Intake:
+    """Stores publications, alone or inside the transactions of others."""
+
+    def __init__(self, database: Database, routes: Routes) -> None:
+        self._database = database
+        self._routes = routes
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """See `Broker.publish`."""
+        if not publications:
+            return []
+        stored = await self._publish_plain(publications) or await self._publish_mask(publications)
+        return stored or await self._database.run(lambda cursor: self.store(cursor, publications))
+
+    # --- in one journey
+
+    async def _publish_plain(self, publications: Sequence[Publication]) -> list[Receipt] | None:
+        """Store publications that ask for nothing in one statement, if they all are, and the topology is as it is known."""
+        copies: list[tuple[int, int, str, bytes]] = []
+        for p in publications:
+            if p.options is not None or p.delay > 0 or (known := self._known(p)) is None:
+                return None
+            envelope = encode(p.envelope)
+            copies += [(queue.id, -p.priority, p.envelope.id, envelope) for queue in known]
+        if not copies:
+            return None
+        queues, ranks, ids, envelopes = (list(column) for column in zip(*copies, strict=True))
+        values = {"topology": self._routes.version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
+        rows = await self._database.once(_PLAIN, values)
+        return [Receipt(p.envelope.id) for p in publications] if rows[0][0] else None
+
+    def _known(self, p: Publication) -> list[Known] | None:
+        """Return the queues that take it, if they are known and that is all there is to do."""
+        exchange = self._routes.exchanges.get(p.exchange)
+        if exchange is not None and exchange.archive:
+            return None
+        try:
+            return self._routes.takers(p.exchange, p.routing_key)
+        except ChappeError:  # the long way asks anew, and says it
+            return None
+
+    async def _publish_mask(self, publications: Sequence[Publication]) -> list[Receipt] | None:
+        """Store or merge one message that asks for nothing else than to be merged."""
+        p = publications[0]
+        options = p.options
+        if len(publications) > 1 or options is None or not _merges_only(options) or p.delay > 0 or p.priority:
+            return None
+        known = self._known(p)
+        if known is None or len(known) != 1:
+            return None
+        values = {
+            "topology": self._routes.version, "queue": known[0].id, "key": options.key, "id": p.envelope.id, "rank": -p.priority,
+            "envelope": encode(p.envelope), "replaces": options.replaces,
+        }  # fmt: skip
+        if options.replaces is not None:
+            return await self._change(p, values)
+        for _ in range(_ROUNDS):
+            # Said twice it finds itself: an answer that was lost costs nothing.
+            (row, *_), _corrected = await self._database.together([(_FIRST, values), (_CORRECT, values)], repeatable=True)
+            ok, pending_id, version, pending, place, _told = row
+            if pending_id == p.envelope.id:
+                return [Receipt(p.envelope.id, "stored", int(version))]
+            if not ok:
+                return None
+            if place is not None:
+                return [Receipt(p.envelope.id, "stored", int(place))]
+            if pending_id is not None:
+                return [Receipt(pending_id, "pending", int(version), decode(pending))]
+        return None
+
+    async def _change(self, p: Publication, values: dict[str, Any]) -> list[Receipt] | None:
+        ((ok, message_id, version),) = await self._database.once(_CHANGE, values)
+        if not ok:
+            return None
+        if message_id is not None:
+            return [Receipt(str(message_id), "merged", int(version))]
+        rows = await self._database.once(PENDING, ([values["queue"]], [values["key"]]), repeatable=True)
+        return [pending_of(rows[0]) if rows else Receipt(p.envelope.id, "pending")]
+
+    # --- in a transaction
+
+    async def store_whole(self, cursor: Cursor, publications: Sequence[Publication]) -> list[Receipt]:
+        """Store publications, or return receipts of which some are *pending*: then the caller must take everything back."""
+        receipts = await self.store(cursor, publications)
+        mine = {r.id for r in receipts if r.outcome == "stored"}
+        return [
+            Receipt(p.envelope.id, "pending") if r.outcome == "pending" and r.id in mine else r
+            for p, r in zip(publications, receipts, strict=True)
+        ]
+
+    async def store(self, cursor: Cursor, publications: Sequence[Publication]) -> list[Receipt]:
+        """Store publications, all or none, but for those that are *duplicate* or *pending*."""
+        if not publications:
+            return []
+        most = len(publications) * max(1, len(self._routes.queues))
+        await cursor.execute(_ALLOT, (min(most, 4 * len(publications)),))
+        now, places, version = (await cursor.fetchone()) or (0.0, [], 0)
+        if version != self._routes.version:
+            await self._routes.read(cursor, int(version))
+        taken = [self._takers(p) for p in publications]
+        needed = sum(len(queues) for queues in taken)
+        if needed > len(places):
+            await cursor.execute(_ALLOT, (needed,))
+            places = ((await cursor.fetchone()) or (0.0, [], 0))[1]
+        return await Storing(cursor, self._routes, publications, taken, float(now), [int(place) for place in places]).store()
+
+    def _takers(self, p: Publication) -> list[Known]:
+        queues = self._routes.takers(p.exchange, p.routing_key)
+        lasting = [known for known in queues if known.owner is None]
+        if len(lasting) > 1 and p.options is not None and p.options.merges:
+            names = ", ".join(known.queue.name for known in lasting)
+            raise Unroutable(f'"{p.routing_key}" goes to several queues ({names}): a message that merges can wait in one only')
+        return queues
+
+
+def _merges_only(options: Options) -> bool:
+    return options.merges and options.key is not None and not options.tracked and options.unique is None and options.idempotency_key is None

@@ -1,0 +1,270 @@
+"""The store contract kept by PostgreSQL, beside its broker in the same database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, LiteralString, cast
+
+import msgspec
+
+from chappe.bounds import CLOCKS_APART
+from chappe.engines.contract.archive import Record
+from chappe.engines.contract.letters import Exported, Letter
+from chappe.engines.contract.results import Merge, State
+from chappe.engines.postgres.broker import PostgresBroker
+from chappe.engines.postgres.database import Cursor
+from chappe.engines.postgres.envelopes import decode
+from chappe.engines.postgres.letters import Letters
+from chappe.engines.postgres.presence import ENDED, LIVES
+from chappe.engines.postgres.transfer import Transfer
+from chappe.errors import NotFound
+from chappe.messages.envelope import Publication, Receipt
+from chappe.messages.topology import passes
+
+_LEAVE_OUT: Final = "update schedule_definition set definition = null where application = %s and definition is not null and name <> all(%s)"
+_BEGIN: Final = """
+    with begun as (
+        insert into schedule_definition select name, %s, definition from unnest(%s::text[], %s::text[]) as given (name, definition)
+        on conflict (name) do update set application = excluded.application, definition = excluded.definition
+        where (schedule_definition.application, schedule_definition.definition)
+            is distinct from (excluded.application, excluded.definition)
+        returning name
+    )
+    insert into schedule select name, %s from begun on conflict (name) do update set slot =
+        case when schedule.slot > excluded.slot + %s then excluded.slot else greatest(schedule.slot, excluded.slot) end
+"""
+_FIRE: Final = """
+    insert into schedule values (%s, %s) on conflict (name) do update set slot = excluded.slot where schedule.slot < excluded.slot
+"""
+# Generic cell rate algorithm (ITU-T I.371).
+_TAKE: Final = """
+    insert into budget as b select %(name)s, now + %(interval)s from (select now_seconds() as now) clock
+    on conflict (name) do update set tat = greatest(b.tat, now_seconds()) + %(interval)s
+    returning greatest(0, tat - %(interval)s - %(room)s - now_seconds())
+"""
+_STATE: Final[LiteralString] = (
+    """
+    select t.type, t.state, t.queue, t.result, t.error, t.progress, t.into_id,
+        (select case m.state when 0 then 'delayed' else 'ready' end from message m
+            where m.message_id = coalesce(t.into_id, t.message_id) and m.flags & 1 > 0 limit 1),
+        (select 'running' from running r
+            where r.message_id = coalesce(t.into_id, t.message_id) and r.flags & 1 > 0
+                and exists (select 1 from pg_locks where """
+    + LIVES
+    + """ and objid::bigint = r.session) limit 1)
+    from tracked t where t.message_id = %s
+    """
+)
+_ASK: Final = "insert into asker values (%s, %s) on conflict do nothing returning session"
+_ASK_NO_MORE: Final = "delete from asker where message_id = %s and session = %s returning session"
+_PROGRESS: Final = "update tracked set progress = %s where message_id = %s or into_id = %s returning 1"
+_SESSIONS: Final[LiteralString] = (
+    "select number, name, role, info, started_at, (select count(*) from running where session = number) from session"
+    " where exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number) order by number"
+)
+_ARCHIVED: Final = "select seq, at, exchange, routing_key, envelope from archive where seq > %s order by seq limit %s"
+_LOOKED_AT_ONCE: Final = 1000
+_AGAIN: Final = 1.0  # seconds after which somebody who waits for a result looks by himself
+
+
+class PostgresStore:
+    """What many hosts remember together."""
+
+    def __init__(self, broker: PostgresBroker) -> None:
+        """Share the connections of a broker."""
+        self._database = broker.database
+        self._routes = broker.routes
+        self._presence = broker.presence
+        self._intake = broker.intake
+        self._contents = broker.contents
+        self._letters = Letters(self._database, self._routes)
+        self._transfer = Transfer(self._database, self._routes, self._presence)
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._presence.on_told.append(self._hear)
+
+    # --- marks, budgets, schedules
+
+    async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
+        async def work(cursor: Cursor) -> None:
+            await cursor.execute("insert into mark values (%s, %s, %s) on conflict do nothing", (message_id, handler, result))
+            if cursor.rowcount:  # else it is said again after an answer was lost
+                await self._store_whole(cursor, then)
+
+        try:
+            await self._database.run(work)
+        except _MergeFirst as first:
+            return first.receipts
+        return []
+
+    async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
+        rows = await self._database.once("select handler, result from mark where message_id = %s", (message_id,), repeatable=True)
+        return {str(handler): result for handler, result in rows}
+
+    async def take(self, budget: str, interval: float, burst: int) -> float:
+        values = {"name": budget, "interval": interval, "room": interval * (burst - 1)}
+        ((wait,),) = await self._database.once(_TAKE, values)
+        return float(wait)
+
+    async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+        names = sorted(definitions)
+
+        async def work(cursor: Cursor) -> None:
+            await cursor.execute(_LEAVE_OUT, (application, names))
+            await cursor.execute(_BEGIN, (application, names, [definitions[name] for name in names], now, CLOCKS_APART))
+            await cursor.execute("insert into schedule select unnest(%s::text[]), %s on conflict do nothing", (names, now))
+
+        await self._database.run(work)
+
+    async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
+        tried = publications
+
+        async def work(cursor: Cursor) -> bool:
+            await cursor.execute(_FIRE, (schedule, slot))
+            if not cursor.rowcount:
+                return False
+            await self._store_whole(cursor, tried)
+            return True
+
+        while True:
+            try:
+                return await self._database.run(work)
+            except _MergeFirst as first:
+                if merge is None:
+                    return False
+                tried = merge(tried, first.receipts)
+
+    async def last_fired(self, schedule: str) -> float | None:
+        rows = await self._database.once("select slot from schedule where name = %s", (schedule,), repeatable=True)
+        return float(rows[0][0]) if rows else None
+
+    async def _store_whole(self, cursor: Cursor, publications: Sequence[Publication]) -> None:
+        receipts = await self._intake.store_whole(cursor, publications)
+        if any(receipt.outcome == "pending" for receipt in receipts):
+            raise _MergeFirst(receipts)
+
+    # --- results
+
+    async def state(self, message_id: str) -> State:
+        rows = await self._database.once(_STATE, (message_id,), repeatable=True)
+        if not rows:
+            raise NotFound.message(message_id)
+        name, state, queue, result, error, progress, into, waits, runs = rows[0]
+        if state not in ("done", "dead"):
+            state = runs or waits or "ready"
+        shown = cast("tuple[int, int, str]", tuple(msgspec.msgpack.decode(progress))) if progress else None
+        return State(message_id, name, state, queue, result, error, shown, into)
+
+    async def result(self, message_id: str, wait: float) -> State:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        state = await self.state(message_id)
+        if state.state in ("done", "dead") or wait <= 0:
+            return state
+        ended = asyncio.Event()
+        self._waiting[message_id].add(ended)
+        session = await self._presence.number()
+        try:
+            await self._database.once(_ASK, (message_id, session), repeatable=True)
+            while True:
+                ended.clear()
+                state = await self.state(message_id)
+                left = until - loop.time()
+                if state.state in ("done", "dead") or left <= 0:
+                    return state
+                try:
+                    async with asyncio.timeout(min(left, _AGAIN)):
+                        await ended.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            self._waiting[message_id].discard(ended)
+            if not self._waiting[message_id]:
+                del self._waiting[message_id]
+                await self._database.once(_ASK_NO_MORE, (message_id, session), repeatable=True)
+
+    def _hear(self, channel: str, payload: str) -> None:
+        if channel == ENDED:
+            for ended in self._waiting.get(payload, ()):
+                ended.set()
+
+    async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+        shown = msgspec.msgpack.encode((done, total, text))
+        await self._database.once(_PROGRESS, (shown, message_id, message_id), repeatable=True)
+
+    # --- dead letters
+
+    async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        return await self._letters.list(queue, after, limit)
+
+    async def letter(self, number: int) -> Letter:
+        return await self._letters.show(number)
+
+    async def retry_letters(self, numbers: Sequence[int]) -> int:
+        return await self._letters.retry(numbers)
+
+    async def edit_letter(self, number: int, body: bytes) -> None:
+        await self._letters.edit(number, body)
+
+    async def discard_letters(self, numbers: Sequence[int]) -> int:
+        return await self._letters.discard(numbers)
+
+    async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
+        return await self._transfer.export_messages(queue, state, after, later, limit)
+
+    async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
+        return await self._transfer.delete_delayed(queue, places)
+
+    async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
+        return await self._transfer.import_letters(queue, letters)
+
+    # --- the whole
+
+    async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
+        limit = max(0, min(limit, 1000))
+        found: list[Record] = []
+        while len(found) < limit:
+            rows = await self._database.once(_ARCHIVED, (after, _LOOKED_AT_ONCE), repeatable=True)
+            for seq, at, exchange, key, envelope in rows:
+                after = int(seq)
+                if len(found) < limit and (pattern == "#" or passes("topic", pattern, str(key))):
+                    found.append(Record(after, float(at), exchange, key, decode(envelope)))
+            if len(rows) < _LOOKED_AT_ONCE:
+                break
+        return found
+
+    async def overview(self) -> dict[str, Any]:
+        await self._presence.number()
+        await self._database.run(self._routes.refresh, writes=False)
+        declared = dict(self._routes.queues)  # somebody may declare more meanwhile
+        sessions = await self._database.once(_SESSIONS, (), repeatable=True)
+        ((version,),) = await self._database.once("select current_setting('server_version')", (), repeatable=True)
+        depths = await self._contents.depths(list(declared))
+        serving = [set(msgspec.json.decode(info).get("queues", ())) for _, _, _, info, _, _ in sessions]
+        queues: list[dict[str, Any]] = []
+        for name, known in sorted(declared.items()):
+            depth = depths[name]
+            queues.append(
+                {
+                    "name": name, "bindings": [[b.exchange, b.key] for b in known.queue.bindings], "origin": known.queue.origin,
+                    "ready": depth.ready, "running": depth.running, "delayed": depth.delayed, "dead": depth.dead,
+                    "consumers": sum(name in served for served in serving),
+                }
+            )  # fmt: skip
+        return {
+            "engine": {"path": self._database.place, "postgres": version, "full": False},
+            "queues": queues,
+            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in self._routes.exchanges.values()],
+            "clients": [
+                {"name": name, "role": role, "holding": holding, "connected_at": started, **msgspec.json.decode(info)}
+                for _, name, role, info, started, holding in sessions
+            ],
+        }
+
+
+class _MergeFirst(Exception):
+    """Takes a transaction back; it never leaves this file."""
+
+    def __init__(self, receipts: list[Receipt]) -> None:
+        self.receipts = receipts
