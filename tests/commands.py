@@ -14,8 +14,9 @@ from typing import NamedTuple
 PATIENCE = 200.0  # only what hangs takes so long
 _STAYS = {"run", "engine", "worker", "gateway", "scheduler"}  # what starts others, or would go on: a Python of its own
 
-_fork = multiprocessing.get_context("forkserver")
-_fork.set_forkserver_preload(
+# One server for all of a process of pytest: what is to be imported can be said once.
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(
     [
         __name__,
         "chappe.cli",
@@ -23,6 +24,7 @@ _fork.set_forkserver_preload(
         "chappe.cli.looking",
         "chappe.cli.letters",
         "chappe.engines.file.client",
+        "chappe.engines.file.serving",
         "chappe.app",
         "chappe.cli.loading",
         "chappe.cli.tables",
@@ -58,7 +60,7 @@ def _forked(folder: Path, environment: Mapping[str, str], what: list[str] | str,
         streams = [Path(aside) / name for name in ("in", "out", "err")]
         for path in streams:
             path.write_bytes(stdin if path.name == "in" else b"")
-        process = _fork.Process(target=_main, args=(folder, dict(environment), what, streams))
+        process = FORK.Process(target=_main, args=(folder, dict(environment), what, streams))
         process.start()
         process.join(PATIENCE)
         assert process.exitcode is not None, f"{what} hangs"

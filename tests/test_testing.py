@@ -242,7 +242,8 @@ def test_a_handler_that_asks_another_needs_a_second_slot() -> None:
         assert t.ask(Outer()) == ["x"]
 
 
-def test_drain_does_not_wait_for_ever() -> None:
+def test_drain_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chappe.worker.worker._LAST_WAIT", 0.1)
     app, gate = App("trial"), threading.Event()
 
     @app.handles(Greet)

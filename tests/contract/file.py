@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.engines.file.store import FileStore
 
+from ..commands import FORK
 from .engine import EngineUnderTest, Peer
 
 _START: Final = 1_000_000.0
@@ -100,10 +100,6 @@ class InsideEngine(_FileEngine):
             self._engine.schedule()
 
 
-_spawn = multiprocessing.get_context("forkserver")
-_spawn.set_forkserver_preload(["chappe.engines.file.server"])
-
-
 def _serve(path: Path, ready: Path) -> None:
     asyncio.run(serve(path, ready.touch))
 
@@ -121,7 +117,7 @@ class SocketEngine(_FileEngine):
 
     async def start(self) -> None:
         self._ready.unlink(missing_ok=True)
-        self._process = _spawn.Process(target=_serve, args=(self.path, self._ready), daemon=True)
+        self._process = FORK.Process(target=_serve, args=(self.path, self._ready), daemon=True)
         self._process.start()
         deadline = time.monotonic() + _PATIENCE
         while not self._ready.exists():

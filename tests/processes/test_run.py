@@ -45,7 +45,7 @@ def test_nothing_outlives_a_killed_supervisor(mill: Mill) -> None:
     mill.configure("[pools.mill]\nprocesses = 2\nconcurrency = 2\n")
     mill.run()
     assert mill.process is not None
-    mill.send("Work(name='running', seconds=5)")
+    mill.send("Work(name='running', seconds=2)")
     until(lambda: mill.names("start"))
     children = [psutil.Process(row.pid) for name, row in mill.rows().items() if name != "supervisor"]
     assert len(children) == 5
@@ -202,9 +202,11 @@ def test_a_reload_with_a_broken_application_keeps_the_rest_running(mill: Mill) -
 
 def test_a_handler_that_is_killed_for_hanging_alone_is_blamed(mill: Mill) -> None:
     mill.run()
-    mill.chappe("send", "work", "name=neighbour", "seconds:=2")
+    mill.chappe("send", "work", "name=neighbour", "seconds:=60")
     until(lambda: "start neighbour 1" in mill_log(mill), "the neighbour to run")
     mill.chappe("send", "hang")
+    until(lambda: "start hang 2" in mill_log(mill), "the other to be killed and begun again")
+    mill.release()
     until(lambda: "end hang 2" in mill_log(mill) and "end neighbour 1" in mill_log(mill), "both to end")
     assert "start neighbour 2" not in mill_log(mill), "the neighbour's attempt was not counted"
 

@@ -27,7 +27,7 @@ def test_the_demo_ends_with_every_calendar_right(tmp_path: Path, shared: str, br
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_")} | {"PYTHONPATH": str(EXAMPLES)}
     if shared == "our own sample":
         environment["CHAPPE_SHARED"] = str(tmp_path / "nowhere")
-    command = [sys.executable, "-m", "channel_manager.demo", "--seconds", "6", "--folder", str(tmp_path / "demo"), "--broker", broker]
+    command = [sys.executable, "-m", "channel_manager.demo", "--seconds", "3", "--folder", str(tmp_path / "demo"), "--broker", broker]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "listings show exactly what the property database says" in done.stdout
