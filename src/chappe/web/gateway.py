@@ -39,12 +39,12 @@ def gateway(app: App) -> ASGIApp:
     async def readyz(_: Request) -> Response:
         try:
             connection = await app.connection()
-            overview = await connection.store.overview()
+            engine = await connection.store.engine()
         except ChappeError as error:
             return problem_of(error if isinstance(error, BrokerError) else BrokerError(str(error)))
-        if overview["engine"]["full"]:
+        if engine["full"]:
             return problem_of(StorageFull("the disk of the engine is full: new messages are refused until there is room again"))
-        return _json({"status": "ok", "engine": overview["engine"].get("pid", overview["engine"]["path"])})
+        return _json({"status": "ok", "engine": engine.get("pid", engine["path"])})
 
     async def show_metrics(_: Request) -> Response:
         try:

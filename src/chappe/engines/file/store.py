@@ -98,6 +98,9 @@ class FileStore:
             after = looked
         return found
 
+    async def engine(self) -> dict[str, Any]:
+        return (await self.overview())["engine"]  # its counts are kept
+
     async def overview(self) -> dict[str, Any]:
         return await self._client.call("overview")
 

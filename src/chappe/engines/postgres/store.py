@@ -234,12 +234,15 @@ class PostgresStore:
                 break
         return found
 
+    async def engine(self) -> dict[str, Any]:
+        ((version,),) = await self._database.once("select current_setting('server_version')", (), repeatable=True)
+        return {"path": self._database.place, "postgres": version, "full": False}
+
     async def overview(self) -> dict[str, Any]:
         await self._presence.number()
         await self._database.run(self._routes.refresh, writes=False)
         declared = dict(self._routes.queues)  # somebody may declare more meanwhile
         sessions = await self._database.once(_SESSIONS, (), repeatable=True)
-        ((version,),) = await self._database.once("select current_setting('server_version')", (), repeatable=True)
         depths = await self._contents.depths(list(declared))
         serving = [set(msgspec.json.decode(info).get("queues", ())) for _, _, _, info, _, _ in sessions]
         queues: list[dict[str, Any]] = []
@@ -253,7 +256,7 @@ class PostgresStore:
                 }
             )  # fmt: skip
         return {
-            "engine": {"path": self._database.place, "postgres": version, "full": False},
+            "engine": await self.engine(),
             "queues": queues,
             "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in self._routes.exchanges.values()],
             "clients": [

@@ -303,6 +303,10 @@ class PostgresStore:
     async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
         return [Record(*found) for found in await self.look.archived(after, limit, pattern)]
 
+    async def engine(self) -> dict[str, Any]:
+        await self.presence.number()
+        return {"path": self.database.place, "broker": await self.look.about(), "full": False}
+
     async def overview(self) -> dict[str, Any]:
         async def work(cursor: Cursor) -> tuple[list[Any], str]:
             await self.routes.refresh(cursor)
