@@ -7,5 +7,6 @@ from typing import Final
 FURTHEST: Final = 100 * 366 * 86400.0  # seconds: what is further away than a century is a mistake
 RESULTS_KEPT: Final = 24 * 3600.0  # seconds for which the state of a tracked message is known after its end
 IDEMPOTENCY_KEPT: Final = 24 * 3600.0
+BUDGETS_KEPT: Final = 24 * 3600.0  # seconds after the last use of a budget
 CLOCKS_APART: Final = 60.0  # seconds: two hosts' clocks differ by less
 DEATHS_ALLOWED: Final = 3  # of workers, while they run one message: then it is a dead letter

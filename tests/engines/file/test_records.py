@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chappe.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
+from chappe.bounds import BUDGETS_KEPT, IDEMPOTENCY_KEPT, RESULTS_KEPT
 from chappe.engines.contract.broker import Ack
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.records import reserve
@@ -110,3 +110,29 @@ def test_a_burst_may_start_at_once_and_then_the_steady_rate_holds() -> None:
         wait, tat = reserve(100.0, tat, 0.5, 3)
         waits.append(round(wait, 6))
     assert waits == [0.0, 0.0, 0.0, 0.5, 1.0]
+
+
+async def test_what_one_exchange_keeps_for_long_does_not_keep_what_lies_behind_it_of_another(
+    engine: Engine, broker: FileBroker, clock: Clock
+) -> None:
+    store = FileStore(broker.client)
+    await broker.declare(Topology((Exchange("ledgers", "topic", archive=10_000.0),)))
+    for n in range(3):
+        await broker.publish([message(f"long-{n}", exchange="ledgers", key="a"), message(f"short-{n}", exchange="news", key="a")])
+    clock.now += 101
+    await broker.publish([message("young", exchange="news", key="a")])
+    prune(engine)
+    assert [record.envelope.id for record in await store.archived(0, 10)] == ["long-0", "long-1", "long-2", "young"]
+    clock.now += 10_000
+    prune(engine)
+    prune(engine)
+    assert await store.archived(0, 10) == []
+    await broker.publish([message("next", exchange="news", key="a")])
+    assert [record.seq for record in await store.archived(0, 10)] == [8]
+
+
+async def test_a_budget_that_nobody_used_for_a_day_is_forgotten(engine: Engine, broker: FileBroker, clock: Clock) -> None:
+    await FileStore(broker.client).take("pocket", 1.0, 1)
+    clock.now += BUDGETS_KEPT + 2
+    prune(engine)
+    assert engine.ledger.turn.db.execute("select count(*) from budget").fetchone() == (0,)

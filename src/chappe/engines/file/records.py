@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from chappe.bounds import CLOCKS_APART, RESULTS_KEPT
+from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
@@ -27,6 +27,7 @@ class Records:
     def __init__(self, turn: Turn, intake: Intake) -> None:
         self._turn = turn
         self._intake = intake
+        self._oldest: dict[str, int] = {}  # by exchange, the first record that may be of it
 
     def mark(self, message_id: str, handler: str, result: bytes | None) -> None:
         """Remember that a handler finished a message, and what it returned."""
@@ -141,15 +142,28 @@ class Records:
             ("tracked", "state in ('done', 'dead') and at < ?", now - RESULTS_KEPT),
             ("idempotency", "until < ?", now),
             ("unique_key", "until < ?", now),
+            ("budget", "tat < ?", now - BUDGETS_KEPT),
         )]  # fmt: skip
-        for exchange in turn.routes.exchanges.values():
-            if exchange.archive:
-                kept = turn.db.execute(
-                    "select seq from archive where exchange <> ? or at >= ? order by seq limit 1", (exchange.name, now - exchange.archive)
-                ).fetchone()
-                if kept is not None:
-                    deleted.append(self._delete("archive", "seq < ?", kept[0], key="seq"))
+        deleted += [self._prune_archive(e.name, now - e.archive) for e in turn.routes.exchanges.values() if e.archive]
         return max(deleted) < _DELETED_AT_ONCE
+
+    def _prune_archive(self, exchange: str, before: float) -> int:
+        """Delete what one exchange archived too long ago, a bounded part at a time, and say how much was looked through.
+
+        Records of exchanges that keep theirs longer lie between: where the oldest of this one is, is remembered.
+        """
+        first, last = self._turn.db.execute("select min(seq), max(seq) from archive").fetchone()
+        if first is None:
+            return 0
+        begin = max(self._oldest.get(exchange, 0), int(first))
+        end = min(begin + _DELETED_AT_ONCE, int(last) + 1)
+        rows = self._turn.db.execute(
+            "select seq, at from archive where seq >= ? and seq < ? and exchange = ? order by seq", (begin, end, exchange)
+        ).fetchall()
+        young = next((int(seq) for seq, at in rows if at >= before), None)
+        self._turn.db.executemany("delete from archive where seq = ?", [(seq,) for seq, _ in rows if young is None or seq < young])
+        self._oldest[exchange] = end if young is None else young
+        return end - begin if young is None else 0
 
     def _delete(self, table: str, where: str, before: float, *, key: str = "") -> int:
         key = key or ("message_id" if table == "tracked" else "name")
