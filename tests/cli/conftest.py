@@ -136,9 +136,7 @@ def worked(tmp_path: Path, chappe: Chappe) -> Callable[[], None]:
             "    engine.close()\n"
             "asyncio.run(main())\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        done = commands.program(tmp_path, environment(), script)
+        assert done.code == 0, done.err.decode()
 
     return work

@@ -38,7 +38,7 @@ def root() -> Iterator[Path]:
 
 
 def test_nothing_answered_is_lost_and_nothing_is_half_there_wherever_the_power_is_cut() -> None:
-    evidence = run(Options(points=POINTS, seed=SEED, tapes=1, rounds=160, ways=7))
+    evidence = run(Options(points=POINTS, seed=SEED, tapes=1, rounds=160, ways=5))
     assert evidence["faults"] == []
     assert evidence["points"] == POINTS
     assert evidence["recoveries"] > 5 * POINTS
