@@ -356,14 +356,13 @@ class Client:
 
     def _perform(self, call: _Call, ledger: Ledger, verbs: Verbs, session: Session) -> None:
         request = decode_request(call.body[4:])
-        decode = DECODERS.get(call.verb)
         if call.verb in _WAITS:
             return  # an engine may still come, until the deadline
-        if decode is None:
+        if call.verb not in DECODERS:
             self._finish(call, BrokerUnavailable(f'no engine runs for {self.path}, and "{call.verb}" needs one: start "chappe run"'))
             return
         try:
-            value = getattr(verbs, call.verb)(session, *decode(request.arguments))
+            value = verbs.perform(session, call.verb, request.arguments)
             ledger.turn.commit()
         except (ChappeError, *UNREADABLE) as error:
             ledger.undo()

@@ -11,6 +11,7 @@ from msgspec import Raw
 from chappe.engines.file.queues import MERGES
 from chappe.engines.file.seal import seal, unseal, unseal_or_stand_in
 from chappe.engines.file.turn import Turn
+from chappe.engines.file.wire import Number
 from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Envelope
 
@@ -26,7 +27,7 @@ class Letters:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
 
-    def list(self, queue: str | None, after: int, limit: int) -> list[Any]:
+    def list_letters(self, queue: str | None, after: Number, limit: Number) -> list[Any]:
         """Return up to `limit` letters with a larger number, of one queue or of all."""
         identity = None if queue is None else self._turn.routes.queue(queue).id
         rows = self._turn.db.execute(
@@ -35,14 +36,14 @@ class Letters:
         )
         return [self._shown(row) for row in rows]
 
-    def show(self, number: int) -> Any:
+    def letter(self, number: Number) -> Any:
         """Return one letter, or raise `NotFound`."""
         row = self._turn.db.execute(f"select {_COLUMNS} from dead where number = ?", (number,)).fetchone()  # noqa: S608 - constant columns
         if row is None:
             raise NotFound.letter(number)
         return self._shown(row)
 
-    def retry(self, numbers: Sequence[int]) -> int:
+    def retry_letters(self, numbers: list[Number]) -> int:
         """Make letters ready again as new messages of their queues, and say how many there were.
 
         Raises `Rejected`, and retries none, if another message has the unique key of one of them.
@@ -90,7 +91,7 @@ class Letters:
                     "retry it when that one has ended, or discard it"
                 )
 
-    def edit(self, number: int, body: bytes) -> None:
+    def edit_letter(self, number: Number, body: bytes) -> None:
         """Replace the body of a letter, or raise `NotFound`, or `CorruptStorage` if the disk changed it."""
         turn = self._turn
         row = turn.db.execute("select envelope from dead where number = ?", (number,)).fetchone()
@@ -100,7 +101,7 @@ class Letters:
         turn.write()
         turn.db.execute("update dead set envelope = ? where number = ?", (seal(msgspec.msgpack.encode(changed)), number))
 
-    def discard(self, numbers: Sequence[int]) -> int:
+    def discard_letters(self, numbers: list[Number]) -> int:
         """Delete letters for good, and say how many there were."""
         turn = self._turn
         turn.write()

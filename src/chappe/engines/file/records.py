@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Posted
+from chappe.engines.file.wire import Moment, Number, Pace, Posted
 from chappe.errors import NotFound
 from chappe.messages.topology import passes
 
@@ -29,17 +28,25 @@ class Records:
         self._intake = intake
         self._oldest: dict[str, int] = {}  # by exchange, the first record that may be of it
 
-    def mark(self, message_id: str, handler: str, result: bytes | None) -> None:
-        """Remember that a handler finished a message, and what it returned."""
-        self._turn.write()
-        self._turn.db.execute("insert or ignore into mark values (?, ?, ?)", (message_id, handler, result))
+    def mark(self, message_id: str, handler: str, then: list[Posted], result: bytes | None) -> list[Any]:
+        """Remember that a handler finished a message, and what it returned, or say what must be merged first."""
+        if handler in self.marks(message_id):
+            return []  # said again after an answer was lost
+        conflicts = self._intake.conflicts(then)
+        if not conflicts:
+            if then:
+                self._intake.publish(then)
+            self._turn.write()
+            self._turn.db.execute("insert or ignore into mark values (?, ?, ?)", (message_id, handler, result))
+        return conflicts
 
     def marks(self, message_id: str) -> dict[str, bytes | None]:
         """Return the handlers that finished a message, each with what it returned."""
         return dict(self._turn.db.execute("select handler, result from mark where message_id = ?", (message_id,)).fetchall())
 
-    def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
+    def begin_schedules(self, application: str, definitions: dict[str, str], now: Moment) -> None:
         """Remember how schedules are defined; those that are new or changed count from now on."""
+        self._turn.require_space()
         known = dict(
             self._turn.db.execute("select name, definition from schedule_definition where application = ?", (application,)).fetchall()
         )
@@ -55,8 +62,9 @@ class Records:
             self._turn.db.execute("insert or replace into schedule_definition values (?, ?, ?)", (name, application, definition))
             self._turn.db.execute("insert or replace into schedule values (?, ?)", (name, begin_at(self.last_fired(name), now)))
 
-    def fire(self, schedule: str, slot: float, posted: Sequence[Posted]) -> tuple[bool, list[Any]]:
+    def fire(self, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
         """Publish for a slot unless it or a later one was fired, or say what must be merged first."""
+        self._turn.require_space()
         last = self.last_fired(schedule)
         if last is not None and last >= slot:
             return False, []
@@ -99,7 +107,7 @@ class Records:
                 return "delayed"
         return "ready"
 
-    def progress(self, message_id: str, done: int, total: int, text: str) -> None:
+    def progress(self, message_id: str, done: Number, total: Number, text: str) -> None:
         """Show how far a tracked message is."""
         self._turn.write()
         self._turn.db.execute(
@@ -107,7 +115,7 @@ class Records:
             (msgspec.msgpack.encode((done, total, text)), message_id, message_id),
         )
 
-    def take(self, budget: str, interval: float, burst: int) -> float:
+    def take(self, budget: str, interval: Pace, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)]) -> float:
         """Reserve the next start of a budget and say in how many seconds it is."""
         turn = self._turn
         now = turn.now()
@@ -117,7 +125,7 @@ class Records:
         turn.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
         return wait
 
-    def archived(self, after: int, limit: int, pattern: str) -> tuple[list[Any], int]:
+    def archived(self, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int]:
         """Return archived messages in order, with a pattern only those whose routing key fits, and how far was looked."""
         rows = self._turn.db.execute(
             "select seq, at, exchange, routing_key, message_id, envelope from archive where seq > ? order by seq limit ?",

@@ -26,7 +26,7 @@ from chappe.engines.file.owner import Ownership
 from chappe.engines.file.purge import Purges
 from chappe.engines.file.reserve import Reserve
 from chappe.engines.file.room import Room
-from chappe.engines.file.verbs import DECODERS, Verbs
+from chappe.engines.file.verbs import Verbs
 from chappe.engines.file.waits import Waits, listed
 from chappe.engines.file.wire import UNREADABLE, Request
 from chappe.errors import BrokerError, ChappeError
@@ -267,11 +267,7 @@ class Engine:
             if special is not None:
                 special(connection, request)
                 return
-            decode = DECODERS.get(verb)
-            if decode is None:
-                raise BrokerError(f'bad request: no verb is called "{verb}"')
-            arguments = decode(request.arguments)
-            connection.answer(serial, getattr(self.verbs, verb)(connection.session, *arguments))
+            connection.answer(serial, self.verbs.perform(connection.session, verb, request.arguments))
             if verb == "publish" and self.ledger.turn.writing:
                 connection.stored.append(serial)
         except BrokenProtocol as error:
@@ -342,16 +338,10 @@ class Engine:
 
     def overview(self, connection: Connection, request: Request) -> None:
         """Tell what an operator asks first."""
-        clients = [
-            {
-                **{k: v for k, v in c.session.info.items() if k != "table"},
-                "name": c.session.name,
-                "role": c.session.role,
-                "holding": len(c.session.claims),
-            }
-            for c in self.connections
-            if c.session.name
-        ]
+        named = [c.session for c in self.connections if c.session.name]
+        clients = [{**s.info, "name": s.name, "role": s.role, "holding": len(s.claims)} for s in named]
+        for client in clients:
+            client.pop("table", None)
         overview = self.verbs.overview(connection.session)
         overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.ledger.turn.full}
         overview["clients"] = clients
@@ -405,12 +395,8 @@ class Engine:
         for connection in list(self.connections):
             session = connection.session
             if session.claims and session.last_seen < limit and not self._deaths.lives(session, limit):
-                log.warning(
-                    "client %s was silent for %g s while holding %s, given to others now",
-                    session.name,
-                    FENCE,
-                    counted(len(session.claims), "message"),
-                )
+                held = counted(len(session.claims), "message")
+                log.warning("client %s was silent for %g s while holding %s, given to others now", session.name, FENCE, held)
                 self.detach(connection)
                 connection.abort()
         if self.purges.clear_after({connection.session.name for connection in self.connections}):

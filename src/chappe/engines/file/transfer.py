@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from chappe.engines.file.endings import INSERT_DEAD, Endings
 from chappe.engines.file.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engines.file.seal import seal, unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import ImportedLetter
+from chappe.engines.file.wire import ImportedLetter, Number
 
 _MORE = """(select name from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1),
     (select until from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1), envelope"""
@@ -51,7 +50,7 @@ class Transfer:
         rows = [turn.db.execute(_RUNNING, (found.id, claim.rank, claim.id)).fetchone() for claim in mine]
         return [self._shown(row) for row in rows if row]
 
-    def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
+    def delete_delayed(self, queue: str, places: list[Number]) -> list[int]:
         """Delete those that are still delayed, and return which."""
         turn = self._turn
         found = turn.routes.queue(queue)
@@ -64,7 +63,7 @@ class Transfer:
         turn.changed.add(found)
         return [row[0] for row in gone]
 
-    def import_letters(self, letters: Sequence[ImportedLetter]) -> int:
+    def import_letters(self, letters: list[ImportedLetter]) -> int:
         """Store dead letters of another engine, without those that are there, and say how many."""
         turn = self._turn
         turn.write()

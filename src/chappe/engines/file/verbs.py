@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
 
 import apsw
@@ -19,7 +19,7 @@ from chappe.engines.file.queues import Claim, QueueState, Session
 from chappe.engines.file.records import Records
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.transfer import Transfer
-from chappe.engines.file.wire import ImportedLetter, Moment, Number, Pace, Posted
+from chappe.engines.file.wire import Number, Pace, Posted
 from chappe.errors import BrokerError, NotFound, Rejected
 from chappe.messages.topology import Queue, Topology
 
@@ -53,7 +53,7 @@ class DeadRequest(msgspec.Struct, array_like=True, gc=False, tag="dead"):
 
 
 class Verbs:
-    """What the engine does for one request; each method is a verb, its annotations are checked on the wire."""
+    """What the engine does for one request: the verbs of this class and its parts; their annotations are checked on the wire."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -64,7 +64,7 @@ class Verbs:
         self.transfer = Transfer(turn, ledger.endings)
         self.records = Records(turn, self.intake)
 
-    # Each verb takes the session, then what the wire brought. It raises before it writes, or not at all.
+    # Each verb takes the session if it is one of these, then what the wire brought. It raises before it writes, or not at all.
 
     def declare(self, session: Session, topology: Topology) -> None:
         if not self._turn.routes.knows(topology):
@@ -177,67 +177,17 @@ class Verbs:
             "clients": [],
         }  # fmt: skip
 
-    # --- the store's verbs, kept in their own rooms
-
-    def mark(self, session: Session, message_id: str, handler: str, then: list[Posted], result: bytes | None) -> list[Any]:
-        if handler in self.records.marks(message_id):
-            return []  # said again after an answer was lost
-        conflicts = self.intake.conflicts(then)
-        if not conflicts:
-            if then:
-                self.intake.publish(then)
-            self.records.mark(message_id, handler, result)
-        return conflicts
-
-    def marks(self, session: Session, message_id: str) -> dict[str, bytes | None]:
-        return self.records.marks(message_id)
-
-    def take(self, session: Session, budget: str, interval: Pace, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)]) -> float:
-        return self.records.take(budget, interval, burst)
-
-    def begin_schedules(self, session: Session, application: str, definitions: dict[str, str], now: Moment) -> None:
-        self._turn.require_space()
-        self.records.begin_schedules(application, definitions, now)
-
-    def fire(self, session: Session, schedule: str, slot: Moment, posted: list[Posted]) -> tuple[bool, list[Any]]:
-        self._turn.require_space()
-        return self.records.fire(schedule, slot, posted)
-
-    def last_fired(self, session: Session, schedule: str) -> float | None:
-        return self.records.last_fired(schedule)
-
-    def state(self, session: Session, message_id: str) -> dict[str, Any]:
-        return self.records.state(message_id)
-
-    def progress(self, session: Session, message_id: str, done: Number, total: Number, text: str) -> None:
-        self.records.progress(message_id, done, total, text)
-
-    def archived(self, session: Session, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int]:
-        return self.records.archived(after, limit, pattern)
-
-    def list_letters(self, session: Session, queue: str | None, after: Number, limit: Number) -> list[Any]:
-        return self.letters.list(queue, after, limit)
-
-    def letter(self, session: Session, number: Number) -> Any:
-        return self.letters.show(number)
-
-    def retry_letters(self, session: Session, numbers: list[Number]) -> int:
-        return self.letters.retry(numbers)
-
-    def edit_letter(self, session: Session, number: Number, body: bytes) -> None:
-        self.letters.edit(number, body)
-
-    def discard_letters(self, session: Session, numbers: list[Number]) -> int:
-        return self.letters.discard(numbers)
-
     def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
         return self.transfer.export_messages(session, queue, state, after, later, max(0, min(limit, 1000)))
 
-    def delete_delayed(self, session: Session, queue: str, places: list[Number]) -> list[int]:
-        return self.transfer.delete_delayed(queue, places)
-
-    def import_letters(self, session: Session, letters: list[ImportedLetter]) -> int:
-        return self.transfer.import_letters(letters)
+    def perform(self, session: Session, verb: str, arguments: Raw) -> Any:
+        """Do what a client asks and return the answer; raises its refusal, and one of `UNREADABLE` for what is no such request."""
+        if verb not in DECODERS:
+            raise BrokerError(f'bad request: no verb is called "{verb}"')
+        decoded, part = DECODERS[verb](arguments), _PART_OF.get(verb)
+        if part is None:
+            return getattr(self, verb)(session, *decoded)
+        return getattr(getattr(self, part), verb)(*decoded)
 
 
 def _peeked(row: Any) -> tuple[Any, ...]:
@@ -254,15 +204,24 @@ def _shown(queue: QueueState) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def argument_decoders(verbs: type) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
-    """Return for each public verb the decoder of its arguments; extra or missing ones are refused."""
+def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
+    """Return for each verb the decoder of its arguments, without the first ones; extra or missing ones are refused."""
     found: dict[str, Callable[[Raw], tuple[Any, ...]]] = {}
-    for name, verb in inspect.getmembers(verbs, inspect.isfunction):
-        if not name.startswith("_"):
-            hints = inspect.get_annotations(verb, eval_str=True)
-            types = [hints[p] for p in list(inspect.signature(verb).parameters)[2:]]
-            found[name] = msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode
+    for name in names:
+        verb = getattr(verbs, name)
+        hints = inspect.get_annotations(verb, eval_str=True)
+        types = [hints[p] for p in list(inspect.signature(verb).parameters)[skipped:]]
+        found[name] = msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode
     return found
 
 
-DECODERS: Final = argument_decoders(Verbs)
+_OWN: Final = ("declare", "subscribe", "publish", "settle", "depth", "purge", "peek", "overview", "export_messages")
+_OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
+    "records": (Records, ("mark", "marks", "take", "begin_schedules", "fire", "last_fired", "state", "progress", "archived")),
+    "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
+    "transfer": (Transfer, ("delete_delayed", "import_letters")),
+}
+_PART_OF: Final = {name: part for part, (_, names) in _OF_PARTS.items() for name in names}
+DECODERS: Final = argument_decoders(Verbs, _OWN, skipped=2) | {
+    name: decode for kind, names in _OF_PARTS.values() for name, decode in argument_decoders(kind, names, skipped=1).items()
+}
