@@ -31,6 +31,17 @@ _PLAIN: Final[LiteralString] = (
     + " select ok, (select count(*) from told) from known"
 )
 _ALLOT: Final = "select now_seconds(), array(select nextval('place') from generate_series(1, %s)), version from topology"
+_ONE: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    stored as (
+        insert into message (queue, rank, message_id, envelope)
+        select %(queue)s, %(rank)s, %(id)s, %(envelope)s from known where ok returning queue
+    ),
+    """
+    + _TOLD
+    + " select ok, (select count(*) from told) from known"
+)
 # One message that may be merged, alone in its call, is what is sent most often: two statements in one journey. The first chooses by what it
 # sees whether the message is ready or behind, and the second corrects it by the line, which both then hold.
 _FIRST: Final[LiteralString] = (
@@ -61,17 +72,11 @@ _CORRECT: Final = """
     where m.queue = %(queue)s and m.key = %(key)s and m.pending and m.message_id = %(id)s and l.queue = m.queue and l.key = m.key
         and m.state = case when l.head = m.place then 2 else 1 end
 """
-_CHANGE: Final[LiteralString] = (
-    _KNOWN
-    + """,
-    changed as (
-        update message set envelope = %(envelope)s, version = nextval('place')
-        where queue = %(queue)s and key = %(key)s and pending and version = %(replaces)s and (select ok from known)
-        returning message_id, version
-    )
-    select ok, changed.message_id, changed.version from known left join changed on true
-    """
-)
+_LOOK: Final = "select message_id, version, envelope from message where queue = %(queue)s and key = %(key)s and pending"
+_CHANGE: Final = """
+    update message set envelope = %(envelope)s, version = nextval('place')
+    where queue = %(queue)s and key = %(key)s and pending and version = %(replaces)s returning message_id, version
+"""
 _ROUNDS: Final = 5
 
 
@@ -101,6 +106,11 @@ class Intake:
             copies += [(queue.id, -p.priority, p.envelope.id, envelope) for queue in known]
         if not copies:
             return None
+        if len(copies) == 1:
+            (copy,) = copies
+            values = {"topology": self._routes.version, **dict(zip(("queue", "rank", "id", "envelope"), copy, strict=True))}
+            rows = await self._database.once(_ONE, values)
+            return [Receipt(publications[0].envelope.id)] if rows[0][0] else None
         queues, ranks, ids, envelopes = (list(column) for column in zip(*copies, strict=True))
         values = {"topology": self._routes.version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
         rows = await self._database.once(_PLAIN, values)
@@ -131,6 +141,9 @@ class Intake:
         }  # fmt: skip
         if options.replaces is not None:
             return await self._change(p, values)
+        if rows := await self._database.once(_LOOK, values, repeatable=True):  # most often there is one
+            message_id, version, envelope = rows[0]
+            return [Receipt(str(message_id), "pending", int(version), decode(envelope))]
         for _ in range(_ROUNDS):
             # Said twice it finds itself: an answer that was lost costs nothing.
             (row, *_), _corrected = await self._database.together([(_FIRST, values), (_CORRECT, values)], repeatable=True)
@@ -145,12 +158,9 @@ class Intake:
                 return [Receipt(pending_id, "pending", int(version), decode(pending))]
         return None
 
-    async def _change(self, p: Publication, values: dict[str, Any]) -> list[Receipt] | None:
-        ((ok, message_id, version),) = await self._database.once(_CHANGE, values)
-        if not ok:
-            return None
-        if message_id is not None:
-            return [Receipt(str(message_id), "merged", int(version))]
+    async def _change(self, p: Publication, values: dict[str, Any]) -> list[Receipt]:
+        if rows := await self._database.once(_CHANGE, values):
+            return [Receipt(str(rows[0][0]), "merged", int(rows[0][1]))]
         rows = await self._database.once(PENDING, ([values["queue"]], [values["key"]]), repeatable=True)
         return [pending_of(rows[0]) if rows else Receipt(p.envelope.id, "pending")]
 
