@@ -1037,3 +1037,25 @@ def test_progress_is_shown_by_id(colour: str) -> None:
             return await (await app.connection()).store.state(receipt.id)
 
         assert app.wait_for(state()).progress == (3, 10, "pages")
+
+
+def test_whether_a_message_can_be_sent_does_not_depend_on_what_was_sent_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    class FirstSent(Command, queue="first"):
+        pass
+
+    class SecondSent(Command, queue="second"):
+        pass
+
+    async def send_both() -> list[str]:
+        app = App("senders")
+        try:
+            return [(await app.asend(message)).outcome for message in (FirstSent(), SecondSent(), FirstSent())]
+        finally:
+            await app.aclose()
+
+    assert asyncio.run(send_both()) == ["stored"] * 3
+    app = App("threads")
+    assert [app.send(message).outcome for message in (FirstSent(), SecondSent())] == ["stored"] * 2
+    app.close()

@@ -33,7 +33,7 @@ from chappe.errors import CommandFailed, DefinitionError, DuplicateName, Invalid
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
 from chappe.messages.message import Command, Event, Message
-from chappe.messages.topology import Queue
+from chappe.messages.topology import Queue, Topology
 from chappe.messages.values import encode_result, result_of
 from chappe.middleware.defaults import defaults
 from chappe.settings import Settings, load
@@ -81,7 +81,7 @@ class App:
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
         self._publisher: Publisher | None = None
-        self._is_declared = False
+        self._declared: Topology | None = None
         self._said_to_block: set[Place] = set()
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_behind(this()))
@@ -351,7 +351,9 @@ class App:
         publisher = self._publisher
         if publisher is None:
             with self._portal_lock:
-                publisher = self._publisher or engines.publisher(self.settings, self.registry.topology, lambda: self._is_declared)
+                publisher = self._publisher or engines.publisher(
+                    self.settings, self.registry.topology, lambda: self._declared is self.registry.topology()
+                )
                 self._publisher = publisher
         return publisher
 
@@ -369,11 +371,13 @@ class App:
                 del self._connections[other]  # its connection closes with the last reference
         if connection is None:
             connection = self._connections[loop] = connect(self.settings, self.setting, info or {})
-        if not connection.is_declared:
-            async with connection.declared:
-                if not connection.is_declared:
-                    await connection.broker.declare(self.registry.topology())
-                    connection.is_declared = self._is_declared = True
+        if connection.declared is not self.registry.topology():
+            async with connection.declaring:
+                while connection.declared is not (
+                    topology := self.registry.topology()
+                ):  # a class that is sent for the first time adds to it
+                    await connection.broker.declare(topology)
+                    connection.declared = self._declared = topology
         return connection
 
     async def ports(self) -> Ports:
@@ -398,7 +402,7 @@ class App:
         self._portal_lock = threading.Lock()
         self._inherited = (self._portal, self._connections, self._publisher)
         self._portal = self._publisher = None
-        self._is_declared = False
+        self._declared = None
         self._connections = weakref.WeakKeyDictionary()
 
     def wait_for(self, work: Coroutine[Any, Any, R]) -> R:

@@ -12,6 +12,7 @@ from chappe import engines
 from chappe.engines.contract.broker import Broker
 from chappe.engines.contract.store import Store
 from chappe.engines.file.server import Engine
+from chappe.messages.topology import Topology
 from chappe.settings import Settings
 
 
@@ -22,8 +23,8 @@ class Connection:
         self.broker = broker
         self.store = kept
         self.close = close
-        self.declared = asyncio.Lock()
-        self.is_declared = False
+        self.declaring = asyncio.Lock()
+        self.declared: Topology | None = None
 
 
 class Setting(msgspec.Struct, frozen=True):

@@ -48,6 +48,7 @@ class Registry:
         self.queues: dict[str, Queue] = {}
         self.temporary: dict[str, Queue] = {}  # each consumer makes its own
         self._is_lasting = False
+        self._topology: tuple[tuple[int | bool, ...], Topology] | None = None
 
     # --- declaring
 
@@ -186,10 +187,17 @@ class Registry:
         return lasting, [replace(temporary[name], type=types.get(name, "")) for name in names if name in temporary]
 
     def topology(self) -> Topology:
-        """Return all exchanges, lasting queues and bindings; raises `TopologyConflict` if two declarations disagree.
+        """Return all exchanges, lasting queues and bindings, the same object until something new is known.
 
-        Raises `DuplicateName` if the queue of a command is that of a temporary subscriber.
+        Raises `TopologyConflict` if two declarations disagree, and `DuplicateName` if the queue of a command is that of a temporary
+        subscriber.
         """
+        known = (len(self.messages), len(self.queues), len(self.temporary), len(self.subscribers), len(self.routes), self._is_lasting)
+        if self._topology is None or self._topology[0] != known:
+            self._topology = (known, self._made_topology())
+        return self._topology[1]
+
+    def _made_topology(self) -> Topology:
         exchanges = {EVENTS.name: EVENTS}
         queues = self.queues | self.temporary if self._is_lasting else dict(self.queues)
         for message in set(self.messages.values()):

@@ -93,6 +93,17 @@ def test_refusals_come_as_what_they_are_and_the_connection_stays(host: Host) -> 
     client.close()
 
 
+def test_what_is_known_later_is_declared_over_the_same_connection(host: Host) -> None:
+    known = [TOPOLOGY]
+    client = BlockingClient(host.path, lambda: known[-1])
+    assert client.is_reachable()
+    link = client._mine.link
+    known.append(Topology(queues=(*TOPOLOGY.queues, bind("later"))))
+    assert client.is_reachable() and client._mine.link is link
+    assert decode_plain(client.publish([message("a", "later")])) == [["a"]]
+    client.close()
+
+
 def test_each_thread_has_its_own_connection_and_all_is_stored(host: Host) -> None:
     client = BlockingClient(host.path, lambda: TOPOLOGY)
 

@@ -52,7 +52,7 @@ class BlockingClient:
         self._deadline = deadline
         self._mine = threading.local()
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
-        self._declared = False
+        self._declared: Topology | None = None
         self._lock = threading.Lock()
         _clients.add(self)
 
@@ -65,14 +65,16 @@ class BlockingClient:
     def is_reachable(self) -> bool:
         """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""
         link: _Link | None = getattr(self._mine, "link", None)
-        if link is not None and link.is_alive():
+        is_open = link is not None and link.is_alive()
+        if is_open and self._declared is self._topology():
             return True
-        link, until = _Link(self._path), steady() + self._deadline
+        link, until = link if link is not None and is_open else _Link(self._path), steady() + self._deadline
         try:
-            link.open(until)
-            if not self._declared:
-                link.ask("declare", (self._topology(),), until)
-                self._declared = True
+            if not is_open:
+                link.open(until)
+            if self._declared is not (topology := self._topology()):
+                link.ask("declare", (topology,), until)
+                self._declared = topology
         except TimeoutError:
             raise BrokerUnavailable(f'the engine of {self._path} did not answer in time; is "chappe run" up?') from None
         except (OSError, EOFError):
