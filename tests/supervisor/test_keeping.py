@@ -31,6 +31,7 @@ class Host:
         self.suspects = READY
         monkeypatch.setenv("TABLE", str(self.table.path))
         monkeypatch.setattr("chappe.supervisor.launcher.child_command", self._command)
+        monkeypatch.setattr(Child, "silence", lambda *_: 0.0)  # a shell gives no signs of life
         self.supervisor = Supervisor(self.settings, gateway=False, scheduler=False)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
@@ -76,13 +77,13 @@ async def test_a_process_that_is_added_later_and_finds_a_broken_configuration_en
 
 
 async def test_a_process_for_suspects_stays_while_it_has_something_to_run(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chappe.supervisor.supervisor._QUIET", 0.0)
     monkeypatch.setattr("chappe.supervisor.supervisor._LOOK", 0.01)
     async with host.running():
         host.kill_worker()
         (child,) = await auntil(lambda: host.children("work-suspects"), "the process for suspects")
         looks = itertools.count()
         monkeypatch.setattr(child, "silence", lambda _: next(looks) and 0.0)
+        monkeypatch.setattr("chappe.supervisor.supervisor._QUIET", 0.0)
         await auntil(lambda: next(looks) > 30 or child.retired, "the supervisor to look")
         assert not child.retired
         host.table.end(0)
