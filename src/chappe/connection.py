@@ -46,6 +46,10 @@ def connect(settings: Settings, setting: Setting, info: dict[str, Any]) -> Conne
         broker = engines.file_broker(settings, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
         broker.client.info = info
         return Connection(broker, engines.file_store(broker.client), broker.close)
+    if settings.is_postgres:
+        postgres, store = engines.postgresql(settings, role=setting.role)
+        postgres.presence.info = info
+        return Connection(postgres, store, postgres.close)
     kept = engines.rabbitmq_store(settings, role=setting.role)
     kept.presence.info = info
     rabbit = engines.rabbitmq_broker(settings, kept.kept, role=setting.role)

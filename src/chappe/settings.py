@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,9 @@ from chappe.bounds import FURTHEST
 from chappe.errors import InvalidSettings
 from chappe.redaction import HIDDEN, remember, secrets_in, shown, without_secrets
 
-_UNPREFIXED: Final = {"PORT": "port", "LOG_LEVEL": "log_level", "AMQP_URL": "broker", "DATABASE_URL": "store"}
+_UNPREFIXED: Final = {
+    "PORT": "port", "LOG_LEVEL": "log_level", "AMQP_URL": "broker", "DATABASE_URL": "store", "STATE_DIRECTORY": "state_dir",
+}  # fmt: skip
 _PREFIX: Final = "CHAPPE_"
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _FORMATS: Final = ("auto", "console", "json")
@@ -66,7 +70,7 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that can be configured; `broker` is a URL: `sqlite:///chappe.db` is the file beside you.
+    """Everything that can be configured; `broker` is a URL: `sqlite:///chappe.db` is the file beside you, `postgresql://…` a database.
 
     With `amqp://…` for a broker, `store` is the `postgresql://…` that remembers what RabbitMQ has no notion of.
     """
@@ -74,6 +78,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     app: str | None = None
     broker: str = "sqlite:///chappe.db"
     store: str | None = None
+    state_dir: str | None = None
     host: str = "127.0.0.1"
     port: int = 7070
     token: str | None = None
@@ -109,21 +114,27 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         self._check_names()
 
     def _check_broker(self) -> None:
-        if _AMQP.fullmatch(self.broker):
-            if self.store is None:
-                raise ValueError("store is missing: RabbitMQ needs PostgreSQL beside it, like postgresql://user:password@host/database")
-            if not _POSTGRES.fullmatch(self.store):
-                raise ValueError("store is not known; beside RabbitMQ it is PostgreSQL, like postgresql://user:password@host/database")
-            if not self.allow_plain_amqp and not all(is_loopback(host) for host in _plain_hosts(self.broker)):
-                raise ValueError(
-                    "broker: amqp:// sends passwords and messages in the clear to another machine; write amqps://, "
-                    "or set allow_plain_amqp = true where the network is trusted"
-                )
-        elif not _FILE.fullmatch(self.broker):
+        if self.is_rabbitmq:
+            self._check_rabbitmq()
+        elif self.is_postgres:
+            if self.store is not None and _same(self.store) != _same(self.broker):
+                raise ValueError("store names another place than the broker: PostgreSQL keeps everything in one database; leave out store")
+        elif not self.is_file:
             given = shown(self.broker if re.search("[./]", self.broker) else "@")
             raise ValueError(
                 f"broker {given} is not known; write sqlite:///chappe.db, or with four slashes for an absolute path, "
-                "or amqp://user:password@host/ with a store"
+                "postgresql://user:password@host/database, or amqp://user:password@host/ with a store"
+            )
+
+    def _check_rabbitmq(self) -> None:
+        if self.store is None:
+            raise ValueError("store is missing: RabbitMQ needs PostgreSQL beside it, like postgresql://user:password@host/database")
+        if not _POSTGRES.fullmatch(self.store):
+            raise ValueError("store is not known; beside RabbitMQ it is PostgreSQL, like postgresql://user:password@host/database")
+        if not self.allow_plain_amqp and not all(is_loopback(host) for host in _plain_hosts(self.broker)):
+            raise ValueError(
+                "broker: amqp:// sends passwords and messages in the clear to another machine; write amqps://, "
+                "or set allow_plain_amqp = true where the network is trusted"
             )
 
     def _check_names(self) -> None:
@@ -150,13 +161,42 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_file(self) -> bool:
-        """Whether messages wait in a file of this host, not in RabbitMQ."""
-        return not _AMQP.fullmatch(self.broker)
+        """Whether messages wait in a file of this host."""
+        return _FILE.fullmatch(self.broker) is not None
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether messages wait in PostgreSQL, and nowhere else."""
+        return _POSTGRES.fullmatch(self.broker) is not None
+
+    @property
+    def is_rabbitmq(self) -> bool:
+        """Whether messages wait in RabbitMQ, and PostgreSQL remembers the rest."""
+        return _AMQP.fullmatch(self.broker) is not None
 
     @property
     def path(self) -> Path:
-        """The file of the file engine; with RabbitMQ, the name of what lies beside the processes of this host."""
-        return Path(self.broker.removeprefix("sqlite:///")) if self.is_file else Path("chappe")
+        """The file of the file engine; with servers, the name of what the processes of this host share: of this application and broker."""
+        if self.is_file:
+            return Path(self.broker.removeprefix("sqlite:///"))
+        application = re.sub(r"[^\w.-]+", "-", (self.app or "chappe").removesuffix(":app"))
+        place = re.sub(r"(?<=://)[^@/?#]*@", "", _same(self.broker))  # a new password is no other place
+        folder = Path(self.state_dir) if self.state_dir else _state_home() / "chappe"
+        return folder / f"{application}-{hashlib.blake2s(place.encode(), digest_size=4).hexdigest()}"
+
+
+def _same(url: str) -> str:
+    """Return a URL of PostgreSQL with its scheme written in one way."""
+    return re.sub("^postgres://", "postgresql://", url)
+
+
+def _state_home() -> Path:
+    """Return where programs of this user keep what is not to be lost with a restart."""
+    try:
+        named = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    except RuntimeError:  # there is no home
+        named = Path()
+    return named if named.is_absolute() else Path(tempfile.gettempdir())
 
 
 def is_loopback(host: str) -> bool:
@@ -201,8 +241,8 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     elif file is not None or "CHAPPE_CONFIG" in environment:
         raise InvalidSettings(f"{_path(chosen)} does not exist")
     for variable, name in _UNPREFIXED.items():
-        if environment.get(variable):
-            put({name: environment[variable]}, variable)
+        if value := environment.get(variable):
+            put({name: value.partition(":")[0] if name == "state_dir" else value}, variable)  # systemd may name several
     for name in Settings.__struct_fields__:
         value = environment.get(_PREFIX + name.upper())
         if value and name == "pools":
@@ -219,7 +259,9 @@ def _path(file: Path) -> str:
     return shown(str(file)) if re.search("[@?=:]", str(file)) else str(file)  # a URL may have been put into the wrong variable
 
 
-def _checked(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
+def _checked(values: dict[str, Any], sources: Mapping[str, str]) -> Settings:
+    if sources.get("store") == "DATABASE_URL" and _POSTGRES.fullmatch(str(values.get("broker"))):
+        del values["store"]  # it is the application's own
     types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     for name, value in values.items():
         if name == "pools" and isinstance(value, Mapping):

@@ -38,11 +38,11 @@ _SLOW_SYNC = 0.02
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Check the file and its engine, or RabbitMQ and PostgreSQL, the limits and the application; exits with 1 if something is wrong."""
+    """Check the file and its engine, or the servers, the limits and the application; exits with 1 if something is wrong."""
     settings = settings_of(ctx)
     place: list[tuple[str, Callable[[Settings], str]]] = []
     if settings.is_file:
-        place = [("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
+        place = [("broker", _broker), ("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
     checks = [("python", _python), *place, ("limits", _limits), ("bind", _bind), ("application", _application)]
     rows: list[dict[str, str]] = []
     for name, check in checks:
@@ -62,6 +62,15 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 def _python(_: Settings) -> str:
     return sys.version.split()[0]
+
+
+def _broker(settings: Settings) -> str:
+    if settings.store is None:
+        return f"the file {settings.path}"
+    return (
+        f"the file {settings.path}; a PostgreSQL is named too (DATABASE_URL or store), and nothing of Chappe's is in it: "
+        "to have messages wait there, set CHAPPE_BROKER to that URL"
+    )
 
 
 def _sqlite(_: Settings) -> str:
@@ -136,9 +145,9 @@ def _engine(settings: Settings) -> str:
 def _servers(settings: Settings) -> list[Finding]:
     async def work(connection: Connection) -> list[Finding]:
         overview = await connection.store.overview()
-        told = Finding(
-            "servers", "ok", f"{overview['engine']['broker']}, {overview['engine']['path']}, {counted(len(overview['clients']), 'client')}"
-        )
+        engine = overview["engine"]
+        server = engine.get("broker", f"PostgreSQL {engine['postgres']}")
+        told = Finding("servers", "ok", f"{server}, {engine['path']}, {counted(len(overview['clients']), 'client')}")
         return [told, *await connection.broker.preflight()]
 
     try:

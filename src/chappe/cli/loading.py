@@ -144,6 +144,21 @@ def _shadowed(error: BaseException) -> str:
     return f"; {own} has the name of a module of the standard library, which is found first: rename it"
 
 
+def make_state_dir(settings: Settings) -> None:
+    """Make the folder of what the processes of this host share; a file has it beside itself. Raises `InvalidSettings`."""
+    if settings.is_file:
+        return
+    folder = settings.path.parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSettings(
+            f"state_dir: {folder} cannot be made ({error.strerror or error}); name a folder with CHAPPE_STATE_DIR"
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidSettings(f"state_dir: {folder} cannot be written by this user; name another folder with CHAPPE_STATE_DIR")
+
+
 def bare_app(settings: Settings, *, may_own_file: bool = True) -> App:
     """Return an application without messages, to look at queues with."""
     if settings.is_file and not settings.path.exists():

@@ -49,7 +49,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
         return
     engine = overview["engine"]
     if "postgres" in engine:
-        say(f"{engine['broker']}, PostgreSQL {engine['postgres']} at {engine['path']}")
+        beside = f"{engine['broker']}, " if "broker" in engine else ""
+        say(f"{beside}PostgreSQL {engine['postgres']} at {engine['path']}")
     elif engine["pid"]:
         say(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}")
     else:

@@ -28,7 +28,7 @@ from chappe.bus.draft import Draft, new_id
 from chappe.bus.loop import run
 from chappe.cli.deaths import telling_deaths
 from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
-from chappe.cli.loading import chosen_queues, find_app, settings_of
+from chappe.cli.loading import chosen_queues, find_app, make_state_dir, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
 from chappe.cli.terminal import write
@@ -72,6 +72,8 @@ def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, o
 def engine(ctx: click.Context) -> None:
     """Own the file: the engine, first up and last down."""
     settings = settings_of(ctx)
+    if not settings.is_file:
+        raise InvalidSettings("only a file has an engine; PostgreSQL and RabbitMQ have servers of their own")
     serving: list[Engine] = []
 
     def unneeded() -> bool:
@@ -165,11 +167,12 @@ def worker(
     messages and CONT takes them again, TTIN and USR1 write all stacks to stderr.
     """
     settings = settings_of(ctx, log_level=loglevel, grace=grace)
+    make_state_dir(settings)
     line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", may_own_file=False)
     served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
-    if suspects and not settings.is_file:
-        raise InvalidSettings("--suspects needs the file engine: on RabbitMQ a message that a worker died with is not kept apart")
+    if suspects and settings.is_rabbitmq:
+        raise InvalidSettings("--suspects needs the file or PostgreSQL: on RabbitMQ a message that a worker died with is not kept apart")
     try:
         code = run(_work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects), settings, line))
     except ChappeError:

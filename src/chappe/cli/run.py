@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import setproctitle
 
-from chappe.cli.loading import named_app, settings_of
+from chappe.cli.loading import make_state_dir, named_app, settings_of
 from chappe.cli.logs import set_up
 from chappe.engines.file.preflight import refuse_folder
 from chappe.settings import Settings
@@ -25,7 +25,7 @@ from chappe.web.guard import refuse_open_bind
 @click.option("--no-scheduler", is_flag=True, help="Without schedules.")
 @click.pass_context
 def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool, no_scheduler: bool) -> None:
-    """Run everything on this host: engine, gateway, scheduler and supervised workers; with RabbitMQ there is no engine.
+    """Run everything on this host: engine, gateway, scheduler and supervised workers; only a file has an engine.
 
     TERM and INT end it in order, a second INT and QUIT at once, HUP takes a new release of the application into use, TSTP and
     CONT pause and resume the workers. Pools of workers are declared in chappe.toml.
@@ -35,12 +35,14 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     refuse_open_bind(settings)
     if settings.is_file:
         refuse_folder(settings.path)
+    make_state_dir(settings)
     set_up(settings, "supervisor")
     setproctitle.setproctitle("chappe supervisor")
     os.environ["CHAPPE_APP"] = named_app(settings)
     os.environ["CHAPPE_BROKER"] = settings.broker
-    if settings.store is not None:
-        os.environ["CHAPPE_STORE"] = settings.store
+    for name, value in (("CHAPPE_STORE", settings.store), ("CHAPPE_STATE_DIR", settings.state_dir)):
+        if value is not None:
+            os.environ[name] = value
     os.environ["CHAPPE_HOST"] = settings.host
     os.environ["CHAPPE_PORT"] = str(settings.port)
     os.environ.pop("PORT", None)

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from chappe.engines.file.client import Client
     from chappe.engines.file.server import Engine
     from chappe.engines.file.store import FileStore
+    from chappe.engines.postgres.broker import PostgresBroker
+    from chappe.engines.postgres.store import PostgresStore
     from chappe.engines.rabbitmq.broker import RabbitBroker
     from chappe.engines.rabbitmq.kept import Kept
-    from chappe.engines.rabbitmq.store.store import PostgresStore
+    from chappe.engines.rabbitmq.store.store import PostgresStore as StoreBesideRabbit
 
 
 def load(settings: Settings) -> None:
@@ -44,6 +46,27 @@ def file_store(client: Client) -> FileStore:
     return FileStore(client)
 
 
+def postgresql(settings: Settings, *, role: str = "client") -> tuple[PostgresBroker, PostgresStore]:
+    """Return PostgreSQL as broker and store. Raises `InvalidSettings` if its client is not installed, or cannot read the URL."""
+    try:
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        from chappe.engines.postgres.broker import PostgresBroker
+        from chappe.engines.postgres.store import PostgresStore
+    except ImportError as error:
+        raise InvalidSettings(f'broker postgresql://… needs more ({error}): pip install "chappe[postgres]"') from None
+    try:
+        conninfo_to_dict(settings.broker)
+    except ProgrammingError:
+        raise InvalidSettings(
+            "broker: PostgreSQL's client cannot read this URL; write postgresql://user:password@host:port/database, "
+            "with % and a number for each of : / ? # @ % in the password"
+        ) from None
+    broker = PostgresBroker(settings.broker, role=role, deadline=settings.deadline)
+    return broker, PostgresStore(broker)
+
+
 def rabbitmq_broker(settings: Settings, kept: Kept, *, role: str = "client") -> RabbitBroker:
     """Return RabbitMQ beside a store that keeps what it has no notion of. Raises `InvalidSettings` if its client is not installed."""
     try:
@@ -53,14 +76,14 @@ def rabbitmq_broker(settings: Settings, kept: Kept, *, role: str = "client") -> 
     return RabbitBroker(settings.broker, kept, role=role, deadline=settings.deadline)
 
 
-def rabbitmq_store(settings: Settings, *, role: str = "client") -> PostgresStore:
+def rabbitmq_store(settings: Settings, *, role: str = "client") -> StoreBesideRabbit:
     """Return the store beside RabbitMQ. Raises `InvalidSettings` if its client is not installed."""
     try:
-        from chappe.engines.rabbitmq.store.store import PostgresStore
+        from chappe.engines.rabbitmq.store.store import PostgresStore as StoreBesideRabbit
     except ImportError as error:
         raise InvalidSettings(f'store postgresql://… needs more ({error}): pip install "chappe[rabbitmq,postgres]"') from None
     assert settings.store is not None
-    return PostgresStore(settings.store, role=role, deadline=settings.deadline)
+    return StoreBesideRabbit(settings.store, role=role, deadline=settings.deadline)
 
 
 def publisher(settings: Settings, topology: Callable[[], Topology], is_declared: Callable[[], bool]) -> Publisher:
@@ -69,6 +92,10 @@ def publisher(settings: Settings, topology: Callable[[], Topology], is_declared:
         from chappe.engines.file.broker import FilePublisher
 
         return FilePublisher(settings.path, topology, deadline=settings.deadline)
+    if settings.is_postgres:
+        from chappe.engines.postgres.blocking import PostgresPublisher
+
+        return PostgresPublisher(settings.broker, topology, deadline=settings.deadline)
     from chappe.engines.rabbitmq.blocking import RabbitPublisher
 
     return RabbitPublisher(settings.broker, topology, is_declared, deadline=settings.deadline)

@@ -38,7 +38,7 @@ def plan(settings: Settings, *, gateway: bool = True, scheduler: bool = True) ->
 
 def suspects_spec(settings: Settings, pool: str) -> ChildSpec | None:
     """Return the process of a pool that runs, one by one, the messages in whose company a worker died; none for a pool that is gone."""
-    if pool not in settings.pools or not settings.is_file:
+    if pool not in settings.pools or settings.is_rabbitmq:
         return None
     arguments = (*_arguments(settings, pool, concurrency=1), "--suspects")
     return ChildSpec(f"{pool}-suspects", arguments, settings.grace + 5.0, pool=pool)

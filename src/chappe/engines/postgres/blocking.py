@@ -1,0 +1,230 @@
+"""Publishing for threads without an event loop: plain messages in one statement, over one connection that they share.
+
+A synchronous send that goes through another thread's loop costs two changes of thread each way. One connection for all threads, because
+PostgreSQL has few: a web server with forty threads in each of eight processes would take them all.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar, cast
+
+import psycopg
+from psycopg.waiting import Ready, Wait
+
+from chappe.clocks import steady
+from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.envelopes import encode
+from chappe.engines.postgres.intake import _PLAIN as PLAIN  # pyright: ignore[reportPrivateUsage] - the same statement
+from chappe.engines.postgres.routes import Known, Routes
+from chappe.errors import BrokerUnavailable, ChappeError, Rejected, StorageFull, Unconfirmed
+from chappe.messages.envelope import Publication, Receipt
+from chappe.messages.topology import Topology
+
+T = TypeVar("T")
+
+_inherited: Final[list[object]] = []  # what a forked child never touches
+_ROUNDS: Final = 5
+
+
+class PostgresPublisher:
+    """Publishes plain messages to queues that are known; for all else an event loop is needed."""
+
+    def __init__(self, url: str, topology: Callable[[], Topology], *, deadline: float) -> None:
+        """Prepare; `topology` is declared before the first publication, `deadline` is in seconds."""
+        self._database = Database(url, deadline=deadline)
+        self._topology = topology
+        self._deadline = deadline
+        self._routes = Routes()
+        self._declared = False
+        self._connection: _Bounded | None = None
+        self._process = os.getpid()
+        self._using = threading.Lock()
+        self._user = 0  # the thread that has the lock
+
+    def takes(self, publications: Sequence[Publication]) -> bool:
+        """Tell whether this thread can publish these now."""
+        if self._user == threading.get_ident() or self._process != os.getpid():  # a signal interrupted it
+            return False
+        if any(p.options is not None or p.delay > 0 for p in publications):
+            return False
+        if not self._declared:
+            try:
+                self._alone(self._declare)
+            except (psycopg.Error, OSError, ChappeError):
+                return False  # an event loop makes the schema, or says what is wrong
+        return all(self._takers(p) is not None for p in publications)
+
+    def _takers(self, p: Publication) -> list[Known] | None:
+        exchange = self._routes.exchanges.get(p.exchange)
+        if exchange is not None and exchange.archive:
+            return None
+        try:
+            found = self._routes.takers(p.exchange, p.routing_key)
+        except ChappeError:
+            return None
+        return None if any(known.owner is not None for known in found) else found
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
+        self._alone(lambda until: self._store(publications, until))
+        return [Receipt(p.envelope.id) for p in publications]
+
+    def close(self) -> None:
+        """Close the connection, when what is being said over it is answered."""
+        if self._process != os.getpid():
+            return
+        with self._using:
+            self._leave()
+
+    # --- one thread at a time
+
+    def _alone(self, work: Callable[[float], T]) -> T:
+        until = steady() + self._deadline
+        if not self._using.acquire(timeout=self._deadline):
+            raise BrokerUnavailable(f"{self._database.place}: other threads were in the way for {self._deadline:g} s; nothing was stored")
+        self._user = threading.get_ident()
+        try:
+            return work(until)
+        except BaseException:
+            self._leave()  # nobody knows what comes over it next
+            raise
+        finally:
+            self._user = 0
+            self._using.release()
+
+    def _declare(self, until: float) -> None:
+        connection = self._connected(until)
+        with connection.transaction(), connection.cursor(binary=True) as cursor:
+            _stepped(self._routes.declare(cast("Cursor", _Awaited(cursor)), self._topology()))
+        self._read(until)
+        self._declared = True
+
+    def _read(self, until: float) -> None:
+        connection = self._connected(until)
+        with connection.transaction(), connection.cursor(binary=True) as cursor:
+            _stepped(self._routes.refresh(cast("Cursor", _Awaited(cursor))))
+
+    def _store(self, publications: Sequence[Publication], until: float) -> None:
+        envelopes = [encode(p.envelope) for p in publications]
+        for _ in range(_ROUNDS):
+            rows = [
+                (known.id, -p.priority, p.envelope.id, envelope)
+                for p, envelope in zip(publications, envelopes, strict=True)
+                for known in self._routes.takers(p.exchange, p.routing_key)
+            ]
+            if not rows:
+                return
+            queues, ranks, ids, bodies = (list(column) for column in zip(*rows, strict=True))
+            values = {"topology": self._routes.version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": bodies}
+            if self._said(values, until):
+                return
+            self._read(until)  # somebody declared something meanwhile
+        raise BrokerUnavailable(
+            f"{self._database.place}: what is declared changed {_ROUNDS} times meanwhile; nothing was stored, try again"
+        )
+
+    def _said(self, values: dict[str, Any], until: float) -> bool:
+        """Store in one statement; tell whether the topology was as it is known. Raises as `Database.once` does."""
+        place = self._database.place
+        try:
+            cursor = self._connected(until).cursor(binary=True)
+        except (psycopg.Error, OSError) as error:
+            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({_reason(error)}); nothing was stored") from None
+        try:
+            row = cursor.execute(PLAIN, values, prepare=True).fetchone()
+        except psycopg.errors.DiskFull as error:
+            raise StorageFull(f"{place} has no room to store more ({_reason(error)}); nothing was lost") from None
+        except psycopg.errors.QueryCanceled as error:
+            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({_reason(error)}); nothing was stored") from None
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            raise Unconfirmed(f"{place} was lost while it stored something ({_reason(error)}): it may be stored or not") from None
+        except psycopg.DataError as error:
+            raise Rejected(f"PostgreSQL cannot store this: {_reason(error)}") from None
+        except psycopg.Error as error:
+            raise BrokerUnavailable(f"{place} refused: {_reason(error)}; nothing was stored") from None
+        return row is not None and bool(row[0])
+
+    def _connected(self, until: float) -> _Bounded:
+        """Return the connection, after opening it if that is needed. Raises `psycopg.Error`."""
+        if self._connection is not None and not self._connection.is_quiet():
+            self._leave()
+        if self._connection is None:
+            self._connection = _Bounded.connect(self._database.url, **self._database.parameters())
+        self._connection.until = until
+        return self._connection
+
+    def _leave(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._process != os.getpid():
+                _inherited.append(connection)
+                return
+            with suppress(psycopg.Error, OSError):
+                connection.close()
+
+
+class _Bounded(psycopg.Connection[tuple[Any, ...]]):
+    """A connection whose answers are waited for until a time of the steady clock."""
+
+    until = 0.0
+
+    def is_quiet(self) -> bool:
+        """Tell whether it is open, and the server has said nothing since the last answer: what it says then is mostly goodbye."""
+        if self.closed:
+            return False
+        look = select.poll()
+        look.register(self.fileno(), select.POLLIN)
+        return not look.poll(0)
+
+    def wait(self, gen: Generator[Wait, Ready, T], *_: Any, **__: Any) -> T:
+        """Run one conversation with the server. Raises `TimeoutError` when it is over."""
+        look = select.poll()
+        wanted: int | None = None
+        try:
+            state = next(gen)
+            while True:
+                events = (select.POLLIN if state & Wait.R else 0) | (select.POLLOUT if state & Wait.W else 0)
+                if events != wanted:
+                    look.register(self.pgconn.socket, events)
+                    wanted = events
+                left = self.until - steady()
+                happened = look.poll(max(0.0, left) * 1000)
+                if not happened:
+                    raise TimeoutError("no answer")
+                ready = (Ready.R if happened[0][1] & ~select.POLLOUT else 0) | (Ready.W if happened[0][1] & ~select.POLLIN else 0)
+                state = gen.send(Ready(ready))
+        except StopIteration as ended:
+            return cast("T", ended.value)
+
+
+class _Awaited:
+    """A cursor whose answers are there when they are awaited, for what is written for an event loop."""
+
+    def __init__(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
+        self._cursor = cursor
+
+    async def execute(self, *arguments: Any) -> None:
+        self._cursor.execute(*arguments)
+
+    async def fetchone(self) -> tuple[Any, ...] | None:
+        return self._cursor.fetchone()
+
+    async def fetchall(self) -> list[tuple[Any, ...]]:
+        return self._cursor.fetchall()
+
+
+def _stepped(work: Any) -> None:
+    """Run a coroutine that never suspends."""
+    with suppress(StopIteration):
+        work.send(None)
+        raise AssertionError("it suspended")
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
