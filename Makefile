@@ -61,7 +61,7 @@ $(VENV)/.tests: $(UV) pyproject.toml uv.lock
 setup: $(VENV)/.tests ## Make the environment for working on Chappe in .venv
 
 BROKER := file
-demo: $(VENV)/.demo $(if $(filter rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=rabbitmq, ARGS=--keep leaves it running)
+demo: $(VENV)/.demo $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=postgres, BROKER=rabbitmq, ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo --broker $(BROKER) $(ARGS)
 
 # The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
@@ -136,7 +136,7 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt | $(UV)
 peers: $(PEERS)/.installed # What the bench compares Chappe with
 	@$(call debian,rabbitmq-server) || echo "their server cannot be installed here: the bench says so and goes on" >&2
 
-bench: $(VENV)/.tests peers $(if $(filter rabbitmq,$(BROKER)),tools) ## Measure Chappe and its peers in turns, print a table, write benchmarks/*.json (BROKER=rabbitmq ARGS="--runs 1 drain")
+bench: $(VENV)/.tests peers $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Measure Chappe and its peers in turns, print a table, write benchmarks/*.json (BROKER=postgres, BROKER=rabbitmq ARGS="--runs 1 drain")
 	@$(BIN)/python -m benchmarks --broker $(BROKER) $(ARGS)
 
 bench-quick: $(VENV)/.tests ## Measure Chappe alone, in small sizes, within a minute or so

@@ -34,6 +34,14 @@ def _running(kind: type[N], folder: Path) -> Iterator[N]:
         yield node
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction] - by pytest
+    """Keep what processes of a host share out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """The folder of what the run shares, and the process that the run is."""

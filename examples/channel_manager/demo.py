@@ -94,7 +94,7 @@ class Board:
             table.add_column(column, justify="left" if column == "queue" else "right")
         for name, queue in queues.items():
             latency = stats["channels"].get(name.removeprefix("push."), {}).get("latency") if name.startswith("push.") else None
-            cells = [str(queue.get(key, "")) for key in ("ready", "running", "delayed", "done")]  # RabbitMQ does not tell how many are done
+            cells = [str(queue.get(key, "")) for key in ("ready", "running", "delayed", "done")]  # servers do not tell how many are done
             table.add_row(
                 name,
                 *cells,
@@ -198,17 +198,26 @@ def report(stage: Stage, office: BackOffice, console: Console) -> bool:
 
 
 @contextlib.contextmanager
-def servers(folder: Path, console: Console) -> Generator[Mapping[str, str]]:
-    """Start a RabbitMQ node and a PostgreSQL server of one's own, as the tests do, and give the two URLs to set."""
+def servers(broker: str, folder: Path, console: Console) -> Generator[Mapping[str, str] | None]:
+    """Start servers of one's own, as the tests do, and give what to set; nothing for a file."""
+    if broker == "file":
+        yield None
+        return
     sys.path.insert(0, str(Path(__file__).parent.parent.parent))
     from tests.servers.postgres import PostgresNode
     from tests.servers.rabbitmq import RabbitNode
 
-    if missing := RabbitNode.missing() or PostgresNode.missing():
+    if missing := (broker == "rabbitmq" and RabbitNode.missing()) or PostgresNode.missing():
         sys.exit(missing)
-    console.print("starting RabbitMQ and PostgreSQL …")
-    with RabbitNode(folder / "rabbitmq") as rabbit, PostgresNode(folder / "postgres") as postgres:
-        yield {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
+    console.print("starting PostgreSQL …" if broker == "postgres" else "starting RabbitMQ and PostgreSQL …")
+    state = {"CHAPPE_STATE_DIR": str(folder / "state")}
+    with contextlib.ExitStack() as stack:
+        postgres = stack.enter_context(PostgresNode(folder / "postgres"))
+        if broker == "postgres":
+            yield {"CHAPPE_BROKER": postgres.url, **state}
+        else:
+            rabbit = stack.enter_context(RabbitNode(folder / "rabbitmq"))
+            yield {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url, **state}
 
 
 def main() -> None:
@@ -218,12 +227,14 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=100.0, help="bookings and cancellations a second")
     options.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
-    options.add_argument("--broker", choices=("file", "rabbitmq"), default="file", help="where messages wait; servers are started for it")
+    options.add_argument(
+        "--broker", choices=("file", "postgres", "rabbitmq"), default="file", help="where messages wait; servers are started for it"
+    )
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 110)
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-demo-"))
     with contextlib.ExitStack() as stack:
-        urls = stack.enter_context(servers(folder, console)) if chosen.broker == "rabbitmq" else None
+        urls = stack.enter_context(servers(chosen.broker, folder.resolve(), console))
         stage = stack.enter_context(Stage(folder.resolve(), urls=urls))
         console.print("starting three channels and chappe run …")
         stage.start_channels()

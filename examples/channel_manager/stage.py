@@ -28,7 +28,7 @@ class Stage:
     def __init__(
         self, folder: Path, *, properties: int = 40, config: Path = _HERE / "chappe.toml", urls: Mapping[str, str] | None = None
     ) -> None:
-        """Prepare; `urls` are CHAPPE_BROKER and CHAPPE_STORE, if messages are not to wait in a file of the folder."""
+        """Prepare; `urls` are CHAPPE_BROKER and what else is to be set, if messages are not to wait in a file of the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config = config

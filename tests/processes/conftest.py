@@ -206,7 +206,7 @@ class Mill:
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "mill.py").write_text(APPLICATION)
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
-        self.environment |= {"CHAPPE_APP": "mill:app", "CHAPPE_PORT": "0"}
+        self.environment |= {"CHAPPE_APP": "mill:app", "CHAPPE_PORT": "0", "CHAPPE_STATE_DIR": str(folder / "state")}
         self.started: list[subprocess.Popen[bytes]] = []
         self.configure("[pools.default]\nprocesses = 1\nconcurrency = 100\n")  # the same on every machine
 
@@ -283,10 +283,10 @@ class Mill:
 
     def rows(self) -> dict[str, Row]:
         """Read the status file."""
-        try:
-            text = (self.folder / "chappe.db.processes").read_text()
-        except FileNotFoundError:
+        found = [*self.folder.glob("chappe.db.processes"), *self.folder.glob("state/*.processes")]
+        if not found:
             return {}
+        text = found[0].read_text()
         rows = [line.split("\t") for line in text.splitlines()]
         return {r[0]: Row(r[0], int(r[1] or 0), int(r[2]), int(r[3]), int(r[4])) for r in rows}
 

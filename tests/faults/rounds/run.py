@@ -113,6 +113,7 @@ class Rounds:
             "CHAPPE_APP": "tests.faults.rounds.application:app",
             "CHAPPE_DEADLINE": str(DEADLINE),
             "CHAPPE_LOG_FORMAT": "json",
+            "CHAPPE_STATE_DIR": str(folder / "state"),
             "ROUNDS_FOLDER": str(folder),
             "PYTHONPATH": f"{_ROOT}:{_ROOT / 'src'}",
             **({"ROUNDS_PLANT": options.plant} if options.plant else {}),

@@ -1,0 +1,210 @@
+"""Publishing from threads without an event loop: plain messages over one connection that all threads of a process share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from chappe.engines.postgres.blocking import PostgresPublisher
+from chappe.engines.postgres.broker import PostgresBroker
+from chappe.errors import BrokerUnavailable, Unconfirmed
+from chappe.messages.capabilities import Exchange
+from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.topology import Topology, bind
+from tests.servers.postgres import PostgresNode
+from tests.servers.shared import Database
+
+
+def to(queue: str, name: str = "m", **wishes: object) -> Publication:
+    return Publication(Envelope(name, "test", b"{}"), queue, **wishes)  # pyright: ignore[reportArgumentType] - wishes of a publication
+
+
+def stepped(publisher: PostgresPublisher, *publications: Publication) -> list[str]:
+    """Publish as `App.send` does, from whichever thread this is."""
+    work = publisher.publish(publications)
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        return [receipt.id for receipt in ended.value]
+    raise AssertionError("it suspended")
+
+
+@pytest.fixture
+async def name(postgres: Database) -> str:
+    """A queue that is declared, in a schema that is there."""
+    name = f"blocking-{uuid4().hex[:8]}"
+    await declare(postgres.url, name)
+    return name
+
+
+async def declare(url: str, *queues: str) -> None:
+    """Declare queues as another program would."""
+    broker = PostgresBroker(url)
+    await broker.declare(Topology(queues=tuple(bind(queue) for queue in queues)))
+    await broker.close()
+
+
+async def waiting(url: str, queue: str) -> list[str]:
+    """Return the ids of what is ready."""
+    broker = PostgresBroker(url)
+    found = [d.envelope.id for d in await broker.peek(queue, limit=1000)]
+    await broker.close()
+    return found
+
+
+Make = Callable[..., PostgresPublisher]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Make publishers, which are closed in the end."""
+    made: list[PostgresPublisher] = []
+
+    def publisher(url: str, *queues: str, deadline: float = 20.0) -> PostgresPublisher:
+        made.append(PostgresPublisher(url, lambda: Topology(queues=tuple(bind(q) for q in queues)), deadline=deadline))
+        return made[-1]
+
+    yield publisher
+    for one in made:
+        one.close()
+
+
+async def test_it_declares_by_itself_and_what_is_published_is_ready_in_its_order(postgres: Database, name: str, make: Make) -> None:
+    mine = f"{name}.mine"
+    publisher = make(postgres.url, mine)
+    assert publisher.takes([to(mine)])
+    assert stepped(publisher, *(to(mine, f"m{n}") for n in range(3))) == ["m0", "m1", "m2"]
+    assert await waiting(postgres.url, mine) == ["m0", "m1", "m2"]
+
+
+async def test_what_needs_more_than_one_statement_is_left_to_an_event_loop(postgres: Database, name: str) -> None:
+    publisher = PostgresPublisher(
+        postgres.url, lambda: Topology(exchanges=(Exchange("kept", "topic", 60.0),), queues=(bind(name),)), deadline=20.0
+    )
+    assert publisher.takes([to(name), to(name, priority=5)])
+    assert not publisher.takes([to(name), to(name, options=Options(key="k"))])
+    assert not publisher.takes([to(name, delay=1.0)])
+    assert not publisher.takes([to("nowhere")])
+    assert not publisher.takes([Publication(Envelope("e", "test", b"{}"), "a.b", exchange="kept")])
+    publisher.close()
+
+
+async def test_a_database_without_the_schema_is_left_to_an_event_loop(postgres: Database, make: Make) -> None:
+    fresh = f"fresh_{uuid4().hex[:8]}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(fresh)))
+    url = f"{postgres.url.rpartition('/')[0]}/{fresh}"
+    publisher = make(url, "q")
+    assert not publisher.takes([to("q")])
+    await declare(url, "q")
+    assert publisher.takes([to("q")])
+
+
+async def test_what_others_declare_meanwhile_is_seen(postgres: Database, name: str, make: Make) -> None:
+    publisher = make(postgres.url, name)
+    assert publisher.takes([to(name)])
+    await declare(postgres.url, f"{name}.later")
+    assert stepped(publisher, to(name, "a")) == ["a"]
+    assert publisher.takes([to(f"{name}.later")])
+    assert await waiting(postgres.url, name) == ["a"]
+
+
+async def test_threads_share_one_connection(postgres: Database, name: str, make: Make) -> None:
+    publisher = make(postgres.url, name)
+    before = sessions(postgres.url)
+
+    def work(n: int) -> None:
+        assert publisher.takes([to(name)])
+        stepped(publisher, to(name, f"m{n}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(80)))
+    assert sessions(postgres.url) == before + 1
+    assert sorted(await waiting(postgres.url, name)) == sorted(f"m{n}" for n in range(80))
+
+
+def sessions(url: str) -> int:
+    """Count the connections to a database, but for the one that asks."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute("select count(*) - 1 from pg_stat_activity where datname = current_database()").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_a_connection_that_the_server_closed_is_opened_again_and_nothing_is_in_doubt(
+    postgres: Database, name: str, make: Make
+) -> None:
+    publisher = make(postgres.url, name)
+    assert publisher.takes([to(name)])
+    stepped(publisher, to(name, "before"))
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()"
+        )
+    stepped(publisher, to(name, "after"))
+    assert await waiting(postgres.url, name) == ["before", "after"]
+
+
+async def test_a_forked_child_leaves_the_connection_to_its_parent(postgres: Database, name: str, make: Make) -> None:
+    publisher = make(postgres.url, name)
+    assert publisher.takes([to(name)])
+    stepped(publisher, to(name, "parent"))
+    child = os.fork()
+    if not child:
+        try:
+            taken = publisher.takes([to(name)])
+            publisher.close()
+            own = PostgresPublisher(postgres.url, lambda: Topology(queues=(bind(name),)), deadline=20.0)
+            sent = own.takes([to(name)]) and stepped(own, to(name, "child")) == ["child"]
+            own.close()
+            os._exit(0 if sent and not taken else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stepped(publisher, to(name, "again"))
+    assert await waiting(postgres.url, name) == ["parent", "child", "again"]
+
+
+def test_a_server_that_stands_still_or_is_away_is_an_error_that_says_what_may_be_stored(postgres_node: PostgresNode, make: Make) -> None:
+    with psycopg.connect(postgres_node.url, autocommit=True) as connection:
+        connection.execute("select 1")
+    asyncio.run(declare(postgres_node.url, "still"))
+    publisher = make(postgres_node.url, "still", deadline=2.0)
+    assert publisher.takes([to("still")])
+    stepped(publisher, to("still"))
+    with postgres_node.frozen(), pytest.raises(Unconfirmed, match="may be stored or not"):
+        stepped(publisher, to("still"))
+    stepped(publisher, to("still"))
+    postgres_node.stop()
+    try:
+        with pytest.raises(BrokerUnavailable, match="nothing was stored"):
+            stepped(publisher, to("still"))
+    finally:
+        postgres_node.start()
+    stepped(publisher, to("still"))
+
+
+def test_what_interrupts_a_thread_leaves_no_answer_for_the_next(postgres: Database, make: Make) -> None:
+    name = f"interrupted-{uuid4().hex[:8]}"  # no event loop here, which would hear the signal in place of the thread
+    asyncio.run(declare(postgres.url, name))
+    publisher = make(postgres.url, name)
+    assert publisher.takes([to(name)])
+    with psycopg.connect(postgres.url) as other:
+        other.execute("set search_path = chappe")
+        other.execute("lock table message in access exclusive mode")
+        interrupting = threading.Timer(0.5, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            stepped(publisher, to(name, "interrupted"))
+        other.rollback()
+    assert stepped(publisher, to(name, "next")) == ["next"]
+    assert asyncio.run(waiting(postgres.url, name))[-1] == "next"
