@@ -179,3 +179,62 @@ def test_what_would_be_sent_in_the_clear_to_another_machine_is_refused_unless_it
     else:
         with pytest.raises(InvalidSettings, match="in the clear.*allow_plain_amqp"):
             load(said, {})
+
+
+@pytest.mark.parametrize(
+    ("broker", "engine"),
+    [
+        ("sqlite:///chappe.db", "is_file"), ("postgresql://u:p@h/d", "is_postgres"), ("postgres://h:5433,g/d?sslmode=require", "is_postgres"),
+        ("postgresql:///d?host=/run/postgresql", "is_postgres"), ("amqps://u:p@h/", "is_rabbitmq"),
+    ],
+)  # fmt: skip
+def test_the_url_of_the_broker_says_which_engine_it_is(broker: str, engine: str) -> None:
+    found = load({"broker": broker, "store": "postgresql://h/d" if broker.startswith("amqp") else None}, {})
+    assert [name for name in ("is_file", "is_postgres", "is_rabbitmq") if getattr(found, name)] == [engine]
+
+
+def test_postgresql_needs_no_store_and_refuses_one_that_is_another_place() -> None:
+    assert load({"broker": "postgresql://h/d"}, {}).store is None
+    assert load({"broker": "postgresql://h/d", "store": "postgres://h/d"}, {}).is_postgres
+    with pytest.raises(InvalidSettings, match="names another place.*leave out store"):
+        load({"broker": "postgresql://h/d", "store": "postgresql://h/other"}, {})
+
+
+def test_database_url_is_the_applications_own_beside_postgresql_and_the_store_beside_rabbitmq() -> None:
+    environment = {"DATABASE_URL": "postgresql://h/own", "CHAPPE_BROKER": "postgresql://h/queues"}
+    assert (load({}, environment).broker, load({}, environment).store) == ("postgresql://h/queues", None)
+    assert load({}, {**environment, "CHAPPE_BROKER": "amqps://h/"}).store == "postgresql://h/own"
+    assert load({}, {"DATABASE_URL": "postgresql://h/own"}).is_file, "it is never the broker unless it is said to be"
+
+
+@pytest.mark.parametrize(
+    "broker", ["postgresql://", "postgresql:u:secret@h/d", "postgres//u:secret@h/d", "postgresql://u:se cret@h/d", "pgsql://u:secret@h/"]
+)
+def test_a_url_of_postgresql_that_cannot_be_read_is_refused_without_showing_it(broker: str) -> None:
+    with pytest.raises(InvalidSettings, match="broker.* is not known; write sqlite:///") as refused:
+        load({"broker": broker}, {})
+    assert "cret" not in str(refused.value)
+
+
+def test_what_processes_of_a_host_share_is_named_by_the_application_and_the_broker_but_not_by_the_password() -> None:
+    def path(app: str | None, broker: str, **environment: str) -> Path:
+        return load({"app": app, "broker": broker}, {"STATE_DIRECTORY": "/var/lib/shop:/other", **environment}).path
+
+    first = path("shop.tasks:app", "postgresql://u:p@h/d")
+    assert first.parent == Path("/var/lib/shop")
+    assert path("shop.tasks", "postgres://other:new@h/d") == first
+    assert (
+        len({first, path("blog:app", "postgresql://h/d"), path("shop.tasks", "postgresql://h/staging"), path(None, "postgresql://h/d")})
+        == 4
+    )
+    assert path("shop.tasks", "postgresql://h/d", CHAPPE_STATE_DIR="/srv/state").parent == Path("/srv/state")
+    assert path("shop.tasks", "sqlite:////data/chappe.db") == Path("/data/chappe.db"), "a file has them beside it"
+
+
+def test_without_a_folder_of_state_it_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load({"broker": "postgresql://h/d"}, {})
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/cy/state")
+    assert settings.path.parent == Path("/home/cy/state/chappe")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/cy")
+    assert settings.path.parent == Path("/home/cy/.local/state/chappe")

@@ -18,6 +18,12 @@ def test_a_healthy_machine_has_nothing_wrong(chappe: Chappe) -> None:
     assert "is whole" in found["file"]["text"]
 
 
+def test_a_postgresql_that_is_named_but_not_used_is_told_with_what_to_set(chappe: Chappe) -> None:
+    found = {row["check"]: row for row in chappe("doctor", "--json", env={"DATABASE_URL": "postgresql://u:geheimnis@h/d"}).json}
+    assert found["broker"]["verdict"] == "ok" and "set CHAPPE_BROKER" in found["broker"]["text"]
+    assert "geheim" not in str(found)
+
+
 def test_before_the_first_message_there_is_no_file_and_doctor_makes_none(chappe: Chappe, tmp_path: Path) -> None:
     assert "does not exist yet" in chappe("doctor").out
     assert not (tmp_path / "chappe.db").exists()

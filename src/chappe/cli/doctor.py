@@ -42,7 +42,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     settings = settings_of(ctx)
     place: list[tuple[str, Callable[[Settings], str]]] = []
     if settings.is_file:
-        place = [("broker", _broker), ("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
+        place = [("sqlite", _sqlite), ("disk", _disk), ("sync", _sync), ("file", _file)]
+    if settings.is_file and settings.store is not None:
+        place.append(("broker", _broker))
     checks = [("python", _python), *place, ("limits", _limits), ("bind", _bind), ("application", _application)]
     rows: list[dict[str, str]] = []
     for name, check in checks:
@@ -65,11 +67,9 @@ def _python(_: Settings) -> str:
 
 
 def _broker(settings: Settings) -> str:
-    if settings.store is None:
-        return f"the file {settings.path}"
     return (
-        f"the file {settings.path}; a PostgreSQL is named too (DATABASE_URL or store), and nothing of Chappe's is in it: "
-        "to have messages wait there, set CHAPPE_BROKER to that URL"
+        f"messages wait in {settings.path}, and the PostgreSQL that DATABASE_URL or store names is not used; "
+        "to have them wait there, set CHAPPE_BROKER to its URL"
     )
 
 
