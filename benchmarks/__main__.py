@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
 from benchmarks.meters import Machine
 from benchmarks.peers import measure as peer
-from benchmarks.peers.catalogue import PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
+from benchmarks.peers.catalogue import OVER_POSTGRES, PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
 from benchmarks.peers.limit import measure as limit
 from benchmarks.results import Results
 from benchmarks.scale import SCALES, Scale
@@ -54,8 +54,18 @@ FAR: dict[str, dict[str, Measure]] = {
     "triggers": {"chappe": triggers.measure},
     "masks": {"chappe": masks.measure},
 }
-_BROKERS = {"file": FAMILIES, "rabbitmq": FAR}
-_RESULTS = {"file": "results.json", "rabbitmq": "rabbitmq.json"}
+POSTGRES: dict[str, dict[str, Measure]] = {
+    "drain": {"chappe": drain.measure, **_each(peer.drain, OVER_POSTGRES)},
+    "together": {"chappe": drain.measure_together},
+    "send": {"chappe": sending.measure, **_each(peer.send, OVER_POSTGRES)},
+    "disk": {"limit": limit.disk},
+    "latency": {"chappe": latency.measure, **_each(peer.latency, OVER_POSTGRES)},
+    "backlog": {"chappe": backlog.measure},
+    "triggers": {"chappe": triggers.measure},
+    "masks": {"chappe": masks.measure},
+}
+_BROKERS = {"file": FAMILIES, "postgres": POSTGRES, "rabbitmq": FAR}
+_RESULTS = {"file": "results.json", "postgres": "postgres.json", "rabbitmq": "rabbitmq.json"}
 
 
 def _options() -> argparse.Namespace:
@@ -91,8 +101,8 @@ class Measuring:
     async def all(self) -> None:
         """Run everything that was asked for."""
         with tempfile.TemporaryDirectory(prefix="chappe-bench-") as folder:
-            families, far = _BROKERS[self._chosen.broker], self._chosen.broker != "file"
-            async with contextlib.aclosing(Session(Path(folder), far=far)) as session:
+            families = _BROKERS[self._chosen.broker]
+            async with contextlib.aclosing(Session(Path(folder), broker=self._chosen.broker)) as session:
                 for _ in range(self._chosen.runs):
                     turns = [
                         functools.partial(self._one, session, family, system, measure)
@@ -137,7 +147,7 @@ def main() -> None:
             asyncio.run(measuring.all())
         finally:
             results.write(chosen.output)
-    show(results.rows(), results.medians, SCALES[chosen.scale], measuring.missing, far=chosen.broker != "file")
+    show(results.rows(), results.medians, SCALES[chosen.scale], measuring.missing, broker=chosen.broker)
 
 
 if __name__ == "__main__":

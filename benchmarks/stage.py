@@ -20,12 +20,11 @@ from tests.servers.postgres import PostgresNode
 from tests.servers.rabbitmq import RabbitNode
 
 from benchmarks.tally import VARIABLE, Tally
-from chappe import engines
+from chappe.connection import Setting, connect
 from chappe.engines.contract.broker import Broker, Depth
 from chappe.engines.contract.store import Store
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.store import FileStore
-from chappe.engines.rabbitmq.store.store import PostgresStore
 from chappe.errors import BrokerError
 from chappe.settings import Settings
 
@@ -134,7 +133,7 @@ class Folder:
 
 
 class Stage(Folder):
-    """A folder in which Chappe runs; `far` says that messages wait in RabbitMQ and PostgreSQL."""
+    """A folder in which Chappe runs; `far` says that messages wait in servers."""
 
     broker: Broker
     store: Store
@@ -146,14 +145,12 @@ class Stage(Folder):
         if urls is None:
             self.environment["CHAPPE_BROKER"] = f"sqlite:///{path}/chappe.db"
             broker = FileBroker(path / "chappe.db", may_own_file=False, deadline=PATIENCE)
-            self.broker, self.store = broker, FileStore(broker.client)
+            self.broker, self.store, self._leave = broker, FileStore(broker.client), broker.close
         else:
-            self.environment |= {**urls, "BENCH_NOTES": "1"}
-            settings = Settings(broker=urls["CHAPPE_BROKER"], store=urls["CHAPPE_STORE"], deadline=PATIENCE)
-            kept = engines.rabbitmq_store(settings)
-            rabbit = engines.rabbitmq_broker(settings, kept.kept)
-            kept.join(rabbit)
-            self.broker, self.store = rabbit, kept
+            self.environment |= {**urls, "BENCH_NOTES": "1", "CHAPPE_STATE_DIR": str(path / "state")}
+            settings = Settings(broker=urls["CHAPPE_BROKER"], store=urls.get("CHAPPE_STORE"), deadline=PATIENCE)
+            connection = connect(settings, Setting(settings), {})
+            self.broker, self.store, self._leave = connection.broker, connection.store, connection.close
 
     async def chappe(self, *arguments: str) -> Program:
         """Start a verb of Chappe."""
@@ -218,19 +215,18 @@ class Stage(Folder):
         return await all_at_once([await self.python("benchmarks.sender", how, json.dumps(sizes)) for _ in range(senders)])
 
     async def close(self) -> None:
-        await self.broker.close()
-        if isinstance(self.store, PostgresStore):
-            await self.store.close()
+        await self._leave()
         await super().close()
 
 
 class Session:
     """One call of the bench: a folder for everything, and what is measured in it is removed at its end."""
 
-    def __init__(self, folder: Path, *, far: bool = False) -> None:
-        self.far = far
+    def __init__(self, folder: Path, *, broker: str = "file") -> None:
+        self.far = broker != "file"
+        self._broker = broker
         self._folder = folder
-        self._count = 0
+        self._count = self._databases = 0
         self._lasting = contextlib.ExitStack()
         self._begun: dict[str, Any] = {}
 
@@ -246,6 +242,12 @@ class Session:
             raise NotMeasured(reason)
         return self.keep("rabbitmq", RabbitNode)
 
+    def postgres(self) -> PostgresNode:
+        """Return this session's PostgreSQL. Raises `NotMeasured` where none can be started."""
+        if reason := PostgresNode.missing():
+            raise NotMeasured(reason)
+        return self.keep("postgres", PostgresNode)
+
     async def aclose(self) -> None:
         """End what was kept."""
         self._lasting.close()
@@ -259,17 +261,22 @@ class Session:
                 await stage.engine()
             yield stage
 
-    def _fresh_servers(self) -> dict[str, str]:
-        """Return what to set for a virtual host and a database in which nothing is, on the servers of this session."""
-        if reason := PostgresNode.missing():
-            raise NotMeasured(reason)
-        rabbit, postgres = self.rabbit(), self.keep("postgres", PostgresNode)
-        name = f"bench{self._count}"
-        rabbit.control("add_vhost", name)
-        rabbit.control("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
+    def fresh_database(self) -> str:
+        """Return the URL of a database in which nothing is."""
+        self._databases += 1
+        postgres, name = self.postgres(), f"bench{self._databases}"
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        return {"CHAPPE_BROKER": f"{rabbit.url}{name}", "CHAPPE_STORE": f"{postgres.url.removesuffix('chappe')}{name}"}
+        return f"{postgres.url.removesuffix('chappe')}{name}"
+
+    def _fresh_servers(self) -> dict[str, str]:
+        """Return what to set for a database, and a virtual host, in which nothing is, on the servers of this session."""
+        if self._broker == "postgres":
+            return {"CHAPPE_BROKER": self.fresh_database()}
+        rabbit, database, name = self.rabbit(), self.fresh_database(), f"bench{self._count}"
+        rabbit.control("add_vhost", name)
+        rabbit.control("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
+        return {"CHAPPE_BROKER": f"{rabbit.url}{name}", "CHAPPE_STORE": database}
 
     @contextlib.asynccontextmanager
     async def folder(self) -> AsyncGenerator[Folder]:

@@ -33,10 +33,10 @@ def _aim(bound: Bound, row: Row, medians: Medians) -> str:
     return f"aim {_must(bound, medians)}{'' if kept is None else ' ✓' if kept else ' ✗'}"
 
 
-def verdict(row: Row, medians: Medians, *, far: bool = False) -> tuple[str, str]:
+def verdict(row: Row, medians: Medians, *, broker: str = "file") -> tuple[str, str]:
     """Return what a row must reach, and whether it is ok, missed, or not to be known; an aim that is not reached is only told."""
     work = _WORKS[row["work"]]
-    bounds, aims = (work.far, ()) if far else (work.bounds, work.aims)
+    bounds, aims = (work.bounds, work.aims) if broker == "file" else (work.postgres if broker == "postgres" else work.far, ())
     if row["system"] != "chappe" or not (bounds or aims):
         return "", ""
     must = "; ".join([*(_must(bound, medians) for bound in bounds), *(_aim(bound, row, medians) for bound in aims)])
@@ -44,10 +44,10 @@ def verdict(row: Row, medians: Medians, *, far: bool = False) -> tuple[str, str]
     return must, "missed" if False in kept else "?" if None in kept else "ok"
 
 
-def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, str], *, far: bool = False) -> None:
+def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, str], *, broker: str = "file") -> None:
     """Print everything that was measured, and why something was not."""
     console = Console(width=max(180, Console().width))
-    where = "RabbitMQ (quorum queues) and PostgreSQL, " if far else ""
+    where = {"postgres": "PostgreSQL, ", "rabbitmq": "RabbitMQ (quorum queues) and PostgreSQL, "}.get(broker, "")
     title = f"{where}{platform.machine()}, {os.cpu_count()} cores shared by everything, Python {platform.python_version()}"
     table = Table(title=title)
     for column in ("work", "system", "promise", "median", "unit", "must reach", "", "runs"):
@@ -55,7 +55,7 @@ def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, 
     for work, group in itertools.groupby(rows, key=lambda row: row["work"]):
         block = list(group)
         for row in block:
-            must, mark = verdict(row, medians, far=far)
+            must, mark = verdict(row, medians, broker=broker)
             colour = {"ok": "green", "missed": "bold red"}.get(mark, "")
             table.add_row(
                 work if row is block[0] else "",
@@ -71,10 +71,11 @@ def show(rows: list[Row], medians: Medians, scale: Scale, missing: Mapping[str, 
     console.print(table)
     for system, reason in missing.items():
         console.print(f"not measured: {system}: {reason}", highlight=False)
+    deep = scale.deep if broker == "file" else scale.deep_far
     console.print(
         "Peers run in their fastest settings, except huey-defaults. They send no lists: where it says by 100 they send one by one. "
         "A send that is synced waits for the disk: see what one sync takes.\n"
-        f"Shallow is {scale.shallow:,} waiting, deep is {scale.deep_far if far else scale.deep:,}; {scale.drained:,} are drained. "
+        f"Shallow is {scale.shallow:,} waiting, deep is {deep:,}; {scale.drained:,} are drained. "
         "Clients, servers, workers and gateway share the cores. Read ratios, not third digits.",
         highlight=False,
     )

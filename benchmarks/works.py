@@ -25,13 +25,17 @@ class Bound(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One row for each system that can do it; `bounds` and `aims` are for the engine in a file, `far` for RabbitMQ and PostgreSQL."""
+    """One row for each system that can do it.
+
+    `bounds` and `aims` are for the engine in a file, `postgres` for PostgreSQL alone, `far` for RabbitMQ beside it.
+    """
 
     name: str
     unit: str
     bounds: tuple[Bound, ...] = ()
     aims: tuple[Bound, ...] = ()
     far: tuple[Bound, ...] = ()
+    postgres: tuple[Bound, ...] = ()
 
 
 class Figure(NamedTuple):
@@ -93,9 +97,10 @@ _P50, _P99 = "idle: send to handler start, p50", "idle: send to handler start, p
 _UNHARMED: Final = at_least(0.8)
 
 DRAIN_ONE = Work(
-    _DRAIN, MESSAGES, (times(8, "huey", _DRAIN), times(0.25, "limit", _DRAIN)), (at_least(120_000),), (times(2.5, "dramatiq", _DRAIN),)
+    _DRAIN, MESSAGES, (times(8, "huey", _DRAIN), times(0.25, "limit", _DRAIN)), (at_least(120_000),), (times(2.5, "dramatiq", _DRAIN),),
+    (times(4, "procrastinate", _DRAIN), times(2, "pgqueuer", _DRAIN)),
 )  # fmt: skip
-DRAIN_TWO = Work(_DRAIN_TWO, MESSAGES, (not_below(_DRAIN),), far=(times(2, "dramatiq", _DRAIN_TWO),))
+DRAIN_TWO = Work(_DRAIN_TWO, MESSAGES, (not_below(_DRAIN),), far=(times(2, "dramatiq", _DRAIN_TWO),), postgres=(not_below(_DRAIN),))
 WORKER_CPU = Work("drain, one worker process: worker CPU for each message", "µs", (at_most(12),))
 
 SEND = Work(_SEND, MESSAGES, (at_least(6_000),), far=(times(1, "pika", _SEND),))
@@ -103,7 +108,7 @@ ASEND = Work("asend one by one", MESSAGES)
 EIGHT_TASKS = Work("eight tasks asend at once", MESSAGES, (at_least(18_000),))
 EIGHT_THREADS = Work("eight threads send at once", MESSAGES)
 EIGHT_PROCESSES = Work("eight processes send at once", MESSAGES)
-SEND_HUNDREDS = Work("send by 100", MESSAGES, (at_least(120_000),), far=(at_least(25_000),))
+SEND_HUNDREDS = Work("send by 100", MESSAGES, (at_least(120_000),), far=(at_least(25_000),), postgres=(at_least(25_000),))
 DISK_SYNC = Work("one disk sync (overwrite of 8 KiB)", "µs")
 
 TOGETHER = Work("send by 100 and drain at once, end to end", MESSAGES, (at_least(40_000),))
@@ -115,7 +120,7 @@ ASEND_P99 = Work("idle: asend to handler start, p99", "ms", (at_most(1.6),), _be
 
 DRAIN_SHALLOW = Work("drain, shallow backlog", MESSAGES)
 DRAIN_DEEP = Work("drain, deep backlog", MESSAGES)
-DRAIN_DEPTH = Work("drain, deep : shallow backlog", "ratio", (at_least(0.9),), far=(at_least(0.85),))
+DRAIN_DEPTH = Work("drain, deep : shallow backlog", "ratio", (at_least(0.9),), far=(at_least(0.85),), postgres=(at_least(0.85),))
 P99_SHALLOW = Work("send p99, shallow backlog", "ms")
 P99_DEEP = Work("send p99, deep backlog", "ms")
 P99_DEPTH = Work("send p99, deep : shallow backlog", "ratio", (at_most(1.1),))
@@ -139,7 +144,7 @@ BLOCKS = Work("61 handlers of 0.8 s in threads, one worker process", "s", (at_mo
 
 MASK = Work("mask to a pending key, send one by one", MESSAGES, (at_least(5_000),))
 AMASK = Work("mask to a pending key, asend one by one", MESSAGES, (at_least(5_000),))
-MASK_FOUR = Work("masks to pending keys, four processes send one by one", MESSAGES, far=(at_least(1_500),))
+MASK_FOUR = Work("masks to pending keys, four processes send one by one", MESSAGES, far=(at_least(1_500),), postgres=(at_least(4_000),))
 MASK_HUNDREDS = Work("masks to pending keys, send by 100", MESSAGES, (at_least(40_000),))
 
 WORKS: Final = (

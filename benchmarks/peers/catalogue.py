@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 Commands = tuple[tuple[str, ...], ...]
 """How workers are started: one line for each program, beginning with a script of the peers' environment."""
@@ -18,7 +18,7 @@ class Peer(NamedTuple):
     one: Commands = ()
     two: Commands = ()
     environment: Mapping[str, str] = {}
-    over_rabbitmq: bool = True
+    over: Literal["", "rabbitmq", "postgres"] = "rabbitmq"
 
 
 _HUEY: Final = ("huey_consumer", "benchmarks.peers.huey_application.huey", "-q")
@@ -29,13 +29,13 @@ _ALONE: Final = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 HUEY = Peer(
     "huey", "huey_application", "at most once; sends are synced",
-    one=((*_HUEY, "-k", "process", *_OFTEN),), two=((*_HUEY, "-k", "process", "-w", "2", *_OFTEN),), over_rabbitmq=False,
+    one=((*_HUEY, "-k", "process", *_OFTEN),), two=((*_HUEY, "-k", "process", "-w", "2", *_OFTEN),), over="",
 )  # fmt: skip
 """As fast as with its defaults, and fifty times sooner awake: it looks every millisecond."""
 
 HUEY_DEFAULTS = Peer(
     "huey-defaults", "huey_application", "at most once; sends are synced",
-    one=(_HUEY,), two=((*_HUEY, "-k", "process", "-w", "2"),), over_rabbitmq=False,
+    one=(_HUEY,), two=((*_HUEY, "-k", "process", "-w", "2"),), over="",
 )  # fmt: skip
 """As it is installed."""
 
@@ -59,13 +59,33 @@ CELERY_CONFIRMED = Peer("celery-confirmed", "celery_application", "sends are con
 PIKA = Peer("pika", "pika_application", "sends are confirmed, to a quorum queue")
 """No system, but the library that most programs send with: its blocking connection, which waits for each confirmation."""
 
+_PROCRASTINATE: Final = (
+    "procrastinate", "--app=benchmarks.peers.procrastinate_application.app", "worker", "--concurrency", "10", "--delete-jobs", "successful",
+)  # fmt: skip
+PROCRASTINATE = Peer(
+    "procrastinate", "procrastinate_application", "at least once; sends are synced",
+    one=(_PROCRASTINATE,), two=(_PROCRASTINATE, _PROCRASTINATE), over="postgres",
+)  # fmt: skip
+"""Ten at once, and what is done is deleted: twice as fast as with its defaults."""
+
+_PGQUEUER: Final = ("python", "-m", "benchmarks.peers.pgqueuer_application")
+PGQUEUER = Peer(
+    "pgqueuer", "pgqueuer_application", "at least once; sends are synced",
+    one=(_PGQUEUER,), two=(_PGQUEUER, _PGQUEUER), over="postgres",
+)  # fmt: skip
+"""Claims by 100: twice as fast as its ten."""
+
 WORKING: Final = (HUEY, HUEY_DEFAULTS, DRAMATIQ, CELERY)
 SENDING: Final = (HUEY, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)
 WORKING_FAR: Final = (DRAMATIQ, CELERY)
 SENDING_FAR: Final = (DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA)
+OVER_POSTGRES: Final = (PROCRASTINATE, PGQUEUER)
 PROMISES: Final[Mapping[str, str]] = {
     "chappe": "at least once; sends are synced",
-    **{peer.system: peer.promise for peer in (HUEY, HUEY_DEFAULTS, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA)},
+    **{
+        peer.system: peer.promise
+        for peer in (HUEY, HUEY_DEFAULTS, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA, PROCRASTINATE, PGQUEUER)
+    },
     "limit": "none: it only moves messages",
 }
 """All systems, in the order in which they are shown."""

@@ -89,8 +89,10 @@ async def _place(session: Session, peer: Peer) -> AsyncGenerator[Place]:
     try:
         async with session.folder() as folder:
             folder.environment |= {"BENCH_QUEUE": f"bench{time.time_ns()}", "PYTHONPATH": str(ROOT), **peer.environment}
-            if peer.over_rabbitmq:
+            if peer.over == "rabbitmq":
                 folder.environment["BENCH_AMQP"] = session.rabbit().url
+            elif peer.over == "postgres":
+                folder.environment |= {"PGDSN": session.fresh_database(), "PROCRASTINATE_LOG_LEVEL": "WARNING"}
             yield Place(folder, peer)
     except (RuntimeError, OSError, psutil.Error) as error:
         raise NotMeasured(f"{type(error).__name__}: {error}") from error

@@ -91,7 +91,7 @@ def test_the_limit_is_measured_at_every_work_that_it_can_do(tmp_path: Path) -> N
 
 @needs_peers
 def test_huey_is_measured_over_sqlite(tmp_path: Path) -> None:
-    huey = [peer for peer in WORKING if not peer.over_rabbitmq]
+    huey = [peer for peer in WORKING if not peer.over]
     assert measured(tmp_path, *(peer.system for peer in huey)) == {peer.system: works_of(peer) for peer in huey}
 
 
@@ -99,7 +99,7 @@ def test_huey_is_measured_over_sqlite(tmp_path: Path) -> None:
 @needs_rabbitmq
 @pytest.mark.timeout(300)
 def test_dramatiq_and_celery_are_measured_over_a_rabbitmq_that_is_gone_afterwards(tmp_path: Path) -> None:
-    peers = {peer.system: peer for peer in (*WORKING, *SENDING) if peer.over_rabbitmq}
+    peers = {peer.system: peer for peer in (*WORKING, *SENDING) if peer.over == "rabbitmq"}
     assert measured(tmp_path, *peers) == {system: works_of(peer) for system, peer in peers.items()}
 
 

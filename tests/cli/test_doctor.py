@@ -19,7 +19,10 @@ def test_a_healthy_machine_has_nothing_wrong(chappe: Chappe) -> None:
 
 
 def test_a_postgresql_that_is_named_but_not_used_is_told_with_what_to_set(chappe: Chappe) -> None:
-    found = {row["check"]: row for row in chappe("doctor", "--json", env={"CHAPPE_APP": "shop:app", "DATABASE_URL": "postgresql://u:geheimnis@h/d"}).json}
+    found = {
+        row["check"]: row
+        for row in chappe("doctor", "--json", env={"CHAPPE_APP": "shop:app", "DATABASE_URL": "postgresql://u:geheimnis@h/d"}).json
+    }
     assert found["broker"]["verdict"] == "ok" and "set CHAPPE_BROKER" in found["broker"]["text"]
     assert "geheim" not in str(found)
 

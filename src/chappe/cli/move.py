@@ -18,7 +18,13 @@ from chappe.settings import Settings, load
 
 
 @click.command()
-@click.option("--to", "broker", metavar="URL", required=True, help="The broker of the engine to which they go: sqlite:///…, postgresql://… or amqp://…")
+@click.option(
+    "--to",
+    "broker",
+    metavar="URL",
+    required=True,
+    help="The broker of the engine to which they go: sqlite:///…, postgresql://… or amqp://…",
+)
 @click.option("--to-store", "store", metavar="URL", default=None, help="The store beside it, where it is amqp://…: postgresql://…")
 @click.option("-Q", "--queue", "queues", multiple=True, help="Only this queue; may be given more than once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
