@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.errors import BrokerUnavailable
 from chappe.settings import Settings
+from tests.servers.shared import Database
 
 
 class Waiting(Command, queue="waiting"):
@@ -84,3 +86,12 @@ def test_between_two_engines_everything_is_moved(tmp_path: Path) -> None:
         done = CliRunner().invoke(cli, ["--broker", url(old), "move", "--to", url(new), "--json"], catch_exceptions=False)
     assert done.exit_code == 0
     assert '"ready": 3' in done.stdout
+
+
+def test_from_a_file_to_postgresql_and_back_everything_is_moved(tmp_path: Path, postgres: Database) -> None:
+    old = tmp_path / "old.db"
+    fill(old)
+    with served(old):
+        for source, target in ((url(old), postgres.url), (postgres.url, url(old))):
+            done = CliRunner().invoke(cli, ["--broker", source, "move", "--to", target, "--json"], catch_exceptions=False)
+            assert [(row["queue"], row["ready"]) for row in json.loads(done.stdout)] == [("waiting", 3)]
