@@ -11,7 +11,7 @@ import select
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, LiteralString, TypeVar, cast
 
 import psycopg
 from psycopg.waiting import Ready, Wait
@@ -19,7 +19,8 @@ from psycopg.waiting import Ready, Wait
 from chappe.clocks import steady
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.envelopes import encode
-from chappe.engines.postgres.intake import _PLAIN as PLAIN  # pyright: ignore[reportPrivateUsage] - the same statement
+from chappe.engines.postgres.intake import _ONE as ONE  # pyright: ignore[reportPrivateUsage] - the same statements
+from chappe.engines.postgres.intake import _PLAIN as PLAIN  # pyright: ignore[reportPrivateUsage]
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.errors import BrokerUnavailable, ChappeError, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
@@ -119,16 +120,14 @@ class PostgresPublisher:
             ]
             if not rows:
                 return
-            queues, ranks, ids, bodies = (list(column) for column in zip(*rows, strict=True))
-            values = {"topology": self._routes.version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": bodies}
-            if self._said(values, until):
+            if self._said(ONE if len(rows) == 1 else PLAIN, _values(self._routes.version, rows), until):
                 return
             self._read(until)  # somebody declared something meanwhile
         raise BrokerUnavailable(
             f"{self._database.place}: what is declared changed {_ROUNDS} times meanwhile; nothing was stored, try again"
         )
 
-    def _said(self, values: dict[str, Any], until: float) -> bool:
+    def _said(self, statement: LiteralString, values: dict[str, Any], until: float) -> bool:
         """Store in one statement; tell whether the topology was as it is known. Raises as `Database.once` does."""
         place = self._database.place
         try:
@@ -136,7 +135,7 @@ class PostgresPublisher:
         except (psycopg.Error, OSError) as error:
             raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({_reason(error)}); nothing was stored") from None
         try:
-            row = cursor.execute(PLAIN, values, prepare=True).fetchone()
+            row = cursor.execute(statement, values, prepare=True).fetchone()
         except psycopg.errors.DiskFull as error:
             raise StorageFull(f"{place} has no room to store more ({_reason(error)}); nothing was lost") from None
         except psycopg.errors.QueryCanceled as error:
@@ -216,6 +215,15 @@ class _Awaited:
 
     async def fetchall(self) -> list[tuple[Any, ...]]:
         return self._cursor.fetchall()
+
+
+def _values(version: int, rows: Sequence[tuple[int, int, str, bytes]]) -> dict[str, Any]:
+    """Return what is stored: one row by its values, several by columns."""
+    if len(rows) == 1:
+        ((queue, rank, identity, envelope),) = rows
+        return {"topology": version, "queue": queue, "rank": rank, "id": identity, "envelope": envelope}
+    queues, ranks, ids, envelopes = (list(column) for column in zip(*rows, strict=True))
+    return {"topology": version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
 
 
 def _stepped(work: Any) -> None:
