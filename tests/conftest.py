@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import hypothesis
 import pytest
@@ -19,6 +21,28 @@ hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, da
 hypothesis.settings.load_profile("gate")
 
 N = TypeVar("N", RabbitNode, PostgresNode)
+
+_MEMORY: Final = Path("/dev/shm")
+_ROOM: Final = 6 * 1024**3
+_place = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the folders of the gate in memory, where there is much: whether it is right does not depend on how fast a disk is.
+
+    What asks whether something survives on a disk, in the proof, asks the disk.
+    """
+    is_gate = "not proof" in (config.option.markexpr or "") and "TMPDIR" not in os.environ and config.option.basetemp is None
+    if is_gate and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
+        place = config.stash[_place] = tempfile.tempdir = tempfile.mkdtemp(prefix="t", dir=_MEMORY)  # short, for sockets are in it
+        os.environ["TMPDIR"] = place  # for the workers of pytest-xdist too
+        config.option.basetemp = f"{place}/b"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give the memory back."""
+    if place := config.stash.get(_place, None):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def skip_without(*kinds: type[RabbitNode | PostgresNode]) -> None:

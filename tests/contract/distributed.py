@@ -29,10 +29,10 @@ from .engine import EngineUnderTest, Peer
 _WRITTEN = 0.5
 _FINDS = 120.0
 _PASSES = 5.0  # seconds: what is longer passes by the clock that all statements ask
-_TABLES = "select tablename from pg_tables where schemaname = 'chappe' and tablename not in ('migration', 'topology')"
-_UNTOLD = "select from chappe.message where state = 1 and ticketed and not sent limit 1"
+_TABLES = "select tablename from pg_tables where schemaname = 'chappe_rabbitmq' and tablename not in ('migration', 'topology')"
+_UNTOLD = "select from chappe_rabbitmq.message where state = 1 and ticketed and not sent limit 1"
 _CLOCK = sql.SQL("""
-    create or replace function chappe.now_seconds() returns double precision language sql volatile as
+    create or replace function chappe_rabbitmq.now_seconds() returns double precision language sql volatile as
     'select extract(epoch from clock_timestamp())::double precision + {}'
 """)
 _ALL_FOUND = """
@@ -182,8 +182,8 @@ class DistributedEngine(EngineUnderTest):
             tables = [name for (name,) in await (await connection.execute(_TABLES)).fetchall()]
             if not tables:
                 return
-            queues = await (await connection.execute("select name, lanes from chappe.queue")).fetchall()
-            exchanges = [name for (name,) in await (await connection.execute("select name from chappe.exchange")).fetchall()]
+            queues = await (await connection.execute("select name, lanes from chappe_rabbitmq.queue")).fetchall()
+            exchanges = [name for (name,) in await (await connection.execute("select name from chappe_rabbitmq.exchange")).fetchall()]
             link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=60.0, confirms=False)
             try:
                 await asyncio.gather(*(link.delete(lane) for name, lanes in queues for lane in lanes_of(name, 3 if lanes else 0)))
@@ -195,7 +195,7 @@ class DistributedEngine(EngineUnderTest):
                 await link.close()
             await connection.execute("set session_replication_role = replica")  # tables in any order, whatever refers to them
             for table in tables:  # making the schema again would take several times as long
-                await connection.execute(sql.SQL("delete from chappe.{}").format(sql.Identifier(table)))
+                await connection.execute(sql.SQL("delete from chappe_rabbitmq.{}").format(sql.Identifier(table)))
             await self._set_clock(connection)
 
     async def stop(self) -> None:

@@ -453,7 +453,7 @@ async def test_a_connection_too_many_is_503_when_all_others_wait_for_us(server: 
 
 
 @pytest.mark.parametrize(
-    ("allowed", "most", "waiting"), [(64, 32, 16), (256, 224, 16), (1024, 896, 64), (1_000_000, 875_000, 2048), (16, 1, 16)]
+    ("allowed", "most", "waiting"), [(64, 20, 11), (256, 212, 11), (1024, 896, 32), (1_000_000, 875_000, 2048), (16, 1, 11)]
 )
 def test_what_a_process_needs_itself_is_kept(monkeypatch: pytest.MonkeyPatch, allowed: int, most: int, waiting: int) -> None:
     monkeypatch.setattr(http_protocol.resource, "getrlimit", lambda _: (allowed, allowed))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
-_HARMLESS: Final = re.compile(r"/dev/(null|zero|full|u?random|tty|pts/\d+|shm/.*)|/memfd:.*")  # some are there to be shared
+_HARMLESS: Final = re.compile(r"/dev/(null|zero|full|u?random|tty|pts/\d+|shm/[^/]+)|/memfd:.*")  # some are there to be shared
 
 
 def opened() -> dict[int, str]:

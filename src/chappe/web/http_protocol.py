@@ -20,7 +20,7 @@ LINGER: Final = 2.0  # seconds after which a connection without a request is clo
 LARGEST_HEAD: Final = 64 * 1024  # bytes of a head, or around the parts of a body, that do not end
 LARGEST_REST: Final = 1024 * 1024  # bytes of a body that still come when its answer was sent
 _FRAMING: Final = 16  # bytes around each byte of a body that a client may need: chunks can be that small
-_LEAST_KEPT: Final = 32  # descriptors for everything that is not a connection, and for those that are taken before one is closed
+_LEAST_KEPT: Final = 44  # descriptors for everything that is not a connection, and for those that are taken before one is closed
 _LONGEST_BACKLOG: Final = 2048
 
 
@@ -236,9 +236,9 @@ def most_connections() -> int:
 
 
 def backlog() -> int:
-    """Return how many connections may wait to be taken: asyncio takes as many at once, before any other can be closed."""
+    """Return how many connections may wait to be taken: asyncio takes as many in each turn, and what it closes is closed two turns later."""
     _, kept = _descriptors()
-    return min(_LONGEST_BACKLOG, kept // 2)
+    return min(_LONGEST_BACKLOG, kept // 4)
 
 
 def _descriptors() -> tuple[int, int]:

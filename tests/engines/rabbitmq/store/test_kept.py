@@ -168,5 +168,5 @@ async def test_the_schema_may_be_made_by_many_at_once(postgres: Database) -> Non
 
 async def unsent(store: PostgresStore) -> list[int]:
     async with await psycopg.AsyncConnection.connect(store.database.url) as connection:
-        rows = await connection.execute("select number from chappe.message where state = 1 and not sent")
+        rows = await connection.execute("select number from chappe_rabbitmq.message where state = 1 and not sent")
         return [int(row[0]) for row in await rows.fetchall()]

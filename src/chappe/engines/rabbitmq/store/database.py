@@ -23,7 +23,7 @@ T = TypeVar("T")
 Cursor = AsyncCursor[tuple[Any, ...]]
 Connection = AsyncConnection[tuple[Any, ...]]
 
-SCHEMA: Final = "chappe"
+SCHEMA: Final = "chappe_rabbitmq"  # another than that of PostgreSQL by itself, which may be in the same database
 _MIGRATIONS: Final = ("0001.sql", "0002.sql")
 _MIGRATING: Final = 0x6E6F7269  # the advisory lock under which the schema is changed
 
