@@ -236,7 +236,7 @@ def most_connections() -> int:
 
 
 def backlog() -> int:
-    """Return how many connections may wait to be taken: asyncio takes as many in each turn, and what it closes is closed two turns later."""
+    """Return how many connections may wait to be taken: asyncio takes as many in each turn, and closes one two turns later."""
     _, kept = _descriptors()
     return min(_LONGEST_BACKLOG, kept // 4)
 

@@ -21,7 +21,7 @@ from ....servers.shared import Database
 @pytest.fixture
 async def store(postgres: Database) -> AsyncIterator[PostgresStore]:
     async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
-        await connection.execute("drop schema if exists chappe cascade")
+        await connection.execute("drop schema if exists chappe_rabbitmq cascade")
     store = PostgresStore(postgres.url)
     await store.kept.declare(Topology(queues=(bind("q"), bind("r"))))
     yield store
@@ -157,7 +157,7 @@ async def test_who_settles_and_who_presents_the_same_keys_do_not_wait_for_each_o
 
 async def test_the_schema_may_be_made_by_many_at_once(postgres: Database) -> None:
     async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
-        await connection.execute("drop schema if exists chappe cascade")
+        await connection.execute("drop schema if exists chappe_rabbitmq cascade")
     stores = [PostgresStore(postgres.url) for _ in range(8)]
     try:
         await asyncio.gather(*(store.kept.declare(Topology(queues=(bind("q"),))) for store in stores))
