@@ -43,7 +43,7 @@ async def preflight(database: Database) -> list[Finding]:
         ),
         Finding(
             "postgresql room", "ok" if most - used > _ROOM else "warning",
-            f"{used} of {most} connections are in use; each process of Chappe keeps two, and at most five",
+            f"{used} of {most} connections are in use; a worker of Chappe keeps two, a process that only sends or looks one",
         ),
         Finding(
             "postgresql clock", "ok" if abs(now - time.time()) < _ASTRAY else "warning",
