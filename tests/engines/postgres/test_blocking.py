@@ -70,7 +70,8 @@ def make() -> Iterator[Make]:
     made: list[PostgresPublisher] = []
 
     def publisher(url: str, *queues: str, deadline: float = 20.0) -> PostgresPublisher:
-        made.append(PostgresPublisher(url, lambda: Topology(queues=tuple(bind(q) for q in queues)), deadline=deadline))
+        topology = Topology(queues=tuple(bind(q) for q in queues))
+        made.append(PostgresPublisher(url, lambda: topology, deadline=deadline))
         return made[-1]
 
     yield publisher
@@ -150,6 +151,9 @@ async def test_a_connection_that_the_server_closed_is_opened_again_and_nothing_i
         connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()"
         )
+    gone = publisher._connection
+    while gone is not None and gone.is_quiet():  # the server ends a session some time after it was told to
+        await asyncio.sleep(0.01)
     stepped(publisher, to(name, "after"))
     assert await waiting(postgres.url, name) == ["before", "after"]
 
@@ -163,7 +167,8 @@ async def test_a_forked_child_leaves_the_connection_to_its_parent(postgres: Data
         try:
             taken = publisher.takes([to(name)])
             publisher.close()
-            own = PostgresPublisher(postgres.url, lambda: Topology(queues=(bind(name),)), deadline=20.0)
+            topology = Topology(queues=(bind(name),))
+            own = PostgresPublisher(postgres.url, lambda: topology, deadline=20.0)
             sent = own.takes([to(name)]) and stepped(own, to(name, "child")) == ["child"]
             own.close()
             os._exit(0 if sent and not taken else 1)
@@ -208,3 +213,19 @@ def test_what_interrupts_a_thread_leaves_no_answer_for_the_next(postgres: Databa
         other.rollback()
     assert stepped(publisher, to(name, "next")) == ["next"]
     assert asyncio.run(waiting(postgres.url, name))[-1] == "next"
+
+
+async def test_what_is_known_later_is_declared_before_it_is_sent(postgres: Database, name: str) -> None:
+    known = [Topology(queues=(bind(name),))]
+    publisher = PostgresPublisher(postgres.url, lambda: known[-1], deadline=20.0)
+    later = f"{name}-later"
+
+    def send_both() -> list[str]:
+        assert publisher.takes([to(name)]) and not publisher.takes([to(later)])
+        known.append(Topology(queues=(bind(name), bind(later))))
+        assert publisher.takes([to(later)])
+        return stepped(publisher, to(later, "a"))
+
+    assert await asyncio.to_thread(send_both) == ["a"]
+    assert await waiting(postgres.url, later) == ["a"]
+    publisher.close()

@@ -19,8 +19,7 @@ from psycopg.waiting import Ready, Wait
 from chappe.clocks import steady
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.envelopes import encode
-from chappe.engines.postgres.intake import _ONE as ONE  # pyright: ignore[reportPrivateUsage] - the same statements
-from chappe.engines.postgres.intake import _PLAIN as PLAIN  # pyright: ignore[reportPrivateUsage]
+from chappe.engines.postgres.intake import ONE, PLAIN
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.errors import BrokerUnavailable, ChappeError, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
@@ -41,7 +40,7 @@ class PostgresPublisher:
         self._topology = topology
         self._deadline = deadline
         self._routes = Routes()
-        self._declared = False
+        self._declared: Topology | None = None
         self._connection: _Bounded | None = None
         self._process = os.getpid()
         self._using = threading.Lock()
@@ -53,7 +52,7 @@ class PostgresPublisher:
             return False
         if any(p.options is not None or p.delay > 0 for p in publications):
             return False
-        if not self._declared:
+        if self._declared is not self._topology():
             try:
                 self._alone(self._declare)
             except (psycopg.Error, OSError, ChappeError):
@@ -99,11 +98,11 @@ class PostgresPublisher:
             self._using.release()
 
     def _declare(self, until: float) -> None:
-        connection = self._connected(until)
+        topology, connection = self._topology(), self._connected(until)
         with connection.transaction(), connection.cursor(binary=True) as cursor:
-            _stepped(self._routes.declare(cast("Cursor", _Awaited(cursor)), self._topology()))
+            _stepped(self._routes.declare(cast("Cursor", _Awaited(cursor)), topology))
         self._read(until)
-        self._declared = True
+        self._declared = topology
 
     def _read(self, until: float) -> None:
         connection = self._connected(until)

@@ -16,7 +16,7 @@ _KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as 
 _TOLD: Final[LiteralString] = (
     "told as (select pg_notify('chappe_ready', queue::text) from (select distinct w.queue from waiter w join stored using (queue)) waiting)"
 )
-_PLAIN: Final[LiteralString] = (
+PLAIN: Final[LiteralString] = (
     _KNOWN
     + """,
     stored as (
@@ -31,7 +31,7 @@ _PLAIN: Final[LiteralString] = (
     + " select ok, (select count(*) from told) from known"
 )
 _ALLOT: Final = "select now_seconds(), array(select nextval('place') from generate_series(1, %s)), version from topology"
-_ONE: Final[LiteralString] = (
+ONE: Final[LiteralString] = (
     _KNOWN
     + """,
     stored as (
@@ -109,11 +109,11 @@ class Intake:
         if len(copies) == 1:
             (copy,) = copies
             values = {"topology": self._routes.version, **dict(zip(("queue", "rank", "id", "envelope"), copy, strict=True))}
-            rows = await self._database.once(_ONE, values)
+            rows = await self._database.once(ONE, values)
             return [Receipt(publications[0].envelope.id)] if rows[0][0] else None
         queues, ranks, ids, envelopes = (list(column) for column in zip(*copies, strict=True))
         values = {"topology": self._routes.version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
-        rows = await self._database.once(_PLAIN, values)
+        rows = await self._database.once(PLAIN, values)
         return [Receipt(p.envelope.id) for p in publications] if rows[0][0] else None
 
     def _known(self, p: Publication) -> list[Known] | None:
