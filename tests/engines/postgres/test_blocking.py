@@ -206,10 +206,18 @@ def test_what_interrupts_a_thread_leaves_no_answer_for_the_next(postgres: Databa
     with psycopg.connect(postgres.url) as other:
         other.execute("set search_path = chappe")
         other.execute("lock table message in access exclusive mode")
-        interrupting = threading.Timer(0.5, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
+        interrupted = threading.Event()
+
+        def interrupt() -> None:
+            while not interrupted.wait(2.0):  # again, because Python drops what a signal raises inside of a finalizer
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        interrupting = threading.Thread(target=interrupt)
         interrupting.start()
         with pytest.raises(KeyboardInterrupt):
             stepped(publisher, to(name, "interrupted"))
+        interrupted.set()
+        interrupting.join()
         other.rollback()
     assert stepped(publisher, to(name, "next")) == ["next"]
     assert asyncio.run(waiting(postgres.url, name))[-1] == "next"
