@@ -213,11 +213,15 @@ def test_what_interrupts_a_thread_leaves_no_answer_for_the_next(postgres: Databa
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
         interrupting = threading.Thread(target=interrupt)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever another test made of it
         interrupting.start()
-        with pytest.raises(KeyboardInterrupt):
-            stepped(publisher, to(name, "interrupted"))
-        interrupted.set()
-        interrupting.join()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                stepped(publisher, to(name, "interrupted"))
+        finally:
+            interrupted.set()
+            interrupting.join()
+            signal.signal(signal.SIGINT, before)
         other.rollback()
     assert stepped(publisher, to(name, "next")) == ["next"]
     assert asyncio.run(waiting(postgres.url, name))[-1] == "next"
