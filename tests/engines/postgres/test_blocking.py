@@ -121,7 +121,8 @@ async def test_what_others_declare_meanwhile_is_seen(postgres: Database, name: s
 
 async def test_threads_share_one_connection(postgres: Database, name: str, make: Make) -> None:
     publisher = make(postgres.url, name)
-    before = sessions(postgres.url)
+    while sessions(postgres.url):  # what was closed before is gone a moment later
+        await asyncio.sleep(0.01)
 
     def work(n: int) -> None:
         assert publisher.takes([to(name)])
@@ -129,7 +130,7 @@ async def test_threads_share_one_connection(postgres: Database, name: str, make:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(80)))
-    assert sessions(postgres.url) == before + 1
+    assert sessions(postgres.url) == 1
     assert sorted(await waiting(postgres.url, name)) == sorted(f"m{n}" for n in range(80))
 
 
