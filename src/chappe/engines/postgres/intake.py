@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.envelopes import decode, encode
+from chappe.engines.postgres.envelopes import encode
 from chappe.engines.postgres.routes import Known, Routes
-from chappe.engines.postgres.storing import PENDING, Storing, pending_of
+from chappe.engines.postgres.storing import Storing, pending_of
 from chappe.errors import ChappeError, Unroutable
 from chappe.messages.envelope import Options, Publication, Receipt
 
@@ -142,8 +142,7 @@ class Intake:
         if options.replaces is not None:
             return await self._change(p, values)
         if rows := await self._database.once(_LOOK, values, repeatable=True):  # most often there is one
-            message_id, version, envelope = rows[0]
-            return [Receipt(str(message_id), "pending", int(version), decode(envelope))]
+            return [pending_of(*rows[0])]
         for _ in range(_ROUNDS):
             # Said twice it finds itself: an answer that was lost costs nothing.
             (row, *_), _corrected = await self._database.together([(_FIRST, values), (_CORRECT, values)], repeatable=True)
@@ -155,14 +154,14 @@ class Intake:
             if place is not None:
                 return [Receipt(p.envelope.id, "stored", int(place))]
             if pending_id is not None:
-                return [Receipt(pending_id, "pending", int(version), decode(pending))]
+                return [pending_of(pending_id, version, pending)]
         return None
 
     async def _change(self, p: Publication, values: dict[str, Any]) -> list[Receipt]:
         if rows := await self._database.once(_CHANGE, values):
             return [Receipt(str(rows[0][0]), "merged", int(rows[0][1]))]
-        rows = await self._database.once(PENDING, ([values["queue"]], [values["key"]]), repeatable=True)
-        return [pending_of(rows[0]) if rows else Receipt(p.envelope.id, "pending")]
+        rows = await self._database.once(_LOOK, values, repeatable=True)
+        return [pending_of(*rows[0]) if rows else Receipt(p.envelope.id, "pending")]
 
     # --- in a transaction
 

@@ -10,7 +10,7 @@ from typing import Final, LiteralString, NamedTuple
 
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.postgres import lines
-from chappe.engines.postgres.database import Collision, Cursor, Row
+from chappe.engines.postgres.database import Collision, Cursor
 from chappe.engines.postgres.envelopes import decode, encode
 from chappe.engines.postgres.flags import BEHIND, DELAYED, MERGES, READY, TRACKED, UNIQUE
 from chappe.engines.postgres.routes import Known, Routes
@@ -27,7 +27,7 @@ _INSERT: Final = """
         %s::bigint[], %s::bytea[]
     ) on conflict (queue, key) where pending do nothing returning place
 """
-PENDING: Final[LiteralString] = """
+_PENDING: Final[LiteralString] = """
     select queue, key, message_id, version, envelope from message
     where pending and (queue, key) in (select * from unnest(%s::integer[], %s::text[]))
 """
@@ -177,8 +177,8 @@ class Storing:
                 self._receipts[n] = found.get(line) or Receipt(self._all[n].envelope.id, "pending")
 
     async def _pending(self, asked: dict[tuple[int, str], int]) -> dict[tuple[int, str], Receipt]:
-        await self._cursor.execute(PENDING, ([queue for queue, _ in asked], [key for _, key in asked]))
-        return {(int(row[0]), str(row[1])): pending_of(row) for row in await self._cursor.fetchall()}
+        await self._cursor.execute(_PENDING, ([queue for queue, _ in asked], [key for _, key in asked]))
+        return {(int(row[0]), str(row[1])): pending_of(*row[2:]) for row in await self._cursor.fetchall()}
 
     def _line(self, n: int) -> tuple[int, str]:
         return next(known.id for known in self._taken[n] if known.owner is None), str(_options(self._all[n]).key)
@@ -283,7 +283,6 @@ def _flags(p: Publication) -> int:
     return (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if _merging(p) else 0)
 
 
-def pending_of(row: Row) -> Receipt:
+def pending_of(message_id: str, version: int, envelope: bytes) -> Receipt:
     """Return the receipt that shows what is pending."""
-    _, _, message_id, version, envelope = row
-    return Receipt(str(message_id), "pending", int(version), decode(envelope))
+    return Receipt(message_id, "pending", version, decode(envelope))
