@@ -213,7 +213,7 @@ class PostgresConsumer:
     async def _wait_to_be_told(self) -> None:
         session = await self._presence.number()
         queues = [known.id for name in self._names if (known := self._routes.queues.get(name)) is not None]
-        await self._database.once(_WAIT + " returning queue", (queues, session), repeatable=True)
+        await self._database.once(_WAIT, (queues, session), repeatable=True)
         self._waits = True
 
     def _hear(self, channel: str, payload: str) -> None:

@@ -138,7 +138,7 @@ class Database:
         async def execution(cursor: Cursor, said: _Said) -> list[Row]:
             said.is_final, said.is_repeatable = True, repeatable
             await cursor.execute(statement, values, prepare=True)
-            return await cursor.fetchall()
+            return await _rows(cursor)
 
         return await self._persist(execution)
 
@@ -150,7 +150,7 @@ class Database:
             connection = cursor.connection
             async with connection.pipeline(), connection.transaction():
                 said_of = [await connection.execute(statement, values, prepare=True) for statement, values in statements]
-            return [await one.fetchall() if one.description else [] for one in said_of]
+            return [await _rows(one) for one in said_of]
 
         return await self._persist(execution)
 
@@ -224,6 +224,11 @@ def _is_hung_up(connection: Connection) -> bool:
 def _cut(connection: Connection) -> None:
     with suppress(OSError, psycopg.OperationalError), socket.socket(fileno=os.dup(connection.fileno())) as same:
         same.shutdown(socket.SHUT_RDWR)
+
+
+async def _rows(cursor: Cursor) -> list[Row]:
+    """Return what a statement brought; one that only changes something brings nothing."""
+    return await cursor.fetchall() if cursor.description else []
 
 
 def _reason(error: BaseException) -> str:

@@ -57,9 +57,9 @@ _STATE: Final[LiteralString] = (
     from tracked t where t.message_id = %s
     """
 )
-_ASK: Final = "insert into asker values (%s, %s) on conflict do nothing returning session"
-_ASK_NO_MORE: Final = "delete from asker where message_id = %s and session = %s returning session"
-_PROGRESS: Final = "update tracked set progress = %s where message_id = %s or into_id = %s returning 1"
+_ASK: Final = "insert into asker values (%s, %s) on conflict do nothing"
+_ASK_NO_MORE: Final = "delete from asker where message_id = %s and session = %s"
+_PROGRESS: Final = "update tracked set progress = %s where message_id = %s or into_id = %s"
 _SESSIONS: Final[LiteralString] = (
     "select number, name, role, info, started_at, (select count(*) from running where session = number) from session"
     " where exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number) order by number"
