@@ -77,11 +77,13 @@ class RabbitConsumer:
         self._asked = 0
         self._waiting = 0
         self._stops = 0
+        self._has_shrunk = False  # RabbitMQ may still push as much as before
         self._idle: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     def resize(self, prefetch: int) -> None:
+        self._has_shrunk |= prefetch < self._prefetch
         self._prefetch = prefetch
 
     def holds(self, delivery: int) -> bool:
@@ -260,6 +262,8 @@ class RabbitConsumer:
     # --- settling
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
+        if self._has_shrunk:
+            await self._shrink()
         refusals: list[Refusal] = []
         plain: list[tuple[int, Item]] = []
         stored: list[tuple[Settlement, Item]] = []
@@ -297,6 +301,14 @@ class RabbitConsumer:
             except BrokerUnavailable as error:
                 refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in ended]
         return refusals
+
+    async def _shrink(self) -> None:
+        """Have nothing pushed into room that there is no more: what has to go back may lose its place to what is asked for right after."""
+        self._has_shrunk = False
+        async with self._subscriptions.changing:
+            if (link := self._subscriptions.live) is not None:
+                with contextlib.suppress(BrokerError):
+                    await self._subscriptions.end(link, [lane for lane in self._subscriptions.all() if lane.credit > self._prefetch])
 
     def _is_unsettled(self, item: Item) -> bool:
         """Tell whether RabbitMQ has lent it, and heard nothing of it yet."""
