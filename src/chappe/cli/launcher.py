@@ -18,15 +18,14 @@ import msgspec
 import setproctitle
 
 from chappe.cli.inherited import opened, unshareable
-from chappe.cli.lifetime import settle_down
 from chappe.cli.loading import find_app, hold, settings_of
 from chappe.cli.logs import set_up
+from chappe.lifetime import PARENT_VARIABLE, settle_down
 from chappe.output import end_now
 from chappe.supervisor.launcher import (
     CONTROL_VARIABLE,
     LARGEST,
     MOST_HANDLES,
-    PARENT_VARIABLE,
     Ended,
     Failed,
     Loaded,

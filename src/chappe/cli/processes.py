@@ -13,48 +13,38 @@ import socket
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import setproctitle
 
 from chappe import output
-from chappe.app import App
 from chappe.bus.draft import Draft, new_id
 from chappe.bus.loop import run
-from chappe.cli.deaths import telling_deaths
-from chappe.cli.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.cli.loading import chosen_queues, find_app, make_state_dir, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
-from chappe.cli.terminal import write
 from chappe.engines.file import preflight
 from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.database import PASSING
 from chappe.engines.file.owner import Ownership
-from chappe.engines.file.running_tables import folder_of
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
-from chappe.errors import AlreadyOwned, BrokerUnavailable, ChappeError, InvalidSettings
+from chappe.errors import AlreadyOwned, ChappeError, InvalidSettings
+from chappe.lifetime import Lifeline, end_with_parent, settle_down
 from chappe.settings import CONCURRENCY, Settings
-from chappe.supervisor.backoff import RENEWED
 from chappe.supervisor.environment import TOKEN_VARIABLE
 from chappe.supervisor.launcher import LISTEN_VARIABLE
 from chappe.supervisor.listening import bound, place_of
 from chappe.triggers.scheduler import Scheduler
 from chappe.words import counted
-from chappe.worker.heartbeat import Heartbeat
-from chappe.worker.running_table import RunningTable
-from chappe.worker.worker import Worker
+from chappe.worker.process import Pool, connect, work
 
 log = logging.getLogger("chappe.process")
 
 _LOCK_PATIENCE = 60.0
-_RENEW_CHECK = 1.0
 _LOOK = 0.1
 _BROKEN = 70
 
@@ -174,7 +164,7 @@ def worker(
     if suspects and settings.is_rabbitmq:
         raise InvalidSettings("--suspects needs the file or PostgreSQL: on RabbitMQ a message that a worker died with is not kept apart")
     try:
-        code = run(_work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects), settings, line))
+        code = run(work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects), settings, line))
     except ChappeError:
         raise
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
@@ -189,175 +179,6 @@ def worker(
 def _close_logs() -> None:
     output.flush_all()
     logging.shutdown()
-
-
-class Pool(NamedTuple):
-    """What a worker process was asked to be."""
-
-    name: str
-    queues: list[str]
-    concurrency: int
-    limits: dict[str, Any]
-    for_suspects: bool = False
-
-
-class _Pause:
-    """Takes TSTP and CONT from the first moment: operators see a process before it can take messages."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._worker: Worker | None = None
-        self._quiet = False
-        loop.add_signal_handler(signal.SIGTSTP, self._say, True)
-        loop.add_signal_handler(signal.SIGCONT, self._say, False)
-
-    def _say(self, quiet: bool) -> None:
-        self._quiet = quiet
-        if self._worker is not None:
-            self._worker.quiet(quiet)
-
-    def hold(self, worker: Worker) -> None:
-        """Tell this worker, from now on and what was said before."""
-        self._worker = worker
-        if self._quiet:
-            worker.quiet(True)
-
-
-async def _work(app: App, pool: Pool, settings: Settings, line: Lifeline) -> int:
-    name, queues, concurrency, limits, for_suspects = pool
-    loop = asyncio.get_running_loop()
-    table = RunningTable(folder_of(settings.path), concurrency)
-    app.bus.set_threads(concurrency)
-    cold = asyncio.Event()
-    stop = asyncio.Event()
-    told = {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "table": table.path.name}
-    connecting = loop.create_task(_connect(app, told | {"suspects": True} if for_suspects else told))
-
-    def warm() -> None:
-        if stop.is_set():
-            cold.set()
-        stop.set()
-        connecting.cancel()
-
-    loop.add_signal_handler(signal.SIGTERM, lambda: (stop.set(), connecting.cancel()))
-    loop.add_signal_handler(signal.SIGINT, warm)
-    loop.add_signal_handler(signal.SIGQUIT, lambda: (cold.set(), warm()))
-    for number in (signal.SIGTTIN, signal.SIGUSR1):
-        loop.add_signal_handler(number, _dump_tasks)
-    pause = _Pause(loop)
-    try:
-        connection = await connecting
-    except asyncio.CancelledError:
-        table.close()
-        return 0
-    if not queues:
-        line.ready()
-        line.beat_from_loop()
-        log.info("%s has no queue to serve: all commands of this application are handled where they are sent", name)
-        await stop.wait()
-        table.close()
-        await app.aclose()
-        return 0
-    lasting, temporary = app.registry.served(queues)
-    if for_suspects:
-        temporary = ()  # it would be sent what it is never lent
-    telling = contextlib.nullcontext() if settings.is_file else telling_deaths(connection.broker, settings.path)
-    async with telling, connection.broker.consume(lasting, prefetch=2 * concurrency, temporary=temporary) as consumer:
-        work = Worker(
-            app.bus,
-            consumer,
-            merging=app.merger,
-            ports=await app.ports(),
-            concurrency=concurrency,
-            table=table,
-            deploy_window=settings.deploy_window,
-        )
-        work.most = limits["max_messages"]
-
-        def beat(now: float) -> None:
-            table.beat(now)
-            line.beat()
-
-        heartbeat = Heartbeat(beat, work.blame_task)
-        heartbeat.start()
-        pause.hold(work)
-        log.info("%s serves %s with %s", name, ", ".join(queues), counted(concurrency, "slot"))
-        code = await _until_the_end(work, lambda: line.ready(table.path), stop, cold, grace=settings.grace, limits=limits)
-        heartbeat.stop()
-        log.info("%s ends after %s", name, counted(work.done + work.failed, "message"))
-    table.close()
-    await app.aclose()
-    return code
-
-
-async def _until_the_end(
-    work: Worker, ready: Callable[[], None], stop: asyncio.Event, cold: asyncio.Event, *, grace: float, limits: dict[str, Any]
-) -> int:
-    """Work until told to stop or due for renewal, end in order, and return the exit code."""
-    loop = asyncio.get_running_loop()
-    running = loop.create_task(work.run())
-    settle_down()
-    ready()
-    stopping, renewing = loop.create_task(stop.wait()), loop.create_task(_until_renewal(limits))
-    await asyncio.wait((running, stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        running.result()
-    code = 0 if stop.is_set() else RENEWED
-    ending = loop.create_task(work.stop(0.0 if cold.is_set() else grace))
-    cooling = loop.create_task(cold.wait())
-    await asyncio.wait((ending, cooling), return_when=asyncio.FIRST_COMPLETED)
-    cut = await (ending if ending.done() else work.stop(0.0))
-    if cut:
-        log.warning("cut off and gave back %s", counted(cut, "message"))
-    for task in (stopping, renewing, cooling, running):
-        task.cancel()
-    return code
-
-
-async def _connect(app: App, info: dict[str, Any]) -> Any:
-    """Connect for as long as it takes: an engine that is away comes back."""
-    while True:
-        try:
-            return await app.connection(info)
-        except BrokerUnavailable as error:
-            log.warning("waiting for the engine: %s", error)
-
-
-async def _until_renewal(limits: dict[str, Any]) -> None:
-    if limits["max_age"] is None and limits["max_memory"] is None:
-        await asyncio.Event().wait()
-    import psutil  # 1 MB that a worker without limits can do without
-
-    started = time.monotonic()
-    me = psutil.Process()
-    while True:
-        await asyncio.sleep(_RENEW_CHECK)
-        if limits["max_age"] is not None and time.monotonic() - started > limits["max_age"]:
-            return
-        if limits["max_memory"] is not None and me.memory_info().rss > limits["max_memory"] * 1024 * 1024:
-            return
-
-
-def _awaited(coroutine: Any) -> Iterator[FrameType]:
-    """Return the frames from a coroutine down to what it waits for; `Task.get_stack` stops at the first."""
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is not None:
-            yield frame
-        stepped = None if frame is None or not hasattr(coroutine, "gi_frame") else frame.f_locals.get("coroutine")  # of `Suspended`
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or stepped
-
-
-def _dump_tasks() -> None:
-    """Write the stacks of all tasks and threads to stderr."""
-    lines = [f"--- {time.strftime('%H:%M:%S')} process {os.getpid()}"]
-    for task in asyncio.all_tasks():
-        lines.append(f"task {task.get_name()}: {task.get_coro()!r}")
-        lines += [f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in _awaited(task.get_coro())]
-    names: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001 - the documented way to see threads  # pyright: ignore[reportPrivateUsage]
-    for identity, frame in names.items():
-        lines.append(f"thread {identity}")
-        lines += [line.rstrip() for line in traceback.format_stack(frame, limit=8)]
-    write("\n".join(lines))
 
 
 @click.command()
@@ -388,7 +209,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
             await super().startup(sockets)
             if self.started:
                 log.info("gateway listens on http://%s", place_of(settings.host, listener.getsockname()[1]))
-                connecting = asyncio.create_task(_connect(app, {"pid": os.getpid()}))
+                connecting = asyncio.create_task(connect(app, {"pid": os.getpid()}))
                 while not connecting.done() and not self.should_exit and not asked:
                     await asyncio.wait((connecting,), timeout=_LOOK)
                 if asked or self.should_exit:  # also a signal that came before uvicorn could hear it
@@ -429,7 +250,7 @@ def scheduler(ctx: click.Context) -> None:
     log.info("%s: %s", counted(len(names), "schedule"), ", ".join(names) or "none")
 
     async def main() -> None:
-        connection = await _connect(app, {"pid": os.getpid()})
+        connection = await connect(app, {"pid": os.getpid()})
         turning = Scheduler(
             app.schedules,
             connection.store,

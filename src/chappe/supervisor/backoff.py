@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-RENEWED: Final = 77  # what a worker ends with after its messages, age or memory
+from chappe.lifetime import RENEWED
+
 CONFIGURATION: Final = 78
 HEALTHY_AFTER: Final = 10.0
 _PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping
 
 from chappe.engines.file.running_tables import started_by
-from chappe.supervisor.launcher import PARENT_VARIABLE, READY_VARIABLE, Launcher, Process
+from chappe.lifetime import PARENT_VARIABLE, READY_VARIABLE
+from chappe.supervisor.launcher import Launcher, Process
 from chappe.supervisor.plan import ChildSpec
 from chappe.supervisor.release import Release
 

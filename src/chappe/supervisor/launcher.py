@@ -14,14 +14,13 @@ from typing import Final, Protocol, assert_never
 import msgspec
 
 from chappe.errors import ChildFailed
+from chappe.lifetime import PARENT_VARIABLE
 from chappe.search_path import child_command
 
 log = logging.getLogger("chappe.supervisor")
 
 CONTROL_VARIABLE: Final = "CHAPPE_CONTROL_FD"
 LISTEN_VARIABLE: Final = "CHAPPE_LISTEN_FD"
-PARENT_VARIABLE: Final = "CHAPPE_PARENT_FD"
-READY_VARIABLE: Final = "CHAPPE_READY_FD"
 
 UNKNOWN_END: Final = 70  # the exit code of a process whose launcher ended before it
 LARGEST: Final = 64 * 1024  # bytes of one frame between supervisor and launcher

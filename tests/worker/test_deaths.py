@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from chappe.cli.deaths import tell_deaths, telling_deaths
 from chappe.engines.contract.broker import Broker, Death
 from chappe.engines.file.running_tables import BLOCKED, HEADER, KILL_AFTER, SLOT, folder_of
 from chappe.errors import BrokerUnavailable
+from chappe.worker.deaths import tell_deaths, telling_deaths
 
 
 class Judge:

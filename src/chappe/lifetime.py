@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from chappe.output import end_now
-from chappe.supervisor.launcher import PARENT_VARIABLE, READY_VARIABLE
 
+PARENT_VARIABLE: Final = "CHAPPE_PARENT_FD"
+READY_VARIABLE: Final = "CHAPPE_READY_FD"
+RENEWED: Final = 77  # the exit code of a worker that ends after its messages, age or memory
 BEAT: Final = 1.0  # seconds between two signs of life
 _LAST_GRACE = 10.0
 _LOOK = 0.1
