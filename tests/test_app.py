@@ -721,7 +721,7 @@ def test_an_event_without_subscribers_is_archived_and_no_error() -> None:
         assert t.publish(BidLost(lot="vase")).outcome == "stored"
 
         async def archived() -> Sequence[Any]:
-            return await (await app.connection()).store.archived(0, 10)
+            return (await (await app.connection()).store.archived(0, 10)).records
 
         (record,) = app.wait_for(archived())
         assert (record.seq, record.routing_key) == (1, "bid.lost")

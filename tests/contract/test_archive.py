@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
 from chappe.engines.contract.archive import Record
 from chappe.engines.contract.broker import Ack
-from chappe.errors import Unroutable
+from chappe.errors import BrokerUnavailable, Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Topology, bind
 
@@ -31,13 +32,13 @@ def gap_free(records: list[Record]) -> bool:
 
 
 async def test_the_archive_is_empty_at_first(peer: Peer) -> None:
-    assert await peer.store.archived(0, 10) == []
+    assert (await peer.store.archived(0, 10)).records == []
 
 
 async def test_a_record_tells_when_where_and_what(engine: EngineUnderTest, peer: Peer) -> None:
     before = engine.now()
     await send(peer, sent := event("kept", "taken.x"))
-    (record,) = await peer.store.archived(0, 10)
+    (record,) = (await peer.store.archived(0, 10)).records
     assert (record.exchange, record.routing_key, record.envelope) == ("kept", "taken.x", sent.envelope)
     assert before <= record.at <= engine.now()
     assert record.seq > 0
@@ -46,7 +47,7 @@ async def test_a_record_tells_when_where_and_what(engine: EngineUnderTest, peer:
 async def test_records_are_in_the_order_of_publishing_without_a_gap(peer: Peer) -> None:
     for start in range(0, 30, 10):
         await send(peer, *[event(("kept", "also")[n % 2], "taken.x", str(n)) for n in range(start, start + 10)])
-    records = await peer.store.archived(0, 100)
+    records = (await peer.store.archived(0, 100)).records
     assert shown(records) == [str(n) for n in range(30)]
     assert gap_free(records)
 
@@ -58,7 +59,7 @@ async def test_what_is_published_at_once_leaves_no_gap(engine: EngineUnderTest, 
             await send(sender, event("kept", "x", f"{number}.{n}"))
 
     await asyncio.gather(*[publish(n) for n in range(5)])
-    records = await peer.store.archived(0, 100)
+    records = (await peer.store.archived(0, 100)).records
     assert len(records) == 50
     assert gap_free(records)
     for number in range(5):
@@ -67,24 +68,24 @@ async def test_what_is_published_at_once_leaves_no_gap(engine: EngineUnderTest, 
 
 async def test_only_archiving_exchanges_are_archived(peer: Peer) -> None:
     await send(peer, event("plain", "x", "plain"), to("q", "default"), event("kept", "taken.x", "kept"))
-    assert shown(await peer.store.archived(0, 10)) == ["kept"]
+    assert shown((await peer.store.archived(0, 10)).records) == ["kept"]
 
 
 async def test_an_event_is_archived_once_whether_nobody_one_or_many_take_it(peer: Peer) -> None:
     await peer.broker.declare(Topology((), (bind("r", "kept:taken.x"),)))
     await send(peer, event("kept", "nobody", "0"), event("kept", "taken.y", "1"), event("kept", "taken.x", "2"))
-    assert shown(await peer.store.archived(0, 10)) == ["0", "1", "2"]
+    assert shown((await peer.store.archived(0, 10)).records) == ["0", "1", "2"]
 
 
 async def test_a_reader_goes_on_after_what_it_has_seen(peer: Peer) -> None:
     await send(peer, *[event("kept", "x", str(n)) for n in range(10)])
     seen: list[Record] = []
-    while page := await peer.store.archived(seen[-1].seq if seen else 0, 3):
+    while page := (await peer.store.archived(seen[-1].seq if seen else 0, 3)).records:
         assert len(page) <= 3
         seen += page
     assert shown(seen) == [str(n) for n in range(10)]
     await send(peer, event("kept", "x", "new"))
-    assert shown(await peer.store.archived(seen[-1].seq, 3)) == ["new"]
+    assert shown((await peer.store.archived(seen[-1].seq, 3)).records) == ["new"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ async def test_a_reader_goes_on_after_what_it_has_seen(peer: Peer) -> None:
 )
 async def test_a_pattern_chooses_by_routing_key(peer: Peer, pattern: str, wanted: str) -> None:
     await send(peer, *[event("kept", key, str(n)) for n, key in enumerate(("a.b", "a.c", "b.c", "a.b.c"))])
-    assert "".join(shown(await peer.store.archived(0, 10, pattern=pattern))) == wanted
+    assert "".join(shown((await peer.store.archived(0, 10, pattern=pattern)).records)) == wanted
 
 
 async def test_a_pattern_finds_what_is_far_behind_the_limit(peer: Peer) -> None:
@@ -103,8 +104,8 @@ async def test_a_pattern_finds_what_is_far_behind_the_limit(peer: Peer) -> None:
         event("kept", "noise"),
         event("kept", "wanted.2", "2"),
     )
-    (first,) = await peer.store.archived(0, 1, pattern="wanted.*")
-    assert shown([first, *await peer.store.archived(first.seq, 1, pattern="wanted.*")]) == ["1", "2"]
+    (first,) = (await peer.store.archived(0, 1, pattern="wanted.*")).records
+    assert shown([first, *(await peer.store.archived(first.seq, 1, pattern="wanted.*")).records]) == ["1", "2"]
 
 
 async def test_what_was_not_published_leaves_no_gap(peer: Peer) -> None:
@@ -113,7 +114,7 @@ async def test_what_was_not_published_leaves_no_gap(peer: Peer) -> None:
         await peer.broker.publish([event("kept", "x", "never"), to("missing")])
     assert [r.outcome for r in await peer.broker.publish([event("kept", "x", "double", unique="u")])] == ["duplicate"]
     await send(peer, event("kept", "x", "2"))
-    records = await peer.store.archived(0, 10)
+    records = (await peer.store.archived(0, 10)).records
     assert shown(records) == ["1", "2"]
     assert gap_free(records)
 
@@ -124,13 +125,13 @@ async def test_what_an_ack_publishes_is_archived_and_what_a_refused_one_publishe
         delivery = await one(consumer)
         await consumer.settle([Ack(delivery.tag, (event("kept", "x", "never"), to("missing")))])
         await settle(consumer, Ack(delivery.tag, (event("kept", "x", "then"),)))
-    assert shown(await peer.store.archived(0, 10)) == ["then"]
+    assert shown((await peer.store.archived(0, 10)).records) == ["then"]
 
 
 async def test_what_a_schedule_and_a_mark_publish_is_archived(peer: Peer) -> None:
     await peer.store.fire("s", 1.0, [event("kept", "x", "fired")])
     await peer.store.mark("1", "h", [event("kept", "x", "marked")])
-    assert shown(await peer.store.archived(0, 10)) == ["fired", "marked"]
+    assert shown((await peer.store.archived(0, 10)).records) == ["fired", "marked"]
 
 
 async def test_taking_and_purging_leave_the_archive_as_it_is(engine: EngineUnderTest, peer: Peer) -> None:
@@ -138,7 +139,7 @@ async def test_taking_and_purging_leave_the_archive_as_it_is(engine: EngineUnder
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         await settle(consumer, Ack((await one(consumer)).tag))
     await peer.broker.purge("q")
-    assert shown(await peer.store.archived(0, 10)) == ["1", "2"]
+    assert shown((await peer.store.archived(0, 10)).records) == ["1", "2"]
     assert await drain(engine, peer, "q") == []
 
 
@@ -148,6 +149,93 @@ async def test_the_archive_goes_on_without_a_gap_after_a_restart(engine: EngineU
     await engine.restart()
     peer = await engine.connect()
     await send(peer, event("kept", "x", "3"))
-    records = await peer.store.archived(0, 10)
+    records = (await peer.store.archived(0, 10)).records
     assert shown(records) == ["0", "1", "2", "3"]
     assert gap_free(records)
+
+
+async def test_m4_a_page_in_which_nothing_fits_moves_on_all_the_same(peer: Peer) -> None:
+    await send(peer, *[event("kept", "noise") for _ in range(7)])
+    page = await peer.store.archived(2, 10, pattern="wanted.*")
+    assert (page.records, page.cursor, page.end, page.lost) == ([], 7, 7, 0)
+    assert (await peer.store.archived(7, 10, pattern="wanted.*")).cursor == 7
+
+
+async def test_m4_the_cursor_stops_where_the_limit_was_reached(peer: Peer) -> None:
+    await send(peer, *[event("kept", key, key) for key in ("a.1", "b.1", "a.2", "b.2", "a.3")])
+    page = await peer.store.archived(0, 2, pattern="a.*")
+    assert (shown(page.records), page.end) == (["a.1", "a.2"], 5)
+    assert shown((await peer.store.archived(page.cursor, 2, pattern="a.*")).records) == ["a.3"]
+    assert (await peer.store.archived(0, 0)).end == 5
+
+
+async def test_m4_a_position_of_another_archive_is_told_by_a_smaller_cursor(peer: Peer) -> None:
+    await send(peer, event("kept", "x"))
+    page = await peer.store.archived(1000, 10)
+    assert (page.records, page.cursor, page.end) == ([], 1, 1)
+
+
+async def test_d12_whoever_waits_at_the_end_is_answered_by_the_next_event(peer: Peer, engine: EngineUnderTest) -> None:
+    await send(peer, event("kept", "x", "old"))
+    other = await engine.connect()
+    waiting = [asyncio.ensure_future(peer.store.archived(1, 10, pattern=pattern, wait=600.0)) for pattern in ("#", "x", "y")]
+    await asyncio.sleep(engine.quiet)
+    assert not any(task.done() for task in waiting)
+    await send(other, event("kept", "x", "new"))
+    pages = [await asyncio.wait_for(task, 60.0) for task in waiting]
+    assert [shown(page.records) for page in pages] == [["new"], ["new"], []]
+    assert {page.cursor for page in pages} == {2}
+
+
+async def test_d12_no_event_is_missed_between_two_waits(peer: Peer, engine: EngineUnderTest) -> None:
+    await send(peer, event("kept", "x", "0"))
+    other, seen, cursor = await engine.connect(), [], 1
+    publishing = asyncio.ensure_future(_publish_one_by_one(other, 50))
+    while len(seen) < 50:
+        page = await asyncio.wait_for(peer.store.archived(cursor, 100, wait=600.0), 60.0)
+        seen, cursor = seen + shown(page.records), page.cursor
+    await publishing
+    assert seen == [str(n) for n in range(50)]
+
+
+async def _publish_one_by_one(peer: Peer, count: int) -> None:
+    for n in range(count):
+        await send(peer, event("kept", "x", str(n)))
+
+
+async def test_a_wait_for_the_archive_ends_without_an_event(peer: Peer) -> None:
+    await send(peer, event("kept", "x"))
+    page = await peer.store.archived(1, 10, wait=0.05)
+    assert (page.records, page.cursor, page.lost) == ([], 1, 0)
+
+
+@pytest.mark.disconnects
+async def test_h11_a_wait_for_the_archive_outlives_a_lost_connection(peer: Peer, engine: EngineUnderTest) -> None:
+    await send(peer, event("kept", "x", "old"))
+    waiting = asyncio.ensure_future(_next_records(peer))
+    await asyncio.sleep(engine.quiet)
+    async with peer.cut():
+        await send(await engine.connect(), event("kept", "x", "while cut"))
+    assert shown(await asyncio.wait_for(waiting, 60.0)) == ["while cut"]
+
+
+async def _next_records(peer: Peer) -> list[Record]:
+    while True:
+        with contextlib.suppress(BrokerUnavailable):
+            if records := (await peer.store.archived(1, 10, wait=600.0)).records:
+                return records
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.restarts
+async def test_h10_the_position_of_a_follower_is_kept_over_a_restart_until_it_is_forgotten(peer: Peer, engine: EngineUnderTest) -> None:
+    assert dict(await peer.store.followers()) == {}
+    await peer.store.keep_position("a", 0)
+    await peer.store.keep_position("b", 5)
+    await peer.store.keep_position("a", 7)
+    await engine.restart()
+    peer = await engine.connect()
+    assert dict(await peer.store.followers()) == {"a": 7, "b": 5}
+    await peer.store.keep_position("b", None)
+    await peer.store.keep_position("b", None)
+    assert dict(await peer.store.followers()) == {"a": 7}

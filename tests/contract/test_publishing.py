@@ -163,7 +163,7 @@ async def test_a_thousand_messages_are_published_in_one_call(peer: Peer) -> None
 async def test_an_exchange_that_archives_needs_no_taker(peer: Peer) -> None:
     await peer.broker.declare(Topology((Exchange("kept", archive=3600.0),)))
     await send(peer, event("kept", "nobody.listens", "a"))
-    assert [r.envelope.body for r in await peer.store.archived(0, 10)] == [b"a"]
+    assert [r.envelope.body for r in (await peer.store.archived(0, 10)).records] == [b"a"]
 
 
 async def test_an_exchange_that_does_not_archive_needs_a_taker(peer: Peer) -> None:

@@ -42,10 +42,10 @@ _BEAT: Final = 2.0
 _SWEEP: Final = 1.0
 _LATE: Final = 0.01
 _RETRY: Final = 0.05
-_WAITS: Final = frozenset({"receive", "result"})
-_HARMLESS: Final = frozenset({  # they only read; two may be said again: a process begins with them, and waits for its engine so long
-    "archived", "begin_schedules", "cancel", "declare", "depth", "last_fired", "letter", "list_letters", "marks", "overview", "peek",
-    "ping", "result", "state", "subscribe",
+_WAITS: Final = frozenset({"receive", "result", "await_archived"})
+_HARMLESS: Final = frozenset({  # they only read, or may be said again: a process begins with some of them, and waits for its engine so long
+    "archived", "await_archived", "begin_schedules", "cancel", "declare", "depth", "followers", "keep_position", "last_fired", "letter",
+    "list_letters", "marks", "overview", "peek", "ping", "result", "state", "subscribe",
 })  # fmt: skip
 
 Decode = Callable[[Raw], Any]
@@ -210,6 +210,8 @@ class Client:
                 except UnsafeStorage as error:  # it does not pass by itself
                     self._fail_all(error)
                 except OSError:
+                    for call in [call for call in self._calls.values() if call.verb == "await_archived"]:
+                        self._answer(call, False)  # nobody is there who would tell
                     if self._may_own_file and any(call.verb not in _WAITS for call in self._calls.values()):
                         self._own_for_a_moment()
                 if self._wanted:

@@ -10,7 +10,7 @@ from msgspec import Raw
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.file.queues import MERGES, TRACKED, UNIQUE, QueueState
 from chappe.engines.file.seal import seal, unseal
-from chappe.engines.file.turn import DELAY, INSERT, Turn
+from chappe.engines.file.turn import ARCHIVED, DELAY, INSERT, Turn
 from chappe.engines.file.wire import Posted
 from chappe.errors import CorruptStorage, KeyReused, Unroutable
 
@@ -53,6 +53,7 @@ class Intake:
         if rows:
             self._turn.db.executemany(INSERT, rows)
         if archived:
+            self._turn.finished.append(ARCHIVED)
             self._turn.db.executemany(
                 "insert into archive (at, exchange, routing_key, message_id, envelope) values (?, ?, ?, ?, ?)", archived
             )

@@ -109,6 +109,8 @@ def _tally(row: Row, _: float) -> str | None:
     name = row["name"]
     if name.startswith("queue "):
         return None if name[6:].isdecimal() and min(msgspec.structs.astuple(_counts(row["value"]))) >= 0 else "its counts cannot be"
+    if name.startswith("follower "):
+        return None if msgspec.json.decode(row["value"], type=int) >= 0 else "its position cannot be"
     _serials(row["value"])
     return None if name.startswith("client ") else "it counts nothing known"
 

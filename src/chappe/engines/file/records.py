@@ -16,6 +16,7 @@ from chappe.errors import NotFound
 from chappe.messages.topology import passes
 
 _LOOKED_AT_ONCE: Final = 10_000
+_ROOM: Final = 4 * 1024 * 1024  # bytes of envelopes in one answer, or one envelope
 _DELETED_AT_ONCE: Final = 5_000
 SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 
@@ -125,21 +126,44 @@ class Records:
         turn.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
         return wait
 
-    def archived(self, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int]:
-        """Return archived messages in order, with a pattern only those whose routing key fits, and how far was looked."""
+    def archived(self, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int, int, int]:
+        """Return archived messages in order, only those whose routing key fits; then `cursor`, `end` and `lost` of `Page`."""
+        end, limit = self.archive_end(), max(0, min(limit, 1000))
+        if after >= end or not limit:
+            return [], min(after, end), end, 0
         rows = self._turn.db.execute(
             "select seq, at, exchange, routing_key, message_id, envelope from archive where seq > ? order by seq limit ?",
             (after, _LOOKED_AT_ONCE),
         )
-        limit = max(0, min(limit, 1000))
         found: list[Any] = []
+        cursor, looked, room = after, 0, _ROOM
         for seq, at, exchange, key, message_id, stored in rows:
-            if len(found) >= limit:
-                return found, int(seq) - 1
             if pattern == "#" or passes("topic", pattern, str(key)):
+                room -= len(stored)
+                if found and (len(found) >= limit or room < 0):
+                    break
                 found.append((seq, at, exchange, key, Raw(unseal_or_stand_in(stored, message_id))))
-            after = int(seq)
-        return found, after
+            cursor, looked = int(seq), looked + 1
+        else:
+            cursor = cursor if looked == _LOOKED_AT_ONCE else end
+        return found, cursor, end, cursor - after - looked
+
+    def archive_end(self) -> int:
+        """Return the number of the last event that was archived, kept or not."""
+        row = self._turn.db.execute("select seq from sqlite_sequence where name = 'archive'").fetchone()
+        return 0 if row is None else int(row[0])
+
+    def followers(self) -> dict[str, int]:
+        """Return the positions of followers."""
+        rows = self._turn.db.execute("select name, value from tally where name >= 'follower ' and name < 'follower!'").fetchall()
+        return {str(name)[9:]: msgspec.json.decode(value, type=int) for name, value in rows}
+
+    def keep_position(self, follower: str, position: Number | None) -> None:
+        """Keep how far a follower is, or forget it."""
+        self._turn.write()
+        self._turn.db.execute("delete from tally where name = ?", (f"follower {follower}",))
+        if position is not None:
+            self._turn.db.execute("insert into tally values (?, ?)", (f"follower {follower}", msgspec.json.encode(position)))
 
     def prune(self) -> bool:
         """Delete a bounded part of what was kept long enough; says whether that was all."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from chappe.engines.contract.archive import Record
+from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, State
 from chappe.engines.file.client import Client
@@ -18,12 +19,13 @@ _state: Final = msgspec.msgpack.Decoder(State).decode
 _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...], int]
 _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
-_records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int]).decode
+_records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int, int, int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
 _carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 _RESULT_MARGIN = 5.0
+_LOOK: Final = 0.25  # seconds between two looks into the archive where no engine runs that would tell
 
 
 class FileStore:
@@ -88,15 +90,23 @@ class FileStore:
     async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
         return await self._client.call("import_letters", [_buried(queue, c) for c in letters])
 
-    async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
-        found: list[Record] = []
-        while len(found) < limit:  # the engine looks at so many at once, whether they fit or not
-            rows, looked = await self._client.call("archived", after, limit - len(found), pattern, decode=_records)
-            found += [Record(*row) for row in rows]
-            if looked == after:
-                break
-            after = looked
-        return found
+    async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
+        page = await self._page(after, limit, pattern)
+        if wait <= 0 or page.end != after:
+            return page
+        if not await self._client.call("await_archived", after, wait, deadline=wait + _RESULT_MARGIN):
+            await asyncio.sleep(min(wait, _LOOK))
+        return await self._page(after, limit, pattern)
+
+    async def _page(self, after: int, limit: int, pattern: str) -> Page:
+        rows, *position = await self._client.call("archived", after, limit, pattern, decode=_records)
+        return Page([Record(*row) for row in rows], *position)
+
+    async def followers(self) -> Mapping[str, int]:
+        return await self._client.call("followers")
+
+    async def keep_position(self, follower: str, position: int | None) -> None:
+        await self._client.call("keep_position", follower, position)
 
     async def engine(self) -> dict[str, Any]:
         return (await self.overview())["engine"]  # its counts are kept

@@ -22,6 +22,7 @@ from chappe.messages.codec import encode_json
 INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+ARCHIVED: Final = ""  # among what is finished: something was archived
 _IDS_AT_ONCE: Final = 1_000_000
 _TALLY = "insert or replace into tally values (?, ?)"
 _serials = msgspec.json.Decoder(tuple[int, list[int], float]).decode

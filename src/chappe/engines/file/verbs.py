@@ -217,7 +217,10 @@ def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dic
 
 _OWN: Final = ("declare", "subscribe", "publish", "settle", "depth", "purge", "peek", "overview", "export_messages")
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
-    "records": (Records, ("mark", "marks", "take", "begin_schedules", "fire", "last_fired", "state", "progress", "archived")),
+    "records": (
+        Records,
+        ("mark", "marks", "take", "begin_schedules", "fire", "last_fired", "state", "progress", "archived", "followers", "keep_position"),
+    ),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }

@@ -13,7 +13,8 @@ from chappe.engines.file.connection import BrokenProtocol, Connection, Hello
 from chappe.engines.file.dispatch import Receiver
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.records import Records
-from chappe.engines.file.wire import PROTOCOL, Request, Wait, encode
+from chappe.engines.file.turn import ARCHIVED
+from chappe.engines.file.wire import PROTOCOL, Number, Request, Wait, encode
 from chappe.errors import BrokerError, ChappeError
 
 _MOST_WAITING: Final = 1_000  # requests of one client that wait for deliveries
@@ -22,6 +23,7 @@ _LARGEST_INFO: Final = 64 * 1024  # bytes that a client may say of itself
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
 _receive: Final = msgspec.msgpack.Decoder(tuple[list[str], Annotated[int, msgspec.Meta(le=1_000_000)], Wait]).decode
 _result: Final = msgspec.msgpack.Decoder(tuple[str, Wait]).decode
+_archived: Final = msgspec.msgpack.Decoder(tuple[Number, Wait]).decode
 _cancel: Final = msgspec.msgpack.Decoder(tuple[int]).decode
 
 
@@ -99,28 +101,37 @@ class Waits:
         state = self._records.state(message_id)
         if state["state"] in ("done", "dead") or wait <= 0:
             connection.answer(request.serial, state)
-            return
+        else:
+            self._wait(connection, request, message_id, wait, lambda: self._records.state(message_id))
 
-        def answer() -> None:
-            try:
-                connection.answer(request.serial, self._records.state(message_id))
-            except ChappeError as error:  # what is known of a message that ended is forgotten some day
-                connection.refuse(request.serial, error)
+    def await_archived(self, connection: Connection, request: Request) -> None:
+        """Answer when something was archived behind a position, or after the wait."""
+        after, wait = _archived(request.arguments)
+        if self._records.archive_end() != after or wait <= 0:
+            connection.answer(request.serial, True)
+        else:
+            self._wait(connection, request, ARCHIVED, wait, lambda: True)
+
+    def _wait(self, connection: Connection, request: Request, key: str, wait: float, look: Callable[[], Any]) -> None:
+        """Answer with what is seen when something of this key is finished, or after the wait."""
 
         def wake(_: Any) -> None:
             timer.cancel()
             connection.waiting.pop(request.serial, None)
-            waiting = self._waiters.get(message_id)
+            waiting = self._waiters.get(key)
             if waiting is not None and wake in waiting:
                 waiting.remove(wake)
                 if not waiting:
-                    del self._waiters[message_id]
+                    del self._waiters[key]
             if not connection.closed:
-                answer()
+                try:
+                    connection.answer(request.serial, look())
+                except ChappeError as error:  # what is known of a message that ended is forgotten some day
+                    connection.refuse(request.serial, error)
                 connection.flush()
 
         timer = self._loop.call_later(wait, wake, None)
-        self._waiters[message_id].append(wake)
+        self._waiters[key].append(wake)
         connection.waiting[request.serial] = wake
 
     def hand_over(self) -> None:

@@ -136,6 +136,7 @@ create table archive (
 );
 create table archive_head (seq bigint not null);
 insert into archive_head values (0);
+create table follower (name text primary key, position bigint not null);
 
 create table session (
     number integer primary key,

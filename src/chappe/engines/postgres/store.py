@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, LiteralString, cast
 
 import msgspec
 
 from chappe.bounds import CLOCKS_APART
-from chappe.engines.contract.archive import Record
+from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, State
 from chappe.engines.postgres.broker import PostgresBroker
@@ -18,6 +19,7 @@ from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.letters import Letters
 from chappe.engines.postgres.presence import ENDED, LIVES
+from chappe.engines.postgres.storing import ARCHIVED
 from chappe.engines.postgres.transfer import Transfer
 from chappe.errors import NotFound
 from chappe.messages.envelope import Publication, Receipt
@@ -64,8 +66,11 @@ _SESSIONS: Final[LiteralString] = (
     "select number, name, role, info, started_at, (select count(*) from running where session = number) from session"
     " where exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number) order by number"
 )
+_END: Final = "select seq from archive_head"
 _ARCHIVED: Final = "select seq, at, exchange, routing_key, envelope from archive where seq > %s order by seq limit %s"
 _LOOKED_AT_ONCE: Final = 1000
+_KEEP: Final = "insert into follower values (%s, %s) on conflict (name) do update set position = excluded.position"
+_WAIT_FOR_OTHERS: Final = "select seq from archive_head for share"  # who archives now may not have seen who listens
 _AGAIN: Final = 1.0  # seconds after which somebody who waits for a result looks by himself
 
 
@@ -82,7 +87,9 @@ class PostgresStore:
         self._letters = Letters(self._database, self._routes)
         self._transfer = Transfer(self._database, self._routes, self._presence)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._listening: int | None = None  # the session that is told when something is archived
         self._presence.on_told.append(self._hear)
+        self._presence.on_entered.append(lambda _: self._hear(ENDED, ARCHIVED))  # what came meanwhile was told to nobody
 
     # --- marks, budgets, schedules
 
@@ -221,18 +228,66 @@ class PostgresStore:
 
     # --- the whole
 
-    async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
-        limit = max(0, min(limit, 1000))
+    async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
+        page = await self._page(after, limit, pattern)
+        if wait <= 0 or page.end != after:
+            return page
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        until = loop.time() + wait
+        self._waiting[ARCHIVED].add(told)
+        try:
+            while True:
+                told.clear()
+                await self._listen()
+                page = await self._page(after, limit, pattern)
+                if page.end != after or loop.time() >= until:
+                    return page
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await told.wait()
+        finally:
+            self._waiting[ARCHIVED].discard(told)
+
+    async def _page(self, after: int, limit: int, pattern: str) -> Page:
+        limit = max(0, min(limit, _LOOKED_AT_ONCE))
+        most = limit if pattern == "#" else _LOOKED_AT_ONCE
+        statements: list[tuple[LiteralString, Any]] = [(_END, ()), (_ARCHIVED, (after, most if limit else 0))]
+        ((end,),), rows = await self._database.together(statements, repeatable=True)
+        if after >= end or not limit:
+            return Page([], min(after, end), end)
         found: list[Record] = []
-        while len(found) < limit:
-            rows = await self._database.once(_ARCHIVED, (after, _LOOKED_AT_ONCE), repeatable=True)
-            for seq, at, exchange, key, envelope in rows:
-                after = int(seq)
-                if len(found) < limit and (pattern == "#" or passes("topic", pattern, str(key))):
-                    found.append(Record(after, float(at), exchange, key, decode(envelope)))
-            if len(rows) < _LOOKED_AT_ONCE:
-                break
-        return found
+        cursor, looked = after, 0
+        for seq, at, exchange, key, envelope in rows:
+            if pattern == "#" or passes("topic", pattern, str(key)):
+                if len(found) >= limit:
+                    break
+                found.append(Record(int(seq), float(at), exchange, key, decode(envelope)))
+            cursor, looked = int(seq), looked + 1
+        else:
+            cursor = cursor if len(rows) == most else max(cursor, end)
+        return Page(found, cursor, max(cursor, end), cursor - after - looked)
+
+    async def _listen(self) -> None:
+        """Have this session be told whenever something is archived."""
+        number = await self._presence.number()
+        if self._listening == number:
+            return
+
+        async def work(cursor: Cursor) -> None:
+            await cursor.execute(_ASK, (ARCHIVED, number))
+            await cursor.execute(_WAIT_FOR_OTHERS)
+
+        await self._database.run(work, repeatable=True)
+        self._listening = number
+
+    async def followers(self) -> Mapping[str, int]:
+        return dict(await self._database.once("select name, position from follower", (), repeatable=True))
+
+    async def keep_position(self, follower: str, position: int | None) -> None:
+        if position is None:
+            await self._database.once("delete from follower where name = %s", (follower,), repeatable=True)
+        else:
+            await self._database.once(_KEEP, (follower, position), repeatable=True)
 
     async def engine(self) -> dict[str, Any]:
         ((version,),) = await self._database.once("select current_setting('server_version')", (), repeatable=True)

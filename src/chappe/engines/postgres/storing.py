@@ -64,6 +64,9 @@ _ARCHIVE: Final = """
     insert into archive select before + number, now_seconds(), exchange, routing_key, id, envelope
     from head, unnest(%s::text[], %s::text[], %s::text[], %s::bytea[]) with ordinality as t (exchange, routing_key, id, envelope, number)
 """
+ARCHIVED: Final = ""  # what those ask for, in place of a message, who wait for the archive
+# A statement of its own: only what begins when it has the head sees everybody who listens.
+_TELL_ARCHIVED: Final = "select pg_notify('chappe_ended', '') where exists (select 1 from asker where message_id = '')"
 _ROUNDS: Final = 5
 
 
@@ -268,6 +271,7 @@ class Storing:
         if kept:
             columns = ([p.exchange for p in kept], [p.routing_key for p in kept], [p.envelope.id for p in kept])
             await self._cursor.execute(_ARCHIVE, (len(kept), len(kept), *columns, [encode(p.envelope) for p in kept]))
+            await self._cursor.execute(_TELL_ARCHIVED)
 
 
 def _options(p: Publication) -> Options:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
+from chappe.engines.contract.archive import Page, Record
 from chappe.engines.rabbitmq.lanes import ARCHIVE
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.properties import envelope_of, published_at
@@ -15,38 +16,38 @@ from chappe.messages.topology import passes
 _AT_ONCE: Final = 1000
 _EMPTY: Final = 0.3  # seconds of silence after which a stream is believed to have nothing at all
 OFFSET: Final = "x-stream-offset"
-Found = tuple[int, float, str, str, Any]
 
 
-async def read(link: Link, after: int, limit: int, pattern: str) -> list[Found]:
-    """Give up to `limit` records with a number larger than `after`: number, time, exchange, routing key, envelope.
-
-    A record's number is its offset in the stream plus one.
-    """
-    end = await _last(link)
-    if end is None or end <= after or limit <= 0:
-        return []
-    found: list[Found] = []
-    seen = after
+async def read(link: Link, after: int, limit: int, pattern: str, wait: float = 0.0) -> Page:
+    """See `Archive.archived`; a record's number is its offset in the stream plus one."""
+    end = await _last(link) or 0
+    if limit <= 0 or end < after or (end == after and wait <= 0):
+        return Page([], min(after, end), end)
+    found: list[Record] = []
+    seen, looked = after, 0
     came = asyncio.Event()
 
     def take(message: Message) -> None:
-        nonlocal seen
+        nonlocal seen, looked
         number = _number(message)
         link.ack(message.tag)
-        if number > seen:  # a stream gives the whole chunk in which an offset is
-            seen = number
+        if number > seen and len(found) < limit:  # a stream gives the whole chunk in which an offset is
+            seen, looked = number, looked + 1
             if pattern == "#" or passes("topic", pattern, message.routing_key):
                 envelope = envelope_of(message.properties, message.body, fallback=message.routing_key)
-                found.append((number, published_at(message.properties), message.exchange, message.routing_key, envelope))
+                found.append(Record(number, published_at(message.properties), message.exchange, message.routing_key, envelope))
         came.set()
 
     tag = await link.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: after}, on_cancelled=came.set)
-    while len(found) < limit and seen < end:
-        came.clear()
-        await came.wait()
-    await link.cancel(tag)
-    return found[:limit]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait if end == after else None):
+            link.ended.add_done_callback(lambda _: came.set())
+            while len(found) < limit and seen < max(end, after + 1) and not link.ended.done():
+                came.clear()
+                await came.wait()
+    if not link.ended.done():
+        await link.cancel(tag)
+    return Page(found, seen, max(end, seen), seen - after - looked)
 
 
 def _number(message: Message) -> int:

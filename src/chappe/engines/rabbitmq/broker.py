@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from msgspec.structs import astuple, replace
 
+from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Death, Delivery, Depth
 from chappe.engines.rabbitmq import archive
 from chappe.engines.rabbitmq.address import Address
@@ -294,14 +295,14 @@ class RabbitBroker:
 
     # --- the archive
 
-    async def archived(self, after: int, limit: int, pattern: str = "#") -> list[archive.Found]:
-        """Read the archive from a number on; with a pattern, only what has a fitting routing key."""
+    async def archived(self, after: int, limit: int, pattern: str = "#", wait: float = 0.0) -> Page:
+        """See `Archive.archived`."""
         link = await self._open("reads the archive")
         try:
-            async with asyncio.timeout(self._deadline):
-                return await archive.read(link, after, limit, pattern)
+            async with asyncio.timeout(self._deadline + wait):
+                return await archive.read(link, after, limit, pattern, wait)
         except NotFound:
-            return []  # no exchange archives
+            return Page([], 0, 0)  # no exchange archives
         except TimeoutError:
             raise BrokerUnavailable(f"RabbitMQ at {link.where} did not show the archive within {self._deadline:g} s") from None
         finally:

@@ -157,3 +157,5 @@ create table session (
     consumes boolean not null,
     started_at double precision not null default now_seconds()
 );
+
+create table follower (name text primary key, position bigint not null);

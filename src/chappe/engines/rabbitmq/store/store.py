@@ -10,7 +10,7 @@ from typing import Any, Final, LiteralString, Protocol, cast
 import msgspec
 
 from chappe.bounds import CLOCKS_APART
-from chappe.engines.contract.archive import Record
+from chappe.engines.contract.archive import Page
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, State
 from chappe.engines.rabbitmq.outbox import Ticket
@@ -22,7 +22,7 @@ from chappe.engines.rabbitmq.store.presence import ALIVE, LIVES, Presence
 from chappe.engines.rabbitmq.store.routes import Routes
 from chappe.engines.rabbitmq.store.transfer import Transfer
 from chappe.errors import NotFound
-from chappe.messages.envelope import Envelope, Publication, Receipt
+from chappe.messages.envelope import Publication, Receipt
 
 _LEAVE_OUT: Final = "update schedule_definition set definition = null where application = %s and definition is not null and name <> all(%s)"
 _BEGIN: Final = """
@@ -71,7 +71,7 @@ class Look(Protocol):
         """Send tickets, now or later."""
         ...
 
-    async def archived(self, after: int, limit: int, pattern: str) -> Sequence[tuple[int, float, str, str, Envelope]]:
+    async def archived(self, after: int, limit: int, pattern: str, wait: float) -> Page:
         """See `Store.archived`."""
         ...
 
@@ -300,8 +300,17 @@ class PostgresStore:
 
     # --- the archive, and what an operator asks
 
-    async def archived(self, after: int, limit: int, *, pattern: str = "#") -> list[Record]:
-        return [Record(*found) for found in await self.look.archived(after, limit, pattern)]
+    async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
+        return await self.look.archived(after, limit, pattern, wait)
+
+    async def followers(self) -> Mapping[str, int]:
+        row = await self.database.once("select coalesce(jsonb_object_agg(name, position), '{}')::text from follower", (), repeatable=True)
+        return msgspec.json.decode(row[0] if row else "{}")
+
+    async def keep_position(self, follower: str, position: int | None) -> None:
+        await self.database.once("delete from follower where name = %s", (follower,), repeatable=True)
+        if position is not None:
+            await self.database.once("insert into follower values (%s, %s) on conflict do nothing", (follower, position), repeatable=True)
 
     async def engine(self) -> dict[str, Any]:
         await self.presence.number()
