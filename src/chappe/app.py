@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 import msgspec
 
 from chappe import engines
+from chappe.archive.follow import Follower, Following, Since
 from chappe.blocking import Place, warn_of_blocking
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
 from chappe.bus.context import Context, Leaving, Ports
@@ -27,6 +28,7 @@ from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
 from chappe.bus.task import Task, TaskMaker
 from chappe.connection import Connection, Setting, connect
+from chappe.engines.contract.archive import Archive
 from chappe.engines.contract.broker import Publisher
 from chappe.engines.file.server import Engine
 from chappe.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
@@ -356,6 +358,21 @@ class App:
                 )
                 self._publisher = publisher
         return publisher
+
+    # --- following
+
+    def follow(self, pattern: str = "#", *, since: Since | None = None, name: str | None = None, acks: bool = False) -> Following:
+        """Return an asynchronous iterator over archived events whose routing key fits: those since then, then what comes.
+
+        `since` is a `seq`, a `datetime`, a `timedelta`, or nothing for what comes only. With a `name`, how far it is is kept durably, and
+        `since` counts for the first time only: it goes on behind the last event that its loop was done with, or, with `acks`, that it
+        acknowledged by `ack`. Where history was lost meanwhile, that is heard first. Raises `DefinitionError`.
+        """
+
+        async def archive() -> Archive:
+            return (await self.connection()).store
+
+        return Following(Follower(archive, pattern, since=since, name=name and f"{self.name}:{name}", acks=acks), self.bus.opened)
 
     # --- connections
 

@@ -133,6 +133,14 @@ class Bus:
             found = self._decoders[kind, content_type] = decoder(kind, content_type)
         return found
 
+    def opened(self, envelope: Envelope) -> Message | None:
+        """Return the message in an envelope, or nothing where no class has its name or its body does not fit."""
+        kind = self.registry.messages.get(envelope.type)
+        try:
+            return None if kind is None else self.decoder_of(kind, envelope.content_type)(envelope.body)
+        except Exception:  # also what a message's own __post_init__ raises
+            return None
+
     def writer_of(self, kind: type[Message]) -> Callable[[Any], bytes]:
         """Return the function that writes bodies of a message."""
         found = self._writers.get(kind)
