@@ -64,6 +64,9 @@ BROKER := file
 demo: $(VENV)/.demo $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=postgres, BROKER=rabbitmq, ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo --broker $(BROKER) $(ARGS)
 
+demo-triggers: $(VENV)/.demo $(if $(filter postgres,$(BROKER)),tools) ## Sweep 61 triggers of a Django project between real feeds and four services (BROKER=postgres, ARGS=--keep leaves it running with its admin)
+	@PYTHONPATH=examples $(BIN)/python -m triggers.demo --broker $(BROKER) $(ARGS)
+
 # The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)

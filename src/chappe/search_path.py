@@ -37,6 +37,12 @@ def add_project_folder(folder: str, path: MutableSequence[str]) -> None:
     _aside.clear()
 
 
+def project_folders(path: Sequence[str]) -> list[str]:
+    """Return the folders that stand before the standard library's, where a program finds its own modules."""
+    first = path.index(os.path.dirname(os.__file__)) if os.path.dirname(os.__file__) in path else len(path)
+    return [os.path.abspath(entry) for entry in path[:first] if not entry.endswith(".zip")]
+
+
 def put_aside_project_folders(path: MutableSequence[str]) -> None:
     """Put the current folder of `python -m`, and those of `PYTHONPATH`, last while `chappe` starts: what it imports is not meant there."""
     command = f"{' '.join(sys.orig_argv)} "

@@ -1,0 +1,245 @@
+"""`make demo-triggers`: 61 triggers of a user between feeds and services that take 0.8 s a call, swept a few times and checked."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import django
+from rich.console import Console
+from rich.table import Table
+
+from triggers.stage import Stage
+
+if TYPE_CHECKING:
+    from chappe import Command
+
+_TRIGGERS: Final = 61
+_CALL: Final = 0.8
+_BUSY: Final = 7  # of 60 triggers, 3 to 11 are regularly busy
+_LINE: Final = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO tasks \d+ (\S+) - (Service\w+) - (Service\w+) - (.+) - (\d+) new data"
+)
+
+
+class Demo:
+    """One user's triggers, and the sweeps over them."""
+
+    def __init__(self, stage: Stage, console: Console) -> None:
+        self._stage = stage
+        self._console = console
+        self._lines = 0
+        self._table = Table("sweep", "triggers", "items", "took", title="sweeps", title_justify="left")
+
+    def people(self, count: int) -> None:
+        """Make a user with four accounts and so many triggers; the admin's is admin, password admin."""
+        from django.contrib.auth.models import User
+
+        from triggers.models import Account, Trigger
+
+        User.objects.create_superuser("admin", None, password="admin")  # noqa: S106 - of a demo on 127.0.0.1
+        user = User.objects.create_user("foxmask")
+        places = {"ServicePocket": "pocket", "ServiceTrello": "trello", "ServiceMastodon": "mastodon", "ServiceWebhook": "webhook"}
+        accounts = [
+            Account.objects.create(user=user, service=service, address=f"{self._stage.stand_ins}/{place}", token=f"{place}-token")
+            for service, place in places.items()
+        ]
+        feeds = self._stage.http.get(f"{self._stage.stand_ins}/feeds").json()
+        growing = [number for number, feed in enumerate(feeds) if feed["grows"]]
+        sound = [f"/feeds/{growing[n % len(growing)]}" for n in range(count - 4)]
+        broken = [f"/feeds/{number}" for number, feed in enumerate(feeds) if feed["name"] in ("unrecognized.rss", "page.html")][:1]
+        names = subscriptions(self._stage.feeds)
+        urls = [*sound, *broken, "/moved/0", "/gone", "/nowhere"][:count]
+        for number, url in enumerate(urls):
+            Trigger.objects.create(
+                user=user,
+                name=names[number] if number < len(names) else f"Feed {number}",
+                url=f"{self._stage.stand_ins}{url}",
+                account=accounts[number % len(accounts)],
+                source="ServiceMastodon" if number % 10 == 2 else "ServiceRss",
+            )
+
+    def grow(self) -> None:
+        """Have a few sources publish something."""
+        from triggers.models import Trigger
+
+        number_of = {trigger.name: int(trigger.url.rpartition("/")[2]) for trigger in Trigger.objects.order_by("pk")[:_BUSY]}
+        for name, number in number_of.items():
+            self._stage.add(number, f"News of {name}")
+
+    def fetch(self, what: str) -> float:
+        """Have all sources asked now, and say how long it took until the last was done."""
+        from django.utils import timezone
+
+        from triggers.models import Item, Trigger
+        from triggers.tasks import FetchAll
+
+        began, before = timezone.now(), Item.objects.count()
+        asked = Trigger.objects.filter(is_active=True)
+        count = asked.count()
+        seconds = self._time(FetchAll(at_once=True), lambda: not asked.exclude(checked_at__gte=began).exists(), what)
+        self._row(f"fetch: {what}", count, Item.objects.count() - before, seconds)
+        return seconds
+
+    def publish(self, what: str) -> float:
+        """Have everything published that waits, and say how long it took."""
+        from triggers.models import Item
+        from triggers.tasks import PublishAll
+
+        waiting = Item.objects.filter(done_at=None)
+        count, triggers = waiting.count(), waiting.values("trigger").distinct().count()
+        seconds = self._time(PublishAll(), lambda: not waiting.exists(), what)
+        self._row(f"publish: {what}", triggers, count, seconds)
+        return seconds
+
+    def idle(self) -> None:
+        """Sweep where nothing is due and nothing waits."""
+        from triggers.tasks import FetchAll, PublishAll, app
+
+        for name, command in (("fetch", FetchAll()), ("publish", PublishAll())):
+            began = time.perf_counter()
+            count = app.ask(command, returns=int)
+            self._row(f"{name}: nothing to do", count, 0, time.perf_counter() - began)
+
+    def _time(self, command: Command, done: Callable[[], bool], what: str) -> float:
+        from triggers.tasks import app
+
+        began = time.perf_counter()
+        app.send(command)
+        self._stage.wait_for(done, what)
+        return time.perf_counter() - began
+
+    def _row(self, sweep: str, triggers: int, items: int, seconds: float) -> None:
+        self._table.add_row(sweep, str(triggers), str(items), f"{seconds:.2f} s")
+        self._console.print(f"[bold]{sweep}[/]")
+        lines = self.log()[self._lines :]
+        self._lines += len(lines)
+        for line in lines[:8]:
+            self._console.print(f"  {line}", style="dim", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
+        more = f"  … {len(lines) - 8} more lines" if len(lines) > 8 else "" if lines else "  (nothing was logged)"
+        if more:
+            self._console.print(more, style="dim")
+
+    def log(self) -> list[str]:
+        """Return the lines of the project's log."""
+        file = self._stage.folder / "triggers.log"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def _expected(self) -> Counter[str]:
+        """Return how many items each service must have: a link that comes from two feeds is one at Pocket."""
+        from triggers.models import Item
+
+        services = Counter(
+            name.removeprefix("Service").lower() for name in Item.objects.values_list("trigger__account__service", flat=True)
+        )
+        links = Item.objects.filter(trigger__account__service="ServicePocket").values_list("link", "title")
+        services["pocket"] = len({link or title for link, title in links})
+        return services
+
+    def wrong(self) -> list[str]:
+        """Return what is not as it must be: each item handed over once, and a sentence at each trigger that has trouble."""
+        from triggers.models import Item, Trigger
+
+        journal = self._stage.journal()
+        handed = Counter(taken["service"] for taken in journal["taken"])
+        expected = self._expected()
+        counted = sum(int(found[5]) for line in self.log() if (found := _LINE.fullmatch(line)))
+        items = Item.objects.count()
+        found = list[str]()
+        if items != counted or Item.objects.filter(done_at=None).exists():
+            found.append(f"{items} items are in the database, and {counted} are in the log")
+        if handed != expected or journal["repeated"] != items - expected.total() or journal["refused"]:
+            found.append(f"services took {dict(handed)} in place of {dict(expected)}, and refused {journal['refused']} calls")
+        if odd := [line for line in self.log() if " INFO " in line and not _LINE.fullmatch(line)]:
+            found.append(f"the log has other lines: {odd[0]}")
+        troubled = Trigger.objects.exclude(trouble="")
+        self._console.print(self._table)
+        self._console.print(f"handed over        {dict(handed)}, nothing twice")
+        self._console.print(f"feeds              asked {journal['asked']} times, unchanged {journal['unchanged']} times")
+        self._console.print(f"with trouble       {troubled.count()} triggers; the others went on:")
+        for trigger in troubled[:6]:
+            said = f"                   {trigger.name}: {trigger.trouble}"
+            self._console.print(said, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
+        return found
+
+
+def subscriptions(feeds: Path) -> list[str]:
+    """Return the names of real subscriptions, where a list of them is at hand."""
+    lists = sorted(feeds.rglob("foxmask*.opml"))
+    return [str(found) for found in re.findall(r'type="rss" text="([^"&]{3,40})"', lists[0].read_text())] if lists else []
+
+
+@contextlib.contextmanager
+def servers(broker: str, folder: Path) -> Generator[Mapping[str, str]]:
+    """Start a server of one's own, as the tests do, and give what to set; nothing for a file."""
+    if broker == "file":
+        yield {}
+        return
+    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+    from tests.servers.postgres import PostgresNode
+
+    if missing := PostgresNode.missing():
+        sys.exit(missing)
+    with PostgresNode(folder / "postgres") as postgres:
+        yield {"CHAPPE_BROKER": postgres.url, "CHAPPE_STATE_DIR": str(folder / "state")}
+
+
+def play(stage: Stage, console: Console, count: int, seconds: float) -> list[str]:
+    """Sweep a few times, and return what is wrong at the end."""
+    demo = Demo(stage, console)
+    demo.people(count)
+    stage.control(seconds=seconds)
+    demo.fetch("every feed for the first time")
+    demo.publish("the newest of each")
+    demo.fetch("nothing is new")
+    demo.grow()
+    demo.fetch(f"{_BUSY} sources are busy")
+    demo.publish("what they had")
+    demo.idle()
+    return demo.wrong()
+
+
+def main() -> None:
+    """Run the demo; the exit code is 0 only if everything is as it must be."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--triggers", type=int, default=_TRIGGERS, help="how many there are")
+    options.add_argument("--seconds", type=float, default=_CALL, help="how long each call takes")
+    options.add_argument("--keep", action="store_true", help="leave everything running, with the admin, until Ctrl-C")
+    options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
+    options.add_argument("--broker", choices=("file", "postgres"), default="file", help="where messages wait")
+    chosen: Any = options.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    folder = (chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-triggers-"))).resolve()
+    with contextlib.ExitStack() as stack:
+        urls = stack.enter_context(servers(chosen.broker, folder))
+        stage = stack.enter_context(Stage(folder, urls=urls))
+        console.print(f"starting the feeds of {stage.feeds}, four services, chappe run and the admin …")
+        stage.start_stand_ins()
+        stage.start_chappe()
+        stage.start_web()
+        os.environ.update(stage.environment())
+        django.setup()
+        wrong = play(stage, console, chosen.triggers, chosen.seconds)
+        for fault in wrong:
+            console.print(f"[bold red]wrong[/]              {fault}")
+        console.print("\nlook at next       examples/triggers/README.md · models.py · tasks.py · admin.py")
+        console.print(f"what was logged    {folder}/triggers.log")
+        if chosen.keep:
+            console.print(f"\n[bold]left running[/] at {stage.web}/admin/ (admin, password admin), {stage.gateway}/queues; Ctrl-C ends it")
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Who Chappe lives with; each is importable alone."""

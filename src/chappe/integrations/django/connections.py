@@ -1,0 +1,38 @@
+"""Connections to databases are closed around handlers, as Django closes them around requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asgiref.sync import SyncToAsync
+from django.db import close_old_connections
+
+from chappe.bus.bus import Handle, Middleware
+from chappe.bus.context import Context
+from chappe.bus.handler import executes_in_thread
+from chappe.messages.capabilities import MessageSpec
+
+
+class Connections(Middleware):
+    """Before and after each handler, closes connections that are broken or older than CONN_MAX_AGE, in the threads that have them."""
+
+    def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
+        # Django's asynchronous ORM works in this one thread, which does one thing after the other: nobody needs to wait for it.
+        submit = SyncToAsync.single_thread_executor.submit
+
+        async def around(message: Any, context: Context) -> Any:
+            worker = executes_in_thread.get()
+
+            def executes(begins: bool) -> None:
+                close_old_connections()
+                worker(begins)
+
+            token = executes_in_thread.set(executes)
+            submit(close_old_connections)
+            try:
+                return await call_next(message, context)
+            finally:
+                executes_in_thread.reset(token)
+                submit(close_old_connections)
+
+        return around

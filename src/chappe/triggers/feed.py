@@ -1,0 +1,217 @@
+"""A feed as a source: what is remembered of it between two polls, and what of an answer is new. It asks nobody itself."""
+
+from __future__ import annotations
+
+import calendar
+import hashlib
+import io
+import re
+import xml.sax
+import xml.sax.handler
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import defusedxml.common
+import defusedxml.expatreader
+import feedparser
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chappe.triggers.pace import WEEK, decayed, interval, not_before
+
+_REMEMBERED: Final = 1000  # ids beyond those of the newest document
+_LONGEST_TROUBLE: Final = 300
+_LIBRARY: Any = feedparser  # it has no types
+_HARMLESS: Final = (feedparser.CharacterEncodingOverride, feedparser.NonXMLContentType)
+_PERIODS: Final = {"hourly": 3600.0, "daily": 86400.0, "weekly": WEEK, "monthly": 30 * 86400.0, "yearly": 365 * 86400.0}
+
+
+class Feed(Struct, frozen=True):
+    """What is remembered of a feed between two polls, to be kept with what its items became: `msgspec.json` writes and reads it.
+
+    `trouble` is a sentence for its owner, empty where all is well; `failures` counts the polls since the last that could be read.
+    `rate` is how many items it has in a week.
+    """
+
+    url: str
+    etag: str = ""
+    modified: str = ""
+    digest: str = ""
+    seen: tuple[str, ...] = ()
+    polled_at: float = 0.0
+    next_poll: float = 0.0
+    rate: float = 0.0
+    failures: int = 0
+    trouble: str = ""
+
+
+class Item(Struct, frozen=True):
+    """One entry of a feed; without a date, or with one in the future, it is of the moment at which it was found."""
+
+    id: str
+    title: str
+    link: str
+    summary: str
+    published: float
+
+
+class Answer(Struct, frozen=True):
+    """What the server of a feed said, with the names of its headers in lower case; `moved_to` is where the feed is for good."""
+
+    status: int
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+    moved_to: str | None = None
+
+
+class Poll(Struct, frozen=True):
+    """What a poll found: the new items, oldest first, and the feed as it is to be remembered, both or neither."""
+
+    feed: Feed
+    items: tuple[Item, ...] = ()
+
+
+def conditions(feed: Feed) -> dict[str, str]:
+    """Return the headers by which a server can say that nothing has changed."""
+    asked = {"if-none-match": feed.etag, "if-modified-since": feed.modified}
+    return {name: value for name, value in asked.items() if value}
+
+
+def failed(feed: Feed, trouble: str, now: float, pause: float = 0.0) -> Poll:
+    """Return the poll of a feed that could not be read, and is asked again later each time, not before `pause` seconds."""
+    failures = feed.failures + 1
+    due = now + max(pause, interval(_rate(feed, now, 0), failures))
+    sentence = trouble if len(trouble) <= _LONGEST_TROUBLE else f"{trouble[: _LONGEST_TROUBLE - 1]}…"
+    return Poll(replace(feed, polled_at=now, rate=_rate(feed, now, 0), next_poll=due, failures=failures, trouble=sentence))
+
+
+def read(feed: Feed, answer: Answer, now: float) -> Poll:
+    """Return what is new in an answer, each item once whatever the server repeats."""
+    pause = not_before(answer.headers, now)
+    if answer.status == 304:
+        return _settled(feed, now, pause)
+    if answer.status >= 300 or answer.status < 200:
+        return failed(feed, _refusal(answer.status, pause), now, pause)
+    here = feed if answer.moved_to is None else replace(feed, url=answer.moved_to)
+    digest = hashlib.blake2s(answer.body, digest_size=16).hexdigest()
+    if digest == feed.digest:
+        return _settled(_validated(here, answer), now, pause)
+    found = _parsed(here, answer)
+    if isinstance(found, str):
+        return failed(feed, found, now, pause)
+    fresh, seen = _fresh(found.entries, here.seen, now)
+    recent = sum(item.published > now - WEEK for item in fresh)
+    known = replace(_validated(here, answer), seen=seen, digest=digest, trouble=_oddity(found))
+    return Poll(_settled(known, now, max(pause, _ttl(found.feed)), recent).feed, fresh)
+
+
+def _settled(feed: Feed, now: float, pause: float, new: int = 0) -> Poll:
+    rate = _rate(feed, now, new)
+    trouble = feed.trouble if not feed.failures else ""
+    return Poll(replace(feed, polled_at=now, rate=rate, next_poll=now + max(pause, interval(rate)), failures=0, trouble=trouble))
+
+
+def _rate(feed: Feed, now: float, new: int) -> float:
+    return decayed(feed.rate, now - feed.polled_at, new) if feed.polled_at else float(new)
+
+
+def _validated(feed: Feed, answer: Answer) -> Feed:
+    return replace(feed, etag=answer.headers.get("etag", ""), modified=answer.headers.get("last-modified", ""))
+
+
+def _refusal(status: int, pause: float) -> str:
+    match status:
+        case 410:
+            return "The feed is gone for good (410): switch the trigger off, or give it another address."
+        case 429 | 503:
+            later = f" for {pause:.0f} s" if pause else ""
+            return f"The server asks to be left alone{later} ({status}); it is asked again later."
+        case 401 | 403:
+            return f"The server refuses us ({status}): does the feed need a password?"
+        case 404:
+            return "There is no feed at this address (404): is it right?"
+        case _:
+            return f"The server answered {status} in place of a feed; it is asked again later."
+
+
+def _parsed(feed: Feed, answer: Answer) -> Any:
+    """Return the document, or a sentence that says why it is none."""
+    said = {"content-type": answer.headers.get("content-type", "application/xml"), "content-location": feed.url}
+    if (bomb := _bomb(answer.body, said)) is not None:
+        return bomb
+    try:
+        found: Any = _LIBRARY.parse(io.BytesIO(answer.body), response_headers=said)  # a stream: a text would be opened if it were a path
+    except Exception as error:  # a parser of others' documents: one feed must not stop the others
+        return f"The feed cannot be read: {type(error).__name__}: {error}"
+    if not found.get("version") and not found.entries:
+        page = re.search(rb"<html[\s>]|<!doctype html", answer.body[:2000], re.IGNORECASE)
+        return (
+            f"There is no feed at this address, but {'a web page' if page else 'something else'}: give the trigger the feed's own address."
+        )
+    return found
+
+
+def _bomb(body: bytes, said: dict[str, str]) -> str | None:
+    """Return why a document must not be expanded: one that defines entities can be a thousand times as large as it looks."""
+    result: dict[str, Any] = {}
+    try:
+        data = cast("bytes", _LIBRARY.encodings.convert_to_utf8(said, body, result))  # what the parser will see
+        reader = defusedxml.expatreader.DefusedExpatParser(forbid_dtd=False, forbid_entities=True, forbid_external=False)
+        reader.setFeature(xml.sax.handler.feature_external_ges, False)
+        reader.parse(io.BytesIO(data))
+    except defusedxml.common.EntitiesForbidden:
+        return "The feed defines XML entities of its own, which is how feeds are made to explode; it is not read."
+    except (xml.sax.SAXException, ValueError, LookupError):
+        return None  # what is not well-formed is read as far as it goes, without entities
+    return None
+
+
+def _oddity(found: Any) -> str:
+    """Return what its owner should know of a feed that can be read all the same."""
+    error = found.get("bozo_exception") if found.get("bozo") else None
+    if error is None or isinstance(error, _HARMLESS):
+        return ""
+    said = error.getMessage() if isinstance(error, xml.sax.SAXException) else str(error)
+    line = f" in line {error.getLineNumber()}" if isinstance(error, xml.sax.SAXParseException) else ""
+    return f"The feed is not well-formed ({said or type(error).__name__}{line}); it was read as far as it goes."[:_LONGEST_TROUBLE]
+
+
+def _fresh(entries: Sequence[Any], seen: tuple[str, ...], now: float) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """Return the items that were not seen, oldest first, and all ids to remember: those of this document, and the latest before."""
+    known, here, items = frozenset(seen), dict[str, None](), list[Item]()
+    for entry in reversed(entries):  # documents begin with the newest
+        item = _item(entry, now)
+        short = hashlib.blake2s(item.id.encode(errors="replace"), digest_size=9).hexdigest() if item.id else ""
+        if not short or short in here:
+            continue
+        here[short] = None
+        if short not in known:
+            items.append(item)
+    before = [one for one in seen if one not in here][-_REMEMBERED:]
+    return tuple(sorted(items, key=lambda item: item.published)), (*before, *here)
+
+
+def _item(entry: Any, now: float) -> Item:
+    title, summary = str(entry.get("title") or ""), str(entry.get("summary") or "")
+    link = str(entry.get("link") or "")
+    link = link if link.startswith(("http://", "https://")) else ""
+    moment = _moment(entry.get("published_parsed")) or _moment(entry.get("updated_parsed"))
+    text = f"{title}\n{summary}".strip()
+    return Item(str(entry.get("id") or "") or link or text, title, link, summary, now if moment is None else min(now, moment))
+
+
+def _moment(parsed: Any) -> float | None:
+    try:
+        return float(calendar.timegm(parsed)) if parsed else None
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def _ttl(channel: Any) -> float:
+    """Return for how long a feed itself says that it does not change."""
+    ttl = str(channel.get("ttl") or "").strip()
+    if re.fullmatch(r"\d{1,6}", ttl, re.ASCII):
+        return min(86400.0, float(ttl) * 60)
+    period = _PERIODS.get(str(channel.get("sy_updateperiod") or "").strip().lower(), 0.0)
+    times = str(channel.get("sy_updatefrequency") or "1").strip()
+    return min(86400.0, period / int(times)) if re.fullmatch(r"[1-9]\d{0,4}", times, re.ASCII) else 0.0
