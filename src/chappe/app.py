@@ -412,7 +412,9 @@ class App:
                 tried = self.merger.merged(originals, tried, receipts)
             return True
 
-        return Ports(mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take, loop=asyncio.get_running_loop())
+        return Ports(
+            mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take, throttle=kept.throttle, loop=asyncio.get_running_loop()
+        )
 
     def forget_connections(self) -> None:
         """Begin anew in a forked child: with its own thread and its own connection."""

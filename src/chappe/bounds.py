@@ -8,5 +8,6 @@ FURTHEST: Final = 100 * 366 * 86400.0  # seconds: what is further away than a ce
 RESULTS_KEPT: Final = 24 * 3600.0  # seconds for which the state of a tracked message is known after its end
 IDEMPOTENCY_KEPT: Final = 24 * 3600.0
 BUDGETS_KEPT: Final = 24 * 3600.0  # seconds after the last use of a budget
+STARTS_AHEAD: Final = 0.05  # seconds before a start of a budget in which it may be taken, and is waited for in a slot
 CLOCKS_APART: Final = 60.0  # seconds: two hosts' clocks differ by less
 DEATHS_ALLOWED: Final = 3  # of workers, while they run one message: then it is a dead letter

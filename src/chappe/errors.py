@@ -32,6 +32,7 @@
     Verdict                        not errors: what a handler says about its own message
     ├── RetryLater                 again after some seconds, counted as an attempt
     ├── Snooze                     again after some seconds, not counted
+    │   └── Throttled              again when its budget has room, not counted
     └── Reject                     never again: a dead letter with this reason
 """
 
@@ -239,6 +240,14 @@ class Snooze(Verdict):
         self.reason = str(reason)
         self.note = note
         super().__init__(self.reason or f"snoozed for {self.after:g} s")
+
+
+class Throttled(Snooze):
+    """Handle the message again when its budget has room, in `after` seconds perhaps; this attempt does not count."""
+
+    def __init__(self, budget: str, after: float, *, note: str | None = None) -> None:
+        self.budget = budget
+        super().__init__(min(after, FURTHEST), f"its budget {budget} has no room", note=note)
 
 
 class Reject(Verdict):

@@ -9,6 +9,7 @@ import pytest
 
 from chappe import Command, Context, Event, InvalidMessage
 from chappe.bus.context import NO_PORTS, Ports
+from chappe.engines.contract.results import Start
 from chappe.errors import DefinitionError, TooLate
 
 
@@ -32,7 +33,7 @@ async def test_progress_goes_to_the_store_under_the_messages_id() -> None:
     async def progress(message_id: str, done: int, total: int, text: str) -> None:
         told.append((message_id, done, total, text))
 
-    ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=progress, take=NO_PORTS.take)
+    ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=progress, take=NO_PORTS.take, throttle=NO_PORTS.throttle)
     await Context("id", ports=ports).progress(3, 10, "pages")
     assert told == [("id", 3, 10, "pages")]
 
@@ -42,7 +43,7 @@ async def test_without_a_store_nothing_is_remembered_and_nothing_fails() -> None
     await context.progress(1, 2)
     assert await context.ports.marks("id") == {}
     assert await context.ports.mark("id", "handler", []) is False
-    assert await context.ports.take("budget", 1.0, 1) == 0.0
+    assert await context.ports.take("budget", 1.0, 1) == Start(granted=True, wait=0.0)
 
 
 def test_what_is_sent_leaves_with_its_options_and_says_what_caused_it() -> None:
@@ -101,8 +102,8 @@ class Shown:
         self.told.append((done, total, text))
 
     def context(self) -> Context:
-        ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=self.progress, take=NO_PORTS.take, loop=self.home)
-        return Context("id", ports=ports)
+        kept = {"mark": NO_PORTS.mark, "marks": NO_PORTS.marks, "take": NO_PORTS.take, "throttle": NO_PORTS.throttle}
+        return Context("id", ports=Ports(progress=self.progress, loop=self.home, **kept))
 
 
 async def test_in_a_thread_progress_is_shown_when_it_returns() -> None:

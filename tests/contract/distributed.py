@@ -159,6 +159,7 @@ class DistributedEngine(EngineUnderTest):
     moves_time = True
     soon = 60.0
     keeps_order_of_losses = False
+    gates_budgets = False
 
     def __init__(self, servers: SharedServers | OwnServers) -> None:
         self._servers = servers

@@ -1,13 +1,15 @@
 """The capability `rate`: not more starts in a period than allowed."""
 
-import time
 from typing import Any
 
 import pytest
 
-from chappe import Command, Context, Rate, Snooze
+from chappe import Command, Context, Rate
+from chappe.bounds import FURTHEST, STARTS_AHEAD
 from chappe.bus.context import NO_PORTS, Ports
-from chappe.middleware.rates import RESERVED, Rates
+from chappe.engines.contract.results import Start
+from chappe.errors import DefinitionError, Throttled
+from chappe.middleware.rates import Rates
 
 from .wrapped import costs_nothing, handled
 
@@ -25,20 +27,26 @@ class Free(Command, queue="q"):
 
 
 class Budget:
-    """Answers each reservation with one wait, and notes what was asked."""
+    """Answers each who asks in one way, and notes what was asked; its clock is moved by hand."""
 
-    def __init__(self, wait: float) -> None:
-        self.wait = wait
+    def __init__(self, wait: float, *, granted: bool = True) -> None:
+        self.start = Start(granted, wait)
         self.asked: list[tuple[str, float, int]] = []
+        self.details: list[tuple[float, int]] = []
+        self.throttled: list[tuple[str, float]] = []
+        self.now = 1000.0
 
-    def context(self, note: str | None = None, queue: str = "") -> Context:
-        async def take(budget: str, interval: float, burst: int) -> float:
+    def context(self, note: str | None = None, queue: str = "", tag: int = 0) -> Context:
+        async def take(budget: str, interval: float, burst: int, *, within: float, tag: int) -> Start:
             self.asked.append((budget, interval, burst))
-            return self.wait
+            self.details.append((within, tag))
+            return self.start
 
-        return Context(
-            "id", note=note, queue=queue, ports=Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take)
-        )
+        async def throttle(budget: str, until: float) -> None:
+            self.throttled.append((budget, until))
+
+        ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take, throttle=throttle)
+        return Context("id", note=note, queue=queue, ports=ports, now=lambda: self.now, tag=tag)
 
 
 async def handler(message: Any, context: Context) -> str:
@@ -47,8 +55,9 @@ async def handler(message: Any, context: Context) -> str:
 
 async def test_within_its_rate_a_message_starts_at_once() -> None:
     budget = Budget(0.0)
-    assert await handled(Rates(), Push(channel="alpine"), handler, budget.context()) == "handled"
+    assert await handled(Rates(), Push(channel="alpine"), handler, budget.context(queue="q", tag=7)) == "handled"
     assert budget.asked == [("push:alpine", 0.1, 3)]
+    assert budget.details == [(STARTS_AHEAD, 7)]
 
 
 async def test_a_rate_without_a_key_is_one_budget_for_all() -> None:
@@ -57,28 +66,53 @@ async def test_a_rate_without_a_key_is_one_budget_for_all() -> None:
     assert budget.asked == [("shared", 60.0, 1)]
 
 
-async def test_a_message_whose_turn_is_later_gives_its_slot_away() -> None:
-    with pytest.raises(Snooze) as caught:
-        await handled(Rates(), Push(channel="a"), handler, Budget(4.5).context(queue="push"))
-    assert (caught.value.after, caught.value.note) == (4.5, RESERVED)
+async def test_a_message_whose_budget_has_no_room_gives_its_slot_away_and_keeps_its_note() -> None:
+    with pytest.raises(Throttled) as caught:
+        await handled(Rates(), Push(channel="a"), handler, Budget(4.5, granted=False).context("mine", "push"))
+    assert (caught.value.budget, caught.value.after, caught.value.note) == ("push:a", 4.5, "mine")
 
 
-async def test_here_and_now_there_is_no_queue_to_wait_in_so_the_caller_waits() -> None:
-    started = time.monotonic()
-    assert await handled(Rates(), Push(channel="a"), handler, Budget(0.05).context()) == "handled"
-    assert time.monotonic() - started >= 0.049
+async def test_here_and_now_there_is_no_queue_to_wait_in_so_the_caller_takes_its_place_and_waits() -> None:
+    budget = Budget(0.005)
+    assert await handled(Rates(), Push(channel="a"), handler, budget.context()) == "handled"
+    assert budget.details == [(FURTHEST, 0)]
 
 
-async def test_a_message_that_comes_back_with_its_reservation_starts_without_another() -> None:
-    budget = Budget(100.0)
-    assert await handled(Rates(), Push(channel="a"), handler, budget.context(note=RESERVED)) == "handled"
-    assert budget.asked == []
+async def test_nobody_is_asked_again_before_the_budget_may_have_room() -> None:
+    rates, budget = Rates(), Budget(60.0, granted=False)
+    for _ in range(3):
+        with pytest.raises(Throttled):
+            await handled(rates, Push(channel="a"), handler, budget.context(queue="push"))
+    assert len(budget.asked) == 1
+    with pytest.raises(Throttled):
+        await handled(rates, Push(channel="b"), handler, budget.context(queue="push"))
+    assert len(budget.asked) == 2, "each budget is asked for itself"
+    budget.now += 60.0 - STARTS_AHEAD
+    budget.start = Start(granted=True, wait=0.0)
+    assert await handled(rates, Push(channel="a"), handler, budget.context(queue="push")) == "handled"
 
 
-async def test_a_very_short_wait_is_waited_in_the_slot() -> None:
-    started = time.monotonic()
-    assert await handled(Rates(), Push(channel="a"), handler, Budget(0.015).context()) == "handled"
-    assert time.monotonic() - started >= 0.014
+async def test_one_that_stands_behind_another_asks_again() -> None:
+    rates, budget = Rates(), Budget(0.0, granted=False)
+    for _ in range(2):
+        with pytest.raises(Throttled):
+            await handled(rates, Push(channel="a"), handler, budget.context(queue="push"))
+    assert len(budget.asked) == 2
+
+
+async def test_a_handler_stops_the_budget_for_all_workers() -> None:
+    async def stops(message: Any, context: Context) -> str:
+        await context.throttle(90)
+        return "handled"
+
+    budget = Budget(0.0)
+    assert await handled(Rates(), Push(channel="a"), stops, budget.context(queue="push")) == "handled"
+    assert budget.throttled == [("push:a", 1090.0)]
+
+
+async def test_a_message_without_a_rate_has_no_budget_to_stop() -> None:
+    with pytest.raises(DefinitionError, match="rate="):
+        Context("id").throttle(90)
 
 
 def test_messages_without_a_rate_pay_nothing() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from chappe.bus.draft import Draft, draft_of, listed
 from chappe.bus.loops import run_at
 from chappe.clocks import wall
+from chappe.engines.contract.results import Start
 from chappe.errors import DefinitionError, TooLate
 from chappe.messages.envelope import NO_HEADERS
 from chappe.messages.message import Message
@@ -17,6 +18,7 @@ from chappe.messages.message import Message
 Leaving: TypeAlias = list[tuple[Message, Draft]]
 Progress = Callable[[str, int, int, str], Coroutine[Any, Any, None]]
 Marks = Callable[[str], Awaitable[Mapping[str, bytes | None]]]
+Take = Callable[..., Awaitable[Start]]
 Mark = Callable[[str, str, Leaving, Any], Awaitable[bool]]
 
 _ENDING: Final = threading.Lock()  # one for all: it is held for no longer than it takes to append to a list
@@ -25,10 +27,14 @@ _ENDING: Final = threading.Lock()  # one for all: it is held for no longer than 
 class Context:
     """One attempt at one message, the same wherever the message came from.
 
-    `attempt` counts from 1. `then` holds what the handlers sent and yielded so far.
+    `attempt` counts from 1. `then` holds what the handlers sent and yielded so far. `tag` is its number while it is lent, 0 for none,
+    and `budget` that of its rate.
     """
 
-    __slots__ = ("_ended", "_now", "_ports", "attempt", "correlation_id", "headers", "id", "marked", "note", "queue", "sent_at", "then")
+    __slots__ = (
+        "_ended", "_ports", "attempt", "budget", "correlation_id", "headers", "id", "marked", "note", "now", "queue", "sent_at", "tag",
+        "then",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class Context:
         note: str | None = None,
         ports: Ports | None = None,
         now: Callable[[], float] = wall,
+        tag: int = 0,
     ) -> None:
         self.id = id
         self.attempt = attempt
@@ -54,12 +61,14 @@ class Context:
         self.marked = False
         self._ended = False
         self._ports = ports
-        self._now = now
+        self.now = now
+        self.tag = tag
+        self.budget: str | None = None
 
     @property
     def age(self) -> float:
         """The seconds since the message was sent; 0 if its sender did not say when."""
-        return self._now() - self.sent_at if self.sent_at else 0.0
+        return self.now() - self.sent_at if self.sent_at else 0.0
 
     @property
     def ports(self) -> Ports:
@@ -113,6 +122,15 @@ class Context:
         with _ENDING:
             self.then[:0] = taken
 
+    def throttle(self, seconds: float) -> Awaitable[None]:
+        """Have nothing more of the budget of this message's rate start for so long, in any worker: a third party asked for it.
+
+        Await it in `async def` code, as `progress`. Raises `DefinitionError` for a message without a rate.
+        """
+        if self.budget is None:
+            raise DefinitionError("context.throttle: this message has no budget; declare it with rate=Rate(…)")
+        return run_at(self.ports.loop, self.ports.throttle(self.budget, self.now() + seconds))
+
     def progress(self, done: int, total: int, text: str = "") -> Awaitable[None]:
         """Show how far this message is, to whoever asks for it by id.
 
@@ -131,7 +149,7 @@ class Ports:
     They are to be called on `loop`, where one is given.
     """
 
-    __slots__ = ("loop", "mark", "marks", "progress", "take")
+    __slots__ = ("loop", "mark", "marks", "progress", "take", "throttle")
 
     def __init__(
         self,
@@ -139,7 +157,8 @@ class Ports:
         mark: Mark,
         marks: Marks,
         progress: Progress,
-        take: Callable[[str, float, int], Awaitable[float]],
+        take: Take,
+        throttle: Callable[[str, float], Coroutine[Any, Any, None]],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.loop = loop
@@ -147,6 +166,7 @@ class Ports:
         self.marks = marks
         self.progress = progress
         self.take = take
+        self.throttle = throttle
 
 
 async def _forget(*_: object) -> None: ...
@@ -160,8 +180,8 @@ async def _no_mark(*_: object) -> bool:
     return False
 
 
-async def _no_wait(*_: object) -> float:
-    return 0.0
+async def _no_wait(*_: object, **__: object) -> Start:
+    return Start(granted=True, wait=0.0)
 
 
-NO_PORTS = Ports(mark=_no_mark, marks=_no_marks, progress=_forget, take=_no_wait)
+NO_PORTS = Ports(mark=_no_mark, marks=_no_marks, progress=_forget, take=_no_wait, throttle=_forget)

@@ -7,7 +7,7 @@ import logging
 import re
 
 from chappe.engines.contract.broker import Dead, Delivery, Retry
-from chappe.errors import Reject, RetryLater, Snooze
+from chappe.errors import Reject, RetryLater, Snooze, Throttled
 from chappe.failures import describe, first_line, one_line, printable, verdict_of, why_dead
 
 log = logging.getLogger("chappe.worker")
@@ -23,6 +23,7 @@ def decide(tag: int, error: BaseException, *, stopping: bool = False) -> Retry |
     | --------------------------------------------------- | ------------------------------ |
     | raised `RetryLater` (or failed, with Retries)       | Retry, counted                 |
     | raised `Snooze`                                     | Retry, not counted             |
+    | was not begun, because its budget had no room       | Retry when that has room, not counted |
     | was cancelled because the worker stops              | Retry at once, not counted     |
     | raised `Reject`                                     | Dead with its reason           |
     | raised a group of errors with a `Reject` in it      | as that `Reject`               |
@@ -32,6 +33,8 @@ def decide(tag: int, error: BaseException, *, stopping: bool = False) -> Retry |
     match verdict_of(error):
         case RetryLater() as asked:
             return Retry(tag, max(0.0, asked.after or 0.0), counted=True, error=describe(asked))
+        case Throttled() as asked:
+            return Retry(tag, max(0.0, asked.after), counted=False, note=asked.note, budget=asked.budget)
         case Snooze() as asked:
             return Retry(tag, max(0.0, asked.after), counted=False, note=None if asked.note is None else _storable(asked.note))
         case Reject() as asked:

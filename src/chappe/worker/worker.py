@@ -361,6 +361,7 @@ class Worker:
             note=None if delivery.note is None else own_note(delivery.note),
             ports=self._ports,
             now=self._bus.now,
+            tag=delivery.tag,
         )
         if plan.kill_after is not None:
             self._killable[delivery.tag] = (plan.kill_after, decide(delivery.tag, plan.judge(context, TimeoutError())))

@@ -10,7 +10,6 @@ import pytest
 from chappe.bounds import BUDGETS_KEPT, IDEMPOTENCY_KEPT, RESULTS_KEPT
 from chappe.engines.contract.broker import Ack
 from chappe.engines.file.broker import FileBroker
-from chappe.engines.file.records import reserve
 from chappe.engines.file.server import Engine
 from chappe.engines.file.store import FileStore
 from chappe.errors import NotFound
@@ -96,22 +95,6 @@ async def test_the_archive_loses_only_its_old_end_and_stays_without_gaps(engine:
     assert (await store.archived(2, 10)).lost == 0
     await broker.publish([message("6", exchange="news", key="a.b")])
     assert [record.seq for record in (await store.archived(0, 10)).records] == [3, 4, 5, 6]
-
-
-def test_a_budget_reserves_one_start_for_each_interval() -> None:
-    waits, tat = [], 100.0
-    for _ in range(4):
-        wait, tat = reserve(100.0, tat, 0.5, 1)
-        waits.append(wait)
-    assert waits == [0.0, 0.5, 1.0, 1.5]
-
-
-def test_a_burst_may_start_at_once_and_then_the_steady_rate_holds() -> None:
-    waits, tat = [], 0.0
-    for _ in range(5):
-        wait, tat = reserve(100.0, tat, 0.5, 3)
-        waits.append(round(wait, 6))
-    assert waits == [0.0, 0.0, 0.0, 0.5, 1.0]
 
 
 async def test_what_one_exchange_keeps_for_long_does_not_keep_what_lies_behind_it_of_another(

@@ -149,9 +149,9 @@ ROWS = [
         asked("receive", ["orders"], 2**64 - 1, 30.0), "others are served meanwhile"),
     Row("wire-receive-nan", "a wait that is no number", "`receive` for NaN seconds", "BrokerError", f'{BAD}"receive"', asked("receive", ["shop.on.sold"], 1, NAN)),
     # --- the store
-    Row("wire-budget-nan", "a budget without a pace", "`take` each NaN seconds", "BrokerError", f'{BAD}"take"', asked("take", "budget", NAN, 1)),
+    Row("wire-budget-nan", "a budget without a pace", "`take` each NaN seconds", "BrokerError", f'{BAD}"take"', asked("take", "budget", NAN, 1, 0.0, 0)),
     Row("wire-budget-infinite", "a budget that never comes again", "`take` each infinite seconds", "BrokerError", f'{BAD}"take"',
-        asked("take", "budget", INFINITE, 1)),
+        asked("take", "budget", INFINITE, 1, 0.0, 0)),
     Row("wire-slot-nan", "a slot that is no time", "`fire` for NaN", "BrokerError", f'{BAD}"fire"', asked("fire", "schedule", NAN, [])),
     Row("wire-slot-infinite", "a slot at the end of time", "`fire` for infinity", "BrokerError", f'{BAD}"fire"', asked("fire", "schedule", INFINITE, [])),
     Row("wire-progress-huge", "progress of 64 bits", "`progress` of 2**64 - 1", "BrokerError", "Expected `int` <= 9223372036854775807",

@@ -47,7 +47,8 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack"):
 class Retry(Struct, frozen=True, array_like=True, tag="retry"):
     """Ready again after `after` seconds; `counted` says whether this attempt is spent.
 
-    `error` is remembered in the history of the message, `note` comes with the next delivery.
+    `error` is remembered in the history of the message, `note` comes with the next delivery. With a `budget` it waits until that has
+    room, `after` or not: then it is ready at its old place, no more than there is room for, those of larger priorities first.
     """
 
     delivery: int
@@ -55,6 +56,7 @@ class Retry(Struct, frozen=True, array_like=True, tag="retry"):
     counted: bool = True
     error: str | None = None
     note: str | None = None
+    budget: str | None = None
 
 
 class Dead(Struct, frozen=True, array_like=True, tag="dead"):

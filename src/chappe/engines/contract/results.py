@@ -25,6 +25,13 @@ class State(Struct, frozen=True):
     merged_into: str | None = None
 
 
+class Start(Struct, frozen=True):
+    """Whether a message may start: `wait` are the seconds until then, or else until its budget may have room."""
+
+    granted: bool
+    wait: float
+
+
 class Results(Protocol):
     """States and results, marks, budgets and schedules."""
 
@@ -39,11 +46,16 @@ class Results(Protocol):
         """Return the handlers that finished this message with their results; forgotten when the message is done."""
         ...
 
-    async def take(self, budget: str, interval: float, burst: int) -> float:
-        """Reserve the next start of a budget of one per `interval` seconds and say in how many seconds it is.
+    async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
+        """Take the next start of a budget of one per `interval` seconds if it is `within` so many seconds, else take nothing.
 
-        Generic cell rate algorithm (ITU-T I.371), one truth for all workers.
+        Generic cell rate algorithm (ITU-T I.371), one truth for all workers. A delivery with this `tag` takes nothing either while
+        another message of its queue that waits for the same budget comes before it.
         """
+        ...
+
+    async def throttle(self, budget: str, until: float) -> None:
+        """Have nobody take a start of a budget before a time, in seconds since the epoch."""
         ...
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:

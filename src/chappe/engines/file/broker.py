@@ -255,8 +255,8 @@ def _closed(settlement: Settlement) -> tuple[Any, ...]:
     match settlement:
         case Ack(tag, then, result, marked, error):
             return ("ack", tag, posted(then), result, marked, error)
-        case Retry(tag, after, counted, error, note):
-            return ("retry", tag, after, counted, error, note)
+        case Retry(tag, after, counted, error, note, budget):
+            return ("retry", tag, after, counted, error, note, budget)
         case Dead(tag, reason, error):
             return ("dead", tag, reason, error)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec import Raw
 
 from chappe.engines.dispatch import SUSPECT, Row
+from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.database import Database
 from chappe.engines.file.queues import HOLDER, MERGES, RETURNED, Claim, QueueState, Session
 from chappe.engines.file.seal import seal, stand_in, unseal
@@ -24,7 +25,7 @@ _ROW = "select id, rank, flags, key, message_id, attempt, note, envelope from re
 _BEHIND = f"{_ROW} and id > ? order by id limit ?"
 _AT = f"{_ROW} and id = ?"
 _STAND_IN = "update ready set envelope = ? where queue = ? and rank = ? and id = ?"
-_DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope
+_DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope, budget
     from delayed where due <= ? order by due, id limit ?"""
 _PENDING_READY = "update pending set id = ?, due = null where queue = ? and key = ? and id = ?"
 _NEXT_RANK = "select rank from ready where queue = ? and rank > ? order by rank limit 1"
@@ -93,6 +94,7 @@ class Dispatch:
         self.unfinished = False  # whether `serve` stopped before it had looked at all there is
         self.spoilt: list[tuple[Claim, str, str]] = []  # what was lent to nobody because nobody can have it, and why
         self.suspects = Suspects(turn.now)
+        self.budgets = Budgets(turn)
         self._looks = 0
         self.restart()
 
@@ -101,6 +103,7 @@ class Dispatch:
         self.receivers[:0] = [receiver for receiver, _ in self.served]
         self.served.clear()
         self.spoilt.clear()
+        self.budgets.restart()
         for queue in self._turn.routes.queues.values():
             self._line_up(queue)
 
@@ -235,29 +238,29 @@ class Dispatch:
             queue.line.hand_on(key, self._turn.db.execute(_FIRST_OF_KEY, (queue.id, key)).fetchone())
 
     def promote(self) -> None:
-        """Make ready what is due."""
+        """Make ready what is due, and what waited for a budget that has room."""
         turn, now = self._turn, self._turn.now()
         if now < turn.next_due:
             return
-        rows = turn.db.execute(_DUE, (now, _PROMOTED_AT_ONCE)).fetchall()
+        rows = self.budgets.open(now) + turn.db.execute(_DUE, (now, _PROMOTED_AT_ONCE)).fetchall()
         if rows:
             turn.write()
-        for due, number, queue_id, rank, message_id, attempt, flags, key, note, envelope in rows:
+        for due, number, queue_id, rank, message_id, attempt, flags, key, note, envelope, budget in rows:
             queue = turn.routes.by_id[queue_id]
             turn.db.execute("delete from delayed where due = ? and id = ?", (due, number))
-            holder = flags & HOLDER
-            new = number if holder else turn.next_id()
+            keeps_place = flags & HOLDER or budget is not None
+            new = number if keeps_place else turn.next_id()
             turn.db.execute(INSERT, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope))
             if flags & MERGES:
                 turn.db.execute(_PENDING_READY, (new, queue_id, key, number))
-            if holder or flags & SUSPECT:
+            if keeps_place or flags & SUSPECT:
                 self._serve_again(queue, rank, new, flags)
             else:
                 queue.line.rank(rank).exhausted = False
             queue.rows += 1
             queue.delayed -= 1
             turn.changed.add(queue)
-        turn.next_due = turn.first_due()
+        turn.next_due = min(turn.first_due(), self.budgets.next)
 
     def refresh(self, queue: QueueState) -> None:
         """Begin at the front of a queue, after rows were deleted or inserted in bulk; its counters are stored with this turn."""

@@ -15,13 +15,14 @@ from chappe.engines.file.running_tables import KILL_AFTER, Account
 from chappe.engines.file.turn import DELAY, Turn
 from chappe.failures import why_dead
 
+NEVER: Final = float("inf")  # when a message is due that waits for a budget
 _PASSING: Final = HISTORY | HOLDER | RETURNED | SUSPECT  # what a dead letter does not keep
 
 INSERT_DEAD = """insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope, deaths)
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
 _CHANGE = "update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?"
-_PENDING_AGAIN = "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, null, ?, ?)"
+_PENDING_AGAIN = "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)"
 _KEEP_UNIQUE = "update dead set unique_name = (select name from unique_key where message_id = ? and until is null) where number = ?"
 
 Removed = tuple[int, str, int, str | None]  # the number, id, flags and key of a message that was removed before it ended
@@ -60,15 +61,18 @@ class Endings:
             if claim.key is not None:
                 self._dispatch.release(queue, claim.key)
 
-    def retry(self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None, suspect: bool = False) -> None:
-        """Make a claim ready again, at once at its old place or later, and no suspect any more unless it is said."""
+    def retry(
+        self, claim: Claim, after: float, *, counted: bool, error: str | None, note: str | None, budget: str | None = None,
+        suspect: bool = False,
+    ) -> None:  # fmt: skip
+        """Make a claim ready again, at once at its old place, later, or when a budget has room; a suspect no more, unless it is said."""
         turn, queue = self._turn, claim.queue
-        if not counted and after <= 0 and note is None and error is None:
+        if not counted and after <= 0 and note is None and error is None and budget is None:
             self._return(claim, untouched=True)
             return
         turn.write()
         attempt = claim.attempt + (1 if counted else 0)
-        flags = claim.flags & ~(RETURNED | SUSPECT) | (SUSPECT if suspect else 0)
+        flags = claim.flags & ~(RETURNED | (SUSPECT if budget is None else 0)) | (SUSPECT if suspect else 0)
         if counted:
             queue.retried += 1
         if error is not None:
@@ -76,18 +80,24 @@ class Endings:
             self._remember(claim, error)
         place = (queue.id, claim.rank, claim.id)
         turn.drop((claim,))
-        if after <= 0:
+        if after <= 0 and budget is None:
             turn.db.execute(_CHANGE, (attempt, flags, note, *place))
             self._dispatch.give_back(claim, flags)
         else:
             (envelope,) = turn.db.execute(f"{_DELETE} returning envelope", place).fetchone()
-            due = turn.now() + after
+            due = turn.now() + after if budget is None else NEVER
             if claim.key is not None:
                 flags |= HOLDER
-            turn.db.execute(DELAY, (due, claim.id, queue.id, claim.rank, claim.message_id, attempt, flags, claim.key, note, envelope))
+            turn.db.execute(
+                DELAY, (due, claim.id, queue.id, claim.rank, claim.message_id, attempt, flags, claim.key, note, envelope, budget)
+            )  # fmt: skip
             queue.rows -= 1
             queue.delayed += 1
             turn.due_at(due)
+            if budget is not None:
+                self._dispatch.budgets.wait(queue.id, budget)
+                if not counted and error is None:
+                    self._pend_again(claim, due)
         turn.changed.add(queue)
 
     def dead_letter(self, claim: Claim, reason: str, error: str | None, *, counted: bool = True) -> None:
@@ -172,9 +182,13 @@ class Endings:
         """
         self._turn.drop((claim,))
         self._dispatch.give_back(claim, claim.flags)
-        if untouched and claim.flags & MERGES and not claim.flags & RETURNED:
+        if untouched:
+            self._pend_again(claim, None)
+
+    def _pend_again(self, claim: Claim, due: float | None) -> None:
+        if claim.flags & MERGES and not claim.flags & RETURNED:
             self._turn.write()
-            self._turn.db.execute(_PENDING_AGAIN, (claim.queue.id, claim.key, claim.id, claim.rank, self._turn.next_id()))
+            self._turn.db.execute(_PENDING_AGAIN, (claim.queue.id, claim.key, claim.id, due, claim.rank, self._turn.next_id()))
 
     # --- what is remembered, and forgotten
 

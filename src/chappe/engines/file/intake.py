@@ -113,7 +113,7 @@ class Intake:
             self._turn.db.execute(INSERT, (queue.id, rank, identity, p.message_id, 0, flags, key, None, envelope))
             queue.arrived(rank, 1)
         else:
-            self._turn.db.execute(DELAY, (due, identity, queue.id, rank, p.message_id, 0, flags, key, None, envelope))
+            self._turn.db.execute(DELAY, (due, identity, queue.id, rank, p.message_id, 0, flags, key, None, envelope, None))
             queue.delayed += 1
             queue.published += 1
             self._turn.due_at(due)

@@ -83,7 +83,7 @@ def _ready(row: Row, _: float) -> str | None:
 
 
 def _delayed(row: Row, now: float) -> str | None:
-    return f"its time {row['due']:g} cannot be" if not 0 <= row["due"] <= now + FURTHEST else _ready(row, now)
+    return f"its time {row['due']:g} cannot be" if not (0 <= row["due"] <= now + FURTHEST or row.get("budget")) else _ready(row, now)
 
 
 def _dead(row: Row, now: float) -> str | None:

@@ -1,17 +1,17 @@
-"""What the engine remembers beside messages: marks, budgets, schedules, tracked states, the archive."""
+"""What the engine remembers beside messages: marks, schedules, tracked states, the archive."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Raw
 
 from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Moment, Number, Pace, Posted
+from chappe.engines.file.wire import Moment, Number, Posted
 from chappe.errors import NotFound
 from chappe.messages.topology import passes
 
@@ -116,16 +116,6 @@ class Records:
             (msgspec.msgpack.encode((done, total, text)), message_id, message_id),
         )
 
-    def take(self, budget: str, interval: Pace, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)]) -> float:
-        """Reserve the next start of a budget and say in how many seconds it is."""
-        turn = self._turn
-        now = turn.now()
-        row = turn.db.execute("select tat from budget where name = ?", (budget,)).fetchone()
-        wait, tat = reserve(now, now if row is None else float(row[0]), interval, burst)
-        turn.write()
-        turn.db.execute("insert or replace into budget values (?, ?)", (budget, tat))
-        return wait
-
     def archived(self, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int, int, int]:
         """Return archived messages in order, only those whose routing key fits; then `cursor`, `end` and `lost` of `Page`."""
         end, limit = self.archive_end(), max(0, min(limit, 1000))
@@ -174,7 +164,7 @@ class Records:
             ("tracked", "state in ('done', 'dead') and at < ?", now - RESULTS_KEPT),
             ("idempotency", "until < ?", now),
             ("unique_key", "until < ?", now),
-            ("budget", "tat < ?", now - BUDGETS_KEPT),
+            ("budget", "max(tat, closed) < ?", now - BUDGETS_KEPT),
         )]  # fmt: skip
         deleted += [self._prune_archive(e.name, now - e.archive) for e in turn.routes.exchanges.values() if e.archive]
         return max(deleted) < _DELETED_AT_ONCE
@@ -210,9 +200,3 @@ class Records:
 def begin_at(last: float | None, now: float) -> float:
     """Return from when on a schedule counts that begins again: a slot just fired is not repeated, a clock set back is not waited for."""
     return now if last is None or last > now + CLOCKS_APART else max(last, now)
-
-
-def reserve(now: float, tat: float, interval: float, burst: int) -> tuple[float, float]:
-    """Return the seconds until the next start and the new theoretical arrival time (ITU-T I.371 §A.1)."""
-    start = max(now, tat - interval * (burst - 1))
-    return start - now, max(tat, start) + interval

@@ -10,7 +10,7 @@ import msgspec
 
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.letters import Exported, Letter
-from chappe.engines.contract.results import Merge, State
+from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.file.client import Client
 from chappe.engines.file.wire import ImportedLetter, posted
 from chappe.messages.envelope import Envelope, Publication, Receipt
@@ -40,8 +40,11 @@ class FileStore:
     async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
         return await self._client.call("marks", message_id)
 
-    async def take(self, budget: str, interval: float, burst: int) -> float:
-        return await self._client.call("take", budget, interval, burst)
+    async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
+        return Start(*await self._client.call("take", budget, interval, burst, within, tag))
+
+    async def throttle(self, budget: str, until: float) -> None:
+        await self._client.call("throttle", budget, until)
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
         await self._client.call("begin_schedules", application, dict(definitions), now)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from chappe.engines.file.endings import INSERT_DEAD, Endings
+from chappe.engines.file.endings import INSERT_DEAD, NEVER, Endings
 from chappe.engines.file.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engines.file.seal import seal, unseal_or_stand_in
 from chappe.engines.file.turn import Turn
@@ -85,7 +85,7 @@ class Transfer:
 
     def _shown(self, row: Any, letter: Any = None) -> Any:
         place, message_id, attempt, due, rank, flags, key, unique, until, stored = row
-        left = None if due is None else max(0.0, due - self._turn.now())
+        left = None if due is None else 0.0 if due == NEVER else max(0.0, due - self._turn.now())
         for_ = None if until is None else max(0.0, until - self._turn.now())
         told = None if letter is None else (*letter[:3], Raw(letter[3] or msgspec.msgpack.encode([])))
         envelope = Raw(unseal_or_stand_in(stored, message_id))

@@ -20,7 +20,8 @@ from chappe.errors import StorageFull
 from chappe.messages.codec import encode_json
 
 INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-DELAY = "insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DELAY = """insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope, budget)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 ARCHIVED: Final = ""  # among what is finished: something was archived
 _IDS_AT_ONCE: Final = 1_000_000

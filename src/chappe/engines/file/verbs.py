@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from chappe.bounds import FURTHEST
+from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.letters import Letters
@@ -42,6 +43,7 @@ class RetryRequest(msgspec.Struct, array_like=True, gc=False, tag="retry"):
     counted: bool = True
     error: str | None = None
     note: str | None = None
+    budget: str | None = None
 
 
 class DeadRequest(msgspec.Struct, array_like=True, gc=False, tag="dead"):
@@ -63,6 +65,7 @@ class Verbs:
         self.letters = Letters(turn)
         self.transfer = Transfer(turn, ledger.endings)
         self.records = Records(turn, self.intake)
+        self.budgets = ledger.dispatch.budgets
 
     # Each verb takes the session if it is one of these, then what the wire brought. It raises before it writes, or not at all.
 
@@ -104,7 +107,8 @@ class Verbs:
                         continue
                 done.append((claim, settlement))
             elif isinstance(settlement, RetryRequest):
-                endings.retry(claim, settlement.after, counted=settlement.counted, error=settlement.error, note=settlement.note)
+                one = settlement
+                endings.retry(claim, one.after, counted=one.counted, error=one.error, note=one.note, budget=one.budget)
             else:
                 endings.dead_letter(claim, settlement.reason, settlement.error)
             seen.add(tag)
@@ -219,8 +223,9 @@ _OWN: Final = ("declare", "subscribe", "publish", "settle", "depth", "purge", "p
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "records": (
         Records,
-        ("mark", "marks", "take", "begin_schedules", "fire", "last_fired", "state", "progress", "archived", "followers", "keep_position"),
+        ("mark", "marks", "begin_schedules", "fire", "last_fired", "state", "progress", "archived", "followers", "keep_position"),
     ),
+    "budgets": (Budgets, ("take", "throttle")),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }

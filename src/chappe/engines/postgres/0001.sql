@@ -25,7 +25,7 @@ create table message (
     queue integer not null,
     rank bigint not null,                -- minus the priority
     state smallint not null default 1,   -- 0 delayed, 1 ready, 2 behind another of its key, 3 ready to run alone
-    due double precision,
+    due double precision,                -- infinity for what waits for a budget
     message_id text not null,
     attempt integer not null default 0,
     deaths smallint not null default 0,  -- of workers that ran it
@@ -34,11 +34,13 @@ create table message (
     pending boolean not null default false,  -- others may be merged into it
     version bigint,                      -- of what is pending
     note text,
+    budget text,                         -- what it waits for
     envelope bytea not null
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000);
 create index message_line on message (queue, rank, place) where state = 1;
 create index message_alone on message (queue, rank, place) where state = 3;
 create index message_behind on message (queue, key, rank, place) where state = 2;
+create index message_budget on message (queue, budget, rank, place) where budget is not null;
 create index message_due on message (due, place) where state = 0;
 create unique index message_pending on message (queue, key) where pending;
 create index message_tracked on message (message_id) where flags & 1 > 0;
@@ -122,7 +124,16 @@ create table unique_key (name text primary key, message_id text not null, until 
 create index unique_key_by_message on unique_key (message_id);
 create index unique_key_until on unique_key (until) where until is not null;
 
-create table budget (name text primary key, tat double precision not null);
+create table budget (
+    name text primary key,
+    tat double precision not null,       -- the theoretical arrival time of the next start
+    pace double precision not null default 1,   -- seconds from one start to the next
+    burst integer not null default 1,
+    closed double precision not null default 0  -- until when there is no start
+);
+-- The queues and budgets for which something waits, and when to look whether there is room.
+create table gate (queue integer not null, budget text not null, opens double precision not null, primary key (queue, budget));
+create index gate_opens on gate (opens);
 create table schedule (name text primary key, slot double precision not null);
 create table schedule_definition (name text primary key, application text not null, definition text);
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, LiteralString
 
 from chappe.engines.contract.broker import Ack, Dead, Refusal, Retry, Settlement
-from chappe.engines.postgres import lines
+from chappe.engines.postgres import budgets, lines
 from chappe.engines.postgres.claims import Held
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.flags import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
@@ -51,20 +51,20 @@ _RETRY: Final[LiteralString] = """
     with asked as (
         select * from unnest(
             %(places)s::bigint[], %(afters)s::float8[], %(counted)s::boolean[], %(notes)s::text[], %(errors)s::text[],
-            %(flags)s::smallint[], %(whole)s::boolean[]
-        ) as t (place, after, counted, note, error, flags, whole)
+            %(flags)s::smallint[], %(whole)s::boolean[], %(budgets)s::text[]
+        ) as t (place, after, counted, note, error, flags, whole, budget)
     ),
     back as (
         delete from running r using asked a where r.place = a.place and r.session = %(session)s
-        returning r.*, a.after, a.counted, a.note as new_note, a.error, a.flags as new_flags, a.whole
+        returning r.*, a.after, a.counted, a.note as new_note, a.error, a.flags as new_flags, a.whole, a.budget
     ),
     failed as (
         insert into failure select queue, message_id, now_seconds(), attempt + 1, error from back where error is not null
     )
-    insert into message (place, queue, rank, state, due, message_id, attempt, deaths, flags, key, note, envelope, pending, version)
-    select place, queue, rank, case when after > 0 then 0 when new_flags & 16 > 0 then 3 else 1 end,
-        case when after > 0 then now_seconds() + after end, message_id, attempt + counted::integer, deaths, new_flags, key, new_note,
-        envelope,
+    insert into message (place, queue, rank, state, due, message_id, attempt, deaths, flags, key, note, budget, envelope, pending, version)
+    select place, queue, rank, case when budget is not null or after > 0 then 0 when new_flags & 16 > 0 then 3 else 1 end,
+        case when budget is not null then 'infinity' when after > 0 then now_seconds() + after end, message_id,
+        attempt + counted::integer, deaths, new_flags, key, new_note, budget, envelope,
         is_whole, case when is_whole then nextval('place') end
     from (
         select b.*, b.whole and not exists (select 1 from message m where m.queue = b.queue and m.key = b.key and m.pending) as is_whole
@@ -148,7 +148,7 @@ class Endings:
             receipts = await self._intake.store_whole(cursor, then)
             if any(receipt.outcome == "pending" for receipt in receipts):
                 raise _Refused(receipts)
-        woken = {held[r.delivery].queue for r in retries if r.after <= 0 and r.delivery in ended}
+        woken = {held[r.delivery].queue for r in retries if r.after <= 0 and r.budget is None and r.delivery in ended}
         leaving = [(h.queue, h.key) for s in (*acks, *dead) if (h := held[s.delivery]).key is not None and s.delivery in ended]
         woken |= set(await lines.leave(cursor, [(queue, str(key)) for queue, key in leaving]))
         if woken:
@@ -174,7 +174,8 @@ class Endings:
         whole: list[bool] = []  # nobody has begun it, so that others may be merged into it again
         for retry in retries:
             known = held[retry.delivery].flags
-            untouched = not retry.counted and retry.after <= 0 and retry.note is None and retry.error is None
+            at_once = retry.after <= 0 and retry.note is None
+            untouched = not retry.counted and retry.error is None and (at_once or retry.budget is not None)
             flags.append(known if untouched else known & ~SUSPECT | RETURNED | (HISTORY if retry.error is not None else 0))
             whole.append(bool(untouched and known & MERGES and not known & RETURNED))
         await cursor.execute(
@@ -182,10 +183,12 @@ class Endings:
             {
                 "places": [r.delivery for r in retries], "afters": [r.after for r in retries], "counted": [r.counted for r in retries],
                 "notes": [_text(r.note) for r in retries], "errors": [_text(r.error) for r in retries], "flags": flags, "whole": whole,
-                "session": session,
+                "budgets": [_text(r.budget) for r in retries], "session": session,
             },
         )  # fmt: skip
-        return {int(place) for (place,) in await cursor.fetchall()}
+        ended = {int(place) for (place,) in await cursor.fetchall()}
+        await budgets.wait(cursor, [(held[r.delivery].queue, r.budget) for r in retries if r.budget is not None and r.delivery in ended])
+        return ended
 
     async def _bury(self, cursor: Cursor, session: int, dead: Sequence[Dead]) -> set[int]:
         places = [d.delivery for d in dead]

@@ -13,8 +13,9 @@ import msgspec
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.letters import Exported, Letter
-from chappe.engines.contract.results import Merge, State
+from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.postgres.broker import PostgresBroker
+from chappe.engines.postgres.budgets import Budgets
 from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.letters import Letters
@@ -39,12 +40,6 @@ _BEGIN: Final = """
 """
 _FIRE: Final = """
     insert into schedule values (%s, %s) on conflict (name) do update set slot = excluded.slot where schedule.slot < excluded.slot
-"""
-# Generic cell rate algorithm (ITU-T I.371).
-_TAKE: Final = """
-    insert into budget as b select %(name)s, now + %(interval)s from (select now_seconds() as now) clock
-    on conflict (name) do update set tat = greatest(b.tat, now_seconds()) + %(interval)s
-    returning greatest(0, tat - %(interval)s - %(room)s - now_seconds())
 """
 _STATE: Final[LiteralString] = (
     """
@@ -84,6 +79,7 @@ class PostgresStore:
         self._presence = broker.presence
         self._intake = broker.intake
         self._contents = broker.contents
+        self._budgets = Budgets(self._database)
         self._letters = Letters(self._database, self._routes)
         self._transfer = Transfer(self._database, self._routes, self._presence)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
@@ -109,10 +105,11 @@ class PostgresStore:
         rows = await self._database.once("select handler, result from mark where message_id = %s", (message_id,), repeatable=True)
         return {str(handler): result for handler, result in rows}
 
-    async def take(self, budget: str, interval: float, burst: int) -> float:
-        values = {"name": budget, "interval": interval, "room": interval * (burst - 1)}
-        ((wait,),) = await self._database.once(_TAKE, values)
-        return float(wait)
+    async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
+        return await self._budgets.take(budget, interval, burst, within, tag)
+
+    async def throttle(self, budget: str, until: float) -> None:
+        await self._budgets.throttle(budget, until)
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
         names = sorted(definitions)

@@ -7,7 +7,8 @@ import contextlib
 import logging
 from typing import Final, LiteralString
 
-from chappe.engines.postgres import lines
+from chappe.engines.postgres import budgets, lines
+from chappe.engines.postgres.budgets import NEXT
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.presence import LIVES
 from chappe.engines.postgres.routes import Routes
@@ -22,21 +23,22 @@ _PRUNE: Final = 60.0  # seconds
 _AT_ONCE: Final = 1000
 _TENDING: Final = "select pg_try_advisory_xact_lock(hashtext('chappe tends'), hashtext(current_schema()))"
 _LOOK: Final[LiteralString] = (
-    "select exists (select 1 from message where state = 0 and due <= now_seconds()),"
+    "select exists (select 1 from message where state = 0 and due <= now_seconds()) or coalesce(" + NEXT + " <= now_seconds(), false),"
     " array(select number from session where not exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number)),"
-    " (select min(due) - now_seconds() from message where state = 0)"
+    " (select least((select min(due) from message where state = 0), " + NEXT + ") - now_seconds())"
 )
 # What has the turn of its key, and waits for another attempt, keeps its place; all else begins anew behind what is there.
 _PROMOTE: Final[LiteralString] = """
     with due as (
-        select place, queue, rank, key, flags from message where state = 0 and due <= now_seconds() order by due, place
+        select place, queue, rank, key, flags, budget from message where state = 0 and due <= now_seconds() order by due, place
         limit %s for update skip locked
     ),
     turns as (
-        select due.*, l.head is not null as has_turn, case when l.head is null then nextval('place') else due.place end as later
+        select due.*, l.head is not null as has_turn,
+            case when l.head is null and budget is null then nextval('place') else due.place end as later
         from due left join line l on l.queue = due.queue and l.key = due.key and l.head = due.place
     )
-    update message m set place = t.later, due = null,
+    update message m set place = t.later, due = null, budget = null,
         state = case when t.flags & 16 > 0 then 3 when t.key is null or t.has_turn then 1 else 2 end
     from turns t where m.place = t.place
     returning m.queue, m.key, m.place, m.rank, m.state
@@ -57,7 +59,7 @@ _PRUNED: Final[dict[LiteralString, tuple[LiteralString, LiteralString]]] = {  # 
     "tracked": ("message_id", "state in ('done', 'dead') and at < now_seconds() - 86400"),
     "idempotency": ("name", "until < now_seconds()"),
     "unique_key": ("name", "until < now_seconds()"),
-    "budget": ("name", "tat < now_seconds() - 86400"),
+    "budget": ("name", "greatest(tat, closed) < now_seconds() - 86400"),
     "archive": ("seq", "at < now_seconds() - (select archive from exchange e where e.name = archive.exchange)"),
 }
 
@@ -134,6 +136,7 @@ class Tending:
             await cursor.execute(_TAKE_BACK, {"gone": gone})
             back = [int(row[0]) for row in await cursor.fetchall()]
             await cursor.execute("select pg_notify('chappe_ready', queue::text) from unnest(%s::integer[]) as t (queue)", (back,))
+        await budgets.open_gates(cursor)
         await cursor.execute(_PROMOTE, (_AT_ONCE,))
         rows = await cursor.fetchall()
         await lines.join(cursor, [(queue, key, place, rank) for queue, key, place, rank, state in rows if state == 2])

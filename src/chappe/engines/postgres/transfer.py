@@ -19,9 +19,8 @@ _UNIQUE: Final[LiteralString] = (
     " where m.flags & 2 > 0 and u.message_id = m.message_id limit 1) u on true"
 )
 _LATER: Final[LiteralString] = (
-    "select m.place, m.envelope, m.attempt, m.rank, m.due - now_seconds(), m.key, m.flags, u.name, u.lasts from message m"
-    + _UNIQUE
-    + " where m.queue = %s and m.state = 0 and m.due > now_seconds() + %s and not m.pending"
+    "select m.place, m.envelope, m.attempt, m.rank, case when m.budget is null then m.due - now_seconds() else 0 end, m.key, m.flags,"
+    " u.name, u.lasts from message m" + _UNIQUE + " where m.queue = %s and m.state = 0 and m.due > now_seconds() + %s and not m.pending"
     " and not exists (select 1 from line l where l.queue = m.queue and l.key = m.key and l.head = m.place)"
     " order by m.due, m.place limit %s"
 )

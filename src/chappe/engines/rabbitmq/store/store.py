@@ -12,7 +12,7 @@ import msgspec
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page
 from chappe.engines.contract.letters import Exported, Letter
-from chappe.engines.contract.results import Merge, State
+from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.rabbitmq.outbox import Ticket
 from chappe.engines.rabbitmq.store.database import Cursor, Database
 from chappe.engines.rabbitmq.store.intake import Intake
@@ -137,8 +137,8 @@ class PostgresStore:
 
         return await self.database.run(work, writes=False)
 
-    async def take(self, budget: str, interval: float, burst: int) -> float:
-        async def work(cursor: Cursor) -> float:
+    async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
+        async def work(cursor: Cursor) -> Start:
             room = interval * (burst - 1)
             await cursor.execute("select pg_advisory_xact_lock(hashtext('budget'), hashtext(%s))", (budget,))
             await cursor.execute("select tat, now_seconds() from budget where name = %s", (budget,))
@@ -149,13 +149,19 @@ class PostgresStore:
             assert row is not None
             tat, now = row
             start = max(now, tat - room)
+            if start - now > within:
+                return Start(granted=False, wait=float(start - now))
             await cursor.execute(
                 "insert into budget values (%s, %s) on conflict (name) do update set tat = excluded.tat",
                 (budget, max(tat, start) + interval),
             )
-            return float(start - now)
+            return Start(granted=True, wait=float(start - now))
 
         return await self.database.run(work)
+
+    async def throttle(self, budget: str, until: float) -> None:
+        statement = "insert into budget values (%s, %s) on conflict (name) do update set tat = greatest(budget.tat, excluded.tat)"
+        await self.database.run(lambda cursor: cursor.execute(statement, (budget, until)))
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
         names = sorted(definitions)
