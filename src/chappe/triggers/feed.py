@@ -5,7 +5,9 @@ from __future__ import annotations
 import calendar
 import hashlib
 import io
+import math
 import re
+import urllib.parse
 import xml.sax
 import xml.sax.handler
 from collections.abc import Mapping, Sequence
@@ -80,9 +82,10 @@ def conditions(feed: Feed) -> dict[str, str]:
 def failed(feed: Feed, trouble: str, now: float, pause: float = 0.0) -> Poll:
     """Return the poll of a feed that could not be read, and is asked again later each time, not before `pause` seconds."""
     failures = feed.failures + 1
-    due = now + max(pause, interval(_rate(feed, now, 0), failures))
+    rate = _rate(feed, now, 0)
+    due = now + max(pause, interval(rate if feed.digest else math.inf, failures))  # how busy it is is not known before it was read
     sentence = trouble if len(trouble) <= _LONGEST_TROUBLE else f"{trouble[: _LONGEST_TROUBLE - 1]}…"
-    return Poll(replace(feed, polled_at=now, rate=_rate(feed, now, 0), next_poll=due, failures=failures, trouble=sentence))
+    return Poll(replace(feed, polled_at=now, rate=rate, next_poll=due, failures=failures, trouble=sentence))
 
 
 def read(feed: Feed, answer: Answer, now: float) -> Poll:
@@ -96,10 +99,10 @@ def read(feed: Feed, answer: Answer, now: float) -> Poll:
     digest = hashlib.blake2s(answer.body, digest_size=16).hexdigest()
     if digest == feed.digest:
         return _settled(_validated(here, answer), now, pause)
-    found = _parsed(here, answer)
+    found = _parsed(answer)
     if isinstance(found, str):
         return failed(feed, found, now, pause)
-    fresh, seen = _fresh(found.entries, here.seen, now)
+    fresh, seen = _fresh(found.entries, here, now)
     recent = sum(item.published > now - WEEK for item in fresh)
     known = replace(_validated(here, answer), seen=seen, digest=digest, trouble=_oddity(found))
     return Poll(_settled(known, now, max(pause, _ttl(found.feed)), recent).feed, fresh)
@@ -134,9 +137,10 @@ def _refusal(status: int, pause: float) -> str:
             return f"The server answered {status} in place of a feed; it is asked again later."
 
 
-def _parsed(feed: Feed, answer: Answer) -> Any:
+def _parsed(answer: Answer) -> Any:
     """Return the document, or a sentence that says why it is none."""
-    said = {"content-type": answer.headers.get("content-type", "application/xml"), "content-location": feed.url}
+    # Without the address of the document: ids would be made relative to it, and be others where it moves.
+    said = {"content-type": answer.headers.get("content-type", "application/xml")}
     if (bomb := _bomb(answer.body, said)) is not None:
         return bomb
     try:
@@ -176,28 +180,37 @@ def _oddity(found: Any) -> str:
     return f"The feed is not well-formed ({said or type(error).__name__}{line}); it was read as far as it goes."[:_LONGEST_TROUBLE]
 
 
-def _fresh(entries: Sequence[Any], seen: tuple[str, ...], now: float) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+def _fresh(entries: Sequence[Any], feed: Feed, now: float) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """Return the items that were not seen, oldest first, and all ids to remember: those of this document, and the latest before."""
-    known, here, items = frozenset(seen), dict[str, None](), list[Item]()
+    known, here, items = frozenset(feed.seen), dict[str, None](), list[Item]()
     for entry in reversed(entries):  # documents begin with the newest
-        item = _item(entry, now)
+        item = _item(entry, feed.url, now)
         short = hashlib.blake2s(item.id.encode(errors="replace"), digest_size=9).hexdigest() if item.id else ""
         if not short or short in here:
             continue
         here[short] = None
         if short not in known:
             items.append(item)
-    before = [one for one in seen if one not in here][-_REMEMBERED:]
+    before = [one for one in feed.seen if one not in here][-_REMEMBERED:]
     return tuple(sorted(items, key=lambda item: item.published)), (*before, *here)
 
 
-def _item(entry: Any, now: float) -> Item:
-    title, summary = str(entry.get("title") or ""), str(entry.get("summary") or "")
-    link = str(entry.get("link") or "")
-    link = link if link.startswith(("http://", "https://")) else ""
-    moment = _moment(entry.get("published_parsed")) or _moment(entry.get("updated_parsed"))
-    text = f"{title}\n{summary}".strip()
-    return Item(str(entry.get("id") or "") or link or text, title, link, summary, now if moment is None else min(now, moment))
+def _item(entry: Any, base: str, now: float) -> Item:
+    title, summary, link = (str(entry.get(name) or "") for name in ("title", "summary", "link"))
+    dates: dict[str, Any] = {**entry}  # its own get guesses, and warns
+    moments = (_moment(dates.get(name)) for name in ("published_parsed", "updated_parsed"))
+    moment = next((moment for moment in moments if moment is not None), now)
+    identity = str(entry.get("id") or "") or link or f"{title}\n{summary}".strip()
+    return Item(identity, title, _address(base, link), summary, min(now, moment))
+
+
+def _address(base: str, link: str) -> str:
+    """Return a link as an address of the web, or nothing: it may be a script."""
+    try:
+        found = urllib.parse.urljoin(base, link) if link else ""
+    except ValueError:
+        return ""
+    return found if found.startswith(("http://", "https://")) else ""
 
 
 def _moment(parsed: Any) -> float | None:
