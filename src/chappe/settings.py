@@ -86,6 +86,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     allowed_origins: tuple[str, ...] = ()
     allowed_users: tuple[str, ...] = ()
     allow_plain_amqp: bool = False
+    pages: str | None = None
     max_body: int = 1024 * 1024
     deadline: float = 5.0
     grace: float = 25.0
@@ -110,6 +111,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"log_level {shown(self.log_level)} must be one of {', '.join(_LEVELS)}")
         if self.log_format not in _FORMATS:
             raise ValueError(f"log_format {shown(self.log_format)} must be one of {', '.join(_FORMATS)}")
+        if self.pages is not None and not Path(self.pages).is_dir():
+            raise ValueError(f"pages {shown(self.pages)} must be a folder")
         self._check_broker()
         self._check_names()
 

@@ -191,13 +191,15 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
 
     from chappe.web.gateway import gateway as make_gateway
     from chappe.web.http_protocol import HttpProtocol, backlog
+    from chappe.web.push import LARGEST_FRAME, PushWebSocket
 
     settings = settings_of(ctx, host=host, port=port)
     line = _start(settings, "gateway", settings.grace)
     app = find_app(settings, role="gateway", may_own_file=False)
     runs_handlers = any(command.__spec__.inline for command in app.registry.commands())
     config = uvicorn.Config(
-        make_gateway(app), http=HttpProtocol, ws="none", log_config=None, access_log=False,
+        make_gateway(app), http=HttpProtocol, ws=PushWebSocket, ws_per_message_deflate=False, ws_max_size=LARGEST_FRAME, log_config=None,
+        access_log=False,
         server_header=False, timeout_graceful_shutdown=int(settings.grace), lifespan="on", proxy_headers=False,
         backlog=backlog(), loop="chappe.bus.loop:LastingLoop" if runs_handlers else "auto",
     )  # fmt: skip

@@ -6,12 +6,14 @@ import importlib.metadata
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chappe.app import App
@@ -19,10 +21,12 @@ from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
 from chappe.web.commands import Commands
 from chappe.web.guard import BodyTooLarge, Guard, refuse_open_bind
+from chappe.web.live import Live
 from chappe.web.metrics import Metrics
 from chappe.web.openapi import document
 from chappe.web.problems import problem, problem_of
 
+_ROUTES = ("commands", "messages", "events", "livez", "healthz", "readyz", "metrics", "openapi.json", "queues")
 VERSION = importlib.metadata.version("chappe")
 
 
@@ -30,7 +34,7 @@ def gateway(app: App) -> ASGIApp:
     """Return the ASGI application; raises `InvalidSettings` for an open bind without a token."""
     settings = app.settings
     refuse_open_bind(settings)
-    commands, metrics = Commands(app), Metrics()
+    commands, metrics, live = Commands(app), Metrics(), Live(app)
     described = encode_json(document(app, VERSION))
 
     async def livez(_: Request) -> Response:
@@ -57,6 +61,9 @@ def gateway(app: App) -> ASGIApp:
     async def openapi(_: Request) -> Response:
         return Response(described, media_type="application/json")
 
+    async def client(_: Request) -> Response:
+        return FileResponse(Path(__file__).parent / "static/chappe.js", media_type="text/javascript")
+
     async def queues(_: Request) -> Response:
         try:
             connection = await app.connection()
@@ -67,17 +74,22 @@ def gateway(app: App) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         yield
+        await live.hub.close()
         await app.aclose()
 
     routes = [
         Route("/commands/{name}", commands.post, methods=["POST"]),
         Route("/messages/{id}", commands.get, methods=["GET"]),
+        Route("/events", live.get, methods=["GET"]),
+        WebSocketRoute("/events", live.listen),
         Route("/livez", livez, methods=["GET"]),
         Route("/healthz", livez, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
         Route("/metrics", show_metrics, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/queues", queues, methods=["GET"]),
+        Route("/chappe.js", client, methods=["GET"]),
+        *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
     ]
     inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_problem, Exception: _failure})
     inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
@@ -110,12 +122,13 @@ class _Measured:
             await self._app(scope, receive, watched)
         finally:
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+            if route != "events":  # it may last for days
+                self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
 def _route_of(path: str) -> str:
     first = path.split("/", 2)[1] if path.count("/") else ""
-    return first if first in ("commands", "messages", "livez", "healthz", "readyz", "metrics", "openapi.json", "queues") else "other"
+    return first if first in _ROUTES else "other"
 
 
 async def _http_problem(_: Request, error: Exception) -> Response:

@@ -79,7 +79,7 @@ class Guard:
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         refused = self._refuse(scope)
@@ -89,7 +89,8 @@ class Guard:
                 refused = problem(429, "Too many wrong tokens", "try again in a moment", headers=_COME_BACK)
             await refused(scope, receive, send)
             return
-        await self._app(scope, _limited(receive, self._max_body), send)
+        is_http = scope["type"] == "http"
+        await self._app(scope, _limited(receive, self._max_body) if is_http else receive, send)
 
     def _too_large(self) -> Response:
         return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
@@ -121,7 +122,7 @@ class Guard:
         length = found.get(b"content-length")
         if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self._max_body):
             return self._too_large()
-        return None if scope["path"] in OPEN_PATHS else self._refuse_stranger(scope, found.get(b"authorization", b""))
+        return None if scope["path"] in OPEN_PATHS else self._refuse_stranger(scope, found.get(b"authorization") or _offered(scope))
 
     def _refuse_stranger(self, scope: Scope, authorization: bytes) -> Response | None:
         if self._digest is not None:
@@ -148,6 +149,12 @@ class Guard:
         digest = hashlib.sha256(token.strip()).digest()
         assert self._digest is not None
         return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
+
+
+def _offered(scope: Scope) -> bytes:
+    """Return the token that a browser's WebSocket, which can send no header, offers as a subprotocol `bearer.TOKEN`."""
+    offered: list[str] = scope.get("subprotocols", [])
+    return next((b"Bearer " + name[7:].encode() for name in offered if name.startswith("bearer.")), b"")
 
 
 def _user_of(scope: Scope) -> int | None:

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from chappe.web.peer import user_behind
 from chappe.web.problems import problem
+from chappe.web.push import PUSH, Push, PushWebSocket
 
 HEAD_WITHIN: Final = 10.0  # seconds for the request line and the headers
 GONE_WITHIN: Final = 2.0  # seconds for a client that was turned away to read why: closing at once would take the answer back
@@ -24,10 +25,11 @@ _LEAST_KEPT: Final = 44  # descriptors for everything that is not a connection, 
 _LONGEST_BACKLOG: Final = 2048
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(Push, HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with a deadline for each part of a request, a bound for what surrounds its body, and problem documents.
 
-    A client whose answer is being made is not hurried. Trailers are dropped, and an upgrade is a request like any other.
+    A client whose answer is being made is not hurried. Trailers are dropped, and an upgrade to anything but a WebSocket is a
+    request like any other.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -65,7 +67,7 @@ class HttpProtocol(HttpToolsProtocol):
                 problem(400, "The request is not HTTP", "write the lines, Content-Length and Transfer-Encoding as RFC 9112 has them")
             )
             return
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._stage == "upgraded":
             return
         if self._stage != "idle" and self._spare < 0:
             self._refuse(
@@ -91,14 +93,34 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 rest = rest[upgrade.args[0] :]
+                if self._becomes_websocket():
+                    self._hand_over(bytes(rest))
+                    return
                 head = _without_upgrade(self.parser, self.url, self.headers)
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
                 self.parser.feed_data(head)
 
+    def _becomes_websocket(self) -> bool:
+        """Tell whether what asks for an upgrade is a handshake of a WebSocket, and nothing before it waits for its answer."""
+        is_get = self.parser.get_method() == b"GET" and self.parser.get_http_version() == "1.1" and self.url.startswith(b"/")
+        return is_get and self._should_upgrade() and self._answered and not self.pipeline
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Leave the connection to a WebSocket: nothing of this protocol is to touch it any more."""
+        self._allow(None)
+        self._stage = "upgraded"
+        self.connections.discard(self)
+        protocol = cast("type[PushWebSocket]", self.ws_protocol_class)(self.config, self.server_state, self.app_state)
+        protocol.user = self._user
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        head = [b"GET %b HTTP/1.1" % self.url, *(b"%b: %b" % header for header in self.headers), b"", b""]
+        protocol.data_received(b"\r\n".join(head) + rest)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {"chappe.user": {"id": self._user}}
+        self.scope["extensions"] = {"chappe.user": {"id": self._user}, PUSH: self}  # pyright: ignore[reportGeneralTypeIssues]
         self._stage, self._since, self._spare, self._rest = "head", self.loop.time(), LARGEST_HEAD, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -145,6 +167,7 @@ class HttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Answer the request that may be on its way, and end: whoever sends it knows nothing of our end (RFC 9112 §9.6)."""
         self._ending = True
+        self.send_away()
         if self._answered:
             self.loop.call_later(LINGER, self._end_if_idle)
         else:

@@ -1,0 +1,377 @@
+"""`GET /events`: the archive by pages and long-polls, and what comes by server-sent events and WebSocket, with the same positions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from chappe.app import App
+from chappe.archive.follow import AT_ONCE, LOST, WAIT, Since, begin_at, body_of, loss_of, since_of
+from chappe.engines.contract.archive import Archive, Page, Record
+from chappe.errors import BrokerError, ChappeError, InvalidMessage
+from chappe.messages.codec import encode_json
+from chappe.messages.topology import passes
+from chappe.web.problems import problem, problem_of
+from chappe.web.push import PUSH, Push, sse_chunk, text_frame
+
+log = logging.getLogger("chappe.web")
+
+POSITION: Final = "chappe.position"  # the type of what tells a position without an event
+HEARTBEAT: Final = 15.0  # seconds of silence after which the position is told
+_LONGEST_POLL: Final = 30.0
+_KEPT: Final = 2000  # events that are kept to hand over between catching up and listening
+_KEPT_BYTES: Final = 4 * 1024 * 1024
+_READ_WITHIN: Final = 60.0  # seconds for a client to read a page
+_AGAIN: Final = 0.2
+_LONGEST_PATTERN: Final = 255
+
+
+class Said(NamedTuple):
+    """An event as clients hear it."""
+
+    seq: int
+    key: str
+    text: bytes
+
+
+def said_of(record: Record) -> Said:
+    """Return an event as the JSON that all clients are sent; a body that is no JSON is told in Base64."""
+    envelope, body = record.envelope, body_of(record.envelope)
+    event: dict[str, Any] = {
+        "seq": record.seq, "at": record.at, "exchange": record.exchange, "key": record.routing_key, "id": envelope.id,
+        "type": envelope.type, "body": body,
+    }  # fmt: skip
+    try:
+        text = encode_json(event | {"base64": True} if isinstance(body, bytes) else event)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        text = encode_json(event | {"body": envelope.body, "base64": True})
+    return Said(record.seq, record.routing_key, text)
+
+
+def lost_of(page: Page, loss: int) -> Said:
+    """Return what is said first where history was lost."""
+    seq = page.records[0].seq - 1 if page.records else page.cursor
+    return Said(seq, LOST, encode_json({"seq": seq, "type": LOST, "lost": loss}))
+
+
+def position_of(seq: int) -> Said:
+    """Return what tells a position."""
+    return Said(seq, POSITION, encode_json({"seq": seq, "type": POSITION}))
+
+
+def as_frame(said: Said) -> bytes:
+    """Return an event as a WebSocket frame."""
+    return text_frame(said.text)
+
+
+def as_event(said: Said) -> bytes:
+    """Return an event as a server-sent event."""
+    return b"id: %d\ndata: %b\n\n" % (said.seq, said.text)
+
+
+def as_chunk(said: Said) -> bytes:
+    """Return an event as a chunk with a server-sent event."""
+    return sse_chunk(as_event(said))
+
+
+def _concerns(said: Said, pattern: str) -> bool:
+    return pattern == "#" or said.key in (LOST, POSITION) or passes("topic", pattern, said.key)
+
+
+Make = Callable[[Said], bytes]
+
+
+class Listener:
+    """One client that has caught up up to a position."""
+
+    def __init__(self, push: Push, pattern: str, make: Make, position: int) -> None:
+        self.push = push
+        self.pattern = pattern
+        self.make = make
+        self.position = position
+
+    def hear(self, said: list[Said]) -> bool:
+        """Take what is new and fits; used between catching up and listening with all others."""
+        data = b"".join(self.make(one) for one in said if one.seq > self.position and _concerns(one, self.pattern))
+        return not data or self.push.push(data)
+
+
+class Hub:
+    """Follows the archive once for everybody who listens; used on one event loop."""
+
+    def __init__(self, archive: Callable[[], Awaitable[Archive]]) -> None:
+        self._archive = archive
+        self._groups: dict[tuple[str, Make], dict[Listener, None]] = {}
+        self._ahead: list[Listener] = []  # who has read further than this hub
+        self._recent: deque[Said] = deque()
+        self._recent_bytes = 0
+        self._begin = 0  # the position from which on everything is in `_recent`
+        self.position = -1
+        self._task: asyncio.Task[None] | None = None
+        self._read = asyncio.Event()
+        self._told_at = 0.0
+
+    async def ready(self) -> None:
+        """Follow from now on, and return when the position is known."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._follow())
+        while self.position < 0:
+            await self._read.wait()
+
+    async def close(self) -> None:
+        """Follow no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def join(self, listener: Listener) -> bool:
+        """Hand over what came since the listener's position, and have it hear what comes; False if it must read on by itself first."""
+        if listener.position < self._begin:
+            return False
+        if listener.position > self.position:
+            self._ahead.append(listener)
+        else:
+            if listener.position < self.position:
+                listener.hear(list(self._recent))
+            self._groups.setdefault((listener.pattern, listener.make), {})[listener] = None
+        return True
+
+    def leave(self, listener: Listener) -> None:
+        """Have a listener hear no more."""
+        with contextlib.suppress(ValueError):
+            self._ahead.remove(listener)
+        group = self._groups.get((listener.pattern, listener.make), {})
+        group.pop(listener, None)
+        if not group:
+            self._groups.pop((listener.pattern, listener.make), None)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                archive = await self._archive()
+                if self.position < 0:
+                    self.position = self._begin = (await archive.archived(0, 0)).end
+                self._read.set()
+                page = await archive.archived(self.position, AT_ONCE, wait=min(WAIT, HEARTBEAT))
+            except BrokerError as error:
+                log.warning("cannot read the archive for those who listen (%s); trying again", error)
+                await asyncio.sleep(_AGAIN)
+                continue
+            loss = loss_of(self.position, page)
+            said = [said_of(record) for record in page.records]
+            now = asyncio.get_running_loop().time()
+            if loss:
+                said.insert(0, lost_of(page, loss))
+            elif page.records:
+                self._told_at = now
+            elif now - self._told_at >= HEARTBEAT:
+                self._told_at, said = now, [position_of(page.cursor)]
+            self._publish(said, page.cursor)
+            if loss:
+                self._recent.clear()
+                self._recent_bytes, self._begin = 0, page.cursor
+
+    def _publish(self, said: list[Said], cursor: int) -> None:
+        """Write to all without waiting: no listener can come or go meanwhile."""
+        for (pattern, make), listeners in list(self._groups.items()):
+            if data := b"".join([make(one) for one in said if _concerns(one, pattern)]):
+                for listener in list(listeners):
+                    if not listener.push.push(data):
+                        log.warning("a client that did not read is closed: it was sent everything up to seq %d", self.position)
+                        self.leave(listener)
+        for listener in list(self._ahead):
+            if not listener.hear(said) or listener.position <= cursor:
+                self._ahead.remove(listener)
+                if not listener.push.transport.is_closing():
+                    self._groups.setdefault((listener.pattern, listener.make), {})[listener] = None
+        self.position = cursor
+        self._remember(said)
+
+    def _remember(self, said: list[Said]) -> None:
+        events = [one for one in said if one.key not in (LOST, POSITION)]
+        self._recent.extend(events)
+        self._recent_bytes += sum(len(one.text) for one in events)
+        while len(self._recent) > _KEPT or self._recent_bytes > _KEPT_BYTES:
+            old = self._recent.popleft()
+            self._recent_bytes -= len(old.text)
+            self._begin = old.seq
+
+
+class Wanted(NamedTuple):
+    """What a request asks for."""
+
+    pattern: str
+    since: Since | None
+    limit: int
+
+
+def wanted_of(query: Any, last: str | None) -> Wanted:
+    """Read the query; `last` is the Last-Event-ID, which counts before it. Raises `InvalidMessage`."""
+    pattern = query.get("pattern", "#")
+    if not pattern or len(pattern) > _LONGEST_PATTERN or not all(pattern.split(".")):
+        raise InvalidMessage("pattern", {"$": "write words joined by dots, * for one word, # for any number"})
+    text = last if last is not None else query.get("since", query.get("offset", "now"))
+    since = since_of("0" if text == "-1" else text)
+    if since == "last":
+        raise InvalidMessage("since", {"$": '"last" needs a name, which only programs have: keep the seq of the last event, and send it'})
+    limit = query.get("limit", str(AT_ONCE))
+    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= 1000:
+        raise InvalidMessage("limit", {"$": "it is a number within 1..1000"})
+    return Wanted(pattern, since, int(limit))
+
+
+class Live:
+    """The routes for events of one application."""
+
+    def __init__(self, app: App) -> None:
+        async def archive() -> Archive:
+            return (await app.connection()).store
+
+        self._archive = archive
+        self.hub = Hub(archive)
+
+    async def get(self, request: Request) -> Response:
+        """`GET /events`: a page, a long-poll with `live=long-poll`, or server-sent events with `live=sse` or by `Accept`."""
+        live = request.query_params.get("live", "")
+        is_stream = live == "sse" or (not live and "text/event-stream" in request.headers.get("accept", ""))
+        if live not in ("", "sse", "long-poll"):
+            return problem(400, "There is no such way to listen", "live is sse or long-poll, or a WebSocket without it")
+        try:
+            wanted = wanted_of(request.query_params, request.headers.get("last-event-id") if is_stream else None)
+            if is_stream:
+                return self._stream(request, wanted)
+            return await self._page(wanted, wait=_LONGEST_POLL if live else 0.0)
+        except ChappeError as error:
+            return problem_of(error)
+
+    async def _page(self, wanted: Wanted, *, wait: float) -> Response:
+        archive = await self._archive()
+        begin = await begin_at(archive, wanted.since)
+        page = await archive.archived(begin, wanted.limit, pattern=wanted.pattern, wait=wait)
+        said = [said_of(record) for record in page.records]
+        if loss := self._loss(wanted.since, begin, page):
+            said.insert(0, lost_of(page, loss))
+        headers = {"Stream-Next-Offset": str(page.cursor)}
+        if page.cursor >= page.end:
+            headers["Stream-Up-To-Date"] = "true"
+        if wait and not said:
+            return Response(status_code=204, headers=headers)
+        return Response(b"[" + b",".join(one.text for one in said) + b"]", 200, headers, "application/json")
+
+    def _loss(self, since: Since | None, begin: int, page: Page) -> int:
+        return loss_of(begin, page) if isinstance(since, int) and since > 0 else 0
+
+    def _stream(self, request: Request, wanted: Wanted) -> Response:
+        push = request.scope.get("extensions", {}).get(PUSH)
+        if push is None or request.scope["http_version"] == "1.0":
+            return problem(505, "Events cannot be streamed over this connection", "use HTTP/1.1, or ask with live=long-poll")
+        return _EventStream(self, push, wanted)
+
+    async def listen(self, websocket: WebSocket) -> None:
+        """`GET /events` as a WebSocket."""
+        push = websocket.scope.get("extensions", {}).get(PUSH)
+        try:
+            wanted = wanted_of(websocket.query_params, None)
+        except ChappeError as error:
+            await websocket.send_denial_response(problem_of(error))
+            return
+        if push is None:
+            await websocket.send_denial_response(problem(505, "Events cannot be streamed over this connection"))
+            return
+        offered = websocket.scope["subprotocols"]
+        await websocket.accept("chappe" if "chappe" in offered else None)
+
+        async def send(said: list[Said]) -> None:
+            for one in said:
+                await websocket.send_text(one.text.decode())
+
+        async def gone() -> None:
+            while True:
+                await websocket.receive()
+
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            await self.serve(push, wanted, as_frame, send, gone)
+            await websocket.close(1012)
+
+    async def serve(
+        self, push: Push, wanted: Wanted, make: Make, send: Callable[[list[Said]], Awaitable[None]], gone: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Send the past, then have the hub send what comes, until the client goes or is sent away."""
+        leaving = push.leaving
+        going, serving = asyncio.ensure_future(gone()), asyncio.ensure_future(self._catch_up(push, wanted, make, send))
+        try:
+            await asyncio.wait((serving, going, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if serving.done() and serving.exception() is None:
+                await asyncio.wait((going, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (going, serving):
+                task.cancel()
+            await asyncio.gather(going, serving, return_exceptions=True)
+            if not serving.cancelled() and serving.exception() is None:
+                self.hub.leave(serving.result())
+            if push.choked:
+                push.transport.abort()  # it would not hear of its end
+
+    async def _catch_up(self, push: Push, wanted: Wanted, make: Make, send: Callable[[list[Said]], Awaitable[None]]) -> Listener:
+        position, is_first = -1, True
+        while True:
+            try:
+                await self.hub.ready()
+                archive = await self._archive()
+                if position < 0:
+                    position = await begin_at(archive, wanted.since)
+                    await send([position_of(position)])
+                page = await archive.archived(position, AT_ONCE, pattern=wanted.pattern)
+            except BrokerError as error:
+                log.warning("cannot read the archive for a client (%s); trying again", error)
+                await asyncio.sleep(_AGAIN)
+                continue
+            loss = self._loss(wanted.since, position, page) if is_first else loss_of(position, page)
+            is_first = False
+            async with asyncio.timeout(_READ_WITHIN):
+                await send([*([lost_of(page, loss)] if loss else []), *(said_of(record) for record in page.records)])
+            position = page.cursor
+            listener = Listener(push, wanted.pattern, make, position)
+            if page.cursor >= page.end and self.hub.join(listener):
+                return listener
+
+
+class _EventStream(Response):
+    """The answer that does not end until its client goes."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, live: Live, push: Push, wanted: Wanted) -> None:
+        super().__init__(b"", headers={"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._live = live
+        self._push = push
+        self._wanted = wanted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def say(said: list[Said]) -> None:
+            if said:
+                await send({"type": "http.response.body", "body": b"".join(map(as_event, said)), "more_body": True})
+
+        async def gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                continue
+
+        await send({"type": "http.response.body", "body": b"retry: 1000\n\n", "more_body": True})
+        await self._live.serve(self._push, self._wanted, as_chunk, say, gone)
+        await send({"type": "http.response.body", "body": b""})

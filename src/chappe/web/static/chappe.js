@@ -1,0 +1,112 @@
+// Chappe in a browser: follow events with positions that survive lost connections, and send commands.
+//
+//   import { follow, send } from "/chappe.js";
+//   const following = follow("bid.*", { since: 0, on: (event) => show(event), onState: (state) => badge(state) });
+//   const answer = await send("raise.bid", { lot: 7, cents: 1500 });
+//   following.close();
+//
+// An event has seq, at, exchange, key, id, type and body. Where history was lost, an event of type "chappe.lost" comes first.
+
+const QUIET = 40_000; // ms without a word, though the gateway tells its position each 15 s: the connection is dead
+const FIRST = 250; // ms before another try, doubled up to LONGEST, each between half and whole
+const LONGEST = 10_000;
+
+/** Hear what fits a pattern: the past since a seq, a span ("15m") or a time, then what comes. Without `since`, only what comes. */
+export function follow(pattern, { since = "now", on, onState = () => {}, url = "/events", token = null, transport = "websocket" }) {
+  let position = null; // of the last event that was heard, or that the gateway told
+  let connection = null;
+  let tries = 0;
+  let timer = null;
+  let closed = false;
+
+  function address() {
+    const place = new URL(url, location.href);
+    place.searchParams.set("pattern", pattern);
+    place.searchParams.set("since", position ?? since);
+    return place;
+  }
+
+  function open() {
+    clearTimeout(timer);
+    const place = address();
+    if (transport === "sse") {
+      place.searchParams.set("live", "sse");
+      connection = new EventSource(place);
+      connection.onerror = again;
+    } else {
+      place.protocol = place.protocol.replace("http", "ws");
+      connection = new WebSocket(place, token ? ["chappe", `bearer.${token}`] : ["chappe"]);
+      connection.onclose = again;
+    }
+    const mine = connection;
+    connection.onmessage = (message) => mine === connection && heard(JSON.parse(message.data));
+    watch();
+  }
+
+  function heard(event) {
+    position = event.seq;
+    tries = 0;
+    watch();
+    if (event.type === "chappe.position") onState("live");
+    else on(event);
+  }
+
+  function watch() {
+    clearTimeout(timer);
+    timer = setTimeout(again, QUIET);
+  }
+
+  function drop() {
+    if (connection === null) return;
+    connection.onclose = connection.onerror = connection.onmessage = null;
+    connection.close();
+    connection = null;
+  }
+
+  function again() {
+    if (closed) return;
+    drop();
+    onState("waiting");
+    clearTimeout(timer);
+    timer = setTimeout(open, Math.min(LONGEST, FIRST * 2 ** tries++) * (0.5 + Math.random() / 2));
+  }
+
+  function atOnce() {
+    if (closed) return;
+    tries = 0;
+    drop();
+    open();
+  }
+
+  addEventListener("online", atOnce);
+  addEventListener("offline", again);
+  open();
+  return {
+    get position() {
+      return position;
+    },
+    close() {
+      closed = true;
+      removeEventListener("online", atOnce);
+      removeEventListener("offline", again);
+      clearTimeout(timer);
+      drop();
+    },
+  };
+}
+
+/** Send a command; with `wait`, up to so many seconds for its result. Said again with the same `key`, it is taken once. */
+export async function send(name, fields, { key = crypto.randomUUID(), wait = 0, url = "/commands/", token = null } = {}) {
+  const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
+  if (wait) headers.Prefer = `wait=${wait}`;
+  if (token) headers.Authorization = `Bearer ${token}`;
+  for (let tried = 0; ; tried++) {
+    try {
+      const answer = await fetch(url + name, { method: "POST", headers, body: JSON.stringify(fields) });
+      if (answer.status !== 503 || tried >= 5) return { ok: answer.ok, status: answer.status, ...(await answer.json()) };
+    } catch (error) {
+      if (tried >= 5) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, FIRST * 2 ** tried * (0.5 + Math.random() / 2)));
+  }
+}
