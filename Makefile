@@ -10,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: audit help demo test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
+.PHONY: audit help demo demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
 # Install those of Debian's packages $(1) that are missing, when root; no server is started as a service, none gets data of the system's.
@@ -66,6 +66,9 @@ demo: $(VENV)/.demo $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Replay 
 
 demo-triggers: $(VENV)/.demo $(if $(filter postgres,$(BROKER)),tools) ## Sweep 61 triggers of a Django project between real feeds and four services (BROKER=postgres, ARGS=--keep leaves it running with its admin)
 	@PYTHONPATH=examples $(BIN)/python -m triggers.demo --broker $(BROKER) $(ARGS)
+
+demo-import: $(VENV)/.demo ## Import several hundred real links into read later, from a web that misbehaves, in about a minute (ARGS=--keep leaves it running)
+	@PYTHONPATH=examples $(BIN)/python -m read_later.demo $(ARGS)
 
 # The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")

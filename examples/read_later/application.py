@@ -1,0 +1,37 @@
+"""The application and what its handlers are given: the library and the web."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from chappe import App
+from read_later.addresses import resolve
+from read_later.fetching import Fetcher
+from read_later.library import Library, open_engine
+from read_later.local_web import rehearsed
+
+app = App("read-later")
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
+
+DATABASE: Final = "sqlite:///read_later.db"
+
+
+@app.provides
+def library() -> Iterator[Library]:
+    """The application's own database, which is not Chappe's: a file, or PostgreSQL."""
+    engine = open_engine(os.environ.get("READ_LATER_DATABASE", DATABASE))
+    yield Library(engine)
+    engine.dispose()
+
+
+@app.provides
+async def fetcher() -> AsyncIterator[Fetcher]:
+    """The web; READ_LATER_WEB names a server that plays it."""
+    web = os.environ.get("READ_LATER_WEB")
+    seconds = float(os.environ.get("READ_LATER_FETCH_SECONDS", "30"))
+    made = Fetcher(seconds=seconds, ask=rehearsed if web else resolve, web=web)
+    yield made
+    await made.close()

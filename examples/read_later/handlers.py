@@ -1,0 +1,65 @@
+"""What workers do: fetch, extract, and end what was lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+
+from chappe import Context, RetryLater, every
+from read_later.application import app
+from read_later.extraction import NoText, extract
+from read_later.fetching import Fetcher, PageFailed
+from read_later.library import Library
+from read_later.messages import ATTEMPTS, EndLostArticles, ExtractArticle, FetchArticle
+
+_OURS: Final = frozenset(kind.__spec__.name for kind in (FetchArticle, ExtractArticle))
+
+
+@app.handles(FetchArticle)
+async def fetch_article(command: FetchArticle, library: Library, fetcher: Fetcher, context: Context) -> AsyncIterator[ExtractArticle]:
+    """Fetch a page; after the last attempt the article keeps its title and link, and says why it has no text."""
+    url = await asyncio.to_thread(library.url_of, command.article)
+    if url is not None:
+        try:
+            page = await fetcher.fetch(url)
+        except PageFailed as failure:
+            if failure.is_passing and context.attempt < ATTEMPTS:
+                raise RetryLater(str(failure), after=failure.after) from None
+            await asyncio.to_thread(library.failed, command.article, str(failure))
+            return
+        await asyncio.to_thread(library.fetched, command.article, page.html, page.url)
+    yield ExtractArticle(article=command.article)  # also where an attempt before this one was cut off behind the commit
+
+
+@app.handles(ExtractArticle)
+def extract_article(command: ExtractArticle, library: Library) -> None:
+    """Keep what a page says."""
+    page = library.page_of(command.article)
+    if page is None:
+        return
+    try:
+        found = extract(*page)
+    except NoText as why:
+        library.failed(command.article, str(why))
+    else:
+        library.extracted(command.article, found.text, title=found.title, author=found.author, published=found.published)
+
+
+@app.handles(EndLostArticles)
+async def end_lost_articles(_: EndLostArticles, library: Library) -> int:
+    """Look through the dead letters for articles that nobody works on any more."""
+    store = (await app.connection()).store
+    ended = number = 0
+    while letters := await store.letters(after=number):
+        number = letters[-1].number
+        for letter in letters:
+            if letter.envelope.type in _OURS:
+                article = msgspec.json.decode(letter.envelope.body)["article"]
+                ended += await asyncio.to_thread(library.failed, article, f"it could not be worked on ({letter.reason})")
+    return ended
+
+
+app.schedule(every(30), EndLostArticles(), misfire="skip")

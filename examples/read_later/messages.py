@@ -1,0 +1,28 @@
+"""What travels through read later: an article to fetch, and one whose page is here and is to be read."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from chappe import Command, Retry
+
+Source = Literal["pocket", "instapaper", "readability", "pinboard", "firefox", "chrome", "netscape", "wallabag"]
+
+ATTEMPTS: Final = 4
+
+
+class FetchArticle(Command, queue="import.{source}", retry=Retry(ATTEMPTS, delay=1.0, factor=3.0)):
+    """Fetch the page of an article that waits; the links of each source wait in a queue of their own."""
+
+    source: Source
+    article: int
+
+
+class ExtractArticle(Command, queue="extract", retry=Retry(2, delay=2.0)):
+    """Keep what the page of an article says, without its menus and advertisements."""
+
+    article: int
+
+
+class EndLostArticles(Command, queue="tidy"):
+    """End the articles whose message became a dead letter, so that no import waits for ever."""

@@ -1,0 +1,52 @@
+"""The real exports and pages of the shared data, a library in a new file, and the server that plays the web."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from read_later.fetching import Fetcher
+from read_later.library import Library, open_engine
+from read_later.local_web import LocalWeb, rehearsed
+
+SHARED = Path(os.environ.get("CHAPPE_SHARED") or Path(__file__).resolve().parents[4] / "shared")
+
+
+@pytest.fixture(scope="session")
+def real_exports() -> Path:
+    folder = SHARED / "data/imports/wallabag"
+    if not folder.is_dir():
+        pytest.skip("the real exports are in shared/data, which is absent")
+    return folder
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    engine = open_engine(f"sqlite:///{tmp_path / 'read_later.db'}")
+    yield Library(engine)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def web() -> Iterator[str]:
+    """The local web in a thread of its own."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(LocalWeb(slow=0.01).app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+async def fetcher(web: str) -> AsyncIterator[Fetcher]:
+    made = Fetcher(seconds=30.0, ask=rehearsed, web=web)
+    yield made
+    await made.close()

@@ -1,0 +1,47 @@
+"""The demo itself, as `make demo-import` starts it: its last check compares every article with its export and its page."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from read_later.local_web import fate_of
+from read_later.stage import Stage
+from tests.waiting import PATIENCE
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("shared", "links"), [("real links", 450), ("our own sample", 40)])
+def test_the_demo_ends_with_every_article_there_once(tmp_path: Path, shared: str, links: int) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") or k == "CHAPPE_SHARED"} | {
+        "PYTHONPATH": str(EXAMPLES)
+    }
+    if shared == "our own sample":
+        environment["CHAPPE_SHARED"] = str(tmp_path / "nowhere")
+    command = [sys.executable, "-m", "read_later.demo", "--links", str(links), "--folder", str(tmp_path / "demo")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "every article is there exactly once" in done.stdout
+
+
+def test_w1_w17_an_upload_is_answered_at_once_and_each_article_ends_in_real_processes(tmp_path: Path) -> None:
+    found = {fate_of(url): url for url in (f"https://paper.example/{n}" for n in range(2000))}
+    urls = [found[fate] for fate in ("well", "slow", "redirects", "wrong charset", "404", "leads inside", "huge", "pdf")]
+    export = tmp_path / "ril_export.html"
+    export.write_text("<title>Pocket Export</title><h1>Unread</h1>" + "".join(f'<a href="{url}">{url} said so</a>' for url in urls))
+    with Stage(tmp_path / "stage") as stage:
+        stage.start_web()
+        stage.start_pages()
+        answer = stage.upload(export)  # before any worker runs
+        assert (answer.status_code, answer.json()["links"]) == (202, len(urls))
+        assert stage.progress(1)["done"] == 0
+        stage.start_chappe()
+        stage.wait_for(lambda: stage.progress(1)["over"], "the import to end", PATIENCE)
+        assert (stage.progress(1)["done"], stage.progress(1)["failed"]) == (4, 4)
+        assert stage.upload(export).status_code == 202
+        assert stage.progress(2)["total"] == 0
+        assert sum(queue["dead"] for queue in stage.queues().values()) == 0

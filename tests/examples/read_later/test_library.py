@@ -1,0 +1,100 @@
+"""Imports, duplicates, progress and lists of articles, in SQLite."""
+
+import datetime as dt
+
+import pytest
+from sqlalchemy import func, select
+
+from read_later.exports import Export, Link
+from read_later.library import Library, open_engine
+from read_later.messages import FetchArticle
+from read_later.tables import Article
+
+NOON = dt.datetime(2026, 11, 29, 12, 0, tzinfo=dt.UTC)
+
+
+def links(*numbers: int) -> list[Link]:
+    return [Link(f"https://paper.example/{n}", f"Article {n}", NOON - dt.timedelta(days=n)) for n in numbers]
+
+
+def begin(library: Library, found: list[Link], user: str = "ada") -> tuple[int, list[FetchArticle]]:
+    sent = list[FetchArticle]()
+    return library.begin(user, "export.csv", Export("pocket", found, 0, 0), lambda _, commands: sent.extend(commands)), sent
+
+
+def test_w20_importing_twice_makes_no_duplicates_and_sends_nothing(library: Library) -> None:
+    first, sent = begin(library, links(1, 2, 3))
+    assert len({command.article for command in sent}) == 3
+    second, sent = begin(library, links(1, 2, 3))
+    assert sent == []
+    third, sent = begin(library, links(3, 4))
+    assert len(sent) == 1
+    assert [library.progress(number).total for number in (first, second, third)] == [3, 0, 1]
+    assert [(one.links, one.known) for one in library.imports("ada")] == [(2, 1), (3, 3), (3, 0)]
+    with library.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Article)) == 4
+
+
+def test_w20_two_users_have_each_their_own(library: Library) -> None:
+    begin(library, links(1, 2))
+    number, sent = begin(library, links(1, 2), user="bo")
+    assert len(sent) == 2
+    assert library.one_import("ada", number) is None
+    assert library.articles("ada", import_id=number) == ([], 0)
+    assert library.article("ada", sent[0].article) is None
+    library.failed(sent[0].article, "it is gone")
+    assert library.retry("ada", lambda *_: None, article=sent[0].article) == 0
+
+
+def test_an_import_that_cannot_be_sent_is_not_there(library: Library) -> None:
+    def fails(*_: object) -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        library.begin("ada", "export.csv", Export("pocket", links(1), 0, 0), fails)
+    assert library.imports("ada") == []
+    assert library.articles("ada") == ([], 0)
+
+
+def test_w17_progress_counts_ended_articles_and_foretells_the_end(tmp_path) -> None:
+    time = [NOON]
+    engine = open_engine(f"sqlite:///{tmp_path / 'clock.db'}")
+    library = Library(engine, lambda: time[0])
+    number, sent = begin(library, links(*range(30)))
+    assert library.progress(number).left is None
+    for command in sent[:20]:
+        time[0] += dt.timedelta(seconds=0.5)
+        library.failed(command.article, "it is gone")
+    progress = library.progress(number)
+    assert (progress.total, progress.ended, progress.failed, progress.is_over) == (30, 20, 20, False)
+    assert (progress.rate, progress.left) == (2.0, 5.0)
+    time[0] += dt.timedelta(minutes=1)
+    assert library.progress(number).left is None
+    engine.dispose()
+
+
+def test_articles_are_listed_by_state_kind_and_tag(library: Library) -> None:
+    found = [
+        Link("https://paper.example/1", "One", NOON, ("ça", 'quo"te'), archived=True),
+        Link("https://paper.example/2", "Two", NOON, ("ça va", "50%"), starred=True),
+        Link("https://paper.example/3", "Three", NOON + dt.timedelta(days=1)),
+    ]
+    number, sent = begin(library, found)
+    library.failed(sent[2].article, "it is gone")
+
+    def titles(**which: object) -> list[str]:
+        listed, count = library.articles("ada", **which)  # type: ignore[arg-type]
+        assert count == len(listed)
+        return [article.title for article in listed]
+
+    assert titles() == ["Three", "Two", "One"]
+    assert titles(import_id=number, state="failed") == ["Three"]
+    assert titles(state="waiting") == ["Two", "One"]
+    assert titles(kind="archived") == ["One"]
+    assert titles(kind="starred") == ["Two"]
+    assert titles(kind="unread") == ["Three", "Two"]
+    assert titles(tag="ça") == ["One"]
+    assert titles(tag='quo"te') == ["One"]
+    assert titles(tag="50%") == ["Two"]
+    assert titles(tag="%") == []
+    assert [a.title for a in library.articles("ada", page=2, size=2)[0]] == ["One"]
