@@ -135,6 +135,17 @@ def test_pools_are_tables_of_the_file(toml: Path) -> None:
         ('queues = [""]', "without a comma"),
         ("max_messages = 0", "max_messages"),
         ('max_age = "x"', "max_age"),
+        ('processes = "3..1"', 'processes must be within 0..1000: a number, "min..max" or "auto"'),
+        ('processes = "1..1001"', "processes must be within"),
+        ('processes = "some"', "processes must be within"),
+        ("processes = 1.5", "processes"),
+        ("nice = 20", "nice must be within -20..19"),
+        ("memory_limit = 0", "memory_limit must be more than 0"),
+        ("start_retries = 0", "start_retries must be within"),
+        ("max_wait = 0", "max_wait must be more than 0"),
+        ('environment = { "A B" = "c" }', "environment"),
+        ('environment = { CHAPPE_TOKEN = "c" }', "environment"),
+        ('log = ""', "log must name a file"),
     ],
 )
 def test_a_wrong_pool_is_refused_naming_what_is_wrong(toml: Path, pool: str, said: str) -> None:
@@ -142,6 +153,24 @@ def test_a_wrong_pool_is_refused_naming_what_is_wrong(toml: Path, pool: str, sai
     with pytest.raises(InvalidSettings, match=r"chappe\.toml") as caught:
         load({}, {}, toml)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "bounds"), [(0, (0, 0)), (3, (3, 3)), ("3", (3, 3)), ("2..20", (2, 20)), ("0..0", (0, 0))])
+def test_the_processes_of_a_pool_are_a_number_or_two(given: int | str, bounds: tuple[int, int]) -> None:
+    assert Pool(processes=given).bounds == bounds
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [("cpu = 0", "governor: cpu must be within"), ("cp = 80", 'did you mean "cpu"?'), ('probe = "ftp://x"', "governor: probe"),
+     ('probe = "http://user:secret@host/"', "governor: probe")],
+)  # fmt: skip
+def test_a_wrong_governor_is_refused_naming_what_is_wrong(toml: Path, table: str, said: str) -> None:
+    toml.write_text(f"[governor]\n{table}\n")
+    with pytest.raises(InvalidSettings, match=r"chappe\.toml: governor") as caught:
+        load({}, {}, toml)
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a b", "", "a/b", "a\\tb"])

@@ -35,6 +35,11 @@ class Lifeline:
         if self._handle is not None:
             os.set_blocking(self._handle, False)
             os.set_inheritable(self._handle, False)
+        self.on_told: Callable[[str], None] = lambda _: None  # what the supervisor says, in a thread of its own
+
+    def hear(self, what: str) -> None:
+        """Take what the supervisor says."""
+        self.on_told(what)
 
     def ready(self, table: Path | None = None) -> None:
         """Say that this process can work, and where a worker notes what it runs."""
@@ -72,19 +77,22 @@ def settle_down() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def end_with_parent(grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> None:
+def end_with_parent(
+    grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True, hear: Callable[[str], None] = lambda _: None
+) -> None:
     """End this process in order when the supervisor dies, and by force when that takes longer than its grace.
 
-    It goes on for up to `delay` seconds until it is `over` for those that need it.
+    It goes on for up to `delay` seconds until it is `over` for those that need it. `hear` takes what the supervisor says meanwhile.
     """
     handle = os.environ.pop(PARENT_VARIABLE, None)
     if handle is not None:
-        threading.Thread(target=_watch, args=(int(handle), grace, delay, over), name="chappe-parent", daemon=True).start()
+        threading.Thread(target=_watch, args=(int(handle), grace, delay, over, hear), name="chappe-parent", daemon=True).start()
 
 
-def _watch(handle: int, grace: float, delay: float, over: Callable[[], bool]) -> None:
-    while os.read(handle, 1):
-        pass
+def _watch(handle: int, grace: float, delay: float, over: Callable[[], bool], hear: Callable[[str], None]) -> None:
+    with open(handle, "rb") as said:
+        for line in said:
+            hear(line.decode().strip())
     deadline = time.monotonic() + delay
     while time.monotonic() < deadline and not over():
         time.sleep(_LOOK)

@@ -11,7 +11,7 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
@@ -37,36 +37,81 @@ _HOST: Final = r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::\d{1
 
 
 class Pool(Struct, frozen=True, forbid_unknown_fields=True):
-    """Worker processes of one kind: which queues they serve (`*` is a wildcard), how many, and when each is renewed.
+    """Worker processes of one kind: which queues they serve (`*` is a wildcard), how many, what each is given, and when it is renewed.
 
-    `processes="auto"` is one for each core that this process may use.
+    `processes` is a number, "min..max" between which the supervisor chooses so that no message waits longer than `max_wait` seconds, or
+    "auto": one for each core that this process may use.
     """
 
     queues: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    processes: int | Literal["auto"] = "auto"
+    processes: int | str = "auto"
     concurrency: int = CONCURRENCY
+    max_wait: float = 10.0
     max_messages: int | None = None
     max_age: float | None = None
     max_memory: int | None = None
+    memory_limit: int | None = None
+    nice: int = 0
+    environment: dict[str, str] = {}
+    log: str | None = None
+    start_retries: int = 5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.count <= 1000:
-            raise ValueError('processes must be within 0..1000, or "auto"')
+        processes_of(self.processes)
         if not 1 <= self.concurrency <= 10_000:
             raise ValueError("concurrency must be within 1..10000")
-        for name, most in (("max_messages", 2**63), ("max_age", FURTHEST), ("max_memory", 2**63)):
+        for name, most in (
+            ("max_wait", FURTHEST), ("max_messages", 2**63), ("max_age", FURTHEST), ("max_memory", 2**63), ("memory_limit", 2**63),
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 raise ValueError(f"{name} must be more than 0, and finite")
+        if not -20 <= self.nice <= 19:
+            raise ValueError("nice must be within -20..19; what is below 0 needs a right that only root has")
+        if not 1 <= self.start_retries <= 1000:
+            raise ValueError("start_retries must be within 1..1000")
         for name in (*self.queues, *self.exclude):
             if not name or "," in name:
                 raise ValueError(f"queues and exclude are lists of names, each without a comma; {shown(name)} is none")
+        for name in self.environment:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name == "CHAPPE_TOKEN" or "\0" in self.environment[name]:
+                raise ValueError(f"environment: {shown(name)} cannot be set here; write names like OMP_NUM_THREADS")
+        if self.log is not None and not self.log.strip():
+            raise ValueError("log must name a file")
 
     @property
-    def count(self) -> int:
-        """How many processes there are."""
-        return len(os.sched_getaffinity(0)) if self.processes == "auto" else self.processes
+    def bounds(self) -> tuple[int, int]:
+        """The least and the largest number of processes."""
+        return processes_of(self.processes)
+
+
+def processes_of(given: int | str) -> tuple[int, int]:
+    """Return the least and the largest number of processes that a number, "min..max" or "auto" means. Raises `ValueError`."""
+    if given == "auto":
+        cores = len(os.sched_getaffinity(0))
+        return cores, cores
+    found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(given))
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (-1, -1)
+    if not 0 <= least <= most <= 1000:
+        raise ValueError(f'processes must be within 0..1000: a number, "min..max" or "auto", not {shown(str(given))}')
+    return least, most
+
+
+class Governor(Struct, frozen=True, forbid_unknown_fields=True):
+    """When the workers of a host make room for others: above `cpu` percent of all cores, or where an address answers slowly.
+
+    `probe` is an URL of the application, asked four times a second; it counts as slow above 1.3 times what it needs on a quiet host.
+    """
+
+    cpu: float = 85.0
+    probe: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpu <= 100:
+            raise ValueError("cpu must be within 1..100 percent")
+        if self.probe is not None and not re.fullmatch(rf"http://{_HOST}(?:/\S*)?", self.probe, re.IGNORECASE):
+            raise ValueError(f"probe: {shown(self.probe)} is no address; write one like http://127.0.0.1:8000/health")
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +139,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     fork: bool = True
     log_level: str = "info"
     log_format: str = "auto"
+    alert: str | None = None
+    governor: Governor | None = None
     pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {"default": Pool()})
 
     def __post_init__(self) -> None:
@@ -248,8 +295,8 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
             put({name: value.partition(":")[0] if name == "state_dir" else value}, variable)  # systemd may name several
     for name in Settings.__struct_fields__:
         value = environment.get(_PREFIX + name.upper())
-        if value and name == "pools":
-            raise InvalidSettings("CHAPPE_POOLS: pools are declared in chappe.toml, each with its queues and processes")
+        if value and name in ("pools", "governor"):
+            raise InvalidSettings(f"{_PREFIX}{name.upper()}: it is declared in chappe.toml, as a table")
         if value:
             listed = [part.strip() for part in value.split(",") if part.strip()]
             put({name: listed if name.startswith("allowed_") else value}, _PREFIX + name.upper())
@@ -269,6 +316,8 @@ def _checked(values: dict[str, Any], sources: Mapping[str, str]) -> Settings:
     for name, value in values.items():
         if name == "pools" and isinstance(value, Mapping):
             _check_pools(cast("Mapping[str, Any]", value), sources[name])
+        if name == "governor" and isinstance(value, Mapping):
+            _check_table(cast("Mapping[str, Any]", value), Governor, f"{sources[name]}: governor")
         try:
             msgspec.convert(value, types[name], strict=False)
         except msgspec.ValidationError as error:
@@ -282,14 +331,19 @@ def _checked(values: dict[str, Any], sources: Mapping[str, str]) -> Settings:
 
 def _check_pools(pools: Mapping[str, Any], source: str) -> None:
     for name, table in pools.items():
-        if isinstance(table, Mapping):
-            for setting in cast("Mapping[str, Any]", table):
-                if setting not in Pool.__struct_fields__:
-                    raise InvalidSettings(f"{source}: pools.{name}: {_unknown(setting, Pool.__struct_fields__)}")
-        try:
-            msgspec.convert(table, Pool, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidSettings(f"{source}: pools.{name}: {error}") from None
+        _check_table(table, Pool, f"{source}: pools.{name}")
+
+
+def _check_table(table: Any, kind: type[Struct], place: str) -> None:
+    """Raise `InvalidSettings` naming the setting of a table that is unknown or wrong."""
+    if isinstance(table, Mapping):
+        for setting in cast("Mapping[str, Any]", table):
+            if setting not in kind.__struct_fields__:
+                raise InvalidSettings(f"{place}: {_unknown(setting, kind.__struct_fields__)}")
+    try:
+        msgspec.convert(table, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidSettings(f"{place}: {error}") from None
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

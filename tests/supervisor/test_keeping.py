@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from chappe.engines.file.running_tables import folder_of
@@ -28,18 +29,18 @@ class Host:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings = Settings(broker=f"sqlite:///{folder}/chappe.db", fork=False, pools={"work": Pool(processes=1, concurrency=1)})
         self.table = RunningTable(folder_of(self.settings.path), 1)
-        self.suspects = READY
+        self.suspects = self.worker = READY
         monkeypatch.setenv("TABLE", str(self.table.path))
         monkeypatch.setattr("chappe.supervisor.launcher.child_command", self._command)
         monkeypatch.setattr(Child, "silence", lambda *_: 0.0)  # a shell gives no signs of life
-        self.supervisor = Supervisor(self.settings, gateway=False, scheduler=False)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
-        script = "exit 0" if arguments[0] == "launcher" else self.suspects if "--suspects" in arguments else READY
+        script = "exit 0" if arguments[0] == "launcher" else self.suspects if "--suspects" in arguments else self.worker
         return ["sh", "-c", script, *arguments]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        self.supervisor = Supervisor(self.settings, gateway=False, scheduler=False)
         task = asyncio.create_task(self.supervisor.run())
         await auntil(lambda: self.children("work-1"), "the worker to be ready")
         try:
@@ -98,3 +99,50 @@ async def test_a_process_for_suspects_is_replaced_with_the_release_whenever_it_w
         (after,) = await auntil(lambda: before.retired and host.children("work-suspects"), "the new release")
         assert after.release is not before.release
         await auntil(lambda: len(host.supervisor.running) == 2, "the old release to end")
+
+
+async def test_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_told_once(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("chappe.supervisor.backoff._PAUSES", (0.0, 0.01))
+    told = tmp_path / "told"
+    (tmp_path / "tell").write_text(f'echo "$1|$CHAPPE_ALERT" >> {told}\n')
+    pools = {"work": Pool(processes=1, concurrency=1, start_retries=2), "sound": Pool(processes=1, concurrency=1)}
+    host.settings = msgspec.structs.replace(host.settings, alert=f"sh {tmp_path}/tell", pools=pools)
+    async with host.running():
+        host.worker = "exit 3"
+        (worker,) = host.children("work-1")
+        worker.signal(signal.SIGKILL)
+        await auntil(lambda: worker.crashes > 5, "it to be tried again")
+        assert worker.state == "FATAL"
+        assert host.children("sound-1"), "others go on"
+        text = "work-1 is FATAL: 3 starts in a row failed; it is tried again once a minute"
+        await auntil(told.exists, "the alert")
+        assert told.read_text() == f"{text}|{text}\n"
+        assert caplog.text.count(text) == 1
+        host.worker = READY
+        await auntil(lambda: host.children("work-1"), "it to come back by itself")
+        assert worker.state == "ready"
+
+
+async def test_a_worker_above_its_memory_limit_is_killed(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("chappe.supervisor.supervisor._LOOK", 0.01)
+    host.settings = msgspec.structs.replace(host.settings, pools={"work": Pool(processes=1, concurrency=1, memory_limit=100)})
+    async with host.running():
+        (worker,) = host.children("work-1")
+        pid = worker.pid
+        monkeypatch.setattr(worker, "memory", lambda: 101 if worker.pid == pid else 50)
+        await auntil(lambda: worker.pid not in (pid, None) and worker.ready.is_set(), "it to be replaced")
+        assert "holds 101 MiB, more than its memory_limit of 100, and is killed" in caplog.text
+
+
+async def test_a_pool_has_as_many_processes_as_are_wanted_of_it(host: Host) -> None:
+    async with host.running():
+        host.supervisor.pools.want("work", "3")
+        await host.supervisor.fit()
+        await auntil(lambda: host.children("work-2") and host.children("work-3"), "two more")
+        host.supervisor.pools.want("work", None)
+        await host.supervisor.fit()
+        await auntil(lambda: [child.spec.name for child in host.supervisor.running] == ["work-1"], "the last ones to end")

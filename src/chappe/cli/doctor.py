@@ -174,7 +174,7 @@ def _application(settings: Settings) -> str:
     app = find_app(settings)
     for name, pool in settings.pools.items():
         try:
-            if pool.count:
+            if pool.bounds[1]:
                 chosen_queues(app, pool.queues, pool.exclude)
         except InvalidSettings as error:
             raise InvalidSettings(f"pools.{name}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import click
@@ -13,9 +14,9 @@ from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
 from chappe.errors import NotFound
 from chappe.failures import printable
-from chappe.words import counted
+from chappe.words import counted, duration
 
-_COUNTS = ("queue", "ready", "running", "delayed", "dead", "done", "consumers")
+_COUNTS = ("queue", "ready", "running", "delayed", "dead", "done", "consumers", "oldest", "paused")
 
 
 @click.command()
@@ -29,7 +30,11 @@ def queues(ctx: click.Context, as_json: bool) -> None:
         return (await connection.store.overview())["queues"]
 
     found = run_with(app, work)
-    rows = found if as_json else [{"queue": q["name"], **q} for q in found]
+    rows = (
+        found
+        if as_json
+        else [{"queue": q["name"], **q, "oldest": _age(q.get("oldest")), "paused": "paused" if q.get("paused") else ""} for q in found]
+    )
     show(rows, _COUNTS, as_json=as_json)
 
 
@@ -37,7 +42,7 @@ def queues(ctx: click.Context, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Show the engine and the processes that are connected to it."""
+    """Show the engine, the pools of each host, and the processes that are connected."""
     app = bare_app(settings_of(ctx))
 
     async def work(connection: Connection) -> dict[str, Any]:
@@ -55,8 +60,27 @@ def status(ctx: click.Context, as_json: bool) -> None:
         say(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}")
     else:
         say(f"no engine runs; the file is {engine['path']}")
-    rows = [{**c, "queues": _joined(c.get("queues"))} for c in overview["clients"] if c["role"] != "client"]
+    if pools := [row for c in overview["clients"] if c["role"] == "supervisor" for row in _pools(c)]:
+        show(pools, ("host", "pool", "processes", "state", "queues"), as_json=False)
+        say("")
+    rows = [{**c, "queues": _joined(c.get("queues"))} for c in overview["clients"] if c["role"] not in ("client", "supervisor")]
     show(rows, ("role", "pool", "pid", "concurrency", "holding", "queues"), as_json=False)
+
+
+def _pools(supervisor: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each pool of a host, as its supervisor tells of them."""
+    rows: list[dict[str, Any]] = []
+    for name, pool in supervisor.get("pools", {}).items():
+        states = [process["state"] for process in pool["processes"]]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in ("ready", "starting", "waiting", "FATAL") if state in states)
+        least, most = pool["bounds"]
+        wanted = str(pool["wanted"]) if least == most else f"{pool['wanted']} of {least}..{most}"
+        rows.append({"host": supervisor["host"], "pool": name, "processes": wanted, "state": counts, "queues": _joined(pool["queues"])})
+    return rows
+
+
+def _age(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 def _joined(told: object) -> object:

@@ -53,8 +53,9 @@ def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, o
     os.environ.pop(TOKEN_VARIABLE, None)  # it was read: handlers, and what they start, do not inherit it
     set_up(settings, role)
     setproctitle.setproctitle(f"chappe {role}")
-    end_with_parent(grace, delay=delay, over=over)
-    return Lifeline()
+    line = Lifeline()
+    end_with_parent(grace, delay=delay, over=over, hear=line.hear)
+    return line
 
 
 @click.command()
@@ -136,6 +137,8 @@ def _opened(path: Path) -> Engine:
 @click.option("--max-messages", type=click.IntRange(1), help="Be renewed after so many messages.")
 @click.option("--max-age", type=SECONDS, metavar="SECONDS", help="Be renewed after so many seconds.")
 @click.option("--max-memory", type=click.IntRange(1), metavar="MIB", help="Be renewed above so much memory.")
+@click.option("--nice", type=click.IntRange(-20, 19), default=0, help="Leave the processor to others, the more the larger it is.")
+@click.option("--log", "log_file", metavar="FILE", default=None, help="Append what it writes to stdout and stderr to a file.")
 @click.option(
     "--grace", "--shutdown-timeout", type=SECONDS, metavar="SECONDS", default=None, help="Seconds for running messages at the end."
 )
@@ -149,6 +152,8 @@ def worker(
     loglevel: str | None,
     grace: float | None,
     suspects: bool,
+    nice: int,
+    log_file: str | None,
     **limits: Any,
 ) -> None:
     """Handle messages until told to end.
@@ -158,6 +163,10 @@ def worker(
     """
     settings = settings_of(ctx, log_level=loglevel, grace=grace)
     make_state_dir(settings)
+    if log_file is not None:
+        _write_to(log_file)
+    if nice:
+        os.nice(nice)
     line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", may_own_file=False)
     served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
@@ -174,6 +183,17 @@ def worker(
     closing.start()
     closing.join(output.LAST_WAIT)
     output.end_now(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
+
+
+def _write_to(file: str) -> None:
+    """Have stdout and stderr be appended to a file. Raises `InvalidSettings`."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise InvalidSettings(f"log: {file} cannot be written ({error.strerror or error})") from None
+    for standard in (1, 2):
+        os.dup2(handle, standard)
+    os.close(handle)
 
 
 def _close_logs() -> None:

@@ -77,3 +77,12 @@ class Receipt(Struct, frozen=True, array_like=True):
 def changed(options: Options | None, **changes: Any) -> Options:
     """Return the options with some of them changed."""
     return msgspec.structs.replace(options or Options(), **changes)
+
+
+def sent_at(message_id: str) -> float | None:
+    """Return when an id was made, in seconds since the epoch, if it is a UUIDv7: those of other programs may be anything."""
+    digits = message_id.replace("-", "")
+    try:
+        return int(digits[:12], 16) / 1000 if len(digits) == 32 and digits[12] == "7" else None
+    except ValueError:
+        return None

@@ -23,6 +23,13 @@ def crashes_after(crashes: int, code: int, lived: float, *, asked: bool = False)
     return 1 if lived >= HEALTHY_AFTER else crashes + 1
 
 
-def pause(crashes: int) -> float:
-    """Return the seconds to wait before the next start: none after the first crash, never more than a minute."""
+def pause(crashes: int, retries: int | None = None) -> float:
+    """Return the seconds to wait before the next start: none after the first crash, a minute at most and when the retries are spent."""
+    if is_fatal(crashes, retries):
+        return _PAUSES[-1]
     return 0.0 if crashes == 0 else _PAUSES[min(crashes - 1, len(_PAUSES) - 1)]
+
+
+def is_fatal(crashes: int, retries: int | None) -> bool:
+    """Tell whether so many crashes in a row are more than a process may be tried again for."""
+    return retries is not None and crashes > retries

@@ -9,12 +9,17 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 from chappe.engines.file.running_tables import started_by
 from chappe.lifetime import PARENT_VARIABLE, READY_VARIABLE
+from chappe.supervisor.backoff import is_fatal, pause
 from chappe.supervisor.launcher import Launcher, Process
 from chappe.supervisor.plan import ChildSpec
 from chappe.supervisor.release import Release
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 log = logging.getLogger("chappe.supervisor")
 
@@ -67,6 +72,7 @@ class Child:
             os.close(ready_write)
             os.close(life_read)
         self.ended.clear()
+        os.set_blocking(life_write, False)
         self._life = life_write
         self.starts += 1
         self.started_at = time.monotonic()
@@ -107,6 +113,30 @@ class Child:
                 self._table = os.open(table, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         if not self.asked:
             self.ready.set()
+
+    @property
+    def state(self) -> str:
+        """What an operator is told of it: *ready*, *starting*, *waiting* for its next start, or *FATAL* when its retries are spent."""
+        if is_fatal(self.crashes, self.spec.start_retries) and not self.ready.is_set():
+            return "FATAL"
+        return "ready" if self.ready.is_set() else "starting" if self.pid is not None else "waiting"
+
+    def pause(self) -> float:
+        """Return the seconds to wait before its next start."""
+        return pause(self.crashes, self.spec.start_retries)
+
+    def memory(self) -> int:
+        """Return the MiB of memory that it holds, zero if that cannot be told."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE // 2**20
+        except (OSError, IndexError, ValueError):
+            return 0
+
+    def tell(self, what: str) -> None:
+        """Tell it something over the pipe whose end it would see if we died; one that does not read misses it."""
+        if self._life is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._life, f"{what}\n".encode())
 
     def running_now(self) -> int:
         """Return how many messages a worker has begun, or had when it died: its table can be read also without its file."""

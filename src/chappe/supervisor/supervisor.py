@@ -19,12 +19,15 @@ from chappe.engines.file.owner import Ownership
 from chappe.engines.file.private_files import write_private
 from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
 from chappe.settings import Settings
-from chappe.supervisor.backoff import CONFIGURATION, crashes_after, pause
+from chappe.supervisor.alerts import alert
+from chappe.supervisor.backoff import CONFIGURATION, crashes_after, is_fatal
 from chappe.supervisor.child import Child
 from chappe.supervisor.environment import TOKEN_VARIABLE, environment_for
+from chappe.supervisor.following import Following
 from chappe.supervisor.launcher import LISTEN_VARIABLE, ExecLauncher
 from chappe.supervisor.listening import listen
 from chappe.supervisor.plan import ENGINE, ChildSpec, plan, suspects_spec
+from chappe.supervisor.pools import Pools
 from chappe.supervisor.release import Release
 from chappe.supervisor.replacement import refuse_other_place, replace_all
 
@@ -71,7 +74,15 @@ class Supervisor:
         self._failure: ChappeError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._first = frozenset[Child]()  # those whose first start shows whether the configuration is right
+        self._changing = asyncio.Lock()  # a reload and what changes pools come one after the other
+        self.pools = Pools()
+        self.reload = self._reload_wanted.set
         self._deaths: dict[str, float] = {}  # when a worker of a pool last died while it ran a message
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the release that runs."""
+        return self._release.settings
 
     @property
     def children(self) -> list[Child]:
@@ -136,10 +147,12 @@ class Supervisor:
             ready = len(self.children)
             log.info("1 process is ready" if ready == 1 else f"all {ready} processes are ready")
         self._spawn(self._reload())
+        self._spawn(Following(self).follow())
 
     def _plan(self, release: Release) -> list[ChildSpec]:
-        apart = [suspects_spec(release.settings, child.spec.pool or "") for child in self.running if _is_for_suspects(child)]
-        return [*filter(None, apart), *plan(release.settings, gateway=self._gateway, scheduler=self._scheduler)]
+        apart = [suspects_spec(release.settings, child.spec.pool or "") for child in self.running if child.spec.is_for_suspects]
+        counts = self.pools.counts(release.settings)
+        return [*filter(None, apart), *plan(release.settings, counts, gateway=self._gateway, scheduler=self._scheduler)]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -167,6 +180,18 @@ class Supervisor:
         self._keep(child)
         return child
 
+    async def fit(self) -> None:
+        """Start the processes that pools lack, and retire those that they have too many of, the last ones first."""
+        async with self._changing:
+            if self._stopping.is_set():
+                return
+            wanted = {spec.name: spec for spec in self._plan(self._release)}
+            there = {child.spec.name: child for child in self.running}
+            for name in [name for name in there if name not in wanted]:
+                self._spawn(self.retire(there[name]))
+            for spec in [spec for name, spec in wanted.items() if name not in there]:
+                self.add(spec)
+
     async def retire(self, child: Child) -> None:
         """End a process that is not needed any more."""
         child.retired = True
@@ -179,7 +204,7 @@ class Supervisor:
         """Start a process again each time it ends, whatever happens."""
         release = child.release
         while not self._stopping.is_set() and not child.retired:
-            wait = pause(child.crashes)
+            wait = child.pause()
             if wait:
                 await self._pause(wait)
                 if self._stopping.is_set() or child.retired:
@@ -189,7 +214,7 @@ class Supervisor:
                 await child.start(launcher, *self._equipment(child))
             except OSError as error:
                 child.crashes += 1
-                log.error("%s cannot be started (%s), again in %g s", child.spec.name, error, pause(child.crashes))
+                log.error("%s cannot be started (%s), again in %g s", child.spec.name, error, child.pause())
                 if release is not None and not self._stopping.is_set():
                     await release.restore()
                 continue
@@ -209,7 +234,7 @@ class Supervisor:
     def _equipment(self, child: Child) -> tuple[dict[str, str], dict[str, int]]:
         """Return the variables and descriptors that only this process gets: the gateway alone knows the token."""
         if child.spec.role != "gateway" or child.release is None:
-            return {}, {}
+            return dict(child.spec.variables), {}
         token = child.release.settings.token
         variables = {TOKEN_VARIABLE: token} if token else {}
         return variables, {} if self._listener is None else {LISTEN_VARIABLE: self._listener.fileno()}
@@ -233,8 +258,13 @@ class Supervisor:
             return
         log.warning(
             "%s ended with %d after %.1f s; crash %d in a row, again in %g s",
-            child.spec.name, code, lived, child.crashes, pause(child.crashes),
+            child.spec.name, code, lived, child.crashes, child.pause(),
         )  # fmt: skip
+        retries = child.spec.start_retries
+        if is_fatal(child.crashes, retries) and not is_fatal(child.crashes - 1, retries):
+            text = f"{child.spec.name} is FATAL: {child.crashes} starts in a row failed; it is tried again once a minute"
+            log.error("%s", text)
+            self._spawn(alert(self.settings.alert, text))
 
     def _isolate(self, child: Child) -> None:
         """Have a process beside a pool run the messages that a worker died with, one by one."""
@@ -262,7 +292,17 @@ class Supervisor:
                 if silence > child.spec.silence and (silence > _BUSY * child.spec.silence or not child.is_busy()):
                     log.error("%s (%d) gave no sign of life for %.1f s and is killed", child.spec.name, child.pid or 0, silence)
                     child.signal(signal.SIGKILL)
-                if _is_for_suspects(child) and not child.retired:
+                limit = child.spec.memory_limit
+                if limit is not None and (memory := child.memory()) > limit:
+                    log.error(
+                        "%s (%d) holds %d MiB, more than its memory_limit of %d, and is killed",
+                        child.spec.name,
+                        child.pid or 0,
+                        memory,
+                        limit,
+                    )
+                    child.signal(signal.SIGKILL)
+                if child.spec.is_for_suspects and not child.retired:
                     self._retire_if_unneeded(child, now)
 
     def _retire_if_unneeded(self, child: Child, now: float) -> None:
@@ -294,6 +334,10 @@ class Supervisor:
                 log.exception("the reload failed")
 
     async def _take_into_use(self) -> None:
+        async with self._changing:
+            await self._replace_release()
+
+    async def _replace_release(self) -> None:
         settings = self._load()
         refuse_other_place(self._release.settings, settings)
         release, old = Release(settings, self._environment), self._release
@@ -354,7 +398,3 @@ class Supervisor:
             write_private(self._status, "\n".join([f"supervisor\t{os.getpid()}\t1\t0\t0", *lines]) + "\n")
         except OSError as error:
             log.warning("cannot write %s (%s); the processes run on", self._status, error)
-
-
-def _is_for_suspects(child: Child) -> bool:
-    return "--suspects" in child.spec.arguments

@@ -21,6 +21,7 @@ from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.envelope import changed
 from chappe.messages.message import Command
 from chappe.messages.values import result_of
+from chappe.web.intake import Intake
 from chappe.web.problems import problem, problem_of
 
 LONGEST_WAIT: Final = 60.0
@@ -34,6 +35,7 @@ class Commands:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._intake = Intake(app)
 
     async def post(self, request: Request) -> Response:
         """`POST /commands/{name}`."""
@@ -65,6 +67,8 @@ class Commands:
             raise
         if command.__spec__.inline:
             return await self._run_now(command)
+        if (refusal := await self._intake.refusal()) is not None:
+            return refusal
         return await self._store(request, command, body, key)
 
     async def _store(self, request: Request, command: Command, body: bytes, key: str | None) -> Response:

@@ -13,9 +13,10 @@ from chappe.engines.file.database import Database
 from chappe.engines.file.queues import HOLDER, MERGES, RETURNED, Claim, QueueState, Session
 from chappe.engines.file.seal import seal, stand_in, unseal
 from chappe.engines.file.suspects import Suspects
-from chappe.engines.file.turn import INSERT, Turn
+from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import LARGEST_FRAME, LENT_AT_ONCE
 from chappe.errors import CorruptStorage
+from chappe.messages.envelope import sent_at
 
 _PROMOTED_AT_ONCE: Final = 1000
 _LOOKED_AT_ONCE: Final = 10_000  # rows in one turn: a key with a long line behind it must not stop everybody
@@ -27,7 +28,10 @@ _AT = f"{_ROW} and id = ?"
 _STAND_IN = "update ready set envelope = ? where queue = ? and rank = ? and id = ?"
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope, budget
     from delayed where due <= ? order by due, id limit ?"""
+_INSERT_DUE = """insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope, since)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _PENDING_READY = "update pending set id = ?, due = null where queue = ? and key = ? and id = ?"
+_WAITS = "select id, message_id, since from ready where queue = ? and rank = ? order by id limit ?"
 _NEXT_RANK = "select rank from ready where queue = ? and rank > ? order by rank limit 1"
 _FIRST_OF_KEY = "select rank, id from ready indexed by ready_by_key where queue = ? and key = ? order by rank, id limit 1"
 # By this index because SQLite would look at every row of the queue instead.
@@ -138,7 +142,7 @@ class Dispatch:
         lent: list[Any] = []
         room = LENT_AT_ONCE
         for queue in receiver.queues:
-            if self.unfinished or not queue.line.servable:
+            if self.unfinished or queue.paused or not queue.line.servable:
                 continue
             reading = Reading(self._turn.db, queue, room, self._looks)
             rows = queue.line.take(receiver.limit - len(lent), reading, self._turn.claims)
@@ -153,7 +157,7 @@ class Dispatch:
         """Lend one suspect to a session that may run it."""
         lent: list[Any] = []
         for queue in receiver.queues:
-            if queue.line.suspects and self.suspects.may_take(receiver.session, queue):
+            if queue.line.suspects and not queue.paused and self.suspects.may_take(receiver.session, queue):
                 row = queue.line.take_suspect(Reading(self._turn.db, queue, 0, 0), self._turn.claims)
                 self.suspects.taken(queue)
                 if row is not None:
@@ -250,7 +254,8 @@ class Dispatch:
             turn.db.execute("delete from delayed where due = ? and id = ?", (due, number))
             keeps_place = flags & HOLDER or budget is not None
             new = number if keeps_place else turn.next_id()
-            turn.db.execute(INSERT, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope))
+            since = None if budget is not None else due
+            turn.db.execute(_INSERT_DUE, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope, since))
             if flags & MERGES:
                 turn.db.execute(_PENDING_READY, (new, queue_id, key, number))
             if keeps_place or flags & SUSPECT:
@@ -261,6 +266,16 @@ class Dispatch:
             queue.delayed -= 1
             turn.changed.add(queue)
         turn.next_due = min(turn.first_due(), self.budgets.next)
+
+    def oldest(self, queue: QueueState) -> float | None:
+        """Return since when the message waits that is the next of its priority, the longest of all priorities; nothing where none does."""
+        found: list[float] = []
+        for rank in queue.line.order:
+            for identity, message_id, due in self._turn.db.execute(_WAITS, (queue.id, rank, queue.running + 1)).fetchall():
+                if identity not in self._turn.claims:
+                    found += [at for at in (due or sent_at(message_id),) if at is not None]
+                    break
+        return min(found, default=None)
 
     def refresh(self, queue: QueueState) -> None:
         """Begin at the front of a queue, after rows were deleted or inserted in bulk; its counters are stored with this turn."""

@@ -147,5 +147,5 @@ def _past(moment: float, now: float) -> bool:
 _CHECKS: Final[dict[str, Callable[[Row, float], str | None]]] = {
     "ready": _ready, "delayed": _delayed, "dead": _dead, "archive": _archive, "queue": _queue, "exchange": _exchange, "tally": _tally,
     "meta": _meta, "tracked": _tracked, "pending": _pending, "unique_key": _until, "idempotency": _until,
-    "budget": _soon("tat"), "schedule": _soon("slot"),
+    "budget": _soon("tat"), "schedule": _soon("slot"), "desired": _soon("at"),
 }  # fmt: skip

@@ -80,6 +80,7 @@ class QueueState:
     retried: int = 0
     died: int = 0
     closed: bool = False
+    paused: bool = False  # whether nothing of it is lent
     line: Line = field(default_factory=Line)
 
     @property

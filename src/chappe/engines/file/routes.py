@@ -12,6 +12,7 @@ from chappe.messages.topology import Binding, Queue, Topology, merged, takers
 
 _CACHE_LIMIT = 10_000
 _QUEUES = "select id, name, bindings, origin, owner from queue left join temporary_queue on queue.id = temporary_queue.queue"
+_PAUSED = "select what from desired where number in (select max(number) from desired group by what) and value = 'paused'"
 _counts = msgspec.json.Decoder(Counts).decode
 _bindings = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 
@@ -52,6 +53,8 @@ class Routes:
         self.exchanges.update(exchanges)
         for state in new:
             self.queues[state.name] = self.by_id[state.id] = state
+        if new:
+            self._pause()
         self._cache.clear()
 
     def knows(self, topology: Topology) -> bool:
@@ -68,12 +71,18 @@ class Routes:
             self.by_id[identity] = known.get(identity) or QueueState(int(identity), name, _bindings(bindings), origin, owner or "")
         self.queues = {queue.name: queue for queue in self.by_id.values()}
         self._count()
+        self._pause()
         self._cache.clear()
 
     def _count(self) -> None:
         tally = dict(self._db.execute("select name, value from tally where name >= 'queue ' and name < 'queue!'").fetchall())
         for queue in self.by_id.values():
             queue.take(_counts(tally.get(f"queue {queue.id}", b"[]")))
+
+    def _pause(self) -> None:
+        paused = {str(what).removeprefix("queue:") for (what,) in self._db.execute(_PAUSED)}
+        for queue in self.queues.values():
+            queue.paused = queue.name in paused
 
     def close(self, queue: QueueState, *, closed: bool) -> None:
         """Route nothing more to a queue that is about to be removed, or route to it again."""

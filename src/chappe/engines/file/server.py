@@ -83,7 +83,7 @@ class Engine:
         self.special: dict[str, Callable[[Connection, Request], None]] = {  # verbs that wait, or are about the connection itself
             "hello": self.waits.say_hello, "receive": self.waits.receive, "cancel": self.waits.cancel, "result": self.waits.await_result,
             "await_archived": self.waits.await_archived,
-            "purge": self.purges.begin, "ping": self.ping, "overview": self.overview,
+            "purge": self.purges.begin, "ping": self.ping, "overview": self.overview, "tell": self.waits.tell,
         }  # fmt: skip
         self.ledger.dispatch.held_back = self.ledger.turn.was_held
         self._serve_after(grace if self.ledger.turn.was_held else 0.0)

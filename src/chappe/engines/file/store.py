@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from chappe.engines.contract.archive import Page, Record
+from chappe.engines.contract.fleet import Desired
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.file.client import Client
@@ -22,6 +23,8 @@ _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
 _records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int, int, int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
+_desired: Final = msgspec.msgpack.Decoder(Desired).decode
+_all_desired: Final = msgspec.msgpack.Decoder(list[Desired]).decode
 _carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 _RESULT_MARGIN = 5.0
@@ -116,6 +119,16 @@ class FileStore:
 
     async def overview(self) -> dict[str, Any]:
         return await self._client.call("overview")
+
+    async def tell(self, info: Mapping[str, Any]) -> None:
+        self._client.info = dict(info)  # also for an engine that comes after this one
+        await self._client.call("tell", self._client.info)
+
+    async def desire(self, what: str, value: str | None, who: str) -> Desired:
+        return await self._client.call("desire", what, value, who, decode=_desired)
+
+    async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
+        return await self._client.call("desired", after, every, limit, decode=_all_desired)
 
 
 def _buried(queue: str, one: Exported) -> ImportedLetter:

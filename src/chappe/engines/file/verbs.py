@@ -12,6 +12,7 @@ from msgspec import Meta, Raw
 
 from chappe.bounds import FURTHEST
 from chappe.engines.file.budgets import Budgets
+from chappe.engines.file.desires import Desires
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.letters import Letters
@@ -66,6 +67,7 @@ class Verbs:
         self.transfer = Transfer(turn, ledger.endings)
         self.records = Records(turn, self.intake)
         self.budgets = ledger.dispatch.budgets
+        self.desires = Desires(turn)
 
     # Each verb takes the session if it is one of these, then what the wire brought. It raises before it writes, or not at all.
 
@@ -174,12 +176,16 @@ class Verbs:
         return {
             "engine": {"pid": 0, "path": str(turn.path), "started_at": 0.0, "turns": 0, "sqlite": apsw.sqlite_lib_version()},
             "queues": [
-                _shown(q)
+                _shown(q) | {"oldest": self._age_of(q)}
                 for q in sorted(turn.routes.queues.values(), key=lambda q: q.name)
             ],
             "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in turn.routes.exchanges.values()],
             "clients": [],
         }  # fmt: skip
+
+    def _age_of(self, queue: QueueState) -> float | None:
+        since = self._ledger.dispatch.oldest(queue)
+        return None if since is None else max(0.0, round(self._turn.now() - since, 3))
 
     def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
         return self.transfer.export_messages(session, queue, state, after, later, max(0, min(limit, 1000)))
@@ -204,7 +210,7 @@ def _shown(queue: QueueState) -> dict[str, Any]:
         "name": queue.name, "bindings": [list(b) for b in queue.bindings], "origin": queue.origin,
         "ready": queue.rows - queue.running, "running": queue.running, "delayed": queue.delayed, "dead": queue.dead,
         "published": queue.published, "done": queue.done, "retried": queue.retried, "died": queue.died, "consumers": 0,
-        "temporary": bool(queue.owner),
+        "temporary": bool(queue.owner), "paused": queue.paused,
     }  # fmt: skip
 
 
@@ -227,6 +233,7 @@ _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     ),
     "budgets": (Budgets, ("take", "throttle")),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
+    "desires": (Desires, ("desire", "desired")),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }
 _PART_OF: Final = {name: part for part, (_, names) in _OF_PARTS.items() for name in names}

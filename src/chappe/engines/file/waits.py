@@ -22,6 +22,7 @@ _LARGEST_INFO: Final = 64 * 1024  # bytes that a client may say of itself
 
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
 _receive: Final = msgspec.msgpack.Decoder(tuple[list[str], Annotated[int, msgspec.Meta(le=1_000_000)], Wait]).decode
+_tell: Final = msgspec.msgpack.Decoder(tuple[dict[str, Any]]).decode
 _result: Final = msgspec.msgpack.Decoder(tuple[str, Wait]).decode
 _archived: Final = msgspec.msgpack.Decoder(tuple[Number, Wait]).decode
 _cancel: Final = msgspec.msgpack.Decoder(tuple[int]).decode
@@ -57,6 +58,14 @@ class Waits:
         session.serial = stored
         connection.refused = dict.fromkeys(refused, self._loop.time()) | connection.refused
         connection.answer(request.serial, {"kept": kept, "stored": stored, "refused": refused})
+
+    def tell(self, connection: Connection, request: Request) -> None:
+        """Take what a client says of itself now."""
+        (info,) = _tell(request.arguments)
+        if len(encode(info)) > _LARGEST_INFO:
+            raise BrokenProtocol(f"bad request: a client may say {_LARGEST_INFO} bytes of itself")
+        connection.session.info = info
+        connection.answer(request.serial, None)
 
     def receive(self, connection: Connection, request: Request) -> None:
         """Have a client wait for deliveries."""

@@ -16,7 +16,8 @@ create table queue (
     name text not null unique,
     bindings jsonb not null,
     origin text not null,
-    owner integer                        -- the session that a temporary queue goes with
+    owner integer,                       -- the session that a temporary queue goes with
+    paused boolean not null default false  -- whether nothing of it is lent
 );
 
 -- What waits.
@@ -160,3 +161,13 @@ create table session (
 -- Who waits for what: told by NOTIFY, which is sent to nobody else. After a crash of the server they wait anew.
 create unlogged table waiter (queue integer not null, session integer not null, primary key (queue, session));
 create unlogged table asker (message_id text not null, session integer not null, primary key (message_id, session));
+
+-- What operators want of pools, queues and the intake: of each `what` the latest counts, the earlier ones are the audit trail.
+create table desired (
+    number bigint generated always as identity primary key,
+    what text not null,
+    value text,
+    who text not null,
+    at double precision not null default now_seconds()
+);
+create index desired_by_what on desired (what, number);

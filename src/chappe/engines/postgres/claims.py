@@ -29,11 +29,13 @@ _MOVE: Final[LiteralString] = """
 CLAIM: Final[LiteralString] = (
     """
     with above as (
-        select place from message where queue = %(queue)s and state = 1 and rank < %(rank)s
+        select place from message where queue = %(queue)s and not (select paused from queue where id = %(queue)s)
+            and state = 1 and rank < %(rank)s
         order by rank, place limit %(limit)s for update skip locked
     ),
     beyond as (
-        select place from message where queue = %(queue)s and state = 1 and (rank, place) > (%(rank)s, %(floor)s)
+        select place from message where queue = %(queue)s and not (select paused from queue where id = %(queue)s)
+            and state = 1 and (rank, place) > (%(rank)s, %(floor)s)
         order by rank, place limit greatest(0, %(limit)s - (select count(*) from above)) for update skip locked
     ),
     first as (select place from above union all select place from beyond),
@@ -43,14 +45,16 @@ CLAIM: Final[LiteralString] = (
 CLAIM_ALONE: Final[LiteralString] = (
     """
     with first as (
-        select place from message where queue = %(queue)s and state = 3 order by rank, place limit 1 for update skip locked
+        select place from message where queue = %(queue)s and not (select paused from queue where id = %(queue)s)
+            and state = 3 order by rank, place limit 1 for update skip locked
     ),
     """
     + _MOVE
 )
 # Which of some queues have something, so that a claim of many queues asks only those.
 READY_IN: Final[LiteralString] = """
-    select id from unnest(%s::integer[]) as q (id) where exists (select 1 from message where queue = q.id and state = any(%s))
+    select id from unnest(%s::integer[]) as q (id) where not (select paused from queue where id = q.id)
+        and exists (select 1 from message where queue = q.id and state = any(%s))
 """
 
 

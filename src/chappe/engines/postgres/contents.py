@@ -9,6 +9,7 @@ from chappe.engines.contract.broker import Delivery, Depth
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.routes import Routes
+from chappe.messages.envelope import sent_at
 
 _COUNT: Final = """
     select queue, sum(ready)::bigint, sum(running)::bigint, sum(delayed)::bigint, sum(dead)::bigint from (
@@ -18,6 +19,11 @@ _COUNT: Final = """
         union all select queue, 0, count(*), 0, 0 from running where queue = any(%(queues)s) group by queue
         union all select queue, 0, 0, 0, count(*) from dead where queue = any(%(queues)s) group by queue
     ) counted group by queue
+"""
+_AGES: Final = """
+    select q.name, q.paused, now_seconds(), next.due, next.message_id from queue q left join lateral (
+        select due, message_id from message where queue = q.id and state = 1 order by rank, place limit 1
+    ) next on true
 """
 _PEEK: Final[Mapping[str, LiteralString]] = {
     "ready": "select place, attempt, envelope from message where queue = %s and state > 0 order by rank, place limit %s",
@@ -73,6 +79,12 @@ class Contents:
 
         await self._tend()
         return await self._database.run(work, writes=False)
+
+    async def ages(self) -> tuple[dict[str, float], set[str]]:
+        """Return for each queue the seconds that the message has waited which is next, and which queues are paused."""
+        rows = await self._database.once(_AGES, (), repeatable=True)
+        waits = {name: max(0.0, round(now - at, 3)) for name, _, now, due, message_id in rows if (at := due or sent_at(message_id or ""))}
+        return waits, {name for name, paused, *_ in rows if paused}
 
     async def peek(self, queue: str, state: str, limit: int) -> list[Delivery]:
         """Show messages of a queue in a state without lending them."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, LiteralString
 
 import msgspec
@@ -112,6 +112,14 @@ class Presence:
                 await self.number()
             except BrokerError:
                 await asyncio.sleep(_AGAIN)
+
+    async def tell(self, info: Mapping[str, Any]) -> None:
+        """Replace what others see of this process."""
+        self.info = dict(info)
+        number = await self.number()
+        await self._database.once(
+            "update session set info = %s where number = %s", (msgspec.json.encode(self.info), number), repeatable=True
+        )
 
     async def renew(self) -> None:
         """Begin another session, which takes over what is known to be held, and leaves the rest to others."""

@@ -13,6 +13,10 @@ from chappe.errors import NotFound, TopologyConflict
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Binding, Queue, Topology, merged, takers
 
+_INSERT: Final = """
+    insert into queue (name, bindings, origin, owner, paused) values (%(name)s, %(bindings)s, %(origin)s, %(owner)s, coalesce(
+        (select value = 'paused' from desired where what = 'queue:' || %(name)s order by number desc limit 1), false))
+"""
 _DELETE: Final = "delete from queue where id = %s"
 _NOT_EMPTY: Final = """
     select (select count(*) from message where queue = %(queue)s) + (select count(*) from running where queue = %(queue)s)
@@ -102,9 +106,7 @@ class Routes:
             await cursor.execute("insert into exchange values (%s, %s, %s)", (exchange.name, exchange.kind, exchange.archive))
         for queue in queues.values():
             pairs = msgspec.json.encode([(b.exchange, b.key) for b in queue.bindings]).decode()
-            await cursor.execute(
-                "insert into queue (name, bindings, origin, owner) values (%s, %s, %s, %s)", (queue.name, pairs, queue.origin, owner)
-            )
+            await cursor.execute(_INSERT, {"name": queue.name, "bindings": pairs, "origin": queue.origin, "owner": owner})
         await self._changed(cursor)
 
     async def remove(self, cursor: Cursor, name: str) -> None:

@@ -12,11 +12,13 @@ import msgspec
 
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page, Record
+from chappe.engines.contract.fleet import Desired
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.budgets import Budgets
 from chappe.engines.postgres.database import Cursor
+from chappe.engines.postgres.desires import Desires
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.letters import Letters
 from chappe.engines.postgres.presence import ENDED, LIVES
@@ -81,6 +83,7 @@ class PostgresStore:
         self._contents = broker.contents
         self._budgets = Budgets(self._database)
         self._letters = Letters(self._database, self._routes)
+        self._desires = Desires(self._database, self._routes)
         self._transfer = Transfer(self._database, self._routes, self._presence)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._listening: int | None = None  # the session that is told when something is archived
@@ -297,6 +300,7 @@ class PostgresStore:
         sessions = await self._database.once(_SESSIONS, (), repeatable=True)
         depths = await self._contents.depths(list(declared))
         serving = [set(msgspec.json.decode(info).get("queues", ())) for _, _, _, info, _, _ in sessions]
+        waits, paused = await self._contents.ages()
         queues: list[dict[str, Any]] = []
         for name, known in sorted(declared.items()):
             depth = depths[name]
@@ -304,7 +308,7 @@ class PostgresStore:
                 {
                     "name": name, "bindings": [[b.exchange, b.key] for b in known.queue.bindings], "origin": known.queue.origin,
                     "ready": depth.ready, "running": depth.running, "delayed": depth.delayed, "dead": depth.dead,
-                    "consumers": sum(name in served for served in serving),
+                    "consumers": sum(name in served for served in serving), "paused": name in paused, "oldest": waits.get(name),
                 }
             )  # fmt: skip
         return {
@@ -316,6 +320,15 @@ class PostgresStore:
                 for _, name, role, info, started, holding in sessions
             ],
         }
+
+    async def tell(self, info: Mapping[str, Any]) -> None:
+        await self._presence.tell(info)
+
+    async def desire(self, what: str, value: str | None, who: str) -> Desired:
+        return await self._desires.store(what, value, who)
+
+    async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
+        return await self._desires.list(after, every, limit)
 
 
 class _MergeFirst(Exception):

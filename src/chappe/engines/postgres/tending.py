@@ -38,7 +38,7 @@ _PROMOTE: Final[LiteralString] = """
             case when l.head is null and budget is null then nextval('place') else due.place end as later
         from due left join line l on l.queue = due.queue and l.key = due.key and l.head = due.place
     )
-    update message m set place = t.later, due = null, budget = null,
+    update message m set place = t.later, due = case when m.budget is null then m.due end, budget = null,
         state = case when t.flags & 16 > 0 then 3 when t.key is null or t.has_turn then 1 else 2 end
     from turns t where m.place = t.place
     returning m.queue, m.key, m.place, m.rank, m.state

@@ -159,3 +159,8 @@ create table session (
 );
 
 create table follower (name text primary key, position bigint not null);
+
+-- What operators want of pools and the intake: of each `what` the latest counts, the earlier ones are the audit trail.
+create table desired (
+    number bigint generated always as identity primary key, what text not null, value text, who text not null, at double precision not null
+);

@@ -11,6 +11,7 @@ import msgspec
 
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page
+from chappe.engines.contract.fleet import Desired
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.rabbitmq.outbox import Ticket
@@ -21,7 +22,7 @@ from chappe.engines.rabbitmq.store.letters import Letters
 from chappe.engines.rabbitmq.store.presence import ALIVE, LIVES, Presence
 from chappe.engines.rabbitmq.store.routes import Routes
 from chappe.engines.rabbitmq.store.transfer import Transfer
-from chappe.errors import NotFound
+from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Publication, Receipt
 
 _LEAVE_OUT: Final = "update schedule_definition set definition = null where application = %s and definition is not null and name <> all(%s)"
@@ -354,6 +355,36 @@ class PostgresStore:
                 for number, name, role, info, started in sessions
             ],
         }
+
+    async def tell(self, info: Mapping[str, Any]) -> None:
+        self.presence.info = dict(info)
+        number = await self.presence.number()
+        await self.database.run(
+            lambda cursor: cursor.execute("update session set info = %s where number = %s", (msgspec.json.encode(info), number))
+        )
+
+    async def desire(self, what: str, value: str | None, who: str) -> Desired:
+        if what.startswith("queue:"):
+            raise Rejected("a queue cannot be paused on RabbitMQ yet; pause the intake, or scale its pool to 0")
+
+        async def work(cursor: Cursor) -> Desired:
+            await cursor.execute(
+                "insert into desired (what, value, who, at) values (%s, %s, %s, extract(epoch from clock_timestamp()))"
+                " returning number, what, value, who, at",
+                (what, value, who),
+            )
+            return Desired(*(await cursor.fetchall())[0])
+
+        return await self.database.run(work)
+
+    async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
+        async def work(cursor: Cursor) -> list[Desired]:
+            await cursor.execute("select number, what, value, who, at from desired where number > %s order by number", (after,))
+            rows = [Desired(*row) for row in await cursor.fetchall()]
+            latest = {one.what: one.number for one in rows}
+            return (rows if every else [one for one in rows if latest[one.what] == one.number])[-limit:]
+
+        return await self.database.run(work, writes=False)
 
 
 class _MergeFirst(Exception):

@@ -1,0 +1,104 @@
+"""The verbs that change what runs: pause, resume, scale and reload; each is remembered with who said it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Sequence
+
+import click
+
+from chappe.cli.loading import bare_app, run_with, settings_of
+from chappe.cli.tables import show, when
+from chappe.cli.terminal import say
+from chappe.connection import Connection
+from chappe.engines.contract.fleet import PAUSED, Desired
+from chappe.errors import InvalidSettings
+from chappe.settings import Settings, processes_of
+
+
+def who() -> str:
+    """Return who says something, as the audit trail shows it."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in some containers
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def desire(settings: Settings, wanted: Sequence[tuple[str, str | None]]) -> list[Desired]:
+    """Remember what is wanted, one after the other."""
+
+    async def work(connection: Connection) -> list[Desired]:
+        return [await connection.store.desire(what, value, who()) for what, value in wanted]
+
+    return run_with(bare_app(settings), work)
+
+
+def _paused(ctx: click.Context, queues: tuple[str, ...], intake: bool, value: str | None) -> None:
+    if not queues and not intake:
+        raise click.UsageError("name a queue, or --intake")
+    desire(settings_of(ctx), [*((f"queue:{queue}", value) for queue in queues), *([("intake", value)] if intake else [])])
+
+
+@click.command()
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option("--intake", is_flag=True, help="Take no new commands over HTTP: they are answered with 503 and Retry-After.")
+@click.pass_context
+def pause(ctx: click.Context, queues: tuple[str, ...], intake: bool) -> None:
+    """Have nothing more be taken from queues, by any worker of any host; what runs is finished."""
+    _paused(ctx, queues, intake, PAUSED)
+
+
+@click.command()
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option("--intake", is_flag=True, help="Take commands over HTTP again.")
+@click.pass_context
+def resume(ctx: click.Context, queues: tuple[str, ...], intake: bool) -> None:
+    """Have queues that were paused go on."""
+    _paused(ctx, queues, intake, None)
+
+
+@click.command()
+@click.argument("pools", nargs=-1, required=True, metavar="POOL=N...")
+@click.pass_context
+def scale(ctx: click.Context, pools: tuple[str, ...]) -> None:
+    """Change how many processes of a pool each host runs: import=20, import=2..20, or import= for what chappe.toml declares."""
+    settings = settings_of(ctx)
+    wanted: list[tuple[str, str | None]] = []
+    for given in pools:
+        name, found, count = given.partition("=")
+        if name not in settings.pools or not found:
+            raise click.UsageError(f'"{given}" must be POOL=N; the pools of chappe.toml are: {", ".join(settings.pools)}')
+        try:
+            processes_of(count or "auto")
+        except ValueError as error:
+            raise InvalidSettings(f"{given}: {error}") from None
+        wanted.append((f"pool:{name}", count or None))
+    desire(settings, wanted)
+
+
+@click.command()
+@click.pass_context
+def reload(ctx: click.Context) -> None:
+    """Have the supervisors of all hosts take a new release of the application and of chappe.toml into use, as SIGHUP does."""
+    desire(settings_of(ctx), [("reload", None)])
+    say("asked for; chappe status shows when all processes run it, and the log whether it was refused")
+
+
+@click.command()
+@click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def audit(ctx: click.Context, limit: int, as_json: bool) -> None:
+    """Show who paused, resumed, scaled or reloaded what, and when."""
+
+    async def work(connection: Connection) -> list[Desired]:
+        return await connection.store.desired(every=True, limit=limit)
+
+    rows = [
+        {"at": when(one.at), "who": one.who, "what": one.what, "value": one.value or "as declared"}
+        for one in run_with(bare_app(settings_of(ctx)), work)
+    ]
+    show(rows, ("at", "who", "what", "value"), as_json=as_json)

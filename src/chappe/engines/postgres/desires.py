@@ -1,0 +1,48 @@
+"""What operators want of the fleet, and acted on where it concerns a queue."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chappe.engines.contract.fleet import PAUSED, Desired
+from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.routes import Routes
+from chappe.engines.postgres.storing import TELL
+
+_QUEUE: Final = "queue:"
+_STORE: Final = "insert into desired (what, value, who) values (%s, %s, %s) returning number, what, value, who, at"
+_LATEST: Final = """
+    select number, what, value, who, at from (select distinct on (what) * from desired order by what, number desc) latest
+    where number > %s order by number limit %s
+"""
+_EVERY: Final = """
+    select number, what, value, who, at from (select * from desired where number > %s order by number desc limit %s) latest order by number
+"""
+
+
+class Desires:
+    """The desired state that all hosts share."""
+
+    def __init__(self, database: Database, routes: Routes) -> None:
+        self._database = database
+        self._routes = routes
+
+    async def store(self, what: str, value: str | None, who: str) -> Desired:
+        """Remember what somebody wants; a queue is paused or resumed with it. Raises `NotFound`."""
+
+        async def work(cursor: Cursor) -> Desired:
+            if what.startswith(_QUEUE):
+                known = await self._routes.find(cursor, what.removeprefix(_QUEUE))
+                await cursor.execute("update queue set paused = %s where id = %s", (value == PAUSED, known.id))
+                await cursor.execute(TELL, ([known.id],))
+            await cursor.execute(_STORE, (what, value, who))
+            row = await cursor.fetchone()
+            assert row is not None
+            return Desired(*row)
+
+        return await self._database.run(work)
+
+    async def list(self, after: int, every: bool, limit: int) -> list[Desired]:
+        """Return what is wanted now, or all that was ever wanted."""
+        rows = await self._database.once(_EVERY if every else _LATEST, (after, max(0, min(limit, 1000))), repeatable=True)
+        return [Desired(*row) for row in rows]

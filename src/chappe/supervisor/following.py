@@ -1,0 +1,103 @@
+"""Does on this host what operators want of the fleet, and tells the others how its pools are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from chappe.connection import Connection, Setting, connect
+from chappe.engines.contract.fleet import Desired
+from chappe.errors import BrokerError, ChappeError
+from chappe.settings import Settings
+from chappe.supervisor.child import Child
+from chappe.supervisor.pools import Pools
+
+log = logging.getLogger("chappe.supervisor")
+
+TURN: Final = 0.5  # seconds
+
+
+class Host(Protocol):
+    """What keeps the processes of this host."""
+
+    pools: Pools
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def running(self) -> Sequence[Child]: ...
+
+    async def fit(self) -> None: ...
+
+    def reload(self) -> None: ...
+
+
+class Following:
+    """Looks twice a second at what is wanted; while the engine is away, all stays as it is."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._known = 0
+        self._is_first = True
+
+    async def follow(self) -> None:
+        """Go on until cancelled."""
+        connection = connect(self._host.settings, Setting(role="supervisor", may_own_file=False), {"pid": os.getpid()})
+        try:
+            while True:
+                try:
+                    await self._turn(connection)
+                except BrokerError as error:
+                    log.debug("cannot look at what is wanted (%s); trying again", error)
+                except ChappeError as error:
+                    log.error("cannot look at what is wanted: %s; trying again", error)
+                await asyncio.sleep(TURN)
+        finally:
+            await connection.close()
+
+    async def _turn(self, connection: Connection) -> None:
+        found = await connection.store.desired(after=self._known)
+        for one in found:
+            self._known = one.number
+            self._hear(one)
+        self._is_first = False
+        if any(one.what.startswith("pool:") for one in found):
+            await self._host.fit()
+        await connection.store.tell(self.report())
+
+    def _hear(self, one: Desired) -> None:
+        kind, _, name = one.what.partition(":")
+        if kind == "pool":
+            try:
+                self._host.pools.want(name, one.value)
+            except ValueError as error:
+                log.error("pool %s stays as it is: %s", name, error)
+                return
+            log.info("pool %s: %s processes, by %s", name, one.value or "the declared", one.who)
+        elif kind == "reload" and not self._is_first:
+            log.info("a reload was asked for by %s", one.who)
+            self._host.reload()
+
+    def report(self) -> dict[str, Any]:
+        """Return what others see of this host."""
+        return {"pid": os.getpid(), "host": socket.gethostname(), "pools": {name: self._pool(name) for name in self._host.settings.pools}}
+
+    def _pool(self, name: str) -> dict[str, Any]:
+        settings = self._host.settings
+        children = [child for child in self._host.running if child.spec.pool == name]
+        return {
+            "queues": settings.pools[name].queues,
+            "bounds": self._host.pools.bounds(settings, name),
+            "wanted": self._host.pools.counts(settings)[name],
+            "slots": settings.pools[name].concurrency,
+            "log": settings.pools[name].log,
+            "processes": [
+                {"name": c.spec.name, "pid": c.pid, "state": c.state, "starts": c.starts, "crashes": c.crashes, "memory": c.memory()}
+                for c in children
+            ],
+        }

@@ -1,0 +1,42 @@
+"""Whether new commands are taken over HTTP: an operator may close the door while the backlog drains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from starlette.responses import Response
+
+from chappe.app import App
+from chappe.engines.contract.fleet import PAUSED
+from chappe.web.problems import problem
+
+LOOK: Final = 1.0  # seconds for which an answer of the store holds
+RETRY_AFTER: Final = "60"
+
+
+class Intake:
+    """Asks the store at most once a second."""
+
+    def __init__(self, app: App, now: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._now = now
+        self._looked_at = float("-inf")
+        self._known = 0
+        self._paused = False
+
+    async def refusal(self) -> Response | None:
+        """Return the answer to a new command while the intake is paused."""
+        if self._now() - self._looked_at >= LOOK:
+            connection = await self._app.connection()
+            for one in await connection.store.desired(after=self._known):
+                self._known = one.number
+                if one.what == "intake":
+                    self._paused = one.value == PAUSED
+            self._looked_at = self._now()
+        if not self._paused:
+            return None
+        return problem(
+            503, "The intake is paused", "new commands are not taken now; what was taken goes on", headers={"Retry-After": RETRY_AFTER}
+        )
