@@ -10,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: audit help demo demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
+.PHONY: audit help demo demo-auction demo-bots demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
 # Install those of Debian's packages $(1) that are missing, when root; no server is started as a service, none gets data of the system's.
@@ -69,6 +69,9 @@ demo-triggers: $(VENV)/.demo $(if $(filter postgres,$(BROKER)),tools) ## Sweep 6
 
 demo-import: $(VENV)/.demo ## Import several hundred real links into read later, from a web that misbehaves, in about a minute (ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m read_later.demo $(ARGS)
+
+demo-auction: $(VENV)/.demo ## Show real bids arriving in browsers by push, for a minute (ARGS="--keep --seconds 300 --auctions 309")
+	@PYTHONPATH=examples $(BIN)/python -m auctions.demo $(ARGS)
 
 # The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
@@ -166,7 +169,7 @@ docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
 tools: ## Install what the tests need from Debian, when missing and root
-	@$(call debian,prometheus faketime strace rabbitmq-server postgresql php-cli php-amqplib amqp-tools)
+	@$(call debian,chromium prometheus faketime strace rabbitmq-server postgresql php-cli php-amqplib amqp-tools)
 
 clean: ## Remove what was built
 	rm -rf $(VENV) $(PEERS) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,92 @@
+"""The pages in Chromium: two browsers see the same, one of them is cut off and goes on."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from auctions.stage import Stage
+
+from ...waiting import PATIENCE, until
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
+CHROMIUM = shutil.which("chromium")
+WAIT = PATIENCE * 1000
+
+if CHROMIUM is None:
+    pytest.skip("Chromium is not installed: make tools", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with Stage(tmp_path_factory.mktemp("stage")) as stage:
+        stage.start()
+        yield stage
+
+
+@pytest.fixture
+def browsers() -> Iterator[list[Any]]:
+    with playwright.sync_playwright() as chromium:
+        browser = chromium.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        contexts = [browser.new_context() for _ in range(2)]
+        yield contexts
+        browser.close()
+
+
+def price(page: Any) -> str:
+    return page.locator("#price").inner_text()
+
+
+def test_d12_two_browsers_see_each_price_by_push_and_one_that_was_cut_off_goes_on(stage: Stage, browsers: list[Any]) -> None:
+    stage.post("open.auction", {"auction": "7", "item": "Brass telescope", "opening": 500, "seconds": 3600}).raise_for_status()
+    stage.post("raise.bid", {"auction": "7", "bidder": "kiwisstuff", "cents": 600}, Prefer="wait=30").raise_for_status()
+    faults: list[str] = []
+    first, second = (context.new_page() for context in browsers)
+    for page in (first, second):
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{stage.url}/auction.html?id=7")
+        page.wait_for_function("document.getElementById('price').textContent === '$6.00'", timeout=WAIT)
+    assert first.locator("#item").inner_text() == "Brass telescope"
+    asked: list[str] = []
+    first.on("request", lambda request: asked.append(request.url))
+
+    second.fill("#bidder", "ada")
+    second.fill("#amount", "7.50")
+    second.click("#bid")
+    second.wait_for_selector(".answer.taken", timeout=WAIT)
+    for page in (first, second):
+        page.wait_for_function("document.getElementById('price').textContent === '$7.50'", timeout=WAIT)
+        assert page.locator("#leader").inner_text() == "ada leads"
+        assert page.locator("#history tr").count() == 2
+
+    second.fill("#amount", "7")
+    second.click("#bid")
+    second.wait_for_selector(".answer.refused", timeout=WAIT)
+    assert "the price is $7.50 already" in second.locator("#answer").inner_text()
+    assert first.locator("#answer").inner_text() == "", "a refusal is told to its bidder alone"
+
+    browsers[0].set_offline(True)
+    first.wait_for_selector(".state.waiting", timeout=WAIT)
+    for cents in (800, 900, 1000):
+        stage.post("raise.bid", {"auction": "7", "bidder": "bob", "cents": cents}, Prefer="wait=30").raise_for_status()
+    second.wait_for_function("document.getElementById('price').textContent === '$10.00'", timeout=WAIT)
+    browsers[0].set_offline(False)
+    first.wait_for_function("document.getElementById('price').textContent === '$10.00'", timeout=WAIT)
+    assert first.locator("#history tr").all_inner_texts() == second.locator("#history tr").all_inner_texts()
+    assert first.locator("#history tr").count() == 5, "no bid is missing, and none is there twice"
+    assert not [url for url in asked if not re.search(r"/events\?", url)], "nothing is asked for again and again"
+    assert faults == []
+
+
+def test_the_hall_shows_each_auction_with_its_price(stage: Stage, browsers: list[Any]) -> None:
+    page = browsers[0].new_page()
+    page.goto(stage.url)
+    for auction in ("1", "2"):
+        opened = {"auction": auction, "item": f"Lot {auction}", "opening": 100, "seconds": 1.0 if auction == "2" else 3600}
+        stage.post("open.auction", opened).raise_for_status()
+    stage.post("raise.bid", {"auction": "1", "bidder": "ada", "cents": 5000}, Prefer="wait=30").raise_for_status()
+    page.wait_for_selector('.lot.closed[data-auction="2"]', timeout=WAIT)
+    until(lambda: page.locator('.lot[data-auction="1"] .price').inner_text() == "$50.00", "the price to be seen")
+    assert "1 closed" in page.locator("#summary").inner_text()
