@@ -103,6 +103,9 @@ class Reader:
         if block.file is None:
             exec(compile(block.text, f"{block.page}:{block.line}", "exec"), self.module.__dict__)  # noqa: S102 - our own pages
             found = self.module.__dict__
+        elif "/" in block.file[0]:  # of a project, whose own processes import it
+            self.save(block)
+            return
         else:
             self.save(block)
             name = block.file[0].removesuffix(".py")
@@ -148,7 +151,7 @@ class Reader:
         for command, expected in commands_of(block):
             if command in EXEMPT:
                 continue
-            if re.match(r"chappe (-\S+ \S+ )*run\b[^|;]*$", command):
+            if re.match(r"(?:python manage\.py )?chappe (-\S+ \S+ )*run\b[^|;]*$", command):
                 self.run_in_the_background(command)
             else:
                 # Each is run by a shell that knows the variables of those before it.

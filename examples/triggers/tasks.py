@@ -10,7 +10,7 @@ import httpx2
 from asgiref.sync import sync_to_async
 from django.utils import timezone
 
-from chappe import App, Command, Rate, cron, every
+from chappe import App, Command, Context, Rate, cron, every
 from chappe.triggers.poll import poll
 from triggers.models import Item, Trigger
 from triggers.services import Closed, Refused, hand_over
@@ -99,17 +99,17 @@ async def publish_all(_: PublishAll) -> int:
 
 
 @app.handles(Publish)
-async def publish(command: Publish, http: httpx2.AsyncClient) -> None:
+async def publish(command: Publish, http: httpx2.AsyncClient, context: Context) -> None:
     trigger = await Trigger.objects.select_related("account", "user").filter(pk=command.trigger).afirst()
     if trigger is None:
         return
     waiting = Item.objects.filter(trigger=trigger, done_at=None).order_by("date", "pk")[: trigger.most_at_once]
-    done = await publish_each(http, trigger, [item async for item in waiting])
+    done = await publish_each(http, trigger, [item async for item in waiting], context)
     if done:
         log.info("%s - %s - %s - %s - %s new data", trigger.user, trigger.source, trigger.account.service, trigger.name, done)
 
 
-async def publish_each(http: httpx2.AsyncClient, trigger: Trigger, items: Sequence[Item]) -> int:
+async def publish_each(http: httpx2.AsyncClient, trigger: Trigger, items: Sequence[Item], context: Context) -> int:
     """Hand items over one by one and say how many went; at the first that does not go, the others wait for the next sweep."""
     account = trigger.account
     for number, item in enumerate(items):
@@ -119,6 +119,7 @@ async def publish_each(http: httpx2.AsyncClient, trigger: Trigger, items: Sequen
                 await begun.aupdate(begun_at=timezone.now())
             await hand_over(http, account, item, timezone.now().timestamp())
         except Closed as closed:
+            await context.throttle(closed.until - timezone.now().timestamp())  # for what other workers have of this account
             account.closed_until = datetime.datetime.fromtimestamp(closed.until, datetime.UTC)
             await account.asave(update_fields=["closed_until"])
             log.warning("%s - %s, nothing more until %s", account, closed, f"{account.closed_until:%H:%M:%S}")

@@ -6,6 +6,6 @@ import django
 
 django.setup()
 
-from chappe.integrations.django.apps import application  # noqa: E402 - after the project is set up
+from chappe.integrations.django.application import application  # noqa: E402 - after the project is set up
 
 app = application()

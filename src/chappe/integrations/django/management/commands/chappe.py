@@ -11,7 +11,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from chappe.integrations.django.apps import environment
+from chappe.integrations.django.application import environment
 from chappe.search_path import child_command, project_folders
 
 _PROJECT: Final = "chappe.integrations.django.project"
