@@ -5,24 +5,31 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from typing import Final
+
+from sqlalchemy import create_engine
 
 from chappe import App
+from chappe.integrations.sqlalchemy import Outbox
 from read_later.addresses import resolve
 from read_later.fetching import Fetcher
 from read_later.library import Library, open_engine
 from read_later.local_web import rehearsed
+from read_later.tables import Table
 
 app = App("read-later")
+outbox = Outbox(app, lambda: create_engine(database()), Table.metadata)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
 
-DATABASE: Final = "sqlite:///read_later.db"
+
+def database() -> str:
+    """Return where the application's own tables are, which need not be where messages wait."""
+    return os.environ.get("READ_LATER_DATABASE", "sqlite:///read_later.db")
 
 
 @app.provides
 def library() -> Iterator[Library]:
     """The application's own database, which is not Chappe's: a file, or PostgreSQL."""
-    engine = open_engine(os.environ.get("READ_LATER_DATABASE", DATABASE))
+    engine = open_engine(database())
     yield Library(engine)
     engine.dispose()
 

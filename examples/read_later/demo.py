@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import func, select
 
+from read_later.application import outbox
 from read_later.exports import Export, read_export
 from read_later.library import Library, open_engine
 from read_later.local_web import READABLE, Fate, fate_of
@@ -92,12 +93,15 @@ def check(stage: Stage, uploads: list[Uploaded]) -> tuple[list[str], Counter[Fat
         articles = {a.url: a for a in session.scalars(select(Article))}
         rows = session.scalar(select(func.count()).select_from(Article))
         pages = session.scalar(select(func.count()).select_from(Page))
+        unsent = session.scalar(select(func.count()).select_from(outbox.table))
         texts = dict(session.execute(select(Article.url, Article.text)).all())
     engine.dispose()
     must = {link.url: link for one in reversed(uploads) for link in one.export.links}
     wrong = list[str]()
     if rows != len(must) or articles.keys() != must.keys():
         wrong.append(f"{len(must)} articles were uploaded, and {rows} are in the database")
+    if unsent:
+        wrong.append(f"{unsent} commands wait in the outbox")
     if pages:
         wrong.append(f"{pages} pages were fetched and never read")
     for url, link in must.items():
@@ -150,8 +154,8 @@ def main() -> None:
     with Stage(folder) as stage:
         console.print("starting the local web, chappe run, and the pages …")
         stage.start_web()
-        stage.start_chappe()
         stage.start_pages()
+        stage.start_chappe()
         console.print(f"the pages are at   [bold]{stage.pages_url}[/]")
         write_pocket_export(folder / "part_000000.csv", chosen.links)
         uploads = [upload(stage, file) for file in (folder / "part_000000.csv", *real_exports())]

@@ -21,7 +21,7 @@ from read_later.tables import PENDING, Article, Import, Page, Table
 _RECENT: Final = dt.timedelta(seconds=10)
 _AT_ONCE: Final = 500
 
-Send = Callable[[Session, Sequence[FetchArticle]], None]
+Send = Callable[[Session, Sequence[FetchArticle]], object]
 
 
 class Progress(Struct, frozen=True):
@@ -87,7 +87,7 @@ class Library:
             yield session
 
     def begin(self, user: str, filename: str, export: Export, send: Send) -> int:
-        """Store an import with those of its links that the user does not have yet, and have them fetched; return its number."""
+        """Store an import with those of its links that the user does not have yet, and a command for each; return its number."""
         with self.writing() as session:
             one = Import(
                 user=user, source=export.source, filename=filename[:255], began_at=self._now(), links=len(export.links),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +13,11 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
+from chappe.integrations.fastapi import install
 from read_later.app import app
-from read_later.application import DATABASE
+from read_later.application import database, outbox
 from read_later.exports import LARGEST, Refused, read_export
 from read_later.library import Library, open_engine
-from read_later.messages import FetchArticle
 
 _HERE: Final = Path(__file__).parent
 _PAGE: Final = 50
@@ -39,14 +38,14 @@ _ENVIRONMENT["sources"] = ("Pocket", "Instapaper", "Readability", "Pinboard", "F
 @asynccontextmanager
 async def lifespan(pages: FastAPI) -> AsyncGenerator[None]:
     """Open the database while the pages are served."""
-    engine = open_engine(os.environ.get("READ_LATER_DATABASE", DATABASE))
+    engine = open_engine(database())
     pages.state.library = Library(engine)
     yield
     engine.dispose()
-    app.close()
 
 
 pages: Final = FastAPI(title="read later", lifespan=lifespan, openapi_url=None)
+install(pages, app)
 pages.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
 
 
@@ -105,9 +104,7 @@ def upload(request: Request, library: Books, user: User, file: UploadFile) -> Re
         if wants_page:
             return _home(request, library, user, str(refused), 422)
         return JSONResponse({"title": "The file cannot be imported", "status": 422, "detail": str(refused)}, 422, media_type=_PROBLEM)
-    waiting = list[FetchArticle]()
-    number = library.begin(user, file.filename or "export", export, lambda _, commands: waiting.extend(commands))
-    app.send(waiting)
+    number = library.begin(user, file.filename or "export", export, outbox.send)
     if wants_page:
         return RedirectResponse(f"/imports/{number}", 303)
     return JSONResponse({"id": number, "source": export.source, "links": len(export.links)}, 202, {"Location": f"/imports/{number}"})
@@ -145,18 +142,14 @@ def progress(library: Books, user: User, number: int) -> dict[str, Any]:
 @pages.post("/imports/{number}/retry", dependencies=OURS)
 def retry_import(library: Books, user: User, number: int) -> Response:
     """Have all failed articles of an import fetched again."""
-    waiting = list[FetchArticle]()
-    library.retry(user, lambda _, commands: waiting.extend(commands), import_id=number)
-    app.send(waiting)
+    library.retry(user, outbox.send, import_id=number)
     return RedirectResponse(f"/imports/{number}", 303)
 
 
 @pages.post("/articles/{number}/retry", dependencies=OURS)
 def retry_article(library: Books, user: User, number: int) -> Response:
     """Have one failed article fetched again."""
-    waiting = list[FetchArticle]()
-    library.retry(user, lambda _, commands: waiting.extend(commands), article=number)
-    app.send(waiting)
+    library.retry(user, outbox.send, article=number)
     return RedirectResponse(f"/articles/{number}", 303)
 
 

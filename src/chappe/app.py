@@ -78,6 +78,7 @@ class App:
         self.bus = Bus(self.registry, self.providers, defaults() if middleware is None else middleware)
         self.merger = Merger(self.bus)
         self.schedules: list[Schedule] = []
+        self.sources: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._inherited: object = None
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
         self._portal: Portal | None = None

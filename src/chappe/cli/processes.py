@@ -264,7 +264,7 @@ def _listener(settings: Settings) -> socket.socket:
 @click.command()
 @click.pass_context
 def scheduler(ctx: click.Context) -> None:
-    """Send what is scheduled; several may run, each slot is sent once."""
+    """Send what is scheduled or waits in an outbox; several may run, each slot and message is sent once."""
     settings = settings_of(ctx)
     line = _start(settings, "scheduler", 5.0)
     app = find_app(settings, role="scheduler", may_own_file=False)
@@ -282,7 +282,7 @@ def scheduler(ctx: click.Context) -> None:
             now=steady_clock(),
         )
         loop = asyncio.get_running_loop()
-        task = loop.create_task(turning.run())
+        task = asyncio.gather(turning.run(), *(source() for source in app.sources))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, task.cancel)
         settle_down()

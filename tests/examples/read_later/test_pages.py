@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from chappe.testing import Trial, testing
 from read_later.app import app
+from read_later.application import outbox
 from read_later.fetching import Fetcher
 from read_later.library import Library, open_engine
 from read_later.local_web import fate_of, rehearsed
@@ -25,6 +26,7 @@ def trial(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
         t.provide(Library, Library(engine))
         t.provide(Fetcher, Fetcher(seconds=1.0, ask=rehearsed, web=web))
         yield t
+    outbox.close()
     engine.dispose()
 
 
@@ -32,6 +34,11 @@ def trial(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def client(trial: Trial) -> Iterator[TestClient]:
     with TestClient(pages, follow_redirects=False) as made:
         yield made
+
+
+def relay() -> None:
+    while app.wait_for(outbox.relay()):
+        pass
 
 
 def a_file(*urls: str) -> dict[str, tuple[str, str]]:
@@ -48,6 +55,7 @@ def test_w1_a_file_of_15000_links_is_answered_before_any_page_is_fetched(client:
     answer = client.post("/imports", files=a_file(*(f"https://paper.example/{n}" for n in range(15_000))))
     assert (answer.status_code, answer.headers["location"]) == (202, "/imports/1")
     assert answer.json() == {"id": 1, "source": "pocket", "links": 15_000}
+    relay()
     assert trial.depth("import.pocket") == (15_000, 0)
     assert client.get("/imports/1/progress").json() == {
         "total": 15_000, "done": 0, "failed": 0, "rate": 0.0, "seconds_left": None, "over": False,
@@ -61,6 +69,7 @@ def test_w17_a_browser_is_led_to_the_import_where_articles_appear(client: TestCl
     waiting = client.get("/imports/1").text
     assert "<b>0</b> of 2 articles" in waiting
     assert "data-running" in waiting
+    relay()
     trial.drain(to_the_end=True)
     over = client.get("/imports/1").text
     assert "<b>2</b> of 2 articles" in over
@@ -77,12 +86,16 @@ def test_w17_a_browser_is_led_to_the_import_where_articles_appear(client: TestCl
 
 def test_w19_failed_articles_are_retried_one_or_all(client: TestClient, trial: Trial) -> None:
     client.post("/imports", files=a_file(*addresses("404", "pdf", "leads inside")))
+    relay()
     trial.drain(to_the_end=True)
     assert client.post("/articles/1/retry", headers=BROWSER).headers["location"] == "/articles/1"
     assert "being fetched" in client.get("/articles/1").text
+    relay()
     assert trial.depth("import.pocket") == (1, 0)
     assert client.post("/imports/1/retry").status_code == 303
+    relay()
     assert trial.depth("import.pocket") == (3, 0)
+    relay()
     trial.drain(to_the_end=True)
     assert client.get("/imports/1/progress").json()["failed"] == 3
 
