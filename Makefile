@@ -73,6 +73,9 @@ demo-import: $(VENV)/.demo ## Import several hundred real links into read later,
 demo-auction: $(VENV)/.demo ## Show real bids arriving in browsers by push, for a minute (ARGS="--keep --seconds 300 --auctions 309")
 	@PYTHONPATH=examples $(BIN)/python -m auctions.demo $(ARGS)
 
+demo-bots: $(VENV)/.demo ## Have five bots and a person talk, one of which is away for a while and catches up
+	@PYTHONPATH=examples $(BIN)/python -m bots.demo $(ARGS)
+
 # The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)

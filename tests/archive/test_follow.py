@@ -215,16 +215,16 @@ def test_a_since_that_means_nothing_is_refused(text: str) -> None:
         since_of(text)
 
 
-async def test_h1_events_are_followed_where_no_engine_runs(tmp_path: Path) -> None:
+async def test_h16_events_are_followed_where_no_engine_runs(tmp_path: Path) -> None:
     """Two programs over one file, and nothing else."""
     settings = Settings(broker=f"sqlite:///{tmp_path}/chappe.db")
     ping, pong = App("ping"), App("pong")
     for app in (ping, pong):
         app.configure(settings)
         app.knows(BidRaised)
+    await raised(ping, 1)  # before anybody listens
     following = pong.follow("bid.*", since=0)
     task = asyncio.ensure_future(take(following, 2))
-    await raised(ping, 1)
     await raised(ping, 2)
     assert amounts(await task) == [1, 2]
     await following.aclose()
