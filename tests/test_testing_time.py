@@ -369,3 +369,22 @@ def test_after_the_block_an_application_is_as_it_was() -> None:
         assert app.setting is not before
     assert app.setting is before
     assert app.bus.clock is clock
+
+
+def test_a_budget_that_was_closed_in_one_test_is_open_in_the_next() -> None:
+    app = App("closed")
+    handled: list[int] = []
+
+    class Call(Command, queue="calls", rate=Rate("100/s", burst=100)):
+        number: int
+
+    @app.handles(Call)
+    async def call(command: Call, context: Context) -> None:
+        handled.append(command.number)
+        await context.throttle(900)
+
+    for number in (1, 2):
+        with testing(app) as t:
+            t.send([Call(number=number), Call(number=0)])
+            t.drain()
+            assert handled == [1, 2][:number]

@@ -8,6 +8,7 @@ from typing import Any, Final
 from chappe.bounds import FURTHEST, STARTS_AHEAD
 from chappe.bus.bus import Handle, Middleware
 from chappe.bus.context import Context
+from chappe.bus.loops import PerLoop
 from chappe.clocks import steady
 from chappe.errors import Throttled
 from chappe.messages.capabilities import MessageSpec
@@ -20,7 +21,8 @@ class Rates(Middleware):
     """Takes a start of a message's budget; a message for which there is none now leaves its slot to the next."""
 
     def __init__(self) -> None:
-        self._closed: dict[str, tuple[float, float]] = {}  # until when budgets have no room, by the steady clock and by the bus's
+        # Until when budgets of an event loop's engine have no room, by the steady clock and by the bus's.
+        self._closed = PerLoop(dict[str, tuple[float, float]])
 
     def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
         rate = spec.rate
@@ -31,7 +33,7 @@ class Rates(Middleware):
 
         async def limited(message: Any, context: Context) -> Any:
             budget = context.budget = render(message)
-            if (known := self._closed.get(budget)) is not None:
+            if (known := self._closed.here().get(budget)) is not None:
                 left = min(known[0] - steady(), known[1] - context.now())  # either may stand still or jump in a test
                 if left > 0 and context.queue:
                     raise Throttled(budget, left, note=context.note)
@@ -48,6 +50,7 @@ class Rates(Middleware):
 
     def _remember(self, budget: str, seconds: float, context: Context) -> None:
         """Have nobody be asked again before a budget may have room: a long backlog would ask for each of its messages."""
-        if len(self._closed) >= _REMEMBERED:
-            self._closed.clear()
-        self._closed[budget] = (steady() + seconds, context.now() + seconds)
+        closed = self._closed.here()
+        if len(closed) >= _REMEMBERED:
+            closed.clear()
+        closed[budget] = (steady() + seconds, context.now() + seconds)
