@@ -173,7 +173,7 @@ class StandIns:
             calls.popleft()
         if len(calls) >= self._manner.calls:
             self._refused += 1
-            return calls[0] + self._manner.window - now
+            return self._manner.window - (now - calls[0] if calls else 0.0)
         calls.append(now)
         return None
 

@@ -100,7 +100,7 @@ async def publish_all(_: PublishAll) -> int:
 
 @app.handles(Publish)
 async def publish(command: Publish, http: httpx2.AsyncClient, context: Context) -> None:
-    trigger = await Trigger.objects.select_related("account", "user").filter(pk=command.trigger).afirst()
+    trigger = await Trigger.objects.select_related("account__user", "user").filter(pk=command.trigger).afirst()
     if trigger is None:
         return
     waiting = Item.objects.filter(trigger=trigger, done_at=None).order_by("date", "pk")[: trigger.most_at_once]
@@ -122,7 +122,7 @@ async def publish_each(http: httpx2.AsyncClient, trigger: Trigger, items: Sequen
             await context.throttle(closed.until - timezone.now().timestamp())  # for what other workers have of this account
             account.closed_until = datetime.datetime.fromtimestamp(closed.until, datetime.UTC)
             await account.asave(update_fields=["closed_until"])
-            log.warning("%s - %s, nothing more until %s", account, closed, f"{account.closed_until:%H:%M:%S}")
+            log.warning("%s - %s, nothing more until %s", account.user, closed, f"{account.closed_until:%H:%M:%S}")
             return number
         except Refused as refused:
             await Trigger.objects.filter(pk=trigger.pk).aupdate(trouble=str(refused)[:300])
