@@ -67,8 +67,8 @@ demo: $(VENV)/.demo $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Replay 
 demo-triggers: $(VENV)/.demo $(if $(filter postgres,$(BROKER)),tools) ## Sweep 61 triggers of a Django project between real feeds and four services (BROKER=postgres, ARGS=--keep leaves it running with its admin)
 	@PYTHONPATH=examples $(BIN)/python -m triggers.demo --broker $(BROKER) $(ARGS)
 
-demo-import: $(VENV)/.demo ## Import several hundred real links into read later, from a web that misbehaves, in about a minute (ARGS=--keep leaves it running)
-	@PYTHONPATH=examples $(BIN)/python -m read_later.demo $(ARGS)
+demo-import: $(VENV)/.demo $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Import several hundred real links into read later, from a web that misbehaves, in about a minute (BROKER=postgres, BROKER=rabbitmq, ARGS=--keep leaves it running)
+	@PYTHONPATH=examples $(BIN)/python -m read_later.demo --broker $(BROKER) $(ARGS)
 
 demo-auction: $(VENV)/.demo ## Show real bids arriving in browsers by push, for a minute (ARGS="--keep --seconds 300 --auctions 309")
 	@PYTHONPATH=examples $(BIN)/python -m auctions.demo $(ARGS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +143,43 @@ def report(stage: Stage, console: Console, uploads: list[Uploaded], seconds: flo
     return not wrong and not new and not dead
 
 
+@contextlib.contextmanager
+def servers(broker: str, folder: Path, console: Console) -> Generator[Mapping[str, str]]:
+    """Start servers of one's own, as the tests do, and give what to set; nothing for a file."""
+    if broker == "file":
+        yield {}
+        return
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.servers.postgres import PostgresNode
+    from tests.servers.rabbitmq import RabbitNode
+
+    if missing := (broker == "rabbitmq" and RabbitNode.missing()) or PostgresNode.missing():
+        sys.exit(missing)
+    console.print("starting PostgreSQL …" if broker == "postgres" else "starting RabbitMQ and PostgreSQL …")
+    with contextlib.ExitStack() as stack:
+        postgres = stack.enter_context(PostgresNode(folder / "postgres"))
+        # The articles, too: PostgreSQL that is there already is the application's own.
+        urls = {"CHAPPE_STATE_DIR": str(folder / "state"), "READ_LATER_DATABASE": postgres.url.replace("://", "+psycopg://", 1)}
+        if broker == "postgres":
+            yield {**urls, "CHAPPE_BROKER": postgres.url}
+        else:
+            rabbit = stack.enter_context(RabbitNode(folder / "rabbitmq"))
+            yield {**urls, "CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
+
+
 def main() -> None:
     """Run the demo; the exit code is 0 only if everything is right."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--links", type=int, default=MOST, help="how many links the Pocket export has at most")
     options.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    options.add_argument(
+        "--broker", choices=("file", "postgres", "rabbitmq"), default="file", help="where messages wait; servers are started"
+    )
     options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     folder = (chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-import-"))).resolve()
-    with Stage(folder) as stage:
+    with servers(chosen.broker, folder, console) as urls, Stage(folder, urls=urls) as stage:
         console.print("starting the local web, chappe run, and the pages …")
         stage.start_web()
         stage.start_pages()

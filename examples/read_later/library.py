@@ -199,10 +199,12 @@ class Library:
         page: int = 1,
         size: int = 50,
     ) -> tuple[list[Article], int]:
-        """List articles of a user, those saved last first, and count all of them."""
+        """List articles of a user, those saved last first, of one import those that ended last, and count all of them."""
         which = select(Article).where(Article.user == user)
+        order = [Article.added_at.desc(), Article.id.desc()]
         if import_id is not None:
             which = which.where(Article.import_id == import_id)
+            order.insert(0, Article.ended_at.desc().nulls_last())
         if state is not None:
             which = which.where(Article.state.in_(PENDING) if state == "waiting" else Article.state == state)
         if kind in ("archived", "starred"):
@@ -214,7 +216,7 @@ class Library:
             which = which.where(cast(Article.tags, Text).contains(json.dumps(tag), autoescape=True))
         with self.reading() as session:
             count = session.scalar(select(func.count()).select_from(which.subquery())) or 0
-            ordered = which.order_by(Article.added_at.desc(), Article.id.desc()).offset((page - 1) * size).limit(size)
+            ordered = which.order_by(*order).offset((page - 1) * size).limit(size)
             return list(session.scalars(ordered)), count
 
     def article(self, user: str, number: int) -> Article | None:

@@ -13,6 +13,7 @@ import uvicorn
 from read_later.fetching import Fetcher
 from read_later.library import Library, open_engine
 from read_later.local_web import LocalWeb, rehearsed
+from read_later.tables import Table
 
 SHARED = Path(os.environ.get("CHAPPE_SHARED") or Path(__file__).resolve().parents[4] / "shared")
 
@@ -28,6 +29,19 @@ def real_exports() -> Path:
 @pytest.fixture
 def library(tmp_path: Path) -> Iterator[Library]:
     engine = open_engine(f"sqlite:///{tmp_path / 'read_later.db'}")
+    yield Library(engine)
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]:
+    """A library in each of the two databases."""
+    if request.param == "sqlite":
+        engine = open_engine(f"sqlite:///{tmp_path / 'read_later.db'}")
+    else:
+        engine = open_engine(request.getfixturevalue("postgres").url.replace("postgresql://", "postgresql+psycopg://"))
+        Table.metadata.drop_all(engine)
+        Table.metadata.create_all(engine)
     yield Library(engine)
     engine.dispose()
 

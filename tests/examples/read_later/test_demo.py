@@ -11,18 +11,26 @@ from read_later.local_web import fate_of
 from read_later.stage import Stage
 from tests.waiting import PATIENCE
 
+from ...servers.postgres import PostgresNode
+from ...servers.rabbitmq import RabbitNode
+
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize(("shared", "links"), [("real links", 450), ("our own sample", 40)])
-def test_the_demo_ends_with_every_article_there_once(tmp_path: Path, shared: str, links: int) -> None:
+@pytest.mark.parametrize(
+    ("shared", "links", "broker"),
+    [("real links", 450, "file"), ("our own sample", 40, "file"), ("our own sample", 40, "postgres"), ("our own sample", 40, "rabbitmq")],
+)
+def test_w21_the_demo_ends_with_every_article_there_once_on_each_engine(tmp_path: Path, shared: str, links: int, broker: str) -> None:
+    if missing := (broker != "file" and PostgresNode.missing()) or (broker == "rabbitmq" and RabbitNode.missing()):
+        pytest.skip(missing)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") or k == "CHAPPE_SHARED"} | {
         "PYTHONPATH": str(EXAMPLES)
     }
     if shared == "our own sample":
         environment["CHAPPE_SHARED"] = str(tmp_path / "nowhere")
-    command = [sys.executable, "-m", "read_later.demo", "--links", str(links), "--folder", str(tmp_path / "demo")]
+    command = [sys.executable, "-m", "read_later.demo", "--links", str(links), "--broker", broker, "--folder", str(tmp_path / "demo")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "every article is there exactly once" in done.stdout

@@ -1,4 +1,4 @@
-"""Imports, duplicates, progress and lists of articles, in SQLite."""
+"""Imports, duplicates, progress and lists of articles, in SQLite and PostgreSQL."""
 
 import datetime as dt
 
@@ -22,7 +22,8 @@ def begin(library: Library, found: list[Link], user: str = "ada") -> tuple[int, 
     return library.begin(user, "export.csv", Export("pocket", found, 0, 0), lambda _, commands: sent.extend(commands)), sent
 
 
-def test_w20_importing_twice_makes_no_duplicates_and_sends_nothing(library: Library) -> None:
+def test_w20_importing_twice_makes_no_duplicates_and_sends_nothing(either_library: Library) -> None:
+    library = either_library
     first, sent = begin(library, links(1, 2, 3))
     assert len({command.article for command in sent}) == 3
     second, sent = begin(library, links(1, 2, 3))
@@ -35,7 +36,8 @@ def test_w20_importing_twice_makes_no_duplicates_and_sends_nothing(library: Libr
         assert session.scalar(select(func.count()).select_from(Article)) == 4
 
 
-def test_w20_two_users_have_each_their_own(library: Library) -> None:
+def test_w20_two_users_have_each_their_own(either_library: Library) -> None:
+    library = either_library
     begin(library, links(1, 2))
     number, sent = begin(library, links(1, 2), user="bo")
     assert len(sent) == 2
@@ -46,7 +48,9 @@ def test_w20_two_users_have_each_their_own(library: Library) -> None:
     assert library.retry("ada", lambda *_: None, article=sent[0].article) == 0
 
 
-def test_an_import_that_cannot_be_sent_is_not_there(library: Library) -> None:
+def test_an_import_that_cannot_be_sent_is_not_there(either_library: Library) -> None:
+    library = either_library
+
     def fails(*_: object) -> None:
         raise ConnectionError
 
@@ -73,7 +77,8 @@ def test_w17_progress_counts_ended_articles_and_foretells_the_end(tmp_path) -> N
     engine.dispose()
 
 
-def test_articles_are_listed_by_state_kind_and_tag(library: Library) -> None:
+def test_articles_are_listed_by_state_kind_and_tag(either_library: Library) -> None:
+    library = either_library
     found = [
         Link("https://paper.example/1", "One", NOON, ("ça", 'quo"te'), archived=True),
         Link("https://paper.example/2", "Two", NOON, ("ça va", "50%"), starred=True),
@@ -98,3 +103,29 @@ def test_articles_are_listed_by_state_kind_and_tag(library: Library) -> None:
     assert titles(tag="50%") == ["Two"]
     assert titles(tag="%") == []
     assert [a.title for a in library.articles("ada", page=2, size=2)[0]] == ["One"]
+
+
+def test_what_workers_keep_of_a_page_is_the_articles_in_either_database(either_library: Library) -> None:
+    library = either_library
+    number, (one, two) = begin(library, [Link("https://paper.example/1", "", NOON, ("a",)), *links(2)])
+    assert library.url_of(one.article) == "https://paper.example/1"
+    assert library.fetched(one.article, "<p>é</p>", "https://paper.example/final")
+    assert library.fetched(two.article, "<p>two</p>", "https://paper.example/2")
+    assert library.url_of(one.article) is None
+    assert library.page_of(one.article) == ("<p>é</p>", "https://paper.example/final")
+    library.extracted(one.article, "three words é", title="Its own", author="A", published="2020-01-01")
+    library.extracted(two.article, "x", title="Its own", author=None, published=None)
+    assert not library.fetched(one.article, "late", "late")
+    assert not library.failed(one.article, "late")
+    assert library.page_of(one.article) is None
+    found = library.article("ada", one.article)
+    assert found is not None
+    assert (found.state, found.title, found.text, found.words, found.tags, found.added_at) == (
+        "done",
+        "Its own",
+        "three words é",
+        3,
+        ["a"],
+        NOON,
+    )
+    assert [a.title for a in library.articles("ada", import_id=number)[0]] == ["Article 2", "Its own"]  # those that ended last first
