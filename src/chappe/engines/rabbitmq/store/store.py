@@ -25,6 +25,7 @@ from chappe.engines.rabbitmq.store.transfer import Transfer
 from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Publication, Receipt
 
+_KEEP: Final = "insert into follower values (%s, %s) on conflict (name) do update set position = excluded.position returning 1"
 _LEAVE_OUT: Final = "update schedule_definition set definition = null where application = %s and definition is not null and name <> all(%s)"
 _BEGIN: Final = """
     with begun as (
@@ -315,9 +316,10 @@ class PostgresStore:
         return msgspec.json.decode(row[0] if row else "{}")
 
     async def keep_position(self, follower: str, position: int | None) -> None:
-        await self.database.once("delete from follower where name = %s", (follower,), repeatable=True)
-        if position is not None:
-            await self.database.once("insert into follower values (%s, %s) on conflict do nothing", (follower, position), repeatable=True)
+        if position is None:
+            await self.database.once("delete from follower where name = %s returning 1", (follower,), repeatable=True)
+        else:
+            await self.database.once(_KEEP, (follower, position), repeatable=True)
 
     async def engine(self) -> dict[str, Any]:
         await self.presence.number()
