@@ -181,7 +181,7 @@ class Stage(Folder):
     async def until_served(self, queue: str, count: int) -> None:
         """Wait until so many workers serve a queue."""
         deadline = time.monotonic() + PATIENCE
-        while sum(queue in client.get("queues", ()) for client in (await self.store.overview())["clients"]) != count:
+        while sum(queue in client.info.get("queues", ()) for client in (await self.store.overview()).clients) != count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{count} workers of {queue} did not come up")
             await asyncio.sleep(LOOK)

@@ -574,7 +574,7 @@ def test_two_applications_on_one_engine_take_nothing_of_each_other(tmp_path: Pat
 
         async def waiting() -> dict[str, int]:
             connection = await billing.connection()
-            return {queue["name"]: queue["ready"] for queue in (await connection.store.overview())["queues"]}
+            return {queue.name: queue.ready for queue in (await connection.store.overview()).queues}
 
         assert billing.wait_for(waiting()) == {
             "billing.default": 2, "billing.on.notify": 1, "shared": 1, "shipping.default": 2, "shipping.on.notify": 1,

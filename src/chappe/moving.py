@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import uuid4
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from chappe.app import App
 from chappe.connection import Connection
 from chappe.engines.contract.broker import Ack, Consumer, Delivery
+from chappe.engines.contract.fleet import QueueStatus
 from chappe.engines.contract.letters import Exported
 from chappe.errors import BrokerError, BrokerUnavailable, InvalidSettings, Unconfirmed, Unroutable
 from chappe.messages.capabilities import Exchange
@@ -62,17 +63,17 @@ class Mover:
         Raises `BrokerUnavailable` or `Unconfirmed` when one of the engines was away for long: begun again, it goes on.
         """
         overview = await self._source.store.overview()
-        found = [q for q in overview["queues"] if (not queues or q["name"] in queues) and not q.get("temporary")]
+        found = [q for q in overview.queues if (not queues or q.name in queues) and not q.temporary]
         await self._refuse_the_same()
-        await self._declare(overview["exchanges"], found)
-        moved = {queue["name"]: Moved(queue["name"]) for queue in found}
+        await self._declare(overview.exchanges, found)
+        moved = {queue.name: Moved(queue.name) for queue in found}
         while True:
             for one in moved.values():
                 await self._dead(one)
                 await self._delayed(one)
                 await self._ready(one)
-            left = [q for q in (await self._source.store.overview())["queues"] if q["name"] in moved]
-            waiting = {q["name"]: q["ready"] + q["running"] + q["delayed"] + q["dead"] for q in left}
+            left = [q for q in (await self._source.store.overview()).queues if q.name in moved]
+            waiting = {q.name: q.ready + q.running + q.delayed + q.dead for q in left}
             if not any(waiting.values()):
                 return list(moved.values())
             tell(", ".join(f"{name}: {count} left" for name, count in waiting.items() if count))
@@ -84,8 +85,8 @@ class Mover:
         target = await self._target.connection()
         await target.broker.declare(Topology(queues=(bind(probe),)))
         try:
-            queues = (await self._source.store.overview())["queues"]
-            if any(queue["name"] == probe for queue in queues) or await self._reaches(probe):
+            queues = (await self._source.store.overview()).queues
+            if any(queue.name == probe for queue in queues) or await self._reaches(probe):
                 raise InvalidSettings("the messages are there already: the new engine has the same broker or the same store as the old one")
         finally:
             await target.broker.purge(probe, delete=True)
@@ -98,18 +99,14 @@ class Mover:
             return False
         return True
 
-    async def _declare(self, exchanges: Sequence[dict[str, Any]], queues: Sequence[dict[str, Any]]) -> None:
+    async def _declare(self, exchanges: Sequence[Exchange], queues: Sequence[QueueStatus]) -> None:
         """Declare what the target's application does not declare by itself, and better."""
         connection = await self._target.connection()
         own = self._target.registry.topology()
         named = {exchange.name for exchange in own.exchanges}, {queue.name for queue in own.queues}
         topology = Topology(
-            tuple(Exchange(e["name"], e["kind"], e["archive"]) for e in exchanges if e["name"] not in named[0]),
-            tuple(
-                bind(q["name"], *(":".join(pair) for pair in q["bindings"]), origin=q["origin"])
-                for q in queues
-                if q["name"] not in named[1]
-            ),
+            tuple(Exchange(e.name, e.kind, e.archive) for e in exchanges if e.name not in named[0]),
+            tuple(bind(q.name, *(":".join(pair) for pair in q.bindings), origin=q.origin) for q in queues if q.name not in named[1]),
         )
         await connection.broker.declare(topology)
 

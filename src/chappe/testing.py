@@ -38,6 +38,7 @@ from chappe.bus.draft import Draft, new_id
 from chappe.bus.portal import Portal
 from chappe.clocks import steady, wall
 from chappe.connection import Setting
+from chappe.engines.contract.fleet import QueueStatus
 from chappe.engines.contract.letters import Letter
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
@@ -363,15 +364,15 @@ class Trial:
             asked = worker.asked
             seen = await self._look()
             await asyncio.sleep(0)  # what came with the answer reaches the worker first
-            is_idle = asked and asked == worker.asked and not worker.busy and not any(queue["running"] for queue in seen)
+            is_idle = asked and asked == worker.asked and not worker.busy and not any(queue.running for queue in seen)
             if is_idle and (seen, asked) == before:
                 return
             before = (seen, asked)
             await asyncio.sleep(0.002)
 
-    async def _look(self) -> list[dict[str, Any]]:
+    async def _look(self) -> list[QueueStatus]:
         connection = await self.app.connection()
-        return (await connection.store.overview())["queues"]
+        return (await connection.store.overview()).queues
 
     async def _letters(self) -> list[Letter]:
         connection = await self.app.connection()

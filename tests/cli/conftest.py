@@ -128,7 +128,7 @@ def worked(tmp_path: Path, chappe: Chappe) -> Callable[[], None]:
             "        worker = Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=1,\n"
             "                        table=RunningTable(pathlib.Path('slots'), 1))\n"
             "        running = asyncio.ensure_future(worker.run())\n"
-            "        while any(q['ready'] or q['running'] for q in (await connection.store.overview())['queues']):\n"
+            "        while any(q.ready or q.running for q in (await connection.store.overview()).queues):\n"
             "            await asyncio.sleep(0.005)\n"
             "        await worker.stop(1.0)\n"
             "        await running\n"

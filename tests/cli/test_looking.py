@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from chappe.cli import looking
+from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview
 
 from .conftest import Chappe, python_m_chappe
 
@@ -32,15 +33,15 @@ def test_status_without_an_engine_says_so_on_stderr(chappe: Chappe) -> None:
     chappe("send", "order", "customer=Ada")
     status = chappe("status")
     assert "no engine runs" in status.err
-    assert chappe("status", "--json").json[0]["engine"]["pid"] in (0, None)
+    assert chappe("status", "--json").json[0]["engine"].get("pid") is None
 
 
 @pytest.mark.parametrize("queues", [None, 7, "orders", [1, None], {"a": 1}])
 def test_status_shows_what_a_process_says_of_itself_of_whatever_type_it_is(queues: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = {"role": "worker", "pool": "x", "pid": "?", "queues": queues}
+    client = ClientStatus("w", "worker", 0, {"pool": "x", "pid": "?", "queues": queues})
     monkeypatch.setattr(looking, "settings_of", lambda _: None)
     monkeypatch.setattr(looking, "bare_app", lambda _: None)
-    monkeypatch.setattr(looking, "run_with", lambda *_: {"engine": {"pid": 0, "path": "p"}, "clients": [client]})
+    monkeypatch.setattr(looking, "run_with", lambda *_: Overview(EngineStatus("p"), [], [], [client]))
     ended = CliRunner().invoke(looking.status, [])
     assert (ended.exit_code, ended.exception) == (0, None)
     assert "worker  x     ?" in ended.stdout

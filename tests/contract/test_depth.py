@@ -92,7 +92,7 @@ async def test_the_overview_has_every_queue_with_its_counts(peer: Peer) -> None:
     async with peer.broker.consume(["q"], prefetch=2) as consumer:
         first, _ = await gather(consumer, 2)
         await settle(consumer, Dead(first.tag, "no"))
-        queues = {q["name"]: {k: q[k] for k in ("ready", "running", "delayed", "dead")} for q in (await peer.store.overview())["queues"]}
+        queues = {q.name: {k: getattr(q, k) for k in ("ready", "running", "delayed", "dead")} for q in (await peer.store.overview()).queues}
     assert queues == {"q": {"ready": 2, "running": 1, "delayed": 1, "dead": 1}, "r": {"ready": 1, "running": 0, "delayed": 0, "dead": 0}}
 
 
@@ -101,6 +101,12 @@ async def test_the_overview_shows_who_is_connected_and_what_they_hold(engine: En
     await send(other, to("q"), to("q"))
     async with peer.broker.consume(["q"], prefetch=2) as consumer:
         await gather(consumer, 2)
-        clients = (await other.store.overview())["clients"]
-    assert sorted(client["holding"] for client in clients) == [0, 2]
-    assert len({client["name"] for client in clients}) == 2
+        clients = (await other.store.overview()).clients
+    assert sorted(client.holding for client in clients) == [0, 2]
+    assert len({client.name for client in clients}) == 2
+
+
+async def test_the_overview_counts_what_waits_in_every_way(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, to("q", "a", key="k"), to("q", "b", key="k"), to("q", "c", priority=5), to("q", "d", delay=3600.0, key="k"))
+    (queue,) = [q for q in (await peer.store.overview()).queues if q.name == "q"]
+    assert (queue.ready, queue.delayed, queue.is_estimate) == (3, 1, False)

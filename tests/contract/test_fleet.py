@@ -99,7 +99,7 @@ async def test_a_paused_queue_is_paused_after_a_restart(engine: EngineUnderTest,
 async def test_a_process_tells_what_others_see_of_it(engine: EngineUnderTest, peer: Peer) -> None:
     await peer.store.tell({"pools": {"import": 3}})
     overview = await (await engine.connect()).store.overview()
-    assert {"import": 3} in [client.get("pools") for client in overview["clients"]]
+    assert {"import": 3} in [client.info.get("pools") for client in overview.clients]
 
 
 async def test_the_overview_says_how_long_the_next_message_has_waited_and_which_queues_are_paused(
@@ -108,10 +108,10 @@ async def test_the_overview_says_how_long_the_next_message_has_waited_and_which_
     await declare(peer, "q", "empty")
     await pause(peer, "q")
     await send(peer, to("q", id=new_id()), to("q", id=new_id()))
-    found = {q["name"]: q for q in (await peer.store.overview())["queues"]}
-    assert (found["q"]["paused"], found["empty"]["paused"]) == (True, False)
-    assert found["q"]["oldest"] >= 0.0
-    assert found["empty"]["oldest"] is None
+    found = {q.name: q for q in (await peer.store.overview()).queues}
+    assert (found["q"].paused, found["empty"].paused) == (True, False)
+    assert (found["q"].oldest or 0.0) >= 0.0
+    assert found["empty"].oldest is None
 
 
 async def test_a_delayed_message_waits_since_it_was_due(engine: EngineUnderTest, peer: Peer) -> None:
@@ -121,7 +121,7 @@ async def test_a_delayed_message_waits_since_it_was_due(engine: EngineUnderTest,
     await send(peer, to("q", id=new_id(), delay=3600.0))
     await engine.advance(3605.0)
     assert (await peer.broker.depth("q")).ready == 1
-    (queue,) = (await peer.store.overview())["queues"]
-    if "oldest" not in queue:
+    (queue,) = (await peer.store.overview()).queues
+    if queue.oldest is None:
         pytest.skip("this engine does not tell how long messages wait")
-    assert 4.0 < queue["oldest"] < 3600.0
+    assert 4.0 < queue.oldest < 3600.0

@@ -53,7 +53,7 @@ async def test_an_engine_is_not_moved_onto_itself_however_it_is_spelled(tmp_path
         )
         with pytest.raises(InvalidSettings, match="there already"):
             await Mover(connection, target).move()
-        assert {q["name"]: (q["ready"], q["delayed"]) for q in (await connection.store.overview())["queues"]} == {"q": (1, 1)}
+        assert {q.name: (q.ready, q.delayed) for q in (await connection.store.overview()).queues} == {"q": (1, 1)}
     finally:
         await target.aclose()
         await source.aclose()

@@ -143,7 +143,7 @@ def test_ten_killed_engines_of_a_gigabyte_take_messages_again_within_a_second_an
 async def consumers(app: App) -> int:
     """Return how many workers wait for messages."""
     overview = await (await app.connection()).store.overview()
-    return next(queue["consumers"] for queue in overview["queues"] if queue["name"] == "waits")
+    return next(queue.consumers for queue in overview.queues if queue.name == "waits")
 
 
 def fill(mill: Mill, app: App) -> None:

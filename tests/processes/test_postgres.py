@@ -52,7 +52,9 @@ def test_what_was_sent_by_the_command_line_is_handled_by_all_that_chappe_run_sta
     far.run()
     assert set(far.rows()) == {"supervisor", "mill-1", "scheduler", "gateway"}
     assert until(lambda: far.names("end")) == ["a"]
-    assert [row["pool"] for row in json.loads(far.chappe("status", "--json").stdout)[0]["clients"] if row["role"] == "worker"] == ["mill"]
+    assert [row["info"]["pool"] for row in json.loads(far.chappe("status", "--json").stdout)[0]["clients"] if row["role"] == "worker"] == [
+        "mill"
+    ]
     done = subprocess.run(
         ("curl", "-s", "-X", "POST", "-H", "content-type: application/json", "-H", "prefer: wait=60", "-d", '{"name": "b"}',
          f"{far.address()}/commands/work"), capture_output=True, check=True, text=True,

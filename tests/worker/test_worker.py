@@ -285,8 +285,8 @@ async def test_a_settlement_that_the_broker_cannot_store_becomes_a_failed_attemp
     await shop.send("fine")
 
     async def failed_once() -> bool:
-        rows = await shop.connection.store.overview()
-        return next(q for q in rows["queues"] if q["name"] == "work")["retried"] >= 1
+        queues = (await shop.connection.store.overview()).queues
+        return (next(q for q in queues if q.name == "work").retried or 0) >= 1
 
     await auntil(failed_once, "the attempt to be given up instead of held for ever")
     monkeypatch.setattr(shop.consumer, "settle", settle)

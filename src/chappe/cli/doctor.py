@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import apsw
 import click
@@ -17,6 +16,7 @@ import click
 from chappe.cli.loading import bare_app, chosen_queues, find_app, run_with, settings_of
 from chappe.cli.tables import show
 from chappe.connection import Connection
+from chappe.engines.contract.fleet import Overview
 from chappe.engines.file.database import refuse_network_disk, refuse_unsafe_sqlite
 from chappe.engines.file.inspection import examine, nobody_else
 from chappe.engines.file.preflight import refuse_folder
@@ -132,22 +132,22 @@ def _examined(settings: Settings, path: Path) -> str:
 
 
 def _engine(settings: Settings) -> str:
-    async def work(connection: Connection) -> dict[str, Any]:
+    async def work(connection: Connection) -> Overview:
         return await connection.store.overview()
 
     overview = run_with(bare_app(settings), work)
-    engine, clients = overview["engine"], len(overview["clients"])
-    if engine["full"]:
-        raise UserWarning(f"engine {engine['pid']} answers, but the disk is full: what is new is refused until there is room")
-    return f"engine {engine['pid']} answers, {counted(clients, 'client')}; stop it to have every page checked"
+    engine, clients = overview.engine, len(overview.clients)
+    if engine.full:
+        raise UserWarning(f"engine {engine.pid} answers, but the disk is full: what is new is refused until there is room")
+    return f"engine {engine.pid} answers, {counted(clients, 'client')}; stop it to have every page checked"
 
 
 def _servers(settings: Settings) -> list[Finding]:
     async def work(connection: Connection) -> list[Finding]:
         overview = await connection.store.overview()
-        engine = overview["engine"]
-        server = engine.get("broker", f"PostgreSQL {engine['postgres']}")
-        told = Finding("servers", "ok", f"{server}, {engine['path']}, {counted(len(overview['clients']), 'client')}")
+        engine = overview.engine
+        server = engine.broker or f"PostgreSQL {engine.postgres}"
+        told = Finding("servers", "ok", f"{server}, {engine.path}, {counted(len(overview.clients), 'client')}")
         return [told, *await connection.broker.preflight()]
 
     try:

@@ -12,6 +12,7 @@ from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
+from chappe.engines.contract.fleet import Overview
 from chappe.errors import NotFound
 from chappe.failures import printable
 from chappe.words import counted, duration
@@ -27,15 +28,29 @@ def queues(ctx: click.Context, as_json: bool) -> None:
     app = bare_app(settings_of(ctx))
 
     async def work(connection: Connection) -> list[dict[str, Any]]:
-        return (await connection.store.overview())["queues"]
+        return [msgspec.to_builtins(queue) for queue in (await connection.store.overview()).queues]
 
     found = run_with(app, work)
     rows = (
         found
         if as_json
-        else [{"queue": q["name"], **q, "oldest": _age(q.get("oldest")), "paused": "paused" if q.get("paused") else ""} for q in found]
+        else [
+            {
+                "queue": q["name"],
+                **q,
+                "ready": _about(q),
+                "oldest": _age(q.get("oldest")),
+                "paused": "paused" if q.get("paused") else "",
+            }
+            for q in found
+        ]
     )
     show(rows, _COUNTS, as_json=as_json)
+
+
+def _about(queue: dict[str, Any]) -> object:
+    """Return how many are ready, and say so if that is not exact."""
+    return f"about {queue['ready']}" if queue.get("is_estimate") else queue["ready"]
 
 
 @click.command()
@@ -45,25 +60,29 @@ def status(ctx: click.Context, as_json: bool) -> None:
     """Show the engine, the pools of each host, and the processes that are connected."""
     app = bare_app(settings_of(ctx))
 
-    async def work(connection: Connection) -> dict[str, Any]:
+    async def work(connection: Connection) -> Overview:
         return await connection.store.overview()
 
     overview = run_with(app, work)
     if as_json:
-        show([overview], (), as_json=True)
+        show([msgspec.to_builtins(overview)], (), as_json=True)
         return
-    engine = overview["engine"]
-    if "postgres" in engine:
-        beside = f"{engine['broker']}, " if "broker" in engine else ""
-        say(f"{beside}PostgreSQL {engine['postgres']} at {engine['path']}")
-    elif engine["pid"]:
-        say(f"engine {engine['pid']} since {when(engine['started_at'])} UTC, SQLite {engine['sqlite']}, {engine['path']}")
+    engine = overview.engine
+    if engine.postgres:
+        beside = f"{engine.broker}, " if engine.broker else ""
+        say(f"{beside}PostgreSQL {engine.postgres} at {engine.path}")
+    elif engine.pid and engine.started_at:
+        say(f"engine {engine.pid} since {when(engine.started_at)} UTC, SQLite {engine.sqlite}, {engine.path}")
     else:
-        say(f"no engine runs; the file is {engine['path']}")
-    if pools := [row for c in overview["clients"] if c["role"] == "supervisor" for row in _pools(c)]:
+        say(f"no engine runs; the file is {engine.path}")
+    if pools := [row for c in overview.clients if c.role == "supervisor" for row in _pools(c.info)]:
         show(pools, ("host", "pool", "processes", "state", "queues"), as_json=False)
         say("")
-    rows = [{**c, "queues": _joined(c.get("queues"))} for c in overview["clients"] if c["role"] not in ("client", "supervisor")]
+    rows = [
+        {**c.info, "role": c.role, "holding": c.holding, "queues": _joined(c.info.get("queues"))}
+        for c in overview.clients
+        if c.role not in ("client", "supervisor")
+    ]
     show(rows, ("role", "pool", "pid", "concurrency", "holding", "queues"), as_json=False)
 
 
@@ -99,7 +118,7 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
     app = bare_app(settings_of(ctx))
 
     async def work(connection: Connection) -> tuple[bool, list[dict[str, Any]]]:
-        names = [q["name"] for q in (await connection.store.overview())["queues"]]
+        names = [queue.name for queue in (await connection.store.overview()).queues]
         if what not in names:
             try:
                 found = await connection.store.state(what)

@@ -46,9 +46,9 @@ def gateway(app: App) -> ASGIApp:
             engine = await connection.store.engine()
         except ChappeError as error:
             return problem_of(error if isinstance(error, BrokerError) else BrokerError(str(error)))
-        if engine["full"]:
+        if engine.full:
             return problem_of(StorageFull("the disk of the engine is full: new messages are refused until there is room again"))
-        return _json({"status": "ok", "engine": engine.get("pid", engine["path"])})
+        return _json({"status": "ok", "engine": engine.pid or engine.path})
 
     async def show_metrics(_: Request) -> Response:
         try:
@@ -67,7 +67,7 @@ def gateway(app: App) -> ASGIApp:
     async def queues(_: Request) -> Response:
         try:
             connection = await app.connection()
-            return _json({"queues": (await connection.store.overview())["queues"]})
+            return _json({"queues": (await connection.store.overview()).queues})
         except ChappeError as error:
             return problem_of(error)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from chappe.engines.contract.fleet import Overview
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -22,7 +23,7 @@ class Metrics:
             "chappe_http_request_seconds", "Seconds from request to answer.", ("route",), registry=self._registry, buckets=_BUCKETS
         )
 
-    def expose(self, overview: Mapping[str, Any]) -> tuple[bytes, str]:
+    def expose(self, overview: Overview) -> tuple[bytes, str]:
         """Return the text of all metrics and its content type."""
         scrape = CollectorRegistry()
         scrape.register(_Overview(overview))
@@ -32,24 +33,24 @@ class Metrics:
 class _Overview(Collector):
     """Metrics made from the engine's overview at the moment of the scrape."""
 
-    def __init__(self, overview: Mapping[str, Any]) -> None:
+    def __init__(self, overview: Overview) -> None:
         self._overview = overview
 
     def collect(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("chappe_queue_messages", "Messages of a queue in each state.", labels=("queue", "state"))
         total = CounterMetricFamily("chappe_messages", "Messages since the engine started, by what happened.", labels=("queue", "outcome"))
         consumers = GaugeMetricFamily("chappe_queue_consumers", "Connected workers that serve a queue.", labels=("queue",))
-        for queue in self._overview["queues"]:
-            if queue.get("temporary"):
+        for queue in self._overview.queues:
+            if queue.temporary:
                 continue  # each process gives its own a new name: the series would never end
             for state in ("ready", "running", "delayed", "dead"):
-                depth.add_metric((queue["name"], state), queue[state])
+                depth.add_metric((queue.name, state), getattr(queue, state))
             for outcome in ("published", "done", "retried", "died"):
-                if outcome in queue:  # RabbitMQ counts them itself
-                    total.add_metric((queue["name"], outcome), queue[outcome])
-            consumers.add_metric((queue["name"],), queue["consumers"])
+                if (count := getattr(queue, outcome)) is not None:
+                    total.add_metric((queue.name, outcome), count)
+            consumers.add_metric((queue.name,), queue.consumers)
         clients = GaugeMetricFamily("chappe_clients", "Connected processes by role.", labels=("role",))
-        roles = [client["role"] for client in self._overview["clients"]]
+        roles = [client.role for client in self._overview.clients]
         for role in sorted(set(roles)):
             clients.add_metric((role,), roles.count(role))
         yield from (depth, total, consumers, clients)

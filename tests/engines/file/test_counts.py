@@ -21,8 +21,8 @@ EXPECTED = {"published": 3, "done": 1, "retried": 1, "died": 1}
 
 
 async def counts(broker: FileBroker) -> dict[str, int]:
-    (queue,) = (await FileStore(broker.client).overview())["queues"]
-    return {name: queue[name] for name in EXPECTED}
+    (queue,) = (await FileStore(broker.client).overview()).queues
+    return {name: getattr(queue, name) for name in EXPECTED}
 
 
 async def live_a_little(broker: FileBroker) -> None:

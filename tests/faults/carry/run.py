@@ -131,7 +131,7 @@ async def _left(target: Connection, account: Account) -> None:
 
 async def _is_at_rest(target: Connection) -> bool:
     """Tell whether only what is dead and what is due in an hour is left."""
-    if any(q["ready"] + q["running"] for q in (await target.store.overview())["queues"]):
+    if any(q.ready + q.running for q in (await target.store.overview()).queues):
         return False
     first = [await target.store.export_messages(queue, "delayed", limit=1) for queue in QUEUES]  # the soonest
     return all((one.delay or 0.0) > _HOUR / 2 for found in first for one in found)
@@ -172,7 +172,7 @@ async def carry(
         at_rest.set()
         await asyncio.gather(*handling)  # cancelled, one could have settled and not noted it
         await _left(new, account)
-        assert not any(q["ready"] + q["running"] + q["delayed"] + q["dead"] for q in (await old.store.overview())["queues"])
+        assert not any(q.ready + q.running + q.delayed + q.dead for q in (await old.store.overview()).queues)
     finally:
         for task in handling:
             task.cancel()

@@ -149,7 +149,7 @@ class Host:
             overview = self.look(lambda store: store.overview(), may_own_file=may_own_file)
         except BrokerError:
             return None
-        return {q["name"]: q["ready"] + q["running"] + q["delayed"] for q in overview["queues"]}
+        return {q.name: q.ready + q.running + q.delayed for q in overview.queues}
 
     def effects(self) -> list[tuple[str, str]]:
         """Read what took effect."""

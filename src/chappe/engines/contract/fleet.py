@@ -7,6 +7,8 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
+from chappe.messages.capabilities import Exchange
+
 PAUSED: Final = "paused"
 
 
@@ -24,18 +26,72 @@ class Desired(Struct, frozen=True, array_like=True):
     at: float
 
 
+class EngineStatus(Struct, frozen=True, omit_defaults=True):
+    """The engine itself: `path` says where it is, `full` whether its disk is; the rest is what one engine has and others do not."""
+
+    path: str
+    full: bool = False
+    pid: int | None = None
+    started_at: float | None = None
+    turns: int | None = None
+    sqlite: str | None = None
+    postgres: str | None = None
+    broker: str | None = None
+
+
+class QueueStatus(Struct, frozen=True, omit_defaults=True):
+    """A queue and how many of its messages are in each state; `is_estimate` says that what is large is not exact.
+
+    `oldest` are the seconds since the message that is next was sent or due. `published`, `done`, `retried` and `died` count all that there
+    ever were, where the engine does.
+    """
+
+    name: str
+    bindings: tuple[tuple[str, str], ...]
+    origin: str
+    ready: int
+    running: int
+    delayed: int
+    dead: int
+    consumers: int
+    temporary: bool = False
+    is_estimate: bool = False
+    paused: bool = False
+    oldest: float | None = None
+    published: int | None = None
+    done: int | None = None
+    retried: int | None = None
+    died: int | None = None
+
+
+class ClientStatus(Struct, frozen=True, omit_defaults=True):
+    """A connected process: how many messages it holds, and in `info` what it says of itself."""
+
+    name: str
+    role: str
+    holding: int
+    info: dict[str, Any]
+    connected_at: float | None = None
+
+
+class Overview(Struct, frozen=True):
+    """Everything that is declared and connected."""
+
+    engine: EngineStatus
+    queues: list[QueueStatus]
+    exchanges: list[Exchange]
+    clients: list[ClientStatus]
+
+
 class Fleet(Protocol):
     """Everything that is connected."""
 
-    async def engine(self) -> dict[str, Any]:
-        """Tell of the engine itself without counting what waits in it: its `path`, and whether its disk is `full`."""
+    async def engine(self) -> EngineStatus:
+        """Tell of the engine itself without counting what waits in it."""
         ...
 
-    async def overview(self) -> dict[str, Any]:
-        """Tell everything an operator asks first: queues with counts, connected processes, totals.
-
-        Of each queue: whether it is `paused`, and as `oldest` the seconds since the message that is next was sent or due.
-        """
+    async def overview(self) -> Overview:
+        """Tell everything an operator asks first, at a cost that does not grow with what waits: counts are kept, or bounded."""
         ...
 
     async def tell(self, info: Mapping[str, Any]) -> None:

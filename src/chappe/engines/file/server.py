@@ -15,8 +15,10 @@ from typing import Final
 
 import apsw
 from msgspec import Raw
+from msgspec.structs import replace
 
 from chappe import errors
+from chappe.engines.contract.fleet import ClientStatus
 from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.connection import BrokenProtocol, Connection
 from chappe.engines.file.database import PASSING
@@ -340,16 +342,17 @@ class Engine:
     def overview(self, connection: Connection, request: Request) -> None:
         """Tell what an operator asks first."""
         named = [c.session for c in self.connections if c.session.name]
-        clients = [{**s.info, "name": s.name, "role": s.role, "holding": len(s.claims)} for s in named]
-        for client in clients:
-            client.pop("table", None)
-        overview = self.verbs.overview(connection.session)
-        overview["engine"] |= {"pid": os.getpid(), "started_at": self.started_at, "turns": self.turns, "full": self.ledger.turn.full}
-        overview["clients"] = clients
-        for queue in overview["queues"]:
-            owner = self.ledger.turn.routes.queue(queue["name"]).owner
-            queue["consumers"] = sum(1 for c in clients if c["name"] == owner or queue["name"] in listed(c.get("queues")))
-        connection.answer(request.serial, overview)
+        clients = [
+            ClientStatus(s.name, s.role, len(s.claims), {name: told for name, told in s.info.items() if name != "table"}) for s in named
+        ]
+        found = self.verbs.overview(connection.session)
+        engine = replace(found.engine, pid=os.getpid(), started_at=self.started_at, turns=self.turns)
+        owners = {queue.name: self.ledger.turn.routes.queue(queue.name).owner for queue in found.queues}
+        queues = [
+            replace(q, consumers=sum(c.name == owners[q.name] or q.name in listed(c.info.get("queues")) for c in clients))
+            for q in found.queues
+        ]
+        connection.answer(request.serial, replace(found, engine=engine, queues=queues, clients=clients))
 
     # --- time
 

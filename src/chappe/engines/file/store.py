@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from chappe.engines.contract.archive import Page, Record
-from chappe.engines.contract.fleet import Desired
+from chappe.engines.contract.fleet import Desired, EngineStatus, Overview
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.file.client import Client
@@ -25,6 +25,7 @@ _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
 _desired: Final = msgspec.msgpack.Decoder(Desired).decode
 _all_desired: Final = msgspec.msgpack.Decoder(list[Desired]).decode
+_overview: Final = msgspec.msgpack.Decoder(Overview).decode
 _carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 _RESULT_MARGIN = 5.0
@@ -114,11 +115,11 @@ class FileStore:
     async def keep_position(self, follower: str, position: int | None) -> None:
         await self._client.call("keep_position", follower, position)
 
-    async def engine(self) -> dict[str, Any]:
-        return (await self.overview())["engine"]  # its counts are kept
+    async def engine(self) -> EngineStatus:
+        return (await self.overview()).engine  # its counts are kept
 
-    async def overview(self) -> dict[str, Any]:
-        return await self._client.call("overview")
+    async def overview(self) -> Overview:
+        return await self._client.call("overview", decode=_overview)
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         self._client.info = dict(info)  # also for an engine that comes after this one

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from chappe.bounds import FURTHEST
+from chappe.engines.contract.fleet import EngineStatus, Overview, QueueStatus
 from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.desires import Desires
 from chappe.engines.file.intake import Intake
@@ -170,18 +171,12 @@ class Verbs:
         )
         return [_peeked(row) for row in rows if row[0] not in turn.claims][:limit]
 
-    def overview(self, session: Session) -> dict[str, Any]:
+    def overview(self, session: Session) -> Overview:
         """Tell what an operator asks first; the engine adds its own process and its clients."""
         turn = self._turn
-        return {
-            "engine": {"pid": 0, "path": str(turn.path), "started_at": 0.0, "turns": 0, "sqlite": apsw.sqlite_lib_version()},
-            "queues": [
-                _shown(q) | {"oldest": self._age_of(q)}
-                for q in sorted(turn.routes.queues.values(), key=lambda q: q.name)
-            ],
-            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in turn.routes.exchanges.values()],
-            "clients": [],
-        }  # fmt: skip
+        engine = EngineStatus(str(turn.path), turn.full, sqlite=apsw.sqlite_lib_version())
+        queues = sorted(turn.routes.queues.values(), key=lambda queue: queue.name)
+        return Overview(engine, [_shown(queue, self._age_of(queue)) for queue in queues], list(turn.routes.exchanges.values()), [])
 
     def _age_of(self, queue: QueueState) -> float | None:
         since = self._ledger.dispatch.oldest(queue)
@@ -205,13 +200,12 @@ def _peeked(row: Any) -> tuple[Any, ...]:
     return (identity, attempt, due, Raw(unseal_or_stand_in(stored, message_id)))
 
 
-def _shown(queue: QueueState) -> dict[str, Any]:
-    return {
-        "name": queue.name, "bindings": [list(b) for b in queue.bindings], "origin": queue.origin,
-        "ready": queue.rows - queue.running, "running": queue.running, "delayed": queue.delayed, "dead": queue.dead,
-        "published": queue.published, "done": queue.done, "retried": queue.retried, "died": queue.died, "consumers": 0,
-        "temporary": bool(queue.owner), "paused": queue.paused,
-    }  # fmt: skip
+def _shown(queue: QueueState, oldest: float | None) -> QueueStatus:
+    return QueueStatus(
+        queue.name, queue.bindings, queue.origin, queue.rows - queue.running, queue.running, queue.delayed, queue.dead, 0,
+        temporary=bool(queue.owner), paused=queue.paused, oldest=oldest, published=queue.published, done=queue.done,
+        retried=queue.retried, died=queue.died,
+    )  # fmt: skip
 
 
 def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:

@@ -43,6 +43,7 @@ create index message_alone on message (queue, rank, place) where state = 3;
 create index message_behind on message (queue, key, rank, place) where state = 2;
 create index message_budget on message (queue, budget, rank, place) where budget is not null;
 create index message_due on message (due, place) where state = 0;
+create index message_delayed on message (queue, due, place) where state = 0;
 create unique index message_pending on message (queue, key) where pending;
 create index message_tracked on message (message_id) where flags & 1 > 0;
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, LiteralString
 
 from chappe.engines.contract.broker import Delivery, Depth
+from chappe.engines.postgres import counting
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.routes import Routes
@@ -85,6 +86,16 @@ class Contents:
         rows = await self._database.once(_AGES, (), repeatable=True)
         waits = {name: max(0.0, round(now - at, 3)) for name, _, now, due, message_id in rows if (at := due or sent_at(message_id or ""))}
         return waits, {name for name, paused, *_ in rows if paused}
+
+    async def count(self, queues: Sequence[str]) -> dict[str, tuple[Depth, bool]]:
+        """Count the messages of queues as far as that costs little, and tell whether more is an estimate. Raises `NotFound`."""
+
+        async def work(cursor: Cursor) -> dict[str, tuple[Depth, bool]]:
+            known = {self._routes.queue(name).id: name for name in queues}
+            return {known[number]: found for number, found in (await counting.count(cursor, list(known))).items()}
+
+        await self._tend()
+        return await self._database.run(work, writes=False)
 
     async def peek(self, queue: str, state: str, limit: int) -> list[Delivery]:
         """Show messages of a queue in a state without lending them."""

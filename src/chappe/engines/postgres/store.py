@@ -12,7 +12,7 @@ import msgspec
 
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page, Record
-from chappe.engines.contract.fleet import Desired
+from chappe.engines.contract.fleet import ClientStatus, Desired, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.postgres.broker import PostgresBroker
@@ -60,7 +60,8 @@ _ASK: Final = "insert into asker values (%s, %s) on conflict do nothing"
 _ASK_NO_MORE: Final = "delete from asker where message_id = %s and session = %s"
 _PROGRESS: Final = "update tracked set progress = %s where message_id = %s or into_id = %s"
 _SESSIONS: Final[LiteralString] = (
-    "select number, name, role, info, started_at, (select count(*) from running where session = number) from session"
+    "select number, name, role, info, started_at, coalesce(holding, 0) from session"
+    " left join (select session, count(*) as holding from running group by session) lent on session = number"
     " where exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number) order by number"
 )
 _END: Final = "select seq from archive_head"
@@ -289,37 +290,34 @@ class PostgresStore:
         else:
             await self._database.once(_KEEP, (follower, position), repeatable=True)
 
-    async def engine(self) -> dict[str, Any]:
+    async def engine(self) -> EngineStatus:
         ((version,),) = await self._database.once("select current_setting('server_version')", (), repeatable=True)
-        return {"path": self._database.place, "postgres": version, "full": False}
+        return EngineStatus(self._database.place, postgres=str(version))
 
-    async def overview(self) -> dict[str, Any]:
+    async def overview(self) -> Overview:
         await self._presence.number()
         await self._database.run(self._routes.refresh, writes=False)
         declared = dict(self._routes.queues)  # somebody may declare more meanwhile
         sessions = await self._database.once(_SESSIONS, (), repeatable=True)
-        depths = await self._contents.depths(list(declared))
-        serving = [set(msgspec.json.decode(info).get("queues", ())) for _, _, _, info, _, _ in sessions]
+        clients = [
+            ClientStatus(name, role, int(holding), msgspec.json.decode(info, type=dict[str, Any]), float(started))
+            for _, name, role, info, started, holding in sessions
+        ]
+        counts = await self._contents.count(list(declared))
+        serving = [set(client.info.get("queues", ())) for client in clients]
         waits, paused = await self._contents.ages()
-        queues: list[dict[str, Any]] = []
+        queues: list[QueueStatus] = []
         for name, known in sorted(declared.items()):
-            depth = depths[name]
+            depth, is_estimate = counts[name]
+            bindings = tuple((b.exchange, b.key) for b in known.queue.bindings)
+            consumers = sum(name in served for served in serving)
             queues.append(
-                {
-                    "name": name, "bindings": [[b.exchange, b.key] for b in known.queue.bindings], "origin": known.queue.origin,
-                    "ready": depth.ready, "running": depth.running, "delayed": depth.delayed, "dead": depth.dead,
-                    "consumers": sum(name in served for served in serving), "paused": name in paused, "oldest": waits.get(name),
-                }
+                QueueStatus(
+                    name, bindings, known.queue.origin, depth.ready, depth.running, depth.delayed, depth.dead, consumers,
+                    is_estimate=is_estimate, paused=name in paused, oldest=waits.get(name),
+                )
             )  # fmt: skip
-        return {
-            "engine": await self.engine(),
-            "queues": queues,
-            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in self._routes.exchanges.values()],
-            "clients": [
-                {"name": name, "role": role, "holding": holding, "connected_at": started, **msgspec.json.decode(info)}
-                for _, name, role, info, started, holding in sessions
-            ],
-        }
+        return Overview(await self.engine(), queues, list(self._routes.exchanges.values()), clients)
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         await self._presence.tell(info)

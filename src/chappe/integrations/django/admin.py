@@ -82,7 +82,7 @@ class QueueAdmin(_Section):
     def look(self, request: HttpRequest) -> dict[str, Any]:
         """Return the queues."""
         overview = _ask(lambda connection: connection.store.overview())
-        return {"queues": overview["queues"], "letters": reverse(f"{self.admin_site.name}:chappe_deadletter_changelist")}
+        return {"queues": overview.queues, "letters": reverse(f"{self.admin_site.name}:chappe_deadletter_changelist")}
 
 
 @admin.register(DeadLetter)

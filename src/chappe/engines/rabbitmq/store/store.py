@@ -11,7 +11,7 @@ import msgspec
 
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page
-from chappe.engines.contract.fleet import Desired
+from chappe.engines.contract.fleet import ClientStatus, Desired, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.rabbitmq.outbox import Ticket
@@ -321,11 +321,11 @@ class PostgresStore:
         else:
             await self.database.once(_KEEP, (follower, position), repeatable=True)
 
-    async def engine(self) -> dict[str, Any]:
+    async def engine(self) -> EngineStatus:
         await self.presence.number()
-        return {"path": self.database.place, "broker": await self.look.about(), "full": False}
+        return EngineStatus(self.database.place, broker=await self.look.about())
 
-    async def overview(self) -> dict[str, Any]:
+    async def overview(self) -> Overview:
         async def work(cursor: Cursor) -> tuple[list[Any], str]:
             await self.routes.refresh(cursor)
             await cursor.execute(_SESSIONS)
@@ -338,25 +338,17 @@ class PostgresStore:
         sessions, version = await self.database.run(work, writes=False)
         declared = dict(self.routes.queues)  # somebody may declare more meanwhile
         holding, depths = await self.look.holding(), await self.look.depths(list(declared))
-        queues: list[dict[str, Any]] = []
+        queues: list[QueueStatus] = []
         for name, known in sorted(declared.items()):
             depth, consumers = depths[name], await self.look.consuming(name)
-            queues.append(
-                {
-                    "name": name, "bindings": [[b.exchange, b.key] for b in known.queue.bindings], "origin": known.queue.origin,
-                    "ready": depth.ready, "running": depth.running, "delayed": depth.delayed, "dead": depth.dead,
-                    "consumers": consumers,
-                }
-            )  # fmt: skip
-        return {
-            "engine": {"path": self.database.place, "postgres": version, "broker": await self.look.about(), "full": False},
-            "queues": queues,
-            "exchanges": [{"name": e.name, "kind": e.kind, "archive": e.archive} for e in self.routes.exchanges.values()],
-            "clients": [
-                {"name": name, "role": role, "holding": holding.get(number, 0), "connected_at": started, **msgspec.json.decode(info)}
-                for number, name, role, info, started in sessions
-            ],
-        }
+            bindings = tuple((b.exchange, b.key) for b in known.queue.bindings)
+            queues.append(QueueStatus(name, bindings, known.queue.origin, depth.ready, depth.running, depth.delayed, depth.dead, consumers))
+        clients = [
+            ClientStatus(name, role, holding.get(number, 0), msgspec.json.decode(info, type=dict[str, Any]), started)
+            for number, name, role, info, started in sessions
+        ]
+        engine = EngineStatus(self.database.place, postgres=version, broker=await self.look.about())
+        return Overview(engine, queues, list(self.routes.exchanges.values()), clients)
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         self.presence.info = dict(info)
