@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
-from chappe.integrations.fastapi import install
+from chappe.integrations.fastapi import IntakeIsOpen, install
 from read_later.app import app
 from read_later.application import database, outbox
 from read_later.exports import LARGEST, Refused, read_export
@@ -21,6 +21,7 @@ from read_later.library import Library, open_engine
 
 _HERE: Final = Path(__file__).parent
 _PAGE: Final = 50
+CLOSED: Final = "Imports are closed for a while, so that those which are here can end. Come back later."
 _STATES: Final = ("waiting", "done", "failed")
 
 
@@ -84,26 +85,31 @@ def page(request: Request, name: str, status: int = 200, **context: Any) -> Resp
 
 
 @pages.get("/")
-def home(request: Request, library: Books, user: User) -> Response:
+def home(request: Request, library: Books, user: User, is_open: IntakeIsOpen) -> Response:
     """Show the form, and the imports so far."""
-    return _home(request, library, user)
+    return _home(request, library, user, "" if is_open else CLOSED, is_open=is_open)
 
 
-def _home(request: Request, library: Library, user: str, refused: str = "", status: int = 200) -> Response:
+def _home(request: Request, library: Library, user: str, refused: str, status: int = 200, *, is_open: bool = True) -> Response:
     imports = [(one, library.progress(one.id)) for one in library.imports(user)]
-    return page(request, "home.html", status, imports=imports, refused=refused, running=any(not p.is_over for _, p in imports))
+    running = any(not p.is_over for _, p in imports)
+    return page(request, "home.html", status, imports=imports, refused=refused, running=running, is_open=is_open)
 
 
 @pages.post("/imports", dependencies=OURS)
-def upload(request: Request, library: Books, user: User, file: UploadFile) -> Response:
+def upload(request: Request, library: Books, user: User, is_open: IntakeIsOpen, file: UploadFile) -> Response:
     """Take an export; its articles are fetched after the answer."""
     wants_page = "text/html" in request.headers.get("accept", "")
     try:
+        if not is_open:
+            raise Refused(CLOSED)
         export = read_export(file.file.read(LARGEST + 1))
     except Refused as refused:
+        status = 422 if is_open else 503
         if wants_page:
-            return _home(request, library, user, str(refused), 422)
-        return JSONResponse({"title": "The file cannot be imported", "status": 422, "detail": str(refused)}, 422, media_type=_PROBLEM)
+            return _home(request, library, user, str(refused), status, is_open=is_open)
+        body = {"title": "The file cannot be imported", "status": status, "detail": str(refused)}
+        return JSONResponse(body, status, None if is_open else {"Retry-After": "60"}, media_type=_PROBLEM)
     number = library.begin(user, file.filename or "export", export, outbox.send)
     if wants_page:
         return RedirectResponse(f"/imports/{number}", 303)

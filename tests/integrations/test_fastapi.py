@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from chappe import App, Command
 from chappe.errors import BrokerUnavailable, ChappeError, InvalidMessage, KeyReused, StorageFull, Unconfirmed, UnknownMessage
-from chappe.integrations.fastapi import Chappe, install
+from chappe.integrations.fastapi import Chappe, install, while_open
 from chappe.testing import Trial, testing
 
 
@@ -95,3 +95,25 @@ def test_each_error_is_a_problem(trial: Trial, error: ChappeError, status: int) 
     assert ("retry-after" in answer.headers) is (status == 503)
     if status == 422:
         assert answer.json()["errors"] == [{"path": "$.order", "detail": "Expected `int`"}]
+
+
+def test_while_the_intake_is_paused_what_asks_for_it_is_refused_and_all_else_goes_on(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chappe.web.intake.LOOK", -1.0)
+    made = api(trial.app)
+
+    @made.post("/guarded", dependencies=[while_open])
+    async def guarded(chappe: Chappe) -> str:
+        return (await chappe.asend(Pay(order=9))).outcome
+
+    async def desire(value: str | None) -> None:
+        await (await trial.app.connection()).store.desire("intake", value, "ada@here")
+
+    with TestClient(made) as client:
+        assert client.post("/guarded").status_code == 200
+        trial.app.wait_for(desire("paused"))
+        answer = client.post("/guarded")
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert answer.headers["retry-after"] == "60"
+        assert client.post("/orders/1").status_code == 202
+        trial.app.wait_for(desire(None))
+        assert client.post("/guarded").status_code == 200

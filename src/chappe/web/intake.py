@@ -24,19 +24,25 @@ class Intake:
         self._now = now
         self._looked_at = float("-inf")
         self._known = 0
-        self._paused = False
+        self.was_paused = False
 
-    async def refusal(self) -> Response | None:
-        """Return the answer to a new command while the intake is paused."""
+    async def is_paused(self) -> bool:
+        """Tell whether an operator has paused the intake."""
         if self._now() - self._looked_at >= LOOK:
             connection = await self._app.connection()
             for one in await connection.store.desired(after=self._known):
                 self._known = one.number
                 if one.what == "intake":
-                    self._paused = one.value == PAUSED
+                    self.was_paused = one.value == PAUSED
             self._looked_at = self._now()
-        if not self._paused:
-            return None
-        return problem(
-            503, "The intake is paused", "new commands are not taken now; what was taken goes on", headers={"Retry-After": RETRY_AFTER}
-        )
+        return self.was_paused
+
+    async def refusal(self) -> Response | None:
+        """Return the answer to a new command while the intake is paused."""
+        return refused() if await self.is_paused() else None
+
+
+def refused() -> Response:
+    """Return the answer to what comes while the intake is paused."""
+    detail = "new commands are not taken now; what was taken goes on"
+    return problem(503, "The intake is paused", detail, headers={"Retry-After": RETRY_AFTER})

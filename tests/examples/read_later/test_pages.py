@@ -136,3 +136,27 @@ def test_a_user_sees_nothing_of_another(client: TestClient) -> None:
         assert client.get(path, headers={"X-User": "ada"}).status_code == 200
         assert client.get(path, headers={"X-User": "bo"}).status_code == 404
     assert "paper.example" not in client.get("/articles", headers={"X-User": "bo"}).text
+
+
+def test_w15_imports_are_closed_to_users_while_the_backlog_drains_and_opened_again(
+    client: TestClient, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chappe.web.intake.LOOK", -1.0)
+
+    async def desire(value: str | None) -> None:
+        await (await app.connection()).store.desire("intake", value, "ada@here")
+
+    client.post("/imports", files=a_file(*addresses("well", "404")))
+    app.wait_for(desire("paused"))
+    answer = client.post("/imports", files=a_file("https://paper.example/new"), headers=BROWSER)
+    assert answer.status_code == 503
+    assert "Imports are closed for a while" in answer.text
+    assert "required disabled" in client.get("/").text
+    refused = client.post("/imports", files=a_file("https://paper.example/new"))
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "60")
+    assert client.get("/imports/2").status_code == 404
+    relay()
+    trial.drain(to_the_end=True)
+    assert client.get("/imports/1/progress").json()["over"] is True
+    app.wait_for(desire(None))
+    assert client.post("/imports", files=a_file("https://paper.example/new")).status_code == 202
