@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx2
+import psutil
 
 _HERE = Path(__file__).resolve().parent
 _START = 60.0
@@ -73,6 +74,12 @@ class Stage:
     def idle(self) -> bool:
         """Tell whether nothing waits or runs, but what is to be closed later."""
         return not any(q["ready"] or q["running"] for q in self.http.get(f"{self.url}/queues").json()["queues"])
+
+    def processes(self, role: str) -> list[psutil.Process]:
+        """Return the processes of a role, like `worker` or `gateway`."""
+        assert self._process is not None, "it was not started"
+        found = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in found if f"chappe {role}" in " ".join(process.cmdline())]
 
     def close(self) -> None:
         """End everything."""

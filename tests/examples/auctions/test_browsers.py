@@ -80,6 +80,29 @@ def test_d12_two_browsers_see_each_price_by_push_and_one_that_was_cut_off_goes_o
     assert faults == []
 
 
+@pytest.mark.parametrize(
+    "role", ["gateway", pytest.param("worker", marks=pytest.mark.proof), pytest.param("engine", marks=pytest.mark.proof)]
+)
+def test_d17_a_process_that_is_killed_is_not_seen_beyond_a_reconnect(stage: Stage, browsers: list[Any], role: str) -> None:
+    auction = {"gateway": "11", "worker": "12", "engine": "13"}[role]
+    stage.post("open.auction", {"auction": auction, "item": "Lamp", "opening": 100, "seconds": 3600}).raise_for_status()
+    page = browsers[0].new_page()
+    page.goto(f"{stage.url}/auction.html?id={auction}")
+    page.wait_for_selector(".state.live", timeout=WAIT)
+    for cents in range(200, 1200, 100):
+        page.fill("#bidder", "ada")
+        page.fill("#amount", str(cents / 100))
+        if cents == 500:
+            killed = stage.processes(role)
+            assert killed
+            for process in killed:
+                process.kill()
+        page.click("#bid")
+        page.wait_for_function(f"document.getElementById('price').textContent === '${cents / 100:.2f}'", timeout=WAIT)
+    assert page.locator("#history tr").count() == 10, "each bid is there once"
+    assert stage.http.get(f"{stage.url}/events?since=0&pattern=auction.{auction}.raised").json()[-1]["body"]["bids"] == 10
+
+
 def test_the_hall_shows_each_auction_with_its_price(stage: Stage, browsers: list[Any]) -> None:
     page = browsers[0].new_page()
     page.goto(stage.url)
