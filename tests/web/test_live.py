@@ -13,7 +13,7 @@ import uvicorn
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from chappe import App, Event, Exchange, Settings
+from chappe import App, Command, Event, Exchange, Settings
 from chappe.engines.file.server import Engine
 from chappe.messages.envelope import Envelope, Publication
 from chappe.web import live, push
@@ -34,6 +34,15 @@ class NoteLeft(Event, exchange=Exchange("short", archive=100.0), routing_key="no
     text: str
 
 
+class Divide(Command, inline=True):
+    a: float
+    b: float
+
+
+class Keep(Command):
+    text: str
+
+
 class Door:
     """A gateway with its own engine behind a real port."""
 
@@ -42,6 +51,14 @@ class Door:
         self.engine = Engine(folder / "chappe.db", now=lambda: self.now, grace=0.0)
         self.app = App("auction")
         self.app.knows(BidRaised, NoteLeft)
+
+        @self.app.handles(Divide)
+        async def divide(command: Divide) -> float:
+            return command.a / command.b
+
+        @self.app.handles(Keep)
+        async def keep(command: Keep) -> None: ...
+
         self.app.configure(Settings(broker=f"sqlite:///{folder / 'chappe.db'}", **settings), engine=self.engine)
         self.server = uvicorn.Server(
             uvicorn.Config(
@@ -302,6 +319,40 @@ async def test_what_cannot_be_asked_is_refused_with_its_reason(door: Door, query
         with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
             await door.websocket(query)
         assert refused.value.response.status_code == status
+
+
+async def test_m5_a_command_over_the_socket_is_answered_as_over_http(door: Door) -> None:
+    root = f"http://127.0.0.1:{door.port}/commands/"
+    async with door.websocket() as socket:
+        await hear(socket)
+
+        async def ask(**asked: Any) -> dict[str, Any]:
+            await socket.send(json.dumps(asked))
+            return await hear(socket)
+
+        for body in ({"a": 6, "b": 3}, {"a": "six", "c": 1}, [], {"a": 1, "b": 0}):
+            by_http = await door.http.post(root + "divide", json=body)
+            by_socket = await ask(command="divide", body=body, ref="r")
+            assert (by_socket["type"], by_socket["ref"], by_socket["status"]) == ("chappe.answer", "r", by_http.status_code)
+            varying = {"id": None, "detail": None, "seconds": None}
+            assert by_socket["body"] | varying == by_http.json() | varying
+        assert (await ask(command="nothing", body={}))["status"] == 404
+        first = await ask(command="keep", body={"text": "x"}, key="k", ref=1)
+        again = await door.http.post(root + "keep", json={"text": "x"}, headers={"Idempotency-Key": "k"})
+        assert (first["status"], first["body"]["outcome"], again.json()["outcome"]) == (202, "stored", "duplicate")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"command": 1, "body": {}}', '{"command": "x"}', '{"command": "x", "body": {}, "to": 1}', b"\xff"]
+)
+async def test_what_is_no_command_is_refused_and_the_socket_goes_on(door: Door, text: str | bytes) -> None:
+    async with door.websocket() as socket:
+        await hear(socket)
+        await socket.send(text)
+        answer = await hear(socket)
+        assert (answer["type"], answer["status"], answer["body"]["title"]) == ("chappe.answer", 400, "This is no command")
+        await door.raise_bids(1)
+        assert amount(await hear(socket)) == 1
 
 
 async def test_another_site_may_not_listen(door: Door) -> None:

@@ -34,7 +34,8 @@ def gateway(app: App) -> ASGIApp:
     """Return the ASGI application; raises `InvalidSettings` for an open bind without a token."""
     settings = app.settings
     refuse_open_bind(settings)
-    commands, metrics, live = Commands(app), Metrics(), Live(app)
+    commands, metrics = Commands(app), Metrics()
+    live = Live(app, commands.post)
     described = encode_json(document(app, VERSION))
 
     async def livez(_: Request) -> Response:

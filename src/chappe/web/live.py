@@ -20,6 +20,7 @@ from chappe.engines.contract.archive import Archive, Page, Record
 from chappe.errors import BrokerError, ChappeError, InvalidMessage
 from chappe.messages.codec import encode_json
 from chappe.messages.topology import passes
+from chappe.web.asked import Post, answer_commands
 from chappe.web.problems import problem, problem_of
 from chappe.web.push import PUSH, Push, sse_chunk, text_frame
 
@@ -233,7 +234,10 @@ def wanted_of(query: Any, last: str | None) -> Wanted:
 class Live:
     """The routes for events of one application."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, post: Post) -> None:
+        """Serve the archive of an application, and over WebSockets what `post` does with a command."""
+        self._post = post
+
         async def archive() -> Archive:
             return (await app.connection()).store
 
@@ -278,7 +282,7 @@ class Live:
         return _EventStream(self, push, wanted)
 
     async def listen(self, websocket: WebSocket) -> None:
-        """`GET /events` as a WebSocket."""
+        """`GET /events` as a WebSocket, over which commands are taken too."""
         push = websocket.scope.get("extensions", {}).get(PUSH)
         try:
             wanted = wanted_of(websocket.query_params, None)
@@ -295,12 +299,8 @@ class Live:
             for one in said:
                 await websocket.send_text(one.text.decode())
 
-        async def gone() -> None:
-            while True:
-                await websocket.receive()
-
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await self.serve(push, wanted, as_frame, send, gone)
+            await self.serve(push, wanted, as_frame, send, lambda: answer_commands(websocket, self._post))
             await websocket.close(1012)
 
     async def serve(

@@ -2,7 +2,8 @@
 //
 //   import { follow, send } from "/chappe.js";
 //   const following = follow("bid.*", { since: 0, on: (event) => show(event), onState: (state) => badge(state) });
-//   const answer = await send("raise.bid", { lot: 7, cents: 1500 });
+//   const answer = await send("raise.bid", { lot: 7, cents: 1500 });             // over HTTP
+//   const same = await following.send("raise.bid", { lot: 7, cents: 1500 });     // over the same WebSocket
 //   following.close();
 //
 // An event has seq, at, exchange, key, id, type and body. Where history was lost, an event of type "chappe.lost" comes first.
@@ -18,6 +19,8 @@ export function follow(pattern, { since = "now", on, onState = () => {}, url = "
   let tries = 0;
   let timer = null;
   let closed = false;
+  let ref = 0;
+  const waiting = new Map(); // commands without an answer, which are said again after a lost connection, with the same key
 
   function address() {
     const place = new URL(url, location.href);
@@ -37,6 +40,7 @@ export function follow(pattern, { since = "now", on, onState = () => {}, url = "
       place.protocol = place.protocol.replace("http", "ws");
       connection = new WebSocket(place, token ? ["chappe", `bearer.${token}`] : ["chappe"]);
       connection.onclose = again;
+      connection.onopen = () => waiting.forEach((one) => mine.send(one.text));
     }
     const mine = connection;
     connection.onmessage = (message) => mine === connection && heard(JSON.parse(message.data));
@@ -44,6 +48,11 @@ export function follow(pattern, { since = "now", on, onState = () => {}, url = "
   }
 
   function heard(event) {
+    if (event.type === "chappe.answer") {
+      waiting.get(event.ref)?.resolve({ ok: event.status < 400, status: event.status, ...event.body });
+      waiting.delete(event.ref);
+      return watch();
+    }
     position = event.seq;
     tries = 0;
     watch();
@@ -82,6 +91,12 @@ export function follow(pattern, { since = "now", on, onState = () => {}, url = "
   addEventListener("offline", again);
   open();
   return {
+    /** Send a command over this connection, which must be a WebSocket. */
+    send(command, body, { key = crypto.randomUUID(), wait = 0 } = {}) {
+      const text = JSON.stringify({ command, body, key, wait: wait || null, ref: ++ref });
+      if (connection?.readyState === WebSocket.OPEN) connection.send(text);
+      return new Promise((resolve) => waiting.set(ref, { text, resolve }));
+    },
     get position() {
       return position;
     },
