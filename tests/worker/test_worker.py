@@ -83,6 +83,8 @@ class Shop:
                 assert task is not None
                 task.cancel()
                 await asyncio.sleep(0)
+            case "sends":
+                context.send(Do(what="fine"))
             case "large":
                 return "x" * 65 * 1024 * 1024
             case _:
@@ -140,7 +142,7 @@ async def test_a_cancelled_future_inside_a_handler_is_a_failed_attempt_and_costs
     await shop.send(*["cancelled"] * 3, "fine")
     await shop.settled()
     assert shop.ran.count("cancelled") == 6
-    assert await shop.dead() == [("attempts spent", 2)] * 3
+    assert [reason for reason, _ in await shop.dead()] == ["attempts spent"] * 3
     await shop.send("fine")
     await shop.settled()
     assert shop.ran.count("fine") == 2
@@ -291,6 +293,27 @@ async def test_a_settlement_that_the_broker_cannot_store_becomes_a_failed_attemp
     await auntil(failed_once, "the attempt to be given up instead of held for ever")
     monkeypatch.setattr(shop.consumer, "settle", settle)
     await shop.settled()
+
+
+async def test_what_a_handler_sends_and_the_broker_cannot_store_ends_as_its_policy_says(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_REFUSED_PAUSE", 0.0)
+    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.0)
+    settle = shop.consumer.settle
+
+    async def refuse_much(settlements: Sequence[Settlement]) -> list[Refusal]:
+        if any(isinstance(settlement, Ack) and settlement.then for settlement in settlements):
+            raise Rejected("too much at once")
+        return await settle(settlements)
+
+    monkeypatch.setattr(shop.consumer, "settle", refuse_much)
+    await shop.send("fine", "sends", "fine")
+    await shop.settled()
+    assert shop.ran.count("sends") == 2, "its policy allows two attempts"
+    assert [reason for reason, _ in await shop.dead()] == ["attempts spent"]
+    (letter,) = await shop.connection.store.letters()
+    assert "too much at once" in (await shop.connection.store.letter(letter.number)).history[-1][2]
 
 
 async def test_quiet_gives_back_what_did_not_start_so_that_others_can_run_it(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ _LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
 _FULL: Final = (psycopg.errors.DiskFull,)
 # What is claimed and settled is a few rows of tables that grow and shrink faster than the statistics by which plans are made.
 _PLANS: Final = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+_SLOWLY: Final = "select set_config('statement_timeout', %s, true)"
 _TRIES: Final = 10
 _PAUSE: Final = 0.05
 _LAST: Final = 0.2  # seconds after the deadline, in which a connection that was cut is given up
@@ -114,20 +115,22 @@ class Database:
                     await cursor.execute(resources.files(__package__ or "").joinpath(name).read_bytes())
                     await cursor.execute("insert into migration (number) values (%s)", (number,))
 
-    async def run(self, work: Callable[[Cursor], Awaitable[T]], *, writes: bool = True, repeatable: bool = False) -> T:
+    async def run(self, work: Callable[[Cursor], Awaitable[T]], *, writes: bool = True, repeatable: bool = False, deadlines: int = 1) -> T:
         """Do some work in one transaction, again from its beginning where others were in its way.
 
-        `repeatable` says that it may be done again where nobody knows whether it was.
+        `repeatable` says that it may be done again where nobody knows whether it was, `deadlines` that it has the time of so many.
         Raises `BrokerUnavailable` if certainly nothing was stored, and `Unconfirmed` where the answer to a commit was lost.
         """
 
         async def transaction(cursor: Cursor, said: _Said) -> T:
             async with cursor.connection.transaction():
+                if deadlines > 1:
+                    await cursor.execute(_SLOWLY, (str(int(self.deadline * deadlines * 1000)),))
                 done = await work(cursor)
                 said.is_final, said.is_repeatable = writes, repeatable
             return done
 
-        return await self._persist(transaction)
+        return await self._persist(transaction, deadlines)
 
     async def once(self, statement: LiteralString, values: Values, *, repeatable: bool = False) -> list[Row]:
         """Execute one statement, which is a transaction of its own, and return its rows; see `run` for what is raised.
@@ -154,9 +157,9 @@ class Database:
 
         return await self._persist(execution)
 
-    async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]]) -> T:
+    async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]], deadlines: int = 1) -> T:
         said, cause, tries = _Said(), "", 0
-        until = asyncio.get_running_loop().time() + self.deadline
+        until = asyncio.get_running_loop().time() + self.deadline * deadlines
         try:
             async with asyncio.timeout_at(until + _LAST):
                 while True:

@@ -12,7 +12,7 @@ from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.flags import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
 from chappe.engines.postgres.intake import Intake
 from chappe.engines.postgres.storing import TELL
-from chappe.errors import Rejected
+from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.failures import why_dead
 from chappe.messages.envelope import Receipt
 
@@ -118,8 +118,20 @@ class Endings:
         return refusals
 
     async def _settle(self, session: int, settlements: Sequence[Settlement], held: Mapping[int, Held]) -> list[Refusal]:
+        count = sum(len(s.then) for s in settlements if isinstance(s, Ack))
+        deadlines = 1 + count // _THEN_AT_ONCE  # more than one only for what cannot be cut
         try:
-            return await self._database.run(lambda cursor: self._end(cursor, session, settlements, held), repeatable=True)
+            return await self._database.run(
+                lambda cursor: self._end(cursor, session, settlements, held), repeatable=True, deadlines=deadlines
+            )
+        except (BrokerUnavailable, Unconfirmed) as late:
+            if count <= 1:
+                raise
+            await self._database.once("select 1", (), repeatable=True)  # raises where it is the server that does not answer
+            if len(settlements) == 1:
+                raise Rejected(f"{count} publications of one message cannot be stored together: {late}") from None
+            half = len(settlements) // 2
+            return [*await self._settle(session, settlements[:half], held), *await self._settle(session, settlements[half:], held)]
         except (_Refused, Rejected) as refused:
             if len(settlements) > 1:  # whose it is shows when each is tried by itself
                 with_more = [s for s in settlements if isinstance(s, Ack) and s.then]
