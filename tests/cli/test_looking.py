@@ -1,6 +1,7 @@
 """`chappe queues`, `inspect`, `status`, `purge` and `openapi`."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,24 @@ def test_control_characters_in_a_body_do_not_reach_the_terminal(chappe: Chappe) 
     chappe("send", "order", json.dumps({"customer": "\x1b[2Jevil"}))
     assert "\x1b" not in chappe("inspect", "orders").out
     assert chappe("inspect", "orders", "--json").json[0]["body"]["customer"] == "\x1b[2Jevil"
+
+
+def test_schedules_are_shown_with_their_next_firing_and_paused_by_name_and_by_short_name(chappe: Chappe, tmp_path: Path) -> None:
+    (tmp_path / "clock.py").write_text(
+        "from chappe import App, Command, cron, every\napp = App('clock')\nclass Tick(Command): pass\n"
+        "app.schedule(every(3600), Tick())\napp.schedule(cron('0 4 1 1 *', 'Europe/Paris'), Tick(), name='yearly')\n"
+    )
+    schedules = chappe("-A", "clock:app", "schedules", "--json").json
+    assert [(one["name"], one["message"], one["paused"]) for one in schedules] == [
+        ("clock:tick:every(3600)", "tick", False), ("clock:yearly", "tick", False),
+    ]  # fmt: skip
+    assert 0 < schedules[0]["next"] - time.time() <= 3600
+    chappe("-A", "clock:app", "pause", "--schedule", "yearly", "--schedule", "clock:tick:every(3600)")
+    chappe("-A", "clock:app", "resume", "--schedule", "tick:every(3600)")
+    table = chappe("-A", "clock:app", "schedules").out
+    assert [line.split()[-1] == "paused" for line in table.splitlines()[1:]] == [False, True]
+    wrong = chappe("-A", "clock:app", "pause", "--schedule", "monthly", code=1)
+    assert 'no schedule is called "monthly"; there are: clock:tick:every(3600), clock:yearly' in wrong.err
+    assert [row["what"] for row in chappe("audit", "--json").json] == [
+        "schedule:clock:yearly", "schedule:clock:tick:every(3600)", "schedule:clock:tick:every(3600)",
+    ]  # fmt: skip

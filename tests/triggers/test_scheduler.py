@@ -10,6 +10,7 @@ from chappe.bus.bus import Bus
 from chappe.bus.merging import Merger
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
+from chappe.engines.contract.fleet import PAUSED, Desired
 from chappe.errors import BrokerUnavailable, DefinitionError
 from chappe.messages.envelope import Envelope, Publication
 from chappe.triggers.schedule import Schedule
@@ -29,6 +30,14 @@ class Memory:
         self.last: dict[str, float] = {}
         self.fired: list[float] = []
         self.away = 0
+        self.wanted: list[Desired] = []
+
+    async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
+        latest = {one.what: one for one in self.wanted}
+        return [one for one in self.wanted if one.number > after and latest[one.what] is one]
+
+    def want(self, value: str | None, at: float, name: str = "s") -> None:
+        self.wanted.append(Desired(len(self.wanted) + 1, f"schedule:{name}", value, "ann", at))
 
     async def last_fired(self, schedule: str) -> float | None:
         if self.away:
@@ -136,4 +145,74 @@ async def test_two_schedulers_that_start_around_the_first_slot_lose_it_not() -> 
     await second.turn()
     assert memory.fired == [1020.0]
     await first.turn()
+    assert memory.fired == [1020.0]
+
+
+# --- paused at run time
+
+
+async def test_a_paused_schedule_passes_over_its_slots_and_goes_on_with_the_next() -> None:
+    memory, clock = Memory(), Clock()
+    one = scheduler(memory, clock)
+    await one.turn()
+    memory.want(PAUSED, clock.now)
+    for clock.now in (1020.0, 1080.0, 1140.0):
+        await one.turn()
+    assert memory.fired == []
+    clock.now = 1199.0
+    memory.want(None, clock.now)
+    assert await one.turn() == pytest.approx(1.0)
+    clock.now = 1200.0
+    await one.turn()
+    assert memory.fired == [1200.0]
+
+
+async def test_slots_from_before_it_went_on_are_passed_over_also_when_they_are_noticed_late() -> None:
+    memory, clock = Memory(), Clock()
+    one = scheduler(memory, clock)
+    await one.turn()
+    memory.want(PAUSED, clock.now)
+    await one.turn()
+    memory.want(None, 1025.0)
+    clock.now = 1030.0
+    await one.turn()
+    assert memory.fired == []
+
+
+async def test_any_number_of_schedulers_hear_of_a_pause_and_of_its_end() -> None:
+    memory, clock = Memory(), Clock()
+    both = [scheduler(memory, clock), scheduler(memory, clock)]
+    for clock.now in (1000.0, 1020.0):
+        for one in both:
+            await one.turn()
+    memory.want(PAUSED, clock.now)
+    both.append(scheduler(memory, clock))  # one that starts later hears of it too
+    clock.now = 1080.0
+    for one in both:
+        await one.turn()
+    memory.want(None, clock.now)
+    clock.now = 1140.0
+    for one in both:
+        await one.turn()
+    assert memory.fired == [1020.0, 1140.0]
+
+
+async def test_going_on_without_having_been_paused_takes_no_slot_away() -> None:
+    memory, clock = Memory(), Clock()
+    one = scheduler(memory, clock)
+    await one.turn()
+    clock.now = 1020.5
+    memory.want(None, 1020.4)
+    await one.turn()
+    assert memory.fired == [1020.0]
+
+
+async def test_what_is_wanted_of_others_does_not_concern_a_schedule() -> None:
+    memory, clock = Memory(), Clock()
+    memory.want(PAUSED, 1000.0, "other")
+    memory.wanted.append(Desired(2, "queue:s", PAUSED, "ann", 1000.0))
+    one = scheduler(memory, clock)
+    await one.turn()
+    clock.now = 1020.0
+    await one.turn()
     assert memory.fired == [1020.0]

@@ -1,4 +1,4 @@
-"""The verbs that look at a running system: queues, status, inspect, purge and openapi."""
+"""The verbs that look at a running system: queues, schedules, status, inspect, purge and openapi."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from chappe.connection import Connection
 from chappe.engines.contract.fleet import Overview
 from chappe.errors import NotFound
 from chappe.failures import printable
+from chappe.triggers.firings import Firing, firings
 from chappe.words import counted, duration
 
 _COUNTS = ("queue", "ready", "running", "delayed", "dead", "done", "consumers", "oldest", "paused")
@@ -105,6 +106,23 @@ def _age(seconds: float | None) -> str:
 def _joined(told: object) -> object:
     """Return a list as one text; what else a process tells in its place is shown as it is."""
     return ", ".join(map(str, cast("list[object]", told))) if isinstance(told, list) else told
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def schedules(ctx: click.Context, as_json: bool) -> None:
+    """Show the schedules of the application, when each fires next, and which are paused."""
+    app = find_app(settings_of(ctx))
+
+    async def work(connection: Connection) -> list[Firing]:
+        return await firings(app.schedules, connection.store, app.bus.now())
+
+    found = [msgspec.structs.asdict(one) for one in run_with(app, work)]
+    rows = (
+        found if as_json else [{**row, "schedule": row["name"], "next": "paused" if row["paused"] else when(row["next"])} for row in found]
+    )
+    show(rows, ("schedule", "message", "trigger", "misfire", "next"), as_json=as_json)
 
 
 @click.command()

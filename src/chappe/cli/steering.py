@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import click
 
-from chappe.cli.loading import bare_app, run_with, settings_of
+from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import show, when
 from chappe.cli.terminal import say
 from chappe.connection import Connection
 from chappe.engines.contract.fleet import PAUSED, Desired
 from chappe.errors import InvalidSettings
 from chappe.settings import Settings, processes_of
+from chappe.triggers.firings import SCHEDULE, schedule_named
 
 
 def who() -> str:
@@ -36,28 +37,38 @@ def desire(settings: Settings, wanted: Sequence[tuple[str, str | None]]) -> list
     return run_with(bare_app(settings), work)
 
 
-def _paused(ctx: click.Context, queues: tuple[str, ...], intake: bool, value: str | None) -> None:
-    if not queues and not intake:
-        raise click.UsageError("name a queue, or --intake")
-    desire(settings_of(ctx), [*((f"queue:{queue}", value) for queue in queues), *([("intake", value)] if intake else [])])
+def _paused(ctx: click.Context, queues: tuple[str, ...], schedules: tuple[str, ...], intake: bool, value: str | None) -> None:
+    if not queues and not schedules and not intake:
+        raise click.UsageError("name a queue, --schedule NAME, or --intake")
+    settings = settings_of(ctx)
+    wanted = [(f"queue:{queue}", value) for queue in queues]
+    if schedules:
+        app = find_app(settings)
+        wanted += [(f"{SCHEDULE}{schedule_named(app.schedules, given, app.name)}", value) for given in schedules]
+    desire(settings, [*wanted, *([("intake", value)] if intake else [])])
+
+
+_schedule = click.option("--schedule", "schedules", multiple=True, metavar="NAME", help="As chappe schedules shows it; may be repeated.")
 
 
 @click.command()
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@_schedule
 @click.option("--intake", is_flag=True, help="Take no new commands over HTTP: they are answered with 503 and Retry-After.")
 @click.pass_context
-def pause(ctx: click.Context, queues: tuple[str, ...], intake: bool) -> None:
-    """Have nothing more be taken from queues, by any worker of any host; what runs is finished."""
-    _paused(ctx, queues, intake, PAUSED)
+def pause(ctx: click.Context, queues: tuple[str, ...], schedules: tuple[str, ...], intake: bool) -> None:
+    """Have nothing more be taken from queues, by any worker of any host, or have schedules pass over their slots; what runs is finished."""
+    _paused(ctx, queues, schedules, intake, PAUSED)
 
 
 @click.command()
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@_schedule
 @click.option("--intake", is_flag=True, help="Take commands over HTTP again.")
 @click.pass_context
-def resume(ctx: click.Context, queues: tuple[str, ...], intake: bool) -> None:
-    """Have queues that were paused go on."""
-    _paused(ctx, queues, intake, None)
+def resume(ctx: click.Context, queues: tuple[str, ...], schedules: tuple[str, ...], intake: bool) -> None:
+    """Have queues and schedules that were paused go on."""
+    _paused(ctx, queues, schedules, intake, None)
 
 
 @click.command()

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 
 from chappe.bounds import CLOCKS_APART
 from chappe.bus.merging import Merger
+from chappe.engines.contract.fleet import PAUSED
 from chappe.engines.contract.store import Store
 from chappe.errors import BrokerError, BrokerUnavailable, ChappeError, DefinitionError, Unconfirmed
 from chappe.messages.envelope import Publication
 from chappe.messages.message import Command
+from chappe.triggers.firings import SCHEDULE
 from chappe.triggers.schedule import Schedule, due
 
 log = logging.getLogger("chappe.scheduler")
@@ -46,6 +48,8 @@ class Scheduler:
         self._merging = merging
         self._now = now
         self._ahead: set[str] = set()
+        self._paused: set[str] = set()
+        self._heard = 0
 
     async def run(self) -> None:
         """Fire until cancelled; a broker that is away delays, it does not end this."""
@@ -61,6 +65,7 @@ class Scheduler:
         """Fire what is due now and return the seconds until something may be due."""
         if not self._begun:
             await self._begin()
+        await self._hear()
         upcoming = _LONGEST_SLEEP
         for schedule in self._schedules:
             try:
@@ -81,6 +86,20 @@ class Scheduler:
         await self._store.begin_schedules(self._application, definitions, self._now())
         self._begun = True
 
+    async def _hear(self) -> None:
+        """Hear which schedules an operator paused; what came due until one goes on again is passed over."""
+        names = {schedule.name for schedule in self._schedules}
+        for one in await self._store.desired(after=self._heard):
+            self._heard = one.number
+            name = one.what.removeprefix(SCHEDULE)
+            if not one.what.startswith(SCHEDULE) or name not in names:
+                continue
+            if one.value == PAUSED:
+                self._paused.add(name)
+            elif name in self._paused:
+                self._paused.remove(name)
+                await self._store.fire(name, one.at, ())
+
     async def _fire(self, schedule: Schedule) -> float:
         """Fire what is due of one schedule and return the seconds until its next slot."""
         now = self._now()
@@ -89,7 +108,12 @@ class Scheduler:
             await self._begin()
             last = await self._store.last_fired(schedule.name) or now
         self._say_if_ahead(schedule.name, last - now)
-        for slot in due(schedule, last, now):
+        slots = due(schedule, last, now)
+        if schedule.name in self._paused:
+            if slots:
+                await self._store.fire(schedule.name, slots[-1], ())
+            return schedule.trigger.after(max(last, now)) - now
+        for slot in slots:
             original = [self._prepare(schedule.message)]
             merge = functools.partial(self._merging.merged, original)
             if await self._store.fire(schedule.name, slot, original, merge):

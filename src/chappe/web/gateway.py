@@ -25,8 +25,9 @@ from chappe.web.live import Live
 from chappe.web.metrics import Metrics
 from chappe.web.openapi import document
 from chappe.web.problems import problem, problem_of
+from chappe.web.schedules import Schedules
 
-_ROUTES = ("commands", "messages", "events", "livez", "healthz", "readyz", "metrics", "openapi.json", "queues")
+_ROUTES = ("commands", "messages", "events", "livez", "healthz", "readyz", "metrics", "openapi.json", "queues", "schedules")
 VERSION = importlib.metadata.version("chappe")
 
 
@@ -34,7 +35,7 @@ def gateway(app: App) -> ASGIApp:
     """Return the ASGI application; raises `InvalidSettings` for an open bind without a token."""
     settings = app.settings
     refuse_open_bind(settings)
-    commands, metrics = Commands(app), Metrics()
+    commands, metrics, schedules = Commands(app), Metrics(), Schedules(app)
     live = Live(app, commands.post)
     described = encode_json(document(app, VERSION))
 
@@ -89,6 +90,8 @@ def gateway(app: App) -> ASGIApp:
         Route("/metrics", show_metrics, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/queues", queues, methods=["GET"]),
+        Route("/schedules", schedules.get, methods=["GET"]),
+        Route("/schedules/{name:path}", schedules.post, methods=["POST"]),
         Route("/chappe.js", client, methods=["GET"]),
         *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
     ]

@@ -15,8 +15,8 @@ PAUSED: Final = "paused"
 class Desired(Struct, frozen=True, array_like=True):
     """What somebody wants of one thing: of each `what` the latest counts, and the earlier ones are kept as the audit trail.
 
-    `what` is "pool:NAME" with how many processes, "queue:NAME" or "intake" which may be `PAUSED`, or "reload"; the value None
-    means: as it is declared.
+    `what` is "pool:NAME" with how many processes, "queue:NAME", "schedule:NAME" or "intake" which may be `PAUSED`, or "reload"; the
+    value None means: as it is declared.
     """
 
     number: int
