@@ -46,19 +46,19 @@ class Lifeline:
         self._ready = True
         self._say(b"%s\n" % (b"" if table is None else os.fsencode(table)))
 
-    def beat(self) -> None:
-        """Say that this process lives."""
-        if self._ready:
-            self._say(b".")
+    def beat(self, told: bytes = b"") -> bool:
+        """Say that this process lives, and more if there is more; tell whether that could be said, or need not be."""
+        return self._ready and self._say(told + b"\n")
 
-    def _say(self, what: bytes) -> None:
+    def _say(self, what: bytes) -> bool:
         if self._handle is not None:
             try:
                 os.write(self._handle, what)
             except BlockingIOError:
-                return  # the supervisor is frozen
+                return False  # the supervisor is frozen
             except OSError:
                 self._handle = None  # it is gone
+        return True
 
     def beat_from_loop(self) -> None:
         """Beat for as long as the running event loop turns."""

@@ -101,7 +101,7 @@ def processes_of(given: int | str) -> tuple[int, int]:
 class Governor(Struct, frozen=True, forbid_unknown_fields=True):
     """When the workers of a host make room for others: above `cpu` percent of all cores, or where an address answers slowly.
 
-    `probe` is an URL of the application, asked four times a second; it counts as slow above 1.3 times what it needs on a quiet host.
+    `probe` is an URL of the application, asked ten times a second; it counts as slow above 1.3 times what it needs on a quiet host.
     """
 
     cpu: float = 85.0

@@ -6,6 +6,8 @@ import subprocess
 from prometheus_client.parser import text_string_to_metric_families
 
 from chappe import bind
+from chappe.beats import Times
+from chappe.connection import Setting, connect
 
 from .shop import Open
 
@@ -62,3 +64,38 @@ async def test_promtool_finds_no_fault(shop: Open) -> None:
     assert answer.headers["content-type"].startswith("text/plain; version=")
     checked = subprocess.run([promtool, "check", "metrics"], input=answer.content, capture_output=True, timeout=200, check=False)
     assert (checked.returncode, checked.stdout.decode(), checked.stderr.decode()) == (0, "", "")
+
+
+async def test_what_supervisors_tell_of_pools_times_and_hosts_is_there_at_every_gateway(shop: Open) -> None:
+    times = Times("invites")
+    times.waited.add(0.2)
+    times.ran.add(3.0)
+    pool = {
+        "processes": [{"state": "ready", "memory": 30}, {"state": "FATAL", "memory": 0}], "wanted": 2, "busy": 5,
+        "load": {"arrivals": 1.5, "ready": 7, "seconds": 3.0, "oldest": None},
+    }  # fmt: skip
+    pressure = {"cpu": 81.5, "stalled": 0.25, "probe": None, "limit": 9, "slots": 20, "slow": None}
+    told = {"host": "mill", "pools": {"push": pool}, "pressure": pressure, "times": [times]}
+    setting = Setting(role="supervisor", engine=shop.app.setting.engine)
+    supervisor = connect(shop.app.settings, setting, {})
+    await supervisor.store.tell(told)
+    await shop.client.post("/commands/invite", json={"address": "a"})
+    answer = await shop.client.get("/metrics")
+    await supervisor.close()
+    text = answer.text
+    assert sample(text, "chappe_pool_processes", host="mill", pool="push", state="FATAL") == 1
+    assert sample(text, "chappe_pool_processes_wanted", pool="push") == 2
+    assert sample(text, "chappe_pool_memory_bytes", pool="push") == 30 * 2**20
+    assert sample(text, "chappe_pool_load", pool="push", input="arrivals") == 1.5
+    assert sample(text, "chappe_host_pressure", host="mill", input="cpu") == 81.5
+    assert sample(text, "chappe_host_pressure", host="mill", input="probe") is None
+    assert sample(text, "chappe_governor_slots", host="mill", slots="allowed") == 9
+    assert sample(text, "chappe_message_waiting_seconds_bucket", queue="invites", le="0.1") == 0
+    assert sample(text, "chappe_message_waiting_seconds_bucket", queue="invites", le="0.25") == 1
+    assert sample(text, "chappe_message_running_seconds_sum", queue="invites") == 3.0
+    assert (sample(text, "chappe_queue_oldest_seconds", queue="invites") or -1.0) >= 0.0
+    assert sample(text, "chappe_queue_paused", queue="invites") == 0
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        checked = subprocess.run([promtool, "check", "metrics"], input=answer.content, capture_output=True, timeout=200, check=False)
+        assert checked.stdout.decode() + checked.stderr.decode() == ""

@@ -333,6 +333,32 @@ async def test_quiet_gives_back_what_did_not_start_so_that_others_can_run_it(tmp
         assert shop.ran == ["wait", "fine", "fine"]
 
 
+async def test_only_the_slots_that_are_allowed_are_used_and_others_can_have_what_waited(tmp_path: Path) -> None:
+    async with Shop(tmp_path, concurrency=4) as shop:
+        await shop.send(*["wait"] * 8)
+        await auntil(lambda: len(shop.ran) == 4)
+        for allowed in (2, 0):
+            shop.worker.allow(allowed)
+
+            async def is_given_back() -> bool:
+                depth = await shop.connection.broker.depth("work")
+                return (depth.ready, depth.running) == (4, 4)
+
+            await auntil(is_given_back, "what did not start to be given back")
+        shop.gate.set()
+        await auntil(lambda: shop.worker.done == 4, "what runs to be finished")
+        shop.gate.clear()
+        shop.worker.allow(1)
+        await auntil(lambda: len(shop.ran) == 5, "one more")
+        assert shop.worker.busy == 1
+        shop.worker.allow(100)
+        await auntil(lambda: len(shop.ran) == 8, "the others")
+        shop.gate.set()
+        await shop.settled()
+        (times,) = shop.worker.clocked.take()
+        assert (times.queue, times.ran.count, times.waited.count) == ("work", 8, 8)
+
+
 async def test_a_worker_that_is_told_to_be_quiet_and_to_go_on_in_one_breath_is_not_deaf(shop: Shop) -> None:
     for sent in range(1, 4):
         shop.worker.quiet(True)

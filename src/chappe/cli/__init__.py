@@ -24,7 +24,7 @@ _VERBS: Final = {
     "purge": "chappe.cli.looking", "doctor": "chappe.cli.doctor", "recover": "chappe.cli.recover", "move": "chappe.cli.move",
     "openapi": "chappe.cli.looking", "schedules": "chappe.cli.looking", "archive": "chappe.cli.archive",
     "pause": "chappe.cli.steering", "resume": "chappe.cli.steering", "scale": "chappe.cli.steering",
-    "reload": "chappe.cli.steering", "audit": "chappe.cli.steering",
+    "reload": "chappe.cli.steering", "audit": "chappe.cli.steering", "top": "chappe.cli.top",
 }  # fmt: skip
 
 

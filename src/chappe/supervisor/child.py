@@ -8,10 +8,14 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from chappe import beats
+from chappe.beats import Beat
 from chappe.engines.file.running_tables import started_by
 from chappe.lifetime import PARENT_VARIABLE, READY_VARIABLE
 from chappe.supervisor.backoff import is_fatal, pause
@@ -43,6 +47,9 @@ class Child:
         self.retired = False
         self.started_at = 0.0
         self.heard_at = 0.0
+        self.beat = Beat()  # the latest
+        self.on_beat: Callable[[Child, Beat], None] = lambda _, __: None
+        self.slots_told: int | None = None
         self._life: int | None = None
         self._table: int | None = None
 
@@ -58,6 +65,7 @@ class Child:
         """
         self.ready.clear()
         self.asked = self.came_up = False
+        self.beat, self.slots_told = Beat(), None
         ready_read, ready_write = os.pipe()
         life_read, life_write = os.pipe()
         try:
@@ -98,11 +106,12 @@ class Child:
             if process is not self.process:
                 return
             self.heard_at = time.monotonic()
-            if not self.ready.is_set():
-                said += data
-                line, found, _ = said.partition(b"\n")
-                if found:
+            *lines, said = (said + data).split(b"\n")
+            for line in lines:
+                if not self.came_up:
                     self._become_ready(os.fsdecode(line))
+                elif line:
+                    self._hear(line)
 
         loop.add_reader(handle, readable)
 
@@ -113,6 +122,14 @@ class Child:
                 self._table = os.open(table, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         if not self.asked:
             self.ready.set()
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            self.beat = beats.decode(line)
+        except msgspec.MsgspecError:
+            log.warning("%s (%d) said what cannot be read: %r", self.spec.name, self.pid or 0, line[:200])
+        else:
+            self.on_beat(self, self.beat)
 
     @property
     def state(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -15,10 +16,13 @@ from chappe.errors import BrokerError, ChappeError
 from chappe.settings import Settings
 from chappe.supervisor.child import Child
 from chappe.supervisor.pools import Pools
+from chappe.supervisor.tuning import Tuning
 
 log = logging.getLogger("chappe.supervisor")
 
 TURN: Final = 0.5  # seconds
+_EVERY: Final = 0.9
+_MOST_QUEUES: Final = 100  # whose times are told
 
 
 class Host(Protocol):
@@ -40,8 +44,10 @@ class Host(Protocol):
 class Following:
     """Looks twice a second at what is wanted; while the engine is away, all stays as it is."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, tuning: Tuning) -> None:
         self._host = host
+        self._tuning = tuning
+        self._looks_at = 0.0
         self._known = 0
         self._is_first = True
 
@@ -68,7 +74,15 @@ class Following:
         self._is_first = False
         if any(one.what.startswith("pool:") for one in found):
             await self._host.fit()
+        await self._look(connection)
         await connection.store.tell(self.report())
+
+    async def _look(self, connection: Connection) -> None:
+        """Have pools fit what waits, once a second."""
+        now = time.monotonic()
+        if now >= self._looks_at:
+            self._looks_at = now + _EVERY
+            await self._tuning.scale((await connection.store.overview()).queues)
 
     def _hear(self, one: Desired) -> None:
         kind, _, name = one.what.partition(":")
@@ -85,17 +99,29 @@ class Following:
 
     def report(self) -> dict[str, Any]:
         """Return what others see of this host."""
-        return {"pid": os.getpid(), "host": socket.gethostname(), "pools": {name: self._pool(name) for name in self._host.settings.pools}}
+        return {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "pools": {name: self._pool(name) for name in self._host.settings.pools},
+            "pressure": self._tuning.seen(),
+            "times": list(self._tuning.times.values())[:_MOST_QUEUES],
+        }
 
     def _pool(self, name: str) -> dict[str, Any]:
         settings = self._host.settings
         children = [child for child in self._host.running if child.spec.pool == name]
+        load, decision = self._tuning.decisions.get(name, (None, None))
         return {
             "queues": settings.pools[name].queues,
             "bounds": self._host.pools.bounds(settings, name),
             "wanted": self._host.pools.counts(settings)[name],
             "slots": settings.pools[name].concurrency,
-            "log": settings.pools[name].log,
+            "busy": sum(child.beat.busy for child in children),
+            "rate": round(self._tuning.rate(name), 2),
+            "load": load,
+            "wants": decision and decision.wanted,
+            "why": decision and decision.why,
+            "max_wait": settings.pools[name].max_wait,
             "processes": [
                 {"name": c.spec.name, "pid": c.pid, "state": c.state, "starts": c.starts, "crashes": c.crashes, "memory": c.memory()}
                 for c in children

@@ -30,6 +30,7 @@ from chappe.supervisor.plan import ENGINE, ChildSpec, plan, suspects_spec
 from chappe.supervisor.pools import Pools
 from chappe.supervisor.release import Release
 from chappe.supervisor.replacement import refuse_other_place, replace_all
+from chappe.supervisor.tuning import Tuning
 
 log = logging.getLogger("chappe.supervisor")
 
@@ -76,6 +77,7 @@ class Supervisor:
         self._first = frozenset[Child]()  # those whose first start shows whether the configuration is right
         self._changing = asyncio.Lock()  # a reload and what changes pools come one after the other
         self.pools = Pools()
+        self.tuning = Tuning(self)
         self.reload = self._reload_wanted.set
         self._deaths: dict[str, float] = {}  # when a worker of a pool last died while it ran a message
 
@@ -147,7 +149,8 @@ class Supervisor:
             ready = len(self.children)
             log.info("1 process is ready" if ready == 1 else f"all {ready} processes are ready")
         self._spawn(self._reload())
-        self._spawn(Following(self).follow())
+        self._spawn(Following(self, self.tuning).follow())
+        self._spawn(self.tuning.govern())
 
     def _plan(self, release: Release) -> list[ChildSpec]:
         apart = [suspects_spec(release.settings, child.spec.pool or "") for child in self.running if child.spec.is_for_suspects]
@@ -173,6 +176,7 @@ class Supervisor:
     def add(self, spec: ChildSpec, release: Release | None = None) -> Child:
         """Start a process of a release, and keep it running until it is retired."""
         child = Child(spec, release or self._release)
+        child.on_beat = self.tuning.hear
         for before in self._children:
             if before.spec.name == spec.name:
                 child.starts, child.planned_ends = before.starts, before.planned_ends

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
-from chappe import output
+from chappe import beats, output
+from chappe.beats import Beat
 from chappe.bus.bus import Bus
 from chappe.bus.context import Ports
 from chappe.bus.merging import Merger
@@ -23,7 +24,7 @@ from chappe.engines.contract.broker import Broker
 from chappe.engines.file.running_tables import folder_of
 from chappe.errors import BrokerUnavailable
 from chappe.failures import printable
-from chappe.lifetime import RENEWED, Lifeline, settle_down
+from chappe.lifetime import BEAT, RENEWED, Lifeline, settle_down
 from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.words import counted
@@ -141,6 +142,8 @@ async def work(app: Program, pool: Pool, settings: Settings, line: Lifeline) -> 
         )
         working.most = limits["max_messages"]
 
+        _speak_with_supervisor(working, line)
+
         def beat(now: float) -> None:
             table.beat(now)
             line.beat()
@@ -155,6 +158,25 @@ async def work(app: Program, pool: Pool, settings: Settings, line: Lifeline) -> 
     table.close()
     await app.aclose()
     return code
+
+
+def _speak_with_supervisor(working: Worker, line: Lifeline) -> None:
+    """Tell once a second how the work goes, and hear how many slots may be used."""
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        times = working.clocked.take()
+        if not line.beat(beats.encode(Beat(working.busy, working.done, working.failed, times))):
+            working.clocked.put_back(times)
+        loop.call_later(BEAT, tell)
+
+    def hear(what: str) -> None:
+        word, _, count = what.partition(" ")
+        if word == "slots" and count.isdigit():
+            loop.call_soon_threadsafe(working.allow, int(count))
+
+    line.on_told = hear
+    loop.call_later(BEAT, tell)
 
 
 async def _until_the_end(

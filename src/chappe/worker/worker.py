@@ -17,6 +17,7 @@ import weakref
 
 import msgspec
 
+from chappe.beats import Clocked
 from chappe.bus import forked
 from chappe.bus.bus import Bus
 from chappe.bus.context import Context, Ports
@@ -79,7 +80,8 @@ class Worker:
         self._consumer = consumer
         self._merging = merging
         self._ports = ports
-        self._concurrency = concurrency
+        self._concurrency = self._allowed = concurrency
+        self.clocked = Clocked()
         self._table = table
         self._deploy_window = deploy_window
         self._told: set[str] = set()
@@ -171,6 +173,16 @@ class Worker:
             receive.cancel()
         self._give_back()
 
+    def allow(self, slots: int) -> None:
+        """Use so many slots at most from now on; what runs in others is finished, and what did not start is given back."""
+        before, self._allowed = self._allowed, max(0, min(slots, self._concurrency))
+        if self._allowed < before:
+            for receive in self._receives:
+                receive.cancel()
+            self._give_back()
+        self._ask()
+        self._wake()
+
     def _give_back(self) -> None:
         """Return what waits in the buffer to others, without counting an attempt."""
         while self._buffer:
@@ -181,9 +193,9 @@ class Worker:
 
     def _ask(self) -> None:
         """Keep up to two requests on their way, for as many messages as slots and the buffer have room."""
-        if self._quiet or self._stopping:
+        if self._quiet or self._stopping or not self._allowed:
             return
-        capacity = self._concurrency + ahead(self._rate, self._concurrency)
+        capacity = self._allowed + ahead(self._rate, self._allowed)
         room = capacity - len(self._buffer) - self.busy - self._wanted
         if self.most is not None:
             room = min(room, self.most - self.done - self.failed - len(self._buffer) - self.busy - self._wanted)
@@ -252,7 +264,7 @@ class Worker:
         log.critical("slot %d broke and is replaced: %s", index, "cancelled" if error is None else summarize(error), exc_info=error)
 
     def _wake(self) -> None:
-        if self._buffer and self._idle and not self._quiet:
+        if self._buffer and self._idle and not self._quiet and self.busy < self._allowed:
             idle = self._idle.pop()
             if idle.done():
                 self._wake()
@@ -261,14 +273,14 @@ class Worker:
 
     def _is_due(self) -> bool:
         """Tell whether a slot has something else to do than the next message."""
-        return self._quiet or self._stopping or len(self._settlements) >= _TOGETHER
+        return self._quiet or self._stopping or len(self._settlements) >= _TOGETHER or self.busy >= self._allowed
 
     async def _pause(self) -> None:
         """Have the loop do its other duties, and wait until there may be a message to run.
 
         Handlers that never suspend must not keep the loop from them, nor the broker waiting.
         """
-        if self._buffer and not self._quiet and not self._stopping:
+        if self._buffer and not self._quiet and not self._stopping and self.busy < self._allowed:
             if self._settlements:
                 self._flush()
             await asyncio.sleep(0)
@@ -351,6 +363,7 @@ class Worker:
         except BaseException as error:  # also what a message's own __post_init__ raises: it will not be better next time
             self._settlements.append(self._undecodable(delivery, error))
             return
+        started = time.time()
         context = Context(
             envelope.id,
             attempt=delivery.attempt,
@@ -378,6 +391,7 @@ class Worker:
             self.done += 1
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             settlement = self._failed(delivery, context, plan, error)
+        self.clocked.add(delivery.queue, started - envelope.timestamp if delivery.attempt == 1 else None, time.time() - started)
         self._settlements.append(settlement)
 
     def _failed(self, delivery: Delivery, context: Context, plan: Plan, error: BaseException) -> Settlement:

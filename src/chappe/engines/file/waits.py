@@ -20,6 +20,8 @@ from chappe.errors import BrokerError, ChappeError
 _MOST_WAITING: Final = 1_000  # requests of one client that wait for deliveries
 _LARGEST_INFO: Final = 64 * 1024  # bytes that a client may say of itself
 
+_LARGEST_TOLD: Final = 1024 * 1024  # in one that is connected: a supervisor tells of all its processes
+
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
 _receive: Final = msgspec.msgpack.Decoder(tuple[list[str], Annotated[int, msgspec.Meta(le=1_000_000)], Wait]).decode
 _tell: Final = msgspec.msgpack.Decoder(tuple[dict[str, Any]]).decode
@@ -62,8 +64,8 @@ class Waits:
     def tell(self, connection: Connection, request: Request) -> None:
         """Take what a client says of itself now."""
         (info,) = _tell(request.arguments)
-        if len(encode(info)) > _LARGEST_INFO:
-            raise BrokenProtocol(f"bad request: a client may say {_LARGEST_INFO} bytes of itself")
+        if len(encode(info)) > _LARGEST_TOLD:
+            raise BrokerError(f"bad request: a client may tell {_LARGEST_TOLD} bytes of itself")
         connection.session.info = info
         connection.answer(request.serial, None)
 

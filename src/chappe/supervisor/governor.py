@@ -1,0 +1,97 @@
+"""How many slots the workers of a host may use, so that others are not slowed down: additive increase, multiplicative decrease. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+TICK: Final = 0.5  # seconds between two readings
+CUT: Final = 0.7
+SLOW: Final = 1.3  # times the quiet value of the probe
+STALLED: Final = 0.4  # the part of the time in which somebody waited for a processor
+HELD: Final = 5.0  # seconds after a cut in which nothing grows
+BETWEEN: Final = 1.0  # seconds between two cuts: what one did shows a little later
+GROWTH: Final = 0.03  # of all slots, in a second
+_FORGET: Final = 1e-5  # by how much the quiet value of the probe rises with each reading: what was once fast may be slower for good
+
+
+class Reading(Struct, frozen=True):
+    """What is seen of a host: percent of all processors, the part of the time in which somebody waited for one, and the probe's answer.
+
+    `probe` are the seconds within which 95 % of the latest answers came.
+    """
+
+    cpu: float
+    stalled: float | None = None
+    probe: float | None = None
+
+
+class Ruling(Struct, frozen=True):
+    """How many slots may be used, and why; `slow` is the probe's answer in parts of its quiet value."""
+
+    limit: int
+    why: str
+    slow: float | None = None
+
+
+class Governor:
+    """One for a host: each pool by itself would take what another has just given."""
+
+    def __init__(self, cpu: float) -> None:
+        """Begin with few slots, so that the probe is seen on a quiet host."""
+        self._ceiling = cpu
+        self._limit: float | None = None
+        self._above = 0  # readings in a row with more than the ceiling
+        self._cut_at = float("-inf")
+        self._quiet: float | None = None
+
+    def rule(self, now: float, reading: Reading, *, busy: int, slots: int, least: int) -> Ruling:
+        """Return how many of all slots may be used; `busy` are in use, and `least` are always allowed."""
+        limit = max(least, 0.1 * slots) if self._limit is None else self._limit
+        slow = self._slowness(reading.probe)
+        self._above = self._above + 1 if reading.cpu > self._ceiling else 0
+        stalled = reading.stalled is not None and reading.stalled > STALLED
+        fault = self._fault(reading, slow, stalled)
+        if fault and now - self._cut_at >= BETWEEN:
+            limit = min(limit, max(busy, least)) * CUT  # what was allowed and not used is no relief
+            self._cut_at = now
+        elif fault or now - self._cut_at < HELD:
+            fault = fault or "held after a cut"
+        elif self._above or stalled:
+            fault = "no more: the processors are busy"
+        elif busy > limit / 2:
+            limit += max(1.0, GROWTH * slots) * TICK
+        self._limit = max(float(least), min(float(slots), limit))
+        return Ruling(int(self._limit), fault, None if slow is None else round(slow, 2))
+
+    def _fault(self, reading: Reading, slow: float | None, stalled: bool) -> str:
+        """Return why there must be less, or nothing."""
+        if slow is not None and slow > SLOW:
+            return f"the probe takes {slow:.1f} times its quiet time"
+        if self._above >= 2:
+            return f"{reading.cpu:.0f} % of the processors is above {self._ceiling:g} %"
+        if stalled and slow is None:  # where there is a probe, it knows better: others may wait for each other
+            return f"somebody waits for a processor {reading.stalled or 0:.0%} of the time"
+        return ""
+
+    def _slowness(self, probe: float | None) -> float | None:
+        """Return what the probe takes in parts of what it took at best."""
+        if probe is None:
+            return None
+        self._quiet = probe if self._quiet is None else min(probe, self._quiet * (1 + _FORGET))
+        return probe / self._quiet if self._quiet else None
+
+
+def shares(limit: int, slots: Sequence[int]) -> list[int]:
+    """Return how many of the slots of each process may be used: in proportion, in whole numbers, never more than it has."""
+    whole = sum(slots)
+    if limit >= whole:
+        return list(slots)
+    exact = [limit * count / whole for count in slots]
+    found = [int(share) for share in exact]
+    largest = sorted(range(len(slots)), key=lambda at: found[at] - exact[at])
+    for at in largest[: limit - sum(found)]:
+        found[at] += 1
+    return found
