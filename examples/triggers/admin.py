@@ -12,14 +12,17 @@ from chappe.integrations.django import send_on_commit
 from triggers.models import Account, Item, Trigger
 from triggers.tasks import Fetch
 
+admin.site.site_header = admin.site.site_title = "Triggers"
+
 
 @admin.register(Trigger)
 class TriggerAdmin(admin.ModelAdmin):  # pyright: ignore[reportMissingTypeArgument] - it takes none when it runs
     """Triggers in a list in which they are switched on and off."""
 
-    list_display = ("name", "user", "is_active", "source", "goes_to", "waiting", "checked_at", "next_check", "trouble")
+    list_display = ("name", "user", "is_active", "goes_to", "waiting", "next", "wrong")
     list_editable = ("is_active",)
-    list_filter = ("is_active", "source", "account__service", "user", ("trouble", admin.EmptyFieldListFilter))
+    list_filter = ("is_active", ("trouble", admin.EmptyFieldListFilter), "account__service", "user")
+    ordering = ("name",)
     list_select_related = ("account", "user")
     list_per_page = 100
     search_fields = ("name", "url")
@@ -31,10 +34,20 @@ class TriggerAdmin(admin.ModelAdmin):  # pyright: ignore[reportMissingTypeArgume
         found = cast("QuerySet[Trigger]", super().get_queryset(request))
         return found.annotate(waits=Count("item", filter=Q(item__done_at=None)))
 
-    @admin.display(description="goes to", ordering="account__service")
+    @admin.display(description="from and to", ordering="account__service")
     def goes_to(self, trigger: Trigger) -> str:
-        """Show the service."""
-        return trigger.account.service
+        """Show the source and the service."""
+        return f"{trigger.source} → {trigger.account.service}".replace("Service", "")
+
+    @admin.display(description="next check", ordering="next_check")
+    def next(self, trigger: Trigger) -> str:
+        """Show when it is asked again."""
+        return f"{trigger.next_check:%d %b %H:%M}"
+
+    @admin.display(description="trouble", ordering="trouble")
+    def wrong(self, trigger: Trigger) -> str:
+        """Show the beginning of what is wrong; the whole sentence is on its page."""
+        return trigger.trouble if len(trigger.trouble) <= 60 else f"{trigger.trouble[:59]}…"
 
     @admin.display(description="waiting", ordering="waits")
     def waiting(self, trigger: Any) -> int:

@@ -46,6 +46,7 @@ def test_the_queues_are_shown_with_what_waits_and_what_is_dead(t: Trial, browser
         '<th scope="row">tasks.default</th><td>1</td><td>0</td><td>0</td> <td><a href="/admin/chappe/deadletter/?queue=tasks.default">1</a>'
         in text
     )
+    assert '<th scope="row">triggers:fetch.all:every(780)</th><td>fetch.all</td>' in text
 
 
 def test_a_dead_letter_is_shown_with_its_error_and_nothing_of_it_is_markup(t: Trial, browser: Callable[..., Client]) -> None:

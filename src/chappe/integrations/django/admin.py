@@ -19,6 +19,7 @@ from chappe.errors import ChappeError
 from chappe.failures import first_line, printable
 from chappe.integrations.django.application import application
 from chappe.integrations.django.models import Call, DeadLetter, Outbox, Queue
+from chappe.triggers.firings import firings
 
 if TYPE_CHECKING:
     from chappe.engines.contract.letters import Letter
@@ -75,14 +76,24 @@ class _Section(ModelAdmin):
 
 @admin.register(Queue)
 class QueueAdmin(_Section):
-    """How many messages wait, run and died in each queue."""
+    """How many messages wait, run and died in each queue, and when schedules fire next."""
 
     template = "chappe/queues.html"
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nothing is changed here."""
+        return False
+
     def look(self, request: HttpRequest) -> dict[str, Any]:
-        """Return the queues."""
+        """Return the queues and the schedules."""
+        app = application()
         overview = _ask(lambda connection: connection.store.overview())
-        return {"queues": overview.queues, "letters": reverse(f"{self.admin_site.name}:chappe_deadletter_changelist")}
+        fired = _ask(lambda connection: firings(app.schedules, connection.store, app.bus.now()))
+        return {
+            "queues": overview.queues,
+            "letters": reverse(f"{self.admin_site.name}:chappe_deadletter_changelist"),
+            "schedules": [{"schedule": one, "next": datetime.datetime.fromtimestamp(one.next, datetime.UTC)} for one in fired],
+        }
 
 
 @admin.register(DeadLetter)
