@@ -22,7 +22,8 @@ _VERBS: Final = {
     "scheduler": "chappe.cli.processes", "launcher": "chappe.cli.launcher", "send": "chappe.cli.sending", "publish": "chappe.cli.sending",
     "queues": "chappe.cli.looking", "status": "chappe.cli.looking", "inspect": "chappe.cli.looking", "dead": "chappe.cli.letters",
     "purge": "chappe.cli.looking", "doctor": "chappe.cli.doctor", "recover": "chappe.cli.recover", "move": "chappe.cli.move",
-    "openapi": "chappe.cli.looking", "schedules": "chappe.cli.looking", "archive": "chappe.cli.archive",
+    "openapi": "chappe.cli.looking", "schedules": "chappe.cli.looking", "watch": "chappe.cli.watching",
+    "archive": "chappe.cli.archive",
     "pause": "chappe.cli.steering", "resume": "chappe.cli.steering", "scale": "chappe.cli.steering",
     "reload": "chappe.cli.steering", "audit": "chappe.cli.steering", "top": "chappe.cli.top",
 }  # fmt: skip

@@ -85,6 +85,13 @@ class Results(Protocol):
         """Wait until a tracked message is done or dead, at most so many seconds, and tell where it is."""
         ...
 
+    async def batch(self, batch: str, total: int) -> Mapping[str, int]:
+        """Count those of the tracked messages `batch.0` to `batch.{total - 1}` that are known, as *waiting*, *done* or *dead*.
+
+        What runs or is delayed is waiting. Those that ended are known for a day.
+        """
+        ...
+
     async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
         """Show how far a tracked message is."""
         ...

@@ -18,6 +18,10 @@ from chappe.messages.topology import passes
 _LOOKED_AT_ONCE: Final = 10_000
 _ROOM: Final = 4 * 1024 * 1024  # bytes of envelopes in one answer, or one envelope
 _DELETED_AT_ONCE: Final = 5_000
+_BATCH: Final = """
+    select case when state in ('done', 'dead') then state else 'waiting' end, count(*) from tracked
+    where message_id >= ? || '.' and message_id < ? || '/' group by 1
+"""
 SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 
 
@@ -107,6 +111,10 @@ class Records:
             if row is not None:
                 return "delayed"
         return "ready"
+
+    def batch(self, batch: str, total: Number) -> dict[str, int]:
+        """Count the tracked messages of a batch, whose ids begin with its own."""
+        return dict(self._turn.db.execute(_BATCH, (batch, batch)).fetchall())
 
     def progress(self, message_id: str, done: Number, total: Number, text: str) -> None:
         """Show how far a tracked message is."""

@@ -70,6 +70,9 @@ class FileStore:
     async def result(self, message_id: str, wait: float) -> State:
         return await self._client.call("result", message_id, wait, decode=_state, deadline=wait + _RESULT_MARGIN)
 
+    async def batch(self, batch: str, total: int) -> Mapping[str, int]:
+        return await self._client.call("batch", batch, total)
+
     async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
         await self._client.call("progress", message_id, done, total, text)
 

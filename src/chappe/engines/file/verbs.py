@@ -223,7 +223,7 @@ _OWN: Final = ("declare", "subscribe", "publish", "settle", "depth", "purge", "p
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "records": (
         Records,
-        ("mark", "marks", "begin_schedules", "fire", "last_fired", "state", "progress", "archived", "followers", "keep_position"),
+        ("mark", "marks", "begin_schedules", "fire", "last_fired", "state", "batch", "progress", "archived", "followers", "keep_position"),
     ),
     "budgets": (Budgets, ("take", "throttle")),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),

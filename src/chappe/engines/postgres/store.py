@@ -58,6 +58,10 @@ _STATE: Final[LiteralString] = (
 )
 _ASK: Final = "insert into asker values (%s, %s) on conflict do nothing"
 _ASK_NO_MORE: Final = "delete from asker where message_id = %s and session = %s"
+_BATCH: Final = """
+    select case when state in ('done', 'dead') then state else 'waiting' end, count(*)
+    from generate_series(0, %s::integer - 1) as number join tracked on message_id = %s::text || '.' || number group by 1
+"""
 _PROGRESS: Final = "update tracked set progress = %s where message_id = %s or into_id = %s"
 _SESSIONS: Final[LiteralString] = (
     "select number, name, role, info, started_at, coalesce(holding, 0) from session"
@@ -196,6 +200,9 @@ class PostgresStore:
         if channel == ENDED:
             for ended in self._waiting.get(payload, ()):
                 ended.set()
+
+    async def batch(self, batch: str, total: int) -> Mapping[str, int]:
+        return dict(await self._database.once(_BATCH, (total, batch), repeatable=True))
 
     async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
         shown = msgspec.msgpack.encode((done, total, text))

@@ -267,6 +267,17 @@ class PostgresStore:
         for waiting in self._waiting.get(message_id, ()):
             waiting.set()
 
+    async def batch(self, batch: str, total: int) -> Mapping[str, int]:
+        async def work(cursor: Cursor) -> Mapping[str, int]:
+            await cursor.execute(
+                "select case when state in ('done', 'dead') then state else 'waiting' end, count(*)"
+                " from generate_series(0, %s::integer - 1) as number join tracked on message_id = %s::text || '.' || number group by 1",
+                (total, batch),
+            )
+            return dict(await cursor.fetchall())
+
+        return await self.database.run(work)
+
     async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
         async def work(cursor: Cursor) -> None:
             await cursor.execute(
