@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .conftest import Chappe, environment
@@ -44,3 +45,14 @@ def test_h15_a_follower_prints_lines_and_ends_cleanly_by_ctrl_c_and_its_name_is_
     (row,) = chappe("archive", "followers", "--json").json
     assert row["name"] == "chappe:screen"
     assert row["position"] + row["behind"] == 3
+
+
+def test_h13_events_are_replayed_to_one_subscriber(chappe: Chappe, worked: Callable[[], None]) -> None:
+    for customer in ("Ada", "Bob"):
+        chappe("publish", "sold", f"customer={customer}")
+    worked()
+    assert chappe("archive", "replay", "shop.on.sold", "--since", "1h").out == "2\n"
+    assert [row["ready"] for row in chappe("queues", "--json").json if row["name"] == "shop.on.sold"] == [2]
+    refused = chappe("archive", "replay", "nobody", "--since", "1h", code=None)
+    assert refused.code != 0
+    assert "declared are:" in refused.err

@@ -21,6 +21,7 @@ Marks = Callable[[str], Awaitable[Mapping[str, bytes | None]]]
 Take = Callable[..., Awaitable[Start]]
 Mark = Callable[[str, str, Leaving, Any], Awaitable[bool]]
 
+REPLAYED: Final = "replayed"  # the header of an event that came by a replay, with its place in the archive
 _ENDING: Final = threading.Lock()  # one for all: it is held for no longer than it takes to append to a list
 
 
@@ -64,6 +65,11 @@ class Context:
         self.now = now
         self.tag = tag
         self.budget: str | None = None
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether this is an event of the past that somebody has replayed to this subscriber."""
+        return REPLAYED in self.headers
 
     @property
     def age(self) -> float:

@@ -8,10 +8,13 @@ from typing import Any
 import click
 
 from chappe.archive.follow import Heard, Since, begin_at, heard_of, loss_of, since_of
+from chappe.archive.replay import replay
+from chappe.bus.draft import new_id
 from chappe.cli.loading import bare_app, run_with, settings_of
 from chappe.cli.tables import show, when
 from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
+from chappe.errors import BrokerUnavailable, Unconfirmed
 from chappe.words import counted
 
 
@@ -24,7 +27,7 @@ class _Since(click.ParamType[Any]):
 
 @click.group()
 def archive() -> None:
-    """The archive of events: list, follow, followers."""
+    """The archive of events: list, follow, followers, replay."""
 
 
 @archive.command("list")
@@ -93,6 +96,26 @@ def list_followers(ctx: click.Context, as_json: bool) -> None:
         return [{"name": name, "position": position, "behind": max(0, end - position)} for name, position in sorted(kept.items())]
 
     show(run_with(bare_app(settings_of(ctx)), work), ("name", "position", "behind"), as_json=as_json)
+
+
+@archive.command("replay")
+@click.argument("queue")
+@click.option("--since", required=True, type=_Since(), help="A seq, a span like 15m or 30d, or a time (ISO 8601).")
+@click.option("--until", default=None, type=click.IntRange(0, 2**63 - 1), help="The seq of the last event; without it, all there are now.")
+@click.option("--run", default=None, help="The name of an earlier replay that broke off, to go on without doubles.")
+@click.pass_context
+def replay_events(ctx: click.Context, queue: str, since: Since | None, until: int | None, run: str | None) -> None:
+    """Put archived events once more into the queue of one subscriber, and print how many; others are not disturbed."""
+    name = run or new_id()
+
+    async def work(connection: Connection) -> int:
+        return await replay(connection.broker, connection.store, queue, since, until=until, run=name)
+
+    try:
+        click.echo(run_with(bare_app(settings_of(ctx)), work))
+    except (BrokerUnavailable, Unconfirmed):
+        say(f"to go on without doubles, say it again with --run {name}")
+        raise
 
 
 def _row(heard: Heard) -> dict[str, Any]:
