@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -209,6 +210,11 @@ def play(stage: Stage, console: Console, count: int, seconds: float) -> list[str
     return demo.wrong()
 
 
+def _end(number: int, _: object) -> None:
+    """End in order, with everything that was started."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the demo; the exit code is 0 only if everything is as it must be."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -218,6 +224,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
     options.add_argument("--broker", choices=("file", "postgres"), default="file", help="where messages wait")
     chosen: Any = options.parse_args()
+    signal.signal(signal.SIGTERM, _end)
     console = Console(width=None if sys.stdout.isatty() else 130)
     folder = (chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-triggers-"))).resolve()
     with contextlib.ExitStack() as stack:

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import httpx2
 
-from chappe.triggers.pace import date, retry_after
+from chappe.triggers.limits import told
 from triggers.models import Account, Item
+
+UNTOLD = 900.0  # seconds for which an account is left alone whose service does not say for how long
 
 
 class Refused(Exception):
@@ -29,17 +31,10 @@ async def hand_over(http: httpx2.AsyncClient, account: Account, item: Item, now:
     except httpx2.HTTPError as error:
         raise Refused(f"{account.service} cannot be reached: {error or type(error).__name__}") from error
     if answer.status_code == 429 or "limit" in answer.headers.get("x-error", "").lower():
-        raise Closed(f"{account.service}: {answer.headers.get('x-error', 'called too often')}", now + _pause(answer.headers, now))
+        wait = told(429, answer.headers, now).wait or UNTOLD
+        raise Closed(f"{account.service}: {answer.headers.get('x-error', 'called too often')}", now + wait)
     if answer.status_code >= 400:
         raise Refused(f"{account.service} answered {answer.status_code}: {answer.text[:200]}")
-
-
-def _pause(headers: httpx2.Headers, now: float) -> float:
-    """Return for how long a service wants to be left alone: each says it in its own way, and 15 minutes where it does not."""
-    told = [retry_after(headers.get("retry-after", ""), now), retry_after(headers.get("x-limit-user-reset", ""), now)]
-    moment = date(headers.get("x-ratelimit-reset", ""))
-    told.append(0.0 if moment is None else moment - now)
-    return max(told) if max(told) > 0 else 900.0
 
 
 async def _pocket(http: httpx2.AsyncClient, account: Account, item: Item) -> httpx2.Response:
