@@ -375,6 +375,18 @@ class App:
 
         return Following(Follower(archive, pattern, since=since, name=name and f"{self.name}:{name}", acks=acks), self.bus.opened)
 
+    def cancel(self, message_id: str) -> str:
+        """Have a message not be handled, and return where it was: *delayed* or *ready*, and it is gone, or *running*.
+
+        A running `async` handler is cancelled; one in a thread goes on, and what it sent leaves with it. Raises `NotFound`.
+        """
+        self._warn_in_loop("cancel")
+        return self.wait_for(self.acancel(message_id))
+
+    async def acancel(self, message_id: str) -> str:
+        """See `cancel`."""
+        return await (await self.connection()).broker.cancel(message_id)
+
     # --- connections
 
     async def connection(self, info: dict[str, Any] | None = None) -> Connection:

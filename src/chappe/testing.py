@@ -40,6 +40,7 @@ from chappe.clocks import steady, wall
 from chappe.connection import Setting
 from chappe.engines.contract.fleet import QueueStatus
 from chappe.engines.contract.letters import Letter
+from chappe.engines.contract.results import ENDED
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.engines.file.wire import Posted
@@ -272,7 +273,7 @@ class Trial:
     async def _drain_for(self, message_id: str, timeout: float) -> None:  # noqa: ASYNC109 - the word users know
         await self._drain(timeout)
         state = await (await self.app.connection()).store.state(message_id)
-        if state.state not in ("done", "dead"):
+        if state.state not in ENDED:
             raise ResultTimeout(
                 f"{state.type} is {state.state} after everything ready was handled; is it delayed or retried? see t.advance and "
                 "t.drain(to_the_end=True)"

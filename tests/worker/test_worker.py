@@ -14,9 +14,9 @@ from typing import Any, Self
 import pytest
 
 from chappe import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
-from chappe.engines.contract.broker import Ack, Refusal, Settlement
+from chappe.engines.contract.broker import Ack, Depth, Refusal, Settlement
 from chappe.engines.file.server import Engine
-from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed, UnknownMessage
+from chappe.errors import BrokerUnavailable, NotFound, Rejected, Unconfirmed, UnknownMessage
 from chappe.messages.envelope import Envelope, Publication
 from chappe.worker import verdict
 from chappe.worker import worker as worker_module
@@ -357,6 +357,41 @@ async def test_only_the_slots_that_are_allowed_are_used_and_others_can_have_what
         await shop.settled()
         (times,) = shop.worker.clocked.take()
         assert (times.queue, times.ran.count, times.waited.count) == ("work", 8, 8)
+
+
+async def test_a_handler_is_cancelled_with_its_message_and_neither_its_slot_nor_its_neighbours_are(tmp_path: Path) -> None:
+    async with Shop(tmp_path, concurrency=2) as shop:
+        cancelled, waits = await shop.app.asend([Do(what="wait"), Do(what="wait")])
+        await auntil(lambda: len(shop.ran) == 2)
+        assert await shop.app.acancel(cancelled.id) == "running"
+        await auntil(lambda: shop.worker.busy == 1, "the handler to be cancelled")
+        await shop.send("fine", "fine")
+        await auntil(lambda: shop.ran.count("fine") == 2, "its slot to go on")
+        assert await shop.connection.broker.depth("work") == Depth(running=1)
+        shop.gate.set()
+        await shop.settled()
+        assert await shop.dead() == []
+        with pytest.raises(NotFound):
+            await shop.app.acancel(waits.id)
+
+
+async def test_what_waits_in_a_worker_is_cancelled_before_it_begins(tmp_path: Path) -> None:
+    async with Shop(tmp_path, concurrency=1) as shop:
+        _, waits = await shop.app.asend([Do(what="wait"), Do(what="fine")])
+
+        async def is_held() -> bool:
+            return (await shop.connection.broker.depth("work")).running == 2
+
+        await auntil(is_held, "both to be held")
+        await shop.app.acancel(waits.id)
+
+        async def is_gone() -> bool:
+            return (await shop.connection.broker.depth("work")).running == 1
+
+        await auntil(is_gone, "it to be gone")
+        shop.gate.set()
+        await shop.settled()
+        assert shop.ran == ["wait"]
 
 
 async def test_a_worker_that_is_told_to_be_quiet_and_to_go_on_in_one_breath_is_not_deaf(shop: Shop) -> None:

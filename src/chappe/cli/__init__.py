@@ -25,7 +25,7 @@ _VERBS: Final = {
     "openapi": "chappe.cli.looking", "schedules": "chappe.cli.looking", "watch": "chappe.cli.watching",
     "archive": "chappe.cli.archive",
     "pause": "chappe.cli.steering", "resume": "chappe.cli.steering", "scale": "chappe.cli.steering",
-    "reload": "chappe.cli.steering", "audit": "chappe.cli.steering", "top": "chappe.cli.top",
+    "reload": "chappe.cli.steering", "audit": "chappe.cli.steering", "cancel": "chappe.cli.steering", "top": "chappe.cli.top",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from chappe.cli.terminal import say
 from chappe.connection import Connection
 from chappe.engines.contract.fleet import PAUSED, Desired
 from chappe.errors import InvalidSettings
+from chappe.failures import printable
 from chappe.settings import Settings, processes_of
 from chappe.triggers.firings import SCHEDULE, schedule_named
 
@@ -69,6 +70,19 @@ def pause(ctx: click.Context, queues: tuple[str, ...], schedules: tuple[str, ...
 def resume(ctx: click.Context, queues: tuple[str, ...], schedules: tuple[str, ...], intake: bool) -> None:
     """Have queues and schedules that were paused go on."""
     _paused(ctx, queues, schedules, intake, None)
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.pass_context
+def cancel(ctx: click.Context, ids: tuple[str, ...]) -> None:
+    """Cancel messages, and print where each was: delayed and ready ones are gone, a running async handler is cancelled."""
+
+    async def work(connection: Connection) -> None:
+        for message_id in ids:
+            click.echo(f"{printable(message_id)} was {await connection.broker.cancel(message_id)}")
+
+    run_with(bare_app(settings_of(ctx)), work)
 
 
 @click.command()

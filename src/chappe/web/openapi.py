@@ -92,7 +92,7 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "properties": {
             "id": {"type": "string"}, "type": {"type": "string"}, "queue": {"type": "string"}, "result": {}, "error": {"type": "string"},
-            "state": {"enum": ["delayed", "ready", "running", "done", "dead"]},
+            "state": {"enum": ["delayed", "ready", "running", "done", "dead", "cancelled"]},
             "merged_into": {"type": "string"}, "seconds": {"type": "number"},
             "progress": {
                 "type": "object",

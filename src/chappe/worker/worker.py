@@ -25,6 +25,7 @@ from chappe.bus.handler import executes_in_thread
 from chappe.bus.loop import OwnTask, interruption
 from chappe.bus.merging import Merger
 from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
+from chappe.engines.contract.results import CANCELLED
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
 from chappe.failures import describe, one_line, summarize
 from chappe.messages.envelope import Publication
@@ -61,6 +62,10 @@ def _disown() -> None:
 os.register_at_fork(after_in_child=_disown)
 
 
+class _Cancelled(BaseException):
+    """Ends the attempt of a message that somebody cancels; it leaves no slot."""
+
+
 class Worker:
     """Runs the messages of some queues with a number of slots."""
 
@@ -86,6 +91,8 @@ class Worker:
         self._deploy_window = deploy_window
         self._told: set[str] = set()
         self._limits = HardLimits(self._blame_limit)
+        self._cancelled: set[int] = set()
+        consumer.on_cancel(self._cancel)
         self._killable: dict[int, tuple[float, Settlement]] = {}  # by tag: its limit, and what it is to be settled with beyond it
         self._buffer: collections.deque[Delivery] = collections.deque()
         self._plans: dict[tuple[str, str, str], Plan] = {}
@@ -172,6 +179,17 @@ class Worker:
         for receive in self._receives:
             receive.cancel()
         self._give_back()
+
+    def _cancel(self, tag: int) -> None:
+        """End what runs, or what waits in the buffer; a thread goes on, and its message ends with it."""
+        for delivery in [waits for waits in self._buffer if waits.tag == tag]:
+            self._buffer.remove(delivery)
+            self._settlements.append(Ack(tag, error=CANCELLED))
+            self._flush_soon()
+        for slot in self._slots.values():
+            if isinstance(slot.runs, Delivery) and slot.runs.tag == tag:
+                self._cancelled.add(tag)
+                slot.interrupt(_Cancelled())
 
     def allow(self, slots: int) -> None:
         """Use so many slots at most from now on; what runs in others is finished, and what did not start is given back."""
@@ -326,6 +344,7 @@ class Worker:
                 if limits.active:
                     limits.end(delivery.tag)
                     self._killable.pop(delivery.tag, None)
+                self._cancelled.discard(delivery.tag)
             if not self._flush_due:
                 self._flush_soon()
             if self._stopping or me.cancelling() or len(contextvars.copy_context()) != variables:
@@ -400,6 +419,9 @@ class Worker:
             if isinstance(why, asyncio.CancelledError):
                 return decide(delivery.tag, error, stopping=True)
             error = why
+        if delivery.tag in self._cancelled:
+            log.info("%s %s was cancelled while it ran", delivery.envelope.type, delivery.envelope.id)
+            return Ack(delivery.tag, marked=True, error=CANCELLED)
         self.failed += 1
         verdict: BaseException = error
         try:

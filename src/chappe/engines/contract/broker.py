@@ -7,7 +7,7 @@ A *broker* here travels together with its *store* (`chappe.engines.contract.stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -129,6 +129,10 @@ class Consumer(Protocol):
         """Tell whether a delivery is still this consumer's, as far as it has heard."""
         ...
 
+    def on_cancel(self, told: Callable[[int], None]) -> None:
+        """Have each delivery be told that somebody cancels while it is out: it goes on until it is settled."""
+        ...
+
     def stop(self) -> None:
         """Have a waiting `receive` answer at once."""
         ...
@@ -195,6 +199,13 @@ class Broker(Protocol):
         """Delete what is ready and delayed, not what is running or dead, and say how many.
 
         `delete` removes the queue and its bindings too, and is refused while messages are running or dead.
+        """
+        ...
+
+    async def cancel(self, message_id: str) -> str:
+        """Have a message not be handled, and return in which state it was: what was *delayed* or *ready* is gone when this returns.
+
+        Of what is *running* its consumer is told, which ends it as soon as it can. Raises `NotFound` for what is nowhere any more.
         """
         ...
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from chappe.messages.envelope import Publication, Receipt
 
+CANCELLED: Final = "it was cancelled"
+ENDED: Final = frozenset({"done", "dead", "cancelled"})
+
 Merge = Callable[[Sequence[Publication], Sequence[Receipt]], Sequence[Publication]]
 
 
 class State(Struct, frozen=True):
-    """Where a tracked message is in its life: delayed, ready, running, done or dead."""
+    """Where a tracked message is in its life: delayed, ready, running, done, dead or cancelled."""
 
     id: str
     type: str
@@ -30,6 +33,11 @@ class Start(Struct, frozen=True):
 
     granted: bool
     wait: float
+
+
+def ended_as(state: str, error: str | None) -> str:
+    """Return how a message ended, of which a state and an error were stored."""
+    return "cancelled" if error == CANCELLED else state
 
 
 class Results(Protocol):
@@ -82,7 +90,7 @@ class Results(Protocol):
         ...
 
     async def result(self, message_id: str, wait: float) -> State:
-        """Wait until a tracked message is done or dead, at most so many seconds, and tell where it is."""
+        """Wait until a tracked message is done, dead or cancelled, at most so many seconds, and tell where it is."""
         ...
 
     async def batch(self, batch: str, total: int) -> Mapping[str, int]:

@@ -45,6 +45,7 @@ class FileBroker:
         self.client = Client(path, role=role, may_own_file=may_own_file, engine=engine, deadline=deadline)
         self.client.held = self._held
         self.client.on_lost = self._lost
+        self.client.on_cancel = self._cancelled
         self.client.keeps_connection = lambda: any(consumer.has_temporary for consumer in self._consumers)
         self._consumers: set[FileConsumer] = set()
 
@@ -78,6 +79,10 @@ class FileBroker:
         for consumer in self._consumers:
             consumer.lose(tags)
 
+    def _cancelled(self, tag: int) -> None:
+        for consumer in self._consumers:
+            consumer.cancelled(tag)
+
     async def blame(self, death: Death) -> None:
         """Say nothing: the engine reads the tables of dead workers by itself, before it lends their messages again."""
 
@@ -86,6 +91,9 @@ class FileBroker:
 
     async def purge(self, queue: str, *, delete: bool = False) -> int:
         return await self.client.call("purge", queue, delete)
+
+    async def cancel(self, message_id: str) -> str:
+        return await self.client.call("cancel_message", message_id)
 
     async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
         """Show messages of a queue without lending them: ready, running or delayed."""
@@ -124,6 +132,15 @@ class FileConsumer:
         self._asked: dict[int, int] = {}
         self._turn = 0
         self._closed = False
+        self._told: Callable[[int], None] = lambda _: None
+
+    def on_cancel(self, told: Callable[[int], None]) -> None:
+        self._told = told
+
+    def cancelled(self, tag: int) -> None:
+        """Hear that somebody cancels a delivery."""
+        if tag in self._out:
+            self._told(tag)
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = prefetch

@@ -26,6 +26,7 @@ from chappe.engines.file.verbs import DECODERS, Verbs
 from chappe.engines.file.wire import (
     LARGEST_FRAME,
     PROTOCOL,
+    UNASKED,
     UNREADABLE,
     Failure,
     Frames,
@@ -101,6 +102,7 @@ class Client:
         self.role = role
         self.info = info or {}
         self.held: Callable[[], Iterable[tuple[str, int]]] = tuple
+        self.on_cancel: Callable[[int], None] = lambda _: None
         self.on_lost: Callable[[set[int]], None] = lambda _: None
         # Whether the engine must see that this client lives, though nothing is asked or held.
         self.keeps_connection: Callable[[], bool] = lambda: False
@@ -277,6 +279,9 @@ class Client:
         calls = self._calls
         for body in self._frames.feed(data):
             answer = decode_answer(body)
+            if answer.serial == UNASKED:
+                self.on_cancel(decode_plain(answer.value))
+                continue
             if answer.serial == self._hello:
                 self._welcomed(answer.failure, answer.value)
                 continue

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT
+from chappe.engines.contract.results import ENDED, ended_as
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
@@ -95,10 +96,11 @@ class Records:
         if row is None:
             raise NotFound.message(message_id)
         name, state, queue, into, result, error, progress = row
-        if state not in ("done", "dead"):
+        if state not in ENDED:
             state = self._living(str(queue), str(into or message_id))
         return {
-            "id": message_id, "type": name, "state": state, "queue": queue, "merged_into": into, "result": result, "error": error,
+            "id": message_id, "type": name, "state": ended_as(state, error), "queue": queue, "merged_into": into, "result": result,
+            "error": error,
             "progress": msgspec.msgpack.decode(progress) if progress else None,
         }  # fmt: skip
 

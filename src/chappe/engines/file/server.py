@@ -28,9 +28,9 @@ from chappe.engines.file.owner import Ownership
 from chappe.engines.file.purge import Purges
 from chappe.engines.file.reserve import Reserve
 from chappe.engines.file.room import Room
-from chappe.engines.file.verbs import Verbs
+from chappe.engines.file.verbs import DECODERS, Verbs
 from chappe.engines.file.waits import Waits, listed
-from chappe.engines.file.wire import UNREADABLE, Request
+from chappe.engines.file.wire import UNASKED, UNREADABLE, Request, frame
 from chappe.errors import BrokerError, ChappeError
 from chappe.words import counted
 
@@ -86,6 +86,7 @@ class Engine:
             "hello": self.waits.say_hello, "receive": self.waits.receive, "cancel": self.waits.cancel, "result": self.waits.await_result,
             "await_archived": self.waits.await_archived,
             "purge": self.purges.begin, "ping": self.ping, "overview": self.overview, "tell": self.waits.tell,
+            "cancel_message": self.cancel_message,
         }  # fmt: skip
         self.ledger.dispatch.held_back = self.ledger.turn.was_held
         self._serve_after(grace if self.ledger.turn.was_held else 0.0)
@@ -353,6 +354,17 @@ class Engine:
             for q in found.queues
         ]
         connection.answer(request.serial, replace(found, engine=engine, queues=queues, clients=clients))
+
+    def cancel_message(self, connection: Connection, request: Request) -> None:
+        """Cancel what waits of a message, and tell those who hold it."""
+        state = self.verbs.perform(connection.session, "cancel_message", request.arguments)
+        (message_id,) = DECODERS["cancel_message"](request.arguments)
+        for other in self.connections:
+            tags = [tag for tag, claim in other.session.claims.items() if claim.message_id == message_id]
+            if tags:
+                other.outbox += [frame((UNASKED, None, tag)) for tag in tags]
+                self._touched.add(other)
+        connection.answer(request.serial, state)
 
     # --- time
 

@@ -23,6 +23,7 @@ from chappe.engines.file.records import Records
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.transfer import Transfer
 from chappe.engines.file.wire import Number, Pace, Posted
+from chappe.engines.file.withdrawal import withdraw
 from chappe.errors import BrokerError, NotFound, Rejected
 from chappe.messages.topology import Queue, Topology
 
@@ -143,6 +144,15 @@ class Verbs:
             raise
         return purge.count
 
+    def cancel_message(self, session: Session, message_id: str) -> str:
+        """Remove what waits of a message; the engine tells the clients that hold it."""
+        state = withdraw(self._ledger, message_id)
+        if any(claim.message_id == message_id for claim in self._turn.claims.values()):
+            return "running"
+        if state is None:
+            raise NotFound(f"message {message_id} is neither waiting nor running: it has ended, or never was")
+        return state
+
     def peek(self, session: Session, queue: str, state: str, limit: Number) -> list[Any]:
         """Show messages of a queue without lending them."""
         turn = self._turn
@@ -219,7 +229,7 @@ def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dic
     return found
 
 
-_OWN: Final = ("declare", "subscribe", "publish", "settle", "depth", "purge", "peek", "overview", "export_messages")
+_OWN: Final = ("declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "peek", "overview", "export_messages")
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "records": (
         Records,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 
+from chappe.engines.contract.results import ENDED
 from chappe.engines.file.connection import BrokenProtocol, Connection, Hello
 from chappe.engines.file.dispatch import Receiver
 from chappe.engines.file.ledger import Ledger
@@ -110,7 +111,7 @@ class Waits:
         """Answer when a tracked message ended, or after the wait."""
         message_id, wait = _result(request.arguments)
         state = self._records.state(message_id)
-        if state["state"] in ("done", "dead") or wait <= 0:
+        if state["state"] in ENDED or wait <= 0:
             connection.answer(request.serial, state)
         else:
             self._wait(connection, request, message_id, wait, lambda: self._records.state(message_id))

@@ -19,6 +19,7 @@ from chappe.messages.envelope import Envelope, Options, Publication
 
 PROTOCOL: Final = 1
 LARGEST_FRAME: Final = 64 * 1024 * 1024
+UNASKED: Final = 0  # the serial of what a client is told without a request: the tag of what it holds that somebody cancels
 LENT_AT_ONCE: Final = 8 * 1024 * 1024
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]

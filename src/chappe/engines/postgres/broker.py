@@ -81,6 +81,9 @@ class PostgresBroker:
     async def purge(self, queue: str, *, delete: bool = False) -> int:
         return await self.contents.purge(queue, delete=delete)
 
+    async def cancel(self, message_id: str) -> str:
+        return await self.contents.cancel(message_id)
+
     async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
         return await self.contents.peek(queue, state, limit)
 

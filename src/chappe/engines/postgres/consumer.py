@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, LiteralString
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from chappe.engines.postgres.claims import CLAIM, CLAIM_ALONE, READY_IN, Floors,
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.endings import Endings
 from chappe.engines.postgres.flags import ALONE, READY, SUSPECT
+from chappe.engines.postgres.presence import CANCELLED as TOLD_CANCELLED
 from chappe.engines.postgres.presence import READY as TOLD_READY
 from chappe.engines.postgres.presence import Presence
 from chappe.engines.postgres.routes import Known, Routes
@@ -57,6 +58,7 @@ class PostgresConsumer:
         self._claims: set[asyncio.Task[list[Delivery]]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
         self._for_suspects = bool(presence.info.get("suspects"))
+        self._cancelled: Callable[[int], None] = lambda _: None
         presence.on_told.append(self._hear)
         presence.on_entered.append(self._entered)
         presence.holders.append(self.held)
@@ -66,6 +68,9 @@ class PostgresConsumer:
 
     def holds(self, delivery: int) -> bool:
         return delivery in self._out
+
+    def on_cancel(self, told: Callable[[int], None]) -> None:
+        self._cancelled = told
 
     def held(self) -> list[int]:
         """Return the places of everything that is out."""
@@ -217,6 +222,8 @@ class PostgresConsumer:
         self._waits = True
 
     def _hear(self, channel: str, payload: str) -> None:
+        if channel == TOLD_CANCELLED and int(payload) in self._out:
+            self._cancelled(int(payload))
         if channel == TOLD_READY:
             known = self._routes.by_id.get(int(payload))
             if known is not None and known.queue.name in self._names:

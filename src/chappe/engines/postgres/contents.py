@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, LiteralString
 
 from chappe.engines.contract.broker import Delivery, Depth
-from chappe.engines.postgres import counting
-from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.contract.results import CANCELLED
+from chappe.engines.postgres import counting, lines
+from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.routes import Routes
+from chappe.engines.postgres.storing import TELL
+from chappe.errors import NotFound
 from chappe.messages.envelope import sent_at
 
 _COUNT: Final = """
@@ -57,6 +60,17 @@ _PURGE: Final[LiteralString] = (
     + FORGET
     + " select (select count(*) from gone), (select count(*) from told)"
 )
+
+
+# By the index of what is tracked first: of the others nobody knows where they are, and everything that waits is looked through.
+_CANCEL: Final[LiteralString] = (
+    "with gone as (delete from message where message_id = %(id)s and flags & 1 {} returning place, queue, key, message_id, flags, state),"
+    + FORGET
+    + " select queue, key, case state when 0 then 'delayed' else 'ready' end, (select count(*) from told) from gone"
+)
+_CANCEL_TRACKED: Final = _CANCEL.replace("{}", "> 0")
+_CANCEL_OTHER: Final = _CANCEL.replace("{}", "= 0")
+_TELL_CANCELLED: Final = "select pg_notify('chappe_cancelled', place::text) from running where message_id = %s"
 
 
 class Contents:
@@ -107,6 +121,27 @@ class Contents:
 
         await self._tend()
         return await self._database.run(work, writes=False)
+
+    async def cancel(self, message_id: str) -> str:
+        """Remove a message where it waits, and tell who runs it. Raises `NotFound`."""
+
+        async def work(cursor: Cursor) -> str | None:
+            gone: list[Row] = []
+            await cursor.execute(_TELL_CANCELLED, (message_id,))
+            running = bool(await cursor.fetchall())
+            for statement in (_CANCEL_TRACKED, _CANCEL_OTHER):
+                if not gone and not running:
+                    await cursor.execute(statement, {"id": message_id, "why": CANCELLED})
+                    gone = await cursor.fetchall()
+            if woken := await lines.leave(cursor, [(queue, key) for queue, key, *_ in gone if key is not None]):
+                await cursor.execute(TELL, (woken,))
+            return "running" if running else str(gone[0][2]) if gone else None
+
+        await self._tend()
+        state = await self._database.run(work)
+        if state is None:
+            raise NotFound(f"message {message_id} is neither waiting nor running: it has ended, or never was")
+        return state
 
     async def purge(self, queue: str, *, delete: bool) -> int:
         """Delete what is ready or delayed, and the queue too if it is asked for, and say how many messages it were."""

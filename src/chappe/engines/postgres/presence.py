@@ -24,6 +24,7 @@ LIVES: Final[LiteralString] = (
     "locktype = 'advisory' and classid = 7237491 and database = (select oid from pg_database where datname = current_database())"
 )
 READY: Final = "chappe_ready"  # tells a queue in which there is something, to those who wait
+CANCELLED: Final = "chappe_cancelled"  # tells the place of what somebody cancels while it runs
 ENDED: Final = "chappe_ended"  # tells a message that is done or dead, to those who asked
 
 
@@ -95,6 +96,7 @@ class Presence:
             await connection.execute("update queue set owner = %s where owner = %s", (number, self._previous))
         await connection.execute("listen chappe_ready")
         await connection.execute("listen chappe_ended")
+        await connection.execute("listen chappe_cancelled")
         return number, kept
 
     async def _hear(self, connection: Connection) -> None:

@@ -14,7 +14,8 @@ from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.fleet import ClientStatus, Desired, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.letters import Exported, Letter
-from chappe.engines.contract.results import Merge, Start, State
+from chappe.engines.contract.results import ENDED as HAVE_ENDED
+from chappe.engines.contract.results import Merge, Start, State, ended_as
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.budgets import Budgets
 from chappe.engines.postgres.database import Cursor
@@ -163,16 +164,16 @@ class PostgresStore:
         if not rows:
             raise NotFound.message(message_id)
         name, state, queue, result, error, progress, into, waits, runs = rows[0]
-        if state not in ("done", "dead"):
+        if state not in HAVE_ENDED:
             state = runs or waits or "ready"
         shown = cast("tuple[int, int, str]", tuple(msgspec.msgpack.decode(progress))) if progress else None
-        return State(message_id, name, state, queue, result, error, shown, into)
+        return State(message_id, name, ended_as(state, error), queue, result, error, shown, into)
 
     async def result(self, message_id: str, wait: float) -> State:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         state = await self.state(message_id)
-        if state.state in ("done", "dead") or wait <= 0:
+        if state.state in HAVE_ENDED or wait <= 0:
             return state
         ended = asyncio.Event()
         self._waiting[message_id].add(ended)
@@ -183,7 +184,7 @@ class PostgresStore:
                 ended.clear()
                 state = await self.state(message_id)
                 left = until - loop.time()
-                if state.state in ("done", "dead") or left <= 0:
+                if state.state in HAVE_ENDED or left <= 0:
                     return state
                 try:
                     async with asyncio.timeout(min(left, _AGAIN)):

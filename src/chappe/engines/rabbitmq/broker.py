@@ -28,7 +28,7 @@ from chappe.engines.rabbitmq.outlet import Outlet, outgoing, raise_if_refused
 from chappe.engines.rabbitmq.preflight import preflight
 from chappe.engines.rabbitmq.properties import refuse_unencodable
 from chappe.engines.rabbitmq.relay import Relay
-from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
+from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Rejected, Unroutable
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
@@ -275,6 +275,9 @@ class RabbitBroker:
                 await link.delete(name)
                 self._relay.forget(name)
         return gone + max(0, purged - counts.tickets - counts.lost)
+
+    async def cancel(self, message_id: str) -> str:
+        raise Rejected(f"message {message_id}: nothing can be cancelled on RabbitMQ yet")
 
     async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
         """Show messages of a queue without lending them: ready, running or delayed."""

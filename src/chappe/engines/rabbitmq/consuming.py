@@ -82,6 +82,9 @@ class RabbitConsumer:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
+    def on_cancel(self, told: Callable[[int], None]) -> None:
+        """Tell nobody: nothing can be cancelled here yet."""
+
     def resize(self, prefetch: int) -> None:
         self._has_shrunk |= prefetch < self._prefetch
         self._prefetch = prefetch
