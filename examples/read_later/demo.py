@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import httpx2
 from msgspec import Struct
 from rich.console import Console, Group
 from rich.live import Live
@@ -39,6 +40,40 @@ class Uploaded(Struct):
     export: Export
     number: int
     seconds: float
+
+
+class Reader:
+    """Somebody who opens a page five times a second while imports run."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._url = f"{stage.pages_url}/articles"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="reader")
+        self.seconds = list[float]()
+        self.failed = 0
+
+    def _read(self) -> None:
+        with httpx2.Client(timeout=10.0, trust_env=False) as http:
+            while not self._over.wait(0.2):
+                started = time.perf_counter()
+                try:
+                    http.get(self._url).raise_for_status()
+                except httpx2.HTTPError:
+                    self.failed += 1
+                self.seconds.append(time.perf_counter() - started)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def __str__(self) -> str:
+        ordered = sorted(self.seconds) or [0.0]
+        median, slow = (ordered[len(ordered) * part // 100] * 1000 for part in (50, 95))
+        return f"{len(self.seconds)} pages, half of them in {median:.0f} ms, 95 % in {slow:.0f} ms, {self.failed} failed"
 
 
 def upload(stage: Stage, file: Path) -> Uploaded:
@@ -118,7 +153,7 @@ def check(stage: Stage, uploads: list[Uploaded]) -> tuple[list[str], Counter[Fat
     return wrong, Counter(fate_of(url) for url in must), Counter(a.state for a in articles.values())
 
 
-def report(stage: Stage, console: Console, uploads: list[Uploaded], seconds: float) -> bool:
+def report(stage: Stage, console: Console, uploads: list[Uploaded], reader: Reader, seconds: float) -> bool:
     """Print the summary and say whether everything is as it must be."""
     again = upload(stage, uploads[0].file)
     new = stage.progress(again.number)["total"]
@@ -129,6 +164,7 @@ def report(stage: Stage, console: Console, uploads: list[Uploaded], seconds: flo
     console.print(f"answered after     {slowest.seconds * 1000:.0f} ms at most, the file with {len(slowest.export.links)} links")
     console.print(f"articles           {sum(states.values())} from {len(uploads)} files in {seconds:.0f} s: {dict(states)}")
     console.print(f"what the web did   {', '.join(f'{fate} {n}' for fate, n in fates.most_common())}")
+    console.print(f"a reader meanwhile {reader}")
     console.print(f"dead letters       {dead}")
     console.print(f"uploaded again     {uploads[0].file.name}: {new} new articles")
     if wrong:
@@ -140,7 +176,7 @@ def report(stage: Stage, console: Console, uploads: list[Uploaded], seconds: flo
     console.print()
     console.print("look at next       examples/read_later/README.md · messages.py · handlers.py · pages.py")
     console.print(f"what was logged    {stage.folder}/*.log")
-    return not wrong and not new and not dead
+    return not wrong and not new and not dead and not reader.failed
 
 
 @contextlib.contextmanager
@@ -171,6 +207,7 @@ def main() -> None:
     """Run the demo; the exit code is 0 only if everything is right."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--links", type=int, default=MOST, help="how many links the Pocket export has at most")
+    options.add_argument("--governor", action="store_true", help="have workers make room for readers, as chappe.toml says")
     options.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     options.add_argument(
         "--broker", choices=("file", "postgres", "rabbitmq"), default="file", help="where messages wait; servers are started"
@@ -179,15 +216,17 @@ def main() -> None:
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     folder = (chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-import-"))).resolve()
-    with servers(chosen.broker, folder, console) as urls, Stage(folder, urls=urls) as stage:
+    with servers(chosen.broker, folder, console) as urls, Stage(folder, urls=urls, governed=chosen.governor) as stage:
         console.print("starting the local web, chappe run, and the pages …")
         stage.start_web()
         stage.start_pages()
         stage.start_chappe()
         console.print(f"the pages are at   [bold]{stage.pages_url}[/]")
         write_pocket_export(folder / "part_000000.csv", chosen.links)
-        uploads = [upload(stage, file) for file in (folder / "part_000000.csv", *real_exports())]
-        right = report(stage, console, uploads, watch(stage, console, uploads))
+        with Reader(stage) as reader:
+            uploads = [upload(stage, file) for file in (folder / "part_000000.csv", *real_exports())]
+            seconds = watch(stage, console, uploads)
+        right = report(stage, console, uploads, reader, seconds)
         if chosen.keep:
             console.print(f"\n[bold]left running[/] at {stage.pages_url} (Ctrl-C ends it): upload a file there, or")
             console.print(f"  curl -F file=@{folder}/part_000000.csv {stage.pages_url}/imports")

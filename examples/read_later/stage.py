@@ -22,8 +22,9 @@ _START: Final = 60.0
 class Stage:
     """A folder with a database, and the processes over it; ended in order."""
 
-    def __init__(self, folder: Path, *, urls: Mapping[str, str] | None = None, fetch_seconds: float = 3.0) -> None:
+    def __init__(self, folder: Path, *, urls: Mapping[str, str] | None = None, fetch_seconds: float = 3.0, governed: bool = False) -> None:
         """Prepare; `urls` says where messages and articles are kept, if not in files of the folder."""
+        self._governed = governed
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.urls = {
@@ -47,10 +48,17 @@ class Stage:
             "PYTHONPATH": path,
             "READ_LATER_WEB": self.web_url,
             "READ_LATER_FETCH_SECONDS": str(self._fetch_seconds),
-            "CHAPPE_CONFIG": str(_HERE / "chappe.toml"),
+            "CHAPPE_CONFIG": str(self._config()),
             "CHAPPE_PORT": str(self._gateway),
             **self.urls,
         }
+
+    def _config(self) -> Path:
+        """Write the example's configuration for these pages; the governor would make each run as long as the host is busy."""
+        declared, table, governor = (_HERE / "chappe.toml").read_text().partition("[governor]")
+        path = self.folder / "chappe.toml"
+        path.write_text(declared + (table + governor.replace("127.0.0.1:8000", f"127.0.0.1:{self._pages}") if self._governed else ""))
+        return path
 
     def start_web(self) -> None:
         """Start the server that plays the web."""
