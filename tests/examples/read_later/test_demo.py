@@ -22,7 +22,9 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
     ("shared", "links", "broker"),
     [("real links", 450, "file"), ("our own sample", 40, "file"), ("our own sample", 40, "postgres"), ("our own sample", 40, "rabbitmq")],
 )
-def test_w11_w21_the_demo_ends_with_every_article_there_once_and_no_page_refused_on_each_engine(tmp_path: Path, shared: str, links: int, broker: str) -> None:
+def test_w11_w21_the_demo_ends_with_every_article_there_once_and_no_page_refused_on_each_engine(
+    tmp_path: Path, shared: str, links: int, broker: str
+) -> None:
     if missing := (broker != "file" and PostgresNode.missing()) or (broker == "rabbitmq" and RabbitNode.missing()):
         pytest.skip(missing)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") or k == "CHAPPE_SHARED"} | {
