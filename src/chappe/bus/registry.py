@@ -163,6 +163,11 @@ class Registry:
         found = {m.__spec__.name: m for m in self.messages.values() if issubclass(m, Command)}
         return [found[name] for name in sorted(found)]
 
+    def events(self) -> list[type[Event]]:
+        """Return the events by name, each once."""
+        found = {m.__spec__.name: m for m in self.messages.values() if issubclass(m, Event)}
+        return [found[name] for name in sorted(found)]
+
     def handlers_of(self, message: type[Message], queue: str | None) -> list[Handler]:
         """Return the handlers of a message that came through a queue, in order; raises `NoHandler`."""
         subscriber = self.subscribers.get(queue or "")

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chappe.app import App
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
+from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
 from chappe.web.guard import BodyTooLarge, Guard, refuse_open_bind
 from chappe.web.live import Live
@@ -27,7 +28,19 @@ from chappe.web.openapi import document
 from chappe.web.problems import problem, problem_of
 from chappe.web.schedules import Schedules
 
-_ROUTES = ("commands", "messages", "events", "livez", "healthz", "readyz", "metrics", "openapi.json", "queues", "schedules")
+_ROUTES = (
+    "commands",
+    "messages",
+    "events",
+    "livez",
+    "healthz",
+    "readyz",
+    "metrics",
+    "openapi.json",
+    "asyncapi.json",
+    "queues",
+    "schedules",
+)
 VERSION = importlib.metadata.version("chappe")
 
 
@@ -37,7 +50,7 @@ def gateway(app: App) -> ASGIApp:
     refuse_open_bind(settings)
     commands, metrics, schedules = Commands(app), Metrics(), Schedules(app)
     live = Live(app, commands.post)
-    described = encode_json(document(app, VERSION))
+    documents = {"/openapi.json": encode_json(document(app, VERSION)), "/asyncapi.json": encode_json(asyncapi_document(app, VERSION))}
 
     async def livez(_: Request) -> Response:
         return _json({"status": "ok"})
@@ -60,8 +73,8 @@ def gateway(app: App) -> ASGIApp:
             return problem_of(error)
         return Response(text, headers={"Content-Type": kind})
 
-    async def openapi(_: Request) -> Response:
-        return Response(described, media_type="application/json")
+    async def describe(request: Request) -> Response:
+        return Response(documents[request.scope["path"]], media_type="application/json")
 
     async def client(_: Request) -> Response:
         return FileResponse(Path(__file__).parent / "static/chappe.js", media_type="text/javascript")
@@ -88,7 +101,7 @@ def gateway(app: App) -> ASGIApp:
         Route("/healthz", livez, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
         Route("/metrics", show_metrics, methods=["GET"]),
-        Route("/openapi.json", openapi, methods=["GET"]),
+        *(Route(path, describe, methods=["GET"]) for path in documents),
         Route("/queues", queues, methods=["GET"]),
         Route("/schedules", schedules.get, methods=["GET"]),
         Route("/schedules/{name:path}", schedules.post, methods=["POST"]),
