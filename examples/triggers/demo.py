@@ -23,7 +23,10 @@ from rich.table import Table
 from triggers.stage import Stage
 
 if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
     from chappe import Command
+    from triggers.models import Account
 
 _TRIGGERS: Final = 61
 _CALL: Final = 0.8
@@ -43,32 +46,36 @@ class Demo:
         self._table = Table("sweep", "triggers", "items", "took", title="sweeps", title_justify="left")
 
     def people(self, count: int) -> None:
-        """Make a user with four accounts and so many triggers; the admin's is admin, password admin."""
+        """Make so many triggers, 61 of each user, with four accounts; the admin's is admin, password admin."""
         from django.contrib.auth.models import User
 
-        from triggers.models import Account, Trigger
+        from triggers.models import Trigger
 
         User.objects.create_superuser("admin", None, password="admin")  # noqa: S106 - of a demo on 127.0.0.1
-        user = User.objects.create_user("foxmask")
-        places = {"ServicePocket": "pocket", "ServiceTrello": "trello", "ServiceMastodon": "mastodon", "ServiceWebhook": "webhook"}
-        accounts = [
-            Account.objects.create(user=user, service=service, address=f"{self._stage.stand_ins}/{place}", token=f"{place}-token")
-            for service, place in places.items()
-        ]
         feeds = self._stage.http.get(f"{self._stage.stand_ins}/feeds").json()
         growing = [number for number, feed in enumerate(feeds) if feed["grows"]]
         sound = [f"/feeds/{growing[n % len(growing)]}" for n in range(count - 4)]
         broken = [f"/feeds/{number}" for number, feed in enumerate(feeds) if feed["name"] in ("unrecognized.rss", "page.html")][:1]
         names = subscriptions(self._stage.feeds)
-        urls = [*sound, *broken, "/moved/0", "/gone", "/nowhere"][:count]
-        for number, url in enumerate(urls):
-            Trigger.objects.create(
-                user=user,
-                name=names[number] if number < len(names) else f"Feed {number}",
-                url=f"{self._stage.stand_ins}{url}",
-                account=accounts[number % len(accounts)],
-                source="ServiceMastodon" if number % 10 == 2 else "ServiceRss",
-            )
+        accounts: list[Account] = []
+        made: list[Trigger] = []
+        for number, url in enumerate([*sound, *broken, "/moved/0", "/gone", "/nowhere"][:count]):
+            if number % _TRIGGERS == 0:
+                accounts = self._accounts(User.objects.create_user(f"user{number // _TRIGGERS}" if number else "foxmask"))
+            account = accounts[number % len(accounts)]
+            name = names[number] if number < len(names) else f"Feed {number}"
+            source = "ServiceMastodon" if number % 10 == 2 else "ServiceRss"
+            made.append(Trigger(user=account.user, name=name, url=f"{self._stage.stand_ins}{url}", account=account, source=source))
+        Trigger.objects.bulk_create(made)
+
+    def _accounts(self, user: User) -> list[Account]:
+        from triggers.models import Account
+
+        places = {"ServicePocket": "pocket", "ServiceTrello": "trello", "ServiceMastodon": "mastodon", "ServiceWebhook": "webhook"}
+        return [
+            Account.objects.create(user=user, service=service, address=f"{self._stage.stand_ins}/{place}", token=f"{user}-{place}")
+            for service, place in places.items()
+        ]
 
     def grow(self) -> None:
         """Have a few sources publish something."""
@@ -117,7 +124,7 @@ class Demo:
 
         began = time.perf_counter()
         app.send(command)
-        self._stage.wait_for(done, what)
+        self._stage.wait_for(done, what, 600.0)
         return time.perf_counter() - began
 
     def _row(self, sweep: str, triggers: int, items: int, seconds: float) -> None:
@@ -143,8 +150,8 @@ class Demo:
         services = Counter(
             name.removeprefix("Service").lower() for name in Item.objects.values_list("trigger__account__service", flat=True)
         )
-        links = Item.objects.filter(trigger__account__service="ServicePocket").values_list("link", "title")
-        services["pocket"] = len({link or title for link, title in links})
+        links = Item.objects.filter(trigger__account__service="ServicePocket").values_list("trigger__account", "link", "title")
+        services["pocket"] = len({(account, link or title) for account, link, title in links})
         return services
 
     def wrong(self) -> list[str]:
@@ -230,10 +237,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         urls = stack.enter_context(servers(chosen.broker, folder))
         stage = stack.enter_context(Stage(folder, urls=urls))
-        console.print(f"starting the feeds of {stage.feeds}, four services, chappe run and the admin …")
+        console.print(f"starting the feeds of {stage.feeds}, four services and chappe run …")
         stage.start_stand_ins()
         stage.start_chappe()
-        stage.start_web()
         os.environ.update(stage.environment())
         django.setup()
         wrong = play(stage, console, chosen.triggers, chosen.seconds)
@@ -242,6 +248,7 @@ def main() -> None:
         console.print("\nlook at next       examples/triggers/README.md · models.py · tasks.py · admin.py")
         console.print(f"what was logged    {folder}/triggers.log")
         if chosen.keep:
+            stage.start_web()
             console.print(f"\n[bold]left running[/] at {stage.web}/admin/ (admin, password admin), {stage.gateway}/queues; Ctrl-C ends it")
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
