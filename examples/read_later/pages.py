@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response, UploadFile
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
@@ -21,6 +21,7 @@ from read_later.library import Library, open_engine
 
 _HERE: Final = Path(__file__).parent
 _PAGE: Final = 50
+_FORM: Final = 64 * 1024  # what a form has around its file
 CLOSED: Final = "Imports are closed for a while, so that those which are here can end. Come back later."
 _STATES: Final = ("waiting", "done", "failed")
 
@@ -72,8 +73,11 @@ OURS: Final = [Depends(from_our_pages)]
 
 
 @pages.middleware("http")
-async def nothing_from_elsewhere(request: Request, call_next: Any) -> Response:
-    """Let pages load and send nothing but our own: what they show was written by strangers."""
+async def guarded(request: Request, call_next: Any) -> Response:
+    """Refuse what is too large before it is read, and let pages load and send nothing but our own: strangers wrote what they show."""
+    length = request.headers.get("content-length", "")
+    if request.method == "POST" and not (length.isascii() and length.isdigit() and int(length) <= LARGEST + _FORM):
+        return PlainTextResponse("Send a file of a known length, and of at most 50 MB.", 413 if length else 411)
     answer: Response = await call_next(request)
     answer.headers["Content-Security-Policy"] = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
     answer.headers["Referrer-Policy"] = "no-referrer"

@@ -160,3 +160,14 @@ def test_w15_imports_are_closed_to_users_while_the_backlog_drains_and_opened_aga
     assert client.get("/imports/1/progress").json()["over"] is True
     app.wait_for(desire(None))
     assert client.post("/imports", files=a_file("https://paper.example/new")).status_code == 202
+
+
+def test_what_is_too_large_or_of_unknown_length_is_refused_before_it_is_read(client: TestClient) -> None:
+    def without_end() -> Iterator[bytes]:
+        yield b"x"
+        raise AssertionError("it was read")
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert client.post("/imports", content=b"", headers={**headers, "Content-Length": "99999999"}).status_code == 413
+    assert client.post("/imports", content=b"", headers={**headers, "Content-Length": "many"}).status_code == 413
+    assert client.post("/imports", content=without_end(), headers=headers).status_code == 411

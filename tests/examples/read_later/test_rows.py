@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import random
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from read_later.local_web import fate_of
 from read_later.sample import write_pocket_export
 from read_later.stage import Stage
 
@@ -28,7 +32,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 def pids(stage: Stage) -> dict[str, int]:
     rows = [line.split("\t") for line in (stage.folder / "chappe.db.processes").read_text().splitlines()]
-    return {row[0]: int(row[1]) for row in rows if row[1] and row[0] != "engine"}
+    return {row[0]: int(row[1]) for row in rows if row[1]}
 
 
 @pytest.mark.parametrize("victims", ["workers", "relay"])
@@ -42,7 +46,7 @@ def test_w9_killed_processes_lose_no_article_and_double_none(stage: Stage, tmp_p
         found = [
             pid
             for name, pid in pids(stage).items()
-            if (name == "scheduler") == (victims == "relay") and name not in ("gateway", "supervisor")
+            if (name == "scheduler") == (victims == "relay") and name not in ("engine", "gateway", "supervisor")
         ]
         if found and killed < 10:
             with_signal(chosen.choice(found))
@@ -69,3 +73,40 @@ def with_signal(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it was being replaced
+
+
+MANY = 8_000
+
+
+def test_w13_w14_the_second_half_of_8000_links_goes_as_fast_as_the_first_and_takes_no_more_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAPPE_SHARED", str(tmp_path / "nowhere"))  # small pages of our own
+    export = tmp_path / "part_000000.csv"
+    assert write_pocket_export(export, MANY) == MANY
+    memory = dict[str, list[int]]()
+    with Stage(tmp_path / "stage") as stage:
+        stage.start_web()
+        stage.start_pages()
+        stage.start_chappe()
+        number = stage.upload(export).json()["id"]
+        while not (progress := stage.progress(number))["over"]:
+            half = progress["done"] + progress["failed"] >= MANY / 2
+            for name, pid in pids(stage).items():
+                memory.setdefault(f"{name} {half}", []).append(psutil.Process(pid).memory_info().rss)
+            time.sleep(0.5)
+    database = sqlite3.connect(stage.folder / "read_later.db")
+    ended = sorted(
+        dt.datetime.fromisoformat(at).timestamp()
+        for url, at in database.execute("select url, ended_at from article")
+        if fate_of(url) == "well"  # the others wait, some of them to the end
+    )
+    assert database.execute("select count(*), count(distinct url), sum(state in ('done', 'failed')) from article").fetchone() == (MANY,) * 3
+    database.close()
+    tenth, middle = len(ended) // 10, len(ended) // 2  # the first tenth is when everything starts
+    first = (middle - tenth) / (ended[middle] - ended[tenth])
+    second = (len(ended) - middle) / (ended[-1] - ended[middle])
+    assert second >= 0.95 * first, f"{first:.1f} a second, then {second:.1f}"
+    for name in ("import-1", "extract-1", "engine"):
+        before, after = max(memory[f"{name} False"]), max(memory[f"{name} True"])
+        assert after < before + 40 * 1024 * 1024, f"{name}: {before / 1e6:.0f} MB, then {after / 1e6:.0f} MB"
