@@ -362,18 +362,22 @@ class App:
 
     # --- following
 
-    def follow(self, pattern: str = "#", *, since: Since | None = None, name: str | None = None, acks: bool = False) -> Following:
+    def follow(
+        self, pattern: str = "#", *, since: Since | None = None, name: str | None = None, acks: bool = False, catches_up: bool = True
+    ) -> Following:
         """Return an asynchronous iterator over archived events whose routing key fits: those since then, then what comes.
 
         `since` is a `seq`, a `datetime`, a `timedelta`, or nothing for what comes only. With a `name`, how far it is is kept durably, and
         `since` counts for the first time only: it goes on behind the last event that its loop was done with, or, with `acks`, that it
-        acknowledged by `ack`. Where history was lost meanwhile, that is heard first. Raises `DefinitionError`.
+        acknowledged by `ack`; where it does not catch up, it hears first how many it missed while it was away. Where history was lost
+        meanwhile, that is heard first. Raises `DefinitionError`.
         """
 
         async def archive() -> Archive:
             return (await self.connection()).store
 
-        return Following(Follower(archive, pattern, since=since, name=name and f"{self.name}:{name}", acks=acks), self.bus.opened)
+        kept = name and f"{self.name}:{name}"
+        return Following(Follower(archive, pattern, since=since, name=kept, acks=acks, catches_up=catches_up), self.bus.opened)
 
     def cancel(self, message_id: str) -> str:
         """Have a message not be handled, and return where it was: *delayed* or *ready*, and it is gone, or *running*.

@@ -139,6 +139,24 @@ async def test_h11_a_follower_that_acknowledges_hears_again_what_it_did_not(tria
     assert amounts(await take(app.follow("bid.*", name="ledger", acks=True), 2)) == [2, 3]
 
 
+async def test_h9_a_follower_that_does_not_catch_up_hears_how_much_it_missed(trial: Trial) -> None:
+    app = trial.app
+    following = app.follow("bid.raised", name="lamp", since=0, catches_up=False)
+    await raised(app, 1)
+    assert amounts(await take(following, 1)) == [1]
+    await following.aclose()
+    await raised(app, 2, 3)
+    await app.asend(BidLost(lot="vase"))
+    following = app.follow("bid.raised", name="lamp", catches_up=False)
+    task = asyncio.ensure_future(take(following, 2))
+    while following._follower.position < 4:
+        await asyncio.sleep(0.001)
+    await raised(app, 4)
+    missed, heard = await task
+    assert (missed.type, missed.lost) == ("chappe.lost", 3), "the one that its loop was at when it ended, too"
+    assert heard.event.amount == 4
+
+
 async def test_m4_lost_history_is_heard_first(trial: Trial) -> None:
     app = trial.app
     following = app.follow("odd.*", name="reader", since=0)

@@ -46,9 +46,10 @@ class Keep(Command):
 class Door:
     """A gateway with its own engine behind a real port."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, engine: Engine | None = None, **settings: Any) -> None:
         self.now = 1_800_000_000.0
-        self.engine = Engine(folder / "chappe.db", now=lambda: self.now, grace=0.0)
+        self.owns_engine = engine is None
+        self.engine = engine or Engine(folder / "chappe.db", now=lambda: self.now, grace=0.0)
         self.app = App("auction")
         self.app.knows(BidRaised, NoteLeft)
 
@@ -130,7 +131,8 @@ async def opened(folder: Path, **settings: Any) -> AsyncIterator[Door]:
         door.server.should_exit = True
         await serving
         await door.app.aclose()
-        door.engine.close()
+        if door.owns_engine:
+            door.engine.close()
 
 
 async def hear(socket: ClientConnection) -> dict[str, Any]:
@@ -280,6 +282,18 @@ async def test_d11_a_client_that_stops_reading_is_closed_and_no_other_waits_for_
             count += 1
         for _, writer in deaf:
             writer.close()
+
+
+async def test_d11_each_gateway_tells_its_own_clients_and_a_client_goes_on_at_another(tmp_path: Path) -> None:
+    async with opened(tmp_path) as one, opened(tmp_path, engine=one.engine) as two:
+        async with one.websocket() as here, two.websocket() as there:
+            assert await hear(here) == await hear(there)
+            await one.raise_bids(1, 2)
+            told = [await hear(here) for _ in range(2)]
+            assert told == [await hear(there) for _ in range(2)]
+        async with two.websocket(f"since={told[0]['seq']}") as moved:
+            await hear(moved)
+            assert await hear(moved) == told[1]
 
 
 async def test_d17_a_gateway_that_ends_sends_its_listeners_away_with_nothing_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,9 +120,16 @@ class Follower:
     """Reads an archive from one position on, and remembers how far it is where it has a name."""
 
     def __init__(
-        self, archive: Callable[[], Awaitable[Archive]], pattern: str, *, since: Since | None, name: str | None, acks: bool = False
+        self,
+        archive: Callable[[], Awaitable[Archive]],
+        pattern: str,
+        *,
+        since: Since | None,
+        name: str | None,
+        acks: bool = False,
+        catches_up: bool = True,
     ) -> None:
-        """Prepare; `acks` says that only `ack` moves the kept position.
+        """Prepare; `acks` says that only `ack` moves the kept position, `catches_up` that what came while it was away is heard.
 
         Raises `DefinitionError` for a `since` that says nothing.
         """
@@ -139,6 +146,7 @@ class Follower:
         self._since: Since | None = since
         self._name = name
         self._acks = acks
+        self._catches_up = catches_up
         self.position = -1  # behind what was handed out; -1 before it is known
         self._asks_for_what_is_kept = False
         self._kept = -1
@@ -149,8 +157,8 @@ class Follower:
         while True:
             try:
                 archive = await self._archive()
-                if self.position < 0:
-                    await self._begin(archive)
+                if self.position < 0 and (missed := await self._begin(archive)):
+                    yield missed, Page([], self.position, self.position)
                 page = await archive.archived(self.position, AT_ONCE, pattern=self._pattern, wait=WAIT)
             except BrokerError as error:
                 log.warning("cannot read the archive (%s); trying again", error)
@@ -163,15 +171,26 @@ class Follower:
             self.position = page.cursor
             await self.keep(at_once=False)
 
-    async def _begin(self, archive: Archive) -> None:
+    async def _begin(self, archive: Archive) -> int:
+        """Find the position to begin at, and return how many events that fit are passed over on the way there."""
         if self._name is not None and (kept := (await archive.followers()).get(self._name)) is not None:
             self.position = self._kept = kept
-            return
+            return 0 if self._catches_up else await self._pass_over(archive)
         self.position = await begin_at(archive, self._since)
         self._asks_for_what_is_kept = not isinstance(self._since, int) or self._since <= 0
         if self._name is not None:
             await archive.keep_position(self._name, self.position)
             self._kept = self.position
+        return 0
+
+    async def _pass_over(self, archive: Archive) -> int:
+        position, end, missed = self.position, (await archive.archived(0, 0)).end, 0
+        while position < end:
+            page = await archive.archived(position, AT_ONCE, pattern=self._pattern)
+            missed += page.lost + len([record for record in page.records if record.seq <= end])
+            position = page.cursor
+        self.position = end
+        return missed
 
     async def ack(self, seq: int) -> None:
         """Keep this position: whoever follows by this name later hears what is behind it."""
@@ -218,9 +237,8 @@ class Following:
         try:
             async for loss, page in pages:
                 if loss:
-                    log.warning(
-                        "%s of the archive were lost before seq %d: they are kept no more", loss if loss > 0 else "some", page.cursor
-                    )
+                    many = loss if loss > 0 else "some"
+                    log.warning("%s events before seq %d are not heard: they are kept no more, or were passed over", many, page.cursor + 1)
                     yield lost_before(page, loss)
                 for record in page.records:
                     yield heard_of(record, self._opens)
