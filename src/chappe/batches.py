@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from msgspec import Struct
@@ -58,6 +58,13 @@ class BatchState(Struct, frozen=True):
     def is_over(self) -> bool:
         """Whether all have ended."""
         return not self.waiting
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as HTTP and the command line show it."""
+        return {
+            "id": self.id, "total": self.total, "waiting": self.waiting, "done": self.done, "dead": self.dead,
+            "began_at": self.began_at, "over": self.is_over,
+        }  # fmt: skip
 
     def left(self, now: float) -> float | None:
         """Return the seconds until all have ended, if the rest goes as what has; None before the first has."""

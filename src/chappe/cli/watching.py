@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Any, Final
+from typing import Final
 
 import click
 from rich.console import Console
@@ -45,7 +45,7 @@ def watch(ctx: click.Context, batch: str, once: bool) -> None:
                 await asyncio.sleep(_LOOK)
 
     state = run_with(app, work)
-    click.echo(escaped_json(_json(state)))
+    click.echo(escaped_json(state.as_json()))
     if state.dead:
         say(f'{counted(state.dead, "dead letter")} of {state.total}; "chappe dead list" shows them')
     ctx.exit(1 if state.dead else 0)
@@ -62,9 +62,3 @@ def _rest(state: BatchState) -> str:
     if left and not state.is_over:
         parts += [f"{state.ended / (time.time() - state.began_at):.1f} a second", f"{duration(left)} left"]
     return ", ".join(parts)
-
-
-def _json(state: BatchState) -> dict[str, Any]:
-    return {
-        "id": state.id, "total": state.total, "waiting": state.waiting, "done": state.done, "dead": state.dead, "over": state.is_over,
-    }  # fmt: skip

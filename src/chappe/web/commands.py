@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from chappe.app import App
+from chappe.batches import state_of
 from chappe.bus.draft import Draft, fingerprint_of_body, new_id
 from chappe.engines.contract.results import State
 from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, UnknownMessage
@@ -129,6 +130,14 @@ class Commands:
             wait = _wanted_wait(request.headers.get("prefer", ""))
             state = await connection.store.result(request.path_params["id"], wait or 0.0)
             return Response(encode_json(shown(state)), 200, media_type="application/json")
+        except ChappeError as error:
+            return problem_of(error)
+
+    async def get_batch(self, request: Request) -> Response:
+        """`GET /batches/{id}`."""
+        try:
+            state = await state_of(await self._app.connection(), request.path_params["id"])
+            return Response(encode_json(state.as_json()), 200, media_type="application/json")
         except ChappeError as error:
             return problem_of(error)
 

@@ -31,6 +31,7 @@ from chappe.web.schedules import Schedules
 _ROUTES = (
     "commands",
     "messages",
+    "batches",
     "events",
     "livez",
     "healthz",
@@ -95,6 +96,7 @@ def gateway(app: App) -> ASGIApp:
     routes = [
         Route("/commands/{name}", commands.post, methods=["POST"]),
         Route("/messages/{id}", commands.get, methods=["GET"]),
+        Route("/batches/{id}", commands.get_batch, methods=["GET"]),
         Route("/events", live.get, methods=["GET"]),
         WebSocketRoute("/events", live.listen),
         Route("/livez", livez, methods=["GET"]),
