@@ -50,13 +50,6 @@ def connect(settings: Settings, setting: Setting, info: dict[str, Any]) -> Conne
         postgres, store = engines.postgresql(settings, role=setting.role)
         postgres.presence.info = info
         return Connection(postgres, store, postgres.close)
-    kept = engines.rabbitmq_store(settings, role=setting.role)
+    rabbit, kept, store = engines.rabbitmq_beside_postgresql(settings, role=setting.role)
     kept.presence.info = info
-    rabbit = engines.rabbitmq_broker(settings, kept.kept, role=setting.role)
-    kept.join(rabbit)
-
-    async def close() -> None:
-        await rabbit.close()
-        await kept.close()
-
-    return Connection(rabbit, kept, close)
+    return Connection(rabbit, store, rabbit.close)

@@ -33,7 +33,7 @@ class EngineUnderTest(ABC):
     by much costs no time, so that days can pass. time_stands: time passes by `advance` only. soon: a delay that is short for this
     engine, yet long enough to look before it has passed. peers_survive: peers connected before a restart may be used after it.
     keeps_order_of_losses: what several peers lost, or retried one by one, comes back in the order of publishing, not in that of their
-    deaths or retries. gates_budgets: what waits for a budget comes back when that has room.
+    deaths or retries. pauses_at_once: a queue that was paused lends nothing more, not even for a second.
     """
 
     quiet: float = 0.0
@@ -43,7 +43,7 @@ class EngineUnderTest(ABC):
     soon: float = 1.5
     peers_survive: bool = False
     keeps_order_of_losses: bool = True
-    gates_budgets: bool = True
+    pauses_at_once: bool = True
 
     @abstractmethod
     async def start(self) -> None:

@@ -25,7 +25,7 @@ from .engine import EngineUnderTest, Peer
 _PASSES = 5.0  # seconds: what is longer passes by the clock that all statements ask
 _EMPTY = """
     truncate message, running, line, failure, dead, mark, tracked, idempotency, unique_key, budget, gate, schedule, schedule_definition,
-        archive, desired, session, waiter, asker, follower, queue, exchange;
+        archive, desired, session, waiter, asker, follower, queue, exchange, adoption, stray_death;
     update chappe.archive_head set seq = 0
 """
 _CLOCK = sql.SQL("""

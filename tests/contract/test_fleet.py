@@ -67,6 +67,8 @@ async def test_a_consumer_that_waits_is_served_when_its_queue_is_resumed(engine:
 
 
 async def test_what_runs_when_its_queue_is_paused_ends_and_what_comes_back_waits(engine: EngineUnderTest, peer: Peer) -> None:
+    if not engine.pauses_at_once:
+        pytest.skip("plain messages of this engine are lent for up to a second after their queue was paused")
     await declare(peer, "q")
     await send(peer, to("q", "runs"), to("q", "comes back"))
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
@@ -122,6 +124,5 @@ async def test_a_delayed_message_waits_since_it_was_due(engine: EngineUnderTest,
     await engine.advance(3605.0)
     assert (await peer.broker.depth("q")).ready == 1
     (queue,) = (await peer.store.overview()).queues
-    if queue.oldest is None:
-        pytest.skip("this engine does not tell how long messages wait")
+    assert queue.oldest is not None
     assert 4.0 < queue.oldest < 3600.0

@@ -78,7 +78,7 @@ async def test_marks_stay_when_the_consumer_is_lost_and_over_a_restart(engine: E
 
 async def test_what_a_handler_yielded_is_published_with_its_mark(engine: EngineUnderTest, peer: Peer) -> None:
     assert await peer.store.mark("1", "a", [to("q", "x"), to("r", "y")]) == []
-    assert await drain(engine, peer, "q", "r") == ["x", "y"]
+    assert sorted(await drain(engine, peer, "q", "r")) == ["x", "y"]
     assert set(await peer.store.marks("1")) == {"a"}
 
 

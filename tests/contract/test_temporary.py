@@ -182,6 +182,7 @@ async def test_an_event_that_merges_still_waits_in_its_one_lasting_queue(engine:
         got = await gather(consumer, 2)
         assert sorted((d.queue, name(d)) for d in got) == [("listener", "a"), ("other", "a")]
         await ack(consumer, *got)
+        await nothing(engine, consumer)
     assert await drain(engine, peer, "kept") == ["a"]
 
 

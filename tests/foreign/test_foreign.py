@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from chappe import App, Command
+from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.rabbitmq.broker import RabbitBroker
-from chappe.engines.rabbitmq.store.store import PostgresStore
+from chappe.engines.rabbitmq.names import RELAY
 from chappe.errors import NotFound, TopologyConflict
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Queue, bind
@@ -190,14 +191,11 @@ def asking(exchange: Exchange | None, queue: Queue) -> App:
 async def declared(station: Station, app: App) -> None:
     """Declare everything of an application, without waiting until RabbitMQ has written it down."""
     assert station.settings.store is not None
-    store = PostgresStore(station.settings.store)
-    broker = RabbitBroker(station.settings.broker, store.kept, settling=0.0)
-    store.join(broker)
+    broker = RabbitBroker(station.settings.broker, PostgresBroker(station.settings.store, relay=RELAY), settling=0.0)
     try:
         await broker.declare(app.registry.topology())
     finally:
         await broker.close()
-        await store.close()
 
 
 @pytest.mark.parametrize(

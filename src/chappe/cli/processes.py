@@ -170,8 +170,6 @@ def worker(
     line = _start(settings, f"worker {name}", settings.grace)
     app = find_app(settings, role="worker", may_own_file=False)
     served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
-    if suspects and settings.is_rabbitmq:
-        raise InvalidSettings("--suspects needs the file or PostgreSQL: on RabbitMQ a message that a worker died with is not kept apart")
     try:
         code = run(work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects), settings, line))
     except ChappeError:

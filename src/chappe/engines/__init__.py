@@ -20,16 +20,14 @@ if TYPE_CHECKING:
     from chappe.engines.postgres.broker import PostgresBroker
     from chappe.engines.postgres.store import PostgresStore
     from chappe.engines.rabbitmq.broker import RabbitBroker
-    from chappe.engines.rabbitmq.kept import Kept
-    from chappe.engines.rabbitmq.store.store import PostgresStore as StoreBesideRabbit
 
 
 def load(settings: Settings) -> None:
     """Import the libraries of the engine, as far as they are installed, before a project's folder is searched for them."""
     if not settings.is_file:
         with contextlib.suppress(ImportError):
-            for module in ("broker", "blocking", "store.store"):
-                importlib.import_module(f"chappe.engines.rabbitmq.{module}")
+            for module in ("postgres.broker", "postgres.store", "postgres.blocking", "rabbitmq.broker", "rabbitmq.blocking"):
+                importlib.import_module(f"chappe.engines.{module}")
 
 
 def file_broker(settings: Settings, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None) -> FileBroker:
@@ -48,42 +46,44 @@ def file_store(client: Client) -> FileStore:
 
 def postgresql(settings: Settings, *, role: str = "client") -> tuple[PostgresBroker, PostgresStore]:
     """Return PostgreSQL as broker and store. Raises `InvalidSettings` if its client is not installed, or cannot read the URL."""
+    broker = _postgres_broker(settings, "broker", settings.broker, role=role)
+    from chappe.engines.postgres.store import PostgresStore
+
+    return broker, PostgresStore(broker)
+
+
+def rabbitmq_beside_postgresql(settings: Settings, *, role: str = "client") -> tuple[RabbitBroker, PostgresBroker, PostgresStore]:
+    """Return RabbitMQ, and PostgreSQL as what keeps messages beside it and as the store; see `postgresql`."""
+    assert settings.store is not None
+    try:
+        from chappe.engines.rabbitmq.broker import RabbitBroker
+        from chappe.engines.rabbitmq.names import RELAY
+    except ImportError as error:
+        raise InvalidSettings(f'broker amqp://… needs more ({error}): pip install "chappe[rabbitmq,postgres]"') from None
+    kept = _postgres_broker(settings, "store", settings.store, role=role, relay=RELAY)
+    from chappe.engines.postgres.store import PostgresStore
+
+    broker = RabbitBroker(settings.broker, kept, role=role, deadline=settings.deadline)
+    return broker, kept, PostgresStore(kept, broker)
+
+
+def _postgres_broker(settings: Settings, setting: str, url: str, *, role: str, relay: str | None = None) -> PostgresBroker:
     try:
         from psycopg import ProgrammingError
         from psycopg.conninfo import conninfo_to_dict
 
         from chappe.engines.postgres.broker import PostgresBroker
-        from chappe.engines.postgres.store import PostgresStore
     except ImportError as error:
-        raise InvalidSettings(f'broker postgresql://… needs more ({error}): pip install "chappe[postgres]"') from None
+        extra = "postgres" if relay is None else "rabbitmq,postgres"
+        raise InvalidSettings(f'{setting} postgresql://… needs more ({error}): pip install "chappe[{extra}]"') from None
     try:
-        conninfo_to_dict(settings.broker)
+        conninfo_to_dict(url)
     except ProgrammingError:
         raise InvalidSettings(
-            "broker: PostgreSQL's client cannot read this URL; write postgresql://user:password@host:port/database, "
+            f"{setting}: PostgreSQL's client cannot read this URL; write postgresql://user:password@host:port/database, "
             "with % and a number for each of : / ? # @ % in the password"
         ) from None
-    broker = PostgresBroker(settings.broker, role=role, deadline=settings.deadline)
-    return broker, PostgresStore(broker)
-
-
-def rabbitmq_broker(settings: Settings, kept: Kept, *, role: str = "client") -> RabbitBroker:
-    """Return RabbitMQ beside a store that keeps what it has no notion of. Raises `InvalidSettings` if its client is not installed."""
-    try:
-        from chappe.engines.rabbitmq.broker import RabbitBroker
-    except ImportError as error:
-        raise InvalidSettings(f'broker amqp://… needs more ({error}): pip install "chappe[rabbitmq,postgres]"') from None
-    return RabbitBroker(settings.broker, kept, role=role, deadline=settings.deadline)
-
-
-def rabbitmq_store(settings: Settings, *, role: str = "client") -> StoreBesideRabbit:
-    """Return the store beside RabbitMQ. Raises `InvalidSettings` if its client is not installed."""
-    try:
-        from chappe.engines.rabbitmq.store.store import PostgresStore as StoreBesideRabbit
-    except ImportError as error:
-        raise InvalidSettings(f'store postgresql://… needs more ({error}): pip install "chappe[rabbitmq,postgres]"') from None
-    assert settings.store is not None
-    return StoreBesideRabbit(settings.store, role=role, deadline=settings.deadline)
+    return PostgresBroker(url, role=role, deadline=settings.deadline, relay=relay)
 
 
 def publisher(settings: Settings, topology: Callable[[], Topology], is_declared: Callable[[], bool]) -> Publisher:

@@ -29,7 +29,7 @@ class Queue(Struct, frozen=True):
 
     `type` is that of messages of other programs that come without one, by no binding that has one.
     For RabbitMQ alone: `passive` says that it is another program's, which is only looked for; `kind`, `durable` and
-    `arguments` are how it is declared. Nobody else should consume it: the tickets of retried messages wait there too.
+    `arguments` are how it is declared.
     """
 
     name: str

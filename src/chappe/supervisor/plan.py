@@ -55,7 +55,7 @@ def plan(settings: Settings, counts: Mapping[str, int] | None = None, *, gateway
 
 def suspects_spec(settings: Settings, pool: str) -> ChildSpec | None:
     """Return the process of a pool that runs, one by one, the messages in whose company a worker died; none for a pool that is gone."""
-    if pool not in settings.pools or settings.is_rabbitmq:
+    if pool not in settings.pools:
         return None
     arguments = (*_arguments(settings, pool, concurrency=1), "--suspects")
     return _worker(settings, pool, f"{pool}-suspects", arguments, settings.grace + 5.0, 1)

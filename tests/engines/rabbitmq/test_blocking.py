@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 
 from chappe.engines.rabbitmq.blocking import RabbitPublisher
-from chappe.engines.rabbitmq.lanes import QUORUM
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.names import QUORUM
 from chappe.errors import BrokerUnavailable, Unconfirmed
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind

@@ -11,13 +11,14 @@ import pytest
 from pika import BasicProperties
 
 from chappe.engines.contract.broker import Ack, Depth
+from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.rabbitmq.broker import RabbitBroker
 from chappe.engines.rabbitmq.link import Link
-from chappe.engines.rabbitmq.store.store import PostgresStore
-from chappe.errors import Rejected, Unconfirmed
+from chappe.engines.rabbitmq.names import RELAY
+from chappe.errors import NotFound, Rejected, Unconfirmed
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
-from chappe.messages.topology import Queue, Topology, bind
+from chappe.messages.topology import Binding, Queue, Topology, bind
 from tests.servers.shared import Database, Vhost
 from tests.waiting import auntil
 
@@ -27,12 +28,9 @@ TOO_LONG = "x" * 256
 @pytest.fixture
 async def broker(rabbit: Vhost, postgres: Database) -> AsyncIterator[RabbitBroker]:
     """A broker over both servers."""
-    store = PostgresStore(postgres.url, deadline=60.0)
-    made = RabbitBroker(rabbit.url, store.kept, deadline=60.0, settling=0.0)
-    store.join(made)
+    made = RabbitBroker(rabbit.url, PostgresBroker(postgres.url, deadline=60.0, relay=RELAY), deadline=60.0, settling=0.0)
     yield made
     await made.close()
-    await store.close()
 
 
 def queue(**arguments: Any) -> Queue:
@@ -66,11 +64,12 @@ async def test_what_a_handler_publishes_beside_a_message_for_a_full_queue_is_pub
 
 @pytest.mark.parametrize("options", [None, Options(key="k"), Options(tracked=True)])
 async def test_what_amqp_cannot_carry_is_refused_before_anything_is_stored(broker: RabbitBroker, options: Options | None) -> None:
-    own = queue()
-    await broker.declare(Topology(queues=(own,)))
+    """It may have to go through RabbitMQ: what is kept of a command does not, what is kept of an event does."""
+    own, exchange = queue(), Exchange(f"e-{uuid4().hex}")
+    await broker.declare(Topology((exchange,), (Queue(own.name, (Binding(exchange.name, "#"),)),)))
     for wrong in ({"id": TOO_LONG}, {"type": TOO_LONG}, {"headers": {TOO_LONG: "x"}}, {"correlation_id": TOO_LONG}):
         with pytest.raises(Rejected, match="AMQP"):
-            await broker.publish([Publication(to(own, **wrong).envelope, own.name, options=options)])
+            await broker.publish([Publication(to(own, **wrong).envelope, "k", exchange.name, options=options)])
     assert (await broker.depth(own.name)).ready == 0
 
 
@@ -78,17 +77,59 @@ async def test_what_amqp_cannot_carry_is_refused_where_a_handler_publishes_it(br
     own = queue()
     await broker.declare(Topology(queues=(own,)))
     await broker.publish([to(own)])
-    await broker.publish([Publication(Envelope(uuid4().hex, "t", b"{}"), own.name, options=Options(tracked=True))])
     async with broker.consume([own.name], prefetch=2) as consumer:
-        for _ in range(2):
-            (delivery,) = await consumer.receive(1, 60.0)
-            for delay in (0.0, 60.0):
-                wrong = Publication(to(own, id=TOO_LONG).envelope, own.name, delay=delay)
-                (refusal,) = await consumer.settle([Ack(delivery.tag, (wrong,))])
-                assert (refusal.delivery, refusal.why) == (delivery.tag, "unroutable")
-                assert "AMQP" in refusal.text
-            assert await consumer.settle([Ack(delivery.tag)]) == []
+        (delivery,) = await consumer.receive(1, 60.0)
+        (refusal,) = await consumer.settle([Ack(delivery.tag, (to(own, id=TOO_LONG),))])
+        assert (refusal.delivery, refusal.why) == (delivery.tag, "unroutable")
+        assert "AMQP" in refusal.text
+        assert await consumer.settle([Ack(delivery.tag)]) == []
     assert await broker.depth(own.name) == Depth()
+
+
+async def test_a_queue_that_somebody_deleted_by_hand_is_there_again_and_strands_nothing_that_is_kept(
+    broker: RabbitBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was plain is lost with it, and its name is told."""
+    own = queue()
+    await broker.declare(Topology(queues=(own,)))
+    link = await Link.open(broker.address, name="by hand", deadline=60.0)
+    try:
+        async with broker.consume([own.name], prefetch=1) as consumer:
+            await broker.publish([to(own, id="held"), to(own, id="lost")])
+            (held,) = await consumer.receive(1, 60.0)
+            kept = [
+                Publication(Envelope("keyed", "t", b"{}"), own.name, options=Options(key="k")),
+                Publication(Envelope("delayed", "t", b"{}"), own.name, delay=0.01),
+                Publication(Envelope("high", "t", b"{}"), own.name, priority=5),
+            ]
+            for publication in kept:
+                await broker.publish([publication])
+            await link.delete(own.name)
+            await consumer.settle([Ack(held.tag)])
+            seen: list[str] = []
+
+            async def come() -> bool:
+                deliveries = await consumer.receive(1, 0.1)
+                await consumer.settle([Ack(delivery.tag) for delivery in deliveries])
+                seen.extend(delivery.envelope.id for delivery in deliveries)
+                return {"keyed", "delayed", "high", "later"} <= set(seen)
+
+            async def is_there() -> bool:
+                await come()
+                try:
+                    await link.queue(own.name, passive=True)
+                except NotFound:
+                    return False
+                return True
+
+            await auntil(is_there, "the queue to be declared again")
+            await broker.publish([to(own, id="later")])
+            await auntil(come, "what is kept, and what is published afterwards")
+            assert "lost" not in seen
+        assert any(own.name in record.getMessage() and "lost" in record.getMessage() for record in caplog.records)
+        assert await broker.depth(own.name) == Depth()
+    finally:
+        await link.close()
 
 
 async def test_a_queue_whose_leader_is_silent_keeps_nobody_from_the_others_and_is_served_when_it_speaks(

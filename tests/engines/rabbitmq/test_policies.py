@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.lanes import QUORUM
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.names import QUORUM
 from chappe.engines.rabbitmq.policies import _ask, policies
 from chappe.messages.finding import Finding
 

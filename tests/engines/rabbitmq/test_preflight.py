@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.lanes import QUORUM
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.names import QUORUM
 from chappe.engines.rabbitmq.preflight import _version, _way, preflight
 from tests.servers.rabbitmq import RabbitNode
 
@@ -39,11 +39,11 @@ async def test_a_queue_of_another_kind_and_one_that_is_missing_are_named(link: L
     await link.queue(quorum, arguments=QUORUM)
     await link.queue(classic)
     address = Address.parse(node.url)
-    found = {f.check: f async for f in preflight(link, address, {quorum: 3}, 5.0)}
+    found = {f.check: f async for f in preflight(link, address, [quorum], 5.0)}
     assert {check: f.verdict for check, f in found.items() if check != "rabbitmq version"} == {
         "rabbitmq way": "ok", "rabbitmq rights": "ok", "rabbitmq queues": "ok", "rabbitmq policies": "warning",
     }  # fmt: skip
-    found = {f.check: f async for f in preflight(link, address, {quorum: 0, classic: 0, missing: 0}, 5.0)}
+    found = {f.check: f async for f in preflight(link, address, [quorum, classic, missing], 5.0)}
     assert found["rabbitmq queues"].verdict == "warning"
     assert classic in found["rabbitmq queues"].text
     assert f'there is no queue "{missing}"' in found["rabbitmq queues"].text
@@ -57,7 +57,7 @@ async def test_rights_that_are_missing_are_wrong(node: RabbitNode) -> None:
     address = Address.parse(node.url.replace("guest:guest", f"{user}:secret"))
     link = await Link.open(address, name="test", deadline=60.0)
     try:
-        found = {f.check: f async for f in preflight(link, address, {}, 5.0)}
+        found = {f.check: f async for f in preflight(link, address, [], 5.0)}
         assert found["rabbitmq rights"].verdict == "wrong"
         assert user in found["rabbitmq rights"].text
     finally:

@@ -105,12 +105,12 @@ def test_a_publication_is_written_as_pika_writes_it(exchange: str, key: str, bod
 def test_the_properties_of_an_envelope_can_be_read_by_pika(
     headers: dict[str, str], correlation_id: str | None, reply_to: str | None
 ) -> None:
-    written = properties_of(Envelope("id", "kind", b"", 12.5, "text/plain", headers, correlation_id, reply_to), {"chappe-ticket": "7:x"})
+    written = properties_of(Envelope("id", "kind", b"", 12.5, "text/plain", headers, correlation_id, reply_to), {"chappe-copies": "7:x"})
     read = BasicProperties()
     read.decode(b"".join(written.encode()))
     assert (read.message_id, read.type, read.content_type, read.delivery_mode, read.timestamp) == ("id", "kind", "text/plain", 2, 12)
     assert (read.correlation_id, read.reply_to) == (correlation_id, reply_to)
-    assert {**headers, "chappe-ticket": "7:x", "chappe-timestamp": "12.5"}.items() <= dict(read.headers or {}).items()
+    assert {**headers, "chappe-copies": "7:x", "chappe-timestamp": "12.5"}.items() <= dict(read.headers or {}).items()
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ class Fleet(Protocol):
     async def desire(self, what: str, value: str | None, who: str) -> Desired:
         """Remember what somebody wants; larger numbers are later.
 
-        A queue that is desired to be `PAUSED` lends nothing more but what is being lent at this moment, and what runs goes on. Raises
+        A queue that is desired to be `PAUSED` lends nothing more but what is being lent at this moment (plain messages of
+        RabbitMQ for up to a second), and what runs goes on. Raises
         `NotFound` for an undeclared queue.
         """
         ...

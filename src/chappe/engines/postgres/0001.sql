@@ -156,8 +156,15 @@ create table session (
     name text not null,
     role text not null,
     info bytea not null,
+    consumes boolean not null default false,  -- it holds messages of a broker beside this one
     started_at double precision not null default now_seconds()
 );
+
+-- What was taken over from a broker beside this one: under which tag it was lent there, the upper part of which is the mark of the message.
+create table adoption (tag bigint primary key, place bigint not null, at double precision not null);
+create index adoption_by_mark on adoption ((tag >> 28));
+create index adoption_at on adoption (at);
+create table stray_death (mark bigint primary key, death bytea not null, at double precision not null);
 
 -- Who waits for what: told by NOTIFY, which is sent to nobody else. After a crash of the server they wait anew.
 create unlogged table waiter (queue integer not null, session integer not null, primary key (queue, session));

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, LiteralString
+
+import msgspec
 
 from chappe.bounds import DEATHS_ALLOWED
 from chappe.engines.contract.broker import Death
 from chappe.engines.postgres import lines
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.endings import BURY
+from chappe.engines.postgres.flags import MARK, STRAYS
 from chappe.engines.postgres.storing import TELL
 from chappe.failures import why_dead
 
@@ -60,6 +64,21 @@ _DEAD: Final[LiteralString] = (
 )
 
 
+# Deaths with messages of the broker beside this one, known by the upper part of their tags: they come when it lends them again.
+_ADOPTED: Final = "select place from adoption where tag >> 28 = any(%s)"
+_ABSENT: Final = "select mark from unnest(%s::bigint[]) as t (mark) where not exists (select 1 from adoption where tag >> 28 = mark)"
+_REMEMBER: Final = """
+    insert into stray_death select mark, %s, now_seconds() from unnest(%s::bigint[]) as t (mark)
+    on conflict (mark) do update set death = excluded.death, at = excluded.at
+"""
+_RECALL: Final = "delete from stray_death where mark = any(%s) returning mark, death"
+_WAIT: Final = """
+    with back as (delete from running where place = any(%s) and session = %s returning *)
+    insert into message (place, queue, rank, state, message_id, attempt, deaths, flags, key, note, envelope)
+    select place, queue, rank, 1, message_id, attempt, deaths, flags | 8, key, note, envelope from back
+"""
+
+
 class Blame:
     """Counts the deaths of workers for the messages that may have caused them."""
 
@@ -70,24 +89,51 @@ class Blame:
         """Take back what the dead worker executed, and have it run alone, or end."""
 
         async def work(cursor: Cursor) -> None:
-            places = list(death.deliveries)
-            await cursor.execute(_TAKE_BACK, {"places": places, "worker": death.worker})
-            if death.after is None:
-                await cursor.execute(_COUNT, {"places": places, "sure": death.is_sure, "error": death.error})
-                rows = await cursor.fetchall()
-                dead = {int(place): int(deaths) for place, _, deaths in rows if deaths >= DEATHS_ALLOWED}
-                for deaths in set(dead.values()):
-                    text = f"{deaths} workers died while they ran this; the last time {death.error}"
-                    await _end(cursor, [place for place, count in dead.items() if count == deaths], "worker_lost", text, 0)
-                queues = {int(queue) for _, queue, _ in rows}
-            elif death.is_last:
-                queues = await _end(cursor, places, "attempts spent", death.error, 1)
-            else:
-                await cursor.execute(_FAIL, {"places": places, "error": death.error, "after": death.after})
-                queues = {int(queue) for (queue,) in await cursor.fetchall()}
-            await cursor.execute(TELL, (sorted(queues),))
+            places = [tag for tag in death.deliveries if tag < STRAYS]
+            if marks := [tag >> MARK for tag in death.deliveries if tag >= STRAYS]:
+                places += await self._strays(cursor, death, marks)
+            if places:
+                await cursor.execute(_TAKE_BACK, {"places": places, "worker": death.worker})
+                await self._count(cursor, death, places)
 
         await self._database.run(work)
+
+    async def _strays(self, cursor: Cursor, death: Death, marks: list[int]) -> list[int]:
+        """Return the places of strays that were adopted already, and remember the death of those that come later."""
+        await cursor.execute(_ADOPTED, (marks,))
+        places = [int(place) for (place,) in await cursor.fetchall()]
+        await cursor.execute(_ABSENT, (marks,))
+        if absent := [int(mark) for (mark,) in await cursor.fetchall()]:
+            await cursor.execute(_REMEMBER, (msgspec.json.encode(msgspec.structs.replace(death, deliveries=())), absent))
+        return places
+
+    async def recall(self, cursor: Cursor, session: int, adopted: Mapping[int, int]) -> set[int]:
+        """Blame what was just adopted, places by tags, for the deaths that are remembered, and return the places that wait from now on."""
+        await cursor.execute(_RECALL, ([tag >> MARK for tag in adopted],))
+        deaths = {int(mark): msgspec.json.decode(death, type=Death) for mark, death in await cursor.fetchall()}
+        blamed: set[int] = set()
+        for mark, death in deaths.items():
+            places = [place for tag, place in adopted.items() if tag >> MARK == mark]
+            await cursor.execute(_WAIT, (places, session))
+            await self._count(cursor, death, places)
+            blamed |= set(places)
+        return blamed
+
+    async def _count(self, cursor: Cursor, death: Death, places: list[int]) -> None:
+        if death.after is None:
+            await cursor.execute(_COUNT, {"places": places, "sure": death.is_sure, "error": death.error})
+            rows = await cursor.fetchall()
+            dead = {int(place): int(deaths) for place, _, deaths in rows if deaths >= DEATHS_ALLOWED}
+            for deaths in set(dead.values()):
+                text = f"{deaths} workers died while they ran this; the last time {death.error}"
+                await _end(cursor, [place for place, count in dead.items() if count == deaths], "worker_lost", text, 0)
+            queues = {int(queue) for _, queue, _ in rows}
+        elif death.is_last:
+            queues = await _end(cursor, places, "attempts spent", death.error, 1)
+        else:
+            await cursor.execute(_FAIL, {"places": places, "error": death.error, "after": death.after})
+            queues = {int(queue) for (queue,) in await cursor.fetchall()}
+        await cursor.execute(TELL, (sorted(queues),))
 
 
 async def _end(cursor: Cursor, places: list[int], reason: str, error: str, spent: int) -> set[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from chappe.engines.contract.broker import Death, Delivery, Depth
 from chappe.engines.postgres.blame import Blame
-from chappe.engines.postgres.consumer import PostgresConsumer
+from chappe.engines.postgres.consumer import Parts, PostgresConsumer
 from chappe.engines.postgres.contents import Contents
 from chappe.engines.postgres.database import Database
 from chappe.engines.postgres.endings import Endings
@@ -25,10 +25,13 @@ from chappe.messages.topology import Queue, Topology
 class PostgresBroker:
     """Speaks to one database over one connection, and over a second one from when it consumes."""
 
-    def __init__(self, url: str, *, role: str = "client", deadline: float = 5.0) -> None:
-        """Prepare a broker inside a running event loop; it connects with its first verb."""
+    def __init__(self, url: str, *, role: str = "client", deadline: float = 5.0, relay: str | None = None) -> None:
+        """Prepare a broker inside a running event loop; it connects with its first verb.
+
+        In the queue `relay` waits all that goes through exchanges: another broker routes and archives it.
+        """
         self.database = Database(url, deadline=deadline)
-        self.routes = Routes()
+        self.routes = Routes(relay)
         self.presence = Presence(self.database, role=role)
         self.intake = Intake(self.database, self.routes)
         self.tending = Tending(self.database, self.routes)
@@ -44,7 +47,19 @@ class PostgresBroker:
         return self.presence.info
 
     async def declare(self, topology: Topology) -> None:
-        await self.database.run(lambda cursor: self.routes.declare(cursor, topology))
+        await self.declare_new(topology)
+
+    async def declare_new(self, topology: Topology) -> bool:
+        """Make them exist, and tell whether anything was new."""
+        if self.routes.relay is not None:
+            topology = Topology(topology.exchanges, (*topology.queues, Queue(self.routes.relay, origin="Chappe")))
+        return await self.database.run(lambda cursor: self.routes.declare(cursor, topology))
+
+    async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> list[str]:
+        """Return the declared queues that take this routing key, or raise `Unroutable`; `fresh` looks at what others declared meanwhile."""
+        if fresh or self.routes.version < 0:
+            await self.database.run(self.routes.refresh, writes=False)
+        return [known.queue.name for known in self.routes.takers(exchange, routing_key) if not known.relays]
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         receipts = await self.intake.publish(publications)
@@ -63,7 +78,8 @@ class PostgresBroker:
             self.routes.queue(queue)
         await self.tending.take_back()
         self.tending.begin()
-        consumer = PostgresConsumer(self.database, self.routes, self.presence, self._endings, queues, prefetch, temporary)
+        parts = Parts(self.database, self.routes, self.presence, self._endings, self._blame, self.tending.take_back)
+        consumer = PostgresConsumer(parts, queues, prefetch, temporary)
         self._consumers.add(consumer)
         try:
             await consumer.open()
@@ -77,6 +93,15 @@ class PostgresBroker:
 
     async def depth(self, queue: str) -> Depth:
         return (await self.contents.depths([queue]))[queue]
+
+    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """Count the messages of queues. Raises `NotFound`."""
+        return await self.contents.depths(queues)
+
+    async def queues(self) -> list[str]:
+        """Return the queues that were declared."""
+        await self.database.run(self.routes.refresh, writes=False)
+        return [name for name, known in self.routes.queues.items() if not known.relays]
 
     async def purge(self, queue: str, *, delete: bool = False) -> int:
         return await self.contents.purge(queue, delete=delete)

@@ -14,8 +14,10 @@ _TAKE: Final = """
     with taken as (
         insert into budget as b (name, tat, pace, burst)
         select %(name)s, now_seconds() + %(interval)s, %(interval)s, %(burst)s where not exists (
-            select 1 from running r join message m on m.queue = r.queue and m.budget = %(name)s and (m.rank, m.place) < (r.rank, r.place)
-            where r.place = %(tag)s
+            select 1 from (
+                select queue, rank, place from running where place = %(tag)s
+                union all select %(queue)s::integer, 0, %(tag)s where %(queue)s::integer is not null
+            ) r join message m on m.queue = r.queue and m.budget = %(name)s and (m.rank, m.place) < (r.rank, r.place)
         )
         on conflict (name) do update set tat = greatest(b.tat, b.closed, now_seconds()) + %(interval)s,
             pace = %(interval)s, burst = %(burst)s
@@ -71,10 +73,11 @@ class Budgets:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def take(self, budget: str, interval: float, burst: int, within: float, tag: int) -> Start:
-        """See `Results.take`."""
+    async def take(self, budget: str, interval: float, burst: int, within: float, tag: int, queue: int | None = None) -> Start:
+        """See `Results.take`; a message of the broker beside this one is not here, but of this `queue`, behind all that wait in it."""
         values = {
             "name": budget, "interval": interval, "burst": burst, "slack": interval * (burst - 1), "within": within, "tag": tag,
+            "queue": queue,
         }  # fmt: skip
         ((granted, wait),) = await self._database.once(_TAKE, values)
         return Start(granted, float(wait or 0.0))

@@ -8,14 +8,17 @@ brings less than it may has the next one look from the start, and so does one ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, LiteralString, NamedTuple
 
 from chappe.engines.contract.broker import Delivery
+from chappe.engines.postgres.adopting import Stray
 from chappe.engines.postgres.database import Row
 from chappe.engines.postgres.envelopes import decode
+from chappe.engines.postgres.flags import RETURNED
 
 LOWEST: Final = -(2**63)
+ALL: Final = 2**63 - 1  # the rank of the smallest priority
 _LOOK_AGAIN: Final = 1.0  # seconds
 _DEEP: Final = 1000  # messages claimed in a row, after which a floor is worth it
 _MOVE: Final[LiteralString] = """
@@ -30,12 +33,12 @@ CLAIM: Final[LiteralString] = (
     """
     with above as (
         select place from message where queue = %(queue)s and not (select paused from queue where id = %(queue)s)
-            and state = 1 and rank < %(rank)s
+            and state = 1 and rank < %(rank)s and rank <= %(most)s
         order by rank, place limit %(limit)s for update skip locked
     ),
     beyond as (
         select place from message where queue = %(queue)s and not (select paused from queue where id = %(queue)s)
-            and state = 1 and (rank, place) > (%(rank)s, %(floor)s)
+            and state = 1 and (rank, place) > (%(rank)s, %(floor)s) and rank <= %(most)s
         order by rank, place limit greatest(0, %(limit)s - (select count(*) from above)) for update skip locked
     ),
     first as (select place from above union all select place from beyond),
@@ -51,6 +54,7 @@ CLAIM_ALONE: Final[LiteralString] = (
     """
     + _MOVE
 )
+PAUSED_OF: Final = "select name from queue where paused and name = any(%s)"
 # Which of some queues have something, so that a claim of many queues asks only those.
 READY_IN: Final[LiteralString] = """
     select id from unnest(%s::integer[]) as q (id) where not (select paused from queue where id = q.id)
@@ -104,6 +108,12 @@ def held_of(row: Row, queue: int, name: str) -> tuple[int, Held]:
     """Return the tag of a claimed row, and what is to be known of it."""
     place, rank, attempt, flags, key, _, message_id, _ = row
     return int(place), Held(queue, name, int(rank), int(attempt), int(flags), key, message_id)
+
+
+def held_of_stray(stray: Stray, queues: Mapping[str, int]) -> Held:
+    """Return what is to be known of a message that was adopted; `queues` has numbers by names."""
+    name = stray.queue or ""
+    return Held(queues[name], name, 0, 0, RETURNED, None, stray.envelope.id)
 
 
 def delivery_of(row: Row, name: str) -> Delivery:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, LiteralString
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import uuid4
 
 from chappe.engines.contract.broker import Dead, Delivery, Refusal, Retry, Settlement
-from chappe.engines.postgres.claims import CLAIM, CLAIM_ALONE, READY_IN, Floors, Held, delivery_of, held_of
+from chappe.engines.postgres.adopting import Stray, adopt
+from chappe.engines.postgres.blame import Blame
+from chappe.engines.postgres.claims import ALL, CLAIM, CLAIM_ALONE, PAUSED_OF, READY_IN, Floors, Held, delivery_of, held_of, held_of_stray
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.endings import Endings
 from chappe.engines.postgres.flags import ALONE, READY, SUSPECT
@@ -30,17 +32,24 @@ _LOOK_FOR_SUSPECTS: Final = 2.0  # seconds between two looks of one that is neve
 _MOST_AT_ONCE: Final = 1000
 
 
+class Parts(NamedTuple):
+    """What a consumer needs of its broker; `take_back` has nothing held any more by a session that is gone."""
+
+    database: Database
+    routes: Routes
+    presence: Presence
+    endings: Endings
+    blame: Blame
+    take_back: Callable[[], Awaitable[None]]
+
+
 class PostgresConsumer:
     """Receives from some queues; what it holds is its session's."""
 
     def __init__(
-        self, database: Database, routes: Routes, presence: Presence, endings: Endings, queues: Sequence[str], prefetch: int,
-        temporary: Sequence[Queue] = (),
+        self, parts: Parts, queues: Sequence[str], prefetch: int, temporary: Sequence[Queue] = (),
     ) -> None:  # fmt: skip
-        self._database = database
-        self._routes = routes
-        self._presence = presence
-        self._endings = endings
+        self._database, self._routes, self._presence, self._endings, self._blame, self._take_back = parts
         self._temporary = {f"{queue.name}.{uuid4().hex}": queue for queue in temporary}
         self._names = (*queues, *self._temporary)
         self._prefetch = prefetch
@@ -57,11 +66,13 @@ class PostgresConsumer:
         self._floors = Floors(asyncio.get_running_loop().time)
         self._claims: set[asyncio.Task[list[Delivery]]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
-        self._for_suspects = bool(presence.info.get("suspects"))
+        self._for_suspects = bool(self._presence.info.get("suspects"))
         self._cancelled: Callable[[int], None] = lambda _: None
-        presence.on_told.append(self._hear)
-        presence.on_entered.append(self._entered)
-        presence.holders.append(self.held)
+        self.elsewhere: Callable[[], int] = int  # how many deliveries are out of the broker beside this one
+        self.on_ready: Callable[[], None] = self._told.set
+        self._presence.on_told.append(self._hear)
+        self._presence.on_entered.append(self._entered)
+        self._presence.holders.append(self.held)
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = prefetch
@@ -78,7 +89,7 @@ class PostgresConsumer:
 
     def stop(self) -> None:
         self._stopped = True
-        self._told.set()
+        self.on_ready()
 
     async def open(self) -> None:
         """Make the temporary queues; safe to repeat."""
@@ -114,10 +125,30 @@ class PostgresConsumer:
                     await self._told.wait()
         return []
 
-    async def _claim_shielded(self, room: int) -> list[Delivery]:
+    async def paused(self) -> set[str]:
+        """Return those of its queues of which nothing is to be lent."""
+        return {name for (name,) in await self._database.once(PAUSED_OF, (list(self._names),), repeatable=True)}
+
+    async def claim(self, room: int, most: int = ALL) -> list[Delivery]:
+        """Return what is ready now, up to a number of deliveries; none whose rank is larger than `most`, which is minus a priority."""
+        return [] if self._closed else await self._claim_shielded(min(room, _MOST_AT_ONCE), most)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing else may be out: what this consumer holds, or is about to take, runs alone."""
+        return self._makes or self._is_occupied
+
+    @property
+    def _is_occupied(self) -> bool:
+        return any(held.flags & SUSPECT for held in self._out.values())
+
+    def _is_free(self) -> bool:
+        return not self._out and not self.elsewhere()
+
+    async def _claim_shielded(self, room: int, most: int = ALL) -> list[Delivery]:
         """Claim, and give back what comes after this was cancelled."""
         self._asked += room
-        claim = asyncio.get_running_loop().create_task(self._claim(room))
+        claim = asyncio.get_running_loop().create_task(self._claim(room, most))
         self._claims.add(claim)
         claim.add_done_callback(self._claims.discard)
 
@@ -142,25 +173,25 @@ class PostgresConsumer:
         if back := [Retry(tag, 0.0, counted=False) for tag in tags if tag in self._out]:
             await self.settle(back)
 
-    async def _claim(self, room: int) -> list[Delivery]:
+    async def _claim(self, room: int, most: int) -> list[Delivery]:
         session = await self._presence.number()
-        if any(held.flags & SUSPECT for held in self._out.values()):
-            return []  # it runs alone
+        if self._is_occupied:
+            return []  # what is out runs alone
         queues = [known for name in self._names if (known := await self._known(name)) is not None]
         if await self._makes_room(queues):
             return []
         queues = queues[self._turn :] + queues[: self._turn]
         self._turn = (self._turn + 1) % max(1, len(self._names))
         if len(queues) > 1:
-            states = [ALONE] if self._for_suspects else [READY, ALONE] if not self._out else [READY]
+            states = [ALONE] if self._for_suspects else [READY, ALONE] if self._is_free() else [READY]
             ready = {int(row[0]) for row in await self._database.once(READY_IN, ([known.id for known in queues], states), repeatable=True)}
             queues = [known for known in queues if known.id in ready]
         deliveries: list[Delivery] = []
         alone, self._is_alone = self._is_alone or self._for_suspects, False
         for known in queues:
             if not alone:
-                deliveries += await self._claim_of(known, room - len(deliveries), session)
-            if not deliveries and not self._out:
+                deliveries += await self._claim_of(known, room - len(deliveries), session, most)
+            if not deliveries and self._is_free():
                 deliveries += await self._claim_alone(known, session)
             if len(deliveries) >= room or any(self._out[d.tag].flags & SUSPECT for d in deliveries):
                 break
@@ -172,7 +203,7 @@ class PostgresConsumer:
         if now >= self._looks_at and not self._for_suspects:
             self._looks_at = now + _LOOK_FOR_SUSPECTS
             self._makes = bool(await self._database.once(READY_IN, ([known.id for known in queues], [ALONE]), repeatable=True))
-        if self._makes and not self._out:
+        if self._makes and self._is_free():
             self._makes, self._is_alone = False, True
         return self._makes
 
@@ -189,11 +220,12 @@ class PostgresConsumer:
                 self._routes.queue(name)  # raises `NotFound`
         return known
 
-    async def _claim_of(self, known: Known, limit: int, session: int) -> list[Delivery]:
+    async def _claim_of(self, known: Known, limit: int, session: int, most: int) -> list[Delivery]:
         rank, floor = self._floors.of(known.id)
-        values = {"queue": known.id, "limit": limit, "session": session, "rank": rank, "floor": floor}
+        values = {"queue": known.id, "limit": limit, "session": session, "rank": rank, "floor": floor, "most": most}
         rows = await self._said(CLAIM, values)
-        self._floors.claimed(known.id, rows, limit)
+        if most == ALL or len(rows) == limit:
+            self._floors.claimed(known.id, rows, limit)
         return self._took(rows, known)
 
     async def _claim_alone(self, known: Known, session: int) -> list[Delivery]:
@@ -213,7 +245,44 @@ class PostgresConsumer:
         self._out.update(held_of(row, known.id, known.queue.name) for row in rows)
         return [delivery_of(row, name) for row in rows]
 
+    # --- what the broker beside this one lent
+
+    async def adopt(self, strays: Sequence[Stray]) -> dict[int, Delivery]:
+        """Take over what is lent a second time, and return what is lent on, by its tag: what a worker died with waits to run alone."""
+        await self._take_back()
+        session = await self._presence.number()
+        known = await self._queues_of(strays)
+
+        async def work(cursor: Cursor) -> dict[int, int]:
+            found = await adopt(cursor, session, strays, known)
+            adopted = {tag: one.place for tag, one in found.items()}
+            blamed = await self._blame.recall(cursor, session, {tag: one.place for tag, one in found.items() if one.is_new})
+            return {tag: place for tag, place in adopted.items() if place not in blamed}
+
+        places = await self._database.run(work, repeatable=True)
+        lent = {stray.tag: (places[stray.tag], stray) for stray in strays if stray.tag in places}
+        self._out.update((place, held_of_stray(one, known)) for place, one in lent.values())
+        return {tag: Delivery(place, one.queue or "", 1, one.envelope) for tag, (place, one) in lent.items()}
+
+    async def settle_strays(self, settlements: Sequence[Settlement], strays: Sequence[Stray]) -> list[Refusal]:
+        """End deliveries of the broker beside this one, by their tags there; what is not refused is in this database, or done."""
+        known = await self._queues_of(strays)
+        return await self._endings.settle_strays(await self._presence.number(), settlements, {s.tag: s for s in strays}, known)
+
+    async def _queues_of(self, strays: Sequence[Stray]) -> dict[str, int]:
+        numbers: dict[str, int] = {}
+        for name in {stray.queue for stray in strays if stray.queue is not None}:
+            known = await self._known(name)
+            assert known is not None, "it is no temporary queue"
+            numbers[name] = known.id
+        return numbers
+
     # --- being told
+
+    async def attend(self) -> None:
+        """Have `on_ready` called when there is something in one of the queues."""
+        if not self._waits:
+            await self._wait_to_be_told()
 
     async def _wait_to_be_told(self) -> None:
         session = await self._presence.number()
@@ -228,14 +297,14 @@ class PostgresConsumer:
             known = self._routes.by_id.get(int(payload))
             if known is not None and known.queue.name in self._names:
                 self._floors.forget(known.id)
-                self._told.set()
+                self.on_ready()
 
     def _entered(self, kept: set[int]) -> None:
         """Hear that the connection which shows that this process lives was made anew: others may have what is not in `kept`."""
         self._waits = False
         for tag in [tag for tag in self._out if tag not in kept]:
             del self._out[tag]
-        self._told.set()
+        self.on_ready()
 
     # --- settling
 
@@ -268,7 +337,7 @@ class PostgresConsumer:
             if settlement.delivery not in kept:
                 self._out.pop(settlement.delivery, None)
         if self._makes and not self._out:
-            self._told.set()
+            self.on_ready()
         return stale + refusals
 
     async def close(self) -> None:
@@ -276,7 +345,7 @@ class PostgresConsumer:
         if self._closed:
             return
         self._closed = True
-        self._told.set()
+        self.on_ready()
         if running := self._claims | self._given_up:
             await asyncio.wait(running)
         try:

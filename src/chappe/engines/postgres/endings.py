@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, LiteralString
+
+from msgspec.structs import replace
 
 from chappe.engines.contract.broker import Ack, Dead, Refusal, Retry, Settlement
 from chappe.engines.postgres import budgets, lines
-from chappe.engines.postgres.claims import Held
+from chappe.engines.postgres.adopting import Stray, adopt
+from chappe.engines.postgres.claims import Held, held_of_stray
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.flags import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
 from chappe.engines.postgres.intake import Intake
@@ -15,6 +18,8 @@ from chappe.engines.postgres.storing import TELL
 from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.failures import why_dead
 from chappe.messages.envelope import Receipt
+
+_End = Callable[[Cursor, Sequence[Settlement]], Awaitable[list[Refusal]]]
 
 _THEN_AT_ONCE: Final = 500  # publications that leave in one transaction: it must end within the deadline
 _DONE: Final[LiteralString] = "delete from running where place = any(%s) and session = %s returning place"
@@ -106,6 +111,30 @@ class Endings:
         self._database = database
         self._intake = intake
 
+    async def settle_strays(
+        self, session: int, settlements: Sequence[Settlement], strays: Mapping[int, Stray], known: Mapping[str, int]
+    ) -> list[Refusal]:
+        """End deliveries of the broker beside this one, by their tags there; `known` are the numbers of their queues."""
+        refusals: list[Refusal] = []
+        for batch in _batches(settlements):
+            refusals += await self._settle(batch, lambda cursor, some: self._end_strays(cursor, session, some, strays, known))
+        return refusals
+
+    async def _end_strays(
+        self, cursor: Cursor, session: int, settlements: Sequence[Settlement], strays: Mapping[int, Stray], known: Mapping[str, int]
+    ) -> list[Refusal]:
+        passing = [s for s in settlements if isinstance(s, Ack) and strays[s.delivery].queue is None]
+        if passing:
+            await self._store_then(cursor, passing)
+            await cursor.execute(_UNMARK, ([strays[s.delivery].envelope.id for s in passing if s.marked],))
+        lasting = [s for s in settlements if strays[s.delivery].queue is not None]
+        adopted = await adopt(cursor, session, [strays[s.delivery] for s in lasting], known)
+        new = {adopted[s.delivery].place: s for s in lasting if adopted[s.delivery].is_new}
+        named = {place: strays[s.delivery] for place, s in new.items()}
+        held = {place: held_of_stray(one, known) for place, one in named.items()}
+        refused = await self._end(cursor, session, [replace(s, delivery=place) for place, s in new.items()], held)
+        return [replace(refusal, delivery=new[refusal.delivery].delivery) for refusal in refused]
+
     async def settle(self, session: int, settlements: Sequence[Settlement], held: Mapping[int, Held]) -> list[Refusal]:
         """End deliveries that are held as far as is known, and return those that were refused."""
         plain = [s.delivery for s in settlements if isinstance(s, Ack) and not s.then and not s.marked and _is_plain(held[s.delivery])]
@@ -114,16 +143,14 @@ class Endings:
             return [] if len(rows) == len(plain) else _stale(plain, {int(place) for (place,) in rows})
         refusals: list[Refusal] = []
         for batch in _batches(settlements):
-            refusals += await self._settle(session, batch, held)
+            refusals += await self._settle(batch, lambda cursor, some: self._end(cursor, session, some, held))
         return refusals
 
-    async def _settle(self, session: int, settlements: Sequence[Settlement], held: Mapping[int, Held]) -> list[Refusal]:
+    async def _settle(self, settlements: Sequence[Settlement], end: _End) -> list[Refusal]:
         count = sum(len(s.then) for s in settlements if isinstance(s, Ack))
         deadlines = 1 + count // _THEN_AT_ONCE  # more than one only for what cannot be cut
         try:
-            return await self._database.run(
-                lambda cursor: self._end(cursor, session, settlements, held), repeatable=True, deadlines=deadlines
-            )
+            return await self._database.run(lambda cursor: end(cursor, settlements), repeatable=True, deadlines=deadlines)
         except (BrokerUnavailable, Unconfirmed) as late:
             if count <= 1:
                 raise
@@ -131,14 +158,14 @@ class Endings:
             if len(settlements) == 1:
                 raise Rejected(f"{count} publications of one message cannot be stored together: {late}") from None
             half = len(settlements) // 2
-            return [*await self._settle(session, settlements[:half], held), *await self._settle(session, settlements[half:], held)]
+            return [*await self._settle(settlements[:half], end), *await self._settle(settlements[half:], end)]
         except (_Refused, Rejected) as refused:
             if len(settlements) > 1:  # whose it is shows when each is tried by itself
                 with_more = [s for s in settlements if isinstance(s, Ack) and s.then]
                 without = [s for s in settlements if not (isinstance(s, Ack) and s.then)]
-                refusals = await self._settle(session, without, held) if without else []
+                refusals = await self._settle(without, end) if without else []
                 for settlement in with_more:
-                    refusals += await self._settle(session, [settlement], held)
+                    refusals += await self._settle([settlement], end)
                 return refusals
             (settlement,) = settlements
             if isinstance(refused, _Refused):
@@ -156,16 +183,19 @@ class Endings:
             ended |= await self._retry(cursor, session, retries, held)
         if dead:
             ended |= await self._bury(cursor, session, dead)
-        if then := [p for ack in acks if ack.delivery in ended for p in ack.then]:
-            receipts = await self._intake.store_whole(cursor, then)
-            if any(receipt.outcome == "pending" for receipt in receipts):
-                raise _Refused(receipts)
+        await self._store_then(cursor, [ack for ack in acks if ack.delivery in ended])
         woken = {held[r.delivery].queue for r in retries if r.after <= 0 and r.budget is None and r.delivery in ended}
         leaving = [(h.queue, h.key) for s in (*acks, *dead) if (h := held[s.delivery]).key is not None and s.delivery in ended]
         woken |= set(await lines.leave(cursor, [(queue, str(key)) for queue, key in leaving]))
         if woken:
             await cursor.execute(TELL, (sorted(woken),))
         return _stale([s.delivery for s in settlements], ended)
+
+    async def _store_then(self, cursor: Cursor, acks: Sequence[Ack]) -> None:
+        if then := [p for ack in acks for p in ack.then]:
+            receipts = await self._intake.store_whole(cursor, then)
+            if any(receipt.outcome == "pending" for receipt in receipts):
+                raise _Refused(receipts)
 
     async def _ack(self, cursor: Cursor, session: int, acks: Sequence[Ack], held: Mapping[int, Held]) -> set[int]:
         places = [ack.delivery for ack in acks]

@@ -119,7 +119,7 @@ class Intake:
     def _known(self, p: Publication) -> list[Known] | None:
         """Return the queues that take it, if they are known and that is all there is to do."""
         exchange = self._routes.exchanges.get(p.exchange)
-        if exchange is not None and exchange.archive:
+        if exchange is not None and (exchange.archive or self._routes.relay):
             return None
         try:
             return self._routes.takers(p.exchange, p.routing_key)
@@ -192,7 +192,7 @@ class Intake:
 
     def _takers(self, p: Publication) -> list[Known]:
         queues = self._routes.takers(p.exchange, p.routing_key)
-        lasting = [known for known in queues if known.owner is None]
+        lasting = [known for known in queues if known.is_lasting]
         if len(lasting) > 1 and p.options is not None and p.options.merges:
             names = ", ".join(known.queue.name for known in lasting)
             raise Unroutable(f'"{p.routing_key}" goes to several queues ({names}): a message that merges can wait in one only')

@@ -28,6 +28,9 @@ CANCELLED: Final = "chappe_cancelled"  # tells the place of what somebody cancel
 ENDED: Final = "chappe_ended"  # tells a message that is done or dead, to those who asked
 
 
+CONSUMES: Final[LiteralString] = (
+    "select number from session where consumes and exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number)"
+)
 _ADOPT: Final[LiteralString] = "update running set session = %s where session = %s and place = any(%s) returning place"
 
 
@@ -42,6 +45,7 @@ class Presence:
         self.on_told: list[Callable[[str, str], None]] = []
         self.on_entered: list[Callable[[set[int]], None]] = []  # with the places that are still this session's
         self.holders: list[Callable[[], Iterable[int]]] = []  # of the places that it is known to hold
+        self._consumes = False
         self._number: int | None = None
         self._previous: int | None = None
         self._entering = asyncio.Lock()
@@ -56,6 +60,15 @@ class Presence:
                 if self._number is None:
                     await self._enter()
         return number
+
+    async def show_consuming(self) -> None:
+        """Have others find this session among those that hold messages of the broker beside this one."""
+        self._consumes = True
+        await self._database.once("update session set consumes = true where number = %s", (await self.number(),), repeatable=True)
+
+    async def consumers(self) -> list[int]:
+        """Return the sessions that live and said that they hold messages of the broker beside this one."""
+        return [int(number) for (number,) in await self._database.once(CONSUMES, (), repeatable=True)]
 
     async def _enter(self) -> None:
         if self._closed:
@@ -87,8 +100,8 @@ class Presence:
         await connection.execute("set statement_timeout = 0")
         await connection.execute("select pg_advisory_lock(%s, %s)", (_LOCKS, number))
         await connection.execute(
-            "insert into session (number, name, role, info) values (%s, %s, %s, %s)",
-            (number, self.name, self.role, msgspec.json.encode(self.info)),
+            "insert into session (number, name, role, info, consumes) values (%s, %s, %s, %s, %s)",
+            (number, self.name, self.role, msgspec.json.encode(self.info), self._consumes),
         )
         if self._previous is not None:
             held = [place for holder in self.holders for place in holder()]

@@ -38,13 +38,23 @@ class Known(Struct, frozen=True):
     id: int
     queue: Queue
     owner: int | None
+    relays: bool = False  # what is in it goes on to the broker beside this one
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is there for its handlers until somebody deletes it."""
+        return self.owner is None and not self.relays
 
 
 class Routes:
-    """The exchanges and queues that were declared, as of the last look; `version` counts their changes."""
+    """The exchanges and queues that were declared, as of the last look; `version` counts their changes.
 
-    def __init__(self) -> None:
+    Where there is a `relay`, a queue, it takes all that goes through any exchange.
+    """
+
+    def __init__(self, relay: str | None = None) -> None:
         self.version = -1
+        self.relay = relay
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Known] = {}
         self.by_id: dict[int, Known] = {}
@@ -65,7 +75,8 @@ class Routes:
         self.exchanges = {name: Exchange(name, kind, archive) for name, kind, archive in await cursor.fetchall()}
         await cursor.execute("select id, name, bindings, origin, owner from queue order by id")
         self.queues = {
-            name: Known(number, _queue(name, bindings, origin), owner) for number, name, bindings, origin, owner in await cursor.fetchall()
+            name: Known(number, _queue(name, bindings, origin), owner, name == self.relay)
+            for number, name, bindings, origin, owner in await cursor.fetchall()
         }
         self.by_id = {known.id: known for known in self.queues.values()}
         self._bindings = {name: [(b.exchange, b.key) for b in known.queue.bindings] for name, known in self.queues.items()}
@@ -93,21 +104,24 @@ class Routes:
         found = self._cache.get((exchange, routing_key))
         if found is None:
             found = [self.queues[name] for name in takers(self.exchanges, self._bindings, exchange, routing_key)]
+            if exchange and self.relay is not None:
+                found.append(self.queues[self.relay])
             self._cache[exchange, routing_key] = found
         return found
 
-    async def declare(self, cursor: Cursor, topology: Topology, owner: int | None = None) -> None:
-        """Store what is new. Raises `TopologyConflict` before anything was written."""
+    async def declare(self, cursor: Cursor, topology: Topology, owner: int | None = None) -> bool:
+        """Store what is new, and tell whether there was anything. Raises `TopologyConflict` before anything was written."""
         await self.refresh(cursor, lock=True)
         exchanges, queues = merged(topology, self.exchanges, {name: known.queue for name, known in self.queues.items()})
         if not exchanges and not queues:
-            return
+            return False
         for exchange in exchanges.values():
             await cursor.execute("insert into exchange values (%s, %s, %s)", (exchange.name, exchange.kind, exchange.archive))
         for queue in queues.values():
             pairs = msgspec.json.encode([(b.exchange, b.key) for b in queue.bindings]).decode()
             await cursor.execute(_INSERT, {"name": queue.name, "bindings": pairs, "origin": queue.origin, "owner": owner})
         await self._changed(cursor)
+        return True
 
     async def remove(self, cursor: Cursor, name: str) -> None:
         """Forget a queue that is empty. Raises `TopologyConflict` if it is not."""

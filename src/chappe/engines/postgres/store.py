@@ -6,12 +6,13 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final, LiteralString, Protocol, cast
 
 import msgspec
 
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page, Record
+from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.fleet import ClientStatus, Desired, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import ENDED as HAVE_ENDED
@@ -77,11 +78,40 @@ _WAIT_FOR_OTHERS: Final = "select seq from archive_head for share"  # who archiv
 _AGAIN: Final = 1.0  # seconds after which somebody who waits for a result looks by himself
 
 
+class Beside(Protocol):
+    """A broker beside this database, which keeps the plain messages and the archive."""
+
+    async def archived(self, after: int, limit: int, pattern: str, wait: float) -> Page:
+        """See `Archive.archived`."""
+        ...
+
+    async def counts(self, queues: Sequence[str]) -> Mapping[str, Depth]:
+        """Count its messages in queues."""
+        ...
+
+    async def holding(self) -> Mapping[int, int]:
+        """Tell how many of its deliveries each session has."""
+        ...
+
+    async def about(self) -> str:
+        """Tell which server answers, for people."""
+        ...
+
+    def relay(self, publications: Sequence[Publication]) -> None:
+        """Hear what was stored; some of it may have to be relayed."""
+        ...
+
+    def queue_of(self, tag: int) -> str | None:
+        """Return the queue of a delivery of its own that is out here."""
+        ...
+
+
 class PostgresStore:
     """What many hosts remember together."""
 
-    def __init__(self, broker: PostgresBroker) -> None:
-        """Share the connections of a broker."""
+    def __init__(self, broker: PostgresBroker, beside: Beside | None = None) -> None:
+        """Share the connections of a broker; what only another one `beside` it knows is asked of that."""
+        self._beside = beside
         self._database = broker.database
         self._routes = broker.routes
         self._presence = broker.presence
@@ -115,7 +145,9 @@ class PostgresStore:
         return {str(handler): result for handler, result in rows}
 
     async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
-        return await self._budgets.take(budget, interval, burst, within, tag)
+        name = None if self._beside is None else self._beside.queue_of(tag)
+        known = None if name is None else self._routes.queues.get(name)
+        return await self._budgets.take(budget, interval, burst, within, tag, None if known is None else known.id)
 
     async def throttle(self, budget: str, until: float) -> None:
         await self._budgets.throttle(budget, until)
@@ -156,6 +188,8 @@ class PostgresStore:
         receipts = await self._intake.store_whole(cursor, publications)
         if any(receipt.outcome == "pending" for receipt in receipts):
             raise _MergeFirst(receipts)
+        if self._beside is not None:
+            self._beside.relay(publications)
 
     # --- results
 
@@ -238,6 +272,8 @@ class PostgresStore:
     # --- the whole
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
+        if self._beside is not None:
+            return await self._beside.archived(after, limit, pattern, wait)
         page = await self._page(after, limit, pattern)
         if wait <= 0 or page.end != after:
             return page
@@ -300,28 +336,32 @@ class PostgresStore:
 
     async def engine(self) -> EngineStatus:
         ((version,),) = await self._database.once("select current_setting('server_version')", (), repeatable=True)
-        return EngineStatus(self._database.place, postgres=str(version))
+        beside = None if self._beside is None else await self._beside.about()
+        return EngineStatus(self._database.place, postgres=str(version), broker=beside)
 
     async def overview(self) -> Overview:
         await self._presence.number()
         await self._database.run(self._routes.refresh, writes=False)
-        declared = dict(self._routes.queues)  # somebody may declare more meanwhile
+        declared = {name: known for name, known in self._routes.queues.items() if not known.relays}
         sessions = await self._database.once(_SESSIONS, (), repeatable=True)
+        held: Mapping[int, int] = {} if self._beside is None else await self._beside.holding()
         clients = [
-            ClientStatus(name, role, int(holding), msgspec.json.decode(info, type=dict[str, Any]), float(started))
-            for _, name, role, info, started, holding in sessions
+            ClientStatus(name, role, int(holding) + held.get(number, 0), msgspec.json.decode(info, type=dict[str, Any]), float(started))
+            for number, name, role, info, started, holding in sessions
         ]
         counts = await self._contents.count(list(declared))
+        beside: Mapping[str, Depth] = {} if self._beside is None else await self._beside.counts(list(declared))
         serving = [set(client.info.get("queues", ())) for client in clients]
         waits, paused = await self._contents.ages()
         queues: list[QueueStatus] = []
         for name, known in sorted(declared.items()):
-            depth, is_estimate = counts[name]
+            (depth, is_estimate), more = counts[name], beside.get(name, Depth())
             bindings = tuple((b.exchange, b.key) for b in known.queue.bindings)
             consumers = sum(name in served for served in serving)
             queues.append(
                 QueueStatus(
-                    name, bindings, known.queue.origin, depth.ready, depth.running, depth.delayed, depth.dead, consumers,
+                    name, bindings, known.queue.origin, depth.ready + more.ready, depth.running + more.running, depth.delayed, depth.dead,
+                    consumers,
                     is_estimate=is_estimate, paused=name in paused, oldest=waits.get(name),
                 )
             )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Final, LiteralString, NamedTuple
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.postgres import lines
 from chappe.engines.postgres.database import Collision, Cursor
-from chappe.engines.postgres.envelopes import decode, encode
+from chappe.engines.postgres.envelopes import decode, encode, wrapped
 from chappe.engines.postgres.flags import BEHIND, DELAYED, MERGES, READY, TRACKED, UNIQUE
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.errors import KeyReused
@@ -184,7 +184,7 @@ class Storing:
         return {(int(row[0]), str(row[1])): pending_of(*row[2:]) for row in await self._cursor.fetchall()}
 
     def _line(self, n: int) -> tuple[int, str]:
-        return next(known.id for known in self._taken[n] if known.owner is None), str(_options(self._all[n]).key)
+        return next(known.id for known in self._taken[n] if known.is_lasting), str(_options(self._all[n]).key)
 
     async def _insert(self, numbers: Sequence[int]) -> None:
         """Store copies; of messages that merge only where nothing is pending."""
@@ -194,12 +194,13 @@ class Storing:
                 copy = self._copy(self._all[n], known, next(self._places))
                 copies[copy.place] = (n, copy)
             self._receipts[n] = Receipt(self._all[n].envelope.id)
-        left = copies
+        merging = {n for n, copy in copies.values() if copy.pending}
+        others = {place: (n, copy) for place, (n, copy) in copies.items() if n in merging and not copy.pending}
+        left = {place: one for place, one in copies.items() if place not in others}
         for _ in range(_ROUNDS):
             if not left:
                 break
-            await self._cursor.execute(_INSERT, tuple(list(column) for column in zip(*(c for _, c in left.values()), strict=True)))
-            stored = {int(place) for (place,) in await self._cursor.fetchall()}
+            stored = await self._inserted([copy for _, copy in left.values()])
             for place in stored:
                 n, copy = left[place]
                 if copy.pending:
@@ -216,6 +217,7 @@ class Storing:
             left = again
         if left:
             raise Collision
+        await self._inserted([copy for n, copy in others.values() if self._is(n, "stored")])
         await lines.join(
             self._cursor,
             [
@@ -226,15 +228,23 @@ class Storing:
         )
         self._remembered += [(o, self._all[n].envelope.id) for n in numbers if (o := self._all[n].options) and self._is(n, "stored")]
 
+    async def _inserted(self, copies: Sequence[_Copy]) -> set[int]:
+        """Store copies, and return the places of those that were stored."""
+        if not copies:
+            return set()
+        await self._cursor.execute(_INSERT, tuple(list(column) for column in zip(*copies, strict=True)))
+        return {int(place) for (place,) in await self._cursor.fetchall()}
+
     def _copy(self, p: Publication, known: Known, place: int) -> _Copy:
-        options, lasting = p.options, known.owner is None
-        key = options.key if options else None
+        options, lasting = p.options, known.is_lasting
+        key = options.key if options and not known.relays else None
         pending = lasting and options is not None and options.merges and key is not None
         state = DELAYED if p.delay > 0 else READY if key is None else BEHIND
         due = self._now + p.delay if p.delay > 0 else None
         flags = _flags(p) if lasting else 0
         version = place if pending else None
-        return _Copy(place, known.id, -p.priority, state, due, p.envelope.id, flags, key, pending, version, encode(p.envelope))
+        envelope = encode(wrapped(p) if known.relays else p.envelope)
+        return _Copy(place, known.id, -p.priority, state, due, p.envelope.id, flags, key, pending, version, envelope)
 
     async def _remember(self) -> None:
         idempotent = {o.idempotency_key: (message_id, o.fingerprint or "") for o, message_id in self._remembered if o.idempotency_key}
@@ -256,7 +266,7 @@ class Storing:
         for n, p in enumerate(self._all):
             if p.options is None or not p.options.tracked:
                 continue
-            queue = next((known.queue.name for known in self._taken[n] if known.owner is None), "")
+            queue = next((known.queue.name for known in self._taken[n] if known.is_lasting), "")
             if self._is(n, "stored"):
                 rows.append((p.envelope.id, p.envelope.type, queue, None))
             elif self._is(n, "merged"):
@@ -266,6 +276,8 @@ class Storing:
             await self._cursor.execute(_TRACK, tuple(list(column) for column in zip(*rows, strict=True)))
 
     async def _archive(self) -> None:
+        if self._routes.relay is not None:
+            return  # the broker beside this one archives
         exchanges = self._routes.exchanges
         kept = [p for n, p in enumerate(self._all) if p.exchange and exchanges[p.exchange].archive and self._is(n, "stored")]
         if kept:

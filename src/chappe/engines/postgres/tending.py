@@ -60,6 +60,8 @@ _PRUNED: Final[dict[LiteralString, tuple[LiteralString, LiteralString]]] = {  # 
     "idempotency": ("name", "until < now_seconds()"),
     "unique_key": ("name", "until < now_seconds()"),
     "budget": ("name", "greatest(tat, closed) < now_seconds() - 86400"),
+    "adoption": ("tag", "at < now_seconds() - 86400"),
+    "stray_death": ("mark", "at < now_seconds() - 86400"),
     "archive": ("seq", "at < now_seconds() - (select archive from exchange e where e.name = archive.exchange)"),
 }
 

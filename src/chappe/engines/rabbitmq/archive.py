@@ -7,8 +7,8 @@ import contextlib
 from typing import Any, Final
 
 from chappe.engines.contract.archive import Page, Record
-from chappe.engines.rabbitmq.lanes import ARCHIVE
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.names import ARCHIVE
 from chappe.engines.rabbitmq.properties import envelope_of, published_at
 from chappe.engines.rabbitmq.reading import Message
 from chappe.messages.topology import passes

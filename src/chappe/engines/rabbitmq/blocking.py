@@ -1,7 +1,7 @@
 """Publishing for threads without an event loop: each has a connection, and a loop that runs only while it waits for RabbitMQ.
 
-A synchronous send that goes through another thread's loop costs two changes of thread each way. What the store keeps goes there all the
-same: its tickets are somebody's to look after when the send is over.
+A synchronous send that goes through another thread's loop costs two changes of thread each way. What is kept beside RabbitMQ goes there
+all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.endings import is_kept
+from chappe.engines.rabbitmq.kept import is_kept
 from chappe.engines.rabbitmq.outlet import Outlet, outgoing
 from chappe.errors import BrokerError, BrokerUnavailable, Unroutable
 from chappe.messages.envelope import Publication, Receipt

@@ -1,4 +1,4 @@
-"""The broker contract kept by RabbitMQ, beside a store that keeps what RabbitMQ has no notion of."""
+"""The broker contract kept by RabbitMQ, beside what is kept elsewhere because RabbitMQ has no notion of it."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from chappe.engines.contract.archive import Page
-from chappe.engines.contract.broker import Death, Delivery, Depth
+from chappe.engines.contract.broker import Consumer, Death, Delivery, Depth
 from chappe.engines.rabbitmq import archive
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.consuming import RabbitConsumer, Ways
 from chappe.engines.rabbitmq.control import Control, Held, Part, Question
 from chappe.engines.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
-from chappe.engines.rabbitmq.endings import is_kept, marks_in
-from chappe.engines.rabbitmq.kept import Kept
-from chappe.engines.rabbitmq.lane import Said
-from chappe.engines.rabbitmq.lanes import lanes_of
+from chappe.engines.rabbitmq.kept import Kept, is_kept
 from chappe.engines.rabbitmq.link import Link
-from chappe.engines.rabbitmq.outbox import Counts
+from chappe.engines.rabbitmq.names import RELAY
 from chappe.engines.rabbitmq.outlet import Outlet, outgoing, raise_if_refused
 from chappe.engines.rabbitmq.preflight import preflight
 from chappe.engines.rabbitmq.properties import refuse_unencodable
+from chappe.engines.rabbitmq.pushed import Said
 from chappe.engines.rabbitmq.relay import Relay
-from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Rejected, Unroutable
+from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
 
 _LOOKS, _LOOKS_AT_MANY = 20, 4
 _SETTLING: Final = 2.0  # seconds: killed within one (3.10.8) after it made a quorum queue, RabbitMQ has it, but never finds its log
+_BIND: Final = 3.0  # seconds between two looks at exchanges that others may delete and make again: our bindings go with them
 
 
 class RabbitBroker:
-    """Speaks to a RabbitMQ cluster and to the store beside it."""
+    """Speaks to a RabbitMQ cluster, and to what keeps messages beside it."""
 
     def __init__(self, url: str, kept: Kept, *, role: str = "client", deadline: float = 5.0, settling: float = _SETTLING) -> None:
         """Prepare a broker inside a running event loop; it connects with its first verb."""
@@ -52,23 +51,27 @@ class RabbitBroker:
         self._consumers: set[RabbitConsumer] = set()
         self._declared = Declared()
         self._relay = Relay(
-            kept, self._outlet, self._control, self._consumers, declare_fragile=lambda: self._declare_again(only_fragile=True)
+            lambda: kept.consume([RELAY], prefetch=1000), Outlet(self.address, name=f"chappe {role} relays", deadline=deadline)
         )
-        self.send = self._relay.send
+        self._binding: asyncio.Task[None] | None = None
 
     async def _open(self, what: str) -> Link:
         return await Link.open(self.address, name=f"chappe {self._role} {what}", deadline=self._deadline, confirms=False)
 
     async def close(self) -> None:
         """Close the connections; what consumers held is ready again."""
+        if self._binding is not None:
+            self._binding.cancel()
+            await asyncio.wait([self._binding])
         for consumer in list(self._consumers):
             await consumer.close()
         await self._relay.close()
         await self._outlet.close()
         await self._control.close()
+        await self._kept.close()
 
     def cut(self) -> None:
-        """Lose all connections, as if the network had failed."""
+        """Lose all connections to RabbitMQ, as if the network had failed."""
         for consumer in self._consumers:
             consumer.cut()
         self._outlet.cut()
@@ -79,9 +82,8 @@ class RabbitBroker:
     async def declare(self, topology: Topology) -> None:
         link = await self._control.link()
         await declare_exchanges(link, topology.exchanges)  # what RabbitMQ refuses must not be remembered
-        is_new = await self._kept.declare(topology)
-        lanes = {queue.name: await self._kept.lanes(queue.name) for queue in topology.queues}
-        await declare(link, topology, lanes)
+        is_new = await self._kept.declare_new(topology)
+        await declare(link, topology)
         self._declared.add(topology)
         if is_new:
             await asyncio.sleep(self._settling)  # nothing tells when it has happened
@@ -91,29 +93,40 @@ class RabbitBroker:
         topology = self._declared.fragile() if only_fragile else self._declared.all()
         if not topology.queues and not topology.exchanges:
             return
-        lanes: dict[str, int] = {}
-        for queue in topology.queues:
-            with contextlib.suppress(NotFound):  # it was deleted, by somebody who does not need it any more
-                lanes[queue.name] = await self._kept.lanes(queue.name)
-        await declare_again(await self._control.link(), topology, lanes)
+        there = set(await self._kept.queues())  # others were deleted, by somebody who does not need them any more
+        topology = Topology(topology.exchanges, tuple(queue for queue in topology.queues if queue.name in there))
+        await declare_again(await self._control.link(), topology)
         if only_fragile:
             for consumer in list(self._consumers):
                 await consumer.bind_again()
+
+    async def _bind_again(self) -> None:
+        while True:
+            await asyncio.sleep(_BIND)
+            with contextlib.suppress(BrokerError):  # it is looked at again
+                await self._declare_again(only_fragile=True)
 
     # --- publishing
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         if not publications:
             return []
-        if any(is_kept(p) for p in publications):
-            refuse_unencodable(publications)
-            receipts, tickets = await self._kept.publish(publications)
-            await self._relay.send(tickets)
-            if any(p.delay > 0 for p in publications):
-                self._relay.look()
-            return receipts
-        await self._publish_rest(publications, set())
-        return [Receipt(p.envelope.id) for p in publications]
+        if not any(is_kept(p) for p in publications):
+            await self._publish_rest(publications, set())
+            return [Receipt(p.envelope.id) for p in publications]
+        refuse_unencodable([p for p in publications if p.exchange])  # what is relayed must be sayable later
+        receipts = await self._kept.publish(publications)
+        self.relay(publications)
+        return receipts
+
+    def relay(self, publications: Sequence[Publication]) -> None:
+        """Publish what is kept for an exchange from now on, if any of these is."""
+        if any(p.exchange for p in publications):
+            self._relay.begin()
+
+    def queue_of(self, tag: int) -> str | None:
+        """Return the queue of a delivery of RabbitMQ that is out here."""
+        return next((queue for consumer in self._consumers if (queue := consumer.queue_of(tag)) is not None), None)
 
     async def _publish_rest(self, publications: Sequence[Publication], said: set[Said]) -> None:
         """Publish what is not said yet, and note what is then."""
@@ -131,127 +144,105 @@ class RabbitBroker:
 
     async def _is_taken(self, exchange: str, routing_key: str) -> bool:
         """Tell whether somebody whom we know takes it. Raises `Unroutable` if nobody can."""
+        for fresh in (False, True):
+            with contextlib.suppress(Unroutable):
+                await self._kept.takers(exchange, routing_key, fresh=fresh)
+                return True
+        link = await self._control.link()
         try:
-            await self._kept.takers(exchange, routing_key)
-        except Unroutable:
-            pass
-        else:
-            return True
-        try:
-            await self._kept.takers(exchange, routing_key, fresh=True)
-        except Unroutable:
-            link = await self._control.link()
-            try:
-                if exchange:
-                    await link.exchange(exchange, "direct", passive=True)
-                else:
-                    await link.queue(routing_key, passive=True)
-            except NotFound:
-                pass
+            if exchange:
+                await link.exchange(exchange, "direct", passive=True)
             else:
-                return False
-            raise
-        return True
+                await link.queue(routing_key, passive=True)
+        except NotFound:
+            await self._kept.takers(exchange, routing_key)  # says what is declared
+        return False
 
     # --- consuming
 
     @asynccontextmanager
-    async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[RabbitConsumer]:
-        known = {queue: await self._kept.lanes(queue, fresh=True) for queue in queues}
-        self._control.keep()
-        await self._control.link()
-        await self._kept.consume()
-        consumer = RabbitConsumer(
-            known,
-            prefetch,
-            temporary=temporary,
-            outbox=self._kept,
-            ways=Ways(
-                lambda: self._open("receives"), self._publish_rest, self.send, self._relay.look, self._declare_again, self._declared.type_of
-            ),
-            patience=self._deadline,
-        )
-        self._declared.lend(temporary)
-        self._consumers.add(consumer)
-        self._relay.look()
-        try:
-            if temporary:
-                await consumer.open()
-            yield consumer
-        finally:
-            await consumer.close()
-            self._consumers.discard(consumer)
+    async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[Consumer]:
+        async with self._kept.consume(queues, prefetch=prefetch) as kept:
+            if self._kept.presence.info.get("suspects"):  # all of them are kept
+                yield kept
+                return
+            await self._kept.presence.show_consuming()
+            self._control.keep()
+            await self._control.link()
+            ways = Ways(lambda: self._open("receives"), self._publish_rest, self._declare_again, self._declared.type_of)
+            consumer = RabbitConsumer(queues, prefetch, temporary=temporary, kept=kept, ways=ways, patience=self._deadline)
+            self._declared.lend(temporary)
+            self._consumers.add(consumer)
+            self._relay.begin()
+            if self._binding is None:
+                self._binding = asyncio.get_running_loop().create_task(self._bind_again())
+            try:
+                if temporary:
+                    await consumer.open()
+                yield consumer
+            finally:
+                await consumer.close()
+                self._consumers.discard(consumer)
 
     async def blame(self, death: Death) -> None:
-        """Hear which deliveries a worker of this host was running when it died."""
-        await self._kept.blame(marks_in(death.deliveries))
+        await self._kept.blame(death)
 
     async def _answer(self, question: Question) -> Held:
-        session = await self._kept.session()
+        session = await self._kept.presence.number()
         for consumer in list(self._consumers):
             for queue in question.queues:
-                if question.lanes:
-                    consumer.open_lane(queue, question.lanes)
                 if question.let_go:
                     await consumer.let_go(queue)
             await consumer.admitted()
         parts = {queue: _sum([consumer.held(queue) for consumer in self._consumers]) for queue in question.queues}
-        running: tuple[Any, ...] = ()
-        if question.details:
-            running = tuple(d for consumer in self._consumers for queue in question.queues for d in consumer.running(queue))
-        return Held(question.id, session, parts, sum(consumer.holding for consumer in self._consumers), running)
+        cancels = any(consumer.cancel(question.cancel) for consumer in self._consumers) if question.cancel else False
+        return Held(question.id, session, parts, sum(consumer.holding for consumer in self._consumers), cancels)
 
-    async def _held(self, queues: Sequence[str], *, details: bool = False, let_go: bool = False) -> list[Held]:
+    async def _held(self, queues: Sequence[str], *, let_go: bool = False, cancel: str = "") -> list[Held]:
         """Tell what each session that consumes holds."""
-        mine = await self._kept.session()
-        question = Question(uuid4().hex, tuple(queues), details=details, let_go=let_go)
-        others = [session for session in await self._kept.consumers() if session != mine]
+        mine = await self._kept.presence.number()
+        question = Question(uuid4().hex, tuple(queues), let_go, cancel)
+        others = [session for session in await self._kept.presence.consumers() if session != mine]
         found = [await self._answer(question), *await self._control.ask(question, others)]
         return [replace(held, id="") for held in sorted(found, key=lambda held: held.session)]
 
-    async def holding(self) -> Mapping[int, int]:
-        """Tell how many deliveries each session has."""
-        return {held.session: held.holding for held in await self._held(())}
+    # --- what is shown beside what is kept
 
-    async def consuming(self, queue: str) -> int:
-        """Count the consumers of a queue."""
-        try:
-            return (await (await self._control.link()).queue(queue, passive=True))[2]
-        except NotFound:
-            return 0
+    async def holding(self) -> Mapping[int, int]:
+        """Tell how many deliveries of RabbitMQ each session has."""
+        return {held.session: held.holding for held in await self._held(())}
 
     async def about(self) -> str:
         """Tell which server answers, for people."""
         link = await self._control.link()
         return f"RabbitMQ {link.server_version} at {link.where}"
 
+    async def counts(self, queues: Sequence[str]) -> Mapping[str, Depth]:
+        """Count the messages of RabbitMQ's own in queues."""
+        link = await self._control.link()
+        held = await self._held(queues)
+        counted: dict[str, Depth] = {}
+        for queue in queues:
+            here = _sum([h.queues[queue] for h in held if queue in h.queues])
+            counted[queue] = Depth(ready=await _ready(link, queue) + here.waiting, running=here.out)
+        return counted
+
     # --- looking
 
     async def depth(self, queue: str) -> Depth:
-        return (await self.depths((queue,)))[queue]
-
-    async def depths(self, queues: Sequence[str]) -> Mapping[str, Depth]:
-        """Count the messages of queues; what moves all the time may be counted twice or not."""
-        link = await self._control.link()
-        seen = await self._looked_at(link, queues)
-        looks = _LOOKS if len(queues) == 1 else _LOOKS_AT_MANY
-        for _ in range(looks):  # three places are looked at one after the other: until nothing has moved meanwhile
-            before, seen = seen, await self._looked_at(link, queues)
+        seen = await self._looked_at(queue)
+        for _ in range(_LOOKS):  # three places are looked at one after the other: until nothing has moved meanwhile
+            before, seen = seen, await self._looked_at(queue)
             if before == seen:
                 break
-        return {queue: _depth(queue, *seen) for queue in queues}
+        return seen
 
-    async def _looked_at(self, link: Link, queues: Sequence[str]) -> tuple[Mapping[str, Counts], dict[str, int], list[Held]]:
-        counts = await self._kept.counts(queues)
-        held = await self._held(queues)
-        waiting = {
-            queue: sum([await _ready(link, name) for name in lanes_of(queue, await self._kept.lanes(queue))])
-            for queue in queues
-        }  # fmt: skip
-        return counts, waiting, held
+    async def _looked_at(self, queue: str) -> Depth:
+        kept = (await self._kept.depths([queue]))[queue]
+        pushed = (await self.counts([queue]))[queue]
+        return Depth(kept.ready + pushed.ready, kept.running + pushed.running, kept.delayed, kept.dead)
 
     async def purge(self, queue: str, *, delete: bool = False) -> int:
-        lanes = await self._kept.lanes(queue, fresh=True)
         if delete:
             depth = await self.depth(queue)
             if depth.running or depth.dead:
@@ -259,39 +250,32 @@ class RabbitBroker:
                     f'queue "{queue}" has {depth.running} running and {depth.dead} dead messages; end or discard them before deleting it'
                 )
         await self._held((queue,), let_go=True)
-        counts = (await self._kept.counts((queue,)))[queue]
-        gone = await self._kept.purge(queue)
+        gone = await self._kept.purge(queue, delete=delete)
         link = await self._control.link()
-        purged = 0
-        for name in lanes_of(queue, lanes):
-            with contextlib.suppress(NotFound):  # a lane is made with its first ticket
-                purged += await link.purge(name)
-        await self._kept.reticket(queue)  # of what was published meanwhile
-        self._relay.look()
+        with contextlib.suppress(NotFound):
+            gone += await link.purge(queue)
         if delete:
-            await self._kept.remove(queue)
             self._declared.forget(queue)
-            for name in lanes_of(queue, lanes):
-                await link.delete(name)
-                self._relay.forget(name)
-        return gone + max(0, purged - counts.tickets - counts.lost)
+            await link.delete(queue)
+        return gone
 
     async def cancel(self, message_id: str) -> str:
-        raise Rejected(f"message {message_id}: nothing can be cancelled on RabbitMQ yet")
+        try:
+            return await self._kept.cancel(message_id)
+        except NotFound as error:
+            if any(held.cancels for held in await self._held((), cancel=message_id)):
+                return "running"
+            raise NotFound(f"{error}, or it is a plain message that waits in RabbitMQ, where it cannot be cancelled") from None
 
     async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
-        """Show messages of a queue without lending them: ready, running or delayed."""
-        if state not in ("ready", "running", "delayed"):
-            raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "chappe dead list")')
-        rows = await self._kept.peek(queue, state, limit)
-        return [Delivery(place, queue, attempt + 1, envelope) for place, attempt, envelope in rows]
+        """Show messages of a queue without lending them, of those that are kept beside RabbitMQ."""
+        return await self._kept.peek(queue, state, limit)
 
     async def preflight(self) -> list[Finding]:
-        """Look at RabbitMQ and at the store beside it."""
+        """Look at RabbitMQ and at what is beside it."""
         link = await Link.open(self.address, name="chappe doctor", deadline=self._deadline)
         try:
-            lanes = {queue: await self._kept.lanes(queue) for queue in await self._kept.queues()}
-            found = [finding async for finding in preflight(link, self.address, lanes, self._deadline)]
+            found = [finding async for finding in preflight(link, self.address, await self._kept.queues(), self._deadline)]
         finally:
             await link.close()
         return [*found, *await self._kept.preflight()]
@@ -312,28 +296,15 @@ class RabbitBroker:
             await link.close()
 
 
-def _depth(queue: str, counts: Mapping[str, Counts], waiting: Mapping[str, int], held: Sequence[Held]) -> Depth:
-    """Return the counts of a queue from what the store, RabbitMQ and the sessions say of it."""
-    stored, here = counts[queue], _sum([h.queues[queue] for h in held if queue in h.queues])
-    tickets = stored.tickets + stored.lost - here.tickets  # of the messages that wait in RabbitMQ
-    plain = max(0, waiting[queue] - tickets + here.waiting)
-    return Depth(
-        ready=plain + stored.ready + stored.lost + here.copies_waiting,
-        running=max(0, here.out + stored.running - here.copies_waiting),
-        delayed=stored.delayed,
-        dead=stored.dead,
-    )
-
-
 def _sum(parts: Sequence[Part]) -> Part:
-    return Part(*(sum(column) for column in zip((0, 0, 0, 0), *(astuple(part) for part in parts), strict=True)))
+    return Part(sum(part.out for part in parts), sum(part.waiting for part in parts))
 
 
-async def _ready(link: Link, name: str) -> int:
+async def _ready(link: Link, queue: str) -> int:
     try:
-        return (await link.queue(name, passive=True))[1]
+        return (await link.queue(queue, passive=True))[1]
     except NotFound:
-        return 0  # a lane is made with its first ticket
+        return 0  # somebody deleted it
 
 
 def _said(publication: Publication) -> Said:

@@ -1,4 +1,4 @@
-"""Receiving: what RabbitMQ pushes is taken in, in its order, lent for as long as it is not settled, and never hoarded."""
+"""Receiving: what RabbitMQ pushes and what is kept beside it, larger priorities first, lent for as long as it is not settled."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from chappe.engines.contract.broker import Ack, Dead, Delivery, Refusal, Retry, Settlement
-from chappe.engines.rabbitmq.admission import Admission, SendTickets
 from chappe.engines.rabbitmq.control import Part
-from chappe.engines.rabbitmq.endings import delays, ending_of, is_simple, is_untouched, unsayable
-from chappe.engines.rabbitmq.lane import Item, Lane, Said, admitted
+from chappe.engines.rabbitmq.kept import KeptConsumer, is_kept, is_stray, tag_of
 from chappe.engines.rabbitmq.link import Link
-from chappe.engines.rabbitmq.outbox import Lent, Outbox, mark_of
-from chappe.engines.rabbitmq.properties import COPIES, envelope_of, ticket_in
+from chappe.engines.rabbitmq.properties import COPIES, envelope_of
+from chappe.engines.rabbitmq.pushed import Item, Said, Source
 from chappe.engines.rabbitmq.reading import Message
 from chappe.engines.rabbitmq.subscribing import Hears, Subscriptions
 from chappe.errors import BrokerError, BrokerUnavailable, Rejected
@@ -28,52 +25,53 @@ log = logging.getLogger("chappe.rabbitmq")
 
 _IDLE: Final = 0.03  # seconds without anybody who waits, after which what was pushed in vain goes back to others
 _AGAIN: Final = 0.1  # seconds between two tries to connect; RabbitMQ refuses queues that it has not found again since its start
-_STORE_PAUSE: Final = 0.5
+_KEPT_PAUSE: Final = 0.5
+_LOOK: Final = 1.0  # seconds after which somebody who waits looks by himself at what is kept
 _LATER_AT_MOST: Final = 10_000
-_COUNTER: Final = (1 << 28) - 1
-_numbers = itertools.count(int.from_bytes(os.urandom(3), "big"))
+_NORMAL, _URGENT = 0, -1  # ranks: minus the smallest priority that is meant
 
-Open = Callable[[], Awaitable[Link]]
 PublishRest = Callable[[Sequence[Publication], set[Said]], Awaitable[None]]
 
 
 class Ways(NamedTuple):
     """What a consumer needs of its broker.
 
-    `publish` publishes what is not said yet, and notes what it says; `look` has what is due looked at anew.
-    `declare` makes exist again what may have gone with a connection; `type_of` names what came without a type, by its queue,
-    exchange and routing key.
+    `publish` publishes what is not said yet, and notes what it says. `declare` makes exist again what may have gone with a connection;
+    `type_of` names what came without a type, by its queue, exchange and routing key.
     """
 
-    open_link: Open
+    open_link: Callable[[], Awaitable[Link]]
     publish: PublishRest
-    send: SendTickets
-    look: Callable[[], None]
     declare: Callable[[], Awaitable[None]]
     type_of: Callable[[str, str, str], str]
 
 
 class RabbitConsumer:
-    """Receives from RabbitMQ over a connection of its own, and opens another when that is lost."""
+    """Receives from RabbitMQ over a connection of its own, which it opens again when that is lost, and what is kept of the same queues."""
 
     def __init__(
-        self, queues: Mapping[str, int], prefetch: int, *, temporary: Sequence[Queue], outbox: Outbox, ways: Ways, patience: float
+        self, queues: Sequence[str], prefetch: int, *, temporary: Sequence[Queue], kept: KeptConsumer, ways: Ways, patience: float
     ) -> None:
-        """Prepare a consumer of these queues, each with its lanes, and of temporary ones; it connects with its first `receive`."""
-        self._outbox = outbox
-        self._admission = Admission(outbox, ways.send)
+        """Prepare a consumer of these queues, and of temporary ones; it connects with its first `receive`."""
         self._arrived = asyncio.Event()
-        open_link, self._publish, self._send, self._look, declare, self._type_of = ways
+        open_link, self._publish, declare, self._type_of = ways
         self._subscriptions = Subscriptions(
             queues, temporary, open_link=open_link, declare=declare, hears=Hears(self._came, self._lost, self._arrived.set)
         )
+        self._kept = kept
+        self._kept.elsewhere = lambda: len(self._out)
+        self._kept.on_ready = self._told
+        self._may_be_kept = True  # whether there may be something that is ready
+        self._kept_first = False
+        self._cancelled: Callable[[int], None] = lambda _: None
+        self._looks_at = 0.0
         self._patience = patience
         self._prefetch = prefetch
         self.queues = list(queues)
-        self._turns = list(self._subscriptions.lanes)
+        self._turns = list(self._subscriptions.sources)
         self._out: dict[int, Item] = {}
         self._later: dict[Item, asyncio.TimerHandle] = {}  # what of temporary queues waits for its next attempt
-        self._unsettled: dict[int, Item] = {}  # by RabbitMQ's tag, in the order in which it came
+        self._unsettled: dict[int, Item] = {}  # by RabbitMQ's number, in the order in which it came
         self._asked = 0
         self._waiting = 0
         self._stops = 0
@@ -83,18 +81,24 @@ class RabbitConsumer:
         self._closed = False
 
     def on_cancel(self, told: Callable[[int], None]) -> None:
-        """Tell nobody: nothing can be cancelled here yet."""
+        self._cancelled = told
+        self._kept.on_cancel(told)
+
+    def cancel(self, message_id: str) -> bool:
+        """Tell of a message of RabbitMQ that is out that somebody cancels it, and whether there was one."""
+        found = [item for item in self._out.values() if item.envelope.id == message_id]
+        for item in found:
+            if not item.is_cancelled:
+                item.is_cancelled = True
+                self._cancelled(item.tag)
+        return bool(found)
 
     def resize(self, prefetch: int) -> None:
         self._has_shrunk |= prefetch < self._prefetch
         self._prefetch = prefetch
 
     def holds(self, delivery: int) -> bool:
-        return delivery in self._out
-
-    def open_lane(self, queue: str, lanes: int) -> None:
-        """Hear that a queue has more lanes than when this consumer began."""
-        self._subscriptions.open_lane(queue, lanes)
+        return delivery in self._out if is_stray(delivery) else self._kept.holds(delivery)
 
     async def open(self) -> None:
         """Connect, and make the temporary queues, so that what is published from now on comes."""
@@ -108,35 +112,35 @@ class RabbitConsumer:
     # --- what others ask
 
     def held(self, queue: str) -> Part:
-        """Tell what is here of a queue."""
-        lanes = self._subscriptions.lanes.get(queue, ())
-        out = sum(1 for item in self._out.values() if item.lane.queue == queue and item.lent is None)
-        waiting = [item for lane in lanes for item in lane.ready]
-        tickets = sum(1 for lane in lanes for item in lane.incoming if item.ticket is not None)
-        plain = sum(1 for item in waiting if item.lent is None)
-        return Part(out, plain + sum(len(lane.incoming) for lane in lanes) - tickets, len(waiting) - plain, tickets)
+        """Tell what is here of a queue of RabbitMQ's."""
+        out = sum(1 for item in self._out.values() if item.source.queue == queue)
+        source = self._subscriptions.sources.get(queue)
+        if source is None:
+            return Part(out)
+        return Part(out, sum(1 for one in source.ready if isinstance(one, Item)) + len(source.incoming))
 
     async def admitted(self) -> None:
-        """Return when nothing is on its way between RabbitMQ, the store and here, or after a while."""
+        """Return when nothing is on its way between RabbitMQ and what is kept, or after a while."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STORE_PAUSE), self._subscriptions.changing:
-                admissions = [lane.admission for lane in self._subscriptions.all() if lane.admission is not None]
+            async with asyncio.timeout(_KEPT_PAUSE), self._subscriptions.changing:
+                admissions = [source.admission for source in self._subscriptions.all() if source.admission is not None]
                 if admissions:
                     await asyncio.wait(admissions)
 
+    def queue_of(self, tag: int) -> str | None:
+        """Return the queue of a delivery of RabbitMQ that is out, but for temporary ones."""
+        item = self._out.get(tag)
+        return None if item is None else item.queue
+
     @property
     def holding(self) -> int:
-        """How many deliveries are out."""
+        """How many deliveries of RabbitMQ are out."""
         return len(self._out)
-
-    def running(self, queue: str) -> list[Delivery]:
-        """Show what is out of a queue."""
-        return [_delivery(tag, item) for tag, item in self._out.items() if item.lane.queue == queue]
 
     # --- receiving
 
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
-        limit = min(limit, self._prefetch - len(self._out) - self._asked)
+        limit = min(limit, self._room() - self._asked)
         if limit <= 0 or self._closed:
             return []
         self._asked += limit
@@ -150,6 +154,10 @@ class RabbitConsumer:
             self._asked -= limit
             self._waiting -= 1
             self._rest()
+
+    def _room(self) -> int:
+        here = sum(1 for source in self._subscriptions.all() for one in source.ready if isinstance(one, Delivery))
+        return self._prefetch - len(self._out) - len(self._kept.held()) + here  # those are not lent on yet
 
     def _rest(self) -> None:
         """Return soon what comes while nobody waits."""
@@ -169,133 +177,207 @@ class RabbitConsumer:
         while not self._closed and stops == self._stops:
             self._arrived.clear()
             try:
+                await self._look()
                 await self._subscriptions.ask(lambda: self._asked)
+                got = await self._take(limit)
             except BrokerUnavailable:
                 if loop.time() >= patience:
                     raise
                 await asyncio.sleep(_AGAIN)
                 continue
             patience = loop.time() + self._patience
-            if got := self._take(limit):
+            if got:
                 return got
             left = deadline - loop.time()
             if left <= 0:
                 break
+            if self._subscriptions.queues:
+                await self._kept.attend()
+                left = min(left, max(0.0, self._looks_at - loop.time()))
+            away = [source.absent_for for source in self._subscriptions.all() if source.absent_for]
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min([left, *(lane.absent_for for lane in self._subscriptions.all() if lane.absent_for)])):
+                async with asyncio.timeout(min([left, *away])):
                     await self._arrived.wait()
         return []
 
-    def _take(self, limit: int) -> list[Delivery]:
-        """Give on what is here: the queues in turn, larger priorities first."""
+    def _told(self) -> None:
+        self._looks_at = 0.0
+        self._arrived.set()
+
+    async def _look(self) -> None:
+        """Look at what is kept and which queues are paused, if somebody told that there is something new, or after a while."""
+        now = asyncio.get_running_loop().time()
+        if now < self._looks_at or not self._subscriptions.queues:
+            return
+        self._may_be_kept, self._looks_at = True, now + _LOOK
+        paused = await self._kept.paused()
+        begun, self._subscriptions.paused = paused - self._subscriptions.paused, paused
+        for queue in begun:
+            await self.let_go(queue)
+
+    async def _take(self, limit: int) -> list[Delivery]:
+        """Lend on what is here and what is kept: larger priorities first, and of the usual one both in turn."""
+        if not self._subscriptions.queues or not (self._may_be_kept or self._kept.is_alone):
+            return self._take_pushed(limit)
         taken: list[Delivery] = []
-        if self._closed:
+        try:
+            await self._take_both(taken, limit)
+        except BaseException:
+            self._begin(self._give_back(taken))
+            raise
+        return taken
+
+    async def _take_both(self, taken: list[Delivery], limit: int) -> None:
+        first = _NORMAL if self._kept_first else _URGENT
+        self._kept_first = not self._kept_first
+        taken += await self._claim(limit, first)
+        if self._kept.is_alone:
+            await self._make_room()
+            return
+        taken += self._take_pushed(limit - len(taken))
+        if len(taken) < limit and first == _URGENT:
+            taken += await self._claim(limit - len(taken), _NORMAL)
+        if not taken:  # what has a smaller priority comes after all that is pushed
+            await self._subscriptions.came()
+            taken += self._take_pushed(limit) or await self._claim(limit, None)
+
+    async def _make_room(self) -> None:
+        """Return to others what waits here while something runs alone."""
+        if sources := [source for source in self._subscriptions.all() if source.ready]:
+            async with self._subscriptions.changing:
+                await self._let_go(sources)
+            self._told()
+
+    async def _give_back(self, taken: Sequence[Delivery]) -> None:
+        """Return what came for a `receive` that nobody waits for any more."""
+        with contextlib.suppress(BrokerError):
+            await self.settle([Retry(delivery.tag, 0.0, counted=False) for delivery in taken])
+
+    async def _claim(self, room: int, most: int | None) -> list[Delivery]:
+        if most is not None:
+            return await self._kept.claim(room, most)
+        self._may_be_kept = False
+        found = await self._kept.claim(room)
+        self._may_be_kept |= bool(found)
+        return found
+
+    def _take_pushed(self, limit: int) -> list[Delivery]:
+        """Lend on what came, the queues in turn."""
+        taken: list[Delivery] = []
+        if self._closed or self._kept.is_alone:
             return taken
         for queue in self._turns:
-            for lane in self._subscriptions.lanes[queue]:
-                while lane.ready and len(taken) < limit:
-                    item = lane.ready.popleft()
-                    tag = mark_of(queue, item.envelope.id) << 28 | next(_numbers) & _COUNTER
-                    self._out[tag] = item
-                    taken.append(_delivery(tag, item))
-                if lane.incoming:
-                    break  # what comes before the others is being looked at
+            source = self._subscriptions.sources[queue]
+            while source.ready and len(taken) < limit:
+                one = source.ready.popleft()
+                if isinstance(one, Item):
+                    self._out[one.tag] = one
+                    one = one.delivery()
+                taken.append(one)
         if taken:
             self._turns.append(self._turns.pop(0))
         return taken
 
-    def _came(self, link: Link, lane: Lane, generation: int, message: Message) -> None:
+    def _came(self, link: Link, source: Source, generation: int, message: Message) -> None:
         if link is not self._subscriptions.link:
             return
         headers: Mapping[str, Any] = message.properties.headers or {}
         properties = message.properties
-        fallback = "" if properties.type else self._type_of(lane.queue, message.exchange, message.routing_key)
+        fallback = "" if properties.type else self._type_of(source.queue, message.exchange, message.routing_key)
         envelope = envelope_of(properties, message.body, fallback=fallback)
-        is_ours = lane.temporary is None  # to the store a temporary queue is another program's
-        item = Item(message.tag, lane, generation, envelope, ticket_in(headers) if is_ours else None, message.redelivered and is_ours)
+        is_ours = source.temporary is None  # what is relayed is kept for our queues, and for no temporary one
+        tag = tag_of(source.queue, envelope.id)
+        item = Item(message.tag, source, generation, envelope, tag, message.redelivered and is_ours)
         self._unsettled[message.tag] = item
-        if generation == lane.generation:
-            lane.used += 1
+        if generation == source.generation:
+            source.used += 1
         if COPIES in headers and is_ours:
             self._end([item], [])
             return
-        if lane.incoming or item.again or item.ticket is not None:
-            lane.incoming.append(item)
-            self._admit_soon(link, lane)
+        if source.incoming or item.again:
+            source.incoming.append(item)
+            self._admit_soon(source)
         else:
-            lane.ready.append(item)
+            source.ready.append(item)
             self._arrived.set()
         if not self._waiting and self._idle is None:
             self._rest()
 
-    def _admit_soon(self, link: Link, lane: Lane) -> None:
-        if lane.admission is None and lane.incoming and not self._closed:
-            lane.admission = self._begin(self._admit(link, lane))
+    def _admit_soon(self, source: Source) -> None:
+        if source.admission is None and source.incoming and not self._closed:
+            source.admission = self._begin(self._admit(source))
 
-    async def _admit(self, link: Link, lane: Lane) -> None:
-        """Ask the store about what it knows more of: tickets, and what comes again."""
+    async def _admit(self, source: Source) -> None:
+        """Have what comes again be kept elsewhere, so that RabbitMQ need not remember anything of it."""
         try:
-            while lane.incoming and link is self._subscriptions.live and not self._closed:
-                batch = list(lane.incoming)
+            while (link := self._subscriptions.live) is not None and source.incoming and not self._closed:
+                batch = list(source.incoming)
+                again = [item for item in batch if item.again]
                 try:
-                    wanted = await self._admission.admit(lane, batch)
+                    lent = await self._kept.adopt(again) if again else {}
                 except BrokerError as error:
-                    log.warning("the store cannot be asked about what came (%s); trying again", error)
-                    await asyncio.sleep(_STORE_PAUSE)
+                    log.warning("what came again cannot be kept (%s); trying again", error)
+                    await asyncio.sleep(_KEPT_PAUSE)
                     continue
                 except Exception:  # whatever it is: what came and is never looked at would leave this consumer deaf
-                    log.exception("what came cannot be looked at; trying again")
-                    await asyncio.sleep(_STORE_PAUSE)
+                    log.exception("what came again cannot be kept; trying again")
+                    await asyncio.sleep(_KEPT_PAUSE)
                     continue
-                if link is not self._subscriptions.live:
-                    await self._tell_lost([item.lent for item in batch if item.lent is not None])
+                if link is not self._subscriptions.live:  # RabbitMQ lends it once more, to somebody
+                    await self._kept.settle([Retry(delivery.tag, 0.0, counted=False) for delivery in lent.values()])
                     return
                 for item in batch:
-                    lane.incoming.popleft()
-                    if item in wanted:
-                        lane.ready.append(item)
-                    else:
-                        self._end([item], [])
-                self._arrived.set()
+                    source.incoming.popleft()
+                    if not item.again:
+                        source.ready.append(item)
+                    elif (delivery := lent.get(item.tag)) is not None:
+                        source.ready.append(delivery)
+                self._end(again, [])
+                self._told()
         finally:
-            lane.admission = None
-            if (now := self._subscriptions.live) is not None:
-                self._admit_soon(now, lane)  # what came over another connection meanwhile
+            source.admission = None
+            self._admit_soon(source)  # what came over another connection meanwhile
 
     # --- settling
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
         if self._has_shrunk:
             await self._shrink()
+        kept = [settlement for settlement in settlements if not is_stray(settlement.delivery)]
+        refusals = await self._kept.settle(kept) if kept else []
+        if len(kept) < len(settlements):
+            refusals += await self._settle_pushed([settlement for settlement in settlements if is_stray(settlement.delivery)])
+        elif not self._out:
+            self._arrived.set()  # what runs alone may begin
+        return refusals
+
+    async def _settle_pushed(self, settlements: Sequence[Settlement]) -> list[Refusal]:
         refusals: list[Refusal] = []
-        plain: list[tuple[int, Item]] = []
-        stored: list[tuple[Settlement, Item]] = []
-        back: list[Item] = []
+        by_way: dict[str, list[tuple[Settlement, Item]]] = {way: [] for way in ("done", "back", "here", "publish", "move")}
         seen: set[int] = set()
         link = self._subscriptions.link
         for settlement in settlements:
             tag = settlement.delivery
             item = self._out.get(tag) if tag not in seen else None
+            seen.add(tag)
             if item is None:
                 refusals.append(Refusal(tag, "stale", "this consumer does not hold the delivery, or settled it already"))
                 continue
-            seen.add(tag)
-            if isinstance(settlement, Ack) and item.lent is None and not item.kept and not settlement.marked and not settlement.then:
-                plain.append((tag, item))
+            way = self._way_of(settlement, item)
+            by_way[way].append((settlement, item))
+            if way in ("done", "back", "here"):
                 del self._out[tag]
-            elif isinstance(settlement, Retry) and item.lent is None and is_untouched(settlement) and self._is_unsettled(item):
-                back.append(item)
-                del self._out[tag]
-            elif item.lane.temporary is not None and not isinstance(settlement, Ack):
-                self._settle_here(settlement, item)
-                del self._out[tag]
-            else:
-                stored.append((settlement, item))
-        self._end([item for _, item in plain], [])  # at once: a tag is of this connection only
-        ended = [tag for tag, _ in plain]
+        done, back = [item for _, item in by_way["done"]], [item for _, item in by_way["back"]]
+        self._end(done, [])  # at once: a number is of this connection only
+        for settlement, item in by_way["here"]:
+            self._settle_here(settlement, item)
         await self._return(back)
-        if stored:
-            refusals += await self._settle_stored(stored, ended)
+        ended = [item.tag for item in done]
+        unsure: list[BaseException] = []
+        if by_way["publish"]:
+            refusals += await self._settle_publishing(by_way["publish"], ended, unsure)
+        if by_way["move"]:
+            refusals += await self._settle_moving(by_way["move"])
         if ended:
             try:
                 if link is None or link is not self._subscriptions.link:
@@ -303,7 +385,19 @@ class RabbitConsumer:
                 await link.sync()
             except BrokerUnavailable as error:
                 refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in ended]
+        if unsure:
+            raise unsure[0]  # what ended meanwhile is refused as stale when it is said again
         return refusals
+
+    def _way_of(self, settlement: Settlement, item: Item) -> str:
+        """Tell how a message ends: RabbitMQ forgets it or has it back, maybe after something was published, or it was moved."""
+        if isinstance(settlement, Ack):
+            if settlement.marked or any(is_kept(p) for p in settlement.then):
+                return "move"
+            return "publish" if settlement.then else "done"
+        if isinstance(settlement, Retry) and _is_untouched(settlement) and self._is_unsettled(item):
+            return "back"
+        return "move" if item.source.temporary is None else "here"
 
     async def _shrink(self) -> None:
         """Have nothing pushed into room that there is no more: what has to go back may lose its place to what is asked for right after."""
@@ -311,22 +405,23 @@ class RabbitConsumer:
         async with self._subscriptions.changing:
             if (link := self._subscriptions.live) is not None:
                 with contextlib.suppress(BrokerError):
-                    await self._subscriptions.end(link, [lane for lane in self._subscriptions.all() if lane.credit > self._prefetch])
+                    await self._subscriptions.end(link, [one for one in self._subscriptions.all() if one.credit > self._prefetch])
 
     def _is_unsettled(self, item: Item) -> bool:
         """Tell whether RabbitMQ has lent it, and heard nothing of it yet."""
-        return self._unsettled.get(item.tag) is item
+        return self._unsettled.get(item.number) is item
 
-    def _settle_here(self, settlement: Retry | Dead, item: Item) -> None:
+    def _settle_here(self, settlement: Settlement, item: Item) -> None:
         """Keep what came through a temporary queue for its next attempt, or drop it: nothing of such a queue is kept elsewhere."""
         self._end([item], [])
         if isinstance(settlement, Dead):
             log.error(
                 '%s %s is dropped (%s): a temporary queue like "%s" has no dead letters',
-                item.envelope.type, item.envelope.id, settlement.reason, item.lane.queue,
+                item.envelope.type, item.envelope.id, settlement.reason, item.source.queue,
             )  # fmt: skip
             return
-        if not is_untouched(settlement):
+        assert isinstance(settlement, Retry)
+        if not _is_untouched(settlement):
             item.attempt, item.note = item.attempt + settlement.counted, settlement.note
         if settlement.after <= 0:
             self._ready_again(item)
@@ -342,59 +437,38 @@ class RabbitConsumer:
 
     def _ready_again(self, item: Item) -> None:
         self._later.pop(item, None)
-        ready = item.lane.ready
-        ready.insert(next((place for place, other in enumerate(ready) if other.tag > item.tag), len(ready)), item)
+        ready = item.source.ready
+        later = (place for place, other in enumerate(ready) if isinstance(other, Item) and other.number > item.number)
+        ready.insert(next(later, len(ready)), item)
         self._arrived.set()
 
-    async def _settle_stored(self, stored: Sequence[tuple[Settlement, Item]], acked: list[int]) -> list[Refusal]:
-        """Settle what the store has a part in, or what publishes something; `acked` gets those that only RabbitMQ has to forget."""
+    async def _settle_publishing(
+        self, publishing: Sequence[tuple[Settlement, Item]], ended: list[int], unsure: list[BaseException]
+    ) -> list[Refusal]:
+        """Publish what RabbitMQ takes, and only then have it forget; `ended` gets those tags, `unsure` what nobody knows the outcome of."""
         refusals: list[Refusal] = []
-        simple = [(settlement, item) for settlement, item in stored if isinstance(settlement, Ack) and is_simple(settlement, item)]
-        outcomes = await asyncio.gather(*(self._publish(ack.then, item.noted()) for ack, item in simple), return_exceptions=True)
-        unsure: list[BaseException] = []
         done: list[Item] = []
-        for (ack, item), outcome in zip(simple, outcomes, strict=True):
+        outcomes = await asyncio.gather(
+            *(self._publish(ack.then, item.noted()) for ack, item in publishing if isinstance(ack, Ack)), return_exceptions=True
+        )
+        for (ack, item), outcome in zip(publishing, outcomes, strict=True):
             if isinstance(outcome, Rejected):
                 refusals.append(Refusal(ack.delivery, "unroutable", str(outcome)))
             elif isinstance(outcome, BaseException):
                 unsure.append(outcome)
             elif self._out.pop(ack.delivery, None) is not None:
                 done.append(item)
-                acked.append(ack.delivery)
+                ended.append(ack.delivery)
             else:
                 refusals.append(Refusal(ack.delivery, "stale", "the delivery was lost while its messages were published"))
         self._end(done, [])
-        others = [(settlement, item) for settlement, item in stored if not isinstance(settlement, Ack) or not is_simple(settlement, item)]
-        if others:
-            refusals += await self._settle_in_store(others)
-        if unsure:
-            raise unsure[0]  # what ended meanwhile is refused as stale when it is said again
         return refusals
 
-    async def _settle_in_store(self, others: Sequence[tuple[Settlement, Item]]) -> list[Refusal]:
-        refusals = [Refusal(settlement.delivery, "unroutable", why) for settlement, _ in others if (why := unsayable(settlement))]
-        unsaid = {refusal.delivery for refusal in refusals}
-        others = [(settlement, item) for settlement, item in others if settlement.delivery not in unsaid]
-        if not others:
-            return refusals
-        ended, tickets = await self._outbox.settle([ending_of(settlement, item) for settlement, item in others])
-        done: list[Item] = []
-        back: list[Item] = []
-        for (settlement, item), end in zip(others, ended, strict=True):
-            if end.why in ("unroutable", "pending"):
-                refusals.append(Refusal(settlement.delivery, end.why, end.text, end.receipts))
-                continue
-            if end.why:
-                refusals.append(Refusal(settlement.delivery, end.why, end.text))
-            if self._out.pop(settlement.delivery, None) is not None:
-                (back if end.back or end.why else done).append(item)  # in vain: whoever gets the ticket throws it away
-        self._end(done, [])
-        try:
-            await self._return(back)
-        finally:
-            await self._send(tickets)
-            if any(delays(settlement) for settlement, _ in others):
-                self._look()
+    async def _settle_moving(self, moving: Sequence[tuple[Settlement, Item]]) -> list[Refusal]:
+        """Have them end where things are kept, and only then have RabbitMQ forget."""
+        refusals = await self._kept.settle_strays([settlement for settlement, _ in moving], [item for _, item in moving])
+        refused = {refusal.delivery for refusal in refusals}
+        self._end([item for _, item in moving if item.tag not in refused and self._out.pop(item.tag, None) is not None], [])
         return refusals
 
     async def _return(self, back: Sequence[Item]) -> None:
@@ -413,22 +487,24 @@ class RabbitConsumer:
         with contextlib.suppress(BrokerUnavailable):  # it ended meanwhile, and RabbitMQ has everything back
             for item in back:
                 if self._is_unsettled(item):
-                    del self._unsettled[item.tag]
-                    item.lane.ended(item)
-                    link.nack(item.tag)
-            left = {item.tag: item for item in done if self._is_unsettled(item)}
+                    del self._unsettled[item.number]
+                    item.source.ended(item)
+                    link.nack(item.number)
+            left = {item.number: item for item in done if self._is_unsettled(item)}
             upto = 0
-            for tag in list(itertools.takewhile(left.__contains__, self._unsettled)):
-                item = self._unsettled.pop(tag)
-                item.lane.ended(item)
-                del left[tag]
-                upto = tag
+            for number in list(itertools.takewhile(left.__contains__, self._unsettled)):
+                item = self._unsettled.pop(number)
+                item.source.ended(item)
+                del left[number]
+                upto = number
             if upto:
                 link.ack(upto, multiple=True)
-            for tag, item in left.items():
-                del self._unsettled[tag]
-                item.lane.ended(item)
-                link.ack(tag)
+            for number, item in left.items():
+                del self._unsettled[number]
+                item.source.ended(item)
+                link.ack(number)
+        if not self._out and self._kept.is_alone:
+            self._arrived.set()
 
     # --- giving back
 
@@ -436,60 +512,53 @@ class RabbitConsumer:
         """Return to others what was pushed while nobody here waited, and have nothing more pushed."""
         async with self._subscriptions.changing:
             if not self._waiting:
-                await self._let_go([lane for lane in self._subscriptions.all() if lane.used < lane.credit or lane.ready or lane.incoming])
+                sources = self._subscriptions.all()
+                await self._let_go([one for one in sources if one.used < one.credit or one.ready or one.incoming])
 
     async def let_go(self, queue: str) -> None:
         """Return what waits here of a queue: somebody wants to see or delete all of it."""
         async with self._subscriptions.changing:
-            await self._let_go(self._subscriptions.lanes.get(queue, []))
+            await self._let_go([self._subscriptions.sources[queue]] if queue in self._subscriptions.sources else [])
         self._arrived.set()  # who waits asks for it again
 
-    async def _let_go(self, lanes: Sequence[Lane], *, out_too: bool = False) -> None:
+    async def _let_go(self, sources: Sequence[Source], *, out_too: bool = False) -> None:
         link = self._subscriptions.live
-        if link is None:
-            return
         with contextlib.suppress(BrokerError):
-            await self._subscriptions.end(link, lanes)
-            await admitted(lanes)
-            items = [item for lane in lanes for item in lane.ready]
+            if link is not None:
+                await self._subscriptions.end(link, sources)
+            if admissions := [source.admission for source in sources if source.admission is not None]:
+                await asyncio.wait(admissions, timeout=_KEPT_PAUSE)
+            items = [one for source in sources for one in source.ready if isinstance(one, Item)]
+            kept = [one for source in sources for one in source.ready if isinstance(one, Delivery)]
             if out_too:
                 items += self._out.values()
                 self._out.clear()
-            for lane in lanes:
-                here = [item for item in lane.ready if lane.temporary is not None and not self._is_unsettled(item)]
-                lane.ready.clear()
-                lane.ready.extend(here)  # RabbitMQ has no place for it any more
-            await self._give_back(items)
-            await link.sync()
+            for source in sources:
+                here = [one for one in source.ready if source.temporary is not None and not self._is_unsettled_here(one)]
+                source.ready.clear()
+                source.ready.extend(here)  # RabbitMQ has no place for it any more
+            self._end([], sorted(items, key=lambda item: item.number))
+            if kept:
+                await self._kept.settle([Retry(delivery.tag, 0.0, counted=False) for delivery in kept])
+            if link is not None:
+                await link.sync()
 
-    async def _give_back(self, items: Sequence[Item]) -> None:
-        items = sorted(items, key=lambda item: item.tag)
-        lent = [item for item in items if item.lent is not None]
-        if lent:
-            try:
-                await self._outbox.settle([ending_of(Retry(0, 0.0, counted=False), item) for item in lent])
-            except BrokerError as error:
-                log.warning("the store does not hear what is given back (%s); hanging up, so that RabbitMQ gives it to others", error)
-                self.cut()
-        self._end([], items)
+    def _is_unsettled_here(self, one: Item | Delivery) -> bool:
+        return isinstance(one, Item) and self._is_unsettled(one)
 
     def _lost(self, link: Link) -> None:
         """Hear that the connection is gone: RabbitMQ gives what was lent over it to others."""
         if link is not self._subscriptions.link:
             return
-        gone = [*self._out.values(), *(item for lane in self._subscriptions.all() for item in lane.ready)]
-        lent = [item.lent for item in gone if item.lent is not None]
         self._out.clear()
         self._unsettled.clear()
-        for lane in self._subscriptions.all():
-            lane.forget()
+        for source in self._subscriptions.all():
+            source.forget()
         self._arrived.set()
         if not self._closed:
             log.warning("the connection to RabbitMQ that receives was lost (%s); opening another", link.ended.result())
-            if any(lane.temporary is not None for lane in self._subscriptions.all()):
+            if any(source.temporary is not None for source in self._subscriptions.all()):
                 self._begin(self._open_again())
-        if lent:
-            self._begin(self._tell_lost(lent))
 
     async def _open_again(self) -> None:
         """Have temporary queues again, also while nobody receives: what is published is missed until then."""
@@ -505,10 +574,6 @@ class RabbitConsumer:
         """Bind the temporary queues to exchanges that may have gone and come back."""
         with contextlib.suppress(BrokerUnavailable):
             await self._subscriptions.bind_again()
-
-    async def _tell_lost(self, lent: Sequence[Lent]) -> None:
-        with contextlib.suppress(BrokerError):  # who gets the tickets takes the copies over in any case
-            await self._outbox.lose(lent)
 
     async def close(self) -> None:
         """Return what is out, at once and without counting an attempt."""
@@ -542,5 +607,6 @@ class RabbitConsumer:
             log.error("receiving from RabbitMQ failed: %r", error, exc_info=error)
 
 
-def _delivery(tag: int, item: Item) -> Delivery:
-    return Delivery(tag, item.lane.queue, item.attempt, item.envelope, item.note)
+def _is_untouched(retry: Retry) -> bool:
+    """Tell whether a message goes back as if it had never been lent."""
+    return not retry.counted and retry.after <= 0 and retry.note is None and retry.error is None and retry.budget is None

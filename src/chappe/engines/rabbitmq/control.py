@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 from pika import BasicProperties
 
-from chappe.engines.rabbitmq.lanes import CONTROL
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.names import CONTROL
 from chappe.engines.rabbitmq.reading import Message
 from chappe.errors import BrokerError, BrokerUnavailable
 
@@ -24,35 +24,29 @@ _PATIENCE: Final = 1.0  # seconds for the answer of a process that may be frozen
 
 
 class Question(Struct, frozen=True):
-    """What is asked of everybody: how much they hold of some queues; of one queue, `lanes` tells that it has more lanes now.
-
-    `let_go` wants back what waits.
-    """
+    """What is asked of everybody: how much they hold of some queues; `let_go` wants back what waits, `cancel` names one that may run."""
 
     id: str
     queues: tuple[str, ...] = ()
-    lanes: int = 0
-    details: bool = False
     let_go: bool = False
+    cancel: str = ""
 
 
 class Part(Struct, frozen=True):
-    """What one session holds of a queue; `out` and `waiting` are messages of the broker itself, the others of the store."""
+    """What one session holds of a queue of RabbitMQ's."""
 
     out: int = 0
     waiting: int = 0
-    copies_waiting: int = 0
-    tickets: int = 0
 
 
 class Held(Struct, frozen=True):
-    """What one session holds; `holding` is all that is out."""
+    """What one session holds; `holding` is all that is out, and `cancels` says that it ends what it was asked to cancel."""
 
     id: str
     session: int
     queues: dict[str, Part] = {}
     holding: int = 0
-    running: tuple[Any, ...] = ()
+    cancels: bool = False
 
 
 class Control:
@@ -127,10 +121,6 @@ class Control:
         finally:
             del self._asked[question.id]
         return found
-
-    async def tell(self, question: Question) -> None:
-        """Tell everybody something."""
-        await self._say(await self.link(), CONTROL, "", question, None)
 
     async def _say(self, link: Link, exchange: str, routing_key: str, said: Struct, reply_to: str | None) -> None:
         properties = BasicProperties(reply_to=reply_to, type=type(said).__name__, content_type="application/json", delivery_mode=1)

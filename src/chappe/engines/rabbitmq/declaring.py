@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from chappe.engines.rabbitmq.lanes import ARCHIVE, QUORUM, lanes_of
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.names import ARCHIVE, QUORUM
 from chappe.errors import NotFound, TopologyConflict
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Queue, Topology, type_of
@@ -72,32 +72,31 @@ async def declare_exchanges(link: Link, exchanges: Sequence[Exchange]) -> None:
         await _declare_exchange(link, exchange)
 
 
-async def declare(link: Link, topology: Topology, lanes: Mapping[str, int]) -> None:
-    """Make the archive, queues with their lanes, and bindings exist, and look for queues of other programs; see `declare_exchanges`."""
-    for step in _steps(link, topology, lanes):
+async def declare(link: Link, topology: Topology) -> None:
+    """Make the archive, queues and bindings exist, and look for queues of other programs; see `declare_exchanges`."""
+    for step in _steps(link, topology):
         await step
 
 
-async def declare_again(link: Link, topology: Topology, lanes: Mapping[str, int]) -> None:
+async def declare_again(link: Link, topology: Topology) -> None:
     """Do all of it as far as it goes: what is missing or in the way is said in the log, and does not keep the rest away."""
     for exchange in topology.exchanges:
         await _tried(_declare_exchange(link, exchange))
-    for step in _steps(link, topology, lanes):
+    for step in _steps(link, topology):
         await _tried(step)
 
 
-def _steps(link: Link, topology: Topology, lanes: Mapping[str, int]) -> Iterator[Coroutine[Any, Any, None]]:
-    """Return what is to be done one after the other when the exchanges exist; queues without lanes were deleted meanwhile."""
+def _steps(link: Link, topology: Topology) -> Iterator[Coroutine[Any, Any, None]]:
+    """Return what is to be done one after the other when the exchanges exist."""
     archived = [exchange for exchange in topology.exchanges if exchange.archive]
     if archived:
         yield _declare_archive(link, max(exchange.archive for exchange in archived))
     for exchange in archived:
         yield link.bind(ARCHIVE, exchange.name, "#")
     for queue in topology.queues:
-        if queue.name in lanes:
-            yield _declare_queue(link, queue, lanes[queue.name])
-            for binding in queue.bindings:
-                yield link.bind(queue.name, binding.exchange, binding.key)
+        yield _declare_queue(link, queue)
+        for binding in queue.bindings:
+            yield link.bind(queue.name, binding.exchange, binding.key)
 
 
 async def _tried(doing: Coroutine[Any, Any, None]) -> None:
@@ -122,17 +121,14 @@ async def _declare_exchange(link: Link, exchange: Exchange) -> None:
             )
 
 
-async def _declare_queue(link: Link, queue: Queue, lanes: int) -> None:
-    for name, sign in lanes_of(queue.name, lanes).items():
-        kind = "" if queue.passive else f"{queue.kind} "
-        async with _explained(f'{kind}queue "{name}"', queue.origin or "this application", passive=queue.passive):
-            if sign:
-                await link.queue(name, arguments=QUORUM)
-            elif queue.passive:
-                await link.queue(name, passive=True)
-            else:
-                arguments = {**(QUORUM if queue.kind == "quorum" else {}), **queue.arguments}
-                await link.queue(name, durable=queue.durable, arguments=arguments)
+async def _declare_queue(link: Link, queue: Queue) -> None:
+    kind = "" if queue.passive else f"{queue.kind} "
+    async with _explained(f'{kind}queue "{queue.name}"', queue.origin or "this application", passive=queue.passive):
+        if queue.passive:
+            await link.queue(queue.name, passive=True)
+        else:
+            arguments = {**(QUORUM if queue.kind == "quorum" else {}), **queue.arguments}
+            await link.queue(queue.name, durable=queue.durable, arguments=arguments)
 
 
 @asynccontextmanager

@@ -1,87 +1,136 @@
-"""What the broker needs of the store beside it."""
+"""What is kept beside RabbitMQ because it has no notion of it, as the broker of this room sees it.
+
+A message is in RabbitMQ or there, never in both. Plain messages are RabbitMQ's; what has a key, a delay, a priority or a result is kept,
+and so is from its second delivery on what began in RabbitMQ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import itertools
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
 
-from chappe.engines.rabbitmq.outbox import Counts, Outbox, Ticket
-from chappe.messages.envelope import Envelope
+from chappe.engines.contract.broker import Consumer, Death, Delivery, Depth, Refusal, Settlement
+from chappe.messages.envelope import Envelope, Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Topology
 
+_STRAY: Final = 1 << 62  # what is kept has smaller tags
+_NUMBERS: Final = 28  # bits
+_number = itertools.count(int.from_bytes(os.urandom(3), "big"))
 
-class Kept(Outbox, Protocol):
-    """The copies, their tickets, the topology and the sessions; see each sentence."""
 
-    async def declare(self, topology: Topology) -> bool:
-        """See `Broker.declare`; tells whether anything was new."""
+def tag_of(queue: str, message_id: str) -> int:
+    """Return a tag for a message of RabbitMQ; its upper part is the mark by which it is known when it comes again."""
+    mark = zlib.crc32(message_id.encode(), zlib.crc32(queue.encode()))
+    return _STRAY | mark << _NUMBERS | next(_number) & ((1 << _NUMBERS) - 1)
+
+
+def is_stray(tag: int) -> bool:
+    """Tell whether a tag is of a message of RabbitMQ."""
+    return tag >= _STRAY
+
+
+def is_kept(publication: Publication) -> bool:
+    """Tell whether a publication is kept beside RabbitMQ."""
+    return publication.options is not None or publication.delay > 0 or publication.priority != 0
+
+
+class Stray(Protocol):
+    """A message of RabbitMQ, as it was lent under a tag; without a queue it came through a temporary one, and is never kept."""
+
+    @property
+    def tag(self) -> int: ...
+    @property
+    def queue(self) -> str | None: ...
+    @property
+    def envelope(self) -> Envelope: ...
+
+
+class KeptConsumer(Consumer, Protocol):
+    """A receiver of what is kept, which takes over what RabbitMQ lends a second time."""
+
+    elsewhere: Callable[[], int]
+    on_ready: Callable[[], None]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing else may be out: what this consumer holds, or is about to take, runs alone."""
         ...
 
-    async def lanes(self, queue: str, *, fresh: bool = False) -> int:
-        """Return the lanes of a declared queue, or raise `NotFound`; `fresh` looks at what others declared meanwhile."""
+    async def attend(self) -> None:
+        """Have `on_ready` called when there is something in one of the queues."""
         ...
 
-    async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> Sequence[str]:
-        """Return the queues that take this routing key, or raise `Unroutable`."""
+    async def paused(self) -> set[str]:
+        """Return those of its queues of which nothing is to be lent."""
         ...
 
-    async def blame(self, marks: Sequence[int]) -> None:
-        """Count a death for each of these marks."""
+    async def claim(self, room: int, most: int = ...) -> list[Delivery]:
+        """Return what is ready now, up to a number of deliveries; none whose rank is larger than `most`, which is minus a priority."""
         ...
 
-    async def promote(self) -> tuple[list[Ticket], float | None]:
-        """Make ready what is due; give its tickets, and in how many seconds the next is due."""
+    async def adopt(self, strays: Sequence[Any]) -> dict[int, Delivery]:
+        """Take over what is lent a second time, and return what is lent on, by its tag: what a worker died with waits to run alone."""
         ...
 
-    async def unsent(self) -> list[Ticket]:
-        """Return tickets that were not seen confirmed for a while."""
+    async def settle_strays(self, settlements: Sequence[Settlement], strays: Sequence[Any]) -> list[Refusal]:
+        """End deliveries of RabbitMQ, by their tags: what is not refused is kept, or done."""
         ...
 
-    async def prune(self) -> None:
-        """Delete a bounded part of what was kept long enough."""
+    def held(self) -> list[int]:
+        """Return the tags of everything that is out."""
         ...
 
-    async def confirm(self, sendings: Sequence[tuple[int, int]]) -> None:
-        """Hear that RabbitMQ has these tickets, each by its number and which sending it was."""
-        ...
 
-    async def counts(self, queues: Sequence[str]) -> Mapping[str, Counts]:
-        """Count the copies of queues. Raises `NotFound`."""
-        ...
+class Presence(Protocol):
+    """Who this session is, what others see of it, and who else holds messages of RabbitMQ's."""
 
-    async def purge(self, queue: str) -> int:
-        """Delete copies that are ready or delayed, and say how many."""
-        ...
+    info: dict[str, Any]
 
-    async def reticket(self, queue: str) -> None:
-        """Have all that is ready given tickets again."""
-        ...
-
-    async def remove(self, queue: str) -> None:
-        """Forget an empty queue."""
-        ...
-
-    async def peek(self, queue: str, state: str, limit: int) -> list[tuple[int, int, Envelope]]:
-        """Show copies of a queue in a state, each with its place, attempts and envelope."""
-        ...
-
-    async def session(self) -> int:
+    async def number(self) -> int:
         """Return the number of this session."""
         ...
 
-    async def consumers(self) -> Sequence[int]:
-        """Return the sessions that live and consume."""
+    async def show_consuming(self) -> None:
+        """Have others find this session among `consumers`."""
         ...
 
-    async def consume(self) -> None:
-        """Note that this session consumes."""
+    async def consumers(self) -> list[int]:
+        """Return the sessions that live and hold messages of RabbitMQ's."""
         ...
 
+
+class Kept(Protocol):
+    """The broker of what is kept; see `Broker` for most."""
+
+    @property
+    def presence(self) -> Presence: ...
+
+    async def declare_new(self, topology: Topology) -> bool:
+        """Make them exist, and tell whether anything was new."""
+        ...
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]: ...
+    async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> list[str]:
+        """Return the queues that take this routing key, or raise `Unroutable`; `fresh` looks at what others declared meanwhile."""
+        ...
+
+    def consume(self, queues: Sequence[str], *, prefetch: int) -> AbstractAsyncContextManager[Any]: ...
+    async def blame(self, death: Death) -> None: ...
+    async def depths(self, queues: Sequence[str]) -> Mapping[str, Depth]:
+        """Count the messages of queues. Raises `NotFound`."""
+        ...
+
+    async def purge(self, queue: str, *, delete: bool = False) -> int: ...
+    async def cancel(self, message_id: str) -> str: ...
+    async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]: ...
     async def queues(self) -> Sequence[str]:
         """Return the queues that were declared."""
         ...
 
-    async def preflight(self) -> list[Finding]:
-        """See `Broker.preflight`."""
-        ...
+    async def preflight(self) -> list[Finding]: ...
+    async def close(self) -> None: ...

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.lanes import QUORUM
+from chappe.engines.rabbitmq.names import QUORUM
 from chappe.messages.finding import Finding
 
 _CHECK: Final = "rabbitmq policies"

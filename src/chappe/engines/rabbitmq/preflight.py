@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 from uuid import uuid4
 
 from pika import BasicProperties
 
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.lanes import QUORUM, lanes_of
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.names import QUORUM
 from chappe.engines.rabbitmq.policies import policies
 from chappe.errors import BrokerError, NotFound, TopologyConflict
 from chappe.messages.finding import Finding
@@ -23,8 +23,8 @@ _LONGEST_HEARTBEAT: Final = 60
 _LOOPBACK: Final = ("localhost", "127.", "::1")
 
 
-async def preflight(link: Link, address: Address, queues: Mapping[str, int], deadline: float) -> AsyncIterator[Finding]:
-    """Return what was found, the good too; `link` confirms, `queues` are those that were declared, each with its lanes."""
+async def preflight(link: Link, address: Address, queues: Sequence[str], deadline: float) -> AsyncIterator[Finding]:
+    """Return what was found, the good too; `link` confirms, `queues` are those that were declared."""
     yield _version(link.server_version)
     yield _way(address)
     try:
@@ -37,13 +37,12 @@ async def preflight(link: Link, address: Address, queues: Mapping[str, int], dea
         )
     else:
         yield Finding("rabbitmq rights", "ok", f"{address.user} declares, writes and reads in {address.vhost}, and is confirmed")
-    wrong = [told for name, lanes in queues.items() for lane in lanes_of(name, lanes) if (told := await _queue(link, lane, name))]
+    wrong = [told for name in queues if (told := await _queue(link, name))]
     if wrong:
         yield Finding("rabbitmq queues", "warning", "; ".join(wrong))
     else:
         yield Finding("rabbitmq queues", "ok", f"{len(queues)} declared, all of them quorum queues")
-    names = {lane for name, lanes in queues.items() for lane in lanes_of(name, lanes)}
-    yield await policies(address, link.where.rpartition(":")[0], names, deadline)
+    yield await policies(address, link.where.rpartition(":")[0], queues, deadline)
 
 
 def _version(told: str) -> Finding:
@@ -83,14 +82,14 @@ async def _use(link: Link, deadline: float) -> None:
     await link.delete(name)
 
 
-async def _queue(link: Link, lane: str, name: str) -> str | None:
-    """Tell what is wrong with an AMQP queue; a lane is made with the first message that needs it."""
+async def _queue(link: Link, name: str) -> str | None:
+    """Tell what is wrong with a queue."""
     try:
-        await link.queue(lane, passive=True)
+        await link.queue(name, passive=True)
     except NotFound:
-        return None if lane != name else f'there is no queue "{lane}", though it was declared: start the application that declares it'
+        return f'there is no queue "{name}", though it was declared: start the application that declares it'
     try:
-        await link.queue(lane, arguments=QUORUM)
+        await link.queue(name, arguments=QUORUM)
     except TopologyConflict as error:
-        return f'queue "{lane}" is none as Chappe declares them ({error}): well if it is another program\'s, else delete it when empty'
+        return f'queue "{name}" is none as Chappe declares them ({error}): well if it is another program\'s, else delete it when empty'
     return None

@@ -27,8 +27,7 @@ _OURS: Final = (
     "x-received-from",
 )  # RabbitMQ's, too
 _TIMESTAMP: Final = "chappe-timestamp"  # AMQP's own has whole seconds; text, because pika knows no fractions
-TICKET: Final = "chappe-ticket"
-COPIES: Final = "chappe-copies"
+COPIES: Final = "chappe-copies"  # our queues have what is relayed already
 _PUBLISHED: Final = "chappe-published"
 _PERSISTENT: Final = b"\x02"
 _TEXT: Final = b"S"  # the kind of a header's value
@@ -119,12 +118,6 @@ def envelope_of(properties: Any, body: bytes, *, fallback: str) -> Envelope:
 def _digest(properties: Any, body: bytes) -> str:
     told = repr((properties.type, properties.timestamp, properties.correlation_id, properties.app_id)).encode()
     return f"foreign-{hashlib.blake2s(body, key=hashlib.blake2s(told).digest(), digest_size=16).hexdigest()}"
-
-
-def ticket_in(headers: Mapping[str, Any]) -> str | None:
-    """Return the ticket that a message is, if it is one; what only looks like one is a message like others."""
-    ticket = headers.get(TICKET)
-    return ticket if isinstance(ticket, str) and ticket.partition(":")[0].isascii() and ticket.partition(":")[0].isdigit() else None
 
 
 def published_at(properties: Any) -> float:

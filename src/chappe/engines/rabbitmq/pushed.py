@@ -1,40 +1,41 @@
-"""What a consumer has of one AMQP queue: how much RabbitMQ may push, what came, and in which order it may be given on."""
+"""What a consumer has of one AMQP queue: how much RabbitMQ may push, what came, and in which order it may be lent on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chappe.engines.rabbitmq.outbox import Lent
+from chappe.engines.contract.broker import Delivery
 from chappe.messages.envelope import Envelope
 from chappe.messages.topology import Queue
 
 Said = tuple[str, str, str]  # exchange, routing key and id of a message
-_ADMITTED = 1.0  # seconds at most that others wait for the store
 _EXACT = 32  # up to here RabbitMQ pushes just what was asked for, so that nothing waits here that others could do
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A message that RabbitMQ lent to us under a tag; a `ticket` is one that stands for a copy. `again` says it came back.
+    """A message that RabbitMQ pushed as its `number`; `tag` is ours, and `again` says that it was lent before.
 
     `said` has what was already published of what its settlement publishes.
     """
 
-    tag: int
-    lane: Lane
+    number: int
+    source: Source
     generation: int
     envelope: Envelope
-    ticket: str | None = None
+    tag: int
     again: bool = False
     attempt: int = 1
     note: str | None = None
-    lent: Lent | None = None
-    kept: bool = False
-    deaths: int = 0
+    is_cancelled: bool = False
     said: set[Said] | None = None  # few messages publish anything
+
+    @property
+    def queue(self) -> str | None:
+        """The queue in which it is kept from now on, none for what came through a temporary one."""
+        return self.source.queue if self.source.temporary is None else None
 
     def noted(self) -> set[Said]:
         """Return the note of what was published already, to be continued."""
@@ -42,20 +43,26 @@ class Item:
             self.said = set()
         return self.said
 
+    def delivery(self) -> Delivery:
+        """Return it as it is lent on."""
+        return Delivery(self.tag, self.source.queue, self.attempt, self.envelope, self.note)
+
 
 @dataclass(slots=True, eq=False)
-class Lane:
-    """One AMQP queue, for priorities of one sign; `credit` is what its present subscription may have out at once, `used` what of it is."""
+class Source:
+    """One AMQP queue; `credit` is what its present subscription may have out at once, `used` what of it is.
+
+    What is `ready` is lent on in its order; what was lent before waits in `incoming`, and others behind it, until it is kept elsewhere.
+    """
 
     queue: str
     name: str
-    sign: int
     subscription: str | None = None
     generation: int = 0
     credit: int = 0
     used: int = 0
     incoming: deque[Item] = field(default_factory=deque[Item])
-    ready: deque[Item] = field(default_factory=deque[Item])
+    ready: deque[Item | Delivery] = field(default_factory=deque[Item | Delivery])
     admission: asyncio.Task[None] | None = None
     is_mute: bool = False  # RabbitMQ answers, but not for this queue: it has no leader now
     absent_for: float = 0.0  # seconds between two looks: RabbitMQ does not have the queue, or has not found it again
@@ -80,22 +87,17 @@ class Lane:
         return self.generation
 
     def ended(self, item: Item) -> None:
-        """Note that an item of this lane is not out any more."""
+        """Note that an item of this queue is not out any more."""
         if item.generation == self.generation:
             self.used -= 1
 
     def forget(self) -> None:
-        """Note that the connection is gone, and with it everything that was lent."""
+        """Note that the connection is gone, and with it everything that RabbitMQ lent; what is kept elsewhere stays."""
         self.begin(0)
         self.incoming.clear()
+        kept = [one for one in self.ready if isinstance(one, Delivery)]
         self.ready.clear()
-
-
-async def admitted(lanes: Sequence[Lane]) -> None:
-    """Wait a while until the store has said what came."""
-    admissions = [lane.admission for lane in lanes if lane.admission is not None]
-    if admissions:
-        await asyncio.wait(admissions, timeout=_ADMITTED)
+        self.ready.extend(kept)
 
 
 def credit_for(need: int) -> int:

@@ -1,1 +1,0 @@
-"""What each store promises beside the contract."""
