@@ -102,6 +102,11 @@ class Stage:
             return False
         return bool(queues) and all(queue["consumers"] for queue in queues)
 
+    def idle(self) -> bool:
+        """Tell whether nothing is ready or runs."""
+        queues = self.http.get(f"{self.gateway}/queues").json()["queues"]
+        return not any(queue["ready"] or queue["running"] for queue in queues)
+
     def _answers(self, url: str) -> bool:
         try:
             return self.http.get(url).status_code == 200
