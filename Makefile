@@ -160,8 +160,8 @@ power: $(VENV)/.tests ## Cut the power at 10,000 places of the engine's work, ke
 power-stack: $(VENV)/.tests ## Rebuild the disk of a real host at each of its system calls, which needs strace (ARGS="--publishes 2000")
 	@$(BIN)/python -m tests.faults.power.stack $(ARGS)
 
-storm: $(VENV)/.tests $(if $(filter rabbitmq,$(BROKER)),tools) ## Kill and freeze everything at random for half an hour, keep the result in evidence/ (BROKER=rabbitmq ARGS="--seed 7")
-	@$(if $(filter postgres,$(BROKER)),$(error there is no storm over PostgreSQL alone yet; BROKER=rabbitmq strikes PostgreSQL too))$(BIN)/python -m tests.faults.$(if $(filter rabbitmq,$(BROKER)),rounds,storm) $(ARGS)
+storm: $(VENV)/.tests $(if $(filter rabbitmq,$(BROKER)),tools) ## Kill and freeze everything at random for half an hour, keep the result in evidence/ (BROKER=postgres|rabbitmq ARGS="--seed 7")
+	$(BIN)/python -m tests.faults.$(if $(filter postgres rabbitmq,$(BROKER)),rounds,storm) $(if $(filter postgres,$(BROKER)),--alone) $(ARGS)
 
 sick: $(VENV)/.tests tools ## Damage 10,000 files at random and fail 600 calls to the disk, keep the result in evidence/ (CASES=500 CALLS=50 SEED=7)
 	@$(BIN)/python -m tests.faults.sick --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

@@ -1,5 +1,8 @@
 """Claims begin at a floor, and nothing that appears below it is lost."""
 
+# A server that goes away between two queues is made from inside.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -8,11 +11,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from chappe.engines.contract.broker import Ack, Depth, Retry
+from chappe.engines.contract.broker import Ack, Delivery, Depth, Retry
 from chappe.engines.postgres import claims
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.claims import LOWEST, Floors
 from chappe.engines.postgres.envelopes import encode
+from chappe.engines.postgres.routes import Known
+from chappe.errors import BrokerUnavailable
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
 
@@ -127,3 +132,39 @@ def test_a_floor_begins_where_the_last_full_claim_began_and_goes_after_a_second_
     assert floors.of(7) == (0, 8)
     claimed(11)
     assert floors.of(7) == (LOWEST, 0)
+
+
+async def test_what_one_queue_gave_is_not_lost_when_the_next_one_cannot_be_asked(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.declare(Topology(queues=(bind("r"),)))
+    await broker.publish([Publication(Envelope(queue, "t", b"{}"), queue) for queue in "qr"])
+    async with broker.consume(["q", "r"], prefetch=10) as consumer:
+        claim, asked = consumer._claim_of, list[str]()
+
+        async def first_only(known: Known, limit: int, session: int, most: int) -> list[Delivery]:
+            asked.append(known.queue.name)
+            if len(asked) > 1:
+                raise BrokerUnavailable("away")
+            return await claim(known, limit, session, most)
+
+        monkeypatch.setattr(consumer, "_claim_of", first_only)
+        assert [d.queue for d in await consumer.receive(10, 30.0)] == asked[:1]
+        assert len(asked) == 2
+
+
+async def test_what_others_took_over_while_it_was_claimed_is_given_to_nobody_twice(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await send(broker, "m")
+    async with broker.consume(["q"], prefetch=10) as consumer:
+        claim = consumer._claim_of
+
+        async def loses(known: Known, limit: int, session: int, most: int) -> list[Delivery]:
+            found = await claim(known, limit, session, most)
+            consumer._entered(set())
+            return found
+
+        monkeypatch.setattr(consumer, "_claim_of", loses)
+        (delivery,) = await consumer.receive(10, 30.0)
+        assert not consumer.holds(delivery.tag)

@@ -9,6 +9,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
 
 from tests.faults.rounds.wire import Wire
 from tests.servers.cluster import RabbitCluster
@@ -21,6 +24,7 @@ _FOLLOWS = 15.0  # seconds in which a member that can come back has
 _CRITICAL = """
     lists:append([rpc:call(Node, rabbit_quorum_queue, list_with_minimum_quorum_for_cli, []) || Node <- rabbit_nodes:all_running()]).
 """
+SILENT = "connections to postgresql half-open"  # PostgreSQL has no heartbeat: what is said over one ends at its deadline
 SHORTEST, LONGEST = 0.5, 7.0  # seconds that what is frozen or blocked stays so
 VERY_LONG = 15.0  # what waits for PostgreSQL beyond its deadline must be seen to do so
 
@@ -87,18 +91,60 @@ def _alarm(servers: Servers, chance: random.Random) -> None:
         servers.rabbit.control("set_vm_memory_high_watermark", "0.0001")
 
 
-def _kill_postgres(servers: Servers, chance: random.Random) -> None:
+def _kill_postgres(servers: Servers | Alone, chance: random.Random) -> None:
     servers.postgres.kill()
     servers.postgres.start()
 
 
-def _cut_postgres(servers: Servers, chance: random.Random) -> None:
+def _cut_postgres(servers: Servers | Alone, chance: random.Random) -> None:
     servers.to_postgres.cut()
 
 
-def _freeze_postgres(servers: Servers, chance: random.Random) -> None:
+def _freeze_postgres(servers: Servers | Alone, chance: random.Random) -> None:
     with servers.postgres.frozen():
         time.sleep(chance.uniform(SHORTEST, VERY_LONG))  # the length of the fault, no condition ends it
+
+
+class Alone:
+    """PostgreSQL by itself behind a wire, and the processes of the rounds, whose `host` is `chappe run`."""
+
+    host = 0
+
+    def __init__(self, postgres: PostgresNode, folder: Path) -> None:
+        self.postgres, self.folder = postgres, folder
+        self.to_postgres = Wire("127.0.0.1", postgres.port)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """What the processes of the rounds are to be given."""
+        return {"CHAPPE_BROKER": f"postgresql://chappe@127.0.0.1:{self.to_postgres.port}/chappe"}
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes of the host that have handled something."""
+        journals = {path.name for path in (self.folder / "runs").iterdir()}
+        return [process for process in psutil.Process(self.host).children(recursive=True) if str(process.pid) in journals]
+
+    def mend(self) -> None:
+        """Do nothing: each fault ends by itself."""
+
+    def close(self) -> None:
+        """End the wire."""
+        self.to_postgres.close()
+
+
+def _restart_postgres(servers: Alone, chance: random.Random) -> None:
+    servers.postgres.stop()
+    servers.postgres.start()
+
+
+def _silence_postgres(servers: Alone, chance: random.Random) -> None:
+    servers.to_postgres.fall_silent()
+
+
+def _kill_worker(servers: Alone, chance: random.Random) -> None:
+    victim = chance.choice(servers.workers())
+    victim.kill()
+    victim.wait(_PATIENCE)  # what it still begins after the signal was sent is of before the fault's end
 
 
 class Cluster:
@@ -166,6 +212,16 @@ FAULTS: Mapping[str, Callable[[Servers, random.Random], None]] = {
     "postgresql killed": _kill_postgres,
     "connections to postgresql cut": _cut_postgres,
     "postgresql frozen": _freeze_postgres,
+}
+
+
+ALONE_FAULTS: Mapping[str, Callable[[Alone, random.Random], None]] = {
+    "postgresql killed": _kill_postgres,
+    "worker killed": _kill_worker,
+    "connections to postgresql cut": _cut_postgres,
+    "postgresql restarted": _restart_postgres,
+    "postgresql frozen": _freeze_postgres,
+    SILENT: _silence_postgres,
 }
 
 

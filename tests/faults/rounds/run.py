@@ -74,6 +74,7 @@ class Options:
     seed: int = dataclasses.field(default_factory=lambda: random.SystemRandom().randrange(2**32))
     only: Sequence[str] = ()
     plant: str | None = None
+    quiet: float = _QUIET
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Rounds:
         """Start, strike, drain, judge; leaves nothing running."""
         try:
             self._start("chappe", "chappe", "run", "--no-gateway", "--no-scheduler")
+            self._servers.host = self._processes["chappe"].pid
             for kind, rate in _NAMES.items():
                 self._start(kind, "tests.faults.rounds.publisher", kind, str(rate))
             try:
@@ -130,11 +132,12 @@ class Rounds:
             except AssertionError:
                 print(self._errors(), file=sys.stderr)
                 raise
-            time.sleep(_WRITTEN)
+            if "amqp" in self._environment["CHAPPE_BROKER"]:
+                time.sleep(_WRITTEN)
             for fault in schedule:
                 self._round(fault)
                 self._servers.mend()
-                time.sleep(_QUIET)  # the next fault meets a host at work
+                time.sleep(self.options.quiet)  # the next fault meets a host at work
             return self._judge(self._drain())
         finally:
             for process in self._processes.values():
@@ -237,7 +240,7 @@ class Rounds:
             "late": [
                 f"{r.fault}: handled after {r.handled:.1f} s, confirmed after {r.confirmed:.1f} s"
                 for r in self.rounds
-                if max(r.handled, r.confirmed) > AGAIN
+                if max(r.handled, r.confirmed) > AGAIN + (DEADLINE if r.fault == faults.SILENT else 0.0)
             ],
             "stalls without a cause": self._unexplained(lines),
             "ended wrongly": [f"{name}: {p.returncode}" for name, p in self._processes.items() if p.returncode != 0],
@@ -344,20 +347,44 @@ def rounds(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict
                     run = Rounds(options, servers, faults.CLUSTER_FAULTS, folder / "three")
                     verdicts["three nodes"] = run.run(on_three)
                     done += run.rounds
-        verdict = Verdict(
-            {f"{kind}, {where}": found for where, one in verdicts.items() for kind, found in one.faults.items()},
-            {where: one.figures for where, one in verdicts.items()},
-        )
-        evidence = {
-            "options": dataclasses.asdict(options),
-            "good": verdict.is_good,
-            "wrong": {kind: [len(found), *found[:10]] for kind, found in verdict.faults.items() if found},
-            "figures": verdict.figures,
-            "rounds": [dataclasses.asdict(one) for one in done],
-        }
-        keep_evidence(f"rounds-{options.seed}", evidence)
-        return verdict, evidence
+        return _told(options, verdicts, done)
     finally:
-        if keep is not None:
-            shutil.copytree(folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("rabbitmq", "postgres", "cluster"))
-        shutil.rmtree(folder, ignore_errors=True)
+        _leave(folder, keep)
+
+
+def rounds_alone(options: Options, *, keep: Path | None = None) -> tuple[Verdict, dict[str, Any]]:
+    """Run rounds on a PostgreSQL by itself, in a temporary folder."""
+    folder = Path(tempfile.mkdtemp(prefix="chappe-rounds-"))
+    try:
+        with (
+            PostgresNode(folder / "postgres") as postgres,
+            contextlib.closing(faults.Alone(postgres, folder / "alone")) as servers,
+        ):
+            run = Rounds(options, servers, faults.ALONE_FAULTS, folder / "alone")
+            verdict = run.run(list(options.only) or faults.schedule(options.seed, options.rounds, faults.ALONE_FAULTS))
+        return _told(options, {"postgresql alone": verdict}, run.rounds)
+    finally:
+        _leave(folder, keep)
+
+
+def _told(options: Options, verdicts: Mapping[str, Verdict], done: Sequence[Round]) -> tuple[Verdict, dict[str, Any]]:
+    """Return what was found wherever it was looked for, and keep it as evidence."""
+    verdict = Verdict(
+        {f"{kind}, {where}": found for where, one in verdicts.items() for kind, found in one.faults.items()},
+        {where: one.figures for where, one in verdicts.items()},
+    )
+    evidence = {
+        "options": dataclasses.asdict(options),
+        "good": verdict.is_good,
+        "wrong": {kind: [len(found), *found[:10]] for kind, found in verdict.faults.items() if found},
+        "figures": verdict.figures,
+        "rounds": [dataclasses.asdict(one) for one in done],
+    }
+    keep_evidence(f"rounds-{options.seed}", evidence)
+    return verdict, evidence
+
+
+def _leave(folder: Path, keep: Path | None) -> None:
+    if keep is not None:
+        shutil.copytree(folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("rabbitmq", "postgres", "cluster"))
+    shutil.rmtree(folder, ignore_errors=True)

@@ -174,7 +174,7 @@ class PostgresConsumer:
             await self.settle(back)
 
     async def _claim(self, room: int, most: int) -> list[Delivery]:
-        session = await self._presence.number()
+        await self._presence.number()
         if self._is_occupied:
             return []  # what is out runs alone
         queues = [known for name in self._names if (known := await self._known(name)) is not None]
@@ -188,13 +188,18 @@ class PostgresConsumer:
             queues = [known for known in queues if known.id in ready]
         deliveries: list[Delivery] = []
         alone, self._is_alone = self._is_alone or self._for_suspects, False
-        for known in queues:
-            if not alone:
-                deliveries += await self._claim_of(known, room - len(deliveries), session, most)
-            if not deliveries and self._is_free():
-                deliveries += await self._claim_alone(known, session)
-            if len(deliveries) >= room or any(self._out[d.tag].flags & SUSPECT for d in deliveries):
-                break
+        try:
+            for known in queues:
+                session = await self._presence.number()  # a claim whose answer was lost begins another
+                if not alone:
+                    deliveries += await self._claim_of(known, room - len(deliveries), session, most)
+                if not deliveries and self._is_free():
+                    deliveries += await self._claim_alone(known, session)
+                if len(deliveries) >= room or any(d.tag in self._out and self._out[d.tag].flags & SUSPECT for d in deliveries):
+                    break
+        except BrokerError:
+            if not deliveries:
+                raise  # else what came before would be held for ever, and given to nobody
         return deliveries
 
     async def _makes_room(self, queues: Sequence[Known]) -> bool:

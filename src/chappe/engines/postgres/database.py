@@ -34,6 +34,8 @@ class Collision(Exception):
 _AGAIN: Final = (Collision, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)
 _LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
 _FULL: Final = (psycopg.errors.DiskFull,)
+# The server hears within seconds that the host of a session is gone: what it held is ready again then.
+_ALIVE: Final = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3"
 # What is claimed and settled is a few rows of tables that grow and shrink faster than the statistics by which plans are made.
 _PLANS: Final = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 _SLOWLY: Final = "select set_config('statement_timeout', %s, true)"
@@ -74,9 +76,12 @@ class Database:
             "autocommit": True,
             "connect_timeout": max(2, int(self.deadline)),
             "tcp_user_timeout": milliseconds,
+            "keepalives_idle": max(1, int(self.deadline)),  # of one who only listens nobody else would know that the network is gone
+            "keepalives_interval": 1,
+            "keepalives_count": 3,
             "application_name": "chappe",
             "prepare_threshold": 2,
-            "options": f"-c search_path={self.schema} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds} {_PLANS}",
+            "options": f"-c search_path={self.schema} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds} {_ALIVE} {_PLANS}",
         }
 
     async def connect(self) -> Connection:

@@ -12,6 +12,7 @@ from typing import Any, Final, LiteralString
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from chappe.engines.postgres.database import Connection, Database, cut_at
 from chappe.errors import BrokerError, BrokerUnavailable
@@ -31,6 +32,13 @@ ENDED: Final = "chappe_ended"  # tells a message that is done or dead, to those 
 CONSUMES: Final[LiteralString] = (
     "select number from session where consumes and exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number)"
 )
+_CALL: Final[LiteralString] = (
+    "select pg_notify(%s, '') from session where number = %s and exists (select 1 from pg_locks where "
+    + LIVES
+    + " and objid::bigint = number)"
+)
+# A connection that ended without a word lives on at the server, and with it the session that this one follows.
+_END: Final[LiteralString] = "select pg_terminate_backend(pid) from pg_locks where " + LIVES + " and objid::bigint = %s"
 _ADOPT: Final[LiteralString] = "update running set session = %s where session = %s and place = any(%s) returning place"
 
 
@@ -52,6 +60,7 @@ class Presence:
         self._hearing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._closed = False
+        self._echoed = True  # whether what it last called to itself came back
 
     async def number(self) -> int:
         """Return the number, after entering if that is needed. Raises `BrokerUnavailable`."""
@@ -88,7 +97,7 @@ class Presence:
             raise
         self._number = self._previous = number
         self._connection = connection
-        self._hearing = asyncio.get_running_loop().create_task(self._hear(connection))
+        self._hearing = asyncio.get_running_loop().create_task(self._hear(connection, number))
         for told in self.on_entered:
             told(kept)
 
@@ -107,19 +116,24 @@ class Presence:
             held = [place for holder in self.holders for place in holder()]
             kept = {int(place) for (place,) in await (await connection.execute(_ADOPT, (number, self._previous, held))).fetchall()}
             await connection.execute("update queue set owner = %s where owner = %s", (number, self._previous))
+            await connection.execute(_END, (self._previous,))
         await connection.execute("listen chappe_ready")
         await connection.execute("listen chappe_ended")
+        await connection.execute(sql.SQL("listen {}").format(sql.Identifier(f"chappe_{number}")))
         await connection.execute("listen chappe_cancelled")
         return number, kept
 
-    async def _hear(self, connection: Connection) -> None:
+    async def _hear(self, connection: Connection, number: int) -> None:
+        assuring = asyncio.get_running_loop().create_task(self._assure(connection, number))
         try:
             async for notice in connection.notifies():
+                self._echoed = self._echoed or notice.channel == f"chappe_{number}"
                 for told in self.on_told:
                     told(notice.channel, notice.payload)
         except psycopg.Error as error:
             log.warning("the connection that shows that this process lives was lost (%s); opening another", str(error).strip())
         finally:
+            assuring.cancel()
             self._number = None
             await connection.close()
         while self._number is None:
@@ -127,6 +141,23 @@ class Presence:
                 await self.number()
             except BrokerError:
                 await asyncio.sleep(_AGAIN)
+
+    async def _assure(self, connection: Connection, number: int) -> None:
+        """Close the connection when it brings nothing any more, or the server does not know of it: it may have ended without a word."""
+        self._echoed = True
+        while True:
+            await asyncio.sleep(self._database.deadline / 2)
+            if not self._echoed:
+                await asyncio.sleep(_AGAIN)  # a loop that was blocked has not read it yet
+            if not self._echoed:
+                break
+            self._echoed = False
+            try:
+                if not await self._database.once(_CALL, (f"chappe_{number}", number), repeatable=True):
+                    break
+            except BrokerError:
+                self._echoed = True  # a server that is away takes nobody for dead
+        await connection.close()
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         """Replace what others see of this process."""

@@ -20,6 +20,7 @@ log = logging.getLogger("chappe.postgres")
 _TURN: Final = 0.25  # seconds between two looks
 _COMES_BACK: Final = 0.4  # seconds in which a session may connect again, after a restart of the server for instance, and keep what it holds
 _PRUNE: Final = 60.0  # seconds
+_SWEEP: Final = 10.0  # seconds
 _AT_ONCE: Final = 1000
 _TENDING: Final = "select pg_try_advisory_xact_lock(hashtext('chappe tends'), hashtext(current_schema()))"
 _LOOK: Final[LiteralString] = (
@@ -27,6 +28,10 @@ _LOOK: Final[LiteralString] = (
     " array(select number from session where not exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number)),"
     " (select least((select min(due) from message where state = 0), " + NEXT + ") - now_seconds())"
 )
+# A session that was taken for dead, and forgotten, may have claimed something before it heard that.
+_FORGOTTEN: Final[LiteralString] = """
+    select distinct session from running r where not exists (select 1 from session s where s.number = r.session)
+"""
 # What has the turn of its key, and waits for another attempt, keeps its place; all else begins anew behind what is there.
 _PROMOTE: Final[LiteralString] = """
     with due as (
@@ -75,7 +80,7 @@ class Tending:
         self._task: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
         self._gone: dict[int, float] = {}  # sessions whose connections are lost, since when that is seen
-        self._pruned = -_PRUNE
+        self._pruned = self._swept = 0.0
 
     def begin(self) -> None:
         """Look from now on."""
@@ -119,6 +124,9 @@ class Tending:
         now = asyncio.get_running_loop().time()
         self._gone = {number: self._gone.get(number, now) for number in gone}
         lost = [number for number, since in self._gone.items() if now - since >= _COMES_BACK]
+        if now - self._swept >= _SWEEP:
+            self._swept = now
+            lost += [int(number) for (number,) in await self._database.once(_FORGOTTEN, (), repeatable=True)]
         if is_due or lost:
             await self._database.run(lambda cursor: self._tend_once(cursor, lost))
             self._gone = {number: since for number, since in self._gone.items() if number not in lost}
