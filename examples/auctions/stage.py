@@ -71,6 +71,12 @@ class Stage:
         """Send a command."""
         return self.http.post(f"{self.url}/commands/{command}", json=dict(fields), headers=headers)
 
+    def chappe(self, *arguments: str) -> str:
+        """Run a `chappe` command as an operator does, and return what it prints."""
+        command = [sys.executable, "-m", "chappe", *arguments]
+        done = subprocess.run(command, env=self.environment(), cwd=self.folder, capture_output=True, text=True, check=True)
+        return done.stdout
+
     def idle(self) -> bool:
         """Tell whether nothing waits or runs, but what is to be closed later."""
         return not any(q["ready"] or q["running"] for q in self.http.get(f"{self.url}/queues").json()["queues"])

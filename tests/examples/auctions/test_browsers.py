@@ -103,6 +103,59 @@ def test_d17_a_process_that_is_killed_is_not_seen_beyond_a_reconnect(stage: Stag
     assert stage.http.get(f"{stage.url}/events?since=0&pattern=auction.{auction}.raised").json()[-1]["body"]["bids"] == 10
 
 
+_CLIENT = """async ([auction, transport]) => {
+    const { follow, send } = await import("/chappe.js");
+    window.heard = [];
+    window.following = follow(`auction.${auction}.*`, { since: 0, transport, on: (event) => heard.push([event.seq, event.type]) });
+    window.send = send;
+}"""
+
+
+def test_m4_the_client_for_browsers_hears_the_same_by_server_sent_events(stage: Stage, browsers: list[Any]) -> None:
+    stage.post("open.auction", {"auction": "21", "item": "Desk", "opening": 100, "seconds": 3600}).raise_for_status()
+    pages = [browsers[0].new_page() for _ in range(2)]
+    for page, transport in zip(pages, ("websocket", "sse"), strict=True):
+        page.goto(f"{stage.url}/style.css")
+        page.evaluate(_CLIENT, ["21", transport])
+    for cents in (200, 300):
+        stage.post("raise.bid", {"auction": "21", "bidder": "ada", "cents": cents}, Prefer="wait=30").raise_for_status()
+    heard = []
+    for page in pages:
+        page.wait_for_function("heard.length === 3", timeout=WAIT)
+        heard.append(page.evaluate("heard"))
+    assert heard[0] == heard[1]
+    assert [kind for _, kind in heard[0]] == ["auction.opened", "bid.raised", "bid.raised"]
+
+
+def test_m5_a_bid_has_the_same_result_and_the_same_faults_at_every_door(stage: Stage, browsers: list[Any]) -> None:
+    stage.post("open.auction", {"auction": "31", "item": "Atlas", "opening": 100, "seconds": 3600}).raise_for_status()
+    page = browsers[0].new_page()
+    page.goto(f"{stage.url}/style.css")
+    page.evaluate(_CLIENT, ["31", "websocket"])
+    bid = {"auction": "31", "bidder": "ada", "cents": 50}  # refused each time: its result is always the same
+    by_http = stage.post("raise.bid", bid, Prefer="wait=30").json()
+    by_socket = page.evaluate("(bid) => following.send('raise.bid', bid, { wait: 30 })", bid)
+    by_script = page.evaluate("(bid) => send('raise.bid', bid, { wait: 30 })", bid)
+    identity = stage.chappe("send", "raise.bid", *(f"{name}={value}" for name, value in bid.items())).split()[0]
+    by_terminal = until(lambda: _done(stage, identity), "the bid of the terminal to be done")
+    results = [one["result"] for one in (by_http, by_socket, by_script, by_terminal)]
+    assert results == [{"outcome": "refused", "reason": "bids begin at $1.00"}] * 4
+
+    wrong = {**bid, "cents": 0}
+    faults = [
+        stage.post("raise.bid", wrong).json()["errors"],
+        page.evaluate("(bid) => following.send('raise.bid', bid)", wrong)["errors"],
+        page.evaluate("(bid) => send('raise.bid', bid)", wrong)["errors"],
+    ]
+    assert faults[0] == faults[1] == faults[2]
+    assert [fault["path"] for fault in faults[0]] == ["$.cents"]
+
+
+def _done(stage: Stage, identity: str) -> dict[str, Any] | None:
+    state = stage.http.get(f"{stage.url}/messages/{identity}").json()
+    return state if state["state"] == "done" else None
+
+
 def test_the_hall_shows_each_auction_with_its_price(stage: Stage, browsers: list[Any]) -> None:
     page = browsers[0].new_page()
     page.goto(stage.url)
@@ -112,4 +165,4 @@ def test_the_hall_shows_each_auction_with_its_price(stage: Stage, browsers: list
     stage.post("raise.bid", {"auction": "1", "bidder": "ada", "cents": 5000}, Prefer="wait=30").raise_for_status()
     page.wait_for_selector('.lot.closed[data-auction="2"]', timeout=WAIT)
     until(lambda: page.locator('.lot[data-auction="1"] .price').inner_text() == "$50.00", "the price to be seen")
-    assert "1 closed" in page.locator("#summary").inner_text()
+    until(lambda: "1 closed" in page.locator("#summary").inner_text(), "the summary to say so")
