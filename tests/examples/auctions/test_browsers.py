@@ -35,10 +35,6 @@ def browsers() -> Iterator[list[Any]]:
         browser.close()
 
 
-def price(page: Any) -> str:
-    return page.locator("#price").inner_text()
-
-
 def test_d12_two_browsers_see_each_price_by_push_and_one_that_was_cut_off_goes_on(stage: Stage, browsers: list[Any]) -> None:
     stage.post("open.auction", {"auction": "7", "item": "Brass telescope", "opening": 500, "seconds": 3600}).raise_for_status()
     stage.post("raise.bid", {"auction": "7", "bidder": "kiwisstuff", "cents": 600}, Prefer="wait=30").raise_for_status()

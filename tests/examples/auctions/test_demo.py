@@ -1,5 +1,6 @@
 """The demo itself, over all 309 real auctions: its last check compares the books, and what everybody heard, with a plain loop."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -7,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from auctions.bids import find_bids
+from auctions.bids import find_bids, replay
+from auctions.demo import differences, play
+from auctions.stage import Stage
+from tests.servers.shared import Database, Vhost
+
+from ...waiting import until
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+SAMPLE = EXAMPLES / "auctions/sample_bids.csv"
 
 
 @pytest.mark.proof
@@ -20,3 +27,17 @@ def test_d15_all_real_auctions_end_as_a_plain_loop_computes_them() -> None:
     command = [sys.executable, "-m", "auctions.demo", "--seconds", "60", "--auctions", "309", "--wait", "0"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("broker", ["postgres", "rabbitmq"])
+def test_d14_bids_end_as_a_plain_loop_computes_them_on_servers_too(tmp_path: Path, rabbit: Vhost, postgres: Database, broker: str) -> None:
+    urls = {"CHAPPE_STATE_DIR": str(tmp_path / "state"), "CHAPPE_BROKER": postgres.url}
+    if broker == "rabbitmq":
+        urls |= {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
+    bids = replay(SAMPLE)
+    with Stage(tmp_path / "stage", urls=urls) as stage:
+        stage.start()
+        answers = asyncio.run(play(stage, bids, 3.0))
+        until(lambda: stage.idle() and not differences(stage, bids), f"every bid to be decided and told: {differences(stage, bids)[:3]}")
+        assert answers.keys() == {202}
