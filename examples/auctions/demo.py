@@ -21,22 +21,22 @@ from auctions.bids import Bid, find_bids, replay, winners
 from auctions.house import House
 from auctions.stage import Stage
 
-_AFTER = 3.0  # seconds for which an auction stays open behind its last bid
 
+async def play(stage: Stage, bids: list[Bid], seconds: float, after: float = 300.0) -> Counter[int]:
+    """Open the auctions, make each bid at its time, those of one auction one after the other, and count the answers by status.
 
-async def play(stage: Stage, bids: list[Bid], seconds: float) -> Counter[int]:
-    """Open the auctions, make each bid at its time, those of one auction one after the other, and count the answers by status."""
+    Each auction stays open for some seconds `after` the time of its last bid, which may come late on a busy machine.
+    """
     answers: Counter[int] = Counter()
     by_auction: defaultdict[str, list[Bid]] = defaultdict(list)
     for bid in bids:
         by_auction[bid.auction].append(bid)
     async with httpx2.AsyncClient(base_url=stage.url, timeout=30.0, trust_env=False) as http:
-        for auction, own in by_auction.items():
-            opened = {"auction": auction, "item": own[0].item, "opening": own[0].opening, "seconds": seconds + _AFTER}
-            answers[(await http.post("/commands/open.auction", json=opened)).status_code] += 1
-        started = time.monotonic()
 
-        async def run(own: list[Bid]) -> None:
+        async def run(auction: str, own: list[Bid]) -> None:
+            opened = {"auction": auction, "item": own[0].item, "opening": own[0].opening, "seconds": seconds + after}
+            answers[(await http.post("/commands/open.auction", json=opened)).status_code] += 1
+            started = time.monotonic()
             for number, bid in enumerate(own):
                 await asyncio.sleep(max(0.0, started + bid.part * seconds - time.monotonic()))
                 fields = {"auction": bid.auction, "bidder": bid.bidder, "cents": bid.cents}
@@ -44,8 +44,8 @@ async def play(stage: Stage, bids: list[Bid], seconds: float) -> Counter[int]:
                 answers[(await http.post("/commands/raise.bid", json=fields, headers=key)).status_code] += 1
 
         async with asyncio.TaskGroup() as group:
-            for own in by_auction.values():
-                group.create_task(run(own))
+            for auction, own in by_auction.items():
+                group.create_task(run(auction, own))
     return answers
 
 
@@ -78,6 +78,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=float, default=60.0, help="how long the auctions last")
     options.add_argument("--auctions", type=int, default=24, help="how many, the busiest first; there are 309")
+    options.add_argument("--after", type=float, default=10.0, help="how many seconds longer each auction stays open")
     options.add_argument("--wait", type=float, default=5.0, help="seconds before it begins, to open a browser")
     options.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     chosen = options.parse_args()
@@ -89,7 +90,7 @@ def main() -> None:
         stage.start()
         console.print(f"\n[bold]open[/] {stage.url}/ [bold]in two browsers[/]; bids come in {chosen.wait:g} s, for {chosen.seconds:g} s\n")
         time.sleep(chosen.wait)
-        answers = asyncio.run(play(stage, bids, chosen.seconds))
+        answers = asyncio.run(play(stage, bids, chosen.seconds, chosen.after))
         while not stage.idle():
             time.sleep(0.05)
         wrong = differences(stage, bids)

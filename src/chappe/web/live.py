@@ -164,7 +164,7 @@ class Hub:
                     self.position = self._begin = (await archive.archived(0, 0)).end
                 self._read.set()
                 page = await archive.archived(self.position, AT_ONCE, wait=min(WAIT, HEARTBEAT))
-            except BrokerError as error:
+            except Exception as error:  # whatever it is: those who listen would hear nothing any more
                 log.warning("cannot read the archive for those who listen (%s); trying again", error)
                 await asyncio.sleep(_AGAIN)
                 continue
