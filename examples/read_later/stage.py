@@ -33,7 +33,7 @@ class Stage:
             **(urls or {}),
         }
         self._fetch_seconds = fetch_seconds
-        self._gateway, self._pages = _free_port(), _free_port()
+        self._gateway, self._pages = _free_ports()
         self.web_url = ""
         self.pages_url = f"http://127.0.0.1:{self._pages}"
         self.gateway_url = f"http://127.0.0.1:{self._gateway}"
@@ -152,7 +152,9 @@ class Stage:
         self.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _free_ports() -> tuple[int, int]:
+    """Return two ports that nobody has; both are held until both are known, or they could be one."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
