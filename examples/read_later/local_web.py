@@ -160,6 +160,7 @@ def main() -> None:
     """Serve on a free port until told to end."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen(128)  # who connects before it serves waits
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     uvicorn.Server(uvicorn.Config(LocalWeb().app, log_level="critical", timeout_graceful_shutdown=1)).run([listener])
 

@@ -51,6 +51,7 @@ def web() -> Iterator[str]:
     """The local web in a thread of its own."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen(128)  # who connects before it serves waits
     server = uvicorn.Server(uvicorn.Config(LocalWeb(slow=0.01).app, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()

@@ -43,7 +43,7 @@ def test_w1_w17_an_upload_is_answered_at_once_and_each_article_ends_in_real_proc
     urls = [found[fate] for fate in ("well", "slow", "redirects", "wrong charset", "404", "leads inside", "huge", "pdf")]
     export = tmp_path / "ril_export.html"
     export.write_text("<title>Pocket Export</title><h1>Unread</h1>" + "".join(f'<a href="{url}">{url} said so</a>' for url in urls))
-    with Stage(tmp_path / "stage") as stage:
+    with Stage(tmp_path / "stage", fetch_seconds=30.0) as stage:
         stage.start_web()
         stage.start_pages()
         answer = stage.upload(export)  # before any worker runs

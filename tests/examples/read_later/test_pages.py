@@ -24,7 +24,7 @@ def trial(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
     engine = open_engine(url)
     with testing(app) as t:
         t.provide(Library, Library(engine))
-        t.provide(Fetcher, Fetcher(seconds=1.0, ask=rehearsed, web=web))
+        t.provide(Fetcher, Fetcher(seconds=30.0, ask=rehearsed, web=web))
         yield t
     outbox.close()
     engine.dispose()
