@@ -69,4 +69,18 @@ def test_what_cannot_be_scaled_is_refused_naming_the_pools(mill: Mill) -> None:
     assert "the pools of chappe.toml are: mill, rest" in mill.chappe("scale", "nil=3", code=2).stderr
     assert 'processes must be within 0..1000: a number, "min..max"' in mill.chappe("scale", "mill=many", code=78).stderr
     assert 'queue "nil" is not declared; declared are:' in mill.chappe("pause", "nil", code=1).stderr
-    assert "name a queue, or --intake" in mill.chappe("pause", code=2).stderr
+    assert "or --intake" in mill.chappe("pause", code=2).stderr
+
+
+def test_a_pool_grows_with_what_waits_and_tells_why(mill: Mill) -> None:
+    mill.configure('[pools.mill]\nprocesses = "1..3"\nconcurrency = 1\nmax_wait = 1\nenvironment = { GRAIN = "rye" }\n')
+    mill.run("--no-scheduler", "--no-gateway")
+    mill.send(*[f"Work(name='w{number}', seconds=0.2)" for number in range(60)])
+    until(lambda: len(names(mill)) == 3, "as many as are allowed")
+    assert "processes in place of 1, more is needed" in mill.errors()
+    until(lambda: len({line.pid for line in mill.lines("end")}) == 3, "all of them to work")
+    (supervisor,) = [c for c in json.loads(mill.chappe("status", "--json").stdout)[0]["clients"] if c["role"] == "supervisor"]
+    pool = supervisor["info"]["pools"]["mill"]
+    assert (pool["bounds"], pool["load"]["ready"] > 0, pool["load"]["seconds"] > 0) == ([1, 3], True, True)
+    mill.release()
+    mill.end()

@@ -34,6 +34,18 @@ def test_pools_become_workers_with_their_options() -> None:
     assert said == "worker --name push -c 5 -Q push.*,mail -X push.slow --max-messages 100 --max-age 60.0 --max-memory 512"
 
 
+def test_what_is_declared_for_the_processes_of_a_pool_reaches_each_of_them_and_those_for_suspects() -> None:
+    pool = Pool(processes="2..4", environment={"GRAIN": "rye"}, nice=5, log="mill.log", memory_limit=300, start_retries=3)
+    settings = Settings(pools={"mill": pool})
+    specs = [*plan(settings, {"mill": 3}, gateway=False, scheduler=False), suspects_spec(settings, "mill")]
+    assert [spec.name for spec in specs if spec] == ["mill-1", "mill-2", "mill-3", "mill-suspects"]
+    for spec in specs:
+        assert spec is not None
+        assert "--nice 5 --log mill.log" in " ".join(spec.arguments)
+        assert (spec.variables, spec.memory_limit, spec.start_retries) == ((("GRAIN", "rye"),), 300, 3)
+    assert len(plan(settings, gateway=False, scheduler=False)) == 2, "the least without a word of autoscale"
+
+
 def test_suspects_of_a_pool_run_one_by_one_in_a_process_that_serves_its_queues() -> None:
     settings = Settings(pools={"push": Pool(queues=("push.*",), exclude=("push.slow",), concurrency=5, max_messages=100)})
     spec = suspects_spec(settings, "push")

@@ -80,8 +80,8 @@ def changed(options: Options | None, **changes: Any) -> Options:
 
 
 def sent_at(message_id: str) -> float | None:
-    """Return when an id was made, in seconds since the epoch, if it is a UUIDv7: those of other programs may be anything."""
-    digits = message_id.replace("-", "")
+    """Return when an id was made, in seconds since the epoch, if it begins with a UUIDv7: those of other programs may be anything."""
+    digits = message_id[:36].replace("-", "")
     try:
         return int(digits[:12], 16) / 1000 if len(digits) == 32 and digits[12] == "7" else None
     except ValueError:
