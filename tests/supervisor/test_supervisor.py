@@ -54,10 +54,11 @@ def test_suspects_of_a_pool_run_one_by_one_in_a_process_that_serves_its_queues()
     assert suspects_spec(settings, "gone") is None
 
 
-@pytest.mark.parametrize(("broker", "has"), [("postgresql://h/d", True), ("amqps://h/", False)])
-def test_postgresql_has_a_process_for_suspects_and_none_has_an_engine_but_a_file(broker: str, has: bool) -> None:
-    settings = Settings(broker=broker, store=None if has else "postgresql://h/d", pools={"push": Pool(processes=1)})
-    assert (suspects_spec(settings, "push") is not None) == has
+@pytest.mark.parametrize("broker", ["postgresql://h/d", "amqps://h/"])
+def test_servers_have_a_process_for_suspects_and_none_for_an_engine(broker: str) -> None:
+    store = "postgresql://h/d" if broker.startswith("amqp") else None
+    settings = Settings(broker=broker, store=store, pools={"push": Pool(processes=1)})
+    assert suspects_spec(settings, "push") is not None
     assert [spec.name for spec in plan(settings)] == ["push-1", "scheduler", "gateway"]
 
 
