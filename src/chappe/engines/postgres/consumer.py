@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 from uuid import uuid4
@@ -30,6 +31,7 @@ _WAIT: Final = "insert into waiter select unnest(%s::integer[]), %s on conflict 
 _WAIT_NO_MORE: Final = "delete from waiter where session = %s"
 _LOOK_FOR_SUSPECTS: Final = 2.0  # seconds between two looks of one that is never idle
 _MOST_AT_ONCE: Final = 1000
+_LATER: Final = 0.025  # seconds after which those look who wait too, but were not named
 
 
 class Parts(NamedTuple):
@@ -63,6 +65,7 @@ class PostgresConsumer:
         self._is_alone = False
         self._looks_at = 0.0
         self._told = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
         self._floors = Floors(asyncio.get_running_loop().time)
         self._claims: set[asyncio.Task[list[Delivery]]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
@@ -299,10 +302,19 @@ class PostgresConsumer:
         if channel == TOLD_CANCELLED and int(payload) in self._out:
             self._cancelled(int(payload))
         if channel == TOLD_READY:
-            known = self._routes.by_id.get(int(payload))
+            queue, _, sessions = payload.partition(" ")
+            known = self._routes.by_id.get(int(queue))
             if known is not None and known.queue.name in self._names:
                 self._floors.forget(known.id)
-                self.on_ready()
+                if self._presence.is_named(sessions):
+                    self.on_ready()
+                elif self._later is None:
+                    pause = random.uniform(_LATER, 4 * _LATER)
+                    self._later = asyncio.get_running_loop().call_later(pause, self._look_later)
+
+    def _look_later(self) -> None:
+        self._later = None
+        self.on_ready()
 
     def _entered(self, kept: set[int]) -> None:
         """Hear that the connection which shows that this process lives was made anew: others may have what is not in `kept`."""
@@ -350,6 +362,8 @@ class PostgresConsumer:
         if self._closed:
             return
         self._closed = True
+        if self._later is not None:
+            self._later.cancel()
         self.on_ready()
         if running := self._claims | self._given_up:
             await asyncio.wait(running)

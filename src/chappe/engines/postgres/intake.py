@@ -13,9 +13,18 @@ from chappe.errors import ChappeError, Unroutable
 from chappe.messages.envelope import Options, Publication, Receipt
 
 _KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as ok from topology)"
-_TOLD: Final[LiteralString] = (
-    "told as (select pg_notify('chappe_ready', queue::text) from (select distinct w.queue from waiter w join stored using (queue)) waiting)"
-)
+# Of those who wait so many are named as there are messages, and one more: the others look a moment later, for these may be busy by then.
+_TOLD: Final[LiteralString] = """
+    told as (
+        select pg_notify('chappe_ready', arrived.queue || ' ' || named.sessions)
+        from (select queue, count(*) as many from stored group by queue) arrived, lateral (
+            select string_agg(session::text, ' ') as sessions from (
+                select session from waiter where waiter.queue = arrived.queue order by random() limit least(arrived.many + 1, 500)
+            ) chosen
+        ) named
+        where named.sessions is not null
+    )
+"""
 PLAIN: Final[LiteralString] = (
     _KNOWN
     + """,
@@ -86,6 +95,7 @@ class Intake:
     def __init__(self, database: Database, routes: Routes) -> None:
         self._database = database
         self._routes = routes
+        self._often_pending = True  # whether the last mask found another that it had to be merged with
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`."""
@@ -141,8 +151,9 @@ class Intake:
         }  # fmt: skip
         if options.replaces is not None:
             return await self._change(p, values)
-        if rows := await self._database.once(_LOOK, values, repeatable=True):  # most often there is one
+        if self._often_pending and (rows := await self._database.once(_LOOK, values, repeatable=True)):
             return [pending_of(*rows[0])]
+        self._often_pending = False
         for _ in range(_ROUNDS):
             # Said twice it finds itself: an answer that was lost costs nothing.
             (row, *_), _corrected = await self._database.together([(_FIRST, values), (_CORRECT, values)], repeatable=True)
@@ -154,6 +165,7 @@ class Intake:
             if place is not None:
                 return [Receipt(p.envelope.id, "stored", int(place))]
             if pending_id is not None:
+                self._often_pending = True
                 return [pending_of(pending_id, version, pending)]
         return None
 

@@ -167,6 +167,10 @@ class Presence:
             "update session set info = %s where number = %s", (msgspec.json.encode(self.info), number), repeatable=True
         )
 
+    def is_named(self, sessions: str) -> bool:
+        """Tell whether this session is among some, or nobody is named."""
+        return not sessions or str(self._number) in sessions.split()
+
     async def renew(self) -> None:
         """Begin another session, which takes over what is known to be held, and leaves the rest to others."""
         if self._connection is not None:
