@@ -15,7 +15,7 @@ from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Consumer, Death, Delivery, Depth
 from chappe.engines.rabbitmq import archive
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.consuming import RabbitConsumer, Ways
+from chappe.engines.rabbitmq.consuming import RabbitConsumer
 from chappe.engines.rabbitmq.control import Control, Held, Part, Question
 from chappe.engines.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
 from chappe.engines.rabbitmq.kept import Kept, is_kept
@@ -25,6 +25,7 @@ from chappe.engines.rabbitmq.outlet import Outlet, outgoing, raise_if_refused
 from chappe.engines.rabbitmq.preflight import preflight
 from chappe.engines.rabbitmq.properties import refuse_unencodable
 from chappe.engines.rabbitmq.pushed import Said
+from chappe.engines.rabbitmq.pushing import Ways
 from chappe.engines.rabbitmq.relay import Relay
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
 from chappe.messages.envelope import Publication, Receipt
