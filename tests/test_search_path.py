@@ -54,11 +54,11 @@ def test_pythonpath_names_more_folders_and_not_another_library(project: Path, co
 
 
 def test_files_that_are_named_like_what_an_engine_needs_are_not_taken_for_it(project: Path) -> None:
-    for name in ("pika", "psycopg", "psycopg_pool"):
+    for name in ("pika", "psycopg"):
         (project / f"{name}.py").write_text("raise RuntimeError('taken for what is installed')\n")
     text = (
         "from chappe.cli.loading import find_app\nfrom chappe.settings import Settings\n"
-        "find_app(Settings(app='shop:app', broker='amqp://localhost', store='postgresql://localhost/x'))\nimport pika, psycopg, psycopg_pool\n"
+        "find_app(Settings(app='shop:app', broker='amqp://localhost', store='postgresql://localhost/x'))\nimport pika, psycopg\n"
     )
     subprocess.run([sys.executable, "-P", "-c", text], cwd=project, timeout=60, check=True)
 

@@ -60,5 +60,5 @@ ROWS = [
     Row("config-plain-variable", "a variable that others set", "`PORT=-1`", "78", "PORT: port must be within 0..65535", variable(CHAPPE_PORT="", PORT="-1")),
     Row("config-misspelled-variable", "a misspelled variable", "`CHAPPE_LOG_LEVL=info`", "78", "CHAPPE_LOG_LEVL: no such variable is known, did you mean CHAPPE_LOG_LEVEL?",
         variable(CHAPPE_LOG_LEVL="info")),
-    Row("config-pools-variable", "pools in the environment", "`CHAPPE_POOLS=a`", "78", "CHAPPE_POOLS: pools are declared in chappe.toml", variable(CHAPPE_POOLS="a")),
+    Row("config-pools-variable", "pools in the environment", "`CHAPPE_POOLS=a`", "78", "CHAPPE_POOLS: it is declared in chappe.toml, as a table", variable(CHAPPE_POOLS="a")),
 ]  # fmt: skip
