@@ -14,6 +14,7 @@ from pika import BasicProperties
 from chappe.engines.contract.broker import Ack, Depth
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.rabbitmq.broker import RabbitBroker
+from chappe.engines.rabbitmq.kept import is_stray
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.names import RELAY
 from chappe.errors import BrokerUnavailable, NotFound, Rejected, Unconfirmed
@@ -85,6 +86,17 @@ async def test_what_amqp_cannot_carry_is_refused_where_a_handler_publishes_it(br
         assert "AMQP" in refusal.text
         assert await consumer.settle([Ack(delivery.tag)]) == []
     assert await broker.depth(own.name) == Depth()
+
+
+async def test_a_plain_message_that_was_only_given_back_stays_where_it_is(broker: RabbitBroker) -> None:
+    own = queue()
+    await broker.declare(Topology(queues=(own,)))
+    await broker.publish([to(own)])
+    for _ in range(2):
+        async with broker.consume([own.name], prefetch=1) as consumer:
+            (delivery,) = await consumer.receive(1, 60.0)
+            assert (is_stray(delivery.tag), delivery.attempt) == (True, 1)
+    assert (await broker._kept.depths([own.name]))[own.name] == Depth()
 
 
 @pytest.mark.proof  # RabbitMQ may stand still for many seconds

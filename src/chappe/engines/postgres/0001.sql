@@ -164,7 +164,7 @@ create table session (
 create table adoption (tag bigint primary key, place bigint not null, at double precision not null);
 create index adoption_by_mark on adoption ((tag >> 28));
 create index adoption_at on adoption (at);
-create table stray_death (mark bigint primary key, death bytea not null, at double precision not null);
+create table stray_death (mark bigint primary key, death bytea not null, deaths smallint not null, at double precision not null);
 
 -- Who waits for what: told by NOTIFY, which is sent to nobody else. After a crash of the server they wait anew.
 create unlogged table waiter (queue integer not null, session integer not null, primary key (queue, session));

@@ -68,10 +68,11 @@ _DEAD: Final[LiteralString] = (
 _ADOPTED: Final = "select place from adoption where tag >> 28 = any(%s)"
 _ABSENT: Final = "select mark from unnest(%s::bigint[]) as t (mark) where not exists (select 1 from adoption where tag >> 28 = mark)"
 _REMEMBER: Final = """
-    insert into stray_death select mark, %s, now_seconds() from unnest(%s::bigint[]) as t (mark)
-    on conflict (mark) do update set death = excluded.death, at = excluded.at
+    insert into stray_death select mark, %s, 1, now_seconds() from unnest(%s::bigint[]) as t (mark)
+    on conflict (mark) do update set death = excluded.death, deaths = stray_death.deaths + 1, at = excluded.at
 """
-_RECALL: Final = "delete from stray_death where mark = any(%s) returning mark, death"
+REMEMBERED: Final = "select mark from stray_death where mark = any(%s)"
+_RECALL: Final = "delete from stray_death where mark = any(%s) returning mark, death, deaths"
 _WAIT: Final = """
     with back as (delete from running where place = any(%s) and session = %s returning *)
     insert into message (place, queue, rank, state, message_id, attempt, deaths, flags, key, note, envelope)
@@ -110,12 +111,13 @@ class Blame:
     async def recall(self, cursor: Cursor, session: int, adopted: Mapping[int, int]) -> set[int]:
         """Blame what was just adopted, places by tags, for the deaths that are remembered, and return the places that wait from now on."""
         await cursor.execute(_RECALL, ([tag >> MARK for tag in adopted],))
-        deaths = {int(mark): msgspec.json.decode(death, type=Death) for mark, death in await cursor.fetchall()}
+        deaths = [(int(mark), msgspec.json.decode(death, type=Death), int(count)) for mark, death, count in await cursor.fetchall()]
         blamed: set[int] = set()
-        for mark, death in deaths.items():
+        for mark, death, count in deaths:
             places = [place for tag, place in adopted.items() if tag >> MARK == mark]
             await cursor.execute(_WAIT, (places, session))
-            await self._count(cursor, death, places)
+            for _ in range(count):
+                await self._count(cursor, death, places)
             blamed |= set(places)
         return blamed
 

@@ -12,11 +12,11 @@ from uuid import uuid4
 
 from chappe.engines.contract.broker import Dead, Delivery, Refusal, Retry, Settlement
 from chappe.engines.postgres.adopting import Stray, adopt
-from chappe.engines.postgres.blame import Blame
+from chappe.engines.postgres.blame import REMEMBERED, Blame
 from chappe.engines.postgres.claims import ALL, CLAIM, CLAIM_ALONE, PAUSED_OF, READY_IN, Floors, Held, delivery_of, held_of, held_of_stray
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.endings import Endings
-from chappe.engines.postgres.flags import ALONE, READY, SUSPECT
+from chappe.engines.postgres.flags import ALONE, MARK, READY, SUSPECT
 from chappe.engines.postgres.presence import CANCELLED as TOLD_CANCELLED
 from chappe.engines.postgres.presence import READY as TOLD_READY
 from chappe.engines.postgres.presence import Presence
@@ -255,9 +255,15 @@ class PostgresConsumer:
 
     # --- what the broker beside this one lent
 
-    async def adopt(self, strays: Sequence[Stray]) -> dict[int, Delivery]:
-        """Take over what is lent a second time, and return what is lent on, by its tag: what a worker died with waits to run alone."""
+    async def blamed(self, strays: Sequence[Stray]) -> set[int]:
+        """Return the tags of those with which workers died, as soon as all that have died are told of."""
         await self._take_back()
+        rows = await self._database.once(REMEMBERED, ([stray.tag >> MARK for stray in strays],), repeatable=True)
+        marks = {int(mark) for (mark,) in rows}
+        return {stray.tag for stray in strays if stray.tag >> MARK in marks}
+
+    async def adopt(self, strays: Sequence[Stray]) -> dict[int, Delivery]:
+        """Take over what workers died with, to wait until it runs alone, and return by its tag what is lent on all the same."""
         session = await self._presence.number()
         known = await self._queues_of(strays)
 

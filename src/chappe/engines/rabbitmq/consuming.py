@@ -35,7 +35,8 @@ class RabbitConsumer:
         self._kept = kept
         self._kept.elsewhere = lambda: len(self._out)
         self._kept.on_ready = self._told
-        self._may_be_kept = True  # whether there may be something that is ready
+        self._may_be_kept = bool(queues)  # whether something may be ready of the usual priority or a larger one
+        self._may_be_less = bool(queues)  # or of a smaller one
         self._kept_first = False
         self._cancelled: Callable[[int], None] = lambda _: None
         self._looks_at = 0.0
@@ -158,7 +159,8 @@ class RabbitConsumer:
         now = asyncio.get_running_loop().time()
         if now < self._looks_at or not self._subscriptions.queues:
             return
-        self._may_be_kept, self._looks_at = True, now + _LOOK
+        self._may_be_kept = self._may_be_less = True
+        self._looks_at = now + _LOOK
         paused = await self._kept.paused()
         begun, self._subscriptions.paused = paused - self._subscriptions.paused, paused
         for queue in begun:
@@ -166,41 +168,43 @@ class RabbitConsumer:
 
     async def _take(self, limit: int) -> list[Delivery]:
         """Lend on what is here and what is kept: larger priorities first, and of the usual one both in turn."""
-        if not self._subscriptions.queues or not (self._may_be_kept or self._kept.is_alone):
-            return self._pushing.take(limit)
         taken: list[Delivery] = []
         try:
             await self._take_both(taken, limit)
         except BaseException:
-            self._pushing.begin(self._give_back(taken))
+            if taken:
+                self._pushing.begin(self._give_back(taken))
             raise
         return taken
 
     async def _take_both(self, taken: list[Delivery], limit: int) -> None:
         first = _NORMAL if self._kept_first else _URGENT
         self._kept_first = not self._kept_first
-        taken += await self._claim(limit, first)
-        if self._kept.is_alone:
-            await self._pushing.make_room()
-            return
+        if self._may_be_kept or self._kept.is_alone:
+            taken += await self._claim(limit, first)
+            if self._kept.is_alone:
+                await self._pushing.make_room()
+                return
         taken += self._pushing.take(limit - len(taken))
-        if len(taken) < limit and first == _URGENT:
+        if self._may_be_kept and first == _URGENT and len(taken) < limit:
             taken += await self._claim(limit - len(taken), _NORMAL)
-        if not taken:  # what has a smaller priority comes after all that is pushed
+        if self._may_be_less and not taken:  # what has a smaller priority comes after all that is pushed
             await self._subscriptions.came()
-            taken += self._pushing.take(limit) or await self._claim(limit, None)
+            taken += self._pushing.take(limit)
+            if not taken:
+                self._may_be_less = False
+                taken += await self._kept.claim(limit)
+                self._may_be_less |= bool(taken)
 
     async def _give_back(self, taken: Sequence[Delivery]) -> None:
         """Return what came for a `receive` that nobody waits for any more."""
         with contextlib.suppress(BrokerError):
             await self.settle([Retry(delivery.tag, 0.0, counted=False) for delivery in taken])
 
-    async def _claim(self, room: int, most: int | None) -> list[Delivery]:
-        if most is not None:
-            return await self._kept.claim(room, most)
-        self._may_be_kept = False
-        found = await self._kept.claim(room)
-        self._may_be_kept |= bool(found)
+    async def _claim(self, room: int, most: int) -> list[Delivery]:
+        found = await self._kept.claim(room, most)
+        if most == _NORMAL and len(found) < room and not self._kept.is_alone:
+            self._may_be_kept = self._looks_at == 0.0  # somebody told meanwhile
         return found
 
     # --- settling
@@ -219,21 +223,24 @@ class RabbitConsumer:
 
     async def _settle_pushed(self, settlements: Sequence[Settlement]) -> list[Refusal]:
         refusals: list[Refusal] = []
-        by_way: dict[str, list[tuple[Settlement, Item]]] = {way: [] for way in ("done", "back", "here", "publish", "move")}
+        by_way: dict[str, list[tuple[Settlement, Item]]] = {way: [] for way in ("back", "here", "publish", "move")}
         seen: set[int] = set()
         link = self._subscriptions.link
+        done: list[Item] = []
         for settlement in settlements:
             tag = settlement.delivery
             item = self._out.get(tag) if tag not in seen else None
-            seen.add(tag)
             if item is None:
                 refusals.append(Refusal(tag, "stale", "this consumer does not hold the delivery, or settled it already"))
-                continue
-            way = self._way_of(settlement, item)
-            by_way[way].append((settlement, item))
-            if way in ("done", "back", "here"):
-                del self._out[tag]
-        done, back = [item for _, item in by_way["done"]], [item for _, item in by_way["back"]]
+            elif isinstance(settlement, Ack) and not settlement.then and not settlement.marked:
+                done.append(self._out.pop(tag))  # most end so
+            else:
+                way = self._way_of(settlement, item)
+                by_way[way].append((settlement, item))
+                seen.add(tag)
+                if way in ("back", "here"):
+                    del self._out[tag]
+        back = [item for _, item in by_way["back"]]
         self._pushing.end(done, [])  # at once: a number is of this connection only
         for settlement, item in by_way["here"]:
             self._pushing.settle_temporary(settlement, item)
@@ -256,11 +263,9 @@ class RabbitConsumer:
         return refusals
 
     def _way_of(self, settlement: Settlement, item: Item) -> str:
-        """Tell how a message ends: RabbitMQ forgets it or has it back, maybe after something was published, or it was moved."""
+        """Tell how a message ends that does not just end: after something was published, or it was moved, or RabbitMQ has it back."""
         if isinstance(settlement, Ack):
-            if settlement.marked or any(is_kept(p) for p in settlement.then):
-                return "move"
-            return "publish" if settlement.then else "done"
+            return "move" if settlement.marked or any(is_kept(p) for p in settlement.then) else "publish"
         if isinstance(settlement, Retry) and is_untouched(settlement) and self._pushing.is_unsettled(item):
             return "back"
         return "move" if item.source.temporary is None else "here"

@@ -1,7 +1,7 @@
 """What is kept beside RabbitMQ because it has no notion of it, as the broker of this room sees it.
 
 A message is in RabbitMQ or there, never in both. Plain messages are RabbitMQ's; what has a key, a delay, a priority or a result is kept,
-and so is from its second delivery on what began in RabbitMQ.
+and so is from then on what is retried, or what a worker died with.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Stray(Protocol):
 
 
 class KeptConsumer(Consumer, Protocol):
-    """A receiver of what is kept, which takes over what RabbitMQ lends a second time."""
+    """A receiver of what is kept, which takes over what is more than plain now."""
 
     elsewhere: Callable[[], int]
     on_ready: Callable[[], None]
@@ -73,8 +73,12 @@ class KeptConsumer(Consumer, Protocol):
         """Return what is ready now, up to a number of deliveries; none whose rank is larger than `most`, which is minus a priority."""
         ...
 
+    async def blamed(self, strays: Sequence[Any]) -> set[int]:
+        """Return the tags of those with which workers died, as soon as all that have died are told of."""
+        ...
+
     async def adopt(self, strays: Sequence[Any]) -> dict[int, Delivery]:
-        """Take over what is lent a second time, and return what is lent on, by its tag: what a worker died with waits to run alone."""
+        """Take over what workers died with, to wait until it runs alone, and return by its tag what is lent on all the same."""
         ...
 
     async def settle_strays(self, settlements: Sequence[Settlement], strays: Sequence[Any]) -> list[Refusal]:

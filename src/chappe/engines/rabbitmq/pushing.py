@@ -168,13 +168,15 @@ class Pushing:
             source.admission = self.begin(self._admit(source))
 
     async def _admit(self, source: Source) -> None:
-        """Have what comes again be kept elsewhere, so that RabbitMQ need not remember anything of it."""
+        """Have what a worker died with be kept elsewhere, where it waits until it runs alone; what was given back is lent on."""
         try:
             while (link := self.subscriptions.live) is not None and source.incoming and not self._closed:
                 batch = list(source.incoming)
                 again = [item for item in batch if item.again]
                 try:
-                    lent = await self._kept.adopt(again) if again else {}
+                    blamed = await self._kept.blamed(again) if again else set[int]()
+                    killers = [item for item in again if item.tag in blamed]
+                    lent = await self._kept.adopt(killers) if killers else {}
                 except BrokerError as error:
                     log.warning("what came again cannot be kept (%s); trying again", error)
                     await asyncio.sleep(_KEPT_PAUSE)
@@ -188,12 +190,12 @@ class Pushing:
                     return
                 for item in batch:
                     source.incoming.popleft()
-                    if not item.again:
+                    if item.tag not in blamed:
                         source.ready.append(item)
                     elif (delivery := lent.get(item.tag)) is not None:
                         source.ready.append(delivery)
-                self.end(again, [])
-                self._told()
+                self.end(killers, [])
+                (self._told if killers else self._arrived.set)()
         finally:
             source.admission = None
             self._admit_soon(source)  # what came over another connection meanwhile
