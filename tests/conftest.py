@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import hypothesis
+import psutil
 import pytest
 
 from .servers import shared
@@ -24,6 +26,7 @@ N = TypeVar("N", RabbitNode, PostgresNode)
 
 _MEMORY: Final = Path("/dev/shm")
 _ROOM: Final = 6 * 1024**3
+_PLACE: Final = re.compile(r"t(\d+)-")
 _place = pytest.StashKey[str]()
 
 
@@ -33,8 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     What asks whether something survives on a disk, in the proof, asks the disk.
     """
     is_gate = "not proof" in (config.option.markexpr or "") and "TMPDIR" not in os.environ and config.option.basetemp is None
-    if is_gate and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
-        place = config.stash[_place] = tempfile.tempdir = tempfile.mkdtemp(prefix="t", dir=_MEMORY)  # short, for sockets are in it
+    if is_gate and os.access(_MEMORY, os.W_OK):
+        _remove_what_killed_runs_left()
+        if min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available) < _ROOM:
+            return
+        place = config.stash[_place] = tempfile.tempdir = tempfile.mkdtemp(
+            prefix=f"t{os.getpid()}-", dir=_MEMORY
+        )  # short, for sockets are in it
         os.environ["TMPDIR"] = place  # for the workers of pytest-xdist too
         config.option.basetemp = f"{place}/b"
 
@@ -43,6 +51,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Give the memory back."""
     if place := config.stash.get(_place, None):
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_what_killed_runs_left() -> None:
+    """Give back the memory of runs that could not do so themselves: nobody else would until the machine restarts."""
+    for folder in _MEMORY.iterdir():
+        if (found := _PLACE.match(folder.name)) and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def skip_without(*kinds: type[RabbitNode | PostgresNode]) -> None:

@@ -113,6 +113,7 @@ class PostgresNode:
             "listen_addresses": LOOPBACK,
             "port": self.port,
             "unix_socket_directories": "",
+            "dynamic_shared_memory_type": "mmap",  # among its data, which goes with the folder: a killed one leaves nothing in memory
         }
         options = (f"--{key}={value}" for key, value in settings.items())
         try:
