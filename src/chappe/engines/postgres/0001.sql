@@ -160,9 +160,8 @@ create table session (
     started_at double precision not null default now_seconds()
 );
 
--- What was taken over from a broker beside this one: under which tag it was lent there, the upper part of which is the mark of the message.
+-- What was taken over from a broker beside this one, under which tag it was lent there; and deaths with what it has still, by the marks in their tags.
 create table adoption (tag bigint primary key, place bigint not null, at double precision not null);
-create index adoption_by_mark on adoption ((tag >> 28));
 create index adoption_at on adoption (at);
 create table stray_death (mark bigint primary key, death bytea not null, deaths smallint not null, at double precision not null);
 

@@ -9,10 +9,10 @@ import msgspec
 
 from chappe.bounds import DEATHS_ALLOWED
 from chappe.engines.contract.broker import Death
+from chappe.engines.contract.stray import MARK, STRAYS
 from chappe.engines.postgres import lines
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.endings import BURY
-from chappe.engines.postgres.flags import MARK, STRAYS
 from chappe.engines.postgres.storing import TELL
 from chappe.failures import why_dead
 
@@ -62,22 +62,13 @@ _DEAD: Final[LiteralString] = (
     """
     + BURY
 )
-
-
 # Deaths with messages of the broker beside this one, known by the upper part of their tags: they come when it lends them again.
-_ADOPTED: Final = "select place from adoption where tag >> 28 = any(%s)"
-_ABSENT: Final = "select mark from unnest(%s::bigint[]) as t (mark) where not exists (select 1 from adoption where tag >> 28 = mark)"
 _REMEMBER: Final = """
     insert into stray_death select mark, %s, 1, now_seconds() from unnest(%s::bigint[]) as t (mark)
     on conflict (mark) do update set death = excluded.death, deaths = stray_death.deaths + 1, at = excluded.at
 """
 REMEMBERED: Final = "select mark from stray_death where mark = any(%s)"
 _RECALL: Final = "delete from stray_death where mark = any(%s) returning mark, death, deaths"
-_WAIT: Final = """
-    with back as (delete from running where place = any(%s) and session = %s returning *)
-    insert into message (place, queue, rank, state, message_id, attempt, deaths, flags, key, note, envelope)
-    select place, queue, rank, 1, message_id, attempt, deaths, flags | 8, key, note, envelope from back
-"""
 
 
 class Blame:
@@ -92,34 +83,20 @@ class Blame:
         async def work(cursor: Cursor) -> None:
             places = [tag for tag in death.deliveries if tag < STRAYS]
             if marks := [tag >> MARK for tag in death.deliveries if tag >= STRAYS]:
-                places += await self._strays(cursor, death, marks)
+                await cursor.execute(_REMEMBER, (msgspec.json.encode(msgspec.structs.replace(death, deliveries=())), marks))
             if places:
                 await cursor.execute(_TAKE_BACK, {"places": places, "worker": death.worker})
                 await self._count(cursor, death, places)
 
         await self._database.run(work)
 
-    async def _strays(self, cursor: Cursor, death: Death, marks: list[int]) -> list[int]:
-        """Return the places of strays that were adopted already, and remember the death of those that come later."""
-        await cursor.execute(_ADOPTED, (marks,))
-        places = [int(place) for (place,) in await cursor.fetchall()]
-        await cursor.execute(_ABSENT, (marks,))
-        if absent := [int(mark) for (mark,) in await cursor.fetchall()]:
-            await cursor.execute(_REMEMBER, (msgspec.json.encode(msgspec.structs.replace(death, deliveries=())), absent))
-        return places
-
-    async def recall(self, cursor: Cursor, session: int, adopted: Mapping[int, int]) -> set[int]:
-        """Blame what was just adopted, places by tags, for the deaths that are remembered, and return the places that wait from now on."""
+    async def recall(self, cursor: Cursor, adopted: Mapping[int, int]) -> None:
+        """Blame what was just adopted and waits, places by tags, for the deaths that are remembered."""
         await cursor.execute(_RECALL, ([tag >> MARK for tag in adopted],))
-        deaths = [(int(mark), msgspec.json.decode(death, type=Death), int(count)) for mark, death, count in await cursor.fetchall()]
-        blamed: set[int] = set()
-        for mark, death, count in deaths:
+        for mark, death, count in await cursor.fetchall():
             places = [place for tag, place in adopted.items() if tag >> MARK == mark]
-            await cursor.execute(_WAIT, (places, session))
             for _ in range(count):
-                await self._count(cursor, death, places)
-            blamed |= set(places)
-        return blamed
+                await self._count(cursor, msgspec.json.decode(death, type=Death), places)
 
     async def _count(self, cursor: Cursor, death: Death, places: list[int]) -> None:
         if death.after is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, LiteralString, NamedTuple
 
 from chappe.engines.contract.broker import Delivery
-from chappe.engines.postgres.adopting import Stray
+from chappe.engines.contract.stray import Stray
 from chappe.engines.postgres.database import Row
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.flags import RETURNED

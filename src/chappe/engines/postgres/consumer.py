@@ -11,12 +11,13 @@ from typing import Any, Final, LiteralString, NamedTuple
 from uuid import uuid4
 
 from chappe.engines.contract.broker import Dead, Delivery, Refusal, Retry, Settlement
-from chappe.engines.postgres.adopting import Stray, adopt
+from chappe.engines.contract.stray import MARK, Stray
+from chappe.engines.postgres.adopting import queue_strays
 from chappe.engines.postgres.blame import REMEMBERED, Blame
-from chappe.engines.postgres.claims import ALL, CLAIM, CLAIM_ALONE, PAUSED_OF, READY_IN, Floors, Held, delivery_of, held_of, held_of_stray
+from chappe.engines.postgres.claims import ALL, CLAIM, CLAIM_ALONE, PAUSED_OF, READY_IN, Floors, Held, delivery_of, held_of
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.endings import Endings
-from chappe.engines.postgres.flags import ALONE, MARK, READY, SUSPECT
+from chappe.engines.postgres.flags import ALONE, READY, SUSPECT
 from chappe.engines.postgres.presence import CANCELLED as TOLD_CANCELLED
 from chappe.engines.postgres.presence import READY as TOLD_READY
 from chappe.engines.postgres.presence import Presence
@@ -262,21 +263,14 @@ class PostgresConsumer:
         marks = {int(mark) for (mark,) in rows}
         return {stray.tag for stray in strays if stray.tag >> MARK in marks}
 
-    async def adopt(self, strays: Sequence[Stray]) -> dict[int, Delivery]:
-        """Take over what workers died with, to wait until it runs alone, and return by its tag what is lent on all the same."""
-        session = await self._presence.number()
+    async def adopt(self, strays: Sequence[Stray]) -> None:
+        """Take over what workers died with: it waits until it runs alone, or is a dead letter."""
         known = await self._queues_of(strays)
 
-        async def work(cursor: Cursor) -> dict[int, int]:
-            found = await adopt(cursor, session, strays, known)
-            adopted = {tag: one.place for tag, one in found.items()}
-            blamed = await self._blame.recall(cursor, session, {tag: one.place for tag, one in found.items() if one.is_new})
-            return {tag: place for tag, place in adopted.items() if place not in blamed}
+        async def work(cursor: Cursor) -> None:
+            await self._blame.recall(cursor, await queue_strays(cursor, strays, known))
 
-        places = await self._database.run(work, repeatable=True)
-        lent = {stray.tag: (places[stray.tag], stray) for stray in strays if stray.tag in places}
-        self._out.update((place, held_of_stray(one, known)) for place, one in lent.values())
-        return {tag: Delivery(place, one.queue or "", 1, one.envelope) for tag, (place, one) in lent.items()}
+        await self._database.run(work, repeatable=True)
 
     async def settle_strays(self, settlements: Sequence[Settlement], strays: Sequence[Stray]) -> list[Refusal]:
         """End deliveries of the broker beside this one, by their tags there; what is not refused is in this database, or done."""

@@ -8,8 +8,9 @@ from typing import Final, LiteralString
 from msgspec.structs import replace
 
 from chappe.engines.contract.broker import Ack, Dead, Refusal, Retry, Settlement
+from chappe.engines.contract.stray import Stray
 from chappe.engines.postgres import budgets, lines
-from chappe.engines.postgres.adopting import Stray, adopt
+from chappe.engines.postgres.adopting import lend_strays
 from chappe.engines.postgres.claims import Held, held_of_stray
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.flags import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
@@ -128,8 +129,8 @@ class Endings:
             await self._store_then(cursor, passing)
             await cursor.execute(_UNMARK, ([strays[s.delivery].envelope.id for s in passing if s.marked],))
         lasting = [s for s in settlements if strays[s.delivery].queue is not None]
-        adopted = await adopt(cursor, session, [strays[s.delivery] for s in lasting], known)
-        new = {adopted[s.delivery].place: s for s in lasting if adopted[s.delivery].is_new}
+        places = await lend_strays(cursor, session, [strays[s.delivery] for s in lasting], known)
+        new = {places[s.delivery]: s for s in lasting if s.delivery in places}
         named = {place: strays[s.delivery] for place, s in new.items()}
         held = {place: held_of_stray(one, known) for place, one in named.items()}
         refused = await self._end(cursor, session, [replace(s, delivery=place) for place, s in new.items()], held)

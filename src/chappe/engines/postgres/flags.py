@@ -12,10 +12,6 @@ MERGES: Final = 32
 SUSPECT: Final = 16  # it runs alone, because a worker died while it ran it
 PASSING: Final = HISTORY | RETURNED | SUSPECT  # what a dead letter does not keep
 
-# Tags of the broker beside this one: this bit, then the mark of the message, then a number.
-STRAYS: Final = 1 << 62
-MARK: Final = 28
-
 DELAYED: Final = 0
 READY: Final = 1
 BEHIND: Final = 2

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Final, LiteralString, NamedTuple
 
 from chappe.bounds import IDEMPOTENCY_KEPT
+from chappe.engines.contract.stray import wrapped
 from chappe.engines.postgres import lines
 from chappe.engines.postgres.database import Collision, Cursor
-from chappe.engines.postgres.envelopes import decode, encode, wrapped
+from chappe.engines.postgres.envelopes import decode, encode
 from chappe.engines.postgres.flags import BEHIND, DELAYED, MERGES, READY, TRACKED, UNIQUE
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.errors import KeyReused

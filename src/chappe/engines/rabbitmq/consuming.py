@@ -43,7 +43,7 @@ class RabbitConsumer:
         self._patience = patience
         self._prefetch = prefetch
         self.queues = list(queues)
-        self._lent: set[int] = set()  # of what is kept; more of it may be held here, and is not lent on yet, or no more
+        self._lent: set[int] = set()  # of what is kept; what nobody waited for is held too, until it is given back
         self._asked = 0
         self._stops = 0
         self._has_shrunk = False  # RabbitMQ may still push as much as before
@@ -128,7 +128,8 @@ class RabbitConsumer:
             self._arrived.clear()
             try:
                 await self._look()
-                await self._subscriptions.ask(lambda: self._asked)
+                if not self._kept.is_alone:
+                    await self._subscriptions.ask(lambda: self._asked)
                 got = await self._take(limit)
             except BrokerUnavailable:
                 if loop.time() >= patience:

@@ -11,43 +11,31 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from chappe.engines.contract.broker import Consumer, Death, Delivery, Depth, Refusal, Settlement
-from chappe.messages.envelope import Envelope, Publication, Receipt
+from chappe.engines.contract.stray import MARK, STRAYS, Stray
+from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Topology
 
-_STRAY: Final = 1 << 62  # what is kept has smaller tags
-_NUMBERS: Final = 28  # bits
 _number = itertools.count(int.from_bytes(os.urandom(3), "big"))
 
 
 def tag_of(queue: str, message_id: str) -> int:
     """Return a tag for a message of RabbitMQ; its upper part is the mark by which it is known when it comes again."""
     mark = zlib.crc32(message_id.encode(), zlib.crc32(queue.encode()))
-    return _STRAY | mark << _NUMBERS | next(_number) & ((1 << _NUMBERS) - 1)
+    return STRAYS | mark << MARK | next(_number) & ((1 << MARK) - 1)
 
 
 def is_stray(tag: int) -> bool:
     """Tell whether a tag is of a message of RabbitMQ."""
-    return tag >= _STRAY
+    return tag >= STRAYS
 
 
 def is_kept(publication: Publication) -> bool:
     """Tell whether a publication is kept beside RabbitMQ."""
     return publication.options is not None or publication.delay > 0 or publication.priority != 0
-
-
-class Stray(Protocol):
-    """A message of RabbitMQ, as it was lent under a tag; without a queue it came through a temporary one, and is never kept."""
-
-    @property
-    def tag(self) -> int: ...
-    @property
-    def queue(self) -> str | None: ...
-    @property
-    def envelope(self) -> Envelope: ...
 
 
 class KeptConsumer(Consumer, Protocol):
@@ -73,15 +61,15 @@ class KeptConsumer(Consumer, Protocol):
         """Return what is ready now, up to a number of deliveries; none whose rank is larger than `most`, which is minus a priority."""
         ...
 
-    async def blamed(self, strays: Sequence[Any]) -> set[int]:
+    async def blamed(self, strays: Sequence[Stray]) -> set[int]:
         """Return the tags of those with which workers died, as soon as all that have died are told of."""
         ...
 
-    async def adopt(self, strays: Sequence[Any]) -> dict[int, Delivery]:
-        """Take over what workers died with, to wait until it runs alone, and return by its tag what is lent on all the same."""
+    async def adopt(self, strays: Sequence[Stray]) -> None:
+        """Take over what workers died with: it waits until it runs alone, or is a dead letter."""
         ...
 
-    async def settle_strays(self, settlements: Sequence[Settlement], strays: Sequence[Any]) -> list[Refusal]:
+    async def settle_strays(self, settlements: Sequence[Settlement], strays: Sequence[Stray]) -> list[Refusal]:
         """End deliveries of RabbitMQ, by their tags: what is not refused is kept, or done."""
         ...
 
@@ -123,7 +111,7 @@ class Kept(Protocol):
         """Return the queues that take this routing key, or raise `Unroutable`; `fresh` looks at what others declared meanwhile."""
         ...
 
-    def consume(self, queues: Sequence[str], *, prefetch: int) -> AbstractAsyncContextManager[Any]: ...
+    def consume(self, queues: Sequence[str], *, prefetch: int) -> AbstractAsyncContextManager[KeptConsumer]: ...
     async def blame(self, death: Death) -> None: ...
     async def depths(self, queues: Sequence[str]) -> Mapping[str, Depth]:
         """Count the messages of queues. Raises `NotFound`."""

@@ -52,7 +52,8 @@ class Item:
 class Source:
     """One AMQP queue; `credit` is what its present subscription may have out at once, `used` what of it is.
 
-    What is `ready` is lent on in its order; what was lent before waits in `incoming`, and others behind it, until it is kept elsewhere.
+    What is `ready` is lent on in its order; what was lent before waits in `incoming`, and others behind it, until it is known whether a
+    worker died with it.
     """
 
     queue: str
@@ -62,7 +63,7 @@ class Source:
     credit: int = 0
     used: int = 0
     incoming: deque[Item] = field(default_factory=deque[Item])
-    ready: deque[Item | Delivery] = field(default_factory=deque[Item | Delivery])
+    ready: deque[Item] = field(default_factory=deque[Item])
     admission: asyncio.Task[None] | None = None
     is_mute: bool = False  # RabbitMQ answers, but not for this queue: it has no leader now
     absent_for: float = 0.0  # seconds between two looks: RabbitMQ does not have the queue, or has not found it again
@@ -92,12 +93,10 @@ class Source:
             self.used -= 1
 
     def forget(self) -> None:
-        """Note that the connection is gone, and with it everything that RabbitMQ lent; what is kept elsewhere stays."""
+        """Note that the connection is gone, and with it everything that was lent."""
         self.begin(0)
         self.incoming.clear()
-        kept = [one for one in self.ready if isinstance(one, Delivery)]
         self.ready.clear()
-        self.ready.extend(kept)
 
 
 def credit_for(need: int) -> int:

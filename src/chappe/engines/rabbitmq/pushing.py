@@ -81,7 +81,7 @@ class Pushing:
         source = self.subscriptions.sources.get(queue)
         if source is None:
             return Part(out)
-        return Part(out, sum(1 for one in source.ready if isinstance(one, Item)) + len(source.incoming))
+        return Part(out, len(source.ready) + len(source.incoming))
 
     async def admitted(self) -> None:
         """Return when nothing is on its way between RabbitMQ and what is kept, or after a while."""
@@ -116,10 +116,9 @@ class Pushing:
 
     async def make_room(self) -> None:
         """Return to others what waits here while something runs alone."""
-        if sources := [source for source in self.subscriptions.all() if source.ready]:
+        if sources := [source for source in self.subscriptions.all() if any(map(self.is_unsettled, source.ready))]:
             async with self.subscriptions.changing:
                 await self._let_go(sources)
-            self._told()
 
     def take(self, limit: int) -> list[Delivery]:
         """Lend on what came, the queues in turn."""
@@ -129,11 +128,9 @@ class Pushing:
         for queue in self._turns:
             source = self.subscriptions.sources[queue]
             while source.ready and len(taken) < limit:
-                one = source.ready.popleft()
-                if isinstance(one, Item):
-                    self.out[one.tag] = one
-                    one = one.delivery()
-                taken.append(one)
+                item = source.ready.popleft()
+                self.out[item.tag] = item
+                taken.append(item.delivery())
         if taken:
             self._turns.append(self._turns.pop(0))
         return taken
@@ -176,7 +173,8 @@ class Pushing:
                 try:
                     blamed = await self._kept.blamed(again) if again else set[int]()
                     killers = [item for item in again if item.tag in blamed]
-                    lent = await self._kept.adopt(killers) if killers else {}
+                    if killers:
+                        await self._kept.adopt(killers)
                 except BrokerError as error:
                     log.warning("what came again cannot be kept (%s); trying again", error)
                     await asyncio.sleep(_KEPT_PAUSE)
@@ -185,15 +183,12 @@ class Pushing:
                     log.exception("what came again cannot be kept; trying again")
                     await asyncio.sleep(_KEPT_PAUSE)
                     continue
-                if link is not self.subscriptions.live:  # RabbitMQ lends it once more, to somebody
-                    await self._kept.settle([Retry(delivery.tag, 0.0, counted=False) for delivery in lent.values()])
-                    return
+                if link is not self.subscriptions.live:
+                    return  # RabbitMQ lends it once more, to somebody
                 for item in batch:
                     source.incoming.popleft()
                     if item.tag not in blamed:
                         source.ready.append(item)
-                    elif (delivery := lent.get(item.tag)) is not None:
-                        source.ready.append(delivery)
                 self.end(killers, [])
                 (self._told if killers else self._arrived.set)()
         finally:
@@ -238,8 +233,7 @@ class Pushing:
     def _ready_again(self, item: Item) -> None:
         self._later.pop(item, None)
         ready = item.source.ready
-        later = (place for place, other in enumerate(ready) if isinstance(other, Item) and other.number > item.number)
-        ready.insert(next(later, len(ready)), item)
+        ready.insert(next((place for place, other in enumerate(ready) if other.number > item.number), len(ready)), item)
         self._arrived.set()
 
     async def give_back(self, back: Sequence[Item]) -> None:
@@ -297,23 +291,17 @@ class Pushing:
                 await self.subscriptions.end(link, sources)
             if admissions := [source.admission for source in sources if source.admission is not None]:
                 await asyncio.wait(admissions, timeout=_KEPT_PAUSE)
-            items = [one for source in sources for one in source.ready if isinstance(one, Item)]
-            kept = [one for source in sources for one in source.ready if isinstance(one, Delivery)]
+            items = [item for source in sources for item in source.ready]
             if out_too:
                 items += self.out.values()
                 self.out.clear()
             for source in sources:
-                here = [one for one in source.ready if source.temporary is not None and not self._is_unsettled_here(one)]
+                here = [item for item in source.ready if source.temporary is not None and not self.is_unsettled(item)]
                 source.ready.clear()
                 source.ready.extend(here)  # RabbitMQ has no place for it any more
             self.end([], sorted(items, key=lambda item: item.number))
-            if kept:
-                await self._kept.settle([Retry(delivery.tag, 0.0, counted=False) for delivery in kept])
             if link is not None:
                 await link.sync()
-
-    def _is_unsettled_here(self, one: Item | Delivery) -> bool:
-        return isinstance(one, Item) and self.is_unsettled(one)
 
     def _lost(self, link: Link) -> None:
         """Hear that the connection is gone: RabbitMQ gives what was lent over it to others."""

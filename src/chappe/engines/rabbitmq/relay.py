@@ -8,22 +8,18 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-import msgspec
-
 from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Retry, Settlement
+from chappe.engines.contract.stray import unwrapped
 from chappe.engines.rabbitmq.confirms import Outgoing
-from chappe.engines.rabbitmq.names import RELAY
 from chappe.engines.rabbitmq.outlet import Outlet
 from chappe.engines.rabbitmq.properties import COPIES, properties_of
 from chappe.errors import BrokerError, NotFound, Rejected, Unroutable
-from chappe.messages.envelope import Publication
 
 log = logging.getLogger("chappe.rabbitmq")
 
 _AT_ONCE: Final = 200
 _WAIT: Final = 60.0
 _AGAIN: Final = 1.0
-_publication: Final = msgspec.msgpack.Decoder(Publication).decode
 
 
 class Relay:
@@ -65,7 +61,7 @@ class Relay:
         ready: list[tuple[Delivery, Outgoing]] = []
         settlements: list[Settlement] = []
         for delivery in deliveries:
-            p = _publication(delivery.envelope.body)
+            p = unwrapped(delivery.envelope.body)
             try:
                 properties = properties_of(p.envelope, {COPIES: "1"})
             except Rejected as error:
@@ -86,6 +82,3 @@ def _settled(delivery: Delivery, outcome: Exception | None) -> Settlement:
     if isinstance(outcome, Rejected) and not isinstance(outcome, NotFound):
         return Dead(delivery.tag, "unroutable", str(outcome))
     return Retry(delivery.tag, _AGAIN, counted=False)
-
-
-__all__ = ["RELAY", "Relay"]
