@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import psycopg
-from psycopg import sql
 
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.store import PostgresStore
@@ -25,19 +24,12 @@ from chappe.errors import BrokerError, NotFound
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
 from ..servers.shared import Database, Vhost
+from . import tables
 from .engine import EngineUnderTest, Peer
 
 _WRITTEN = 0.5
 _FINDS = 120.0
 _PASSES = 5.0  # seconds: what is longer passes by the clock that all statements ask
-_EMPTY = """
-    truncate message, running, line, failure, dead, mark, tracked, idempotency, unique_key, budget, gate, schedule, schedule_definition,
-        archive, desired, session, waiter, asker, follower, queue, exchange, adoption, stray_death
-"""
-_CLOCK = sql.SQL("""
-    create or replace function chappe.now_seconds() returns double precision language sql volatile as
-    'select extract(epoch from clock_timestamp())::double precision + {}'
-""")
 _ALL_FOUND = """
     try lists:all(fun(Q) -> case amqqueue:get_pid(Q) of
         {Name, Node} -> case ra:members({Name, Node}, 1000) of {ok, _, {_, _}} -> true; _ -> false end;
@@ -178,15 +170,13 @@ class DistributedEngine(EngineUnderTest):
             await self._empty()
         elif self._moved:
             async with await self._connected() as connection:
-                await self._set_clock(connection)
+                await tables.set_clock(connection, self._moved)
 
     async def _empty(self) -> None:
         """Delete what an earlier test left."""
         async with await self._connected() as connection:
-            found = await (await connection.execute("select to_regclass('chappe.message')")).fetchone()
-            if found is None or found[0] is None:
+            if not await tables.are_there(connection):
                 return
-            await connection.execute("set search_path = chappe")
             queues = [name for (name,) in await (await connection.execute("select name from queue")).fetchall() if name != RELAY]
             exchanges = [name for (name,) in await (await connection.execute("select name from exchange")).fetchall()]
             link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=60.0, confirms=False)
@@ -198,9 +188,8 @@ class DistributedEngine(EngineUnderTest):
                     await link._declare("delete", lambda channel, answer, name=name: channel.exchange_delete(name, callback=answer))
             finally:
                 await link.close()
-            await connection.execute(_EMPTY)
-            await connection.execute("update topology set version = version + 1")
-            await self._set_clock(connection)
+            await tables.empty(connection)
+            await tables.set_clock(connection, self._moved)
 
     async def stop(self) -> None:
         # Nothing tells when RabbitMQ has written down a new queue, or an acknowledgement: what it had not may be there again (the matrix says so).
@@ -263,15 +252,12 @@ class DistributedEngine(EngineUnderTest):
             return
         self._moved += seconds
         async with await self._connected() as connection:
-            await self._set_clock(connection)
+            await tables.set_clock(connection, self._moved)
         for _, kept, _ in self._peers:
             kept.tending.look()  # their timers know nothing of it
 
     async def _connected(self) -> psycopg.AsyncConnection:
         return await psycopg.AsyncConnection.connect(self._servers.postgres.url, autocommit=True)
-
-    async def _set_clock(self, connection: psycopg.AsyncConnection) -> None:
-        await connection.execute(_CLOCK.format(sql.Literal(self._moved)))
 
     async def close(self) -> None:
         await self.drop_peers()

@@ -13,25 +13,16 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
-from psycopg import sql
 
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.store import PostgresStore
 
 from ..servers.postgres import PostgresNode
+from . import tables
 from .distributed import Wire
 from .engine import EngineUnderTest, Peer
 
 _PASSES = 5.0  # seconds: what is longer passes by the clock that all statements ask
-_EMPTY = """
-    truncate message, running, line, failure, dead, mark, tracked, idempotency, unique_key, budget, gate, schedule, schedule_definition,
-        archive, desired, session, waiter, asker, follower, queue, exchange, adoption, stray_death;
-    update chappe.archive_head set seq = 0
-"""
-_CLOCK = sql.SQL("""
-    create or replace function chappe.now_seconds() returns double precision language sql volatile as
-    'select extract(epoch from clock_timestamp())::double precision + {}'
-""")
 
 
 class PostgresEngine(EngineUnderTest):
@@ -57,13 +48,10 @@ class PostgresEngine(EngineUnderTest):
         async with await self._connected() as connection:
             if self._fresh:
                 self._fresh = False
-                found = await (await connection.execute("select to_regclass('chappe.message')")).fetchone()
-                if found is None or found[0] is None:
+                if not await tables.are_there(connection):
                     return
-                await connection.execute("set search_path = chappe")
-                await connection.execute(_EMPTY)
-                await connection.execute("update topology set version = version + 1")
-            await connection.execute(_CLOCK.format(sql.Literal(self._moved)))
+                await tables.empty(connection)
+            await tables.set_clock(connection, self._moved)
 
     async def stop(self) -> None:
         assert self._node is not None, "a test that kills the engine is marked with pytest.mark.restarts"
@@ -124,7 +112,7 @@ class PostgresEngine(EngineUnderTest):
         self._moved += seconds
         if self._runs:
             async with await self._connected() as connection:
-                await connection.execute(_CLOCK.format(sql.Literal(self._moved)))
+                await tables.set_clock(connection, self._moved)
         for broker, _ in self._peers:
             broker.tending.look()
 

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import psycopg
 import pytest
 
@@ -21,23 +18,12 @@ from chappe.errors import BrokerUnavailable
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
 
-from ...servers import shared
 
-
-@pytest.fixture(scope="module")
-def url(shared_servers: tuple[Path, int]) -> str:
-    return shared.database(*shared_servers).url
-
-
-@pytest.fixture
-async def broker(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresBroker]:
+@pytest.fixture(autouse=True)
+def floors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every claim begin where the one before began."""
     monkeypatch.setattr(claims, "_DEEP", 0)
     monkeypatch.setattr(claims, "_LOOK_AGAIN", 3600.0)
-    made = PostgresBroker(url, deadline=60.0)
-    await made.declare(Topology(queues=(bind("q"),)))
-    await made.purge("q")
-    yield made
-    await made.close()
 
 
 async def send(broker: PostgresBroker, *names: str, priority: int = 0) -> None:
@@ -113,6 +99,7 @@ async def test_a_transaction_that_somebody_keeps_open_hides_nothing(url: str, br
 
 def test_a_floor_begins_where_the_last_full_claim_began_and_goes_after_a_second_or_a_short_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "_DEEP", 2)
+    monkeypatch.setattr(claims, "_LOOK_AGAIN", 1.0)
     now = 0.0
     floors = Floors(lambda: now)
 

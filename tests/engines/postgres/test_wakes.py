@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,23 +17,6 @@ from chappe.engines.postgres import intake
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.database import Database
 from chappe.messages.envelope import Envelope, Options, Publication
-from chappe.messages.topology import Topology, bind
-
-from ...servers import shared
-
-
-@pytest.fixture(scope="module")
-def url(shared_servers: tuple[Path, int]) -> str:
-    return shared.database(*shared_servers).url
-
-
-@pytest.fixture
-async def broker(url: str) -> AsyncIterator[PostgresBroker]:
-    made = PostgresBroker(url, deadline=60.0)
-    await made.declare(Topology(queues=(bind("q"),)))
-    await made.purge("q")
-    yield made
-    await made.close()
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, 2), (3, 4), (50, 6)])
