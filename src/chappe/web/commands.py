@@ -125,21 +125,15 @@ class Commands:
 
     async def get(self, request: Request) -> Response:
         """`GET /messages/{id}`, with `Prefer: wait=` until it ended."""
-        try:
-            connection = await self._app.connection()
-            wait = _wanted_wait(request.headers.get("prefer", ""))
-            state = await connection.store.result(request.path_params["id"], wait or 0.0)
-            return Response(encode_json(shown(state)), 200, media_type="application/json")
-        except ChappeError as error:
-            return problem_of(error)
+        connection = await self._app.connection()
+        wait = _wanted_wait(request.headers.get("prefer", ""))
+        state = await connection.store.result(request.path_params["id"], wait or 0.0)
+        return Response(encode_json(shown(state)), 200, media_type="application/json")
 
     async def get_batch(self, request: Request) -> Response:
         """`GET /batches/{id}`."""
-        try:
-            state = await state_of(await self._app.connection(), request.path_params["id"])
-            return Response(encode_json(state.as_json()), 200, media_type="application/json")
-        except ChappeError as error:
-            return problem_of(error)
+        state = await state_of(await self._app.connection(), request.path_params["id"])
+        return Response(encode_json(state.as_json()), 200, media_type="application/json")
 
 
 def _is_cancelled(error: BaseException) -> bool:

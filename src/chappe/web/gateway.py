@@ -67,11 +67,8 @@ def gateway(app: App) -> ASGIApp:
         return _json({"status": "ok", "engine": engine.pid or engine.path})
 
     async def show_metrics(_: Request) -> Response:
-        try:
-            connection = await app.connection()
-            text, kind = metrics.expose(await connection.store.overview())
-        except ChappeError as error:
-            return problem_of(error)
+        connection = await app.connection()
+        text, kind = metrics.expose(await connection.store.overview())
         return Response(text, headers={"Content-Type": kind})
 
     async def describe(request: Request) -> Response:
@@ -81,11 +78,8 @@ def gateway(app: App) -> ASGIApp:
         return FileResponse(Path(__file__).parent / "static/chappe.js", media_type="text/javascript")
 
     async def queues(_: Request) -> Response:
-        try:
-            connection = await app.connection()
-            return _json({"queues": (await connection.store.overview()).queues})
-        except ChappeError as error:
-            return problem_of(error)
+        connection = await app.connection()
+        return _json({"queues": (await connection.store.overview()).queues})
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -110,7 +104,8 @@ def gateway(app: App) -> ASGIApp:
         Route("/chappe.js", client, methods=["GET"]),
         *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
     ]
-    inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_problem, Exception: _failure})
+    handlers = {HTTPException: _http_problem, ChappeError: _refused, Exception: _failure}
+    inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
     return _Measured(Guard(inner, settings), metrics)
 
@@ -156,6 +151,11 @@ async def _http_problem(_: Request, error: Exception) -> Response:
     details = {404: "what there is stands in /openapi.json", 405: f"taken here: {headers.get('Allow', '')}"}
     detail = f"at most {error.most} bytes are taken" if isinstance(error, BodyTooLarge) else details.get(error.status_code, "")
     return problem(error.status_code, error.detail, detail, headers=headers)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ChappeError)
+    return problem_of(error)
 
 
 async def _failure(_: Request, error: Exception) -> Response:

@@ -250,13 +250,10 @@ class Live:
         is_stream = live == "sse" or (not live and "text/event-stream" in request.headers.get("accept", ""))
         if live not in ("", "sse", "long-poll"):
             return problem(400, "There is no such way to listen", "live is sse or long-poll, or a WebSocket without it")
-        try:
-            wanted = wanted_of(request.query_params, request.headers.get("last-event-id") if is_stream else None)
-            if is_stream:
-                return self._stream(request, wanted)
-            return await self._page(wanted, wait=_LONGEST_POLL if live else 0.0)
-        except ChappeError as error:
-            return problem_of(error)
+        wanted = wanted_of(request.query_params, request.headers.get("last-event-id") if is_stream else None)
+        if is_stream:
+            return self._stream(request, wanted)
+        return await self._page(wanted, wait=_LONGEST_POLL if live else 0.0)
 
     async def _page(self, wanted: Wanted, *, wait: float) -> Response:
         archive = await self._archive()
