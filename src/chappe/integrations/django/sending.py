@@ -39,15 +39,16 @@ def send_on_commit(
     """
     app = application()
     messages, _ = listed(message)
-    pairs = [(one, draft_of(one, delay=delay, priority=priority, idempotency_key=new_id())) for one in messages]
+    keys = [new_id() for _ in messages]
+    drafts = [(one, draft_of(one, delay=delay, priority=priority, idempotency_key=key)) for one, key in zip(messages, keys, strict=True)]
     if transaction.get_connection(using).in_atomic_block:
-        rows = _written(pairs, using)
-        transaction.on_commit(functools.partial(_leave, pairs, rows, using), using=using)
+        rows = _written(drafts, keys, using)
+        transaction.on_commit(functools.partial(_leave, drafts, rows, using), using=using)
     else:
-        app.wait_for(app.publish_all([app.bus.prepare(one, draft) for one, draft in pairs]))
+        app.wait_for(app.publish_all([app.bus.prepare(one, draft) for one, draft in drafts]))
 
 
-def _written(pairs: Sequence[tuple[Message, Draft]], using: str | None) -> list[Outbox]:
+def _written(drafts: Sequence[tuple[Message, Draft]], keys: Sequence[str], using: str | None) -> list[Outbox]:
     from chappe.integrations.django.models import Outbox
 
     app, now = application(), timezone.now()
@@ -55,27 +56,28 @@ def _written(pairs: Sequence[tuple[Message, Draft]], using: str | None) -> list[
         Outbox(
             type=one.__spec__.name,
             body=app.bus.writer_of(type(one))(one),
-            key=draft.id,
+            key=key,
             due=None if draft.delay is None else now + datetime.timedelta(seconds=draft.delay),
             priority=draft.priority,
         )
-        for one, draft in pairs
+        for (one, draft), key in zip(drafts, keys, strict=True)
     )
 
 
-def _leave(pairs: Sequence[tuple[Message, Draft]], rows: Sequence[Outbox], using: str | None) -> None:
+def _leave(drafts: Sequence[tuple[Message, Draft]], rows: Sequence[Outbox], using: str | None) -> None:
     """Send what was written, each with its row's key, so that the same row is never two messages."""
+    for _, draft in drafts:
+        draft.id = new_id()  # an id tells since when its message waits: since the commit, however long the transaction was
     try:
-        _publish([(one, row.key, draft.delay, draft.priority) for (one, draft), row in zip(pairs, rows, strict=True)], rows, using)
+        _publish(drafts, rows, using)
     except BrokerError as error:
         log.warning("%s messages wait in the outbox: %s", len(rows), error)
 
 
-def _publish(messages: Sequence[tuple[Message, str, float | None, int | None]], rows: Sequence[Outbox], using: str | None) -> None:
+def _publish(drafts: Sequence[tuple[Message, Draft]], rows: Sequence[Outbox], using: str | None) -> None:
     from chappe.integrations.django.models import Outbox
 
     app = application()
-    drafts = [(one, draft_of(one, delay=delay, priority=priority, idempotency_key=key)) for one, key, delay, priority in messages]
     app.wait_for(app.publish_all([app.bus.prepare(one, draft) for one, draft in drafts]))
     Outbox.objects.using(using).filter(pk__in=[row.pk for row in rows]).delete()
 
@@ -87,7 +89,8 @@ def relay_outbox(_: RelayOutbox) -> int:
     app, now, count = application(), timezone.now(), 0
     left = Outbox.objects.filter(written_at__lt=now - _LEFT_BEHIND).order_by("pk")
     while rows := list(left[:_AT_ONCE]):
-        messages: list[tuple[Message, str, float | None, int | None]] = []
+        drafts = list[tuple[Message, Draft]]()
+        sent = list[Outbox]()
         for row in rows:
             try:
                 one = app.bus.decoder_of(app.registry.message(row.type))(bytes(row.body))
@@ -95,9 +98,9 @@ def relay_outbox(_: RelayOutbox) -> int:
                 left = left.exclude(pk=row.pk)
                 continue
             delay = None if row.due is None else max(0.0, (row.due - now).total_seconds())
-            messages.append((one, row.key, delay, row.priority))
-        sent = [row for row in rows if row.key in {key for _, key, _, _ in messages}]
-        _publish(messages, sent, None)
+            drafts.append((one, draft_of(one, delay=delay, priority=row.priority, idempotency_key=row.key)))
+            sent.append(row)
+        _publish(drafts, sent, None)
         count += len(sent)
     if count:
         log.info("sent %s messages that were left behind in the outbox", count)
