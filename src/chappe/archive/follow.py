@@ -116,6 +116,11 @@ def loss_of(after: int, page: Page) -> int:
     return -1 if page.cursor < after else page.lost
 
 
+def loss_since(since: Since | None, after: int, page: Page) -> int:
+    """Return the same for who asked for `since`: only behind a seq can something be missing, all else asks for what is kept."""
+    return loss_of(after, page) if isinstance(since, int) and since > 0 else 0
+
+
 class Follower:
     """Reads an archive from one position on, and remembers how far it is where it has a name."""
 
@@ -148,7 +153,7 @@ class Follower:
         self._acks = acks
         self._catches_up = catches_up
         self.position = -1  # behind what was handed out; -1 before it is known
-        self._asks_for_what_is_kept = False
+        self._is_first = False  # whether the next page is the first after where `since` begins
         self._kept = -1
         self._kept_at = 0.0
 
@@ -164,8 +169,8 @@ class Follower:
                 log.warning("cannot read the archive (%s); trying again", error)
                 await asyncio.sleep(_AGAIN)
                 continue
-            loss = 0 if self._asks_for_what_is_kept else loss_of(self.position, page)
-            self._asks_for_what_is_kept = False
+            loss = loss_since(self._since, self.position, page) if self._is_first else loss_of(self.position, page)
+            self._is_first = False
             if page.records or loss:
                 yield loss, page
             self.position = page.cursor
@@ -177,7 +182,7 @@ class Follower:
             self.position = self._kept = kept
             return 0 if self._catches_up else await self._pass_over(archive)
         self.position = await begin_at(archive, self._since)
-        self._asks_for_what_is_kept = not isinstance(self._since, int) or self._since <= 0
+        self._is_first = True
         if self._name is not None:
             await archive.keep_position(self._name, self.position)
             self._kept = self.position

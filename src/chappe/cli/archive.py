@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from chappe.archive.follow import Heard, Since, begin_at, heard_of, loss_of, since_of
+from chappe.archive.follow import Heard, Since, begin_at, heard_of, loss_since, since_of
 from chappe.archive.replay import replay
 from chappe.bus.draft import new_id
 from chappe.cli.loading import bare_app, run_with, settings_of
@@ -44,7 +44,7 @@ def list_events(ctx: click.Context, pattern: str, since: Since | None, limit: in
         found, loss, is_all = list[Heard](), 0, False
         while len(found) < limit and not is_all:
             page = await connection.store.archived(position, limit - len(found), pattern=pattern)
-            loss += max(0, loss_of(position, page)) if isinstance(since, int) and since > 0 else 0
+            loss += max(0, loss_since(since, position, page))
             found += [heard_of(record, lambda _: None) for record in page.records]
             position, is_all = page.cursor, page.cursor >= page.end
         return found, loss, is_all

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chappe.app import App
-from chappe.archive.follow import AT_ONCE, LOST, WAIT, Since, begin_at, body_of, loss_of, since_of
+from chappe.archive.follow import AT_ONCE, LOST, WAIT, Since, begin_at, body_of, loss_of, loss_since, since_of
 from chappe.engines.contract.archive import Archive, Page, Record
 from chappe.errors import BrokerError, ChappeError, InvalidMessage
 from chappe.messages.codec import encode_json
@@ -260,7 +260,7 @@ class Live:
         begin = await begin_at(archive, wanted.since)
         page = await archive.archived(begin, wanted.limit, pattern=wanted.pattern, wait=wait)
         said = [said_of(record) for record in page.records]
-        if loss := self._loss(wanted.since, begin, page):
+        if loss := loss_since(wanted.since, begin, page):
             said.insert(0, lost_of(page, loss))
         headers = {"Stream-Next-Offset": str(page.cursor)}
         if page.cursor >= page.end:
@@ -268,9 +268,6 @@ class Live:
         if wait and not said:
             return Response(status_code=204, headers=headers)
         return Response(b"[" + b",".join(one.text for one in said) + b"]", 200, headers, "application/json")
-
-    def _loss(self, since: Since | None, begin: int, page: Page) -> int:
-        return loss_of(begin, page) if isinstance(since, int) and since > 0 else 0
 
     def _stream(self, request: Request, wanted: Wanted) -> Response:
         push = request.scope.get("extensions", {}).get(PUSH)
@@ -333,7 +330,7 @@ class Live:
                 log.warning("cannot read the archive for a client (%s); trying again", error)
                 await asyncio.sleep(_AGAIN)
                 continue
-            loss = self._loss(wanted.since, position, page) if is_first else loss_of(position, page)
+            loss = loss_since(wanted.since, position, page) if is_first else loss_of(position, page)
             is_first = False
             async with asyncio.timeout(_READ_WITHIN):
                 await send([*([lost_of(page, loss)] if loss else []), *(said_of(record) for record in page.records)])
