@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID
 
 from msgspec import Struct
 
@@ -26,13 +25,13 @@ from chappe.bus.draft import Draft, draft_of, listed, new_id
 from chappe.connection import Connection
 from chappe.errors import DefinitionError, InvalidMessage, NotFound, Snooze
 from chappe.messages.codec import decode_body
-from chappe.messages.envelope import Publication, changed
+from chappe.messages.envelope import Publication, changed, sent_at
 from chappe.messages.message import Command
 
 MOST: Final = 1_000_000
 _SOONEST: Final = 0.5
 _LATEST: Final = 30.0
-_ID: Final = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})\.([1-9][0-9]{0,6})")
+_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\.([1-9][0-9]{0,6})")
 
 
 class BatchState(Struct, frozen=True):
@@ -135,11 +134,11 @@ class Batches:
 
 async def state_of(connection: Connection, batch: str) -> BatchState:
     """Ask an engine how far a batch is. Raises `NotFound`."""
-    found = _ID.fullmatch(batch)
-    if found is None:
+    found, began_at = _ID.fullmatch(batch), sent_at(batch)
+    if found is None or began_at is None:
         raise NotFound(f'"{batch}" is no batch: its id is that of a message, a dot, and how many commands it has')
-    total = int(found[2])
+    total = int(found[1])
     counts = await connection.store.batch(batch, total)
     if not counts:
         raise NotFound(f"batch {batch} is not known: it is that of another engine, or ended more than {RESULTS_KEPT / 3600:g} hours ago")
-    return BatchState(batch, total, counts.get("waiting", 0), counts.get("dead", 0), (UUID(found[1]).int >> 80) / 1000)
+    return BatchState(batch, total, counts.get("waiting", 0), counts.get("dead", 0), began_at)
