@@ -259,6 +259,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def place_of(host: str, port: int) -> str:
+    """Return how a host and a port are written together (RFC 3986 §3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _plain_hosts(url: str) -> list[str]:
     """Return the hosts of a URL to which nothing is encrypted."""
     scheme, _, rest = url.partition("://")

@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 from chappe.errors import InvalidSettings
+from chappe.settings import place_of
 
 log = logging.getLogger("chappe.supervisor")
 
@@ -36,11 +37,6 @@ async def listen(host: str, port: int, stopping: asyncio.Event) -> socket.socket
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _LOOK)
     return None
-
-
-def place_of(host: str, port: int) -> str:
-    """Return how a host and a port are written together (RFC 3986 §3.2.2)."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bound(host: str, port: int) -> socket.socket:

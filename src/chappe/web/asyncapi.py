@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from chappe.app import App
 from chappe.messages.message import Command, Event, Message
 from chappe.messages.schema import components
+from chappe.settings import place_of
+from chappe.web.openapi import schemes_of, summary_of
 
 
 def document(app: App, version: str) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def document(app: App, version: str) -> dict[str, Any]:
     bodies = dict(zip([*commands, *events], schemas, strict=True))
     messages = {command.__spec__.name: _asked(command, bodies[command]) for command in commands}
     messages |= {event.__spec__.name: _heard(event, bodies[event]) for event in events}
-    secured = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if app.settings.token else {}
+    secured = schemes_of(app)
     return {
         "asyncapi": "3.0.0",
         "info": {"title": app.name, "version": version, "description": "Commands and events of this application, carried by Chappe."},
@@ -34,8 +35,7 @@ def document(app: App, version: str) -> dict[str, Any]:
 
 
 def _server(app: App, *, secured: bool) -> dict[str, Any]:
-    host = f"[{app.settings.host}]" if ":" in app.settings.host else app.settings.host
-    server: dict[str, Any] = {"host": f"{host}:{app.settings.port}", "protocol": "ws"}
+    server: dict[str, Any] = {"host": place_of(app.settings.host, app.settings.port), "protocol": "ws"}
     return {**server, "security": [{"$ref": "#/components/securitySchemes/token"}]} if secured else server
 
 
@@ -77,5 +77,4 @@ def _heard(event: type[Event], body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(message: type[Message], payload: dict[str, Any]) -> dict[str, Any]:
-    text = inspect.getdoc(message) if message.__doc__ else None
-    return {"name": message.__spec__.name, "title": (text or message.__name__).splitlines()[0], "payload": payload}
+    return {"name": message.__spec__.name, "title": summary_of(message), "payload": payload}

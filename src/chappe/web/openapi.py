@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from chappe.app import App
-from chappe.messages.message import Command
+from chappe.messages.message import Command, Message
 from chappe.messages.schema import components
 
 _PROBLEM = {
@@ -24,7 +24,7 @@ def document(app: App, version: str) -> dict[str, Any]:
     paths["/messages/{id}"] = {"get": _message()}
     paths["/livez"] = {"get": _health("livez", "Whether this process turns.")}
     paths["/readyz"] = {"get": _health("readyz", "Whether commands can be stored now.")}
-    secured = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if app.settings.token else {}
+    secured = schemes_of(app)
     return {
         "openapi": "3.1.0",
         "info": {"title": app.name, "version": version, "description": "Commands of this application, taken by Chappe."},
@@ -34,8 +34,22 @@ def document(app: App, version: str) -> dict[str, Any]:
     }
 
 
+def schemes_of(app: App) -> dict[str, Any]:
+    """Return the component that says how to send the token, where there is one."""
+    return {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if app.settings.token else {}
+
+
+def summary_of(message: type[Message]) -> str:
+    """Return the first line of a message's docstring, or its name where it has none."""
+    return (_doc_of(message) or message.__name__).splitlines()[0]
+
+
+def _doc_of(message: type[Message]) -> str | None:
+    return inspect.getdoc(message) if message.__doc__ else None
+
+
 def _command(command: type[Command], schema: dict[str, Any]) -> dict[str, Any]:
-    doc = inspect.getdoc(command) if command.__doc__ else None
+    doc = _doc_of(command)
     accepted = {
         "description": "Stored durably; it is handled soon.",
         "headers": {"Location": {"description": "Where to ask after it.", "required": True, "schema": {"type": "string"}}},
@@ -45,7 +59,7 @@ def _command(command: type[Command], schema: dict[str, Any]) -> dict[str, Any]:
     travels = not command.__spec__.inline
     return {
         "operationId": command.__spec__.name,
-        "summary": (doc or command.__name__).splitlines()[0],
+        "summary": summary_of(command),
         **({"description": doc} if doc else {}),
         "parameters": [
             {"name": "Idempotency-Key", "in": "header", "description": "The same key and body are taken once within 24 hours.",
