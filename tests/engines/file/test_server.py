@@ -16,9 +16,10 @@ import msgspec
 import pytest
 
 from chappe.engines.contract.broker import Ack, Depth, Retry
+from chappe.engines.contract.fleet import EngineStatus
 from chappe.engines.file import deaths, server
 from chappe.engines.file.broker import FileBroker
-from chappe.engines.file.dispatch import Reading
+from chappe.engines.file.dispatch import Dispatch, Reading
 from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.purge import Purge
 from chappe.engines.file.running_tables import HEADER, SLOT, folder_of
@@ -50,6 +51,24 @@ async def broker(engine: Engine) -> AsyncIterator[FileBroker]:
     await made.declare(Topology(queues=(bind("q"),)))
     yield made
     await made.close()
+
+
+async def test_the_engine_tells_of_itself_without_a_look_at_its_queues_and_its_file_where_no_engine_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "chappe.db"
+    engine = Engine(path, grace=0.0)
+    broker = FileBroker(path, engine=engine)
+    await broker.declare(Topology(queues=(bind("q"),)))
+    monkeypatch.setattr(Dispatch, "oldest", None)
+    status = await FileStore(broker.client).engine()
+    assert (status.path, status.full, status.pid, status.started_at) == (str(path), False, os.getpid(), engine.started_at)
+    assert status.sqlite == apsw.sqlite_lib_version()
+    await broker.close()
+    engine.close()
+    broker = FileBroker(path)
+    assert await FileStore(broker.client).engine() == EngineStatus(str(path), sqlite=apsw.sqlite_lib_version())
+    await broker.close()
 
 
 async def test_temporary_queues_of_a_client_that_does_not_come_back_after_a_restart_are_removed_and_others_stay(

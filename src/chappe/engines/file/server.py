@@ -18,7 +18,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from chappe import errors
-from chappe.engines.contract.fleet import ClientStatus
+from chappe.engines.contract.fleet import ClientStatus, EngineStatus
 from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.connection import BrokenProtocol, Connection
 from chappe.engines.file.database import PASSING
@@ -85,7 +85,7 @@ class Engine:
         self.special: dict[str, Callable[[Connection, Request], None]] = {  # verbs that wait, or are about the connection itself
             "hello": self.waits.say_hello, "receive": self.waits.receive, "cancel": self.waits.cancel, "result": self.waits.await_result,
             "await_archived": self.waits.await_archived,
-            "purge": self.purges.begin, "ping": self.ping, "overview": self.overview, "tell": self.waits.tell,
+            "purge": self.purges.begin, "ping": self.ping, "engine": self.engine, "overview": self.overview, "tell": self.waits.tell,
             "cancel_message": self.cancel_message,
         }  # fmt: skip
         self.ledger.dispatch.held_back = self.ledger.turn.was_held
@@ -340,6 +340,13 @@ class Engine:
         """Answer, to show that both sides live."""
         connection.answer(request.serial, None)
 
+    def engine(self, connection: Connection, request: Request) -> None:
+        """Tell of this process and its file."""
+        connection.answer(request.serial, self._with_process(self.verbs.engine(connection.session)))
+
+    def _with_process(self, engine: EngineStatus) -> EngineStatus:
+        return replace(engine, pid=os.getpid(), started_at=self.started_at, turns=self.turns)
+
     def overview(self, connection: Connection, request: Request) -> None:
         """Tell what an operator asks first."""
         named = [c.session for c in self.connections if c.session.name]
@@ -347,13 +354,12 @@ class Engine:
             ClientStatus(s.name, s.role, len(s.claims), {name: told for name, told in s.info.items() if name != "table"}) for s in named
         ]
         found = self.verbs.overview(connection.session)
-        engine = replace(found.engine, pid=os.getpid(), started_at=self.started_at, turns=self.turns)
         owners = {queue.name: self.ledger.turn.routes.queue(queue.name).owner for queue in found.queues}
         queues = [
             replace(q, consumers=sum(c.name == owners[q.name] or q.name in listed(c.info.get("queues")) for c in clients))
             for q in found.queues
         ]
-        connection.answer(request.serial, replace(found, engine=engine, queues=queues, clients=clients))
+        connection.answer(request.serial, replace(found, engine=self._with_process(found.engine), queues=queues, clients=clients))
 
     def cancel_message(self, connection: Connection, request: Request) -> None:
         """Cancel what waits of a message, and tell those who hold it."""

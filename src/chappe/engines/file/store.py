@@ -25,6 +25,7 @@ _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
 _desired: Final = msgspec.msgpack.Decoder(Desired).decode
 _all_desired: Final = msgspec.msgpack.Decoder(list[Desired]).decode
+_engine: Final = msgspec.msgpack.Decoder(EngineStatus).decode
 _overview: Final = msgspec.msgpack.Decoder(Overview).decode
 _carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -119,7 +120,7 @@ class FileStore:
         await self._client.call("keep_position", follower, position)
 
     async def engine(self) -> EngineStatus:
-        return (await self.overview()).engine  # its counts are kept
+        return await self._client.call("engine", decode=_engine)
 
     async def overview(self) -> Overview:
         return await self._client.call("overview", decode=_overview)

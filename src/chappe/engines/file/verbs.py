@@ -181,12 +181,15 @@ class Verbs:
         )
         return [_peeked(row) for row in rows if row[0] not in turn.claims][:limit]
 
+    def engine(self, session: Session) -> EngineStatus:
+        """Tell of the file without a look at its queues; the engine adds its own process."""
+        return EngineStatus(str(self._turn.path), self._turn.full, sqlite=apsw.sqlite_lib_version())
+
     def overview(self, session: Session) -> Overview:
         """Tell what an operator asks first; the engine adds its own process and its clients."""
-        turn = self._turn
-        engine = EngineStatus(str(turn.path), turn.full, sqlite=apsw.sqlite_lib_version())
-        queues = sorted(turn.routes.queues.values(), key=lambda queue: queue.name)
-        return Overview(engine, [_shown(queue, self._age_of(queue)) for queue in queues], list(turn.routes.exchanges.values()), [])
+        routes = self._turn.routes
+        queues = sorted(routes.queues.values(), key=lambda queue: queue.name)
+        return Overview(self.engine(session), [_shown(queue, self._age_of(queue)) for queue in queues], list(routes.exchanges.values()), [])
 
     def _age_of(self, queue: QueueState) -> float | None:
         since = self._ledger.dispatch.oldest(queue)
@@ -229,7 +232,9 @@ def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dic
     return found
 
 
-_OWN: Final = ("declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "peek", "overview", "export_messages")
+_OWN: Final = (
+    "declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "peek", "engine", "overview", "export_messages",
+)  # fmt: skip
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "records": (
         Records,
