@@ -75,14 +75,14 @@ class Following:
         if any(one.what.startswith("pool:") for one in found):
             await self._host.fit()
         await self._look(connection)
-        await connection.store.tell(self.report())
 
     async def _look(self, connection: Connection) -> None:
-        """Have pools fit what waits, once a second."""
+        """Have pools fit what waits, and tell the others of this host, once a second."""
         now = time.monotonic()
         if now >= self._looks_at:
             self._looks_at = now + _EVERY
             await self._tuning.scale((await connection.store.overview()).queues)
+            await connection.store.tell(self.report())
 
     def _hear(self, one: Desired) -> None:
         kind, _, name = one.what.partition(":")
@@ -99,22 +99,23 @@ class Following:
 
     def report(self) -> dict[str, Any]:
         """Return what others see of this host."""
+        counts = self._host.pools.counts(self._host.settings)
         return {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "pools": {name: self._pool(name) for name in self._host.settings.pools},
+            "pools": {name: self._pool(name, count) for name, count in counts.items()},
             "pressure": self._tuning.seen(),
             "times": list(self._tuning.times.values())[:_MOST_QUEUES],
         }
 
-    def _pool(self, name: str) -> dict[str, Any]:
+    def _pool(self, name: str, count: int) -> dict[str, Any]:
         settings = self._host.settings
         children = [child for child in self._host.running if child.spec.pool == name]
         load, decision = self._tuning.decisions.get(name, (None, None))
         return {
             "queues": settings.pools[name].queues,
             "bounds": self._host.pools.bounds(settings, name),
-            "wanted": self._host.pools.counts(settings)[name],
+            "wanted": count,
             "slots": settings.pools[name].concurrency,
             "busy": sum(child.beat.busy for child in children),
             "rate": round(self._tuning.rate(name), 2),
