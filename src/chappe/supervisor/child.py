@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import psutil
 
 from chappe import beats
 from chappe.beats import Beat
@@ -172,8 +173,6 @@ class Child:
 
     def is_busy(self) -> bool:
         """Tell whether it computes or waits for the disk, as opposed to being frozen."""
-        import psutil  # 1 MB that is needed in this case only
-
         try:
             return psutil.Process(self.pid).status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
         except psutil.Error:

@@ -6,9 +6,10 @@ import collections
 import logging
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from chappe.supervisor.governor import Reading
 
@@ -24,17 +25,14 @@ class Pressure:
     """Reads what grew since the last reading."""
 
     def __init__(self) -> None:
-        import psutil  # 1 MB that a host without a governor can do without
-
-        self._percent = psutil.cpu_percent
-        self._percent(percpu=True)
+        psutil.cpu_percent(percpu=True)
         self._stalled = _stalls()
         self._at = time.monotonic()
         self.cores: list[float] = []
 
     def read(self, probe: Probe | None) -> Reading:
         """Return what is seen now."""
-        self.cores = self._percent(percpu=True)
+        self.cores = psutil.cpu_percent(percpu=True)
         now, stalled = time.monotonic(), _stalls()
         grown = None if stalled is None or self._stalled is None else (stalled - self._stalled) / 1e6 / max(0.001, now - self._at)
         self._stalled, self._at = stalled, now
@@ -53,6 +51,8 @@ class Probe:
     """Asks an address ten times a second, in a thread of its own, for as long as it is not closed."""
 
     def __init__(self, address: str) -> None:
+        import urllib.request  # 0.3 MB that a host without a probe can do without
+
         self._address = address
         self._latest: collections.deque[float] = collections.deque(maxlen=_LATEST)
         self._closed = threading.Event()
