@@ -22,6 +22,7 @@ RENEWED: Final = 77  # the exit code of a worker that ends after its messages, a
 BEAT: Final = 1.0  # seconds between two signs of life
 _LAST_GRACE = 10.0
 _LOOK = 0.1
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Lifeline:
@@ -75,6 +76,14 @@ def settle_down() -> None:
     gc.freeze()
     with contextlib.suppress(OSError, AttributeError):  # a C library without it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def memory_of(pid: int | None) -> int:
+    """Return the bytes of memory that a process holds, zero if that cannot be told."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def end_with_parent(

@@ -9,8 +9,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Final
 
 import msgspec
 import psutil
@@ -18,13 +16,11 @@ import psutil
 from chappe import beats
 from chappe.beats import Beat
 from chappe.engines.file.running_tables import started_by
-from chappe.lifetime import PARENT_VARIABLE, READY_VARIABLE
+from chappe.lifetime import PARENT_VARIABLE, READY_VARIABLE, memory_of
 from chappe.supervisor.backoff import is_fatal, pause
 from chappe.supervisor.launcher import Launcher, Process
 from chappe.supervisor.plan import ChildSpec
 from chappe.supervisor.release import Release
-
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 log = logging.getLogger("chappe.supervisor")
 
@@ -145,10 +141,7 @@ class Child:
 
     def memory(self) -> int:
         """Return the MiB of memory that it holds, zero if that cannot be told."""
-        try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE // 2**20
-        except (OSError, IndexError, ValueError):
-            return 0
+        return memory_of(self.pid) // 2**20
 
     def tell(self, what: str) -> None:
         """Tell it something over the pipe whose end it would see if we died; one that does not read misses it."""

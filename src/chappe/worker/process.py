@@ -24,7 +24,7 @@ from chappe.engines.contract.broker import Broker
 from chappe.engines.file.running_tables import folder_of
 from chappe.errors import BrokerUnavailable
 from chappe.failures import printable
-from chappe.lifetime import BEAT, RENEWED, Lifeline, settle_down
+from chappe.lifetime import BEAT, RENEWED, Lifeline, memory_of, settle_down
 from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.words import counted
@@ -215,15 +215,12 @@ async def connect(app: Program, info: dict[str, Any]) -> Any:
 async def _until_renewal(limits: dict[str, Any]) -> None:
     if limits["max_age"] is None and limits["max_memory"] is None:
         await asyncio.Event().wait()
-    import psutil  # 1 MB that a worker without limits can do without
-
     started = time.monotonic()
-    me = psutil.Process()
     while True:
         await asyncio.sleep(_RENEW_CHECK)
         if limits["max_age"] is not None and time.monotonic() - started > limits["max_age"]:
             return
-        if limits["max_memory"] is not None and me.memory_info().rss > limits["max_memory"] * 1024 * 1024:
+        if limits["max_memory"] is not None and memory_of(os.getpid()) > limits["max_memory"] * 1024 * 1024:
             return
 
 
