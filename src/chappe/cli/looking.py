@@ -12,7 +12,7 @@ from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
-from chappe.engines.contract.fleet import Overview
+from chappe.engines.contract.fleet import PROCESS_STATES, Overview
 from chappe.errors import NotFound
 from chappe.failures import printable
 from chappe.triggers.firings import Firing, firings
@@ -76,7 +76,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         say(f"engine {engine.pid} since {when(engine.started_at)} UTC, SQLite {engine.sqlite}, {engine.path}")
     else:
         say(f"no engine runs; the file is {engine.path}")
-    if pools := [row for c in overview.clients if c.role == "supervisor" for row in _pools(c.info)]:
+    if pools := [row for supervisor in overview.supervisors for row in _pools(supervisor)]:
         show(pools, ("host", "pool", "processes", "state", "queues"), as_json=False)
         say("")
     rows = [
@@ -90,9 +90,9 @@ def status(ctx: click.Context, as_json: bool) -> None:
 def _pools(supervisor: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each pool of a host, as its supervisor tells of them."""
     rows: list[dict[str, Any]] = []
-    for name, pool in supervisor.get("pools", {}).items():
+    for name, pool in supervisor["pools"].items():
         states = [process["state"] for process in pool["processes"]]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in ("ready", "starting", "waiting", "FATAL") if state in states)
+        counts = ", ".join(f"{states.count(state)} {state}" for state in PROCESS_STATES if state in states)
         least, most = pool["bounds"]
         wanted = str(pool["wanted"]) if least == most else f"{pool['wanted']} of {least}..{most}"
         rows.append({"host": supervisor["host"], "pool": name, "processes": wanted, "state": counts, "queues": _joined(pool["queues"])})

@@ -16,14 +16,14 @@ from rich.text import Text
 
 from chappe.cli.loading import bare_app, run_with, settings_of
 from chappe.connection import Connection
-from chappe.engines.contract.fleet import Overview, QueueStatus
+from chappe.engines.contract.fleet import PROCESS_STATES, Overview, QueueStatus
 from chappe.errors import BrokerError
 from chappe.failures import printable
 from chappe.words import duration
 
 _SMOOTH: Final = 0.3  # of a new rate in the moving average
 _BAR: Final = 10
-_STATES: Final = {"ready": "green", "starting": "yellow", "waiting": "yellow", "FATAL": "bold red"}
+_STATES: Final = dict(zip(PROCESS_STATES, ("green", "yellow", "yellow", "bold red"), strict=True))
 
 
 class Rates:
@@ -38,7 +38,7 @@ class Rates:
         """Take what ended by now, and return the rates."""
         counts: dict[str, float] = {queue.name: queue.done for queue in overview.queues if queue.done is not None}
         if not counts:  # the broker does not count, the workers do
-            for supervisor in _supervisors(overview):
+            for supervisor in overview.supervisors:
                 for name, _, (ran, _) in supervisor.get("times", ()):
                     counts[name] = counts.get(name, 0) + sum(ran)
         passed = now - self._at
@@ -85,17 +85,12 @@ def top(ctx: click.Context, every: float, once: bool) -> None:
 
 def picture(overview: Overview, rates: Mapping[str, float], now: float) -> RenderableType:
     """Return what is to be seen of an overview."""
-    supervisors = _supervisors(overview)
+    supervisors = sorted(overview.supervisors, key=lambda told: str(told.get("host")))
     parts: list[RenderableType] = [_head(overview, rates, now)]
     parts += [part for supervisor in supervisors for part in (Text(""), _host(supervisor), _pools(supervisor))]
     if not supervisors:
         parts += [Text(""), Text("no supervisor is connected: start chappe run", style="yellow")]
     return Group(*parts, Text(""), _queues(overview.queues, rates, now))
-
-
-def _supervisors(overview: Overview) -> list[dict[str, Any]]:
-    told = [client.info for client in overview.clients if client.role == "supervisor" and "pools" in client.info]
-    return sorted(told, key=lambda info: str(info.get("host")))
 
 
 def _head(overview: Overview, rates: Mapping[str, float], now: float) -> Text:

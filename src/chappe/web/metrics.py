@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from chappe.beats import BOUNDS
-from chappe.engines.contract.fleet import Overview, QueueStatus
+from chappe.engines.contract.fleet import PROCESS_STATES, Overview, QueueStatus
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -58,7 +58,7 @@ class _Overview(Collector):
             clients.add_metric((role,), roles.count(role))
         yield from (depth, total, consumers, clients)
         yield from _ages(self._overview.queues)
-        supervisors = [client.info for client in self._overview.clients if client.role == "supervisor" and "pools" in client.info]
+        supervisors = self._overview.supervisors
         yield from _times(supervisors)
         yield from _pools(supervisors)
         yield from _pressure(supervisors)
@@ -99,7 +99,7 @@ def _pools(supervisors: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         for name, pool in supervisor["pools"].items():
             place = (supervisor["host"], name)
             states = [process["state"] for process in pool["processes"]]
-            for state in ("ready", "starting", "waiting", "FATAL"):
+            for state in PROCESS_STATES:
                 processes.add_metric((*place, state), states.count(state))
             wanted.add_metric(place, pool["wanted"])
             slots.add_metric(place, pool["busy"])

@@ -10,6 +10,7 @@ from msgspec import Struct
 from chappe.messages.capabilities import Exchange
 
 PAUSED: Final = "paused"
+PROCESS_STATES: Final = ("ready", "starting", "waiting", "FATAL")  # of a pool, as its supervisor tells them
 
 
 class Desired(Struct, frozen=True, array_like=True):
@@ -81,6 +82,11 @@ class Overview(Struct, frozen=True):
     queues: list[QueueStatus]
     exchanges: list[Exchange]
     clients: list[ClientStatus]
+
+    @property
+    def supervisors(self) -> list[dict[str, Any]]:
+        """What the supervisors tell of their hosts."""
+        return [client.info for client in self.clients if client.role == "supervisor" and "pools" in client.info]
 
 
 class Fleet(Protocol):
