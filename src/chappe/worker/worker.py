@@ -141,8 +141,6 @@ class Worker:
         Says how many messages were cut off.
         """
         self._stopping = True
-        for receive in self._receives:
-            receive.cancel()
         self._give_back()
         deadline = self._loop.time() + grace
         while self.busy and self._loop.time() < deadline:
@@ -176,8 +174,6 @@ class Worker:
             self._ask()
             self._wake()
             return
-        for receive in self._receives:
-            receive.cancel()
         self._give_back()
 
     def _cancel(self, tag: int) -> None:
@@ -195,14 +191,14 @@ class Worker:
         """Use so many slots at most from now on; what runs in others is finished, and what did not start is given back."""
         before, self._allowed = self._allowed, max(0, min(slots, self._concurrency))
         if self._allowed < before:
-            for receive in self._receives:
-                receive.cancel()
             self._give_back()
         self._ask()
         self._wake()
 
     def _give_back(self) -> None:
-        """Return what waits in the buffer to others, without counting an attempt."""
+        """Ask for nothing more, and return what waits in the buffer to others, without counting an attempt."""
+        for receive in self._receives:
+            receive.cancel()
         while self._buffer:
             self._settlements.append(Retry(self._buffer.popleft().tag, 0.0, counted=False))
         self._flush_soon()
