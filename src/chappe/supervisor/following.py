@@ -7,16 +7,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from chappe.connection import Connection, Setting, connect
 from chappe.engines.contract.fleet import Desired
 from chappe.errors import BrokerError, ChappeError
-from chappe.settings import Settings
-from chappe.supervisor.child import Child
-from chappe.supervisor.pools import Pools
-from chappe.supervisor.tuning import Tuning
+from chappe.supervisor.tuning import Tuned, Tuning
 
 log = logging.getLogger("chappe.supervisor")
 
@@ -25,18 +21,8 @@ _EVERY: Final = 0.9
 _MOST_QUEUES: Final = 100  # whose times are told
 
 
-class Host(Protocol):
-    """What keeps the processes of this host."""
-
-    pools: Pools
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def running(self) -> Sequence[Child]: ...
-
-    async def fit(self) -> None: ...
+class Host(Tuned, Protocol):
+    """What keeps the processes of this host, and takes a new release into use."""
 
     def reload(self) -> None: ...
 
