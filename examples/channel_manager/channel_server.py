@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
-import signal
-import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
-import uvicorn
 from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -32,6 +28,7 @@ from channel_manager.calendars import CHANNELS, Calendars
 from channel_manager.confirmations import Confirmation, Confirmations, is_loopback
 from channel_manager.journal import Journal
 from channel_manager.shapes import ShapeError, alpine_answer, is_ical, read_alpine, read_nimbus, read_schema
+from local_server import serve
 
 MOST_BYTES: Final = 1_000_000
 ABORT: Final = "channel_manager.abort"
@@ -273,19 +270,6 @@ def _moment(text: str | None) -> float | None:
     return moment if moment is not None and math.isfinite(moment) else None
 
 
-def _already_stopping(*_: object) -> None:
-    """The signal was obeyed."""
-
-
-class _Announced(uvicorn.Server):
-    """Says on stdout, in one line, that it listens."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started and sockets:
-            print(json.dumps({"port": sockets[0].getsockname()[1]}), flush=True)
-
-
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     options = argparse.ArgumentParser(description="Three sales channels on 127.0.0.1.")
@@ -293,28 +277,8 @@ def main() -> None:
     options.add_argument("--xsd", default="auto", help="the AlpineBits schema, none, or auto: the shared data's where present")
     chosen = options.parse_args()
     schema = find_schema() if chosen.xsd == "auto" else None if chosen.xsd == "none" else Path(chosen.xsd)
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", chosen.port))
     app = ChannelServer(read_schema(schema) if schema else None).app()
-    # uvicorn repeats a signal after it has shut down; so it ends in exit code 0 instead of a death by signal.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _already_stopping)
-    _Announced(
-        uvicorn.Config(
-            app,
-            http=_Protocol,
-            ws="none",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            # Long: a sender's idle connection must not be closed in the moment in which it is used again.
-            timeout_keep_alive=120,
-            timeout_graceful_shutdown=1,
-        )
-    ).run(sockets=[listening])
+    serve(app, chosen.port, http=_Protocol, server_header=False, date_header=False, proxy_headers=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 from zlib import crc32
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -25,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from local_server import serve
 from read_later.sample import shared_data
 
 Fate = Literal["well", "slow", "redirects", "wrong charset", "502 twice", "404", "500", "leads inside", "huge", "hangs", "pdf"]
@@ -156,14 +155,5 @@ async def _without_end() -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
-def main() -> None:
-    """Serve on a free port until told to end."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(128)  # who connects before it serves waits
-    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-    uvicorn.Server(uvicorn.Config(LocalWeb().app, log_level="critical", timeout_graceful_shutdown=1)).run([listener])
-
-
 if __name__ == "__main__":
-    main()
+    serve(LocalWeb().app, log_level="critical")

@@ -11,22 +11,20 @@ import asyncio
 import datetime
 import email.utils
 import hashlib
-import json
 import re
-import signal
-import socket
 import time
 from collections import defaultdict, deque
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import uvicorn
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+
+from local_server import serve
 
 _ENTRY: Final = re.compile(rb"<(item|entry)(?=[\s>])")
 _OURS: Final = re.compile(r"LICENSE$|\.opml$")
@@ -203,36 +201,13 @@ def feeds_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (-len(_ENTRY.findall(path.read_bytes())), path.name))
 
 
-def _already_stopping(*_: object) -> None:
-    """The signal was obeyed."""
-
-
-class _Announced(uvicorn.Server):
-    """Says on stdout, in one line, that it listens."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started and sockets:
-            print(json.dumps({"port": sockets[0].getsockname()[1]}), flush=True)
-
-
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     options = argparse.ArgumentParser(description="Feeds and four services on 127.0.0.1.")
     options.add_argument("folder", type=Path, help="where the feeds are")
     options.add_argument("--port", type=int, default=0, help="0: any free one; it is printed as JSON")
     chosen = options.parse_args()
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", chosen.port))
-    # uvicorn repeats a signal after it has shut down; so it ends in exit code 0 instead of a death by signal.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _already_stopping)
-    config = uvicorn.Config(
-        StandIns(feeds_in(chosen.folder)).app(), ws="none", access_log=False, log_level="warning", timeout_keep_alive=120,
-        timeout_graceful_shutdown=1,
-    )  # fmt: skip
-    _Announced(config).run(sockets=[listening])
+    serve(StandIns(feeds_in(chosen.folder)).app(), chosen.port)
 
 
 if __name__ == "__main__":
