@@ -31,7 +31,7 @@ async def play(stage: Stage, bids: list[Bid], seconds: float, after: float = 300
     by_auction: defaultdict[str, list[Bid]] = defaultdict(list)
     for bid in bids:
         by_auction[bid.auction].append(bid)
-    async with httpx2.AsyncClient(base_url=stage.url, timeout=30.0, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=stage.gateway_url, timeout=30.0, trust_env=False) as http:
 
         async def run(auction: str, own: list[Bid]) -> None:
             opened = {"auction": auction, "item": own[0].item, "opening": own[0].opening, "seconds": seconds + after}
@@ -52,7 +52,7 @@ async def play(stage: Stage, bids: list[Bid], seconds: float, after: float = 300
 def differences(stage: Stage, bids: list[Bid]) -> list[str]:
     """Return where the books do not show what a plain loop computes."""
     wanted = winners(bids)
-    dead = sum(queue["dead"] for queue in stage.http.get(f"{stage.url}/queues").json()["queues"])
+    dead = sum(queue["dead"] for queue in stage.queues().values())
     told = {lot: (body["bidder"], body["cents"], body["bids"]) for lot, body in raised(stage)}
     with House(stage.books) as house:
         found = {lot.id: (lot.leader or "", lot.price or 0, lot.bids) for lot in house.lots()}
@@ -66,7 +66,7 @@ def raised(stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:
     """Return each new price in the order in which everybody heard of it."""
     position = "0"
     while True:
-        page = stage.http.get(f"{stage.url}/events", params={"pattern": "auction.*.raised", "since": position})
+        page = stage.http.get(f"{stage.gateway_url}/events", params={"pattern": "auction.*.raised", "since": position})
         yield from ((event["body"]["auction"], event["body"]) for event in page.json())
         position = page.headers["stream-next-offset"]
         if "stream-up-to-date" in page.headers:
@@ -87,8 +87,10 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(Stage(Path(tempfile.mkdtemp(prefix="chappe-auctions-")).resolve()))
         console.print("starting chappe run …")
-        stage.start()
-        console.print(f"\n[bold]open[/] {stage.url}/ [bold]in two browsers[/]; bids come in {chosen.wait:g} s, for {chosen.seconds:g} s\n")
+        stage.start_chappe()
+        console.print(
+            f"\n[bold]open[/] {stage.gateway_url}/ [bold]in two browsers[/]; bids come in {chosen.wait:g} s, for {chosen.seconds:g} s\n"
+        )
         time.sleep(chosen.wait)
         answers = asyncio.run(play(stage, bids, chosen.seconds, chosen.after))
         while not stage.idle():
@@ -104,7 +106,7 @@ def main() -> None:
         console.print("\nlook at next       examples/auctions/README.md · messages.py · bidding.py · pages/auction.js")
         console.print(f"what was logged    {stage.folder}/chappe.log")
         if chosen.keep:
-            console.print(f"\n[bold]left running[/] at {stage.url}/ (Ctrl-C ends it): bid yourself")
+            console.print(f"\n[bold]left running[/] at {stage.gateway_url}/ (Ctrl-C ends it): bid yourself")
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
     sys.exit(1 if wrong or answers.keys() - {202} else 0)

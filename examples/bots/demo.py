@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -19,9 +15,8 @@ from rich.console import Console
 from bots.hall import bot
 from bots.talk import said
 from chappe.settings import load
+from processes import Processes
 
-_HERE = Path(__file__).resolve().parent
-_PATIENCE = 60.0
 FEED = """<?xml version="1.0"?>
 <rss version="2.0"><channel><title>Le Mans</title>
 <item><guid>abcdef</guid><title>This is a test: Æ¢V→−≠É–È„⋅®…</title><link>http://haum.org</link><author>MicroJoe</author></item>
@@ -29,45 +24,32 @@ FEED = """<?xml version="1.0"?>
 """
 
 
-class Hall:
-    """The bots as real processes in a folder of their own."""
+class Hall(Processes):
+    """The bots, and what carries their messages where it is not there already."""
+
+    last = ("engine",)
+    ends_by = signal.SIGINT
+    suffix = "out"
 
     def __init__(self, folder: Path, broker: dict[str, str] | None = None) -> None:
         """Prepare; `broker` names where messages wait, if not in a file of the folder."""
-        self.folder = folder
-        self._broker = broker or {"CHAPPE_BROKER": f"sqlite:///{folder / 'chappe.db'}"}
+        super().__init__(folder, broker)
         self._owns_file = broker is None
         self._person = bot("person")
-        self._person.configure(load(environment=self._broker))
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._person.configure(load(environment=self.urls))
         (folder / "feed.xml").write_text(FEED, encoding="utf-8")
 
-    def start(self, name: str, *arguments: str) -> None:
-        """Start a bot; what it prints goes to a file of its name."""
-        self._start(name, "-m", f"bots.{name}", *arguments)
+    def start_bot(self, name: str, *arguments: str) -> None:
+        """Start a bot."""
+        self.start(name, "-m", f"bots.{name}", *arguments)
 
     def start_all(self) -> None:
-        """Start what carries the messages, where it is not there already, and everybody."""
+        """Start everything."""
         if self._owns_file:
-            self._start("engine", "-m", "chappe", "engine")
+            self.start("engine", "-m", "chappe", "engine")
         for name in ("archive", "ping", "status", "agenda", "talk"):
-            self.start(name)
-        self.start("feed", str(self.folder / "feed.xml"))
-
-    def _start(self, name: str, *command: str) -> None:
-        environment = {
-            **os.environ,
-            **self._broker,
-            "PYTHONPATH": os.pathsep.join([str(_HERE.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-        }
-        with (self.folder / f"{name}.out").open("ab") as out:
-            self._processes[name] = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out, cwd=self.folder, env=environment)
-
-    def stop(self, name: str) -> int:
-        """End a bot as Ctrl-C does, and return its exit code."""
-        process = self._processes.pop(name)
-        process.send_signal(signal.SIGINT)
-        return process.wait(_PATIENCE)
+            self.start_bot(name)
+        self.start_bot("feed", str(self.folder / "feed.xml"))
 
     def say(self, *words: str) -> None:
         """Say something, as a person does by `python -m bots.talk`."""
@@ -85,21 +67,9 @@ class Hall:
         """Return the bodies with a routing key, from the archive bot's files."""
         return [heard["body"] for heard in self.archived() if heard["routing_key"] == key]
 
-    def wait_for(self, condition: Callable[[], Any], what: str) -> None:
-        """Wait until a condition holds."""
-        deadline = time.monotonic() + _PATIENCE
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited in vain for {what}; see {self.folder}/*.out")
-            time.sleep(0.05)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
         self._person.close()
-        for name in sorted(self._processes, key="engine".__eq__):
-            self.stop(name)
+        super().close()
 
 
 def converse(hall: Hall, tell: Callable[[str], object]) -> None:
@@ -119,7 +89,7 @@ def converse(hall: Hall, tell: Callable[[str], object]) -> None:
         raise RuntimeError(f"the ping bot ended with {code}")
     for _ in range(3):
         hall.say("ping")
-    hall.start("ping")
+    hall.start_bot("ping")
     hall.wait_for(lambda: _answers(hall) == 4, "the ping bot to catch up")
 
 

@@ -52,7 +52,7 @@ class Demo:
         from triggers.models import Trigger
 
         User.objects.create_superuser("admin", None, password="admin")  # noqa: S106 - of a demo on 127.0.0.1
-        feeds = self._stage.http.get(f"{self._stage.stand_ins}/feeds").json()
+        feeds = self._stage.http.get(f"{self._stage.stand_ins_url}/feeds").json()
         growing = [number for number, feed in enumerate(feeds) if feed["grows"]]
         sound = [f"/feeds/{growing[n % len(growing)]}" for n in range(count - 4)]
         broken = [f"/feeds/{number}" for number, feed in enumerate(feeds) if feed["name"] in ("unrecognized.rss", "page.html")][:1]
@@ -65,7 +65,7 @@ class Demo:
             account = accounts[number % len(accounts)]
             name = names[number] if number < len(names) else f"Feed {number}"
             source = "ServiceMastodon" if number % 10 == 2 else "ServiceRss"
-            made.append(Trigger(user=account.user, name=name, url=f"{self._stage.stand_ins}{url}", account=account, source=source))
+            made.append(Trigger(user=account.user, name=name, url=f"{self._stage.stand_ins_url}{url}", account=account, source=source))
         Trigger.objects.bulk_create(made)
 
     def _accounts(self, user: User) -> list[Account]:
@@ -73,7 +73,7 @@ class Demo:
 
         places = {"ServicePocket": "pocket", "ServiceTrello": "trello", "ServiceMastodon": "mastodon", "ServiceWebhook": "webhook"}
         return [
-            Account.objects.create(user=user, service=service, address=f"{self._stage.stand_ins}/{place}", token=f"{user}-{place}")
+            Account.objects.create(user=user, service=service, address=f"{self._stage.stand_ins_url}/{place}", token=f"{user}-{place}")
             for service, place in places.items()
         ]
 
@@ -254,7 +254,9 @@ def main() -> None:
         console.print(f"what was logged    {folder}/triggers.log")
         if chosen.keep:
             stage.start_web()
-            console.print(f"\n[bold]left running[/] at {stage.web}/admin/ (admin, password admin), {stage.gateway}/queues; Ctrl-C ends it")
+            console.print(
+                f"\n[bold]left running[/] at {stage.web_url}/admin/ (admin, password admin), {stage.gateway_url}/queues; Ctrl-C ends it"
+            )
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
     sys.exit(1 if wrong else 0)

@@ -22,7 +22,7 @@ if CHROMIUM is None:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with Stage(tmp_path_factory.mktemp("stage")) as stage:
-        stage.start()
+        stage.start_chappe()
         yield stage
 
 
@@ -42,7 +42,7 @@ def test_d12_two_browsers_see_each_price_by_push_and_one_that_was_cut_off_goes_o
     first, second = (context.new_page() for context in browsers)
     for page in (first, second):
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(f"{stage.url}/auction.html?id=7")
+        page.goto(f"{stage.gateway_url}/auction.html?id=7")
         page.wait_for_function("document.getElementById('price').textContent === '$6.00'", timeout=WAIT)
     assert first.locator("#item").inner_text() == "Brass telescope"
     asked: list[str] = []
@@ -83,20 +83,20 @@ def test_d17_a_process_that_is_killed_is_not_seen_beyond_a_reconnect(stage: Stag
     auction = {"gateway": "11", "worker": "12", "engine": "13"}[role]
     stage.post("open.auction", {"auction": auction, "item": "Lamp", "opening": 100, "seconds": 3600}).raise_for_status()
     page = browsers[0].new_page()
-    page.goto(f"{stage.url}/auction.html?id={auction}")
+    page.goto(f"{stage.gateway_url}/auction.html?id={auction}")
     page.wait_for_selector(".state.live", timeout=WAIT)
     for cents in range(200, 1200, 100):
         page.fill("#bidder", "ada")
         page.fill("#amount", str(cents / 100))
         if cents == 500:
-            killed = stage.processes(role)
+            killed = stage.children(role)
             assert killed
             for process in killed:
                 process.kill()
         page.click("#bid")
         page.wait_for_function(f"document.getElementById('price').textContent === '${cents / 100:.2f}'", timeout=WAIT)
     assert page.locator("#history tr").count() == 10, "each bid is there once"
-    assert stage.http.get(f"{stage.url}/events?since=0&pattern=auction.{auction}.raised").json()[-1]["body"]["bids"] == 10
+    assert stage.http.get(f"{stage.gateway_url}/events?since=0&pattern=auction.{auction}.raised").json()[-1]["body"]["bids"] == 10
 
 
 _CLIENT = """async ([auction, transport]) => {
@@ -111,7 +111,7 @@ def test_m4_the_client_for_browsers_hears_the_same_by_server_sent_events(stage: 
     stage.post("open.auction", {"auction": "21", "item": "Desk", "opening": 100, "seconds": 3600}).raise_for_status()
     pages = [browsers[0].new_page() for _ in range(2)]
     for page, transport in zip(pages, ("websocket", "sse"), strict=True):
-        page.goto(f"{stage.url}/style.css")
+        page.goto(f"{stage.gateway_url}/style.css")
         page.evaluate(_CLIENT, ["21", transport])
     for cents in (200, 300):
         stage.post("raise.bid", {"auction": "21", "bidder": "ada", "cents": cents}, Prefer="wait=30").raise_for_status()
@@ -126,7 +126,7 @@ def test_m4_the_client_for_browsers_hears_the_same_by_server_sent_events(stage: 
 def test_m5_a_bid_has_the_same_result_and_the_same_faults_at_every_door(stage: Stage, browsers: list[Any]) -> None:
     stage.post("open.auction", {"auction": "31", "item": "Atlas", "opening": 100, "seconds": 3600}).raise_for_status()
     page = browsers[0].new_page()
-    page.goto(f"{stage.url}/style.css")
+    page.goto(f"{stage.gateway_url}/style.css")
     page.evaluate(_CLIENT, ["31", "websocket"])
     bid = {"auction": "31", "bidder": "ada", "cents": 50}  # refused each time: its result is always the same
     by_http = stage.post("raise.bid", bid, Prefer="wait=30").json()
@@ -148,13 +148,13 @@ def test_m5_a_bid_has_the_same_result_and_the_same_faults_at_every_door(stage: S
 
 
 def _done(stage: Stage, identity: str) -> dict[str, Any] | None:
-    state = stage.http.get(f"{stage.url}/messages/{identity}").json()
+    state = stage.http.get(f"{stage.gateway_url}/messages/{identity}").json()
     return state if state["state"] == "done" else None
 
 
 def test_the_hall_shows_each_auction_with_its_price(stage: Stage, browsers: list[Any]) -> None:
     page = browsers[0].new_page()
-    page.goto(stage.url)
+    page.goto(stage.gateway_url)
     for auction in ("1", "2"):
         opened = {"auction": auction, "item": f"Lot {auction}", "opening": 100, "seconds": 1.0 if auction == "2" else 3600}
         stage.post("open.auction", opened).raise_for_status()

@@ -37,7 +37,7 @@ def test_d14_bids_end_as_a_plain_loop_computes_them_on_servers_too(tmp_path: Pat
         urls |= {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
     bids = replay(SAMPLE)
     with Stage(tmp_path / "stage", urls=urls) as stage:
-        stage.start()
+        stage.start_chappe()
         answers = asyncio.run(play(stage, bids, 3.0))
         until(lambda: stage.idle() and not differences(stage, bids), f"every bid to be decided and told: {differences(stage, bids)[:3]}")
         assert answers.keys() == {202}

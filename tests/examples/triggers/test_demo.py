@@ -57,7 +57,7 @@ with Stage(Path(sys.argv[1])) as stage:
     stage.control(seconds=0.3)
     app.send(FetchAll(at_once=True))
     stage.wait_for(lambda: Item.objects.count() >= 10, "some items")
-    kill = lambda: [p.kill() for p in psutil.Process(stage._processes["chappe"].pid).children(recursive=True) if "worker" in p.name() or "worker" in " ".join(p.cmdline())]
+    kill = lambda: [p.kill() for p in psutil.Process(stage.processes["chappe"].pid).children(recursive=True) if "worker" in p.name() or "worker" in " ".join(p.cmdline())]
     assert kill()
     time.sleep(2)
     app.send(FetchAll(at_once=True))
