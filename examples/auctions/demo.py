@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from rich.console import Console
 from auctions.bids import Bid, find_bids, replay, winners
 from auctions.house import House
 from auctions.stage import Stage
+from demos import leave_running
 
 
 async def play(stage: Stage, bids: list[Bid], seconds: float, after: float = 300.0) -> Counter[int]:
@@ -84,8 +83,7 @@ def main() -> None:
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 110)
     bids = replay(busiest=chosen.auctions)
-    with contextlib.ExitStack() as stack:
-        stage = stack.enter_context(Stage(Path(tempfile.mkdtemp(prefix="chappe-auctions-")).resolve()))
+    with Stage(Path(tempfile.mkdtemp(prefix="chappe-auctions-")).resolve()) as stage:
         console.print("starting chappe run …")
         stage.start_chappe()
         console.print(
@@ -107,8 +105,7 @@ def main() -> None:
         console.print(f"what was logged    {stage.folder}/chappe.log")
         if chosen.keep:
             console.print(f"\n[bold]left running[/] at {stage.gateway_url}/ (Ctrl-C ends it): bid yourself")
-            with contextlib.suppress(KeyboardInterrupt):
-                threading.Event().wait()
+            leave_running(console)
     sys.exit(1 if wrong or answers.keys() - {202} else 0)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import itertools
 import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from rich.text import Text
 from channel_manager.bookings import BackOfficeAction, apply, find_bookings, replay
 from channel_manager.check import differences
 from channel_manager.stage import Stage
+from demos import leave_running, options_of, servers
 
 _MISBEHAVES = {"from": 0.25, "until": 0.6}
 _CHANNEL = "nimbus"
@@ -197,45 +196,15 @@ def report(stage: Stage, office: BackOffice, console: Console) -> bool:
     return not wrong and not lost and stage.idle()
 
 
-@contextlib.contextmanager
-def servers(broker: str, folder: Path, console: Console) -> Generator[Mapping[str, str] | None]:
-    """Start servers of one's own, as the tests do, and give what to set; nothing for a file."""
-    if broker == "file":
-        yield None
-        return
-    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-    from tests.servers.postgres import PostgresNode
-    from tests.servers.rabbitmq import RabbitNode
-
-    if missing := (broker == "rabbitmq" and RabbitNode.missing()) or PostgresNode.missing():
-        sys.exit(missing)
-    console.print("starting PostgreSQL …" if broker == "postgres" else "starting RabbitMQ and PostgreSQL …")
-    state = {"CHAPPE_STATE_DIR": str(folder / "state")}
-    with contextlib.ExitStack() as stack:
-        postgres = stack.enter_context(PostgresNode(folder / "postgres"))
-        if broker == "postgres":
-            yield {"CHAPPE_BROKER": postgres.url, **state}
-        else:
-            rabbit = stack.enter_context(RabbitNode(folder / "rabbitmq"))
-            yield {"CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url, **state}
-
-
 def main() -> None:
     """Run the demo; the exit code is 0 only if every calendar is right."""
-    options = argparse.ArgumentParser(description=__doc__)
+    options = options_of(__doc__, "file", "postgres", "rabbitmq")
     options.add_argument("--seconds", type=float, default=30.0, help="how long the back office works")
     options.add_argument("--rate", type=float, default=100.0, help="bookings and cancellations a second")
-    options.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
-    options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
-    options.add_argument(
-        "--broker", choices=("file", "postgres", "rabbitmq"), default="file", help="where messages wait; servers are started for it"
-    )
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 110)
-    folder = chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-demo-"))
-    with contextlib.ExitStack() as stack:
-        urls = stack.enter_context(servers(chosen.broker, folder.resolve(), console))
-        stage = stack.enter_context(Stage(folder.resolve(), urls=urls))
+    folder = (chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-demo-"))).resolve()
+    with servers(chosen.broker, folder, console) as urls, Stage(folder, urls=urls) as stage:
         console.print("starting three channels and chappe run …")
         stage.start_channels()
         stage.start_chappe()
@@ -247,10 +216,7 @@ def main() -> None:
             console.print(f"\n[bold]left running[/] at {stage.gateway_url} (Ctrl-C ends it): try")
             console.print(f"  curl {stage.gateway_url}/queues")
             console.print(f"  chappe inspect push.{_CHANNEL} --state delayed   (with the CHAPPE_BROKER above)")
-            try:
-                threading.Event().wait()
-            except KeyboardInterrupt:
-                console.print("ending …")
+            leave_running(console)
     sys.exit(0 if right else 1)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import func, select
 
+from demos import leave_running, options_of, servers
 from read_later.application import outbox
 from read_later.exports import Export, read_export
 from read_later.library import Library, open_engine
@@ -179,44 +178,21 @@ def report(stage: Stage, console: Console, uploads: list[Uploaded], reader: Read
     return not wrong and not new and not dead and not reader.failed
 
 
-@contextlib.contextmanager
-def servers(broker: str, folder: Path, console: Console) -> Generator[Mapping[str, str]]:
-    """Start servers of one's own, as the tests do, and give what to set; nothing for a file."""
-    if broker == "file":
-        yield {}
-        return
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    from tests.servers.postgres import PostgresNode
-    from tests.servers.rabbitmq import RabbitNode
-
-    if missing := (broker == "rabbitmq" and RabbitNode.missing()) or PostgresNode.missing():
-        sys.exit(missing)
-    console.print("starting PostgreSQL …" if broker == "postgres" else "starting RabbitMQ and PostgreSQL …")
-    with contextlib.ExitStack() as stack:
-        postgres = stack.enter_context(PostgresNode(folder / "postgres"))
-        # The articles, too: PostgreSQL that is there already is the application's own.
-        urls = {"CHAPPE_STATE_DIR": str(folder / "state"), "READ_LATER_DATABASE": postgres.url.replace("://", "+psycopg://", 1)}
-        if broker == "postgres":
-            yield {**urls, "CHAPPE_BROKER": postgres.url}
-        else:
-            rabbit = stack.enter_context(RabbitNode(folder / "rabbitmq"))
-            yield {**urls, "CHAPPE_BROKER": rabbit.url, "CHAPPE_STORE": postgres.url}
+def with_articles(urls: Mapping[str, str]) -> Mapping[str, str]:
+    """Return where messages wait, and the articles, too: PostgreSQL that is there already is the application's own."""
+    postgres = urls.get("CHAPPE_STORE") or urls.get("CHAPPE_BROKER")
+    return {**urls, "READ_LATER_DATABASE": postgres.replace("://", "+psycopg://", 1)} if postgres else urls
 
 
 def main() -> None:
     """Run the demo; the exit code is 0 only if everything is right."""
-    options = argparse.ArgumentParser(description=__doc__)
+    options = options_of(__doc__, "file", "postgres", "rabbitmq")
     options.add_argument("--links", type=int, default=MOST, help="how many links the Pocket export has at most")
     options.add_argument("--governor", action="store_true", help="have workers make room for readers, as chappe.toml says")
-    options.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
-    options.add_argument(
-        "--broker", choices=("file", "postgres", "rabbitmq"), default="file", help="where messages wait; servers are started"
-    )
-    options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
     chosen = options.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     folder = (chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-import-"))).resolve()
-    with servers(chosen.broker, folder, console) as urls, Stage(folder, urls=urls, governed=chosen.governor) as stage:
+    with servers(chosen.broker, folder, console) as urls, Stage(folder, urls=with_articles(urls), governed=chosen.governor) as stage:
         console.print("starting the local web, chappe run, and the pages …")
         stage.start_web()
         stage.start_pages()
@@ -230,10 +206,7 @@ def main() -> None:
         if chosen.keep:
             console.print(f"\n[bold]left running[/] at {stage.pages_url} (Ctrl-C ends it): upload a file there, or")
             console.print(f"  curl -F file=@{folder}/part_000000.csv {stage.pages_url}/imports")
-            try:
-                threading.Event().wait()
-            except KeyboardInterrupt:
-                console.print("ending …")
+            leave_running(console)
     sys.exit(0 if right else 1)
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import django
 from rich.console import Console
 from rich.table import Table
 
+from demos import leave_running, options_of, servers
 from triggers.stage import Stage
 
 if TYPE_CHECKING:
@@ -189,21 +187,6 @@ def subscriptions(feeds: Path) -> list[str]:
     return [str(found) for found in re.findall(r'type="rss" text="([^"&]{3,40})"', lists[0].read_text())] if lists else []
 
 
-@contextlib.contextmanager
-def servers(broker: str, folder: Path) -> Generator[Mapping[str, str]]:
-    """Start a server of one's own, as the tests do, and give what to set; nothing for a file."""
-    if broker == "file":
-        yield {}
-        return
-    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-    from tests.servers.postgres import PostgresNode
-
-    if missing := PostgresNode.missing():
-        sys.exit(missing)
-    with PostgresNode(folder / "postgres") as postgres:
-        yield {"CHAPPE_BROKER": postgres.url, "CHAPPE_STATE_DIR": str(folder / "state")}
-
-
 def play(stage: Stage, console: Console, count: int, seconds: float) -> list[str]:
     """Sweep a few times, and return what is wrong at the end."""
     from triggers.tasks import app
@@ -229,19 +212,14 @@ def _end(number: int, _: object) -> None:
 
 def main() -> None:
     """Run the demo; the exit code is 0 only if everything is as it must be."""
-    options = argparse.ArgumentParser(description=__doc__)
+    options = options_of(__doc__, "file", "postgres")
     options.add_argument("--triggers", type=int, default=_TRIGGERS, help="how many there are")
     options.add_argument("--seconds", type=float, default=_CALL, help="how long each call takes")
-    options.add_argument("--keep", action="store_true", help="leave everything running, with the admin, until Ctrl-C")
-    options.add_argument("--folder", type=Path, default=None, help="where to work (default: a new temporary folder)")
-    options.add_argument("--broker", choices=("file", "postgres"), default="file", help="where messages wait")
-    chosen: Any = options.parse_args()
+    chosen = options.parse_args()
     signal.signal(signal.SIGTERM, _end)
     console = Console(width=None if sys.stdout.isatty() else 130)
     folder = (chosen.folder or Path(tempfile.mkdtemp(prefix="chappe-triggers-"))).resolve()
-    with contextlib.ExitStack() as stack:
-        urls = stack.enter_context(servers(chosen.broker, folder))
-        stage = stack.enter_context(Stage(folder, urls=urls))
+    with servers(chosen.broker, folder, console) as urls, Stage(folder, urls=urls) as stage:
         console.print(f"starting the feeds of {stage.feeds}, four services and chappe run …")
         stage.start_stand_ins()
         stage.start_chappe()
@@ -257,8 +235,7 @@ def main() -> None:
             console.print(
                 f"\n[bold]left running[/] at {stage.web_url}/admin/ (admin, password admin), {stage.gateway_url}/queues; Ctrl-C ends it"
             )
-            with contextlib.suppress(KeyboardInterrupt):
-                threading.Event().wait()
+            leave_running(console)
     sys.exit(1 if wrong else 0)
 
 
