@@ -1,9 +1,6 @@
 """The demo itself, over all 309 real auctions: its last check compares the books, and what everybody heard, with a plain loop."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,19 +11,17 @@ from auctions.stage import Stage
 from tests.servers.shared import Database, Vhost
 
 from ...waiting import until
+from ..conftest import EXAMPLES
+from ..running import run_demo
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-SAMPLE = EXAMPLES / "auctions/sample_bids.csv"
+SAMPLE = Path(EXAMPLES) / "auctions/sample_bids.csv"
 
 
 @pytest.mark.proof
 def test_d15_all_real_auctions_end_as_a_plain_loop_computes_them() -> None:
     if find_bids().name == "sample_bids.csv":
         pytest.skip("the real bids of /work/shared/data are not here")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_")} | {"PYTHONPATH": str(EXAMPLES)}
-    command = [sys.executable, "-m", "auctions.demo", "--seconds", "60", "--auctions", "309", "--wait", "0", "--after", "600"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_demo("auctions", "--seconds", "60", "--auctions", "309", "--wait", "0", "--after", "600", timeout=600)
 
 
 @pytest.mark.proof

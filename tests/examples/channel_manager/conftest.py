@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,35 +11,24 @@ import pytest
 
 from channel_manager.bookings import FIRST_NIGHT, find_schema
 from channel_manager.property import Listing, PropertyDatabase
-
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-
-
-def start_server(*options: str) -> tuple[subprocess.Popen[str], str]:
-    """Start the channels on a free port; they listen when this returns."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "channel_manager.channel_server", "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
-    )
-    assert process.stdout is not None
-    return process, f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
-
-
-def stop_server(process: subprocess.Popen[str]) -> int:
-    process.terminate()
-    code = process.wait(60)
-    assert process.stdout is not None
-    process.stdout.close()
-    return code
+from processes import Processes
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[tuple[psutil.Process, str]]:
-    process, url = start_server("--xsd", "auto")
-    yield psutil.Process(process.pid), url
-    stop_server(process)
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with Processes(tmp_path_factory.mktemp("channels")) as started:
+        yield started
+
+
+def start_channels(processes: Processes, name: str, schema: str) -> str:
+    """Start the channels on a free port; they listen when this returns."""
+    return processes.start_server(name, "-m", "channel_manager.channel_server", "--port", "0", "--xsd", schema)
+
+
+@pytest.fixture(scope="session")
+def server(processes: Processes) -> tuple[psutil.Process, str]:
+    url = start_channels(processes, "server", "auto")
+    return psutil.Process(processes.processes["server"].pid), url
 
 
 @pytest.fixture

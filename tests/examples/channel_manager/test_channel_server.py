@@ -19,8 +19,9 @@ import pytest
 from channel_manager.bookings import FIRST_NIGHT
 from channel_manager.property import DAY, Night
 from channel_manager.shapes import alpine_request, ical_feed, nimbus_deltas
+from processes import Processes
 
-from .conftest import start_server, stop_server
+from .conftest import start_channels
 
 pytestmark = pytest.mark.proof
 
@@ -103,23 +104,25 @@ def test_alpine_refuses_another_hotels_message(http: httpx2.Client) -> None:
     assert http.post("/alpine/h", content=alpine_request("other", nights(1))).status_code == 400
 
 
-def test_without_a_schema_the_structure_is_checked_all_the_same_and_sigterm_ends_the_server_in_order() -> None:
-    process, url = start_server("--xsd", "none")
+def test_without_a_schema_the_structure_is_checked_all_the_same_and_sigterm_ends_the_server_in_order(
+    processes: Processes,
+) -> None:
+    url = start_channels(processes, "without a schema", "none")
     try:
         with httpx2.Client(base_url=url, trust_env=False) as http:
             assert push(http, "h", 1).status_code == 200
             assert http.post("/alpine/h", content=b"<a/>").status_code == 400
     finally:
-        code = stop_server(process)
+        code = processes.stop("without a schema")
     assert code == 0
 
 
-def test_sigterm_does_not_wait_for_a_slow_answer() -> None:
-    process, url = start_server("--xsd", "none")
+def test_sigterm_does_not_wait_for_a_slow_answer(processes: Processes) -> None:
+    url = start_channels(processes, "slow", "none")
     with httpx2.Client(base_url=url, trust_env=False, timeout=60) as http, ThreadPoolExecutor(1) as aside:
         tell(http, "ical", manner="slow", seconds=50)
         slow = aside.submit(http.put, "/ical/i.ics", content=ical_feed("i", []))
-        assert stop_server(process) == 0
+        assert processes.stop("slow") == 0
         assert isinstance(slow.exception(10), httpx2.TransportError)
 
 

@@ -1,16 +1,12 @@
 """The demo itself, as `make demo` starts it, only shorter: its last check compares every calendar with the bookings."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ...servers.postgres import PostgresNode
 from ...servers.rabbitmq import RabbitNode
-
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+from ..running import run_demo
 
 
 @pytest.mark.parametrize(
@@ -24,10 +20,6 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 def test_the_demo_ends_with_every_calendar_right(tmp_path: Path, shared: str, broker: str) -> None:
     if broker == "rabbitmq" and (missing := RabbitNode.missing() or PostgresNode.missing()):
         pytest.skip(missing)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_")} | {"PYTHONPATH": str(EXAMPLES)}
-    if shared == "our own sample":
-        environment["CHAPPE_SHARED"] = str(tmp_path / "nowhere")
-    command = [sys.executable, "-m", "channel_manager.demo", "--seconds", "3", "--folder", str(tmp_path / "demo"), "--broker", broker]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "listings show exactly what the property database says" in done.stdout
+    nowhere = tmp_path / "nowhere" if shared == "our own sample" else None
+    printed = run_demo("channel_manager", "--seconds", "3", "--folder", str(tmp_path / "demo"), "--broker", broker, shared=nowhere)
+    assert "listings show exactly what the property database says" in printed

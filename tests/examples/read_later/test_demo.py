@@ -1,8 +1,5 @@
 """The demo itself, as `make demo-import` starts it: its last check compares every article with its export and its page."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,7 @@ from tests.waiting import PATIENCE
 
 from ...servers.postgres import PostgresNode
 from ...servers.rabbitmq import RabbitNode
-
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+from ..running import run_demo
 
 
 @pytest.mark.proof
@@ -27,15 +23,9 @@ def test_w11_w21_the_demo_ends_with_every_article_there_once_and_no_page_refused
 ) -> None:
     if missing := (broker != "file" and PostgresNode.missing()) or (broker == "rabbitmq" and RabbitNode.missing()):
         pytest.skip(missing)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") or k == "CHAPPE_SHARED"} | {
-        "PYTHONPATH": str(EXAMPLES)
-    }
-    if shared == "our own sample":
-        environment["CHAPPE_SHARED"] = str(tmp_path / "nowhere")
-    command = [sys.executable, "-m", "read_later.demo", "--links", str(links), "--broker", broker, "--folder", str(tmp_path / "demo")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "every article is there exactly once" in done.stdout
+    nowhere = tmp_path / "nowhere" if shared == "our own sample" else None
+    printed = run_demo("read_later", "--links", str(links), "--broker", broker, "--folder", str(tmp_path / "demo"), shared=nowhere)
+    assert "every article is there exactly once" in printed
 
 
 def test_w1_w17_an_upload_is_answered_at_once_and_each_article_ends_in_real_processes(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from triggers.demo import _LINE
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+from ..conftest import EXAMPLES
+from ..running import run_demo
+
 SHARED = Path("/work/shared/data/triggers/triggerhappy_2016-04-13.log")
 
 
@@ -23,15 +25,12 @@ SHARED = Path("/work/shared/data/triggers/triggerhappy_2016-04-13.log")
     ],
 )
 def test_the_demo_hands_each_item_over_once_and_logs_one_line_for_each_trigger(tmp_path: Path, feeds: str, triggers: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_")} | {"PYTHONPATH": str(EXAMPLES)}
-    if feeds == "our own sample":
-        environment["CHAPPE_SHARED"] = str(tmp_path / "nowhere")
-    command = [sys.executable, "-m", "triggers.demo", "--triggers", triggers, "--seconds", "0.05", "--folder", str(tmp_path / "demo")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220 if triggers != "3600" else 880, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "nothing twice" in done.stdout
-    assert "(nothing was logged)" in done.stdout
-    assert "There is no feed at this address (404)" in done.stdout
+    nowhere = tmp_path / "nowhere" if feeds == "our own sample" else None
+    options = ("--triggers", triggers, "--seconds", "0.05", "--folder", str(tmp_path / "demo"))
+    printed = run_demo("triggers", *options, shared=nowhere, timeout=220 if triggers != "3600" else 880)
+    assert "nothing twice" in printed
+    assert "(nothing was logged)" in printed
+    assert "There is no feed at this address (404)" in printed
 
 
 @pytest.mark.proof
@@ -72,7 +71,7 @@ with Stage(Path(sys.argv[1])) as stage:
     assert len(taken) == expected.total(), (len(taken), expected)
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_")} | {
-        "PYTHONPATH": str(EXAMPLES), "CHAPPE_SHARED": str(tmp_path / "nowhere"),
+        "PYTHONPATH": EXAMPLES, "CHAPPE_SHARED": str(tmp_path / "nowhere"),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "x")], env=environment, capture_output=True, text=True, timeout=220, check=False
