@@ -24,9 +24,8 @@ from chappe.engines.file.private_files import group_that_may_replace, keep_priva
 from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSettings
 from chappe.messages.finding import Finding
 from chappe.redaction import without_secrets
-from chappe.settings import Settings
+from chappe.settings import Settings, place_of
 from chappe.supervisor.address import refuse_address
-from chappe.supervisor.listening import place_of
 from chappe.web.guard import refuse_open_bind
 from chappe.words import counted
 

@@ -6,7 +6,8 @@ import errno
 from pathlib import Path
 
 from chappe.errors import InvalidSettings
-from chappe.supervisor.listening import bound, place_of
+from chappe.settings import place_of
+from chappe.supervisor.listening import bound
 
 
 def refuse_address(host: str, port: int, path: Path) -> str:
