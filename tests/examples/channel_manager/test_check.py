@@ -16,7 +16,7 @@ from channel_manager.check import TERMS, Difference, differences, fetch_state
 from channel_manager.property import DAY, Listing, PropertyDatabase
 from channel_manager.shapes import alpine_request, ical_feed, nimbus_deltas
 
-from .conftest import EXAMPLES
+from ..conftest import EXAMPLES
 
 State = dict[str, dict[str, dict[str, Any]]]
 
