@@ -104,7 +104,7 @@ def test_on_a_full_disk_what_waits_is_handled_what_is_new_is_refused_and_it_reco
 
     mill.release()
     until(lambda: len(mill.names("end")) == 60 + len(stored), "everything stored to be handled on the full disk")
-    until(lambda: all(queue["ready"] == queue["running"] == 0 for queue in ask(address + "/queues").body["queues"]))
+    until(lambda: all(queue["ready"] == queue["running"] == 0 for queue in ask(address + "/api/queues").body["queues"]))
     assert sorted(mill.names("end")) == sorted([f"w{n}" for n in range(60)] + stored)
     assert sorted(mill.names("start")) == sorted(mill.names("end")), "each ran once"
     assert post(address, "still").status == 503

@@ -37,13 +37,14 @@ async def test_a_method_that_is_not_allowed_is_405_naming_those_that_are(shop: O
 
 async def test_queues_are_listed_with_their_counts(shop: Open) -> None:
     await shop.client.post("/commands/invite", json={"address": "a"})
-    queues = {q["name"]: q for q in (await shop.client.get("/queues")).json()["queues"]}
+    queues = {q["name"]: q for q in (await shop.client.get("/api/queues")).json()["queues"]}
     assert queues["invites"]["ready"] == 1
     assert set(queues) == {"orders", "refresh", "invites", "failing", "shop.on.sold"}
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/commands/invite"), ("GET", "/messages/x"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/queues")]
+    ("method", "path"),
+    [("POST", "/commands/invite"), ("GET", "/messages/x"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/api/queues")],
 )
 async def test_while_the_engine_is_away_every_answer_is_503_with_retry_after(tmp_path: Path, method: str, path: str) -> None:
     app = make()

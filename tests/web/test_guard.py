@@ -102,7 +102,7 @@ async def test_only_known_origins_may_speak(tmp_path: Path, origin: str | None, 
         (TOKEN, 401),
     ],
 )
-@pytest.mark.parametrize("path", ["/queues", "/openapi.json", "/metrics"])
+@pytest.mark.parametrize("path", ["/api/queues", "/openapi.json", "/metrics"])
 async def test_a_token_is_needed_where_one_is_set(tmp_path: Path, authorization: str | None, status: int, path: str) -> None:
     async with opened(tmp_path, token=TOKEN) as shop:
         shop.client.headers.pop("Authorization")
@@ -117,7 +117,7 @@ async def test_whether_the_process_lives_needs_no_token(tmp_path: Path) -> None:
     async with opened(tmp_path, token=TOKEN) as shop:
         shop.client.headers.pop("Authorization")
         assert (await shop.client.get("/livez")).status_code == 200
-        assert (await shop.client.get("/livez/../queues")).status_code in (401, 404)
+        assert (await shop.client.get("/livez/../api/queues")).status_code in (401, 404)
 
 
 async def test_headers_over_16_kib_are_431(shop: Open) -> None:
@@ -188,10 +188,10 @@ async def test_every_refusal_is_a_problem_document(tmp_path: Path) -> None:
     async with opened(tmp_path, token=TOKEN, max_body=10) as shop:
         client: httpx2.AsyncClient = shop.client
         answers = [
-            await client.get("/queues", headers={"Authorization": "no"}),
-            await client.get("/queues", headers={"Host": "evil.example"}),
-            await client.get("/queues", headers={"Origin": "https://evil.example"}),
-            await client.get("/queues", headers={"X": "x" * 20_000}),
+            await client.get("/api/queues", headers={"Authorization": "no"}),
+            await client.get("/api/queues", headers={"Host": "evil.example"}),
+            await client.get("/api/queues", headers={"Origin": "https://evil.example"}),
+            await client.get("/api/queues", headers={"X": "x" * 20_000}),
             await client.post("/commands/invite", json={"address": "a" * 100}),
             await client.get("/nowhere"),
             await client.delete("/commands/order"),
@@ -229,7 +229,7 @@ async def test_a_length_of_very_many_digits_is_413(shop: Open) -> None:
 
 
 STRANGER = 54321
-PATHS = {"/queues": 403, "/metrics": 403, "/readyz": 403, "/openapi.json": 403, "/messages/x": 403, "/livez": 200, "/healthz": 200}
+PATHS = {"/api/queues": 403, "/metrics": 403, "/readyz": 403, "/openapi.json": 403, "/messages/x": 403, "/livez": 200, "/healthz": 200}
 
 
 def of_user(user: int | None) -> Any:
@@ -260,19 +260,19 @@ async def test_without_a_token_another_user_is_told_what_to_do(tmp_path: Path, u
 @pytest.mark.parametrize("user", [0, os.getuid()])
 async def test_without_a_token_its_user_and_root_are_served(tmp_path: Path, user: int) -> None:
     async with opened(tmp_path, wrap=of_user(user)) as shop:
-        assert (await shop.client.get("/queues")).status_code == 200
+        assert (await shop.client.get("/api/queues")).status_code == 200
 
 
 @pytest.mark.parametrize("allowed", [str(STRANGER), "nobody"])
 async def test_a_user_is_allowed_by_name_or_number(tmp_path: Path, allowed: str) -> None:
     user = int(allowed) if allowed.isdecimal() else pwd.getpwnam(allowed).pw_uid
     async with opened(tmp_path, wrap=of_user(user), allowed_users=(allowed,)) as shop:
-        assert (await shop.client.get("/queues")).status_code == 200
+        assert (await shop.client.get("/api/queues")).status_code == 200
 
 
 async def test_with_a_token_it_does_not_matter_who_has_it(tmp_path: Path) -> None:
     async with opened(tmp_path, wrap=of_user(None), token=TOKEN) as shop:
-        assert (await shop.client.get("/queues")).status_code == 200
+        assert (await shop.client.get("/api/queues")).status_code == 200
 
 
 def test_an_allowed_user_that_nobody_is_is_refused() -> None:

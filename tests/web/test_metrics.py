@@ -52,7 +52,7 @@ async def test_paths_of_strangers_are_no_labels(shop: Open) -> None:
 async def test_temporary_queues_are_no_labels_for_each_has_a_new_name(shop: Open) -> None:
     broker = (await shop.app.connection()).broker
     async with broker.consume([], prefetch=1, temporary=[bind("screen")]):
-        assert "screen" in (await shop.client.get("/queues")).text
+        assert "screen" in (await shop.client.get("/api/queues")).text
         assert "screen" not in (await shop.client.get("/metrics")).text
 
 

@@ -51,19 +51,19 @@ async def test_wrong_tokens_beyond_the_bound_are_turned_away_with_429(tmp_path: 
     monkeypatch.setattr(wrong_tokens, "FREE", 0)
     monkeypatch.setattr(wrong_tokens, "MOST_WAITING", 0)
     async with opened(tmp_path, token=TOKEN) as shop:
-        answer = await shop.client.get("/queues", headers={"Authorization": "Bearer guess"})
+        answer = await shop.client.get("/api/queues", headers={"Authorization": "Bearer guess"})
         assert (answer.status_code, answer.headers["retry-after"], answer.headers["connection"]) == (429, "1", "close")
-        assert (await shop.client.get("/queues", headers={"Authorization": f"Bearer {TOKEN}"})).status_code == 200
+        assert (await shop.client.get("/api/queues", headers={"Authorization": f"Bearer {TOKEN}"})).status_code == 200
 
 
 async def test_wrong_tokens_are_counted_and_the_right_one_waits_for_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wrong_tokens, "WAIT", 3600.0)
     async with opened(tmp_path, token=TOKEN) as shop:
         for _ in range(FREE):
-            assert (await shop.client.get("/queues", headers={"Authorization": "Bearer guess"})).status_code == 401
-        held = asyncio.ensure_future(shop.client.get("/queues", headers={"Authorization": "Bearer guess"}))
+            assert (await shop.client.get("/api/queues", headers={"Authorization": "Bearer guess"})).status_code == 401
+        held = asyncio.ensure_future(shop.client.get("/api/queues", headers={"Authorization": "Bearer guess"}))
         await asyncio.sleep(0)
         metrics = (await shop.client.get("/metrics")).text
         assert not held.done()
         held.cancel()
-    assert f'chappe_http_requests_total{{route="queues",status="401"}} {FREE}.0' in metrics
+    assert f'chappe_http_requests_total{{route="api",status="401"}} {FREE}.0' in metrics

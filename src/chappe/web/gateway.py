@@ -19,6 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chappe.app import App
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
+from chappe.web.api.actions import Actions
+from chappe.web.api.overview import Overviews
+from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
 from chappe.web.guard import BodyTooLarge, Guard, refuse_open_bind
@@ -26,7 +29,6 @@ from chappe.web.live import Live
 from chappe.web.metrics import Metrics
 from chappe.web.openapi import document
 from chappe.web.problems import problem, problem_of
-from chappe.web.schedules import Schedules
 
 _ROUTES = (
     "commands",
@@ -39,9 +41,9 @@ _ROUTES = (
     "metrics",
     "openapi.json",
     "asyncapi.json",
-    "queues",
-    "schedules",
+    "api",
 )
+_STREAMS = ("/events", "/api/changes")  # they may last for days
 VERSION = importlib.metadata.version("chappe")
 
 
@@ -49,7 +51,7 @@ def gateway(app: App) -> ASGIApp:
     """Return the ASGI application; raises `InvalidSettings` for an open bind without a token."""
     settings = app.settings
     refuse_open_bind(settings)
-    commands, metrics, schedules = Commands(app), Metrics(), Schedules(app)
+    commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
     live = Live(app, commands.post)
     documents = {"/openapi.json": encode_json(document(app, VERSION)), "/asyncapi.json": encode_json(asyncapi_document(app, VERSION))}
 
@@ -77,13 +79,10 @@ def gateway(app: App) -> ASGIApp:
     async def client(_: Request) -> Response:
         return FileResponse(Path(__file__).parent / "static/chappe.js", media_type="text/javascript")
 
-    async def queues(_: Request) -> Response:
-        connection = await app.connection()
-        return _json({"queues": (await connection.store.overview()).queues})
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         yield
+        await overviews.close()
         await live.hub.close()
         await app.aclose()
 
@@ -98,9 +97,7 @@ def gateway(app: App) -> ASGIApp:
         Route("/readyz", readyz, methods=["GET"]),
         Route("/metrics", show_metrics, methods=["GET"]),
         *(Route(path, describe, methods=["GET"]) for path in documents),
-        Route("/queues", queues, methods=["GET"]),
-        Route("/schedules", schedules.get, methods=["GET"]),
-        Route("/schedules/{name:path}", schedules.post, methods=["POST"]),
+        *(route for part in (overviews, Actions(app), Schedules(app)) for route in part.routes()),
         Route("/chappe.js", client, methods=["GET"]),
         *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
     ]
@@ -136,7 +133,7 @@ class _Measured:
             await self._app(scope, receive, watched)
         finally:
             self._metrics.requests.labels(route, str(status)).inc()
-            if route != "events":  # it may last for days
+            if scope["path"] not in _STREAMS:
                 self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 

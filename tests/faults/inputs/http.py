@@ -123,8 +123,8 @@ ROWS = [
         + TOKEN.encode() + b"\r\n\r\n"), guarded=True)),
     Row("http-long-trailers", "trailers without end", "200,000 bytes behind the last chunk", "431", "The headers are too large…trailers",
         sent(request(headers=("Transfer-Encoding: chunked",), body=b"2\r\n{}\r\n0\r\n" + b"a:b\r\n" * 200_000))),
-    Row("http-upgrade", "a request in the body of an upgrade", "`Upgrade: x`, and a body that is `GET /queues`", "400", "The body is not JSON",
-        sent(request(headers=("Connection: upgrade", "Upgrade: x"), body=b"GET /queues HTTP/1.1\r\nHost: localhost\r\n\r\n")),
+    Row("http-upgrade", "a request in the body of an upgrade", "`Upgrade: x`, and a body that is `GET /api/queues`", "400", "The body is not JSON",
+        sent(request(headers=("Connection: upgrade", "Upgrade: x"), body=b"GET /api/queues HTTP/1.1\r\nHost: localhost\r\n\r\n")),
         "the upgrade is ignored, the body is a body"),
     # --- the body
     Row("http-large-body", "a body over 1 MiB", "its announced length", "413", "The body is too large…at most 1048576 bytes",

@@ -7,7 +7,7 @@ from chappe import App, Command, cron, every
 from chappe.testing import testing
 from chappe.web.gateway import gateway
 
-from .shop import of_this_user
+from ..shop import of_this_user
 
 
 class Tick(Command):
@@ -29,16 +29,16 @@ async def test_schedules_are_listed_in_the_order_in_which_they_fire_and_paused_a
     async with testing(ticking()) as t:
         transport = httpx2.ASGITransport(app=of_this_user(gateway(t.app)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:7070") as http:
-            listed = (await http.get("/schedules")).json()["schedules"]
+            listed = (await http.get("/api/schedules")).json()["schedules"]
             assert [(one["name"], one["paused"]) for one in listed] == [
                 ("clock:tick:every(60)", False), ("clock:tick:cron(0 4 * * *,Europe/Paris)", False),
             ]  # fmt: skip
             assert t.now < listed[0]["next"] <= t.now + 60
             daily = listed[1]["name"]
-            assert (await http.post(f"/schedules/{daily}", json={"paused": True})).json() == {"name": daily, "paused": True}
-            assert [one["paused"] for one in (await http.get("/schedules")).json()["schedules"]] == [False, True]
-            await http.post("/schedules/tick:cron(0 4 * * *,Europe/Paris)", json={"paused": False})
-            assert [one["paused"] for one in (await http.get("/schedules")).json()["schedules"]] == [False, False]
+            assert (await http.post(f"/api/schedules/{daily}", json={"paused": True})).json() == {"name": daily, "paused": True}
+            assert [one["paused"] for one in (await http.get("/api/schedules")).json()["schedules"]] == [False, True]
+            await http.post("/api/schedules/tick:cron(0 4 * * *,Europe/Paris)", json={"paused": False})
+            assert [one["paused"] for one in (await http.get("/api/schedules")).json()["schedules"]] == [False, False]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"paused": 1}', b'{"paused": true, "more": 1}', b"[true]", b"\xff"])
@@ -47,6 +47,18 @@ async def test_what_is_not_understood_is_422_and_an_unknown_schedule_404(body: b
         transport = httpx2.ASGITransport(app=of_this_user(gateway(t.app)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:7070") as http:
             kind = {"content-type": "application/json"}
-            assert (await http.post("/schedules/tick:every(60)", content=body, headers=kind)).status_code == 422
-            unknown = await http.post("/schedules/nothing", json={"paused": True})
+            assert (await http.post("/api/schedules/tick:every(60)", content=body, headers=kind)).status_code == 422
+            unknown = await http.post("/api/schedules/nothing", json={"paused": True})
             assert (unknown.status_code, "clock:tick:every(60)" in unknown.json()["detail"]) == (404, True)
+
+
+async def test_a_schedule_that_is_fired_by_hand_sends_its_command_now_and_keeps_its_slots() -> None:
+    async with testing(ticking()) as t:
+        transport = httpx2.ASGITransport(app=of_this_user(gateway(t.app)))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:7070") as http:
+            before = (await http.get("/api/schedules")).json()
+            fired = (await http.post("/api/schedules/tick:every(60)", json={"fire": True})).json()
+            assert (fired["name"], fired["outcome"]) == ("clock:tick:every(60)", "stored")
+            assert (await http.get("/api/schedules")).json() == before
+            both = await http.post("/api/schedules/tick:every(60)", json={"fire": True, "paused": True})
+            assert both.status_code == 422

@@ -1,0 +1,1 @@
+"""The API under `/api` that the dashboard uses, and everybody may."""

@@ -1,0 +1,32 @@
+"""What every route of the API does alike: it answers in JSON, decodes a small body, and says who asks."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chappe.errors import InvalidMessage
+from chappe.messages.codec import encode_json
+
+T = TypeVar("T")
+
+
+def answer(value: object, status: int = 200) -> Response:
+    """Return a response of JSON."""
+    return Response(encode_json(value), status, media_type="application/json")
+
+
+async def wanted(request: Request, kind: type[T]) -> T:
+    """Return what the body asks for. Raises `InvalidMessage`."""
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessage("the body", {"$": str(error)}) from None
+
+
+def who(request: Request) -> str:
+    """Return who asks, as the audit trail shows it."""
+    return f"http@{request.client.host if request.client is not None else '?'}"
