@@ -424,13 +424,20 @@ class App:
             if missing is not None:
                 log.error("%s: %s is %s", message_id, handler, missing)
             originals = self.merger.fold([self.bus.prepare(one, draft) for one, draft in then])
+            _ = await self.connection()
             tried = originals
             while receipts := await kept.mark(message_id, handler, tried, kept_result):
                 tried = self.merger.merged(originals, tried, receipts)
             return True
 
         return Ports(
-            mark=mark, marks=kept.marks, progress=kept.progress, take=kept.take, throttle=kept.throttle, loop=asyncio.get_running_loop()
+            mark=mark,
+            marks=kept.marks,
+            progress=kept.progress,
+            take=kept.take,
+            throttle=kept.throttle,
+            declare=self.connection,
+            loop=asyncio.get_running_loop(),
         )
 
     def forget_connections(self) -> None:

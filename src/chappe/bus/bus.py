@@ -117,7 +117,7 @@ class Bus:
 
     def _fold_send(self, kind: type[Message]) -> Send:
         self._frozen = True
-        self.registry.add_message(kind)
+        self.registry.add_routable(kind)
         spec = self.registry.spec_of(kind)
         send = _seal(kind, spec, self.writer_of(kind), self.now, self.registry.name)
         for middleware in reversed(self._middleware):

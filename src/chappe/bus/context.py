@@ -151,11 +151,12 @@ class Context:
 class Ports:
     """The few things that handling needs from the store, so that the bus runs without one.
 
-    `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so.
-    They are to be called on `loop`, where one is given.
+    `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so. `declare` makes known to the
+    engine what was prepared since; it raises `TopologyConflict` or `NotFound` for what cannot be. They are to be called on `loop`,
+    where one is given.
     """
 
-    __slots__ = ("loop", "mark", "marks", "progress", "take", "throttle")
+    __slots__ = ("declare", "loop", "mark", "marks", "progress", "take", "throttle")
 
     def __init__(
         self,
@@ -165,8 +166,10 @@ class Ports:
         progress: Progress,
         take: Take,
         throttle: Callable[[str, float], Coroutine[Any, Any, None]],
+        declare: Callable[[], Awaitable[object]] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        self.declare = declare or _forget
         self.loop = loop
         self.mark = mark
         self.marks = marks

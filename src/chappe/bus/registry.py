@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from chappe.bus.handler import Handler
-from chappe.errors import DefinitionError, DuplicateName, NoHandler, UnknownMessage
+from chappe.errors import ChappeError, DefinitionError, DuplicateName, NoHandler, UnknownMessage
 from chappe.messages.capabilities import DEFAULT_QUEUE, MessageSpec
 from chappe.messages.message import Command, Event, Message, examined_of
 from chappe.messages.template import expand
@@ -61,6 +61,16 @@ class Registry:
             known = self.messages.setdefault(name, message)
             if known is not message:
                 raise DuplicateName(f'"{name}" is the name of both {_where(known)} and {_where(message)}; give one of them name="..."')
+
+    def add_routable(self, message: type[Message]) -> None:
+        """Know a message class that is about to be sent; what disagrees with the rest of the topology stays unknown, and is raised."""
+        before = dict(self.messages)
+        self.add_message(message)
+        try:
+            _ = self.topology()
+        except ChappeError:
+            self.messages = before
+            raise
 
     def add_handler(self, message: type[Command], handler: Handler, queue: Queue | None) -> None:
         """Append a handler of a command, of what comes through one queue or of all."""

@@ -26,7 +26,7 @@ from chappe.bus.loop import OwnTask, interruption
 from chappe.bus.merging import Merger
 from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from chappe.engines.contract.results import CANCELLED
-from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, StorageFull, Unconfirmed, UnknownMessage
+from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, NotFound, StorageFull, TopologyConflict, Unconfirmed, UnknownMessage
 from chappe.failures import describe, one_line, summarize
 from chappe.messages.envelope import Publication
 from chappe.messages.values import result_of
@@ -525,6 +525,8 @@ class Worker:
         refused = 0
         while tried:
             try:
+                if any(isinstance(settlement, Ack) and settlement.then for settlement in tried.values()):
+                    await self._declare()
                 refusals = await self._consumer.settle(list(tried.values()))
             except (BrokerUnavailable, Unconfirmed, StorageFull) as error:
                 if self._stopping:
@@ -547,6 +549,13 @@ class Worker:
             else:
                 again = ((r.delivery, self._after_refusal(r, originals[r.delivery], tried[r.delivery])) for r in refusals)
                 tried = {tag: settlement for tag, settlement in again if settlement is not None}
+
+    async def _declare(self) -> None:
+        """Have what a handler sent for the first time be routable; what cannot be declared is refused with its own message."""
+        try:
+            await self._ports.declare()
+        except (TopologyConflict, NotFound) as error:
+            log.error("what a handler sent cannot be declared: %s", error)
 
     def _after_refusal(self, refusal: Refusal, original: Settlement, tried: Settlement) -> Settlement | None:
         if refusal.why == "pending" and isinstance(original, Ack) and isinstance(tried, Ack):
