@@ -11,6 +11,7 @@ from chappe.bus.handler import Handler
 from chappe.bus.registry import Registry
 from chappe.errors import DefinitionError, DuplicateName, NoHandler, TopologyConflict, UnknownMessage
 from chappe.messages.topology import EVENTS, Binding
+from chappe.testing import testing
 
 
 class Push(Command, queue="push.{channel}"):
@@ -259,3 +260,56 @@ def test_a_subscriber_without_a_name_of_its_own_must_be_given_one() -> None:
     registry.add_subscriber(Bid, Handler(lambda event: None), "named")
     registry.add_subscriber(Bid, Handler(functools.partial(note)), None)
     assert any(queue.endswith("on.note") for queue in registry.subscribers)
+
+
+class LotMoved(Event, exchange=Exchange("lots"), routing_key="lot.{house}.moved"):
+    house: str
+
+
+class LotSold(Event, exchange=Exchange("lots"), routing_key="lot.{house}"):
+    house: str
+
+
+class DoorOpened(Event, exchange=Exchange("doors", "direct"), routing_key="front"):
+    pass
+
+
+class RadioPlayed(Event, exchange=Exchange("radio", "fanout"), routing_key="station.{house}"):
+    house: str
+
+
+def test_a_subscriber_of_a_class_hears_all_of_it_whatever_its_routing_key_is_made_of_and_nothing_else() -> None:
+    app = App("houses")
+    heard: list[str] = []
+
+    @app.on(LotMoved)
+    def moved(event: LotMoved) -> None:
+        heard.append(f"moved {event.house}")
+
+    @app.on(LotSold)
+    def sold(event: LotSold) -> None:
+        heard.append(f"sold {event.house}")
+
+    @app.on(DoorOpened)
+    def opened(event: DoorOpened) -> None:
+        heard.append("opened")
+
+    @app.on(RadioPlayed)
+    def played(event: RadioPlayed) -> None:
+        heard.append(f"played {event.house}")
+
+    with testing(app) as t:
+        app.send([LotMoved(house="a"), LotMoved(house="a.b"), LotSold(house="c"), LotSold(house=""), DoorOpened(), RadioPlayed(house="d")])
+        t.drain()
+        assert t.dead == []
+    assert sorted(heard) == ["moved a", "moved a.b", "opened", "played d", "sold ", "sold c"]
+
+
+def test_a_direct_exchange_cannot_be_bound_by_a_key_that_depends_on_fields() -> None:
+    class Rung(Event, exchange=Exchange("bells", "direct"), routing_key="bell.{house}"):
+        house: str
+
+    def ring(event: Rung) -> None: ...
+
+    with pytest.raises(DefinitionError, match="make the exchange a topic"):
+        App("houses").on(Rung)(ring)

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from chappe.bus.handler import Handler
 from chappe.errors import ChappeError, DefinitionError, DuplicateName, NoHandler, UnknownMessage
-from chappe.messages.capabilities import DEFAULT_QUEUE, MessageSpec
+from chappe.messages.capabilities import DEFAULT_QUEUE, Exchange, MessageSpec
 from chappe.messages.message import Command, Event, Message, examined_of
-from chappe.messages.template import expand
+from chappe.messages.template import expand, fields_of
 from chappe.messages.topology import EVENTS, Binding, Queue, Topology, bind, refuse_conflict, refuse_other_kind
 
 
@@ -28,9 +28,10 @@ class Route:
 
 @dataclass(frozen=True)
 class Subscriber:
-    """A handler of events with its own queue."""
+    """A handler of events with its own queue, which is bound to an exchange unless it is fed from the archive."""
 
     handler: Handler
+    exchange: Exchange
     pattern: str
     queue: Queue
     message: type[Event] | None
@@ -98,20 +99,22 @@ class Registry:
             raise DuplicateName(f"{handler.origin} handles {message.__name__} twice; write a function of its own name for the second")
         route.handlers.append(handler)
 
-    def add_subscriber(self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False) -> None:
-        """Return an event handler its own queue, durable or temporary, bound by the event's name or by a pattern."""
+    def add_subscriber(
+        self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False, is_bound: bool = True
+    ) -> Subscriber:
+        """Give an event handler its own queue, durable or temporary, bound by the event's routing key or by a pattern, or not at all."""
         if isinstance(what, str):
             if not all(what.split(".")) or any(c.isspace() for c in what):
                 raise DefinitionError(f'{handler.origin}: "{what}" is no pattern; write words joined by dots, * for one word, # for any')
             _refuse_other_annotation(Event, handler, "subscribes to")
-            pattern, message = what, None
+            pattern, exchange, message = what, EVENTS, None
         else:
             _refuse_other_kind_of_message(
                 what, Event, handler, "@app.on needs an event class or a pattern", "handle commands with @app.handles"
             )
             _refuse_other_annotation(what, handler, "subscribes to")
             self.add_message(what)
-            pattern, message = what.__spec__.name, what
+            pattern, exchange, message = _pattern_of(what, handler), what.__spec__.exchange or EVENTS, what
         if name is None and not handler.short_name.isidentifier():
             raise DefinitionError(f'{handler.origin}: a subscriber without a name has no queue; give it name="..."')
         queue_name = name or f"{self.name}.on.{handler.short_name}"
@@ -120,15 +123,15 @@ class Registry:
             raise DuplicateName(
                 f'queue "{queue_name}" belongs to both {known.handler.origin} and {handler.origin}; give one of them name="..."'
             )
-        exchange = (message.__spec__.exchange if message else None) or EVENTS
-        queue = bind(queue_name, Binding(exchange.name, pattern), origin=handler.origin)
+        queue = bind(queue_name, *([Binding(exchange.name, pattern)] if is_bound else ()), origin=handler.origin)
         if temporary:
             if queue_name in self.queues:
                 raise DuplicateName(f'{handler.origin}: "{queue_name}" is a queue already; give the subscriber another name="..."')
             self.temporary[queue_name] = queue
         else:
             self.add_queue(queue)
-        self.subscribers[queue_name] = Subscriber(handler, pattern, queue, message)
+        self.subscribers[queue_name] = Subscriber(handler, exchange, pattern, queue, message)
+        return self.subscribers[queue_name]
 
     def add_queue(self, queue: Queue) -> None:
         """Declare a queue; raises `TopologyConflict` if it is declared with other bindings, or `DuplicateName` if it is a temporary one."""
@@ -181,8 +184,8 @@ class Registry:
     def handlers_of(self, message: type[Message], queue: str | None) -> list[Handler]:
         """Return the handlers of a message that came through a queue, in order; raises `NoHandler`."""
         subscriber = self.subscribers.get(queue or "")
-        if subscriber is not None:
-            return [subscriber.handler]
+        if subscriber is not None:  # its binding may take others too: nothing is done about those
+            return [subscriber.handler] if subscriber.message in (None, message) else []
         route = self.routes.get((message, queue)) or self.routes.get((message, None))
         if route is None:
             where = f' in queue "{queue}"' if queue else ""
@@ -266,6 +269,18 @@ def _refuse_other_kind_of_message(given: Any, wanted: type[Message], handler: Ha
         raise DefinitionError(f"{handler.origin}: {what}, not {given!r}")
     if not issubclass(given, wanted):
         raise DefinitionError(f"{handler.origin}: {what}, and {given.__name__} is none; {other}")
+
+
+def _pattern_of(event: type[Event], handler: Handler) -> str:
+    """Return the pattern of the routing keys by which an event is published: the value of a field may be any number of words."""
+    spec = event.__spec__
+    pattern = ".".join("#" if fields_of(word) else word for word in (spec.routing_key or spec.name).split("."))
+    if "#" in pattern and spec.exchange is not None and spec.exchange.kind == "direct":
+        raise DefinitionError(
+            f'{handler.origin}: exchange "{spec.exchange.name}" is direct, and the routing key of {event.__name__} depends on its fields: '
+            f"no queue can be bound to all of them; make the exchange a topic"
+        )
+    return pattern
 
 
 def _refuse_other_annotation(message: type[Message], handler: Handler, does: str) -> None:
