@@ -1,5 +1,8 @@
 """How an error is told: `Class: first line of its message`, whatever the error is."""
 
+import json
+import re
+import statistics
 from typing import Any, cast
 
 import msgspec
@@ -98,7 +101,7 @@ def test_a_long_line_is_cut() -> None:
 
 def test_what_is_kept_has_the_traceback_with_causes_and_notes() -> None:
     kept = describe(raised(noted(ValueError("no address"), "tenant 12"), raised(OSError("the disk"))))
-    assert kept.startswith("ValueError: no address\n\nTraceback (most recent call last):\n")
+    assert re.match(r"ValueError: no address\n  at tests\.test_failures:raised line \d+: raise error from cause\n\nTraceback \(most", kept)
     assert "OSError: the disk" in kept
     assert "direct cause" in kept
     assert "tenant 12" in kept
@@ -110,7 +113,8 @@ def test_what_is_kept_of_a_group_names_its_members_also_those_of_inner_groups() 
     kept = describe(raised(ExceptionGroup("outer", [raised(ValueError("a")), inner])))
     lines = kept.split("\n")
     assert lines[0] == "ExceptionGroup: outer (2 sub-exceptions)"
-    assert lines[1:4] == ["  ValueError: a", "  KeyError: 'b'", "  Mute: (it cannot be written: RuntimeError)"]
+    assert lines[1].startswith("  at tests.test_failures:raised line ")
+    assert lines[2:5] == ["  ValueError: a", "  KeyError: 'b'", "  Mute: (it cannot be written: RuntimeError)"]
 
 
 def test_what_is_kept_of_a_long_error_has_its_line_and_its_end() -> None:
@@ -155,3 +159,36 @@ def test_a_reject_beside_another_failure_keeps_the_group_as_its_cause() -> None:
     group = ExceptionGroup("group", [ValueError("a"), Reject("never")])
     assert verdict_of(group).__cause__ is group
     assert verdict_of(ExceptionGroup("group", [Reject("never")])).__cause__ is None
+
+
+def place_of(error: BaseException) -> str:
+    return next(line for line in describe(error).split("\n") if line.startswith("  at "))
+
+
+def test_the_place_of_an_error_is_the_innermost_of_the_application_and_not_that_of_a_library() -> None:
+    def handler(text: str) -> None:
+        json.loads(text)
+
+    def outer(error: Exception) -> None:
+        raised_in(error)
+
+    for call, function, code in [
+        (lambda: handler("{"), "test_the_place", "json.loads(text)"),
+        (lambda: statistics.mean([]), "<lambda>", "statistics.mean"),
+        (lambda: outer(Reject("no such customer 12")), "raised_in line", "raise error"),
+        (lambda: outer(ExceptionGroup("g", [ValueError("a")])), "raised_in line", "raise error"),
+    ]:
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - any
+            call()
+        place = place_of(caught.value)
+        assert function in place and code in place, place
+        assert "(in tests.test_failures:" in place
+
+
+def raised_in(error: Exception) -> None:
+    raise error
+
+
+def test_an_error_that_was_raised_nowhere_or_outside_of_the_application_has_no_place() -> None:
+    assert "\n  at " not in describe(ValueError("a"))
+    assert "\n  at " not in describe(Reject("never"))

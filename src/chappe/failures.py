@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import linecache
+import sysconfig
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Final, cast
 
 from chappe.errors import Reject, RetryLater, Snooze, Verdict
@@ -15,6 +20,10 @@ _LONGEST_TEXT: Final = 8000
 _BEGINNING: Final = 2500  # of a long text, where its line and its first cause stand; the rest is kept of its end
 _READ: Final = 100_000  # characters of a message that are looked at: it may have any length
 _LEAVES: Final = 20
+_LONGEST_CODE: Final = 120
+_OURS: Final = f"{Path(__file__).parent}/"
+_INSTALLED: Final = tuple({f"{sysconfig.get_path(name)}/" for name in ("purelib", "platlib")} | {"/usr/lib/python3/dist-packages/"})
+_PYTHON: Final = ("<", *(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")))
 
 
 def summarize(error: BaseException) -> str:
@@ -30,19 +39,57 @@ def summarize(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the text that is kept of an error, or of the cause of a verdict: its summary, then its traceback with causes and notes."""
+    """Return the text that is kept of an error, or of the cause of a verdict: its summary, its place, and its traceback."""
     if isinstance(error, Verdict):
         if error.__cause__ is None:
-            return _cut(printable(_said(lambda: str(error))).strip())
+            return _cut("\n".join([printable(_said(lambda: str(error))).strip(), *_placed(error)]))
         error = error.__cause__
     summary = summarize(error)
-    parts = [summary]
+    parts = [summary, *_placed(error)]
     if _members(error) is not None:
         parts += [f"  {summarize(leaf)}" for leaf, _ in zip(_leaves(error), range(_LEAVES), strict=False)]
     trace = printable(_said(lambda: "".join(traceback.format_exception(error)))).strip()
     if trace != summary:
         parts += ["", trace]
     return _cut("\n".join(parts))
+
+
+def _placed(error: BaseException) -> list[str]:
+    """Return the line that says where an error was raised: `  at MODULE:FUNCTION line NUMBER (in HANDLER): CODE`.
+
+    It is the innermost place in the code of the application, whose handler is named where that is another function. Libraries are
+    none of it, unless the application itself is installed beside them. Of a group it is the place of its first member.
+    """
+    walked = list(traceback.walk_tb(next(_leaves(error)).__traceback__)) or list(traceback.walk_tb(error.__traceback__))
+    kinds = [_kind_of(frame.f_code.co_filename) for frame, _ in walked]
+    packages = [_package(frame) if kind in ("application", "installed") else "" for (frame, _), kind in zip(walked, kinds, strict=True)]
+    own = next(filter(None, packages), None)
+    places = [at for at, kind in enumerate(kinds) if kind == "application" or (kind == "installed" and packages[at] == own)]
+    if not places:
+        return []
+    frame, line = walked[places[-1]]
+    called = max((at for at in range(places[-1]) if kinds[at] == "chappe"), default=-1)
+    handler = walked[next(at for at in places if at > called)][0]
+    beside = "" if handler.f_code is frame.f_code else f" (in {_name_of(handler)})"
+    code = one_line(_said(lambda: linecache.getline(frame.f_code.co_filename, line, frame.f_globals)))[:_LONGEST_CODE]
+    return [f"  at {_name_of(frame)} line {line}{beside}{code and f': {code}'}"]
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_of(file: str) -> str:
+    if file.startswith(_OURS):
+        return "chappe"
+    if file.startswith(_INSTALLED):
+        return "installed"
+    return "python" if file.startswith(_PYTHON) else "application"
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def _name_of(frame: FrameType) -> str:
+    return printable(f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}".replace(" ", "-"))
 
 
 def first_line(text: str | None) -> str:

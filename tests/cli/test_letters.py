@@ -53,6 +53,20 @@ def test_a_whole_queue_is_retried_or_discarded(chappe: Chappe, letters: list[int
     assert chappe("dead", "discard", "-Q", "orders", "-f").out == "2\n"
 
 
+def test_letters_of_one_cause_are_a_group_that_is_retried_and_discarded(
+    chappe: Chappe, letters: list[int], worked: Callable[[], None]
+) -> None:
+    (group,) = chappe("dead", "groups", "--json").json
+    assert (group["letters"], group["queue"], group["type"], group["state"]) == (2, "orders", "order", "open")
+    assert group["last error"] == "we do not sell to Eve"
+    assert group["place"]
+    assert chappe("dead", "retry", "-g", group["group"]).out == "2\n"
+    assert chappe("dead", "groups", "--json").json == []
+    worked()
+    assert "nothing" in chappe("dead", "discard", "-f", "--group", "nothing", code=1).err
+    assert chappe("dead", "discard", "-f", "--group", group["group"]).out == "2\n"
+
+
 def test_discard_asks_first(chappe: Chappe, letters: list[int]) -> None:
     refused = chappe("dead", "discard", str(letters[0]), stdin="n\n", code=1)
     assert "for good?" in refused.err
@@ -71,10 +85,10 @@ def test_paging_by_number(chappe: Chappe, letters: list[int]) -> None:
         (("show", "99"), 1, 'no dead letter has the number 99; "chappe dead list" shows them'),
         (("edit", "99", "{}"), 1, "no dead letter has the number 99"),
         (("show", "x"), 2, "not a valid integer"),
-        (("retry",), 2, "name numbers, or a queue with -Q"),
-        (("retry", "1", "-Q", "orders"), 2, "name numbers, or a queue with -Q"),
-        (("discard", "--force"), 2, "name numbers, or a queue with -Q"),
-        (("discard",), 2, "name numbers, or a queue with -Q"),
+        (("retry",), 2, "name numbers, a queue with -Q, or a group with -g"),
+        (("retry", "1", "-Q", "orders"), 2, "name numbers, a queue with -Q, or a group with -g"),
+        (("discard", "--force"), 2, "name numbers, a queue with -Q, or a group with -g"),
+        (("discard",), 2, "name numbers, a queue with -Q, or a group with -g"),
         (("list", "-Q", "nowhere"), 1, "nowhere"),
         (("list", "-n", "0"), 2, "0 is not in the range"),
     ],

@@ -157,8 +157,10 @@ async def working(app: App, folder: Path) -> AsyncIterator[Worker]:
 
 
 @asynccontextmanager
-async def opened(folder: Path, wrap: Callable[[ASGIApp], ASGIApp] = lambda asgi: asgi, **settings: Any) -> AsyncIterator[Open]:
-    """Open the shop: engine, gateway and client in this event loop."""
+async def opened(
+    folder: Path, wrap: Callable[[ASGIApp], ASGIApp] = lambda asgi: asgi, make: Callable[[], App] = make, **settings: Any
+) -> AsyncIterator[Open]:
+    """Open the shop, or another application: engine, gateway and client in this event loop."""
     path = folder / "chappe.db"
     engine = Engine(path, grace=0.0)
     app = make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,7 +14,8 @@ from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import say
 from chappe.connection import Connection
 from chappe.engines.contract.letters import Letter
-from chappe.errors import InvalidMessage, Rejected
+from chappe.errors import InvalidMessage
+from chappe.failure_groups import FailureGroups, act_on
 from chappe.failures import first_line, printable
 
 
@@ -38,6 +39,28 @@ def list_letters(ctx: click.Context, queue: str | None, after: int, limit: int, 
     letters = run_with(bare_app(settings_of(ctx)), work)
     rows = [_row(letter) for letter in letters]
     show(rows, ("number", "queue", "type", "reason", "attempts", "died", "last error"), as_json=as_json)
+
+
+@dead.command("groups")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def list_groups(ctx: click.Context, as_json: bool) -> None:
+    """Show dead letters by their cause: the same type, queue, class of error and place in the code."""
+
+    async def work(connection: Connection) -> list[dict[str, Any]]:
+        groups = FailureGroups()
+        await groups.refresh(connection.store)
+        return [
+            {
+                "group": group.cause.fingerprint, "letters": len(group.numbers), "queue": group.cause.queue, "type": group.cause.type,
+                "state": group.state(groups.said_of(group.cause.fingerprint)), "last": when(group.last_at), "place": group.place,
+                "last error": group.text,
+            }
+            for group in groups.groups()
+        ]  # fmt: skip
+
+    rows = run_with(bare_app(settings_of(ctx)), work)
+    show(rows, ("group", "letters", "queue", "type", "state", "last", "place", "last error"), as_json=as_json)
 
 
 @dead.command("show")
@@ -83,63 +106,60 @@ def edit_letter(ctx: click.Context, number: int, body: str) -> None:
 @dead.command("retry")
 @click.argument("numbers", nargs=-1, type=click.IntRange(0, 2**63 - 1))
 @click.option("-Q", "--queue", default=None, help="All of one queue.")
+@click.option("-g", "--group", default=None, help="All of one cause; see chappe dead groups.")
 @click.pass_context
-def retry_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | None) -> None:
+def retry_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | None, group: str | None) -> None:
     """Make dead letters ready again, with fresh attempts."""
-    click.echo(_all_or_some(ctx, numbers, queue, "retry"))
+    _refuse_unclear(numbers, queue, group)
+    click.echo(_all_or_some(ctx, numbers, queue, group, "retry"))
 
 
 @dead.command("discard")
 @click.argument("numbers", nargs=-1, type=click.IntRange(0, 2**63 - 1))
 @click.option("-Q", "--queue", default=None, help="All of one queue.")
+@click.option("-g", "--group", default=None, help="All of one cause; see chappe dead groups.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.pass_context
-def discard_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | None, force: bool) -> None:
+def discard_letters(ctx: click.Context, numbers: tuple[int, ...], queue: str | None, group: str | None, force: bool) -> None:
     """Delete dead letters for good."""
-    _refuse_unclear(numbers, queue)
+    _refuse_unclear(numbers, queue, group)
     if not force:
-        what = f"all dead letters of {queue}" if queue else f"dead letter{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        one = f"dead letter{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        what = f"all dead letters of {queue or f'group {group}'}" if queue or group else one
         click.confirm(f"Delete {printable(what)} for good?", abort=True, err=True)
-    click.echo(_all_or_some(ctx, numbers, queue, "discard"))
+    click.echo(_all_or_some(ctx, numbers, queue, group, "discard"))
 
 
-def _all_or_some(ctx: click.Context, numbers: tuple[int, ...], queue: str | None, verb: str) -> int:
-    _refuse_unclear(numbers, queue)
-
+def _all_or_some(ctx: click.Context, numbers: tuple[int, ...], queue: str | None, group: str | None, verb: str) -> int:
     async def work(connection: Connection) -> int:
-        act = connection.store.retry_letters if verb == "retry" else connection.store.discard_letters
-        if numbers:
-            return await act(numbers)
-        found: list[int] = []
-        while letters := await connection.store.letters(queue, after=found[-1] if found else 0, limit=500):
-            found += [letter.number for letter in letters]
+        found: Sequence[int] = numbers
+        if queue is not None:
+            found = list[int]()
+            while letters := await connection.store.letters(queue, after=found[-1] if found else 0, limit=500):
+                found += [letter.number for letter in letters]
+        elif group is not None:
+            groups = FailureGroups()
+            await groups.refresh(connection.store)
+            found = groups.group(group).numbers
         count = 0  # first all numbers, then the act: what dies again meanwhile is not acted on twice
         for first in range(0, len(found), 500):
-            count += await _each(act, found[first : first + 500])
+            told = await act_on(connection.store, found[first : first + 500], verb)
+            count += told.done
+            for refused in told.refused:
+                say(f"chappe: {refused}")
         return count
 
     return run_with(bare_app(settings_of(ctx)), work)
 
 
-async def _each(act: Callable[[Sequence[int]], Awaitable[int]], numbers: Sequence[int]) -> int:
-    """Act on many at once; if one of them is refused, on each by itself, and say which are."""
-    try:
-        return await act(numbers)
-    except Rejected as error:
-        if len(numbers) == 1:
-            say(f"chappe: {error}")
-            return 0
-        half = len(numbers) // 2
-        return await _each(act, numbers[:half]) + await _each(act, numbers[half:])
-
-
-def _refuse_unclear(numbers: tuple[int, ...], queue: str | None) -> None:
-    if bool(numbers) == (queue is not None):
-        raise click.UsageError("name numbers, or a queue with -Q")
+def _refuse_unclear(numbers: tuple[int, ...], queue: str | None, group: str | None) -> None:
+    if sum((bool(numbers), queue is not None, group is not None)) != 1:
+        raise click.UsageError("name numbers, a queue with -Q, or a group with -g")
 
 
 def _row(letter: Letter) -> dict[str, Any]:
+    error = first_line(letter.error)
     return {
         "number": letter.number, "queue": letter.queue, "type": letter.envelope.type, "reason": letter.reason,
-        "attempts": letter.attempts, "died": when(letter.died_at), "last error": first_line(letter.error),
+        "attempts": letter.attempts, "died": when(letter.died_at), "last error": "" if error == letter.reason else error,
     }  # fmt: skip

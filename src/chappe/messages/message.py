@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         __spec__: ClassVar[MessageSpec]
         __is_command__: ClassVar[bool]
         __struct_fields__: ClassVar[tuple[str, ...]]
+        __struct_encode_fields__: ClassVar[tuple[str, ...]]
         __examined__: ClassVar[Examined | None]
 
         def __init_subclass__(cls, **capabilities: Unpack[Capabilities]) -> None: ...

@@ -20,6 +20,9 @@ from chappe.app import App
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
 from chappe.web.api.actions import Actions
+from chappe.web.api.audit import Audit
+from chappe.web.api.failures import Failures
+from chappe.web.api.letters import Letters
 from chappe.web.api.overview import Overviews
 from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
@@ -52,6 +55,7 @@ def gateway(app: App) -> ASGIApp:
     settings = app.settings
     refuse_open_bind(settings)
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
+    parts = (overviews, Actions(app), Schedules(app), Failures(app), Letters(app), Audit(app))
     live = Live(app, commands.post)
     documents = {"/openapi.json": encode_json(document(app, VERSION)), "/asyncapi.json": encode_json(asyncapi_document(app, VERSION))}
 
@@ -97,7 +101,7 @@ def gateway(app: App) -> ASGIApp:
         Route("/readyz", readyz, methods=["GET"]),
         Route("/metrics", show_metrics, methods=["GET"]),
         *(Route(path, describe, methods=["GET"]) for path in documents),
-        *(route for part in (overviews, Actions(app), Schedules(app)) for route in part.routes()),
+        *(route for part in parts for route in part.routes()),
         Route("/chappe.js", client, methods=["GET"]),
         *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
     ]

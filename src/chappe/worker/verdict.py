@@ -8,7 +8,7 @@ import re
 
 from chappe.engines.contract.broker import Dead, Delivery, Retry
 from chappe.errors import Reject, RetryLater, Snooze, Throttled
-from chappe.failures import describe, first_line, one_line, printable, verdict_of, why_dead
+from chappe.failures import describe, first_line, one_line, verdict_of, why_dead
 
 log = logging.getLogger("chappe.worker")
 
@@ -57,12 +57,9 @@ def report(delivery: Delivery, settlement: Retry | Dead) -> None:
 
 
 def _rejected(tag: int, asked: Reject) -> Dead:
-    """Return the dead letter of a `Reject`: its reason is one line, and what does not fit into that is its error."""
-    reason = one_line(asked.reason) or "rejected"
-    if asked.__cause__ is not None:
-        return Dead(tag, reason, describe(asked))
-    text = printable(asked.reason).strip()
-    return Dead(tag, reason, None if text in (reason, "") else describe(asked))
+    """Return the dead letter of a `Reject`: its reason is one line, and its error all that it says, and where it was raised."""
+    reason, error = one_line(asked.reason) or "rejected", describe(asked)
+    return Dead(tag, reason, None if error in (reason, "") else error)
 
 
 def not_understood(delivery: Delivery, reason: str, error: str, *, now: float, window: float) -> Retry | Dead:

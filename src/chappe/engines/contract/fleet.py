@@ -10,14 +10,16 @@ from msgspec import Struct
 from chappe.messages.capabilities import Exchange
 
 PAUSED: Final = "paused"
+ACT: Final = "act:"
 PROCESS_STATES: Final = ("ready", "starting", "waiting", "FATAL")  # of a pool, as its supervisor tells them
 
 
 class Desired(Struct, frozen=True, array_like=True):
     """What somebody wants of one thing: of each `what` the latest counts, and the earlier ones are kept as the audit trail.
 
-    `what` is "pool:NAME" with how many processes, "queue:NAME", "schedule:NAME" or "intake" which may be `PAUSED`, or "reload"; the
-    value None means: as it is declared.
+    `what` is "pool:NAME" with how many processes, "queue:NAME", "schedule:NAME" or "intake" which may be `PAUSED`, "reload", or
+    "failure:FINGERPRINT" which may be resolved or ignored; the value None means: as it is declared. Of "act:VERB" nothing is wanted any
+    more: the value says what was done.
     """
 
     number: int

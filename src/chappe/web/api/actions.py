@@ -11,7 +11,7 @@ from chappe.app import App
 from chappe.engines.contract.fleet import PAUSED
 from chappe.errors import InvalidMessage, NotFound
 from chappe.settings import processes_of
-from chappe.web.api.requests import answer, wanted, who
+from chappe.web.api.requests import answer, noted, wanted, who
 
 
 class Pausing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,5 +67,7 @@ class Actions:
         return await self._desire(request, "reload", None)
 
     async def _cancel(self, request: Request) -> Response:
-        state = await self._app.acancel(request.path_params["id"])
+        message = request.path_params["id"]
+        state = await self._app.acancel(message)
+        await noted((await self._app.connection()).store, request, "cancel", f"message {message}, which was {state}")
         return answer({"state": state})

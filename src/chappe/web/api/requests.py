@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from chappe.engines.contract.fleet import ACT, Fleet
 from chappe.errors import InvalidMessage
 from chappe.messages.codec import encode_json
 
@@ -30,3 +31,18 @@ async def wanted(request: Request, kind: type[T]) -> T:
 def who(request: Request) -> str:
     """Return who asks, as the audit trail shows it."""
     return f"http@{request.client.host if request.client is not None else '?'}"
+
+
+async def noted(store: Fleet, request: Request, verb: str, text: str) -> None:
+    """Have what was done be in the audit trail, with who asked for it."""
+    await store.desire(f"{ACT}{verb}", text, who(request))
+
+
+def number_in(request: Request, name: str, default: int, *, most: int = 2**63 - 1) -> int:
+    """Return a number of the query, or the default. Raises `InvalidMessage`."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= most):
+        raise InvalidMessage("the query", {name: f"it is a number of at most {most}"})
+    return int(text)

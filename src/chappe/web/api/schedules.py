@@ -12,7 +12,7 @@ from chappe.app import App
 from chappe.engines.contract.fleet import PAUSED
 from chappe.errors import InvalidMessage
 from chappe.triggers.firings import SCHEDULE, firings, schedule_named
-from chappe.web.api.requests import answer, wanted, who
+from chappe.web.api.requests import answer, noted, wanted, who
 
 
 class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,10 +45,11 @@ class Schedules:
         if asked.fire == (asked.paused is not None):
             raise InvalidMessage("the body", {"$": 'write {"paused": true}, {"paused": false} or {"fire": true}'})
         name = schedule_named(self._app.schedules, request.path_params["name"], self._app.name)
+        store = (await self._app.connection()).store
         if asked.fire:
             message = next(one.message for one in self._app.schedules if one.name == name)
             receipt = await self._app.asend(message)
+            await noted(store, request, "fire", f"schedule {name} as message {receipt.id}")
             return answer({"name": name, "id": receipt.id, "outcome": receipt.outcome})
-        store = (await self._app.connection()).store
         await store.desire(f"{SCHEDULE}{name}", PAUSED if asked.paused else None, who(request))
         return answer({"name": name, "paused": asked.paused})

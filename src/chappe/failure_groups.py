@@ -1,0 +1,220 @@
+"""Dead letters grouped by their cause: the same type, queue, class of error and place in the code are one failure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from chappe.engines.contract.fleet import Desired, QueueStatus
+from chappe.engines.contract.letters import Letter
+from chappe.engines.contract.store import Store
+from chappe.errors import InvalidMessage, NotFound, Rejected
+from chappe.failures import first_line
+from chappe.messages.codec import MSGPACK, decode_plain, encode_json
+
+FAILURE: Final = "failure:"  # and a fingerprint: what somebody has said of it in the desired state
+RESOLVED: Final = "resolved"  # until it happens again
+IGNORED: Final = "ignored"
+OPEN: Final = "open"
+_PAGE: Final = 200  # letters that are read at once: each has a body
+_HOUR: Final = 3600
+_HOURS: Final = 7 * 24
+_REST: Final = 20  # times as long as reading everything again took, nothing is read again
+_TRACE: Final = "Traceback (most recent call last)"
+_PLACE: Final = re.compile(r"^  at (\S+) line (\d+)(?: \(in (\S+)\))?(?:: (.*))?$", re.MULTILINE)
+_CLASS: Final = re.compile(r"([A-Za-z_]\w*)(?:: |$)", re.MULTILINE)
+_VARYING: Final = re.compile(
+    r"""(?P<quoted>"[^"]*"|'[^']*'|«[^»]*»)|[0-9a-f]{8}-[0-9a-f-]{27}|\b0x[0-9a-f]+|\b(?=\w*\d)[0-9a-f]{8,}\b|\d+(?:[.,:]\d+)*""",
+    re.IGNORECASE,
+)
+
+
+class Cause(Struct, frozen=True):
+    """Why a letter is dead, without what differs from one letter to the next; `handler` and `place` are empty where no code is to blame."""
+
+    type: str
+    queue: str
+    error: str
+    handler: str = ""
+    place: str = ""
+    code: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of this cause: it stays when lines above its place are added, or the text of its message varies."""
+        return hashlib.blake2s(msgspec.json.encode(self), digest_size=8).hexdigest()
+
+
+def cause_of(kind: str, queue: str, reason: str, error: str | None) -> Cause:
+    """Return the cause that the reason and the error of a dead letter tell.
+
+    Where an error has a place in the code, its class and that place are the cause; else its text, without numbers, ids and what is quoted.
+    """
+    text = error or ""
+    summary, place = first_line(text) or reason, _PLACE.search(text)
+    if place is None:
+        return Cause(kind, queue, _VARYING.sub(lambda found: "'…'" if found["quoted"] else "…", summary))
+    named = _CLASS.match(summary) if _TRACE in text else None  # what a verdict says begins with no class
+    member = _CLASS.match(text, place.end() + 3) if summary.endswith(("sub-exception)", "sub-exceptions)")) else None
+    called = ": ".join(found[1] for found in (named, member) if found is not None)
+    return Cause(kind, queue, called, place[3] or place[1], place[1], place[4] or "")
+
+
+class Group(Struct):
+    """The letters of one cause: `line` is where its place was last, `text` what its last error said."""
+
+    cause: Cause
+    line: int = 0
+    text: str = ""
+    first_at: float = 0.0
+    last_at: float = 0.0
+    numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    hours: dict[int, int] = msgspec.field(default_factory=dict[int, int])
+
+    def add(self, letter: Letter) -> None:
+        """Count one more letter; they come in the order of their numbers."""
+        self.first_at = min(self.first_at, letter.died_at) if self.numbers else letter.died_at
+        if letter.died_at >= self.last_at:
+            place = _PLACE.search(letter.error or "")
+            self.last_at, self.line, self.text = letter.died_at, int(place[2]) if place else 0, first_line(letter.error) or letter.reason
+        self.numbers.append(letter.number)
+        hour = int(letter.died_at // _HOUR)
+        self.hours[hour] = self.hours.get(hour, 0) + 1
+
+    @property
+    def place(self) -> str:
+        """Where in the code its last letter failed, or nothing."""
+        return f"{self.cause.place}:{self.line}" if self.cause.place else ""
+
+    def occurrences(self) -> list[tuple[float, int]]:
+        """Return how many died in each hour of the week before the last one did."""
+        last = int(self.last_at // _HOUR)
+        return [(hour * float(_HOUR), count) for hour, count in sorted(self.hours.items()) if hour > last - _HOURS]
+
+    def state(self, said: Desired | None) -> str:
+        """Return what was said of it; what was resolved and happened again is open."""
+        if said is None or said.value not in (RESOLVED, IGNORED):
+            return OPEN
+        return OPEN if said.value == RESOLVED and self.last_at > said.at else said.value
+
+
+class _Letters(Struct):
+    """What was read so far, and how many letters of each queue that were."""
+
+    groups: dict[str, Group] = msgspec.field(default_factory=dict[str, Group])
+    dead: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    after: int = 0
+
+    async def read(self, store: Store) -> None:
+        while letters := await store.letters(after=self.after, limit=_PAGE):
+            for letter in letters:
+                cause = cause_of(letter.envelope.type, letter.queue, letter.reason, letter.error)
+                self.groups.setdefault(cause.fingerprint, Group(cause)).add(letter)
+                self.dead[letter.queue] = self.dead.get(letter.queue, 0) + 1
+            self.after = letters[-1].number
+
+
+class FailureGroups:
+    """The groups of one store, in memory: new letters are read by number, and all again where somebody else has taken some away."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._letters = _Letters()
+        self._rests_until = float("-inf")
+        self._said: dict[str, Desired] = {}
+        self._known = 0
+
+    async def refresh(self, store: Store) -> None:
+        """Read what is new. Raises `BrokerUnavailable`."""
+        while said := await store.desired(after=self._known):
+            self._known = said[-1].number
+            self._said.update({one.what.removeprefix(FAILURE): one for one in said if one.what.startswith(FAILURE)})
+        before, known, began = _dead_of((await store.overview()).queues), self._letters, self._now()
+        is_first = not known.after
+        await known.read(store)
+        if not is_first:
+            after = _dead_of((await store.overview()).queues)
+            if _agree(known.dead, before, after) or self._now() < self._rests_until:
+                return
+            began, again = self._now(), _Letters()
+            await again.read(store)
+            self._letters = again
+        self._rests_until = self._now() + _REST * (self._now() - began)
+
+    def groups(self) -> list[Group]:
+        """Return all that have letters, the latest first."""
+        return sorted((group for group in self._letters.groups.values() if group.numbers), key=lambda group: -group.last_at)
+
+    def group(self, fingerprint: str) -> Group:
+        """Return one group. Raises `NotFound`."""
+        group = self._letters.groups.get(fingerprint)
+        if group is None or not group.numbers:
+            raise NotFound(f'no dead letter has the failure "{fingerprint[:100]}"; it may have been retried or discarded meanwhile')
+        return group
+
+    def said_of(self, fingerprint: str) -> Desired | None:
+        """Return what was last said of a failure."""
+        return self._said.get(fingerprint)
+
+    def forget(self, group: Group, gone: Sequence[int]) -> None:
+        """Have letters of a group be gone."""
+        taken = set(gone)
+        left = array("q", (number for number in group.numbers if number not in taken))
+        self._letters.dead[group.cause.queue] -= len(group.numbers) - len(left)
+        group.numbers = left
+
+
+def _dead_of(queues: Sequence[QueueStatus]) -> dict[str, int]:
+    return {queue.name: queue.dead for queue in queues}
+
+
+def _agree(known: Mapping[str, int], before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    """Tell whether as many letters are known as there are; more may have died while they were read."""
+    names = known.keys() | before.keys()
+    return all(before.get(name, 0) <= known.get(name, 0) <= max(before.get(name, 0), after.get(name, 0)) for name in names)
+
+
+class Done(Struct):
+    """What became of some letters: those that were refused, because another message has their unique key, are dead as before."""
+
+    done: int = 0
+    gone: list[int] = msgspec.field(default_factory=list[int])
+    refused: list[str] = msgspec.field(default_factory=list[str])
+
+
+async def act_on(store: Store, numbers: Sequence[int], verb: str) -> Done:
+    """Retry or discard letters, all at once; if one of them is refused, each by itself."""
+    act = store.retry_letters if verb == "retry" else store.discard_letters
+    told, waiting = Done(), [list(numbers)]
+    while waiting:
+        some = waiting.pop()
+        try:
+            told.done += await act(some)
+            told.gone += some
+        except Rejected as error:
+            half = len(some) // 2
+            if half:
+                waiting += [some[half:], some[:half]]
+            else:
+                told.refused.append(str(error))
+    return told
+
+
+def edited(letter: Letter, edit: Mapping[str, object]) -> bytes:
+    """Return the body of a letter with other values of some fields. Raises `InvalidMessage` for a body that has no fields."""
+    envelope = letter.envelope
+    try:
+        body: object = decode_plain(envelope.body, envelope.content_type)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidMessage(envelope.type, {"$": f"the body of letter {letter.number} cannot be read: {error}"}) from None
+    if not isinstance(body, dict):
+        raise InvalidMessage(envelope.type, {"$": f"the body of letter {letter.number} is no object, so that it has no fields"})
+    changed = {**cast("dict[str, object]", body), **edit}
+    return msgspec.msgpack.encode(changed) if envelope.content_type == MSGPACK else encode_json(changed)

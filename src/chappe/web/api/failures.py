@@ -1,0 +1,199 @@
+"""Dead letters by their cause over HTTP: what fails, since when, and what is done about it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from chappe.app import App
+from chappe.connection import Connection
+from chappe.engines.contract.letters import Letter
+from chappe.errors import InvalidMessage, NotFound
+from chappe.failure_groups import FAILURE, IGNORED, OPEN, RESOLVED, Done, FailureGroups, Group, act_on
+from chappe.web.api.letters import Edits, Listed, listed
+from chappe.web.api.requests import answer, noted, number_in, wanted, who
+
+_LOOK: Final = 1.0  # seconds for which what was read holds
+_PATIENCE: Final = 2.0  # seconds that a request waits for reading to come to its end
+_WORK: Final = 2.0  # seconds for which one request goes on to retry or discard
+_CHUNK: Final = 100
+_MOST_REFUSED: Final = 5  # that are told
+_SAID: Final = {"resolve": RESOLVED, "ignore": IGNORED, "reopen": None}
+
+
+class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
+    action: Literal["retry", "discard", "resolve", "ignore", "reopen"]
+    edit: dict[str, Any] | None = None
+    cursor: str | None = None
+
+
+class Shown(Struct, frozen=True):
+    """A failure as it is shown: `occurrences` are the hours of its last week and how many died in each, `who` has said its state."""
+
+    fingerprint: str
+    type: str
+    queue: str
+    handler: str
+    error: str
+    place: str
+    count: int
+    first_at: float
+    last_at: float
+    state: str
+    occurrences: list[tuple[float, int]]
+    who: str | None
+    said_at: float | None
+
+
+class Failures:
+    """The routes of the failures of one application, with what this gateway has read of them."""
+
+    def __init__(self, app: App, now: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._now = now
+        self._groups = FailureGroups()
+        self._edits = Edits(app)
+        self._reading: asyncio.Task[None] | None = None
+        self._read_at = float("-inf")
+
+    def routes(self) -> list[Route]:
+        """Return the routes of failures."""
+        return [
+            Route("/api/failures", self._list, methods=["GET"]),
+            Route("/api/failures/{fingerprint}", self._get, methods=["GET"]),
+            Route("/api/failures/{fingerprint}", self._post, methods=["POST"]),
+        ]
+
+    async def _fresh(self) -> tuple[Connection, bool]:
+        """Read what is new, together with all who ask, and tell whether that came to its end in time."""
+        connection = await self._app.connection()
+        if self._reading is None and self._now() - self._read_at >= _LOOK:
+            self._reading = asyncio.ensure_future(self._groups.refresh(connection.store))
+        if (reading := self._reading) is None:
+            return connection, True
+        await asyncio.wait({reading}, timeout=_PATIENCE)
+        if not reading.done():
+            return connection, False
+        if self._reading is reading:
+            self._reading, self._read_at = None, self._now()
+        await reading
+        return connection, True
+
+    async def _list(self, request: Request) -> Response:
+        state = request.query_params.get("state", OPEN)
+        if state not in (OPEN, RESOLVED, IGNORED, "all"):
+            raise InvalidMessage("the query", {"state": f"it is {OPEN}, {RESOLVED}, {IGNORED} or all"})
+        _, is_whole = await self._fresh()
+        shown = [self._shown(group) for group in self._groups.groups()]
+        return answer({"groups": [one for one in shown if state in (one.state, "all")], "is_whole": is_whole})
+
+    async def _get(self, request: Request) -> Response:
+        connection, _ = await self._fresh()
+        group = self._groups.group(request.path_params["fingerprint"])
+        after, limit = number_in(request, "cursor", 0), number_in(request, "limit", 50, most=200)
+        first = bisect_right(group.numbers, after)
+        found = group.numbers[first : first + limit + 1]
+        letters = await _letters(connection, found[:limit])
+        self._groups.forget(group, [number for number, letter in letters.items() if letter is None])
+        shown = [listed(letter) for letter in letters.values() if letter is not None]
+        return answer(_Page(self._shown(group), shown, str(found[limit - 1]) if len(found) > limit else None))
+
+    async def _post(self, request: Request) -> Response:
+        asked = await wanted(request, _Wanted)
+        if asked.edit is not None and asked.action != "retry":
+            raise InvalidMessage("the body", {"$.edit": "fields are edited where letters are retried"})
+        connection, _ = await self._fresh()
+        group = self._groups.group(request.path_params["fingerprint"])
+        if asked.action in _SAID:
+            await connection.store.desire(f"{FAILURE}{group.cause.fingerprint}", _SAID[asked.action], who(request))
+            self._read_at = float("-inf")
+            return answer({"done": len(group.numbers), "left": 0})
+        after, until = _span(asked.cursor, group)
+        self._edits.check(group.cause.type, asked.edit)
+        numbers = group.numbers[bisect_right(group.numbers, after) : bisect_right(group.numbers, until)]
+        told, reached = await self._act(connection, numbers, asked)
+        self._groups.forget(group, told.gone)
+        left = numbers[reached:]
+        what = f"{told.done} dead letters of failure {group.cause.fingerprint}"
+        await noted(connection.store, request, asked.action, f"{what}, edited: {', '.join(asked.edit)}" if asked.edit else what)
+        cursor = f"{numbers[reached - 1]}-{until}" if left else None
+        return answer(_Acted(told.done, len(left), told.refused[:_MOST_REFUSED], cursor))
+
+    async def _act(self, connection: Connection, numbers: Sequence[int], asked: _Wanted) -> tuple[Done, int]:
+        """Act on letters for a while, and return what became of how many."""
+        whole, began, reached = Done(), self._now(), 0
+        while reached < len(numbers) and (not reached or self._now() - began < _WORK):
+            some = list(numbers[reached : reached + _CHUNK])
+            reached += len(some)
+            if asked.edit:
+                letters = await _letters(connection, some)
+                some = await self._edited(connection, letters, asked.edit, whole)
+            told = await act_on(connection.store, some, asked.action)
+            whole.done += told.done
+            whole.gone += told.gone
+            whole.refused += told.refused
+        return whole, reached
+
+    async def _edited(self, connection: Connection, letters: Mapping[int, Letter | None], edit: dict[str, Any], whole: Done) -> list[int]:
+        """Replace the bodies of letters, and return which of them can be retried."""
+        bodies: dict[int, bytes] = {}
+        for number, letter in letters.items():
+            try:
+                if letter is None:
+                    whole.gone.append(number)
+                else:
+                    bodies[number] = self._edits.edited(letter, edit)
+            except InvalidMessage as error:
+                whole.refused.append(f"dead letter {number}: {error}")
+        await asyncio.gather(*(connection.store.edit_letter(number, body) for number, body in bodies.items()))
+        return list(bodies)
+
+    def _shown(self, group: Group) -> Shown:
+        cause = group.cause
+        fingerprint, said = cause.fingerprint, self._groups.said_of(cause.fingerprint)
+        state = group.state(said)
+        return Shown(
+            fingerprint, cause.type, cause.queue, cause.handler, group.text, group.place,
+            len(group.numbers), group.first_at, group.last_at, state, group.occurrences(), said and said.who, said and said.at,
+        )  # fmt: skip
+
+
+class _Page(Struct, frozen=True):
+    group: Shown
+    letters: list[Listed]
+    cursor: str | None
+
+
+class _Acted(Struct, frozen=True):
+    done: int
+    left: int
+    refused: list[str]
+    cursor: str | None
+
+
+async def _letters(connection: Connection, numbers: Sequence[int]) -> dict[int, Letter | None]:
+    """Return letters by number, and nothing for those that are no more."""
+
+    async def one(number: int) -> Letter | None:
+        try:
+            return await connection.store.letter(number)
+        except NotFound:
+            return None
+
+    return dict(zip(numbers, await asyncio.gather(*map(one, numbers)), strict=True))
+
+
+def _span(cursor: str | None, group: Group) -> tuple[int, int]:
+    """Return behind which letter to go on, and with which to end: what dies again meanwhile is not acted on twice."""
+    after, _, until = (cursor or f"0-{group.numbers[-1]}").partition("-")
+    if not (after.isdecimal() and until.isdecimal()):
+        raise InvalidMessage("the body", {"$.cursor": "send it as an earlier answer had it"})
+    return int(after), int(until)

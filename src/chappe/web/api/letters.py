@@ -1,0 +1,153 @@
+"""Dead letters over HTTP: listed, shown with everything that is known of them, edited, retried and discarded."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from chappe.app import App
+from chappe.engines.contract.letters import Letter
+from chappe.errors import InvalidMessage, NotFound, UnknownMessage
+from chappe.failure_groups import act_on, cause_of, edited
+from chappe.failures import first_line
+from chappe.messages.codec import decode_plain, decoder
+from chappe.messages.message import Message
+from chappe.web.api.requests import answer, noted, number_in, wanted
+
+
+class Listed(Struct, frozen=True):
+    """A dead letter in a list."""
+
+    number: int
+    id: str
+    type: str
+    queue: str
+    reason: str
+    error: str
+    attempts: int
+    deaths: int
+    died_at: float
+
+
+class _Whole(Listed, frozen=True):
+    fingerprint: str
+    body: Any
+    headers: dict[str, str]
+    traceback: str | None
+    history: tuple[tuple[float, int, str], ...]
+
+
+class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
+    action: Literal["retry", "discard"]
+    body: Raw | UnsetType = UNSET
+
+
+class Edits:
+    """Other values of fields, for messages of types that this application may know."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def _class(self, kind: str) -> type[Message] | None:
+        try:
+            return self._app.registry.message(kind)
+        except UnknownMessage:
+            return None
+
+    def check(self, kind: str, edit: dict[str, Any] | None) -> None:
+        """Raise `InvalidMessage` for a field that the type does not have."""
+        known = self._class(kind)
+        fields: tuple[str, ...] = () if known is None else known.__struct_encode_fields__
+        if unknown := [name for name in edit or {} if fields and name not in fields]:
+            raise InvalidMessage(kind, {f"$.{unknown[0]}": f"it has no such field; its fields are: {', '.join(fields)}"})
+
+    def refuse_invalid(self, letter: Letter, body: bytes) -> None:
+        """Raise `InvalidMessage` for a body that is none of the letter's type."""
+        known, envelope = self._class(letter.envelope.type), letter.envelope
+        try:
+            if known is not None:
+                decoder(known, envelope.content_type)(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidMessage(envelope.type, {"$": str(error)}) from None
+
+    def edited(self, letter: Letter, edit: dict[str, Any]) -> bytes:
+        """Return the body of a letter with other values of some fields. Raises `InvalidMessage`."""
+        body = edited(letter, edit)
+        self.refuse_invalid(letter, body)
+        return body
+
+
+class Letters:
+    """The routes of dead letters."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._edits = Edits(app)
+
+    def routes(self) -> list[Route]:
+        """Return the routes of dead letters."""
+        return [
+            Route("/api/letters", self._list, methods=["GET"]),
+            Route("/api/letters/{number:int}", self._get, methods=["GET"]),
+            Route("/api/letters/{number:int}", self._post, methods=["POST"]),
+        ]
+
+    async def _list(self, request: Request) -> Response:
+        store = (await self._app.connection()).store
+        limit = number_in(request, "limit", 50, most=200)
+        letters = await store.letters(request.query_params.get("queue"), after=number_in(request, "cursor", 0), limit=limit)
+        cursor = str(letters[-1].number) if len(letters) == limit else None
+        return answer({"letters": [listed(letter) for letter in letters], "cursor": cursor})
+
+    async def _get(self, request: Request) -> Response:
+        return answer(_whole(await (await self._app.connection()).store.letter(_number(request))))
+
+    async def _post(self, request: Request) -> Response:
+        asked, number = await wanted(request, _Wanted), _number(request)
+        store = (await self._app.connection()).store
+        letter = await store.letter(number)
+        text = f"dead letter {number}, message {letter.envelope.id}"
+        if not isinstance(asked.body, UnsetType):
+            if asked.action != "retry" or letter.envelope.content_type.partition(";")[0] not in ("", "application/json"):
+                raise InvalidMessage("the body", {"$.body": "the body of a letter in JSON can be replaced where it is retried"})
+            self._edits.refuse_invalid(letter, bytes(asked.body))
+            await store.edit_letter(number, bytes(asked.body))
+            text += ", with another body"
+        told = await act_on(store, [number], asked.action)
+        await noted(store, request, asked.action, text)
+        return answer({"done": told.done, "left": 0, "refused": told.refused, "cursor": None})
+
+
+def listed(letter: Letter) -> Listed:
+    """Return a letter as a list shows it."""
+    envelope = letter.envelope
+    return Listed(
+        letter.number, envelope.id, envelope.type, letter.queue, letter.reason, first_line(letter.error), letter.attempts, letter.deaths,
+        letter.died_at,
+    )  # fmt: skip
+
+
+def _whole(letter: Letter) -> _Whole:
+    envelope = letter.envelope
+    fingerprint = cause_of(envelope.type, letter.queue, letter.reason, letter.error).fingerprint
+    try:
+        body = decode_plain(envelope.body, envelope.content_type)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = {"base64": base64.b64encode(envelope.body).decode()}
+    few = {name: getattr(listed(letter), name) for name in Listed.__struct_fields__}
+    return _Whole(
+        **few, fingerprint=fingerprint, body=body, headers=dict(envelope.headers or {}), traceback=letter.error, history=letter.history
+    )
+
+
+def _number(request: Request) -> int:
+    number: int = request.path_params["number"]
+    if number >= 2**63:
+        raise NotFound.letter(number)
+    return number
