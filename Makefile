@@ -10,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: audit help demo demo-auction demo-bots demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
+.PHONY: audit help dashboard demo demo-auction demo-bots demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
 # Install those of Debian's packages $(1) that are missing, when root; no server is started as a service, none gets data of the system's.
@@ -50,6 +50,19 @@ $(UV):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.13'
 
+PAGES := src/chappe/web/dashboard/index.html
+NODE := $(shell command -v npm)
+CLIENT := $(shell find dashboard -path '*/node_modules' -prune -o -type f -print)
+
+dashboard/node_modules/.installed: dashboard/package-lock.json
+	@cd dashboard && npm ci --silent --no-audit --no-fund && touch node_modules/.installed
+
+$(PAGES): $(CLIENT) dashboard/node_modules/.installed
+	@cd dashboard && npm run --silent build -- --logLevel warn
+
+dashboard: ## Build the pages of the dashboard, which needs Node 20 or newer
+	@$(if $(NODE),$(AGAIN) $(PAGES) || echo "the pages of the dashboard could not be built: Chappe runs without them" >&2,echo "Node is not here: Chappe runs without the pages of its dashboard" >&2)
+
 $(VENV)/.demo: $(UV) pyproject.toml uv.lock
 	$(UV) sync --quiet --frozen --no-default-groups --all-extras --inexact
 	@touch $@
@@ -58,22 +71,22 @@ $(VENV)/.tests: $(UV) pyproject.toml uv.lock
 	$(UV) sync --quiet --frozen --all-extras --inexact
 	@touch $@
 
-setup: $(VENV)/.tests ## Make the environment for working on Chappe in .venv
+setup: $(VENV)/.tests dashboard ## Make the environment for working on Chappe in .venv
 
 BROKER := file
-demo: $(VENV)/.demo $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=postgres, BROKER=rabbitmq, ARGS=--keep leaves it running)
+demo: $(VENV)/.demo dashboard $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Replay real bookings through the channel manager for 30 s (BROKER=postgres, BROKER=rabbitmq, ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m channel_manager.demo --broker $(BROKER) $(ARGS)
 
-demo-triggers: $(VENV)/.demo $(if $(filter postgres,$(BROKER)),tools) ## Sweep 61 triggers of a Django project between real feeds and four services (BROKER=postgres, ARGS=--keep leaves it running with its admin)
+demo-triggers: $(VENV)/.demo dashboard $(if $(filter postgres,$(BROKER)),tools) ## Sweep 61 triggers of a Django project between real feeds and four services (BROKER=postgres, ARGS=--keep leaves it running with its admin)
 	@PYTHONPATH=examples $(BIN)/python -m triggers.demo --broker $(BROKER) $(ARGS)
 
-demo-import: $(VENV)/.demo $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Import several hundred real links into read later, from a web that misbehaves, in about a minute (BROKER=postgres, BROKER=rabbitmq, ARGS=--keep leaves it running)
+demo-import: $(VENV)/.demo dashboard $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Import several hundred real links into read later, from a web that misbehaves, in about a minute (BROKER=postgres, BROKER=rabbitmq, ARGS=--keep leaves it running)
 	@PYTHONPATH=examples $(BIN)/python -m read_later.demo --broker $(BROKER) $(ARGS)
 
-demo-auction: $(VENV)/.demo ## Show real bids arriving in browsers by push, for a minute (ARGS="--keep --seconds 300 --auctions 309")
+demo-auction: $(VENV)/.demo dashboard ## Show real bids arriving in browsers by push, for a minute (ARGS="--keep --seconds 300 --auctions 309")
 	@PYTHONPATH=examples $(BIN)/python -m auctions.demo $(ARGS)
 
-demo-bots: $(VENV)/.demo ## Have five bots and a person talk, one of which is away for a while and catches up
+demo-bots: $(VENV)/.demo dashboard ## Have five bots and a person talk, one of which is away for a while and catches up
 	@PYTHONPATH=examples $(BIN)/python -m bots.demo $(ARGS)
 
 # The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
@@ -127,6 +140,7 @@ check: $(VENV)/.tests ## Format, lint, types, import layers: what must be clean 
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(if $(NODE),$(AGAIN) dashboard/node_modules/.installed && cd dashboard && npm run --silent check,@echo "Node is not here: the client of the dashboard is not checked" >&2)
 
 # What starts processes or servers covers nothing in its own process.
 OUTSIDE := $(addprefix tests/,processes benchmarks faults servers examples cli foreign test_docs.py)

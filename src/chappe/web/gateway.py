@@ -27,10 +27,11 @@ from chappe.web.api.overview import Overviews
 from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
-from chappe.web.guard import BodyTooLarge, Guard, refuse_open_bind
+from chappe.web.guard import BodyTooLarge, Guard, path_of, refuse_open_bind
 from chappe.web.live import Live
 from chappe.web.metrics import Metrics
 from chappe.web.openapi import document
+from chappe.web.pages import pages
 from chappe.web.problems import problem, problem_of
 
 _ROUTES = (
@@ -45,6 +46,7 @@ _ROUTES = (
     "openapi.json",
     "asyncapi.json",
     "api",
+    "dashboard",
 )
 _STREAMS = ("/events", "/api/changes")  # they may last for days
 VERSION = importlib.metadata.version("chappe")
@@ -78,7 +80,7 @@ def gateway(app: App) -> ASGIApp:
         return Response(text, headers={"Content-Type": kind})
 
     async def describe(request: Request) -> Response:
-        return Response(documents[request.scope["path"]], media_type="application/json")
+        return Response(documents[path_of(request.scope)], media_type="application/json")
 
     async def client(_: Request) -> Response:
         return FileResponse(Path(__file__).parent / "static/chappe.js", media_type="text/javascript")
@@ -103,6 +105,7 @@ def gateway(app: App) -> ASGIApp:
         *(Route(path, describe, methods=["GET"]) for path in documents),
         *(route for part in parts for route in part.routes()),
         Route("/chappe.js", client, methods=["GET"]),
+        *pages(),
         *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
     ]
     handlers = {HTTPException: _http_problem, ChappeError: _refused, Exception: _failure}
@@ -124,13 +127,15 @@ class _Measured:
             return
         started = time.perf_counter()
         status = 500
-        route = _route_of(scope["path"])
+        route = _route_of(path_of(scope))
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+                is_kept = any(name == b"cache-control" for name, _ in message["headers"])
+                kept = () if is_kept else ((b"cache-control", b"no-store"),)
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff"), *kept]
             await send(message)
 
         try:

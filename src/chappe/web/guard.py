@@ -117,12 +117,15 @@ class Guard:
             name = origin.decode("latin-1").lower()
             if name not in self._origins and name not in (f"http://{host}", f"https://{host}"):
                 return problem(403, "This origin may not speak to the gateway", f'add "{name}" to allowed_origins if it should')
-        if found.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and origin is None:
+        is_page = _is_page(scope)
+        if found.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and origin is None and not (is_page and _follows_a_link(found)):
             return problem(403, "Another site may not speak to the gateway", "a browser says that this request comes from another site")
         length = found.get(b"content-length")
         if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self._max_body):
             return self._too_large()
-        return None if scope["path"] in OPEN_PATHS else self._refuse_stranger(scope, found.get(b"authorization") or _offered(scope))
+        if path_of(scope) in OPEN_PATHS or (is_page and self._digest is not None):
+            return None
+        return self._refuse_stranger(scope, found.get(b"authorization") or _offered(scope))
 
     def _refuse_stranger(self, scope: Scope, authorization: bytes) -> Response | None:
         if self._digest is not None:
@@ -149,6 +152,23 @@ class Guard:
         digest = hashlib.sha256(token.strip()).digest()
         assert self._digest is not None
         return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path of a request without the one below which this application is mounted in another."""
+    root: str = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"]
+    return path[len(root) :] if path.startswith(f"{root}/") else path
+
+
+def _is_page(scope: Scope) -> bool:
+    """Tell whether only the pages of the dashboard are asked for, which hold no secret: what they show they ask for with the token."""
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and f"{path_of(scope)}/".startswith("/dashboard/")
+
+
+def _follows_a_link(headers: dict[bytes, bytes]) -> bool:
+    """Tell whether somebody opens a page from another site, in a tab of its own: there is nothing that could be forged."""
+    return headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
 
 
 def _offered(scope: Scope) -> bytes:
