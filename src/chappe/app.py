@@ -19,6 +19,7 @@ from chappe.archive.follow import Follower, Following, Since
 from chappe.blocking import Place, warn_of_blocking
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
 from chappe.bus.context import Context, Leaving, Ports
+from chappe.bus.digest import digest_of
 from chappe.bus.draft import Draft, draft_of, listed
 from chappe.bus.handler import Handler
 from chappe.bus.loop import attempted
@@ -103,15 +104,19 @@ class App:
         """Use these settings; for the processes of `chappe run` and for tests, before the first message."""
         self.setting = Setting(settings, role, may_own_file, engine)
 
-    def handles(self, *messages: type[Command], queue: Queue | None = None) -> Callable[[F], F]:
+    def handles(
+        self, *messages: type[Command], queue: Queue | None = None, batch: int | None = None, within: float = 1.0
+    ) -> Callable[[F], F]:
         """Register a handler of commands; several handlers of one command run in the order of their registration.
 
-        `queue` says that this handler serves what comes through that queue, and declares it.
+        `queue` says that this handler serves what comes through that queue, and declares it. With `batch` it is called with a list of up
+        to so many commands, as soon as there are so many, or the oldest was sent `within` so many seconds; what it returns is nothing, or
+        a list with a result, or an error, for each. What it raises is a failed attempt of all, and what is tried again comes alone.
         """
 
         def register(function: F) -> F:
             self._refuse_if_frozen("handlers")
-            handler = Handler(function)
+            handler = Handler(function, digest=digest_of(getattr(function, "__qualname__", repr(function)), batch, within))
             for message in messages:
                 self.registry.add_handler(message, handler, queue)
             return function

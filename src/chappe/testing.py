@@ -337,7 +337,7 @@ class Trial:
         queues = app.registry.consumed_queues()
         if not queues:
             return 0
-        table = RunningTable(self._path.parent / "slots", self._concurrency)
+        table = RunningTable(self._path.parent / "slots", self._concurrency + app.registry.waiting_places)
         async with connection.broker.consume(queues, prefetch=2 * self._concurrency) as consumer:
             worker = _Worker(app.bus, consumer, merging=app.merger, ports=await app.ports(), concurrency=self._concurrency, table=table)
             running = asyncio.ensure_future(worker.run())
@@ -365,8 +365,8 @@ class Trial:
             asked = worker.asked
             seen = await self._look()
             await asyncio.sleep(0)  # what came with the answer reaches the worker first
-            is_idle = asked and asked == worker.asked and not worker.busy and not any(queue.running for queue in seen)
-            if is_idle and (seen, asked) == before:
+            is_idle = asked and asked == worker.asked and not worker.busy and sum(queue.running for queue in seen) == worker.held
+            if is_idle and (seen, asked) == before and not worker.leave_if_due(self._clock):
                 return
             before = (seen, asked)
             await asyncio.sleep(0.002)
@@ -389,6 +389,21 @@ class _Worker(Worker):
     """A worker that keeps what a message cannot be handled for: in production it may pass, in a test it is an error."""
 
     broken: Exception | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._leaving: list[tuple[float, Callable[[], None]]] = []
+
+    def _leave_later(self, seconds: float, leave: Callable[[], None]) -> None:
+        self._leaving.append((self._bus.now() + seconds, leave))
+
+    def leave_if_due(self, now: float) -> bool:
+        """Handle what waits together and is due by the clock of the test, once nothing more can come; tell whether there is any."""
+        due = [leave for moment, leave in self._leaving if moment <= now]
+        self._leaving = [later for later in self._leaving if later[0] > now]
+        for leave in due:
+            leave()
+        return bool(due)
 
     async def _plan(self, name: str, queue: str, content_type: str) -> Any:
         try:

@@ -14,6 +14,7 @@ from typing import Any, Self
 import pytest
 
 from chappe import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
+from chappe.bus.context import NO_PORTS
 from chappe.engines.contract.broker import Ack, Depth, Refusal, Settlement
 from chappe.engines.file.server import Engine
 from chappe.errors import BrokerUnavailable, NotFound, Rejected, Unconfirmed, UnknownMessage
@@ -28,6 +29,10 @@ trace: contextvars.ContextVar[str] = contextvars.ContextVar("trace", default="cl
 
 
 class Do(Command, queue="work", retry=Retry(2, delay=0.0, jitter=0.0)):
+    what: str
+
+
+class Together(Command, queue="together"):
     what: str
 
 
@@ -505,3 +510,82 @@ async def test_a_thread_that_ignores_its_timeout_keeps_its_slot_and_its_key_unti
         await task
     await app.aclose()
     engine.close()
+
+
+async def test_a_worker_that_ends_gives_back_what_waits_for_others_and_counts_no_attempt(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    calls: list[list[str]] = []
+
+    async def together(commands: list[Together], contexts: list[Context]) -> None:
+        calls.append([f"{command.what}{context.attempt}" for command, context in zip(commands, contexts, strict=True)])
+
+    shop.app.handles(Together, batch=3, within=600.0)(together)
+    async with shop:
+        connection = shop.connection
+        async with connection.broker.consume(["together"], prefetch=10) as consumer:
+
+            def working() -> Worker:
+                table = RunningTable(tmp_path, 1 + shop.app.registry.waiting_places)
+                return Worker(shop.app.bus, consumer, merging=shop.app.merger, ports=NO_PORTS, concurrency=1, table=table)
+
+            worker = working()
+            running = asyncio.create_task(worker.run())
+            await shop.app.asend([Together(what=w) for w in "ab"])
+            await auntil(lambda: worker.held == 2, "both to wait for a third")
+            assert worker.busy == 0
+            await worker.stop(600.0)
+            await running
+            assert (await connection.broker.depth("together")).delayed == 2
+            assert not calls
+
+
+async def test_a_worker_that_ends_finishes_a_call_for_several(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    began, ended = asyncio.Event(), list[str]()
+
+    async def together(commands: list[Together]) -> None:
+        began.set()
+        await shop.gate.wait()
+        ended.extend(command.what for command in commands)
+
+    shop.app.handles(Together, batch=3, within=600.0)(together)
+    async with shop, shop.connection.broker.consume(["together"], prefetch=10) as consumer:
+        table = RunningTable(tmp_path, 1 + shop.app.registry.waiting_places)
+        worker = Worker(shop.app.bus, consumer, merging=shop.app.merger, ports=NO_PORTS, concurrency=1, table=table)
+        running = asyncio.create_task(worker.run())
+        await shop.app.asend([Together(what=w) for w in "abc"])
+        await began.wait()
+        assert worker.busy == 1
+        stopping = asyncio.create_task(worker.stop(600.0))
+        shop.gate.set()
+        assert await stopping == 0
+        await running
+        assert ended == ["a", "b", "c"]
+        depth = await shop.connection.broker.depth("together")
+        assert (depth.ready, depth.running, depth.delayed, worker.done) == (0, 0, 0, 3)
+
+
+async def test_a_command_cancelled_in_a_call_for_several_ends_alone(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    began, ended = asyncio.Event(), list[str]()
+
+    async def together(commands: list[Together]) -> None:
+        began.set()
+        await shop.gate.wait()
+        ended.extend(command.what for command in commands)
+
+    shop.app.handles(Together, batch=2, within=600.0)(together)
+    async with shop, shop.connection.broker.consume(["together"], prefetch=10) as consumer:
+        table = RunningTable(tmp_path, 1 + shop.app.registry.waiting_places)
+        worker = Worker(shop.app.bus, consumer, merging=shop.app.merger, ports=NO_PORTS, concurrency=1, table=table)
+        running = asyncio.create_task(worker.run())
+        receipts = await shop.app.asend([Together(what=w) for w in "ab"])
+        await began.wait()
+        assert await shop.app.acancel(receipts[0].id) == "running"
+        await auntil(lambda: worker.held == 0, "the cancelled one to have left")
+        assert not ended
+        shop.gate.set()
+        await auntil(lambda: worker.done == 1 and worker.busy == 0, "the other to be done")
+        assert ended == ["a", "b"]
+        await worker.stop(5.0)
+        await running

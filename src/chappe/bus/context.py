@@ -34,7 +34,7 @@ class Context:
 
     __slots__ = (
         "_ended", "_ports", "attempt", "budget", "correlation_id", "headers", "id", "marked", "note", "now", "queue", "sent_at", "tag",
-        "then",
+        "then", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,7 @@ class Context:
         self.now = now
         self.tag = tag
         self.budget: str | None = None
+        self.waited = 0.0  # for other messages, to be handled together
 
     @property
     def is_replayed(self) -> bool:

@@ -8,32 +8,40 @@ import ctypes
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import CoroutineType
 from typing import Any, cast
 
 from chappe.bus import forked
 from chappe.bus.context import Context
+from chappe.bus.digest import Digest, Gathering
 from chappe.bus.outcome import iterated, outcome_of
 from chappe.bus.providers import Providers
-from chappe.bus.signature import NOTHING, Declaration, members, needs_of
+from chappe.bus.signature import NOTHING, Declaration, members, needs_of, plain
+from chappe.bus.steps import executes_in_thread
 from chappe.errors import DefinitionError
 from chappe.messages.message import Message
 
 Invoke = Callable[[Any, Context], Awaitable[Any]]
-executes_in_thread: contextvars.ContextVar[Callable[[bool], None]] = contextvars.ContextVar("executes_in_thread", default=lambda _: None)
 
 
 class Handler:
     """A function, what it handles, and what else it wants to be given."""
 
     def __init__(
-        self, function: Callable[..., Any], *, unpack: Callable[..., Any] | None = None, provided: Sequence[str] | None = None
+        self,
+        function: Callable[..., Any],
+        *,
+        unpack: Callable[..., Any] | None = None,
+        provided: Sequence[str] | None = None,
+        digest: Digest | None = None,
     ) -> None:
         """Read the signature: the first parameter is the message, the others are provided by their annotation.
 
-        With `unpack`, that is what is called with the message, and only the parameters in `provided` are.
+        With `unpack`, that is what is called with the message, and only the parameters in `provided` are. With a `digest` it is called
+        with a list of messages, and the list of their contexts.
         """
         declared = Declaration(function)
         self.name = declared.name
@@ -43,22 +51,25 @@ class Handler:
         if unpack is None:
             message = _message_of(declared)
             _refuse_unbound_method(declared, message)
-            self.takes = _taken(declared, message)
+            self.takes = _taken(declared, message, listed=digest is not None)
         self.needs, self.defaults = needs_of(declared, list(declared.parameters)[1:] if provided is None else provided)
         self._call = unpack or function
         self._on_loop = _runs_on_the_loop(function)
+        self.digest = digest
+        if digest is not None:
+            _refuse_as_digest(declared, self.needs)
 
     def unmet(self, providers: Providers) -> list[str]:
         """Return the parameters that nothing provides."""
         return [
             f"{name}: {getattr(hint, '__qualname__', hint)}"
             for name, hint in self.needs.items()
-            if not wants_context(hint) and name not in self.defaults and not providers.knows(hint)
+            if not self._wants_context(hint) and name not in self.defaults and not providers.knows(hint)
         ]
 
     async def bind(self, providers: Providers, threads: ThreadPoolExecutor) -> Invoke:
         """Return the coroutine function that runs the handler with everything it needs."""
-        contexts = [name for name, hint in self.needs.items() if wants_context(hint)]
+        contexts = [name for name, hint in self.needs.items() if self._wants_context(hint)]
         given = {
             name: await providers.get(hint)
             for name, hint in self.needs.items()
@@ -73,7 +84,11 @@ class Handler:
             return function(message)
 
         started = call if given or contexts else call_with_nothing
-        return _awaited(started) if self._on_loop else _threaded(started, threads)
+        invoke = _awaited(started) if self._on_loop else _threaded(started, threads)
+        return invoke if self.digest is None else Gathering(invoke, self.digest).join
+
+    def _wants_context(self, hint: Any) -> bool:
+        return wants_context(hint) if self.digest is None else plain(hint) == list[Context]
 
 
 def _runs_on_the_loop(function: Callable[..., Any]) -> bool:
@@ -98,13 +113,28 @@ def _message_of(declared: Declaration) -> inspect.Parameter:
     return first
 
 
-def _taken(declared: Declaration, message: inspect.Parameter) -> tuple[type[Any], ...]:
-    """Return the classes that the first parameter is annotated with, as far as that is known; none takes everything."""
+def _taken(declared: Declaration, message: inspect.Parameter, *, listed: bool) -> tuple[type[Any], ...]:
+    """Return the classes that the first parameter is annotated with, or is a list of, as far as that is known; none takes everything."""
     try:
-        kinds = members(declared.hint(message.name))
+        hint = plain(declared.hint(message.name))
+        if listed and hint not in (NOTHING, Any):
+            if typing.get_origin(hint) not in (list, Sequence):
+                raise DefinitionError(f"{declared.origin} is given several commands at once; write {message.name}: list[…]")
+            (hint,) = typing.get_args(hint)
+        kinds = members(hint)
     except DefinitionError:  # it is known to type checkers only: nothing is provided by it
+        if listed:
+            raise
         return ()
     return tuple(kind for kind in kinds if isinstance(kind, type)) if all(_is_class(kind) for kind in kinds) else ()
+
+
+def _refuse_as_digest(declared: Declaration, needs: Mapping[str, Any]) -> None:
+    """Raise `DefinitionError` for a handler of several messages that treats them as one."""
+    if inspect.isgeneratorfunction(declared.function) or inspect.isasyncgenfunction(declared.function):
+        raise DefinitionError(f"{declared.origin}: what it yields would follow from none of its commands; take contexts: list[Context]")
+    if any(wants_context(hint) for hint in needs.values()):
+        raise DefinitionError(f"{declared.origin}: each of its commands has a context of its own; take contexts: list[Context]")
 
 
 def _is_class(kind: Any) -> bool:

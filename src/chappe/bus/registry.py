@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from chappe.bus.digest import refuse_impatient
 from chappe.bus.handler import Handler
 from chappe.errors import ChappeError, DefinitionError, DuplicateName, NoHandler, UnknownMessage
 from chappe.messages.capabilities import DEFAULT_QUEUE, Exchange, MessageSpec
@@ -79,6 +80,8 @@ class Registry:
         _refuse_other_annotation(message, handler, "handles")
         self.add_message(message)
         spec = message.__spec__
+        if handler.digest is not None:
+            refuse_impatient(handler.origin, handler.digest, spec)
         if queue is not None:
             if spec.inline:
                 raise DefinitionError(f"{handler.origin}: {message.__name__} is inline and comes through no queue; leave out inline=True")
@@ -193,6 +196,11 @@ class Registry:
                 f"nothing handles {message.__name__}{where}; write a function and decorate it with @app.handles({message.__name__})"
             )
         return route.handlers
+
+    @property
+    def waiting_places(self) -> int:
+        """How many messages a worker may hold beside those in its slots: they wait for others to be handled with."""
+        return sum(2 * h.digest.batch for route in self.routes.values() for h in route.handlers if h.digest is not None)
 
     def consumed_queues(self) -> list[str]:
         """Return the queues that this application's handlers serve."""

@@ -94,7 +94,7 @@ async def work(app: Program, pool: Pool, settings: Settings, line: Lifeline) -> 
     """Take messages of the queues of a pool until told to end or due for renewal, and return the exit code."""
     name, queues, concurrency, limits, for_suspects = pool
     loop = asyncio.get_running_loop()
-    table = RunningTable(folder_of(settings.path), concurrency)
+    table = RunningTable(folder_of(settings.path), concurrency + app.registry.waiting_places)
     app.bus.set_threads(concurrency)
     cold = asyncio.Event()
     stop = asyncio.Event()

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Callable
 
 import msgspec
 
@@ -21,9 +22,10 @@ from chappe.beats import Clocked
 from chappe.bus import forked
 from chappe.bus.bus import Bus
 from chappe.bus.context import Context, Ports
-from chappe.bus.handler import executes_in_thread
+from chappe.bus.digest import Room, room
 from chappe.bus.loop import OwnTask, interruption
 from chappe.bus.merging import Merger
+from chappe.bus.steps import Suspended, executes_in_thread
 from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
 from chappe.engines.contract.results import CANCELLED
 from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, NotFound, StorageFull, TopologyConflict, Unconfirmed, UnknownMessage
@@ -34,7 +36,6 @@ from chappe.worker.hardlimits import HardLimits
 from chappe.worker.plans import Plan, plan_of
 from chappe.worker.prefetch import ahead
 from chappe.worker.running_table import BLOCKED, KILL_AFTER, RunningTable
-from chappe.worker.steps import Suspended
 from chappe.worker.verdict import decide, not_understood, own_note, report
 
 log = logging.getLogger("chappe.worker")
@@ -46,6 +47,7 @@ _NOT_READY_PAUSE = 5.0
 _REFUSALS = 3
 _SHORT = 0.05
 _LAST_WAIT = 2.0  # for handlers to end that were cut off
+_LINGER = 0.05  # for what is on its way to be in a call that is due
 _TOGETHER = 64  # settlements that leave together, while the next messages run: the broker works at the same time
 
 
@@ -86,6 +88,7 @@ class Worker:
         self._merging = merging
         self._ports = ports
         self._concurrency = self._allowed = concurrency
+        self._places = concurrency + bus.registry.waiting_places
         self.clocked = Clocked()
         self._table = table
         self._deploy_window = deploy_window
@@ -110,7 +113,7 @@ class Worker:
         self._rate = 0.0
         self._measured_at = time.monotonic()
         self._measured = 0
-        self.busy = 0
+        self.busy = self.held = 0
         self.done = 0
         self.failed = 0
         self.last_received = time.monotonic()
@@ -125,7 +128,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop` or `finish`; raises nothing that a message caused."""
-        for index in range(self._concurrency):
+        for index in range(self._places):
             self._spawn(index)
         self._ask()
         try:
@@ -210,14 +213,14 @@ class Worker:
         if self._quiet or self._stopping or not self._allowed:
             return
         capacity = self._allowed + ahead(self._rate, self._allowed)
-        room = capacity - len(self._buffer) - self.busy - self._wanted
+        wanted = capacity - len(self._buffer) - self.busy - self._wanted
         if self.most is not None:
-            room = min(room, self.most - self.done - self.failed - len(self._buffer) - self.busy - self._wanted)
-        if room <= 0 or len(self._receives) >= 2 or (self._receives and room < capacity // 4):
+            wanted = min(wanted, self.most - self.done - self.failed - len(self._buffer) - self.busy - self.held - self._wanted)
+        if wanted <= 0 or len(self._receives) >= 2 or (self._receives and wanted < capacity // 4):
             return
-        limit = room if self._receives or room < 100 else room // 2 + 1
+        limit = wanted if self._receives or wanted < 100 else wanted // 2 + 1
         self._wanted += limit
-        self._consumer.resize(capacity + 2 * self._concurrency)
+        self._consumer.resize(capacity + 2 * self._places)
         task = OwnTask(self._receive(limit), loop=self._loop)
         self._receives.add(task)
         task.add_done_callback(lambda done: self._received(done, limit))
@@ -309,6 +312,7 @@ class Worker:
         me = self._slots[index]
         executes = functools.partial(self._step, index)
         executes_in_thread.set(functools.partial(table.in_thread, index))
+        room.set(Room(self._hold, self._leave_later, executes))
         self._leave(index)
         variables = len(contextvars.copy_context())
         turn_ends = 0.0
@@ -346,6 +350,18 @@ class Worker:
             if self._stopping or me.cancelling() or len(contextvars.copy_context()) != variables:
                 self._retire(index)  # context variables that a handler left behind, or a cancellation, must not reach the next message
                 return
+
+    def _hold(self, count: int) -> None:
+        """Count messages that wait for others to be handled with, whose slots others may use."""
+        self.held += count
+        self.busy -= count
+        if count > 0 and not self._stopping:
+            self._loop.call_soon(self._wake)
+            self._loop.call_soon(self._ask, context=self._nobody)
+
+    def _leave_later(self, seconds: float, leave: Callable[[], None]) -> asyncio.TimerHandle | None:
+        """Handle what waits together when the oldest has waited for so long."""
+        return self._loop.call_later(max(_LINGER, seconds), leave)
 
     def _leave(self, index: int) -> None:
         """Note that a slot runs nothing any more, before it waits or ends."""
@@ -406,6 +422,7 @@ class Worker:
             self.done += 1
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             settlement = self._failed(delivery, context, plan, error)
+        started += context.waited
         self.clocked.add(delivery.queue, started - envelope.timestamp if delivery.attempt == 1 else None, time.time() - started)
         self._settlements.append(settlement)
 

@@ -9,7 +9,7 @@ from django.db import close_old_connections
 
 from chappe.bus.bus import Handle, Middleware
 from chappe.bus.context import Context
-from chappe.bus.handler import executes_in_thread
+from chappe.bus.steps import executes_in_thread
 from chappe.messages.capabilities import MessageSpec
 
 

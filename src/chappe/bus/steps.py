@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+executes_in_thread: contextvars.ContextVar[Callable[[bool], None]] = contextvars.ContextVar("executes_in_thread", default=lambda _: None)
 
 
 class Suspended(Generic[T]):
