@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import time
 from collections.abc import AsyncGenerator
@@ -17,11 +18,13 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chappe.app import App
+from chappe.clocks import wall
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
 from chappe.web.api.actions import Actions
 from chappe.web.api.audit import Audit
 from chappe.web.api.failures import Failures
+from chappe.web.api.history import HistoryRoutes
 from chappe.web.api.letters import Letters
 from chappe.web.api.overview import Overviews
 from chappe.web.api.schedules import Schedules
@@ -33,6 +36,7 @@ from chappe.web.metrics import Metrics
 from chappe.web.openapi import document
 from chappe.web.pages import pages
 from chappe.web.problems import problem, problem_of
+from chappe.web.watching import Watching
 
 _ROUTES = (
     "commands",
@@ -57,7 +61,8 @@ def gateway(app: App) -> ASGIApp:
     settings = app.settings
     refuse_open_bind(settings)
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
-    parts = (overviews, Actions(app), Schedules(app), Failures(app), Letters(app), Audit(app))
+    watching = Watching(app)
+    parts = (overviews, Actions(app), Schedules(app), Failures(app), Letters(app), Audit(app), HistoryRoutes(watching, wall))
     live = Live(app, commands.post)
     documents = {"/openapi.json": encode_json(document(app, VERSION)), "/asyncapi.json": encode_json(asyncapi_document(app, VERSION))}
 
@@ -87,7 +92,11 @@ def gateway(app: App) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        looking = asyncio.ensure_future(watching.run())
         yield
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        await watching.close()
         await overviews.close()
         await live.hub.close()
         await app.aclose()

@@ -17,7 +17,7 @@ from chappe.errors import UnsafeStorage
 
 log = logging.getLogger("chappe.file")
 
-_BESIDE: Final = ("-wal", "-shm", "-journal", ".lock", ".reserve", ".running", ".processes")
+_BESIDE: Final = ("-wal", "-shm", "-journal", ".lock", ".reserve", ".running", ".processes", ".history")
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
