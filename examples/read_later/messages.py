@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from chappe import Command, Retry
+from chappe import Command, Process, Retry
 
 Source = Literal["pocket", "instapaper", "readability", "pinboard", "firefox", "chrome", "netscape", "wallabag"]
 
@@ -18,7 +18,7 @@ class FetchArticle(Command, queue="import.{source}", retry=Retry(ATTEMPTS, delay
     article: int
 
 
-class ExtractArticle(Command, queue="extract", retry=Retry(2, delay=2.0)):
+class ExtractArticle(Command, queue="extract", retry=Retry(2, delay=2.0), process=Process(memory=1024), kill_after=120.0):
     """Keep what the page of an article says, without its menus and advertisements."""
 
     article: int

@@ -339,7 +339,7 @@ class App:
         finally:
             context.end()
         if context.then:
-            await self.publish_all([self.bus.prepare(one, draft) for one, draft in context.then])
+            await self.publish_all(self.bus.prepared(context.then))
         return result
 
     async def publish_all(self, publications: Sequence[Publication]) -> list[Receipt]:
@@ -387,7 +387,8 @@ class App:
     def cancel(self, message_id: str) -> str:
         """Have a message not be handled, and return where it was: *delayed* or *ready*, and it is gone, or *running*.
 
-        A running `async` handler is cancelled; one in a thread goes on, and what it sent leaves with it. Raises `NotFound`.
+        A running `async` handler is cancelled, one in a process of its own ended; one in a thread goes on, and what it sent leaves with
+        it. Raises `NotFound`.
         """
         self._warn_in_loop("cancel")
         return self.wait_for(self.acancel(message_id))
@@ -428,7 +429,7 @@ class App:
             kept_result, missing = result_of(result)
             if missing is not None:
                 log.error("%s: %s is %s", message_id, handler, missing)
-            originals = self.merger.fold([self.bus.prepare(one, draft) for one, draft in then])
+            originals = self.merger.fold(self.bus.prepared(then))
             _ = await self.connection()
             tried = originals
             while receipts := await kept.mark(message_id, handler, tried, kept_result):

@@ -27,7 +27,8 @@
     │   └── AlreadyOwned           another engine owns the file
     ├── CommandFailed              what `ask` waited for ended as a dead letter
     ├── ResultTimeout              what `ask` waited for is not done yet; it goes on
-    └── ChildFailed                a supervised process cannot run
+    ├── ChildFailed                a supervised process cannot run
+    └── ProcessLost                the process of a handler ended before the handler did
 
     Verdict                        not errors: what a handler says about its own message
     ├── RetryLater                 again after some seconds, counted as an attempt
@@ -197,6 +198,10 @@ class ChildFailed(ChappeError):
     """A supervised process cannot run; it said why."""
 
     exit_code = 78
+
+
+class ProcessLost(ChappeError):
+    """The process in which a handler ran, and nothing else, ended before the handler did."""
 
 
 class Verdict(Exception):

@@ -26,8 +26,19 @@ _INSTALLED: Final = tuple({f"{sysconfig.get_path(name)}/" for name in ("purelib"
 _PYTHON: Final = ("<", *(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")))
 
 
+class Elsewhere(Exception):
+    """An error that was raised in another process, by what was told of it there."""
+
+    def __init__(self, summary: str, text: str) -> None:
+        self.summary = summary
+        self.text = text
+        super().__init__(summary)
+
+
 def summarize(error: BaseException) -> str:
     """Return an error as `Class: first line of its message`, whatever its own methods do."""
+    if isinstance(error, Elsewhere):
+        return error.summary
     name, members = one_line(_said(lambda: type(error).__name__)), _members(error)
     text = one_line(_said(lambda: error.message if isinstance(error, BaseExceptionGroup) else str(error)))
     if members is not None:
@@ -44,6 +55,8 @@ def describe(error: BaseException) -> str:
         if error.__cause__ is None:
             return _cut("\n".join([printable(_said(lambda: str(error))).strip(), *_placed(error)]))
         error = error.__cause__
+    if isinstance(error, Elsewhere):
+        return error.text
     summary = summarize(error)
     parts = [summary, *_placed(error)]
     if _members(error) is not None:

@@ -250,3 +250,15 @@ def test_what_cannot_be_handled_together_is_refused_where_it_is_declared(
 ) -> None:
     with pytest.raises(DefinitionError, match=says):
         App("refused").handles(kind, batch=options.get("batch", 10), within=options.get("within", 1.0))(handler)
+
+
+def test_a_command_that_is_handled_in_a_process_of_its_own_is_refused_in_a_batch() -> None:
+    app = App("apart")
+
+    class Press(Command, queue="press", process=True):
+        number: int
+
+    with pytest.raises(DefinitionError, match="process of its own, one by one; leave out process=, or batch="):
+
+        @app.handles(Press, batch=5)
+        def press(commands: list[Press]) -> None: ...

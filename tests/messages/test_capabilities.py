@@ -52,6 +52,7 @@ def test_a_keyword_like_nothing_else_is_answered_with_all_there_are() -> None:
     [
         ({"timeout": 0}, "timeout=0 must be more than 0"),
         ({"kill_after": -1}, "kill_after=-1 must be more than 0"),
+        ({"process": "yes"}, "process: Expected"),
         ({"ttl": 0.0}, "ttl=0.0 must be more than 0"),
         ({"delay": -1}, "delay=-1 must not be negative"),
         ({"routing_key": "a"}, "routing_key needs an exchange"),
@@ -163,7 +164,7 @@ def test_a_command_without_a_queue_waits_in_the_default_one_and_is_not_inline() 
     "keywords",
     [
         {"queue": "q"}, {"exchange": "x", "routing_key": "r"}, {"key": "{n}"}, {"unique": "{n}"}, {"priority": 1}, {"delay": 1.0},
-        {"retry": 3}, {"kill_after": 5.0}, {"ttl": 5.0}, {"results": True},
+        {"retry": 3}, {"kill_after": 5.0}, {"process": True}, {"ttl": 5.0}, {"results": True},
     ],
 )  # fmt: skip
 def test_what_needs_a_queue_is_refused_beside_inline(keywords: dict[str, Any]) -> None:

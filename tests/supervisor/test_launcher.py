@@ -17,7 +17,7 @@ async def launcher() -> AsyncIterator[tuple[ForkLauncher, socket.socket]]:
     ours.setblocking(False)
     life, ends = os.pipe()
     process = await asyncio.create_subprocess_exec("sleep", "600")
-    launcher = ForkLauncher(process, ours, ends)
+    launcher = ForkLauncher(ours, process, ends)
     yield launcher, theirs
     await launcher.close()
     theirs.close()

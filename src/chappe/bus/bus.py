@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from chappe.bus.context import Context
+from chappe.bus.context import Context, Leaving
 from chappe.bus.draft import Draft
 from chappe.bus.handler import Handler, Invoke
 from chappe.bus.loops import PerLoop
@@ -28,6 +28,7 @@ from chappe.settings import CONCURRENCY
 Send = Callable[[Any, Draft], Publication]
 Handle = Callable[[Any, Context], Awaitable[Any]]
 CallNext = Callable[[Any, Context], Awaitable[Any]]
+Isolate = Callable[[Handler, type[Message], str | None], Invoke]
 
 
 class Middleware:
@@ -72,6 +73,7 @@ class Bus:
         self.providers = providers
         self._middleware = list(middleware)
         self.clock: Callable[[], float] = wall
+        self.isolate: Isolate | None = None  # what runs handlers in processes of their own, where this process may start some
         self._frozen = False
         self._sends: dict[type[Message], Send] = {}
         self._decoders: dict[tuple[type[Message], str], Callable[[bytes], Any]] = {}
@@ -114,6 +116,10 @@ class Bus:
         if send is None:
             send = self._sends[kind] = self._fold_send(kind)
         return send(message, draft)
+
+    def prepared(self, leaving: Leaving) -> list[Publication]:
+        """Return the publications of what handlers sent."""
+        return [one if isinstance(one, Publication) else self.prepare(*one) for one in leaving]
 
     def _fold_send(self, kind: type[Message]) -> Send:
         self._frozen = True
@@ -159,11 +165,18 @@ class Bus:
         if found is None:
             self._frozen = True
             handlers, spec = self.registry.handlers_of(kind, queue), self.registry.spec_of(kind)
-            found = _in_order([(h.name, await self._bind(h, bound)) for h in handlers])
+            isolate = None if spec.process is None else self.isolate
+            invokes = [(h.name, await self._bind(h, bound) if isolate is None else isolate(h, kind, queue)) for h in handlers]
+            found = _in_order(invokes)
             for middleware in reversed(self._middleware):
                 found = middleware.wrap_handle(spec, found)
             bound.handles[kind, queue] = found
         return found
+
+    async def invoke_of(self, handler: Handler) -> Invoke:
+        """Return what runs one handler, and nothing around it, in the running event loop."""
+        self._frozen = True
+        return await self._bind(handler, self._bound.here())
 
     async def _bind(self, handler: Handler, bound: _Bound) -> Invoke:
         invoke = bound.invokes.get(handler)

@@ -12,10 +12,10 @@ from chappe.bus.loops import run_at
 from chappe.clocks import wall
 from chappe.engines.contract.results import Start
 from chappe.errors import DefinitionError, TooLate
-from chappe.messages.envelope import NO_HEADERS
+from chappe.messages.envelope import NO_HEADERS, Publication
 from chappe.messages.message import Message
 
-Leaving: TypeAlias = list[tuple[Message, Draft]]
+Leaving: TypeAlias = list[tuple[Message, Draft] | Publication]
 Progress = Callable[[str, int, int, str], Coroutine[Any, Any, None]]
 Marks = Callable[[str], Awaitable[Mapping[str, bytes | None]]]
 Take = Callable[..., Awaitable[Start]]

@@ -212,6 +212,12 @@ class Registry:
         lasting = [name for name in names if name not in temporary]
         return lasting, [replace(temporary[name], type=types.get(name, "")) for name in names if name in temporary]
 
+    def needs_processes(self, queues: Sequence[str]) -> bool:
+        """Tell whether something that comes through these queues is handled in a process of its own."""
+        named = [(s.message, [queue]) for queue, s in self.subscribers.items() if s.message is not None]
+        named += [(message, list(self._queues_of(message, queue))) for message, queue in self.routes]
+        return any(message.__spec__.process is not None and not set(queues).isdisjoint(names) for message, names in named)
+
     def topology(self) -> Topology:
         """Return all exchanges, lasting queues and bindings, the same object until something new is known.
 

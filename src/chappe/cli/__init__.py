@@ -26,7 +26,7 @@ _VERBS: Final = {
     "archive": "chappe.cli.archive",
     "pause": "chappe.cli.steering", "resume": "chappe.cli.steering", "scale": "chappe.cli.steering",
     "reload": "chappe.cli.steering", "audit": "chappe.cli.steering", "cancel": "chappe.cli.steering", "top": "chappe.cli.top",
-    "logs": "chappe.cli.tailing", "export": "chappe.cli.exporting",
+    "logs": "chappe.cli.tailing", "export": "chappe.cli.exporting", "handler": "chappe.cli.handler_processes",
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ class Verbs(click.Group):
     """Finds a verb's module by its name, so that `--help` imports nothing heavy."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [verb for verb in _VERBS if verb != "launcher"]
+        return [verb for verb in _VERBS if verb not in ("launcher", "handler")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _VERBS.get(cmd_name)

@@ -56,7 +56,7 @@ def launcher(ctx: click.Context, check: bool) -> None:
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_VARIABLE)))
     settle_down()
     control.send(encode(Loaded(kept)))
-    _serve(control, _run)
+    serve(control, _run)
 
 
 def _run(arguments: tuple[str, ...]) -> int:
@@ -70,8 +70,8 @@ def _run(arguments: tuple[str, ...]) -> int:
     return 0
 
 
-def _serve(control: socket.socket, run: Callable[[tuple[str, ...]], int]) -> None:
-    """Fork what is asked for and tell who ended, until the supervisor is gone."""
+def serve(control: socket.socket, run: Callable[[tuple[str, ...]], int], divide: Callable[[], None] = os.setsid) -> None:
+    """Fork what is asked for and tell who ended, until whoever asks is gone; `divide` has a process take no signals of ours."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
@@ -101,20 +101,20 @@ def _serve(control: socket.socket, run: Callable[[tuple[str, ...]], int]) -> Non
                     for handle in (wake_read, wake_write):
                         os.close(handle)
                     control.close()
-                    _become(asked, handles, run)
+                    _become(asked, handles, run, divide)
                 for handle in handles:
                     os.close(handle)
                 if pid > 0:
                     control.send(encode(Started(asked.serial, pid)))
 
 
-def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], int]) -> None:
+def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], int], divide: Callable[[], None]) -> None:
     """Be the process that was asked for, to its end."""
     code = 70
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()  # a Ctrl-C in the terminal is for the supervisor, which tells us
+        divide()  # a Ctrl-C in the terminal is for the supervisor, which tells us
         os.environ.update(asked.variables)
         os.environ.update({name: str(handle) for name, handle in zip(asked.handles, handles, strict=True)})
         code = run(asked.arguments)

@@ -53,6 +53,15 @@ def settings_of(ctx: click.Context, **flags: Any) -> Settings:
     return load({"app": given["app"], "broker": given["broker"], **flags}, file=given["config"])
 
 
+def variables_of(settings: Settings, config: Path | None) -> dict[str, str]:
+    """Return the variables by which another process finds the same application, engine and file of settings."""
+    found = {
+        "CHAPPE_APP": settings.app, "CHAPPE_BROKER": settings.broker, "CHAPPE_STORE": settings.store,
+        "CHAPPE_STATE_DIR": settings.state_dir, "CHAPPE_CONFIG": config and str(config.resolve()),
+    }  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def named_app(settings: Settings) -> str:
     """Return how the application is named; raises `InvalidSettings` if it is not."""
     if settings.app is None:

@@ -23,6 +23,8 @@ import setproctitle
 from chappe import output
 from chappe.bus.draft import Draft, new_id
 from chappe.bus.loop import run
+from chappe.cli.handler_processes import launcher_of
+from chappe.cli.inherited import opened
 from chappe.cli.loading import chosen_queues, find_app, make_state_dir, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
@@ -168,10 +170,12 @@ def worker(
     if nice:
         os.nice(nice)
     line = _start(settings, f"worker {name}", settings.grace)
+    before = opened()
     app = find_app(settings, role="worker", may_own_file=False)
     served = chosen_queues(app, queues.split(","), exclude_queues.split(",") if exclude_queues else ())
+    apart = launcher_of(app, settings, ctx.obj["config"], before) if app.registry.needs_processes(served) else None
     try:
-        code = run(work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects), settings, line))
+        code = run(work(app, Pool(name, served, 1 if suspects else concurrency, limits, suspects, apart), settings, line))
     except ChappeError:
         raise
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works

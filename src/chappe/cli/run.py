@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import setproctitle
 
-from chappe.cli.loading import make_state_dir, named_app, settings_of
+from chappe.cli.loading import make_state_dir, named_app, settings_of, variables_of
 from chappe.cli.logs import set_up
 from chappe.engines.file.preflight import refuse_folder
 from chappe.settings import Settings
@@ -38,16 +38,10 @@ def run(ctx: click.Context, host: str | None, port: int | None, no_gateway: bool
     make_state_dir(settings)
     set_up(settings, "supervisor")
     setproctitle.setproctitle("chappe supervisor")
-    os.environ["CHAPPE_APP"] = named_app(settings)
-    os.environ["CHAPPE_BROKER"] = settings.broker
-    for name, value in (("CHAPPE_STORE", settings.store), ("CHAPPE_STATE_DIR", settings.state_dir)):
-        if value is not None:
-            os.environ[name] = value
+    os.environ.update(variables_of(settings, ctx.obj["config"]))
     os.environ["CHAPPE_HOST"] = settings.host
     os.environ["CHAPPE_PORT"] = str(settings.port)
     os.environ.pop("PORT", None)
-    if ctx.obj["config"] is not None:
-        os.environ["CHAPPE_CONFIG"] = str(ctx.obj["config"].resolve())
 
     def again() -> Settings:
         return settings_of(ctx, host=host, port=port)

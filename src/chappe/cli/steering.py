@@ -76,7 +76,7 @@ def resume(ctx: click.Context, queues: tuple[str, ...], schedules: tuple[str, ..
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @click.pass_context
 def cancel(ctx: click.Context, ids: tuple[str, ...]) -> None:
-    """Cancel messages, and print where each was: delayed and ready ones are gone, a running async handler is cancelled."""
+    """Cancel messages, and print where each was: delayed and ready ones are gone, a running async handler or process is ended."""
 
     async def work(connection: Connection) -> None:
         for message_id in ids:

@@ -110,6 +110,19 @@ class Unique(Struct, frozen=True):
             raise InvalidCapability(f"Unique(window={self.window!r}): seconds above 0 are needed, or nothing")
 
 
+class Process(Struct, frozen=True):
+    """Handle each message in a process of its own, for what computes for long: `Process(memory=512)`.
+
+    `memory` is how many MiB of memory such a process may hold, the application itself included.
+    """
+
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and not _is_count(self.memory):
+            raise InvalidCapability(f"Process(memory={self.memory!r}): MiB are needed, as a whole number above 0, or nothing")
+
+
 class Exchange(Struct, frozen=True):
     """A named exchange; what is published there is archived for `archive` seconds (0: not at all).
 
@@ -147,8 +160,9 @@ class Capabilities(TypedDict, total=False):
     key: at most one running per key, in order; with a `merge` method also at most one pending.
     unique: refuse doubles. priority: larger first.
     delay: seconds before it is ready. retry, rate, timeout: see their classes; timeout is seconds for one
-    attempt, kill_after the seconds after which the worker itself is ended. ttl: seconds after which
-    it is too old to start. results: keep what the handlers return, so that anybody can fetch it by id.
+    attempt, kill_after the seconds after which the worker itself is ended. process: handle it in a process of its own,
+    which is what `kill_after` ends then. ttl: seconds after which it is too old to start. results: keep what the handlers
+    return, so that anybody can fetch it by id.
     """
 
     name: str
@@ -165,6 +179,7 @@ class Capabilities(TypedDict, total=False):
     rate: str | Rate
     timeout: float
     kill_after: float
+    process: bool | Process
     ttl: float
     results: bool
 
@@ -187,13 +202,17 @@ class MessageSpec(Struct, frozen=True):
     rate: Rate | None = None
     timeout: float | None = None
     kill_after: float | None = None
+    process: Process | None = None
     ttl: float | None = None
     results: bool = False
 
 
 KNOWN: Final = frozenset(Capabilities.__annotations__)
 DEFAULT_QUEUE: Final = "default"
-_NEED_A_QUEUE: Final = ("queue", "exchange", "routing_key", "key", "unique", "priority", "delay", "retry", "kill_after", "ttl", "results")
+_NEED_A_QUEUE: Final = (
+    "queue", "exchange", "routing_key", "key", "unique", "priority", "delay", "retry", "kill_after", "process",
+    "ttl", "results",
+)  # fmt: skip
 
 
 def wire_name(class_name: str) -> str:
@@ -224,6 +243,8 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool, is_command: 
         values["rate"] = Rate(values["rate"])
     if isinstance(values.get("unique"), str):
         values["unique"] = Unique(values["unique"])
+    if type(values.get("process")) is bool:
+        values["process"] = Process() if values["process"] else None
     if isinstance(values.get("exchange"), str):
         values["exchange"] = Exchange(values["exchange"])
     if is_command and "queue" not in values and "exchange" not in values and values.get("inline") is not True:

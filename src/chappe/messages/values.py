@@ -86,10 +86,19 @@ def encode_result(value: Any) -> bytes:
     return body
 
 
+class NoResult:
+    """Stands for a result that cannot be kept, and says why."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
 def result_of(value: Any) -> tuple[bytes | None, str | None]:
     """Return the JSON of what a handler returned, or why there is none: what is done stays done."""
     if value is None:
         return None, None
+    if isinstance(value, NoResult):
+        return None, value.why
     try:
         body = encode_result(value)
     except BaseException as error:  # whatever the value does while it is looked at

@@ -130,8 +130,8 @@ async def check(environment: Mapping[str, str], seconds: float) -> None:
 class ForkLauncher:
     """Forks processes from one that has imported the application and opened nothing (design §10)."""
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, life: int) -> None:
-        """Take over a launcher process that was just started; see `open_launcher`."""
+    def __init__(self, control: socket.socket, process: asyncio.subprocess.Process | None = None, life: int | None = None) -> None:
+        """Take over a launcher process that was just started; see `open_launcher`. One that was forked from here ends with its socket."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.loaded: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._process = process
@@ -159,8 +159,9 @@ class ForkLauncher:
     async def close(self) -> None:
         """End the launcher process; what it forked runs on, and its ends are watched without it."""
         self._lose()
-        _kill(self._process)
-        await self._process.wait()
+        if self._process is not None:
+            _kill(self._process)
+            await self._process.wait()
 
     def _readable(self) -> None:
         try:
@@ -196,7 +197,8 @@ class ForkLauncher:
         self.ended.set_result(None)
         self._loop.remove_reader(self._control)
         self._control.close()
-        os.close(self._life)
+        if self._life is not None:
+            os.close(self._life)
         for future in (*self._starting.values(), self.loaded):
             if not future.done():
                 future.set_exception(ConnectionResetError("the launcher of processes has ended"))
@@ -264,7 +266,7 @@ async def open_launcher(environment: Mapping[str, str], seconds: float) -> Launc
         theirs.close()
         os.close(life_read)
     ours.setblocking(False)
-    launcher = ForkLauncher(process, ours, life_write)
+    launcher = ForkLauncher(ours, process, life_write)
     try:
         async with asyncio.timeout(seconds):
             kept = await asyncio.shield(launcher.loaded)

@@ -30,7 +30,9 @@ async def plan_of(bus: Bus, name: str, queue: str, content_type: str) -> Plan:
     kind = bus.registry.message(name)
     retries = next((m for m in bus.middleware if isinstance(m, Retries)), None)
     judge = _as_it_is if retries is None else functools.partial(retries.judge, kind.__spec__.retry)
-    return Plan(bus.decoder_of(kind, content_type), await bus.handle_of(kind, queue), kind.__spec__.kill_after, judge)
+    spec = kind.__spec__
+    ends_worker = None if spec.process is not None and bus.isolate is not None else spec.kill_after
+    return Plan(bus.decoder_of(kind, content_type), await bus.handle_of(kind, queue), ends_worker, judge)
 
 
 def _as_it_is(_: Context, error: BaseException) -> BaseException:

@@ -28,6 +28,7 @@ from chappe.lifetime import BEAT, RENEWED, Lifeline, memory_of, settle_down
 from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.words import counted
+from chappe.worker.apart import Apart, Starter
 from chappe.worker.deaths import telling_deaths
 from chappe.worker.heartbeat import Heartbeat
 from chappe.worker.running_table import RunningTable
@@ -67,6 +68,7 @@ class Pool(NamedTuple):
     concurrency: int
     limits: dict[str, Any]
     for_suspects: bool = False
+    apart: Callable[[], Starter] | None = None  # makes what starts the processes of handlers, where some need them
 
 
 class _Pause:
@@ -92,7 +94,12 @@ class _Pause:
 
 async def work(app: Program, pool: Pool, settings: Settings, line: Lifeline) -> int:
     """Take messages of the queues of a pool until told to end or due for renewal, and return the exit code."""
-    name, queues, concurrency, limits, for_suspects = pool
+    async with contextlib.nullcontext() if pool.apart is None else Apart(app.bus, pool.apart()):
+        return await _work(app, pool, settings, line)
+
+
+async def _work(app: Program, pool: Pool, settings: Settings, line: Lifeline) -> int:
+    name, queues, concurrency, limits, for_suspects, _ = pool
     loop = asyncio.get_running_loop()
     table = RunningTable(folder_of(settings.path), concurrency + app.registry.waiting_places)
     app.bus.set_threads(concurrency)

@@ -496,7 +496,7 @@ class Worker:
         return plan
 
     def _outgoing(self, context: Context) -> tuple[Publication, ...]:
-        return self._merging.fold([self._bus.prepare(message, draft) for message, draft in context.then])
+        return self._merging.fold(self._bus.prepared(context.then))
 
     # --- settling
 
