@@ -19,6 +19,7 @@ from msgspec import Struct
 from chappe.bounds import FURTHEST
 from chappe.errors import InvalidSettings
 from chappe.redaction import HIDDEN, remember, secrets_in, shown, without_secrets
+from chappe.roles import PROXY, refuse_unknown_role
 
 _UNPREFIXED: Final = {
     "PORT": "port", "LOG_LEVEL": "log_level", "AMQP_URL": "broker", "DATABASE_URL": "store", "STATE_DIRECTORY": "state_dir",
@@ -114,6 +115,18 @@ class Governor(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"probe: {shown(self.probe)} is no address; write one like http://127.0.0.1:8000/health")
 
 
+class Token(Struct, frozen=True, forbid_unknown_fields=True):
+    """A token of the gateway with a role; only its SHA-256 is written down, which tells nobody the token."""
+
+    role: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        refuse_unknown_role(self.role)
+        if not re.fullmatch(r"[0-9a-f]{64}", self.digest):
+            raise ValueError("digest must be the SHA-256 of the token in hexadecimal: printf %s TOKEN | sha256sum")
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be configured; `broker` is a URL: `sqlite:///chappe.db` is the file beside you, `postgresql://…` a database.
 
@@ -130,6 +143,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     allowed_users: tuple[str, ...] = ()
+    trusted_user_header: str | None = None
     allow_plain_amqp: bool = False
     pages: str | None = None
     max_body: int = 1024 * 1024
@@ -141,6 +155,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     log_format: str = "auto"
     alert: str | None = None
     governor: Governor | None = None
+    tokens: dict[str, Token] = {}
+    users: dict[str, str] = {}
     pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {"default": Pool()})
 
     def __post_init__(self) -> None:
@@ -197,9 +213,24 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         for user in self.allowed_users:
             if not re.fullmatch(r"[^\s:/,]{1,256}", user):
                 raise ValueError(f"allowed_users: {shown(user)} is no user; write names like www-data, or numbers of users")
-        for pool in self.pools:
-            if not re.fullmatch(r"[\w.-]{1,64}", pool):
-                raise ValueError(f"pools: {shown(pool)} is no name for a pool; use letters, digits, dots and dashes")
+        for kind, names in (("pool", self.pools), ("token", self.tokens)):
+            for name in names:
+                if not re.fullmatch(r"[\w.-]{1,64}", name):
+                    raise ValueError(f"{kind}s: {shown(name)} is no name for a {kind}; use letters, digits, dots and dashes")
+        self._check_users()
+
+    def _check_users(self) -> None:
+        for user, role in self.users.items():
+            try:
+                refuse_unknown_role(role)
+            except ValueError as error:
+                raise ValueError(f"users: {shown(user)}: {error}") from None
+        if self.trusted_user_header is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", self.trusted_user_header):
+            raise ValueError("trusted_user_header must be the name of a header, like X-Forwarded-User")
+        if (self.trusted_user_header is None) != (not self.users):
+            raise ValueError('users and trusted_user_header belong together: the header names a user, and users gives each, or "*", a role')
+        if self.trusted_user_header is None and any(token.role == PROXY for token in self.tokens.values()):
+            raise ValueError("tokens: a proxy speaks for whom a header names; say which in trusted_user_header")
 
     def __repr__(self) -> str:
         """Write everything but what is secret."""
@@ -300,7 +331,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
             put({name: value.partition(":")[0] if name == "state_dir" else value}, variable)  # systemd may name several
     for name in Settings.__struct_fields__:
         value = environment.get(_PREFIX + name.upper())
-        if value and name in ("pools", "governor"):
+        if value and name in ("pools", "governor", "tokens", "users"):
             raise InvalidSettings(f"{_PREFIX}{name.upper()}: it is declared in chappe.toml, as a table")
         if value:
             listed = [part.strip() for part in value.split(",") if part.strip()]
@@ -319,8 +350,9 @@ def _checked(values: dict[str, Any], sources: Mapping[str, str]) -> Settings:
         del values["store"]  # it is the application's own
     types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     for name, value in values.items():
-        if name == "pools" and isinstance(value, Mapping):
-            _check_pools(cast("Mapping[str, Any]", value), sources[name])
+        if name in ("pools", "tokens") and isinstance(value, Mapping):
+            for one, table in cast("Mapping[str, Any]", value).items():
+                _check_table(table, Pool if name == "pools" else Token, f"{sources[name]}: {name}.{one}")
         if name == "governor" and isinstance(value, Mapping):
             _check_table(cast("Mapping[str, Any]", value), Governor, f"{sources[name]}: governor")
         try:
@@ -332,11 +364,6 @@ def _checked(values: dict[str, Any], sources: Mapping[str, str]) -> Settings:
     except msgspec.ValidationError as error:
         source = sources.get(re.split(r"\W", str(error))[0])  # what is wrong begins with the name of its setting
         raise InvalidSettings(f"{source}: {error}" if source else str(error)) from None
-
-
-def _check_pools(pools: Mapping[str, Any], source: str) -> None:
-    for name, table in pools.items():
-        _check_table(table, Pool, f"{source}: pools.{name}")
 
 
 def _check_table(table: Any, kind: type[Struct], place: str) -> None:

@@ -165,7 +165,7 @@ def _limits(_: Settings) -> str:
 def _bind(settings: Settings) -> str:
     refuse_open_bind(settings)
     running = refuse_address(settings.host, settings.port, settings.path)
-    served = " with a token" if settings.token else ", loopback only"
+    served = " with a token" if settings.token or settings.tokens else ", loopback only"
     return f"{place_of(settings.host, settings.port)}{served}{running and f'; {running}'}"
 
 

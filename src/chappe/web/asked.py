@@ -14,6 +14,8 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from chappe.messages.codec import encode_json
+from chappe.roles import SEND
+from chappe.web.access import permits
 from chappe.web.problems import problem
 
 ANSWER: Final = "chappe.answer"  # the type of what answers a command
@@ -56,7 +58,10 @@ async def _answer(websocket: WebSocket, message: Message, post: Post) -> None:
     try:
         asked = _decode(message.get("text") or message.get("bytes") or b"")
         ref = asked.ref
-        response = await post(_request(asked))
+        if permits(websocket.scope, SEND):
+            response = await post(_request(asked))
+        else:
+            response = problem(403, "This is not permitted", 'it needs the permission "send", and your role does not have it')
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         response = problem(400, "This is no command", f'{error}; write {{"command": …, "body": {{…}}, "ref": 1}}')
     answer = {"type": ANSWER, "ref": ref, "status": response.status_code, "body": Raw(bytes(response.body))}

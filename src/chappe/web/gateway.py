@@ -21,6 +21,7 @@ from chappe.app import App
 from chappe.clocks import wall
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
+from chappe.web.access import guarded
 from chappe.web.api.actions import Actions
 from chappe.web.api.audit import Audit
 from chappe.web.api.failures import Failures
@@ -118,7 +119,7 @@ def gateway(app: App) -> ASGIApp:
         *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
     ]
     handlers = {HTTPException: _http_problem, ChappeError: _refused, Exception: _failure}
-    inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    inner = Starlette(routes=guarded(routes), lifespan=lifespan, exception_handlers=handlers)
     inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
     return _Measured(Guard(inner, settings), metrics)
 

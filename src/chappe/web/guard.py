@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import os
@@ -15,7 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chappe.errors import InvalidSettings
+from chappe.failures import printable
+from chappe.roles import PROXY, ROLES, Caller
 from chappe.settings import Settings, is_loopback
+from chappe.web.access import CALLER
 from chappe.web.peer import user_behind
 from chappe.web.problems import problem
 from chappe.web.wrong_tokens import WrongTokens
@@ -24,6 +28,7 @@ LARGEST_HEADERS: Final = 16 * 1024
 LONGEST_ADDRESS: Final = 8 * 1024
 OPEN_PATHS: Final = frozenset({"/livez", "/healthz"})
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+_LONGEST_NAME: Final = 200
 _COME_BACK: Final = {"Retry-After": "1", "Connection": "close"}
 # Two of these would be two meanings: what stands between us and the client may have believed the other one.
 _ONCE: Final = frozenset({b"origin", b"authorization", b"content-type", b"content-length", b"idempotency-key"})
@@ -40,7 +45,7 @@ class BodyTooLarge(HTTPException):
 def refuse_open_bind(settings: Settings) -> None:
     """Raise `InvalidSettings` for a bind that others can reach while no token is set, and for allowed users that nobody is."""
     users_of(settings)
-    if not is_loopback(settings.host) and not settings.token:
+    if not is_loopback(settings.host) and not settings.token and not settings.tokens:
         raise InvalidSettings(
             f"host {settings.host} can be reached from other machines and no token is set; set CHAPPE_TOKEN, or bind to 127.0.0.1"
         )
@@ -53,8 +58,8 @@ def refuse_open_bind(settings: Settings) -> None:
 
 
 def users_of(settings: Settings) -> frozenset[int]:
-    """Return the ids of the users who are served without a token: who runs this, root, and those that are allowed."""
-    found = {os.getuid(), 0}
+    """Return the ids of the users who are served without a token beside who runs this and root."""
+    found: set[int] = set()
     for user in settings.allowed_users:
         try:
             found.add(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid)
@@ -63,13 +68,24 @@ def users_of(settings: Settings) -> frozenset[int]:
     return frozenset(found)
 
 
+def _tokens_of(settings: Settings) -> list[tuple[bytes, Caller]]:
+    """Return the digests of all tokens, and who sends each."""
+    found = [(bytes.fromhex(token.digest), Caller(f"token {name}", ROLES[token.role])) for name, token in settings.tokens.items()]
+    if settings.token:
+        found.append((hashlib.sha256(settings.token.encode()).digest(), Caller("token", ROLES["admin"])))
+    return found
+
+
 class Guard:
     """Stands before the gateway and turns away what may not enter."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._digest = hashlib.sha256(settings.token.encode()).digest() if settings.token else None
-        self._users = users_of(settings)
+        self._tokens = _tokens_of(settings)
+        self._allowed = users_of(settings)
+        self._header = (settings.trusted_user_header or "").lower().encode()
+        self._once = _ONCE | {self._header}
+        self._roles = settings.users
         self._wrong = WrongTokens()
         self._max_body = settings.max_body
         names = {*_LOOPBACK_NAMES, *settings.allowed_hosts}
@@ -82,7 +98,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        refused = self._refuse(scope)
+        headers: dict[bytes, bytes] = {}
+        refused = self._refuse(scope, headers) or self._identify(scope, headers)
         if refused is not None:
             is_guess = refused.status_code == 401 and any(name == b"authorization" for name, _ in scope["headers"])
             if is_guess and await self._wrong.slow((scope.get("client") or ("another program",))[0]):
@@ -95,11 +112,11 @@ class Guard:
     def _too_large(self) -> Response:
         return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
 
-    def _refuse(self, scope: Scope) -> Response | None:
+    def _refuse(self, scope: Scope, found: dict[bytes, bytes]) -> Response | None:
+        """Return the answer to what nobody may send, and put its headers into a dict."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if oversized := _oversized(scope):
             return oversized
-        found: dict[bytes, bytes] = {}
         hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
         if len(hosts) != 1:
             return problem(421, "This host is not served here", f"send one Host header, not {len(hosts)}")
@@ -107,7 +124,7 @@ class Guard:
         if not self._serves(host):
             return problem(421, "This host is not served here", f'add "{host}" to allowed_hosts if it should be')
         for name, value in headers:
-            if name in found and name in _ONCE:
+            if name in found and name in self._once:
                 return problem(400, "A header comes twice", f"send {name.decode()} once")
             if name == b"content-encoding" and value.strip().lower() != b"identity":
                 return problem(415, "Compressed bodies are not taken", "send the body as it is")
@@ -117,24 +134,38 @@ class Guard:
             name = origin.decode("latin-1").lower()
             if name not in self._origins and name not in (f"http://{host}", f"https://{host}"):
                 return problem(403, "This origin may not speak to the gateway", f'add "{name}" to allowed_origins if it should')
-        is_page = _is_page(scope)
-        if found.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and origin is None and not (is_page and _follows_a_link(found)):
+        is_link = _is_page(scope) and _follows_a_link(found)
+        if found.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and origin is None and not is_link:
             return problem(403, "Another site may not speak to the gateway", "a browser says that this request comes from another site")
         length = found.get(b"content-length")
         if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self._max_body):
             return self._too_large()
-        if path_of(scope) in OPEN_PATHS or (is_page and self._digest is not None):
-            return None
-        return self._refuse_stranger(scope, found.get(b"authorization") or _offered(scope))
+        return None
 
-    def _refuse_stranger(self, scope: Scope, authorization: bytes) -> Response | None:
-        if self._digest is not None:
-            if self._knows(authorization):
-                return None
-            return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
-        user = _user_of(scope)
-        if user in self._users:
+    def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+        """Have the scope say who speaks, or return the answer to a stranger."""
+        if path_of(scope) in OPEN_PATHS or (self._tokens and _is_page(scope)):
             return None
+        caller = self._caller(scope, headers)
+        if isinstance(caller, Caller) and PROXY in caller.permissions:
+            caller = self._named(headers)
+        if isinstance(caller, Response):
+            return caller
+        scope[CALLER] = caller
+        return None
+
+    def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller | Response:
+        """Return who speaks: by a token where there is any, or by the user behind the connection."""
+        authorization = headers.get(b"authorization") or _offered(scope)
+        if self._tokens and (known := self._known(authorization)) is not None:
+            return known
+        user = None if self._tokens and (authorization or not self._header) else _user_of(scope)
+        if user in self._allowed and self._header:
+            return Caller("a proxy", ROLES[PROXY])
+        if self._tokens:
+            return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
+        if user is not None and user in (self._allowed | {os.getuid(), 0}):
+            return Caller(_user_named(user), ROLES["admin"])
         if user is None:
             detail = "which user is behind this connection cannot be told here (see docs/how-to/proxy.md); set CHAPPE_TOKEN, and send it"
         else:
@@ -143,15 +174,33 @@ class Guard:
             )
         return problem(403, "This user is not served", detail)
 
+    def _named(self, headers: dict[bytes, bytes]) -> Caller | Response:
+        """Return for whom a proxy speaks."""
+        name = printable(headers.get(self._header, b"").decode("utf-8", "replace").strip())
+        if not name or len(name) > _LONGEST_NAME:
+            return problem(403, "The proxy names no user", f"it must send {self._header.decode()} with each request")
+        role = self._roles.get(name) or self._roles.get("*")
+        if role is None:
+            return problem(403, "This user is not served", f'"{name}" has no role in users, and "*" has none')
+        return Caller(name, ROLES[role])
+
     def _serves(self, host: str) -> bool:
         name, port = _split(host)
         return (port == "" or port.isdigit()) and (name in self._hosts or host in self._hosts)
 
-    def _knows(self, authorization: bytes) -> bool:
+    def _known(self, authorization: bytes) -> Caller | None:
         scheme, _, token = authorization.partition(b" ")
         digest = hashlib.sha256(token.strip()).digest()
-        assert self._digest is not None
-        return hmac.compare_digest(digest, self._digest) and scheme.lower() == b"bearer"
+        fits = [caller for known, caller in self._tokens if hmac.compare_digest(digest, known)]  # each is compared, whichever it is
+        return fits[0] if fits and scheme.lower() == b"bearer" else None
+
+
+@functools.lru_cache(maxsize=100)
+def _user_named(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def path_of(scope: Scope) -> str:

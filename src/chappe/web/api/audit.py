@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chappe.app import App
-from chappe.web.api.requests import answer, number_in
+from chappe.web.api.requests import answer, caller_of, number_in
 
 
 class Entry(Struct, frozen=True):
@@ -29,7 +29,11 @@ class Audit:
 
     def routes(self) -> list[Route]:
         """Return the routes of the audit trail."""
-        return [Route("/api/audit", self._list, methods=["GET"])]
+        return [Route("/api/audit", self._list, methods=["GET"]), Route("/api/me", self._me, methods=["GET"])]
+
+    async def _me(self, request: Request) -> Response:
+        caller = caller_of(request)
+        return answer({"name": caller.name, "permissions": sorted(caller.permissions)})
 
     async def _list(self, request: Request) -> Response:
         store = (await self._app.connection()).store

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from chappe.engines.contract.fleet import ACT, Fleet
 from chappe.errors import InvalidMessage
 from chappe.messages.codec import encode_json
+from chappe.roles import Caller
+from chappe.web.access import CALLER
 
 T = TypeVar("T")
 
@@ -28,9 +30,14 @@ async def wanted(request: Request, kind: type[T]) -> T:
         raise InvalidMessage("the body", {"$": str(error)}) from None
 
 
+def caller_of(request: Request) -> Caller:
+    """Return who asks."""
+    return request.scope[CALLER]
+
+
 def who(request: Request) -> str:
     """Return who asks, as the audit trail shows it."""
-    return f"http@{request.client.host if request.client is not None else '?'}"
+    return f"{caller_of(request).name}@http"
 
 
 async def noted(store: Fleet, request: Request, verb: str, text: str) -> None:

@@ -1,0 +1,35 @@
+"""What somebody may do over HTTP, and the roles that put it together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+READ: Final = "read"  # everything that is stored, counted and logged
+FOLLOW: Final = "follow"  # events
+SEND: Final = "send"  # commands, and ask after them
+ACT: Final = "act"  # on messages, queues and schedules
+ADMIN: Final = "admin"  # on the intake, the pools and the release
+PROXY: Final = "proxy"  # speak for whom a header names, and nothing else
+
+ROLES: Final[dict[str, frozenset[str]]] = {
+    "reader": frozenset({READ, FOLLOW}),
+    "sender": frozenset({SEND, FOLLOW}),
+    "operator": frozenset({READ, FOLLOW, SEND, ACT}),
+    "admin": frozenset({READ, FOLLOW, SEND, ACT, ADMIN}),
+    "proxy": frozenset({PROXY}),
+}
+
+
+class Caller(Struct, frozen=True):
+    """Somebody who speaks to the gateway, as the audit trail names them, and what they may do."""
+
+    name: str
+    permissions: frozenset[str]
+
+
+def refuse_unknown_role(role: str) -> None:
+    """Raise `ValueError` for what is no role."""
+    if role not in ROLES:
+        raise ValueError(f'"{role[:50]}" is no role; roles are: {", ".join(ROLES)}')
