@@ -22,7 +22,7 @@ from chappe.errors import (
     Unconfirmed,
     Unroutable,
 )
-from chappe.messages.capabilities import Exchange, Process, Rate, Retry, Unique
+from chappe.messages.capabilities import Budget, Exchange, Process, Rate, Retry, Unique
 from chappe.messages.envelope import Receipt
 from chappe.messages.message import Command, Event, replace
 from chappe.messages.topology import bind
@@ -37,7 +37,7 @@ __all__ = [  # noqa: RUF022 - grouped, as a table of contents
     # Messages
     "Command", "Event", "replace",
     # Capabilities
-    "Exchange", "Process", "Rate", "Retry", "Unique", "bind",
+    "Budget", "Exchange", "Process", "Rate", "Retry", "Unique", "bind",
     # Triggers
     "cron", "every",
     # What a handler says

@@ -496,7 +496,7 @@ def _stepped(work: Coroutine[Any, Any, R]) -> R:
 
 def is_limited(message: Message) -> bool:
     """Tell whether handling needs the store even of an inline message."""
-    return message.__spec__.rate is not None
+    return message.__spec__.rate is not None or bool(message.__spec__.budget)
 
 
 def result_as(returns: Any, command: Command, result: Any) -> Any:

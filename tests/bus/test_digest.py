@@ -215,6 +215,10 @@ class Slow(Command, queue="slow", timeout=1.0):
     number: int
 
 
+class Apart(Command, queue="apart", process=True):
+    number: int
+
+
 class Inline(Command, inline=True):
     number: int
 
@@ -228,6 +232,9 @@ def yields(commands: list[Post]) -> Any:
 async def takes_another(commands: list[Posted]) -> None: ...
 async def takes_slow(commands: list[Slow]) -> None: ...
 async def takes_inline(commands: list[Inline]) -> None: ...
+
+
+async def takes_apart(commands: list[Apart]) -> None: ...
 async def is_right(commands: list[Post]) -> None: ...
 
 
@@ -240,6 +247,7 @@ async def is_right(commands: list[Post]) -> None: ...
         (Post, takes_another, {}, "its first parameter is a Posted"),
         (Slow, takes_slow, {"within": 1.0}, "its timeout must be longer"),
         (Inline, takes_inline, {}, "leave out inline=True"),
+        (Apart, takes_apart, {}, "leave out process="),
         (Post, is_right, {"batch": 1}, "within 2..500"),
         (Post, is_right, {"batch": 501}, "within 2..500"),
         (Post, is_right, {"within": 0}, "within=0 must be seconds"),

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from chappe import App, Settings
 from chappe.cli import looking
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview
 
@@ -153,4 +154,27 @@ def test_schedules_are_shown_with_their_next_firing_and_paused_by_name_and_by_sh
     assert 'no schedule is called "monthly"; there are: clock:tick:every(3600), clock:yearly' in wrong.err
     assert [row["what"] for row in chappe("audit", "--json").json] == [
         "schedule:clock:yearly", "schedule:clock:tick:every(3600)", "schedule:clock:tick:every(3600)",
+    ]  # fmt: skip
+
+
+def test_budgets_show_what_is_left_and_what_was_learned_since_when(chappe: Chappe, tmp_path: Path) -> None:
+    app = App("shop", settings=Settings(broker=f"sqlite:///{tmp_path}/chappe.db"))
+
+    async def call() -> None:
+        store = (await app.connection()).store
+        await store.take("mastodon", 2.0, 1)
+        await store.take("trello:ada", None, 1)
+        for _ in range(6):
+            await store.take("pocket:ada", None, 1)
+        await store.throttle("pocket:ada", time.time() + 800)
+
+    app.wait_for(call())
+    app.close()
+    header, *rows = chappe("budgets").out.splitlines()
+    assert header.split() == ["budget", "every", "next", "limit", "left", "learned"]
+    assert [" ".join(row.split())[:14] for row in rows] == ["mastodon 2.0 s", "pocket:ada 3 m", "trello:ada now"]
+    assert "5 in 15 m" in rows[1]
+    assert rows[2].endswith("nothing yet")
+    assert [(one["name"], one["limit"], one["left"]) for one in chappe("budgets", "--json").json] == [
+        ("mastodon", None, None), ("pocket:ada", 5, 0), ("trello:ada", None, None),
     ]  # fmt: skip

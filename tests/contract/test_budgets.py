@@ -276,3 +276,63 @@ async def test_what_waits_for_a_budget_waits_over_a_restart_in_its_order(engine:
         for wanted in ("a", "b"):
             await engine.advance(HOUR)
             assert await run(peer, consumer, 1) == [wanted]
+
+
+async def test_a_budget_that_is_learned_has_no_pace_before_something_was_refused(peer: Peer) -> None:
+    starts = [await peer.store.take("learned", None, 1) for _ in range(20)]
+    assert all(start.granted for start in starts)
+    (status,) = await peer.store.budgets()
+    assert (status.name, status.is_learned, status.limit) == ("learned", True, None)
+
+
+async def test_a_budget_that_is_learned_is_closed_by_a_refusal_and_knows_then_how_much_is_allowed(
+    engine: EngineUnderTest, peer: Peer
+) -> None:
+    for _ in range(6):
+        await peer.store.take("learned", None, 1)
+    await peer.store.throttle("learned", engine.now() + 800)
+    refused = await peer.store.take("learned", None, 1)
+    assert (refused.granted, refused.wait) == (False, pytest.approx(800, abs=60))
+    (status,) = await peer.store.budgets()
+    assert (status.limit, status.window, status.left) == (5, 900.0, 0)
+    assert status.since == pytest.approx(engine.now(), abs=60)
+
+
+async def test_a_refusal_of_unknown_length_closes_only_a_budget_that_is_learned(peer: Peer) -> None:
+    for _ in range(3):
+        await peer.store.take("learned", None, 1)
+    await peer.store.throttle("learned", None)
+    await peer.store.throttle("unknown", None)
+    assert not (await peer.store.take("learned", None, 1)).granted
+    assert (await peer.store.take("unknown", None, 1)).granted
+
+
+@pytest.mark.restarts(moves_time=True)
+@pytest.mark.parametrize("learned", [False, True])
+async def test_a_backlog_of_31_with_a_cap_of_5_leaves_over_a_restart_as_if_there_was_none(
+    engine: EngineUnderTest, peer: Peer, learned: bool
+) -> None:
+    needs_moving_time(engine)
+    allowed, begin = [0] * 8, engine.now()
+    restarted = False
+    while sum(allowed) < 31:
+        window = int((engine.now() - begin) // 900)
+        if window == 3 and not restarted:
+            await engine.restart()
+            peer, restarted = await engine.connect(), True
+        if (await peer.store.take("pocket:ada", None if learned else 180.0, 1)).granted:
+            if allowed[window] < 5:
+                allowed[window] += 1
+                continue
+            assert learned
+            await peer.store.throttle("pocket:ada", begin + (window + 1) * 900)
+        await engine.advance(15.0)
+    assert allowed[:7] == [5, 5, 5, 5, 5, 5, 1]
+
+
+async def test_budgets_are_listed_by_name_with_their_pace(peer: Peer) -> None:
+    await peer.store.take("b", 100.0, 3)
+    await peer.store.take("a", 0.5, 1)
+    found = await peer.store.budgets()
+    assert [(one.name, one.interval, one.burst, one.is_learned) for one in found] == [("a", 0.5, 1, False), ("b", 100.0, 3, False)]
+    assert found[1].opens == 0.0

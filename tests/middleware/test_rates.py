@@ -1,14 +1,16 @@
 """The capability `rate`: not more starts in a period than allowed."""
 
+from types import new_class
 from typing import Any
 
 import pytest
 
+from chappe import Budget as BudgetOf
 from chappe import Command, Context, Rate
 from chappe.bounds import FURTHEST, STARTS_AHEAD
 from chappe.bus.context import NO_PORTS, Ports
 from chappe.engines.contract.results import Start
-from chappe.errors import DefinitionError, Throttled
+from chappe.errors import DefinitionError, InvalidCapability, Throttled
 from chappe.middleware.rates import Rates
 
 from .wrapped import costs_nothing, handled
@@ -31,18 +33,19 @@ class Budget:
 
     def __init__(self, wait: float, *, granted: bool = True) -> None:
         self.start = Start(granted, wait)
-        self.asked: list[tuple[str, float, int]] = []
+        self.asked: list[tuple[str, float | None, int]] = []
+        self.closed = set[str]()
         self.details: list[tuple[float, int]] = []
-        self.throttled: list[tuple[str, float]] = []
+        self.throttled: list[tuple[str, float | None]] = []
         self.now = 1000.0
 
     def context(self, note: str | None = None, queue: str = "", tag: int = 0) -> Context:
-        async def take(budget: str, interval: float, burst: int, *, within: float, tag: int) -> Start:
+        async def take(budget: str, interval: float | None, burst: int, *, within: float, tag: int) -> Start:
             self.asked.append((budget, interval, burst))
             self.details.append((within, tag))
-            return self.start
+            return Start(granted=False, wait=9.0) if budget in self.closed else self.start
 
-        async def throttle(budget: str, until: float) -> None:
+        async def throttle(budget: str, until: float | None) -> None:
             self.throttled.append((budget, until))
 
         ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take, throttle=throttle)
@@ -117,3 +120,52 @@ async def test_a_message_without_a_rate_has_no_budget_to_stop() -> None:
 
 def test_messages_without_a_rate_pay_nothing() -> None:
     assert costs_nothing(Rates(), Free())
+
+
+class Account(Command, queue="q", budget=("pocket:{user}", BudgetOf("tags", "1/s", burst=2)), rate="1/min"):
+    user: str
+
+
+async def test_a_message_takes_a_start_of_its_rate_and_of_each_of_its_budgets() -> None:
+    budget = Budget(0.0)
+    await handled(Rates(), Account(user="ada"), handler, budget.context(queue="q"))
+    assert budget.asked == [("account", 60.0, 1), ("pocket:ada", None, 1), ("tags", 1.0, 2)]
+
+
+async def test_nothing_is_taken_while_one_of_several_budgets_is_known_to_have_no_room() -> None:
+    budget, rates = Budget(0.0), Rates()
+    budget.closed.add("tags")
+    for _ in range(2):
+        with pytest.raises(Throttled):
+            await handled(rates, Account(user="ada"), handler, budget.context(queue="q"))
+    assert [name for name, *_ in budget.asked] == ["account", "pocket:ada", "tags"]
+
+
+async def test_a_handler_of_several_budgets_says_which_one_refused_and_needs_no_seconds_for_one_that_is_learned() -> None:
+    budget = Budget(0.0)
+
+    async def refused(_: Any, context: Context) -> None:
+        await context.throttle(budget="pocket:ada")
+        await context.throttle(9, "tags")
+        with pytest.raises(DefinitionError, match='say which budget: "account", "pocket:ada", "tags"'):
+            context.throttle(9)
+        with pytest.raises(DefinitionError, match='"tags" has a limit'):
+            context.throttle(budget="tags")
+
+    await handled(Rates(), Account(user="ada"), refused, budget.context(queue="q"))
+    assert budget.throttled == [("pocket:ada", None), ("tags", 1009.0)]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda: BudgetOf(""), "it needs a name"),
+        (lambda: BudgetOf("pocket", "often"), 'write it like "10/s"'),
+        (lambda: BudgetOf("pocket", "1/s", burst=0), "at least 1"),
+        (lambda: new_class("Bad", (Command,), {"queue": "q", "budget": "pocket:{who}"}), 'names "who"'),
+        (lambda: new_class("Bad", (Command,), {"queue": "q", "budget": 5}), "budget"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused(given: Any, says: str) -> None:
+    with pytest.raises(InvalidCapability, match=says):
+        given()

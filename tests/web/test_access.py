@@ -48,6 +48,7 @@ MAY: dict[str, set[str]] = {
     "GET /api/messages/{id}": READERS,
     "GET /api/lineage/{id}": READERS,
     "GET /api/schedules": READERS,
+    "GET /api/budgets": READERS,
     "GET /api/failures": READERS,
     "GET /api/failures/{fingerprint}": READERS,
     "GET /api/letters": READERS,

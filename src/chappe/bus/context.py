@@ -29,11 +29,11 @@ class Context:
     """One attempt at one message, the same wherever the message came from.
 
     `attempt` counts from 1. `then` holds what the handlers sent and yielded so far. `tag` is its number while it is lent, 0 for none,
-    and `budget` that of its rate.
+    and `budgets` are those of which it took a start, with the seconds between two, or nothing where that is learned.
     """
 
     __slots__ = (
-        "_ended", "_ports", "attempt", "budget", "correlation_id", "headers", "id", "marked", "note", "now", "queue", "sent_at", "tag",
+        "_ended", "_ports", "attempt", "budgets", "correlation_id", "headers", "id", "marked", "note", "now", "queue", "sent_at", "tag",
         "then", "waited",
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ class Context:
         self._ports = ports
         self.now = now
         self.tag = tag
-        self.budget: str | None = None
+        self.budgets: dict[str, float | None] = {}
         self.waited = 0.0  # for other messages, to be handled together
 
     @property
@@ -129,14 +129,23 @@ class Context:
         with _ENDING:
             self.then[:0] = taken
 
-    def throttle(self, seconds: float) -> Awaitable[None]:
-        """Have nothing more of the budget of this message's rate start for so long, in any worker: a third party asked for it.
+    def throttle(self, seconds: float | None = None, budget: str | None = None) -> Awaitable[None]:
+        """Have nothing more of a budget of this message start for so long, in any worker: a third party refused a call.
 
-        Await it in `async def` code, as `progress`. Raises `DefinitionError` for a message without a rate.
+        `budget` is its name where the message has several. One without a limit learns by it how often it may be called; it needs no
+        `seconds`, if the third party did not say. Await it in `async def` code, as `progress`. Raises `DefinitionError`.
         """
-        if self.budget is None:
-            raise DefinitionError("context.throttle: this message has no budget; declare it with rate=Rate(…)")
-        return run_at(self.ports.loop, self.ports.throttle(self.budget, self.now() + seconds))
+        names = ", ".join(f'"{name}"' for name in self.budgets)
+        if budget is None and len(self.budgets) == 1:
+            (budget,) = self.budgets
+        if budget is None or budget not in self.budgets:
+            which = (
+                f"say which budget: {names}" if names else "this message has no budget; declare it with rate=Rate(…) or budget=Budget(…)"
+            )
+            raise DefinitionError(f"context.throttle: {which}")
+        if seconds is None and self.budgets[budget] is not None:
+            raise DefinitionError(f'context.throttle: say for how many seconds, since "{budget}" has a limit and learns none')
+        return run_at(self.ports.loop, self.ports.throttle(budget, None if seconds is None else self.now() + seconds))
 
     def progress(self, done: int, total: int, text: str = "") -> Awaitable[None]:
         """Show how far this message is, to whoever asks for it by id.
@@ -166,7 +175,7 @@ class Ports:
         marks: Marks,
         progress: Progress,
         take: Take,
-        throttle: Callable[[str, float], Coroutine[Any, Any, None]],
+        throttle: Callable[[str, float | None], Coroutine[Any, Any, None]],
         declare: Callable[[], Awaitable[object]] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:

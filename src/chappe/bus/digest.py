@@ -44,6 +44,8 @@ def refuse_impatient(origin: str, digest: Digest, spec: MessageSpec) -> None:
         raise DefinitionError(f"{origin}: {spec.name} is inline and comes alone; leave out inline=True, or batch=")
     if spec.process is not None:
         raise DefinitionError(f"{origin}: {spec.name} is handled in a process of its own, one by one; leave out process=, or batch=")
+    if spec.process is not None:
+        raise DefinitionError(f"{origin}: {spec.name} is handled in a process of its own and comes alone; leave out process=, or batch=")
     for name, limit in (("timeout", spec.timeout), ("kill_after", spec.kill_after)):
         if limit is not None and limit <= digest.within:
             raise DefinitionError(f"{origin}: {spec.name} waits up to {digest.within:g} s for others, so its {name} must be longer")

@@ -1,4 +1,4 @@
-"""The verbs that look at a running system: queues, schedules, status, inspect, purge and openapi."""
+"""The verbs that look at a running system: queues, schedules, budgets, status, inspect, purge and openapi."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import body_of, show, when
 from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
+from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.fleet import PROCESS_STATES, Overview
 from chappe.errors import NotFound
 from chappe.failures import printable
@@ -123,6 +124,30 @@ def schedules(ctx: click.Context, as_json: bool) -> None:
         found if as_json else [{**row, "schedule": row["name"], "next": "paused" if row["paused"] else when(row["next"])} for row in found]
     )
     show(rows, ("schedule", "message", "trigger", "misfire", "next"), as_json=as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def budgets(ctx: click.Context, as_json: bool) -> None:
+    """Show how often third parties may be called, what is left of it, and what was learned from their refusals."""
+    app = bare_app(settings_of(ctx))
+
+    async def work(connection: Connection) -> list[BudgetStatus]:
+        return await connection.store.budgets()
+
+    found = run_with(app, work)
+    rows = [msgspec.structs.asdict(one) if as_json else _budget(one) for one in found]
+    show(rows, ("budget", "every", "next", "limit", "left", "learned"), as_json=as_json)
+
+
+def _budget(one: BudgetStatus) -> dict[str, Any]:
+    row = {"budget": one.name, "every": duration(one.interval), "next": f"in {duration(one.opens)}" if one.opens > 0 else "now"}
+    if not one.is_learned:
+        return row
+    if one.limit is None or one.window is None or one.since is None:
+        return row | {"every": "", "learned": "nothing yet"}
+    return row | {"limit": f"{one.limit} in {duration(one.window)}", "left": one.left, "learned": when(one.since)}
 
 
 @click.command()

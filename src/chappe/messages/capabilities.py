@@ -87,11 +87,38 @@ class Rate(Struct, frozen=True):
     @property
     def interval(self) -> float:
         """Seconds between two starts at the steady rate."""
-        match = re.fullmatch(r"\s*0*([1-9]\d{0,8})\s*/\s*(?:0*([1-9]\d{0,5}))?\s*([a-z]+)\s*", str(self.limit), re.ASCII)
-        period = _PERIODS.get(match[3]) if match else None
-        if match is None or period is None:
-            raise InvalidCapability(f'Rate("{str(self.limit)[:40]}"): write it like "10/s", "100/min" or "5/10s"')
-        return period * int(match[2] or 1) / int(match[1])
+        return _interval("Rate", self.limit)
+
+
+def _interval(owner: str, limit: object) -> float:
+    match = re.fullmatch(r"\s*0*([1-9]\d{0,8})\s*/\s*(?:0*([1-9]\d{0,5}))?\s*([a-z]+)\s*", str(limit), re.ASCII)
+    period = _PERIODS.get(match[3]) if match else None
+    if match is None or period is None:
+        raise InvalidCapability(f'{owner}("{str(limit)[:40]}"): write it like "10/s", "100/min" or "5/10s"')
+    return period * int(match[2] or 1) / int(match[1])
+
+
+class Budget(Struct, frozen=True):
+    """An account of a third party that several kinds of messages call: `Budget("pocket:{user}", "15/15min")`.
+
+    Fields in braces make one for each account. Without a limit it is learned from what is refused: see `Context.throttle`.
+    """
+
+    name: str
+    limit: str | None = None
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        _ = self.interval
+        if not _is_count(self.burst):
+            raise InvalidCapability(f"Budget(burst={self.burst!r}): at least 1 is needed, as a whole number")
+        if not isinstance(self.name, str) or not self.name:  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
+            raise InvalidCapability(f'Budget({self.name!r}): it needs a name, like "pocket:{{user}}"')
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two starts, or nothing if that is learned."""
+        return None if self.limit is None else _interval("Budget", self.limit)
 
 
 class Unique(Struct, frozen=True):
@@ -159,10 +186,10 @@ class Capabilities(TypedDict, total=False):
     handled where it is sent, before `send` returns, by no worker. exchange, routing_key: publish there instead.
     key: at most one running per key, in order; with a `merge` method also at most one pending.
     unique: refuse doubles. priority: larger first.
-    delay: seconds before it is ready. retry, rate, timeout: see their classes; timeout is seconds for one
-    attempt, kill_after the seconds after which the worker itself is ended. process: handle it in a process of its own,
-    which is what `kill_after` ends then. ttl: seconds after which it is too old to start. results: keep what the handlers
-    return, so that anybody can fetch it by id.
+    delay: seconds before it is ready. budget: the accounts of third parties that it calls. retry, rate,
+    timeout: see their classes; timeout is seconds for one attempt, kill_after the seconds after which the worker
+    itself is ended. process: handle it in a process of its own, which is what `kill_after` ends then. ttl: seconds
+    after which it is too old to start. results: keep what the handlers return, so that anybody can fetch it by id.
     """
 
     name: str
@@ -177,6 +204,7 @@ class Capabilities(TypedDict, total=False):
     delay: float
     retry: int | Retry
     rate: str | Rate
+    budget: str | Budget | tuple[str | Budget, ...]
     timeout: float
     kill_after: float
     process: bool | Process
@@ -200,6 +228,7 @@ class MessageSpec(Struct, frozen=True):
     delay: float = 0.0
     retry: Retry = Retry()
     rate: Rate | None = None
+    budget: tuple[Budget, ...] = ()
     timeout: float | None = None
     kill_after: float | None = None
     process: Process | None = None
@@ -241,6 +270,9 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool, is_command: 
         values["retry"] = Retry(values["retry"])
     if isinstance(values.get("rate"), str):
         values["rate"] = Rate(values["rate"])
+    if "budget" in values:
+        budgets = values["budget"] if type(values["budget"]) in (tuple, list) else (values["budget"],)
+        values["budget"] = tuple(Budget(one) if isinstance(one, str) else one for one in budgets)
     if isinstance(values.get("unique"), str):
         values["unique"] = Unique(values["unique"])
     if type(values.get("process")) is bool:

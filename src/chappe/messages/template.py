@@ -36,7 +36,7 @@ def check_fields(owner: str, spec: MessageSpec, known: Sequence[str]) -> None:
         "unique": spec.unique.key if spec.unique else None,
         "rate": spec.rate.key if spec.rate else None,
     }
-    for keyword, template in templates.items():
+    for keyword, template in (*templates.items(), *(("budget", one.name) for one in spec.budget)):
         for field in fields_of(template or ""):
             if field not in known:
                 raise InvalidCapability(

@@ -40,6 +40,7 @@ NEEDED: Final[dict[str, str]] = {
     "GET /api/messages/{id}": READ,
     "GET /api/lineage/{id}": READ,
     "GET /api/schedules": READ,
+    "GET /api/budgets": READ,
     "GET /api/failures": READ,
     "GET /api/failures/{fingerprint}": READ,
     "GET /api/letters": READ,

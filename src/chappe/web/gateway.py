@@ -24,6 +24,7 @@ from chappe.messages.codec import encode_json
 from chappe.web.access import guarded
 from chappe.web.api.actions import Actions
 from chappe.web.api.audit import Audit
+from chappe.web.api.budgets import Budgets
 from chappe.web.api.failures import Failures
 from chappe.web.api.history import HistoryRoutes
 from chappe.web.api.letters import Letters
@@ -63,7 +64,7 @@ def gateway(app: App) -> ASGIApp:
     refuse_open_bind(settings)
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
     watching = Watching(app)
-    parts = (overviews, Actions(app), Schedules(app), Failures(app), Letters(app), Audit(app), HistoryRoutes(watching, wall))
+    parts = (overviews, Actions(app), Schedules(app), Budgets(app), Failures(app), Letters(app), Audit(app), HistoryRoutes(watching, wall))
     live = Live(app, commands.post)
     documents = {"/openapi.json": encode_json(document(app, VERSION)), "/asyncapi.json": encode_json(asyncapi_document(app, VERSION))}
 

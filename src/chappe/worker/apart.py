@@ -66,7 +66,7 @@ class Apart:
         async def invoke(message: Any, context: Context) -> Any:
             call = Call(
                 spec.name, handler.name, write_body(message), memory, context.id, context.attempt, queue or "", context.sent_at,
-                context.headers, context.correlation_id, context.note, context.budget,
+                context.headers, context.correlation_id, context.note, context.budgets,
             )  # fmt: skip
             while True:
                 with contextlib.suppress(_NotBegun):

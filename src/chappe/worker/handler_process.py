@@ -46,7 +46,7 @@ class Call(Struct, array_like=True):
     headers: Mapping[str, str]
     correlation_id: str | None
     note: str | None
-    budget: str | None
+    budgets: dict[str, float | None]
 
 
 class Begun(Struct, array_like=True, tag="begun"):
@@ -65,7 +65,7 @@ class Throttle(Struct, array_like=True, tag="throttle"):
     """The handler has nothing more of its budget start before a time."""
 
     budget: str
-    until: float
+    until: float | None
 
 
 class Done(Struct, array_like=True, tag="done"):
@@ -160,7 +160,7 @@ def _context(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Context:
     async def progress(_: str, done: int, total: int, text: str) -> None:
         say(Progress(done, total, text))
 
-    async def throttle(budget: str, until: float) -> None:
+    async def throttle(budget: str, until: float | None) -> None:
         say(Throttle(budget, until))
 
     ports = Ports(
@@ -171,7 +171,7 @@ def _context(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Context:
         call.id, attempt=call.attempt, queue=call.queue, sent_at=call.sent_at, headers=call.headers, correlation_id=call.correlation_id,
         note=call.note, ports=ports, now=bus.now,
     )  # fmt: skip
-    context.budget = call.budget
+    context.budgets = call.budgets
     return context
 
 

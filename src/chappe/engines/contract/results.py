@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from chappe.engines.budget import BudgetStatus
 from chappe.messages.envelope import Publication, Receipt
 
 CANCELLED: Final = "it was cancelled"
@@ -54,16 +55,25 @@ class Results(Protocol):
         """Return the handlers that finished this message with their results; forgotten when the message is done."""
         ...
 
-    async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
+    async def take(self, budget: str, interval: float | None, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
         """Take the next start of a budget of one per `interval` seconds if it is `within` so many seconds, else take nothing.
+
+        Without an `interval` the pace is what was learned from refusals, and there is none before the first.
 
         Generic cell rate algorithm (ITU-T I.371), one truth for all workers. A delivery with this `tag` takes nothing either while
         another message of its queue that waits for the same budget comes before it.
         """
         ...
 
-    async def throttle(self, budget: str, until: float) -> None:
-        """Have nobody take a start of a budget before a time, in seconds since the epoch."""
+    async def throttle(self, budget: str, until: float | None) -> None:
+        """Have nobody take a start of a budget before a time, in seconds since the epoch.
+
+        One that is learned hears of a refusal by it, and says itself until when where that is not known; others do nothing then.
+        """
+        ...
+
+    async def budgets(self, limit: int = 1000) -> list[BudgetStatus]:
+        """Return how the budgets are that were used within a day, by their names."""
         ...
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from chappe.bounds import STARTS_AHEAD
-from chappe.engines.budget import Budget
+from chappe.engines.budget import Budget, BudgetStatus, Taught, status_of
 from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import Moment, Number, Pace
 
 _AT_ONCE: Final = 1000
-_KNOWN = "select tat, interval, burst, closed from budget where name = ?"
-_STORE = "insert or replace into budget (name, tat, interval, burst, closed) values (?, ?, ?, ?, ?)"
+_KNOWN = "select tat, interval, burst, closed, learned from budget where name = ?"
+_STORE = "insert or replace into budget (name, tat, interval, burst, closed, learned) values (?, ?, ?, ?, ?, ?)"
+_ALL = "select name, tat, interval, burst, closed, learned from budget order by name limit ?"
 _BEFORE = "select 1 from delayed where queue = ? and budget = ? and (rank, id) < (?, ?) limit 1"
 _FIRST = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope, budget
     from delayed where queue = ? and budget = ? order by rank, id limit ?"""
@@ -38,21 +39,35 @@ class Budgets:
             self.wait(*found)
 
     def take(
-        self, budget: str, interval: Pace, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)], within: Pace, tag: Number
+        self, budget: str, interval: Pace | None, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)], within: Pace, tag: Number
     ) -> tuple[bool, float]:
         """Take the next start if it is soon enough and nobody stands before; say whether, and in how many seconds it is."""
         now = self._turn.now()
-        known = self._known(budget)._replace(interval=interval, burst=burst)
+        known, learned = self._row(budget)
+        known = known if interval is None else known._replace(interval=interval, burst=burst)
         wait = known.opens(now) - now
         if wait > within or self._stands_behind(budget, tag):
             return False, wait
-        self._store(budget, known.started(now))
+        if interval is None:
+            taught = Taught.of(known if learned else Budget(interval=0.0), learned).started(now)
+            self._store(budget, taught.budget, taught.kept)
+        else:
+            self._store(budget, known.started(now))
         return True, wait
 
-    def throttle(self, budget: str, until: Moment) -> None:
-        """Have no start be taken before a time."""
-        known = self._known(budget)
-        self._store(budget, known._replace(closed=max(known.closed, until)))
+    def throttle(self, budget: str, until: Moment | None) -> None:
+        """Have no start be taken before a time; one that is learned says itself until when, if that is not known."""
+        known, learned = self._row(budget)
+        if learned is not None:
+            taught = Taught.of(known, learned).refused(self._turn.now(), until)
+            self._store(budget, taught.budget, taught.kept)
+        elif until is not None:
+            self._store(budget, known._replace(closed=max(known.closed, until)))
+
+    def list_budgets(self, limit: Number) -> list[BudgetStatus]:
+        """Return how all budgets are, by their names."""
+        now = self._turn.now()
+        return [status_of(name, Budget(*row), learned, now) for name, *row, learned in self._turn.db.execute(_ALL, (limit,))]
 
     def wait(self, queue: int, budget: str) -> None:
         """Note that a message of a queue waits for a budget."""
@@ -92,9 +107,12 @@ class Budgets:
         return self._turn.db.execute(_BEFORE, (claim.queue.id, budget, claim.rank, claim.id)).fetchone() is not None
 
     def _known(self, budget: str) -> Budget:
-        row = self._turn.db.execute(_KNOWN, (budget,)).fetchone()
-        return Budget() if row is None else Budget(*row)
+        return self._row(budget)[0]
 
-    def _store(self, name: str, budget: Budget) -> None:
+    def _row(self, budget: str) -> tuple[Budget, bytes | None]:
+        row = self._turn.db.execute(_KNOWN, (budget,)).fetchone()
+        return (Budget(), None) if row is None else (Budget(*row[:4]), row[4])
+
+    def _store(self, name: str, budget: Budget, learned: bytes | None = None) -> None:
         self._turn.write()
-        self._turn.db.execute(_STORE, (name, *budget))
+        self._turn.db.execute(_STORE, (name, *budget, learned))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.fleet import Desired, EngineStatus, Overview
 from chappe.engines.contract.letters import Exported, Letter
@@ -22,6 +23,7 @@ _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
 _records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int, int, int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
+_budgets: Final = msgspec.msgpack.Decoder(list[BudgetStatus]).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
 _desired: Final = msgspec.msgpack.Decoder(Desired).decode
 _all_desired: Final = msgspec.msgpack.Decoder(list[Desired]).decode
@@ -45,11 +47,14 @@ class FileStore:
     async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
         return await self._client.call("marks", message_id)
 
-    async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
+    async def take(self, budget: str, interval: float | None, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
         return Start(*await self._client.call("take", budget, interval, burst, within, tag))
 
-    async def throttle(self, budget: str, until: float) -> None:
+    async def throttle(self, budget: str, until: float | None) -> None:
         await self._client.call("throttle", budget, until)
+
+    async def budgets(self, limit: int = 1000) -> list[BudgetStatus]:
+        return await self._client.call("list_budgets", limit, decode=_budgets)
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
         await self._client.call("begin_schedules", application, dict(definitions), now)

@@ -240,7 +240,7 @@ _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
         Records,
         ("mark", "marks", "begin_schedules", "fire", "last_fired", "state", "batch", "progress", "archived", "followers", "keep_position"),
     ),
-    "budgets": (Budgets, ("take", "throttle")),
+    "budgets": (Budgets, ("take", "throttle", "list_budgets")),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
     "desires": (Desires, ("desire", "desired")),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),

@@ -131,7 +131,8 @@ create table budget (
     tat double precision not null,       -- the theoretical arrival time of the next start
     pace double precision not null default 1,   -- seconds from one start to the next
     burst integer not null default 1,
-    closed double precision not null default 0  -- until when there is no start
+    closed double precision not null default 0, -- until when there is no start
+    learned bytea                               -- what refusals have taught of a limit that nobody declared
 );
 -- The queues and budgets for which something waits, and when to look whether there is room.
 create table gate (queue integer not null, budget text not null, opens double precision not null, primary key (queue, budget));

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final, LiteralString
 
 from chappe.bounds import STARTS_AHEAD
+from chappe.engines.budget import Budget, BudgetStatus, Taught, status_of
 from chappe.engines.contract.results import Start
 from chappe.engines.postgres.database import Cursor, Database
 
@@ -27,6 +28,16 @@ _TAKE: Final = """
     select true, wait from taken union all select false, greatest(0, tat - %(slack)s - now_seconds(), closed - now_seconds())
     from (select 1) asked left join budget on name = %(name)s where not exists (select 1 from taken)
 """
+_LEARNED: Final = """
+    select tat, pace, burst, closed, learned, now_seconds(), exists (
+        select 1 from (
+            select queue, rank, place from running where place = %(tag)s
+            union all select %(queue)s::integer, 0, %(tag)s where %(queue)s::integer is not null
+        ) r join message m on m.queue = r.queue and m.budget = %(name)s and (m.rank, m.place) < (r.rank, r.place)
+    ) from budget where name = %(name)s for update
+"""
+_LEARN: Final = "update budget set tat = %s, pace = %s, burst = %s, closed = %s, learned = %s where name = %s"
+_ALL: Final = "select name, tat, pace, burst, closed, learned, now_seconds() from budget order by name limit %s"
 _THROTTLE: Final = """
     insert into budget (name, tat, closed) values (%(name)s, 0, %(until)s)
     on conflict (name) do update set closed = greatest(budget.closed, %(until)s)
@@ -73,8 +84,10 @@ class Budgets:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def take(self, budget: str, interval: float, burst: int, within: float, tag: int, queue: int | None = None) -> Start:
+    async def take(self, budget: str, interval: float | None, burst: int, within: float, tag: int, queue: int | None = None) -> Start:
         """See `Results.take`; a message of the broker beside this one is not here, but of this `queue`, behind all that wait in it."""
+        if interval is None:
+            return await self._take_learned(budget, within, tag, queue)
         values = {
             "name": budget, "interval": interval, "burst": burst, "slack": interval * (burst - 1), "within": within, "tag": tag,
             "queue": queue,
@@ -82,9 +95,40 @@ class Budgets:
         ((granted, wait),) = await self._database.once(_TAKE, values)
         return Start(granted, float(wait or 0.0))
 
-    async def throttle(self, budget: str, until: float) -> None:
+    async def _take_learned(self, name: str, within: float, tag: int, queue: int | None) -> Start:
+        async def work(cursor: Cursor) -> Start:
+            await cursor.execute("insert into budget (name, tat, pace) values (%s, 0, 0) on conflict (name) do nothing", (name,))
+            await cursor.execute(_LEARNED, {"name": name, "tag": tag, "queue": queue})
+            ((*row, learned, now, is_behind),) = await cursor.fetchall()
+            known = Budget(*row)
+            wait = known.opens(now) - now
+            if wait > within or is_behind:
+                return Start(granted=False, wait=wait)
+            taught = Taught.of(known if learned else Budget(interval=0.0), learned).started(now)
+            await cursor.execute(_LEARN, (*taught.budget, taught.kept, name))
+            return Start(granted=True, wait=wait)
+
+        return await self._database.run(work)
+
+    async def throttle(self, budget: str, until: float | None) -> None:
         """See `Results.throttle`."""
-        await self._database.once(_THROTTLE, {"name": budget, "until": until}, repeatable=True)
+
+        async def work(cursor: Cursor) -> None:
+            await cursor.execute(_LEARNED, {"name": budget, "tag": 0, "queue": None})
+            rows = await cursor.fetchall()
+            if rows and rows[0][4] is not None:
+                ((*row, learned, now, _),) = rows
+                taught = Taught.of(Budget(*row), learned).refused(now, until)
+                await cursor.execute(_LEARN, (*taught.budget, taught.kept, budget))
+            elif until is not None:
+                await cursor.execute(_THROTTLE, {"name": budget, "until": until})
+
+        await self._database.run(work)
+
+    async def all(self, limit: int) -> list[BudgetStatus]:
+        """See `Results.budgets`."""
+        rows = await self._database.once(_ALL, (limit,), repeatable=True)
+        return [status_of(name, Budget(*row), learned, now) for name, *row, learned, now in rows]
 
 
 async def wait(cursor: Cursor, waiting: Iterable[tuple[int, str]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, LiteralString, Protocol, cast
 import msgspec
 
 from chappe.bounds import CLOCKS_APART
+from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.fleet import ClientStatus, Desired, EngineStatus, Overview, QueueStatus
@@ -144,13 +145,16 @@ class PostgresStore:
         rows = await self._database.once("select handler, result from mark where message_id = %s", (message_id,), repeatable=True)
         return {str(handler): result for handler, result in rows}
 
-    async def take(self, budget: str, interval: float, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
+    async def take(self, budget: str, interval: float | None, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
         name = None if self._beside is None else self._beside.queue_of(tag)
         known = None if name is None else self._routes.queues.get(name)
         return await self._budgets.take(budget, interval, burst, within, tag, None if known is None else known.id)
 
-    async def throttle(self, budget: str, until: float) -> None:
+    async def throttle(self, budget: str, until: float | None) -> None:
         await self._budgets.throttle(budget, until)
+
+    async def budgets(self, limit: int = 1000) -> list[BudgetStatus]:
+        return await self._budgets.all(limit)
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
         names = sorted(definitions)
