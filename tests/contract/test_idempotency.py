@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from chappe.engines.contract.broker import Ack, Depth
@@ -49,6 +52,17 @@ async def test_the_same_key_twice_in_one_call_is_stored_once(engine: EngineUnder
     first, second = await peer.broker.publish([once("a"), once("b")])
     assert (first.outcome, second.outcome, second.id) == ("stored", "duplicate", first.id)
     assert await drain(engine, peer, "q") == ["a"]
+
+
+@pytest.mark.parametrize("option", ["idempotency_key", "unique"])
+async def test_what_several_peers_publish_at_once_is_stored_once_also_where_it_is_the_same_message(
+    engine: EngineUnderTest, peer: Peer, option: str
+) -> None:
+    same = [to("q", str(n), **dict[str, Any]({option: f"key {n}"})) for n in range(5)]
+    receipts = await asyncio.gather(*[(await engine.connect()).broker.publish(same) for _ in range(4)])
+    outcomes = sorted(receipt.outcome for answer in receipts for receipt in answer)
+    assert outcomes == ["duplicate"] * 15 + ["stored"] * 5
+    assert await drain(engine, peer, "q") == ["0", "1", "2", "3", "4"]
 
 
 async def test_the_same_key_with_two_fingerprints_in_one_call_is_refused_as_a_whole(peer: Peer) -> None:

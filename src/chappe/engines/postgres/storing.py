@@ -47,13 +47,13 @@ _TAKE_IDEMPOTENCY: Final = """
     insert into idempotency select name, id, fingerprint, now_seconds() + %s
     from unnest(%s::text[], %s::text[], %s::text[]) as t (name, id, fingerprint) order by name
     on conflict (name) do update set message_id = excluded.message_id, fingerprint = excluded.fingerprint, until = excluded.until
-    where idempotency.until <= now_seconds() or idempotency.message_id = excluded.message_id
+    where idempotency.until <= now_seconds()
 """
 _TAKE_UNIQUE: Final = """
     insert into unique_key select name, id, now_seconds() + lasts
     from unnest(%s::text[], %s::text[], %s::float8[]) as t (name, id, lasts) order by name
     on conflict (name) do update set message_id = excluded.message_id, until = excluded.until
-    where unique_key.until <= now_seconds() or unique_key.message_id = excluded.message_id
+    where unique_key.until <= now_seconds()
 """
 _TRACK: Final = """
     insert into tracked (message_id, type, state, queue, at, into_id)
