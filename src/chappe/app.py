@@ -10,12 +10,14 @@ import threading
 import weakref
 from asyncio.events import _get_running_loop  # listed in its __all__, and much faster than an exception
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
 from chappe import engines
 from chappe.archive.follow import Follower, Following, Since
+from chappe.archive.subscription import Subscription
 from chappe.blocking import Place, warn_of_blocking
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
 from chappe.bus.context import Context, Leaving, Ports
@@ -80,6 +82,7 @@ class App:
         self.merger = Merger(self.bus)
         self.schedules: list[Schedule] = []
         self.sources: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.subscriptions: list[Subscription] = []
         self._inherited: object = None
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
         self._portal: Portal | None = None
@@ -125,15 +128,31 @@ class App:
             raise DefinitionError("@app.handles needs the command: @app.handles(SyncProperty)")
         return register
 
-    def on(self, what: type[Event] | str, *, name: str | None = None, temporary: bool = False) -> Callable[[F], F]:
+    def on(
+        self,
+        what: type[Event] | str,
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        since: int | datetime | timedelta | None = None,
+    ) -> Callable[[F], F]:
         """Register a subscriber of an event, or of a pattern like `"bid.*"`, with its own durable queue.
 
         With `temporary`, each worker process has a queue of its own while it runs, and misses what is published while it does not.
+        With `since`, a `seq`, a `datetime` or a `timedelta`, it first hears what the archive holds since then, when it starts for the
+        first time, and goes on with what comes: the scheduler puts it all into its queue. Raises `DefinitionError`.
         """
 
         def register(function: F) -> F:
             self._refuse_if_frozen("subscribers")
-            self.registry.add_subscriber(what, Handler(function), name, temporary=temporary)
+            handler = Handler(function)
+            if since is not None and temporary:
+                raise DefinitionError(f"{handler.origin}: a temporary subscriber has no past to begin in; leave out since or temporary")
+            added = self.registry.add_subscriber(what, handler, name, temporary=temporary, is_bound=since is None)
+            if since is not None:
+                subscription = Subscription(self.connection, added.queue.name, added.exchange, added.pattern, since=since, now=self.bus.now)
+                self.subscriptions.append(subscription)
+                self.sources.append(subscription.run)
             return function
 
         return register

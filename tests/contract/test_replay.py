@@ -45,3 +45,9 @@ async def test_h13_a_replay_that_is_said_again_makes_no_doubles(engine: EngineUn
 async def test_h13_a_replay_to_a_queue_that_is_not_there_is_refused(peer: Peer) -> None:
     with pytest.raises(NotFound, match="declared are: q, r"):
         await replay(peer.broker, peer.store, "nobody", 0, run="a")
+
+
+async def test_h13_a_replay_to_a_queue_that_is_bound_to_nothing_is_refused(peer: Peer) -> None:
+    await peer.broker.declare(Topology(queues=(bind("commands"),)))
+    with pytest.raises(NotFound, match="bound to no exchange"):
+        await replay(peer.broker, peer.store, "commands", 0, run="a")

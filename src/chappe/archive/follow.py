@@ -89,6 +89,14 @@ def lost_before(page: Page, lost: int) -> Heard:
     return Heard(seq, at, "", LOST, "", LOST, {"lost": lost}, None, lost)
 
 
+def refuse_no_since(since: object, who: str) -> None:
+    """Raise `DefinitionError` for what says no place in the past, or a time without its zone."""
+    if not isinstance(since, int | datetime | timedelta):
+        raise DefinitionError(f"{who}: since={since!r} says nothing; write a seq, a datetime or a timedelta")
+    if isinstance(since, datetime) and since.tzinfo is None:
+        raise DefinitionError(f"{who}: since needs a datetime with its time zone, like datetime.now(UTC)")
+
+
 async def position_at(archive: Archive, moment: float) -> int:
     """Return the position behind the last event before a time, by halving."""
     first, last = 0, (await archive.archived(0, 0)).end
@@ -142,10 +150,8 @@ class Follower:
             raise DefinitionError('follow(since="last") goes on where a follower of that name was: give it name="…"')
         if acks and name is None:
             raise DefinitionError('follow(acks=True) keeps what was acknowledged under a name: give it name="…"')
-        if not (since is None or since == "last" or isinstance(since, int | datetime | timedelta)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DefinitionError(f'follow(since={since!r}): say a seq, a datetime, a timedelta or "last"')
-        if isinstance(since, datetime) and since.tzinfo is None:
-            raise DefinitionError("follow(since=…) needs a datetime with its time zone, like datetime.now(UTC)")
+        if not (since is None or since == "last"):
+            refuse_no_since(since, "follow")
         self._archive = archive
         self._pattern = pattern
         self._since: Since | None = since

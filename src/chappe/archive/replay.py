@@ -25,12 +25,14 @@ async def replay(broker: Broker, store: Store, queue: str, since: Since | None, 
     """Put into a queue what its bindings took since then, up to the end of the archive as it is now, and say how many that were.
 
     Each message has the header `replayed` with its `seq`. `run` names this replay: one that broke off goes on under the same name
-    without doubles. Raises `NotFound` for a queue that is not declared.
+    without doubles. Raises `NotFound` for a queue that is not declared, or is bound to nothing.
     """
     overview = await store.overview()
     found = next((known for known in overview.queues if known.name == queue), None)
     if found is None:
         raise NotFound(f'no queue is called "{queue}"; declared are: {", ".join(known.name for known in overview.queues) or "none"}')
+    if not found.bindings:
+        raise NotFound(f'queue "{queue}" is bound to no exchange: nothing says which events it takes')
     kinds: dict[str, Kind] = {exchange.name: exchange.kind for exchange in overview.exchanges}
     position, end, count = await begin_at(store, since), (await store.archived(0, 0)).end, 0
     end = end if until is None else min(until, end)

@@ -266,7 +266,7 @@ def _listener(settings: Settings) -> socket.socket:
 @click.command()
 @click.pass_context
 def scheduler(ctx: click.Context) -> None:
-    """Send what is scheduled or waits in an outbox; several may run, each slot and message is sent once."""
+    """Send what is scheduled, waits in an outbox, or is archived for who begins in the past; several may run, each is sent once."""
     settings = settings_of(ctx)
     line = _start(settings, "scheduler", 5.0)
     app = find_app(settings, role="scheduler", may_own_file=False)
