@@ -41,6 +41,14 @@ class Count(Command, queue="press", process=True, retry=1, results=True):
     to: int
 
 
+class Spread(Command, queue="press", process=True, retry=1):
+    pass
+
+
+class NeverDeclared(Command, queue="elsewhere"):
+    pass
+
+
 class Burn(Command, queue="press", process=True, retry=AGAIN, kill_after=600):
     name: str
 
@@ -79,6 +87,11 @@ def count(command: Count, tool: Tool, context: Context):
     context.send(Near(name="sent"))
     yield Near(name="yielded")
     return {"sum": sum(range(command.to)), "pid": os.getpid(), "tool": tool.pid, "key": context.idempotency_key()}
+
+
+@app.handles(Spread)
+def spread(command: Spread):
+    yield NeverDeclared()
 
 
 @app.handles(Burn)
@@ -174,6 +187,11 @@ def test_what_it_returns_sends_yields_and_says_of_its_progress_arrives_and_its_d
     assert first["pid"] == first["tool"] == second["pid"] == second["tool"] != press.pid("press-1"), "it is kept for the next"
     assert first["key"] != second["key"]
     until(lambda: len(of(press, "end", "sent")) == len(of(press, "end", "yielded")) == 2)
+
+
+def test_what_the_application_never_declared_can_be_sent_from_there_too(press: Mill) -> None:
+    send(press, "Spread()", "Spread()")
+    until(lambda: press.queues().get("elsewhere", {}).get("ready") == 2, "both to arrive")
 
 
 @pytest.mark.usefixtures("beside")

@@ -47,6 +47,7 @@ class Registry:
         self.messages: dict[str, type[Message]] = {}
         self.routes: dict[tuple[type[Message], str | None], Route] = {}
         self.subscribers: dict[str, Subscriber] = {}
+        self.exchanges: dict[str, Exchange] = {EVENTS.name: EVENTS}
         self.queues: dict[str, Queue] = {}
         self.temporary: dict[str, Queue] = {}  # each consumer makes its own
         self._is_lasting = False
@@ -141,6 +142,12 @@ class Registry:
         self._refuse_temporary(queue.name)
         refuse_conflict(self.queues.setdefault(queue.name, queue), queue)
 
+    def add_topology(self, topology: Topology) -> None:
+        """Declare what this application declares in another process; raises as `add_queue` does."""
+        self.exchanges |= {exchange.name: exchange for exchange in topology.exchanges}
+        for queue in topology.queues:
+            self.add_queue(queue)
+
     def _refuse_temporary(self, queue: str) -> None:
         if queue in self.temporary:
             raise DuplicateName(f'"{queue}" is the queue of a temporary subscriber; give one of them another name')
@@ -224,13 +231,21 @@ class Registry:
         Raises `TopologyConflict` if two declarations disagree, and `DuplicateName` if the queue of a command is that of a temporary
         subscriber.
         """
-        known = (len(self.messages), len(self.queues), len(self.temporary), len(self.subscribers), len(self.routes), self._is_lasting)
+        known = (
+            len(self.messages),
+            len(self.exchanges),
+            len(self.queues),
+            len(self.temporary),
+            len(self.subscribers),
+            len(self.routes),
+            self._is_lasting,
+        )
         if self._topology is None or self._topology[0] != known:
             self._topology = (known, self._made_topology())
         return self._topology[1]
 
     def _made_topology(self) -> Topology:
-        exchanges = {EVENTS.name: EVENTS}
+        exchanges = dict(self.exchanges)
         queues = self.queues | self.temporary if self._is_lasting else dict(self.queues)
         for message in set(self.messages.values()):
             spec = self.spec_of(message)

@@ -70,7 +70,10 @@ class Apart:
             )  # fmt: skip
             while True:
                 with contextlib.suppress(_NotBegun):
-                    return _outcome(await self._run(call, context, spec.kill_after), context)
+                    answer = await self._run(call, context, spec.kill_after)
+                    if isinstance(answer, Done) and answer.declares is not None:
+                        self._bus.registry.add_topology(answer.declares)
+                    return _outcome(answer, context)
 
         return invoke
 

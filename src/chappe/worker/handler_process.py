@@ -21,6 +21,7 @@ from chappe.bus.loop import attempted
 from chappe.errors import RetryLater, Snooze, Verdict
 from chappe.failures import describe, summarize, verdict_of
 from chappe.messages.envelope import Publication
+from chappe.messages.topology import Topology
 from chappe.messages.values import result_of
 
 log = logging.getLogger("chappe.worker")
@@ -69,11 +70,12 @@ class Throttle(Struct, array_like=True, tag="throttle"):
 
 
 class Done(Struct, array_like=True, tag="done"):
-    """The handler returned: its result, or why there is none, and what it sent."""
+    """The handler returned: its result, or why there is none, what it sent, and the topology where that is new to this process."""
 
     result: bytes | None
     missing: str | None
     then: tuple[Publication, ...]
+    declares: Topology | None = None
 
 
 class Failed(Struct, array_like=True, tag="failed"):
@@ -141,7 +143,7 @@ async def _answer(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Done |
     except BaseException as error:  # a provider that cannot be made is no fault of the message
         log.error("%s cannot be handled yet, again in %g s: %s", call.type, _NOT_READY_PAUSE, summarize(error), exc_info=error)
         return Failed("snooze", summarize(error), _NOT_READY_PAUSE, call.note)
-    context = _context(bus, call, say)
+    context, known = _context(bus, call, say), bus.registry.topology()
     say(Begun())
     try:
         _limit_memory(call.memory)
@@ -151,7 +153,9 @@ async def _answer(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Done |
         finally:
             _limit_memory(None)
             context.end()
-        return Done(*result_of(result), tuple(bus.prepared(context.then)))
+        then = tuple(bus.prepared(context.then))
+        topology = bus.registry.topology()
+        return Done(*result_of(result), then, None if topology is known else topology)
     except BaseException as error:  # whatever it is, the worker decides what becomes of it
         return _failed(error, call.memory)
 
