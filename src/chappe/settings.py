@@ -27,6 +27,7 @@ _UNPREFIXED: Final = {
 _PREFIX: Final = "CHAPPE_"
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _FORMATS: Final = ("auto", "console", "json")
+TOKEN_VARIABLE: Final = "CHAPPE_TOKEN"  # noqa: S105 - the name, not the token
 _OTHER_VARIABLES: Final = frozenset({"CHAPPE_CONFIG", "CHAPPE_ALLOW_NETWORK_DISK"})
 CONCURRENCY: Final = 16
 _DAY: Final = 86400.0
@@ -76,7 +77,7 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
             if not name or "," in name:
                 raise ValueError(f"queues and exclude are lists of names, each without a comma; {shown(name)} is none")
         for name in self.environment:
-            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name == "CHAPPE_TOKEN" or "\0" in self.environment[name]:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name == TOKEN_VARIABLE or "\0" in self.environment[name]:
                 raise ValueError(f"environment: {shown(name)} cannot be set here; write names like OMP_NUM_THREADS")
         if self.log is not None and not self.log.strip():
             raise ValueError("log must name a file")
@@ -127,6 +128,30 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("digest must be the SHA-256 of the token in hexadecimal: printf %s TOKEN | sha256sum")
 
 
+class Alert(Struct, frozen=True, forbid_unknown_fields=True):
+    """When to tell somebody of the queues of this name (`*` is a wildcard), or of the processes of all pools.
+
+    `age` is how old the oldest message may be, `stalled` for how long nothing may run while something waits, in seconds; `depth` and `dead`
+    how many messages may be ready and dead; `crash_loop` whether a process that has given up counts. `hold` are the seconds for which
+    something must be so, or be over, before it is told.
+    """
+
+    queue: str = "*"
+    age: float | None = None
+    depth: int | None = None
+    dead: int | None = None
+    stalled: float | None = None
+    crash_loop: bool = False
+    hold: float = 10.0
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.age, self.depth, self.dead, self.stalled) if limit is not None]
+        if not limits and not self.crash_loop:
+            raise ValueError("say when: by age, depth, dead, stalled or crash_loop")
+        if any(not 0 <= value <= FURTHEST for value in (*limits, self.hold)):
+            raise ValueError(f"age, depth, dead, stalled and hold must not be negative, and at most {FURTHEST:g}")
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be configured; `broker` is a URL: `sqlite:///chappe.db` is the file beside you, `postgresql://…` a database.
 
@@ -154,6 +179,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
     log_format: str = "auto"
     alert: str | None = None
+    alert_webhook: str | None = None
+    alerts: dict[str, Alert] = {}
     governor: Governor | None = None
     tokens: dict[str, Token] = {}
     users: dict[str, str] = {}
@@ -213,10 +240,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         for user in self.allowed_users:
             if not re.fullmatch(r"[^\s:/,]{1,256}", user):
                 raise ValueError(f"allowed_users: {shown(user)} is no user; write names like www-data, or numbers of users")
-        for kind, names in (("pool", self.pools), ("token", self.tokens)):
+        for kind, names in (("a pool", self.pools), ("a token", self.tokens), ("an alert", self.alerts)):
             for name in names:
                 if not re.fullmatch(r"[\w.-]{1,64}", name):
-                    raise ValueError(f"{kind}s: {shown(name)} is no name for a {kind}; use letters, digits, dots and dashes")
+                    raise ValueError(f"{kind.split()[1]}s: {shown(name)} is no name for {kind}; use letters, digits, dots and dashes")
+        if self.alert_webhook is not None and not re.fullmatch(r"https?://[^\s/?#]+(?:/\S*)?", self.alert_webhook):
+            raise ValueError("alert_webhook is no address; write one like https://hooks.example.org/chappe")
         self._check_users()
 
     def _check_users(self) -> None:
@@ -237,7 +266,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         values = {name: getattr(self, name) for name in self.__struct_fields__}
         for name in ("broker", "store"):
             values[name] = values[name] and without_secrets(values[name], secrets_in(values[name]))
-        values["token"] = values["token"] and HIDDEN
+        for name in ("token", "alert_webhook"):
+            values[name] = values[name] and HIDDEN
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
@@ -331,7 +361,7 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
             put({name: value.partition(":")[0] if name == "state_dir" else value}, variable)  # systemd may name several
     for name in Settings.__struct_fields__:
         value = environment.get(_PREFIX + name.upper())
-        if value and name in ("pools", "governor", "tokens", "users"):
+        if value and name in ("pools", "governor", "tokens", "users", "alerts"):
             raise InvalidSettings(f"{_PREFIX}{name.upper()}: it is declared in chappe.toml, as a table")
         if value:
             listed = [part.strip() for part in value.split(",") if part.strip()]
@@ -350,9 +380,9 @@ def _checked(values: dict[str, Any], sources: Mapping[str, str]) -> Settings:
         del values["store"]  # it is the application's own
     types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     for name, value in values.items():
-        if name in ("pools", "tokens") and isinstance(value, Mapping):
+        if (kind := {"pools": Pool, "tokens": Token, "alerts": Alert}.get(name)) is not None and isinstance(value, Mapping):
             for one, table in cast("Mapping[str, Any]", value).items():
-                _check_table(table, Pool if name == "pools" else Token, f"{sources[name]}: {name}.{one}")
+                _check_table(table, kind, f"{sources[name]}: {name}.{one}")
         if name == "governor" and isinstance(value, Mapping):
             _check_table(cast("Mapping[str, Any]", value), Governor, f"{sources[name]}: governor")
         try:

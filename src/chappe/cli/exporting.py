@@ -1,8 +1,9 @@
-"""`chappe export`: what other supervisors are told of this application."""
+"""`chappe export`: what systemd, Prometheus and Grafana are told of this application."""
 
 from __future__ import annotations
 
 import getpass
+import json
 import re
 import shlex
 import sys
@@ -12,6 +13,7 @@ from typing import Final
 import click
 
 from chappe.cli.loading import named_app, settings_of
+from chappe.cli.monitoring import DEFAULTS, dashboard_of, rules_of
 from chappe.errors import InvalidSettings
 from chappe.settings import Settings
 
@@ -44,7 +46,7 @@ _AFTER_GRACE: Final = 15.0  # seconds: the engine ends last, and each process is
 
 @click.group()
 def export() -> None:
-    """Write what other supervisors need: systemd."""
+    """Write what others need: systemd, Prometheus, Grafana."""
 
 
 @export.command()
@@ -58,7 +60,26 @@ def systemd(ctx: click.Context, user: str | None, name: str | None) -> None:
     command = [str(Path(sys.argv[0]).absolute()), "-A", named]
     if ctx.obj["config"] is not None:
         command += ["--config", str(ctx.obj["config"].absolute())]
-    click.echo(unit(settings, command, name or named.partition(":")[0].rpartition(".")[2], user or getpass.getuser(), Path.cwd()), nl=False)
+    click.echo(unit(settings, command, name or _name_of(settings), user or getpass.getuser(), Path.cwd()), nl=False)
+
+
+@export.command("prometheus-rules")
+@click.pass_context
+def prometheus_rules(ctx: click.Context) -> None:
+    """Print the alerts of chappe.toml as rules of Prometheus, or a few that everybody needs where it has none."""
+    settings = settings_of(ctx)
+    click.echo(rules_of(_name_of(settings), settings.alerts or DEFAULTS), nl=False)
+
+
+@export.command()
+@click.pass_context
+def grafana(ctx: click.Context) -> None:
+    """Print a dashboard of Grafana over the metrics of the gateway, as JSON to be imported."""
+    click.echo(json.dumps(dashboard_of(_name_of(settings_of(ctx))), indent=2))
+
+
+def _name_of(settings: Settings) -> str:
+    return named_app(settings).partition(":")[0].rpartition(".")[2]
 
 
 def unit(settings: Settings, command: list[str], name: str, user: str, folder: Path) -> str:

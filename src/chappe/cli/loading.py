@@ -27,8 +27,7 @@ from chappe.failures import summarize
 from chappe.messages.topology import match
 from chappe.redaction import shown
 from chappe.search_path import add_project_folder
-from chappe.settings import Settings, load
-from chappe.supervisor.environment import TOKEN_VARIABLE
+from chappe.settings import TOKEN_VARIABLE, Settings, load
 
 R = TypeVar("R")
 

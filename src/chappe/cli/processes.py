@@ -36,8 +36,7 @@ from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.errors import AlreadyOwned, ChappeError, InvalidSettings
 from chappe.lifetime import Lifeline, end_with_parent, settle_down
-from chappe.settings import CONCURRENCY, Settings, place_of
-from chappe.supervisor.environment import TOKEN_VARIABLE
+from chappe.settings import CONCURRENCY, TOKEN_VARIABLE, Settings, place_of
 from chappe.supervisor.launcher import LISTEN_VARIABLE
 from chappe.supervisor.listening import bound
 from chappe.triggers.scheduler import Scheduler

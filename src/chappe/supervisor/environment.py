@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
-TOKEN_VARIABLE: Final = "CHAPPE_TOKEN"  # noqa: S105 - the name, not the token
+from chappe.settings import TOKEN_VARIABLE
 
 
 def environment_for(role: str, environ: Mapping[str, str]) -> dict[str, str]:

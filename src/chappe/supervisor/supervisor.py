@@ -15,14 +15,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from chappe.alerting import alert
 from chappe.engines.file.owner import Ownership
 from chappe.engines.file.private_files import write_private
 from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
-from chappe.settings import Settings
-from chappe.supervisor.alerts import alert
+from chappe.settings import TOKEN_VARIABLE, Settings
 from chappe.supervisor.backoff import CONFIGURATION, crashes_after, is_fatal
 from chappe.supervisor.child import Child
-from chappe.supervisor.environment import TOKEN_VARIABLE, environment_for
+from chappe.supervisor.environment import environment_for
 from chappe.supervisor.following import Following
 from chappe.supervisor.launcher import LISTEN_VARIABLE, ExecLauncher
 from chappe.supervisor.listening import listen

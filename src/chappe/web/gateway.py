@@ -23,6 +23,7 @@ from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
 from chappe.web.access import guarded
 from chappe.web.api.actions import Actions
+from chappe.web.api.alerts import AlertRoutes
 from chappe.web.api.audit import Audit
 from chappe.web.api.budgets import Budgets
 from chappe.web.api.failures import Failures
@@ -64,7 +65,17 @@ def gateway(app: App) -> ASGIApp:
     refuse_open_bind(settings)
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
     watching = Watching(app)
-    parts = (overviews, Actions(app), Schedules(app), Budgets(app), Failures(app), Letters(app), Audit(app), HistoryRoutes(watching, wall))
+    parts = (
+        overviews,
+        Actions(app),
+        Schedules(app),
+        Budgets(app),
+        Failures(app),
+        Letters(app),
+        Audit(app),
+        HistoryRoutes(watching, wall),
+        AlertRoutes(app),
+    )
     live = Live(app, commands.post)
     documents = {"/openapi.json": encode_json(document(app, VERSION)), "/asyncapi.json": encode_json(asyncapi_document(app, VERSION))}
 

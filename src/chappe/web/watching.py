@@ -1,24 +1,29 @@
-"""What one gateway of each host does beside answering: it keeps the history of the queues."""
+"""What one gateway of each host does beside answering: it keeps the history of the queues, and tells when something is wrong."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import apsw
+import msgspec
 
+from chappe.alerting import alert, post
 from chappe.app import App
 from chappe.clocks import wall
 from chappe.engines.contract.fleet import Overview
 from chappe.errors import ChappeError
+from chappe.web.alerts import Alerts, Change, FiredAlerts, is_first_to_say
 from chappe.web.history import MINUTE, Counts, History, counts_of, points_of
 
 log = logging.getLogger("chappe.web")
 
 _LOOK: Final = 1.0
+_MOST_TELLING: Final = 50
 
 T = TypeVar("T")
 
@@ -35,6 +40,9 @@ class Watching:
         self._before: dict[str, Counts] = {}
         self._minute = int(now() // MINUTE)
         self._said = ""
+        self._alerts: Alerts | None = None
+        self._changes: list[Change] = []
+        self._telling: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
         """Look until this is cancelled; what goes wrong is logged once."""
@@ -44,17 +52,42 @@ class Watching:
                 self._said = ""
             except (ChappeError, OSError, apsw.Error) as error:
                 if str(error) != self._said:
-                    log.warning("the history of the queues is not kept: %s; trying again", error)
+                    log.warning("nobody looks at the queues for their history and alerts: %s; trying again", error)
                 self._said = str(error)
             await self._sleep(_LOOK)
 
     async def look(self) -> None:
         """Do what is due now. Raises `BrokerUnavailable`, `OSError` or `apsw.Error`."""
-        minute = int(self._now() // MINUTE)
-        if minute == self._minute or not await self.history(History.lead):
+        now = self._now()
+        minute, rules = int(now // MINUTE), self._app.settings.alerts
+        if (minute == self._minute and not rules) or not await self.history(History.lead):
             return
-        overview = await (await self._app.connection()).store.overview()
-        await self._record(minute, overview)
+        store = (await self._app.connection()).store
+        overview = await store.overview()
+        if minute != self._minute:
+            await self._record(minute, overview)
+        if rules:
+            if self._alerts is None:
+                self._alerts = Alerts(rules, await FiredAlerts().look(store))
+            self._changes += self._alerts.look(now, overview)
+            while self._changes:
+                if await is_first_to_say(store, self._changes[0], f"gateway@{socket.gethostname()}"):
+                    self._tell(self._changes[0])
+                del self._changes[0]
+
+    def _tell(self, change: Change) -> None:
+        """Tell the operator, in the background."""
+        fired, settings = change.fired, self._app.settings
+        text = f"{self._app.name}: {'it is over: ' if change.is_over else ''}{fired.text}"
+        log.warning("alert %s: %s", fired.name, text)
+        if len(self._telling) >= _MOST_TELLING:
+            log.error("the alert %s is told nobody: %d others are not told yet", fired.name, len(self._telling))
+            return
+        told = {"application": self._app.name, "state": "resolved" if change.is_over else "fired", **msgspec.structs.asdict(fired)}
+        for work in (alert(settings.alert, text), post(settings.alert_webhook, told, self._sleep)):
+            task = asyncio.ensure_future(work)
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def _record(self, minute: int, overview: Overview) -> None:
         at = (minute - 1) * MINUTE
@@ -71,7 +104,10 @@ class Watching:
             return await asyncio.to_thread(work, self._history)
 
     async def close(self) -> None:
-        """Close the history, for another gateway to go on with it."""
+        """Close the history, for another gateway to go on with it; what is not told by now is not told."""
+        for task in self._telling:
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
         async with self._using:
             if self._history is not None:
                 self._history.close()
