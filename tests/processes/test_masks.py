@@ -102,7 +102,7 @@ async def test_masks_on_the_same_keys_leave_one_pending_for_each_key_and_lose_no
 
 
 async def all_tracked(connection: Any, count: int) -> bool:
-    rows = await connection.broker.peek("compute", "ready", 1000)
+    rows = (await connection.store.look("compute", "ready", limit=1000)).messages
     return sum(1 for row in rows if any(field >= MASKS for field in json.loads(row.envelope.body)["fields"])) == count
 
 

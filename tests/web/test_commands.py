@@ -293,7 +293,7 @@ async def test_trace_headers_travel_with_the_message(shop: Open) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     await shop.client.post("/commands/order", json=ORDER, headers={"traceparent": trace, "X-Other": "no"})
     connection = await shop.app.connection()
-    (delivery,) = await connection.broker.peek("orders")
+    (delivery,) = (await connection.store.look("orders", "ready")).messages
     assert delivery.envelope.headers == {"traceparent": trace}
 
 
@@ -310,7 +310,7 @@ async def test_trace_headers_travel_with_the_message(shop: Open) -> None:
 async def test_a_trace_that_cannot_be_read_is_left_behind(shop: Open, headers: dict[str, str], taken: dict[str, str]) -> None:
     assert (await shop.client.post("/commands/order", json=ORDER, headers=headers)).status_code == 202
     connection = await shop.app.connection()
-    (delivery,) = await connection.broker.peek("orders")
+    (delivery,) = (await connection.store.look("orders", "ready")).messages
     assert delivery.envelope.headers == taken
 
 

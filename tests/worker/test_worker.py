@@ -16,6 +16,7 @@ import pytest
 from chappe import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
 from chappe.bus.context import NO_PORTS
 from chappe.engines.contract.broker import Ack, Depth, Refusal, Settlement
+from chappe.engines.contract.inspection import MessageStatus
 from chappe.engines.file.server import Engine
 from chappe.errors import BrokerUnavailable, NotFound, Rejected, Unconfirmed, UnknownMessage
 from chappe.messages.envelope import Envelope, Publication
@@ -208,8 +209,11 @@ async def test_what_cannot_be_understood_is_parked_and_never_run(shop: Shop, env
 async def test_what_another_release_may_know_is_returned_for_it_uncounted(tmp_path: Path, envelope: Envelope) -> None:
     async with Shop(tmp_path, deploy_window=600.0) as shop:
         await shop.connection.broker.publish([Publication(envelope, "work")])
-        found = await auntil(lambda: shop.connection.broker.peek("work", "delayed"))
-        assert [delivery.attempt for delivery in found] == [1]
+
+        async def delayed() -> list[MessageStatus]:
+            return (await shop.connection.store.look("work", "delayed")).messages
+
+        assert [message.attempt for message in await auntil(delayed)] == [1]
         assert (await shop.dead(), shop.ran) == ([], [])
 
 
@@ -264,10 +268,10 @@ async def test_stopping_gives_back_what_did_not_start_without_counting_an_attemp
         await shop.send("wait", "fine", "fine")
         await auntil(lambda: shop.ran == ["wait"])
         assert await shop.worker.stop(0.0) == 1
-        deliveries = await shop.connection.broker.peek("work")
+        given_back = (await shop.connection.store.look("work", "ready")).messages
         depth = await shop.connection.broker.depth("work")
         assert (depth.ready, depth.running) == (3, 0)
-        assert [delivery.attempt for delivery in deliveries] == [1, 1, 1]
+        assert [message.attempt for message in given_back] == [1, 1, 1]
 
 
 async def test_a_worker_of_so_many_messages_takes_no_more(shop: Shop) -> None:

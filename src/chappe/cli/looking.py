@@ -174,14 +174,14 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
             return True, [{**msgspec.structs.asdict(found), "result": result, "progress": progress}]
         rows: list[dict[str, Any]] = []
         for one in (state,) if state else ("running", "ready", "delayed"):
-            for delivery in await connection.broker.peek(what, one, limit):
-                envelope = delivery.envelope
+            for message in (await connection.store.look(what, one, limit=limit)).messages:
+                envelope = message.envelope
                 rows.append(
                     {
                         "state": one,
                         "id": envelope.id,
                         "type": envelope.type,
-                        "attempt": delivery.attempt,
+                        "attempt": message.attempt,
                         "sent": when(envelope.timestamp),
                         "body": body_of(envelope),
                     }

@@ -64,8 +64,8 @@ def message(identity: str, queue: str = "q", **options: object) -> Publication:
 def stored(client: BlockingClient) -> list[str]:
     """Return the ids that are ready in the queue."""
     assert client.is_reachable()
-    rows = decode_plain(client._mine.link.ask("peek", ("q", "ready", 1000), time.monotonic() + 5))
-    return [row[3][0] for row in rows]
+    rows, _ = decode_plain(client._mine.link.ask("look", ("q", "ready", [], "", 1000), time.monotonic() + 5))
+    return [row["envelope"][0] for row in rows]
 
 
 def test_a_publication_is_stored_and_answered(host: Host) -> None:

@@ -270,7 +270,7 @@ class Talk:
             "result": [f"m{chance.randrange(5)}", chance.choice((0.0, 0.001, 60.0))],
             "subscribe": [bind("temporary")],
             "declare": [Topology(queues=(bind(chance.choice(("q", "theirs", "new"))),))],
-            "peek": [self._queue(), chance.choice(("ready", "running", "delayed", "x")), 5],
+            "look": [self._queue(), chance.choice(("ready", "running", "delayed", "dead", "x")), [b"m"][: chance.randrange(2)], "", 5],
             "retry_letters": [[1, 2, 3]],
             "discard_letters": [[1, 2]],
         }

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from chappe.engines.postgres.blocking import PostgresPublisher
 from chappe.engines.postgres.broker import PostgresBroker
+from chappe.engines.postgres.store import PostgresStore
 from chappe.errors import BrokerUnavailable, Unconfirmed
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -56,7 +57,7 @@ async def declare(url: str, *queues: str) -> None:
 async def waiting(url: str, queue: str) -> list[str]:
     """Return the ids of what is ready."""
     broker = PostgresBroker(url)
-    found = [d.envelope.id for d in await broker.peek(queue, limit=1000)]
+    found = [one.envelope.id for one in (await PostgresStore(broker).look(queue, "ready", limit=1000)).messages]
     await broker.close()
     return found
 

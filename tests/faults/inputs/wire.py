@@ -158,8 +158,8 @@ ROWS = [
         asked("progress", "id", 1, 2**64 - 1, "")),
     Row("wire-no-letter", "a dead letter that is none", "`letter` 77", "NotFound", 'no dead letter has the number 77; "chappe dead list" shows them',
         asked("letter", 77)),
-    Row("wire-no-state", "a state that is none", "`peek` at zombies", "NotFound", 'no state is called "zombie"; it is ready, running or delayed',
-        asked("peek", "orders", "zombie", 1)),
+    Row("wire-no-state", "a state that is none", "`look` at zombies", "NotFound", 'no state is called "zombie"; it is running, ready, delayed or dead',
+        asked("look", "orders", "zombie", [], "", 1)),
     # --- declaring
     Row("wire-other-exchange", "an exchange that is of another kind already", "`declare` events as a fanout", "TopologyConflict",
         'exchange "events" is topic…declared again as fanout…use one declaration for both',

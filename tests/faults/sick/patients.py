@@ -211,10 +211,10 @@ async def _read(broker: FileBroker, found: _Found, queues: list[str]) -> None:
             while deliveries := await consumer.receive(1000, 0.002):
                 found.see(delivery.envelope for delivery in deliveries)
                 await consumer.settle([Ack(delivery.tag) for delivery in deliveries])
+    store = FileStore(broker.client)
     for queue in queues:
         for state in ("ready", "delayed"):  # what is still ready waits for a key that a delayed message holds
-            found.see(delivery.envelope for delivery in await broker.peek(queue, state, 1000))
-    store = FileStore(broker.client)
+            found.see(message.envelope for message in (await store.look(queue, state, limit=1000)).messages)
     found.see(letter.envelope for letter in await store.letters(limit=1000))
 
 

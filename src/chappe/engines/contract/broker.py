@@ -209,10 +209,6 @@ class Broker(Protocol):
         """
         ...
 
-    async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
-        """Show messages of a queue that are ready, running or delayed, without lending them."""
-        ...
-
     async def preflight(self) -> list[Finding]:
         """Look for what would break a promise at a server of somebody else's; there is none where the engine is ours."""
         ...

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from chappe.engines.contract.archive import Archive
 from chappe.engines.contract.fleet import Fleet
+from chappe.engines.contract.inspection import Inspection
 from chappe.engines.contract.letters import Letters
 from chappe.engines.contract.results import Results
 
 
-class Store(Results, Letters, Archive, Fleet, Protocol):
-    """Results, dead letters, the archive and the fleet, of one engine."""
+class Store(Results, Letters, Inspection, Archive, Fleet, Protocol):
+    """Results, dead letters, messages that are looked at, the archive and the fleet, of one engine."""

@@ -20,7 +20,7 @@ from chappe.engines.file.client import Client
 from chappe.engines.file.server import Engine
 from chappe.engines.file.wire import posted
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
-from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.envelope import Publication
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
 
@@ -94,11 +94,6 @@ class FileBroker:
 
     async def cancel(self, message_id: str) -> str:
         return await self.client.call("cancel_message", message_id)
-
-    async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
-        """Show messages of a queue without lending them: ready, running or delayed."""
-        rows = await self.client.call("peek", queue, state, limit, decode=_peeked)
-        return [Delivery(identity, queue, attempt + 1, envelope) for identity, attempt, _, envelope in rows]
 
     async def preflight(self) -> list[Finding]:
         return []
@@ -276,6 +271,3 @@ def _closed(settlement: Settlement) -> tuple[Any, ...]:
             return ("retry", tag, after, counted, error, note, budget)
         case Dead(tag, reason, error):
             return ("dead", tag, reason, error)
-
-
-_peeked: Final = msgspec.msgpack.Decoder(list[tuple[int, int, float | None, Envelope]]).decode

@@ -90,6 +90,14 @@ class Budgets:
                 self._look(known.started(now, room) if room else known, now, queue, budget)
         return rows
 
+    def opens(self, budget: str) -> float:
+        """Return when the next start may be."""
+        return self._known(budget).opens(self._turn.now())
+
+    def pace(self, budget: str) -> float:
+        """Return the seconds from one start to the next."""
+        return self._known(budget).interval
+
     @property
     def next(self) -> float:
         """When `open` may bring something."""

@@ -45,8 +45,8 @@ _LATE: Final = 0.01
 _RETRY: Final = 0.05
 _WAITS: Final = frozenset({"receive", "result", "await_archived"})
 _HARMLESS: Final = frozenset({  # they only read, or may be said again: a process begins with some of them, and waits for its engine so long
-    "archived", "await_archived", "begin_schedules", "cancel", "declare", "depth", "desired", "engine", "followers", "keep_position",
-    "last_fired", "letter", "list_letters", "marks", "overview", "peek", "ping", "result", "state", "subscribe", "tell",
+    "ahead", "archived", "await_archived", "begin_schedules", "cancel", "declare", "depth", "desired", "engine", "followers",
+    "keep_position", "last_fired", "letter", "list_letters", "look", "marks", "overview", "ping", "result", "state", "subscribe", "tell",
 })  # fmt: skip
 
 Decode = Callable[[Raw], Any]

@@ -11,6 +11,7 @@ import msgspec
 from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.fleet import Desired, EngineStatus, Overview
+from chappe.engines.contract.inspection import Look, MessageStatus
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.file.client import Client
@@ -21,6 +22,7 @@ _state: Final = msgspec.msgpack.Decoder(State).decode
 _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...], int]
 _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
+_look: Final = msgspec.msgpack.Decoder(tuple[list[MessageStatus], str | None]).decode
 _records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int, int, int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 _budgets: Final = msgspec.msgpack.Decoder(list[BudgetStatus]).decode
@@ -87,6 +89,12 @@ class FileStore:
 
     async def letter(self, number: int) -> Letter:
         return Letter(*await self._client.call("letter", number, decode=_letter))
+
+    async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
+        return Look(*await self._client.call("look", queue, state, list(containing), cursor, limit, decode=_look))
+
+    async def ahead(self, queue: str, place: str) -> int:
+        return await self._client.call("ahead", queue, place)
 
     async def retry_letters(self, numbers: Sequence[int]) -> int:
         return await self._client.call("retry_letters", list(numbers))

@@ -17,10 +17,10 @@ from chappe.engines.file.desires import Desires
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.letters import Letters
+from chappe.engines.file.looking import Looking
 from chappe.engines.file.purge import Purge
 from chappe.engines.file.queues import Claim, QueueState, Session
 from chappe.engines.file.records import Records
-from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.transfer import Transfer
 from chappe.engines.file.wire import Number, Pace, Posted
 from chappe.engines.file.withdrawal import withdraw
@@ -70,6 +70,7 @@ class Verbs:
         self.records = Records(turn, self.intake)
         self.budgets = ledger.dispatch.budgets
         self.desires = Desires(turn)
+        self.looking = Looking(turn, self.budgets)
 
     # Each verb takes the session if it is one of these, then what the wire brought. It raises before it writes, or not at all.
 
@@ -153,34 +154,6 @@ class Verbs:
             raise NotFound(f"message {message_id} is neither waiting nor running: it has ended, or never was")
         return state
 
-    def peek(self, session: Session, queue: str, state: str, limit: Number) -> list[Any]:
-        """Show messages of a queue without lending them."""
-        turn = self._turn
-        found = turn.routes.queue(queue)
-        limit = max(0, min(limit, 1000))
-        if state == "delayed":
-            rows = turn.db.execute(
-                "select id, attempt, due, message_id, envelope from delayed where queue = ? order by due, id limit ?", (found.id, limit)
-            )
-            return [_peeked(row) for row in rows]
-        if state == "running":
-            claims = sorted((c for c in turn.claims.values() if c.queue is found), key=lambda c: c.id)[:limit]
-            taken = [
-                turn.db.execute(
-                    "select id, attempt, null, message_id, envelope from ready where queue = ? and rank = ? and id = ?",
-                    (found.id, c.rank, c.id),
-                ).fetchone()
-                for c in claims
-            ]
-            return [_peeked(row) for row in taken if row]
-        if state != "ready":
-            raise NotFound(f'no state is called "{state}"; it is ready, running or delayed (dead ones: "chappe dead list")')
-        rows = turn.db.execute(
-            "select id, attempt, null, message_id, envelope from ready where queue = ? order by rank, id limit ?",
-            (found.id, limit + found.running),
-        )
-        return [_peeked(row) for row in rows if row[0] not in turn.claims][:limit]
-
     def engine(self, session: Session) -> EngineStatus:
         """Tell of the file without a look at its queues; the engine adds its own process."""
         return EngineStatus(str(self._turn.path), self._turn.full, sqlite=apsw.sqlite_lib_version())
@@ -208,11 +181,6 @@ class Verbs:
         return getattr(getattr(self, part), verb)(*decoded)
 
 
-def _peeked(row: Any) -> tuple[Any, ...]:
-    identity, attempt, due, message_id, stored = row
-    return (identity, attempt, due, Raw(unseal_or_stand_in(stored, message_id)))
-
-
 def _shown(queue: QueueState, oldest: float | None) -> QueueStatus:
     return QueueStatus(
         queue.name, queue.bindings, queue.origin, queue.rows - queue.running, queue.running, queue.delayed, queue.dead, 0,
@@ -233,7 +201,7 @@ def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dic
 
 
 _OWN: Final = (
-    "declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "peek", "engine", "overview", "export_messages",
+    "declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "engine", "overview", "export_messages",
 )  # fmt: skip
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "records": (
@@ -243,6 +211,7 @@ _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "budgets": (Budgets, ("take", "throttle", "list_budgets")),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
     "desires": (Desires, ("desire", "desired")),
+    "looking": (Looking, ("look", "ahead")),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }
 _PART_OF: Final = {name: part for part, (_, names) in _OF_PARTS.items() for name in names}

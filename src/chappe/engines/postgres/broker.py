@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chappe.engines.contract.broker import Death, Delivery, Depth
+from chappe.engines.contract.broker import Death, Depth
 from chappe.engines.postgres.blame import Blame
 from chappe.engines.postgres.consumer import Parts, PostgresConsumer
 from chappe.engines.postgres.contents import Contents
@@ -108,9 +108,6 @@ class PostgresBroker:
 
     async def cancel(self, message_id: str) -> str:
         return await self.contents.cancel(message_id)
-
-    async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
-        return await self.contents.peek(queue, state, limit)
 
     async def preflight(self) -> list[Finding]:
         return await preflight(self.database)

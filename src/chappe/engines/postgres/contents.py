@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, LiteralString
 
-from chappe.engines.contract.broker import Delivery, Depth
+from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.results import CANCELLED
 from chappe.engines.postgres import counting, lines
 from chappe.engines.postgres.database import Cursor, Database, Row
-from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.storing import TELL
 from chappe.errors import NotFound
@@ -29,11 +28,6 @@ _AGES: Final = """
         select due, message_id from message where queue = q.id and state = 1 order by rank, place limit 1
     ) next on true
 """
-_PEEK: Final[Mapping[str, LiteralString]] = {
-    "ready": "select place, attempt, envelope from message where queue = %s and state > 0 order by rank, place limit %s",
-    "delayed": "select place, attempt, envelope from message where queue = %s and state = 0 order by due, place limit %s",
-    "running": "select place, attempt, envelope from running where queue = %s order by rank, place limit %s",
-}
 # What was remembered of messages that are `gone` before they ended; `why` is told of them.
 FORGET: Final[LiteralString] = """
     unmarked as (delete from mark m using gone where m.message_id = gone.message_id),
@@ -107,17 +101,6 @@ class Contents:
         async def work(cursor: Cursor) -> dict[str, tuple[Depth, bool]]:
             known = {self._routes.queue(name).id: name for name in queues}
             return {known[number]: found for number, found in (await counting.count(cursor, list(known))).items()}
-
-        await self._tend()
-        return await self._database.run(work, writes=False)
-
-    async def peek(self, queue: str, state: str, limit: int) -> list[Delivery]:
-        """Show messages of a queue in a state without lending them."""
-
-        async def work(cursor: Cursor) -> list[Delivery]:
-            known = await self._routes.find(cursor, queue)
-            await cursor.execute(_PEEK[state], (known.id, limit))
-            return [Delivery(int(place), queue, int(attempt) + 1, decode(envelope)) for place, attempt, envelope in await cursor.fetchall()]
 
         await self._tend()
         return await self._database.run(work, writes=False)

@@ -15,6 +15,7 @@ from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.fleet import ClientStatus, Desired, EngineStatus, Overview, QueueStatus
+from chappe.engines.contract.inspection import Look
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import ENDED as HAVE_ENDED
 from chappe.engines.contract.results import Merge, Start, State, ended_as
@@ -24,6 +25,7 @@ from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.desires import Desires
 from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.letters import Letters
+from chappe.engines.postgres.looking import Looking
 from chappe.engines.postgres.presence import ENDED, LIVES
 from chappe.engines.postgres.storing import ARCHIVED
 from chappe.engines.postgres.transfer import Transfer
@@ -120,6 +122,7 @@ class PostgresStore:
         self._contents = broker.contents
         self._budgets = Budgets(self._database)
         self._letters = Letters(self._database, self._routes)
+        self._looking = Looking(self._database, self._routes)
         self._desires = Desires(self._database, self._routes)
         self._transfer = Transfer(self._database, self._routes, self._presence)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
@@ -263,6 +266,12 @@ class PostgresStore:
 
     async def discard_letters(self, numbers: Sequence[int]) -> int:
         return await self._letters.discard(numbers)
+
+    async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
+        return await self._looking.look(queue, state, containing, cursor, limit)
+
+    async def ahead(self, queue: str, place: str) -> int:
+        return await self._looking.ahead(queue, place)
 
     async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
         return await self._transfer.export_messages(queue, state, after, later, limit)

@@ -12,7 +12,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from chappe.engines.contract.archive import Page
-from chappe.engines.contract.broker import Consumer, Death, Delivery, Depth
+from chappe.engines.contract.broker import Consumer, Death, Depth
 from chappe.engines.rabbitmq import archive
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.consuming import RabbitConsumer
@@ -267,10 +267,6 @@ class RabbitBroker:
             if any(held.cancels for held in await self._held((), cancel=message_id)):
                 return "running"
             raise NotFound(f"{error}, or it is a plain message that waits in RabbitMQ, where it cannot be cancelled") from None
-
-    async def peek(self, queue: str, state: str = "ready", limit: int = 20) -> list[Delivery]:
-        """Show messages of a queue without lending them, of those that are kept beside RabbitMQ."""
-        return await self._kept.peek(queue, state, limit)
 
     async def preflight(self) -> list[Finding]:
         """Look at RabbitMQ and at what is beside it."""

@@ -1,0 +1,65 @@
+"""What an engine shows of single messages while they wait, run or are dead, without lending them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from chappe.messages.envelope import Envelope
+
+STATES: Final = ("running", "ready", "delayed", "dead")
+MOST_AHEAD: Final = 10_000  # messages that are counted before another one
+
+
+class MessageStatus(Struct, frozen=True, omit_defaults=True):
+    """A message where it is; `place` says where among those of its queue and state.
+
+    `attempt` is the one that comes or runs, or how many there were of a dead one, whose `number`, `reason` and `died_at` are set.
+    `due` says when what is delayed is ready, and since when what was delayed is; of what waits for a `budget` it is when the next
+    start may be, and `pace` the seconds from one start to the next. `held_by` is the message that has its `key`, `holder` the
+    process that runs it, and `error` says how the last attempt failed.
+    """
+
+    queue: str
+    state: str
+    place: str
+    envelope: Envelope
+    attempt: int = 1
+    priority: int = 0
+    deaths: int = 0
+    key: str | None = None
+    held_by: str | None = None
+    due: float | None = None
+    budget: str | None = None
+    pace: float | None = None
+    alone: bool = False
+    holder: str | None = None
+    number: int | None = None
+    reason: str | None = None
+    error: str | None = None
+    died_at: float | None = None
+
+
+class Look(Struct, frozen=True):
+    """Some of the messages of a queue and state; `cursor` goes on behind what was looked at, and is None at the end."""
+
+    messages: list[MessageStatus]
+    cursor: str | None = None
+
+
+class Inspection(Protocol):
+    """Single messages."""
+
+    async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
+        """Show messages of a queue in one of `STATES`, those that are served first before the others.
+
+        Only those are shown whose stored envelope has all of `containing` somewhere in it. A bounded part is looked at, so that there
+        may be fewer than `limit` and still a cursor. Plain messages that wait in RabbitMQ are not shown. Raises `NotFound`.
+        """
+        ...
+
+    async def ahead(self, queue: str, place: str) -> int:
+        """Return how many messages of a queue are served before a place in it that `look` told, up to `MOST_AHEAD`."""
+        ...

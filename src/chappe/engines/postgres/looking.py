@@ -1,0 +1,186 @@
+"""Shows single messages, a bounded part of them at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString, NamedTuple
+
+from psycopg import sql
+
+from chappe.engines.contract.inspection import MOST_AHEAD, Look, MessageStatus
+from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.envelopes import decode
+from chappe.engines.postgres.flags import ALONE, SUSPECT
+from chappe.engines.postgres.routes import Routes
+from chappe.errors import NotFound
+
+_LOOKED_AT: Final = 5000  # rows of one answer
+_ROOM: Final = 4 * 1024 * 1024  # bytes of envelopes in one answer, or one envelope
+_CONTAINS: Final[LiteralString] = (
+    "(select bool_and(position(needle in envelope) > 0) from unnest(%(containing)s::bytea[]) needle) is not false"
+)
+_ERROR: Final[LiteralString] = (
+    "(select error from failure f where f.queue = m.queue and f.message_id = m.message_id order by at desc, f.attempt desc limit 1)"
+)
+_WAITING: Final[LiteralString] = (
+    """m.place, m.rank, m.message_id, m.attempt, m.deaths, m.flags, m.key, m.state, m.due, m.budget, null, """
+    + _ERROR
+    + """,
+    (select coalesce(r.message_id, o.message_id) from line l
+        left join running r on r.place = l.head left join message o on o.place = l.head
+        where l.queue = m.queue and l.key = m.key and l.head <> m.place),
+    (select greatest(b.tat - b.pace * (b.burst - 1), b.closed) from budget b where b.name = m.budget),
+    (select b.pace from budget b where b.name = m.budget),
+    null, null, m.envelope"""
+)
+_RUNNING: Final[LiteralString] = (
+    """m.place, m.rank, m.message_id, m.attempt, m.deaths, m.flags, m.key, null, null, null,
+    (select name from session s where s.number = m.session), """
+    + _ERROR
+    + ", null, null, null, null, null, m.envelope"
+)
+_DEAD: Final[LiteralString] = """m.number, m.rank, m.message_id, m.attempts, m.deaths, m.flags, m.key, null, null, null,
+    null, m.error, null, null, null, m.reason, m.died_at, m.envelope"""
+
+
+class _Section(NamedTuple):
+    """A part of a state that one index has in order: `begin` is before all of it."""
+
+    columns: LiteralString
+    table: LiteralString
+    order: LiteralString
+    after: LiteralString
+    begin: tuple[str | int | float, ...]
+
+
+_BEFORE_ALL: Final = -(2**62)
+_SECTIONS: Final[dict[str, tuple[_Section, ...]]] = {
+    "ready": (
+        *(
+            _Section(_WAITING, table, "m.rank, m.place", "%(a)s::bigint, %(b)s::bigint", (_BEFORE_ALL, 0))
+            for table in ("message m where m.state = 3", "message m where m.state = 1")
+        ),
+        _Section(
+            _WAITING, "message m where m.state = 2", "m.key, m.rank, m.place", "%(a)s::text, %(b)s::bigint, %(c)s::bigint",
+            ("", _BEFORE_ALL, 0),
+        ),
+    ),
+    "delayed": (
+        _Section(_WAITING, "message m where m.state = 0", "m.due, m.place", "%(a)s::float8, %(b)s::bigint", (-math.inf, 0)),
+    ),
+    "running": (_Section(_RUNNING, "running m where true", "m.place", "%(a)s::bigint", (0,)),),
+    "dead": (_Section(_DEAD, "dead m where true", "m.number", "%(a)s::bigint", (0,)),),
+}  # fmt: skip
+_LOOK: Final[LiteralString] = """
+    with looked as materialized (
+        select m.* from {table} and m.queue = %(queue)s and ({order}) > ({after}) order by {order} limit %(looked)s
+    )
+    select json_build_array({order})::text, {columns} from looked m where {contains} order by {order} limit %(limit)s
+"""
+_LAST: Final[LiteralString] = """
+    select json_build_array({order})::text from {table} and m.queue = %(queue)s and ({order}) > ({after}) order by {order}
+    limit 1 offset %(looked)s - 1
+"""
+_AHEAD: Final = """
+    select count(*) from (
+        select 1 from message mine join message m on m.queue = mine.queue and (m.rank, m.place) < (mine.rank, mine.place)
+            and (m.state = 1 and mine.state in (1, 2) or mine.budget is not null and m.budget = mine.budget)
+        where mine.place = %s and mine.queue = %s limit %s
+    ) found
+"""
+
+
+class Looking:
+    """Looks at the messages of all queues."""
+
+    def __init__(self, database: Database, routes: Routes) -> None:
+        self._database = database
+        self._routes = routes
+
+    async def look(self, queue: str, state: str, containing: Sequence[bytes], cursor: str, limit: int) -> Look:
+        """See `Inspection.look`."""
+        if state not in _SECTIONS:
+            raise NotFound(f'no state is called "{state[:50]}"; it is running, ready, delayed or dead')
+        sections = _SECTIONS[state]
+        first, behind = _begun(cursor, sections)
+        limit = max(1, min(limit, 1000))
+        values: dict[str, Any] = {"containing": list(containing), "looked": _LOOKED_AT if containing else limit}
+
+        async def work(execute: Cursor) -> Look:
+            values["queue"] = (await self._routes.find(execute, queue)).id
+            shown: list[MessageStatus] = []
+            room = _ROOM
+            for number, section in enumerate(sections[first:], first):
+                order = behind if number == first else section.begin
+                values.update(zip("abc", order, strict=False))
+                rows, end = await _looked(execute, section, {**values, "limit": limit - len(shown)})
+                for place, *row in rows:
+                    room -= len(row[-1])
+                    if shown and room < 0:
+                        return Look(shown, json.dumps((number, *order)))
+                    order = json.loads(place)
+                    shown.append(_shown(queue, state, row))
+                if len(shown) >= limit:
+                    return Look(shown, json.dumps((number, *order)))
+                if end is not None:
+                    return Look(shown, json.dumps((number, *json.loads(end))))
+            return Look(shown)
+
+        return await self._database.run(work, writes=False)
+
+    async def ahead(self, queue: str, place: str) -> int:
+        """See `Inspection.ahead`."""
+
+        async def work(cursor: Cursor) -> int:
+            known = await self._routes.find(cursor, queue)
+            await cursor.execute(_AHEAD, (int(place), known.id, MOST_AHEAD))
+            row = await cursor.fetchone()
+            return 0 if row is None else int(row[0])
+
+        if not place.isdigit() or len(place) > 18:
+            raise NotFound(f'"{place[:100]}" is no place of a message')
+        return await self._database.run(work, writes=False)
+
+
+def _begun(cursor: str, sections: Sequence[_Section]) -> tuple[int, tuple[Any, ...]]:
+    """Return the section where a cursor goes on, and behind what. Raises `NotFound`."""
+    if not cursor:
+        return 0, sections[0].begin
+    try:
+        number, *order = json.loads(cursor)
+        begin = sections[range(len(sections))[number]].begin
+        behind = tuple(type(kind)(one) for kind, one in zip(begin, order, strict=True))
+        if any(isinstance(one, int) and abs(one) >= 2**63 for one in behind):
+            raise ValueError(cursor)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        raise NotFound(f'"{cursor[:100]}" is no cursor of a list of messages; begin without one') from None
+    return int(number), behind
+
+
+async def _looked(cursor: Cursor, section: _Section, values: dict[str, Any]) -> tuple[list[Any], str | None]:
+    """Return what is shown of a section, and the last that was looked at unless that is all of it."""
+    parts = {
+        "columns": sql.SQL(section.columns), "table": sql.SQL(section.table), "order": sql.SQL(section.order),
+        "after": sql.SQL(section.after), "contains": sql.SQL(_CONTAINS),
+    }  # fmt: skip
+    await cursor.execute(sql.SQL(_LOOK).format(**parts), values)
+    rows = await cursor.fetchall()
+    await cursor.execute(sql.SQL(_LAST).format(**parts), values)
+    last = await cursor.fetchone()
+    return rows, None if last is None else str(last[0])
+
+
+def _shown(queue: str, state: str, row: Sequence[Any]) -> MessageStatus:
+    (
+        place, rank, message_id, attempt, deaths, flags, key, section, due, budget, holder, error, held_by, opens, pace, reason, died_at,
+        envelope,
+    ) = row  # fmt: skip
+    del message_id
+    is_dead = state == "dead"
+    return MessageStatus(
+        queue, state, str(place), decode(envelope), attempt if is_dead else attempt + 1, -rank, deaths, key, held_by,
+        opens if budget is not None else due, budget, pace, section == ALONE or bool(flags & SUSPECT), holder,
+        place if is_dead else None, reason, error, died_at,
+    )  # fmt: skip
