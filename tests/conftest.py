@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -27,7 +29,6 @@ N = TypeVar("N", RabbitNode, PostgresNode)
 _MEMORY: Final = Path("/dev/shm")
 _ROOM: Final = 6 * 1024**3
 _PLACE: Final = re.compile(r"t(\d+)-")
-_place = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,22 +36,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
     What asks whether something survives on a disk, in the proof, asks the disk.
     """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL), (signal.SIGQUIT, signal.SIG_DFL)):
+        signal.signal(number, handler)  # who runs the tests in the background may have them ignored, and programs under test inherit that
     is_gate = "not proof" in (config.option.markexpr or "") and "TMPDIR" not in os.environ and config.option.basetemp is None
     if is_gate and os.access(_MEMORY, os.W_OK):
         _remove_what_killed_runs_left()
         if min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available) < _ROOM:
             return
-        place = config.stash[_place] = tempfile.tempdir = tempfile.mkdtemp(
-            prefix=f"t{os.getpid()}-", dir=_MEMORY
-        )  # short, for sockets are in it
+        place = tempfile.tempdir = tempfile.mkdtemp(prefix=f"t{os.getpid()}-", dir=_MEMORY)  # short, for sockets are in it
         os.environ["TMPDIR"] = place  # for the workers of pytest-xdist too
         config.option.basetemp = f"{place}/b"
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Give the memory back."""
-    if place := config.stash.get(_place, None):
-        shutil.rmtree(place, ignore_errors=True)
+        # When all is over: multiprocessing keeps something there until this process ends.
+        Finalize(None, shutil.rmtree, (place,), {"ignore_errors": True}, exitpriority=-200)
 
 
 def _remove_what_killed_runs_left() -> None:

@@ -21,7 +21,7 @@ async def queue(peer: Peer) -> None:
 
 
 def seen(called: str, **more: Any) -> Publication:
-    return to("q", called, **{"tracked": True, **more})
+    return to("q", called, tracked=True, **more)
 
 
 async def looked(peer: Peer, state: str, **options: Any) -> list[MessageStatus]:

@@ -150,7 +150,7 @@ def _begun(cursor: str, sections: Sequence[_Section]) -> tuple[int, tuple[Any, .
         return 0, sections[0].begin
     try:
         number, *order = json.loads(cursor)
-        begin = sections[range(len(sections))[number]].begin
+        begin = sections[range(len(sections))[int(number)]].begin
         behind = tuple(type(kind)(one) for kind, one in zip(begin, order, strict=True))
         if any(isinstance(one, int) and abs(one) >= 2**63 for one in behind):
             raise ValueError(cursor)
