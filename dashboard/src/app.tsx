@@ -5,9 +5,19 @@ import { useEffect, useRef } from "preact/hooks";
 import { tinykeys } from "tinykeys";
 import { enter, locked, wasWrong } from "./api";
 import { all, link, overview, refusal } from "./live";
+import { Audit } from "./pages/audit";
+import { Exchanges } from "./pages/exchanges";
+import { Failure, Failures } from "./pages/failures";
+import { LetterPage } from "./pages/letter";
+import { Message } from "./pages/message";
+import { Messages } from "./pages/messages";
 import { Overview } from "./pages/overview";
+import { Queue } from "./pages/queue";
 import { Queues } from "./pages/queues";
-import { go, route, to } from "./route";
+import { Schedules } from "./pages/schedules";
+import { Settings } from "./pages/settings";
+import { Workers } from "./pages/workers";
+import { go, type Route, route, to } from "./route";
 import { Empty, notices, Sure } from "./ui";
 import { count } from "./words";
 
@@ -15,18 +25,46 @@ interface Page {
   title: string;
   key: string;
   show: ComponentType;
+  /** One of them. */
+  one?: ComponentType;
 }
 
 const PAGES: Record<string, Page> = {
   overview: { title: "Overview", key: "o", show: Overview },
-  queues: { title: "Queues", key: "q", show: Queues },
+  queues: { title: "Queues", key: "q", show: Queues, one: Queue },
+  messages: { title: "Messages", key: "m", show: Messages },
+  failures: { title: "Failures", key: "f", show: Failures, one: Failure },
+  schedules: { title: "Schedules", key: "s", show: Schedules },
+  workers: { title: "Workers", key: "w", show: Workers },
+  exchanges: { title: "Exchanges", key: "e", show: Exchanges },
+  audit: { title: "Audit", key: "a", show: Audit },
+  settings: { title: "Settings", key: ",", show: Settings },
 };
+/** Pages that are reached from others, with the one that they belong to. */
+const INNER: Record<string, { title: string; within: string; show: ComponentType }> = {
+  message: { title: "Message", within: "messages", show: Message },
+  letters: { title: "Dead letter", within: "failures", show: LetterPage },
+};
+
+interface Found {
+  title: string;
+  within?: string;
+  show: ComponentType;
+}
+
+function find({ page, rest }: Route): Found | null {
+  const inner = INNER[page];
+  if (inner) return rest ? inner : null;
+  const outer = PAGES[page];
+  if (!outer || !rest) return outer ?? null;
+  return outer.one ? { title: page === "queues" ? rest : "Failure", within: page, show: outer.one } : null;
+}
 
 const isOpen = signal(false);
 const explains = signal(false);
 
 function Nav() {
-  const { page } = route.value;
+  const page = find(route.value)?.within ?? route.value.page;
   return (
     <nav aria-label="Pages" class={isOpen.value ? "open" : ""}>
       <a class="brand" href={to("overview")} aria-label="Chappe, overview">
@@ -148,7 +186,7 @@ function useKeys(): void {
 export function App() {
   useKeys();
   const { page } = route.value;
-  const found = PAGES[page];
+  const found = find(route.value);
   useEffect(() => {
     document.title = `${found?.title ?? "Not found"} · Chappe`;
     scrollTo(0, 0);
@@ -165,12 +203,19 @@ export function App() {
           <button type="button" class="menu" aria-expanded={isOpen.value} aria-label="Menu" onClick={() => (isOpen.value = !isOpen.value)}>
             ☰
           </button>
-          <h1>{found?.title ?? "Not found"}</h1>
+          <h1>
+            {found?.within && (
+              <>
+                <a href={to(found.within)}>{PAGES[found.within]!.title}</a> <span class="dim">/</span>{" "}
+              </>
+            )}
+            {found?.title ?? "Not found"}
+          </h1>
           {overview.value?.intake === "paused" && <span class="badge paused">intake closed</span>}
           <Link />
         </header>
         <main tabIndex={-1} id="main">
-          {found ? <found.show /> : <Empty title="There is no such page">Choose one beside, or press ? for the keys.</Empty>}
+          {found ? <found.show key={`${page}/${route.value.rest}`} /> : <Empty title="There is no such page">Choose one beside, or press ? for the keys.</Empty>}
         </main>
       </div>
       <div class="notices" role="status" aria-live="polite">

@@ -1,0 +1,250 @@
+// What fails, by cause: since when, how often, and what is done about it.
+import { useState } from "preact/hooks";
+import { address, type Group, type Letter, name as quoted, post } from "../api";
+import { mayAct, now } from "../live";
+import { go, route, to } from "../route";
+import { act, Act, Ago, At, Badge, Empty, Facts, Loaded, Panel, Spark, sure, tell, useAsked } from "../ui";
+import { count, plural, typed } from "../words";
+import { Pages } from "./messages";
+
+const STATES = ["open", "resolved", "ignored", "all"] as const;
+const HOURS = 7 * 24;
+
+function weekOf(group: Group): number[] {
+  const hours = new Array<number>(HOURS / 3).fill(0);
+  for (const [at, died] of group.occurrences) {
+    const index = hours.length - 1 - Math.floor((now.value - at) / 3600 / 3);
+    if (index >= 0 && index < hours.length) hours[index]! += died;
+  }
+  return hours;
+}
+
+function Line({ group }: { group: Group }) {
+  return (
+    <tr>
+      <td class="main two">
+        <a href={to("failures", group.fingerprint)} data-row>
+          {group.error.split("\n")[0] || "No error was told"}
+        </a>
+        <span class="dim">
+          {group.type} in {group.queue}
+          {group.place ? <span class="mono"> {group.place}</span> : null}
+        </span>
+      </td>
+      <td class="spark-cell wide">
+        <Spark points={weekOf(group)} label={`Deaths in the last week: ${group.count}`} tone="dead" />
+      </td>
+      <td class="r num">
+        <strong class={group.state === "open" ? "dead" : ""}>{count(group.count)}</strong>
+      </td>
+      <td class="num wide">
+        <Ago at={group.first_at} />
+      </td>
+      <td class="num">
+        <Ago at={group.last_at} />
+      </td>
+      <td class="wide">
+        <Badge state={group.state} />
+      </td>
+    </tr>
+  );
+}
+
+export function Failures() {
+  const state = route.value.asked.get("state") ?? "open";
+  const asked = useAsked<{ groups: Group[]; is_whole?: boolean }>(address("failures", { state }), 3);
+  return (
+    <section class="panel flush" aria-label="Failures">
+      <header>
+        <div class="choice" role="group" aria-label="State">
+          {STATES.map((one) => (
+            <button type="button" key={one} aria-pressed={state === one} onClick={() => go(to("failures", "", { state: one }), true)}>
+              {one}
+            </button>
+          ))}
+        </div>
+        {asked.data?.is_whole === false && <span class="dim">still reading the dead letters…</span>}
+      </header>
+      <Loaded asked={asked}>
+        {({ groups }) =>
+          groups.length === 0 ? (
+            <Empty title={state === "open" ? "Nothing fails" : `No failure is ${state === "all" ? "known" : state}`}>
+              {state === "open" ? "What dies is grouped here by its cause: the type, the handler, the error and the place in the code." : undefined}
+            </Empty>
+          ) : (
+            <table>
+              <thead>
+                <tr>
+                  <th scope="col">Cause</th>
+                  <th scope="col" class="wide">Last week</th>
+                  <th scope="col" class="r">Dead</th>
+                  <th scope="col" class="wide">First</th>
+                  <th scope="col">Last</th>
+                  <th scope="col" class="wide">State</th>
+                </tr>
+              </thead>
+              <tbody>
+                {[...groups]
+                  .sort((a, b) => b.last_at - a.last_at)
+                  .map((group) => (
+                    <Line key={group.fingerprint} group={group} />
+                  ))}
+              </tbody>
+            </table>
+          )
+        }
+      </Loaded>
+    </section>
+  );
+}
+
+interface Acted {
+  done: number;
+  left: number;
+  refused?: string[];
+  cursor?: string | null;
+}
+
+/** Act on all letters of a group, part by part, and tell how far it is. */
+async function onAll(group: Group, action: "retry" | "discard", edit: Record<string, unknown> | null, told: (done: number, left: number) => void): Promise<void> {
+  let done = 0;
+  let refused = 0;
+  let cursor: string | null = null;
+  try {
+    do {
+      const body: Record<string, unknown> = { action, ...(edit ? { edit } : {}), ...(cursor ? { cursor } : {}) };
+      const answer: Acted = await post<Acted>(`failures/${quoted(group.fingerprint)}`, body);
+      done += answer.done;
+      refused += answer.refused?.length ?? 0;
+      cursor = answer.left ? (answer.cursor ?? null) : null;
+      told(done, answer.left);
+      if (answer.refused?.length) tell(answer.refused[0]!, true);
+    } while (cursor);
+    tell(`${plural(done, "dead letter")} ${action === "retry" ? "are ready again" : "are discarded"}${refused ? ", some were refused" : ""}`);
+  } catch (error) {
+    tell(error instanceof Error ? error.message : String(error), true);
+  }
+}
+
+function Bulk({ group, again }: { group: Group; again: () => void }) {
+  const [field, setField] = useState("");
+  const [value, setValue] = useState("");
+  const [left, setLeft] = useState<[number, number] | null>(null);
+  const run = async (action: "retry" | "discard") => {
+    const edit = action === "retry" && field ? { [field]: typed(value) } : null;
+    await onAll(group, action, edit, (done, more) => setLeft([done, more]));
+    setLeft(null);
+    again();
+  };
+  const discard = async () => {
+    const text = `${plural(group.count, "dead letter")} of this cause are deleted. This cannot be undone.`;
+    if (await sure("Discard all of them?", text, `Discard ${count(group.count)}`)) await run("discard");
+  };
+  const say = (action: string, words: string) => async () => {
+    await act(`failures/${quoted(group.fingerprint)}`, { action }, words);
+    again();
+  };
+  return (
+    <div class="bulk">
+      <fieldset disabled={!mayAct.value}>
+        <legend>Retry with another value of a field, or as they are</legend>
+        <input aria-label="Field" placeholder="field" class="mono" value={field} onInput={(event) => setField(event.currentTarget.value.trim())} />
+        <input aria-label="Value" placeholder="value" class="mono" value={value} onInput={(event) => setValue(event.currentTarget.value)} />
+        <Act tone="primary" run={() => run("retry")}>
+          {field ? `Edit and retry ${count(group.count)}` : `Retry ${count(group.count)}`}
+        </Act>
+      </fieldset>
+      <div class="buttons">
+        {group.state === "open" ? (
+          <>
+            <Act run={say("resolve", "It is resolved: it opens again when another one dies of it")}>Resolve</Act>
+            <Act run={say("ignore", "It is ignored: it stays so when others die of it")}>Ignore</Act>
+          </>
+        ) : (
+          <Act run={say("reopen", "It is open again")}>Reopen</Act>
+        )}
+        <Act tone="danger" run={discard}>
+          Discard all
+        </Act>
+      </div>
+      {left && (
+        <p class="note" role="status">
+          {count(left[0])} done, {count(left[1])} left…
+        </p>
+      )}
+    </div>
+  );
+}
+
+export function Failure() {
+  const fingerprint = route.value.rest;
+  const [cursors, setCursors] = useState<string[]>([]);
+  const asked = useAsked<{ group: Group; letters: Letter[]; cursor: string | null }>(
+    address(`failures/${quoted(fingerprint)}`, { cursor: cursors.at(-1), limit: 25 }),
+    5,
+  );
+  if (!asked.data && asked.error)
+    return (
+      <Empty title="Nothing is dead of this cause any more">
+        All were retried or discarded. <a href={to("failures")}>All failures</a>
+      </Empty>
+    );
+  return (
+    <Loaded asked={asked}>
+      {({ group, letters, cursor }) => (
+        <>
+          <Panel title={group.error.split("\n")[0] || "No error was told"} aside={<Badge state={group.state} />}>
+            <Facts
+              facts={[
+                ["Message", group.type],
+                ["Queue", <a href={to("queues", group.queue)}>{group.queue}</a>],
+                ["Handler", group.handler],
+                ["Place", group.place && <span class="mono">{group.place}</span>],
+                ["Dead", <strong class="dead">{count(group.count)}</strong>],
+                ["First", <Ago at={group.first_at} />],
+                ["Last", <Ago at={group.last_at} />],
+                [group.state === "open" ? "Said" : "By", group.who],
+              ]}
+            />
+            <div class="week">
+              <Spark points={weekOf(group)} label="Deaths in the last week, by three hours" tone="dead" />
+              <span class="dim">a week ago</span>
+              <span class="dim">now</span>
+            </div>
+            <Bulk group={group} again={asked.again} />
+          </Panel>
+          <section class="panel flush" aria-label="Dead letters">
+            <table>
+              <thead>
+                <tr>
+                  <th scope="col">Message</th>
+                  <th scope="col" class="wide">Why it is dead</th>
+                  <th scope="col" class="r wide">Attempts</th>
+                  <th scope="col">Died</th>
+                </tr>
+              </thead>
+              <tbody>
+                {letters.map((one) => (
+                  <tr key={one.number}>
+                    <td class="main two">
+                      <a href={to("letters", String(one.number))} data-row>
+                        {one.error || one.type}
+                      </a>
+                      <span class="mono dim">{one.id}</span>
+                    </td>
+                    <td class="wide">{one.reason}</td>
+                    <td class="r num wide">{one.attempts}</td>
+                    <td class="num">
+                      <At at={one.died_at} />
+                    </td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+            <Pages cursors={cursors} next={cursor} turn={setCursors} />
+          </section>
+        </>
+      )}
+    </Loaded>
+  );
+}

@@ -1,0 +1,260 @@
+// One message: its life, why it does not run, what led to it and what followed.
+import { address, type Life, name as quoted, type Node, type Place, type Why } from "../api";
+import { route, to } from "../route";
+import { act, Act, Ago, At, Badge, Empty, Facts, Json, Loaded, Panel, sure, useAsked } from "../ui";
+import { bytes, exact, span } from "../words";
+
+interface Moment {
+  at: number | null;
+  what: string;
+  state: string;
+  text?: string | null;
+}
+
+function momentsOf(life: Life): Moment[] {
+  const found: Moment[] = [];
+  for (const place of life.places) {
+    if (place.sent_at) found.push({ at: place.sent_at, what: `Sent to ${place.queue}`, state: "delayed" });
+    for (const [at, attempt, error] of place.history ?? []) found.push({ at, what: `Attempt ${attempt} failed`, state: "dead", text: error });
+    const words: Record<string, string> = {
+      delayed: place.due ? "Delayed until" : "Delayed",
+      ready: "Ready",
+      running: `Attempt ${place.attempt} runs${place.runs_on ? ` on ${place.runs_on}` : ""}`,
+      dead: `Dead: ${place.reason ?? "it failed"}`,
+      done: "Done",
+    };
+    found.push({ at: place.state === "delayed" ? (place.due ?? null) : null, what: words[place.state] ?? place.state, state: place.state, text: place.error });
+  }
+  for (const one of life.archived) found.push({ at: one.at, what: `Published to ${one.exchange} as ${one.routing_key}`, state: "ready", text: `archived as ${one.seq}` });
+  const tracked = life.tracked;
+  if (tracked && !life.places.some((place) => place.state === tracked.state))
+    found.push({ at: null, what: tracked.merged_into ? `Merged into ${tracked.merged_into}` : tracked.state[0]!.toUpperCase() + tracked.state.slice(1), state: tracked.state, text: tracked.error });
+  const seen = new Set<string>();
+  return found
+    .filter((one) => !seen.has(`${one.at} ${one.what}`) && seen.add(`${one.at} ${one.what}`))
+    .sort((a, b) => (a.at ?? Infinity) - (b.at ?? Infinity));
+}
+
+function TimeLine({ life }: { life: Life }) {
+  const moments = momentsOf(life);
+  if (!moments.length) return <Empty title="Nothing is known of its life">What is done leaves no trace unless its result is kept.</Empty>;
+  return (
+    <ol class="line">
+      {moments.map((one, index) => {
+        const before = moments[index - 1]?.at;
+        return (
+          <li key={`${one.at} ${one.what}`} class={one.state}>
+            <span class="what">{one.what}</span>
+            <span class="dim num">
+              {one.at ? <At at={one.at} /> : "now"}
+              {one.at && before && one.at - before >= 0.001 ? ` · after ${span(one.at - before)}` : ""}
+            </span>
+            {one.text && <span class="text">{one.text}</span>}
+          </li>
+        );
+      })}
+    </ol>
+  );
+}
+
+function Reasons({ why }: { why: Why[] }) {
+  return (
+    <ul class="why">
+      {why.map((one) => (
+        <li key={one.reason + one.text}>
+          <strong>{one.reason.replaceAll("_", " ")}</strong>
+          <span>
+            {one.text}
+            {one.until && (
+              <>
+                {" "}
+                <span class="dim">
+                  (until <At at={one.until} />, <Ago at={one.until} />)
+                </span>
+              </>
+            )}
+            {one.of && (
+              <>
+                {" "}
+                <a class="mono" href={to("message", one.of)}>
+                  {one.of}
+                </a>
+              </>
+            )}
+          </span>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function depthOf(node: Node, nodes: Map<string, Node>): number {
+  let depth = 0;
+  for (let at = node.cause; at && nodes.has(at) && depth < 20; at = nodes.get(at)!.cause) depth += 1;
+  return depth;
+}
+
+/** Order nodes so that each stands below its cause, the earlier before the later. */
+function inOrder(nodes: Node[]): [Node, number][] {
+  const known = new Map(nodes.map((one) => [one.id, one]));
+  const below = new Map<string, Node[]>();
+  for (const one of nodes) {
+    const cause = one.cause && known.has(one.cause) ? one.cause : "";
+    below.set(cause, [...(below.get(cause) ?? []), one]);
+  }
+  const ordered: [Node, number][] = [];
+  const walk = (id: string) => {
+    for (const one of (below.get(id) ?? []).sort((a, b) => (a.at ?? 0) - (b.at ?? 0))) {
+      ordered.push([one, Math.min(depthOf(one, known), 8)]);
+      if (ordered.length <= nodes.length) walk(one.id);
+    }
+  };
+  walk("");
+  return ordered.length ? ordered : nodes.map((one) => [one, 0]);
+}
+
+function Trail({ id }: { id: string }) {
+  const asked = useAsked<{ nodes: Node[] }>(`lineage/${quoted(id)}`, 15);
+  return (
+    <Panel title="What led to it and what followed" flush>
+      <Loaded asked={asked}>
+        {({ nodes }) => {
+          const times = nodes.flatMap((one) => [one.at, one.ended_at ?? null]).filter((at) => at !== null);
+          const [first, last] = [Math.min(...times), Math.max(...times)];
+          const place = (at: number) => (last > first ? ((at - first) / (last - first)) * 100 : 0);
+          if (nodes.length < 2) return <Empty title="It stands alone">Nothing that is known led to it, and nothing followed from it.</Empty>;
+          return (
+            <table class="trail">
+              <thead>
+                <tr>
+                  <th scope="col">Message</th>
+                  <th scope="col">State</th>
+                  <th scope="col" class="wide">Where</th>
+                  <th scope="col" class="wide">
+                    {Number.isFinite(first) && (
+                      <>
+                        <At at={first} /> + {span(last - first)}
+                      </>
+                    )}
+                  </th>
+                </tr>
+              </thead>
+              <tbody>
+                {inOrder(nodes).map(([one, depth]) => (
+                  <tr key={one.id + one.kind + one.at} class={one.id === id ? "this" : ""}>
+                    <td class="main" style={{ paddingLeft: `${16 + depth * 18}px` }}>
+                      {depth > 0 && <span class="dim" aria-hidden="true">└ </span>}
+                      {one.kind === "log" ? <span class="mono">{one.text}</span> : <a href={to("message", one.id)}>{one.type}</a>}{" "}
+                      {one.kind !== "log" && <span class="dim">{one.text ?? one.kind}</span>}
+                    </td>
+                    <td>{one.state && <Badge state={one.state} />}</td>
+                    <td class="wide dim">{[one.queue, one.host].filter(Boolean).join(" · ")}</td>
+                    <td class="wide bar">
+                      {one.at !== null && (
+                        <span class="track" title={exact(one.at)}>
+                          <i class={one.state ?? ""} style={{ left: `${place(one.at)}%`, width: `${Math.max(0.8, place(one.ended_at ?? one.at) - place(one.at))}%` }} />
+                        </span>
+                      )}
+                    </td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          );
+        }}
+      </Loaded>
+    </Panel>
+  );
+}
+
+function Acts({ life, again }: { life: Life; again: () => void }) {
+  const dead = life.places.find((place) => place.state === "dead" && place.number);
+  const waits = life.places.some((place) => ["delayed", "ready", "running"].includes(place.state));
+  const cancel = async () => {
+    if (!(await sure("Cancel this message?", "What waits never runs; what runs is stopped where its handler can be.", "Cancel the message"))) return;
+    await act<{ state: string }>(`messages/${quoted(life.id)}/cancel`, {}, (answer) => `It is ${answer.state}`);
+    again();
+  };
+  return (
+    <>
+      {dead && (
+        <a class="button" href={to("letters", String(dead.number))}>
+          Retry or edit
+        </a>
+      )}
+      {waits && (
+        <Act tone="danger" run={cancel}>
+          Cancel message
+        </Act>
+      )}
+    </>
+  );
+}
+
+function Body({ place }: { place: Place }) {
+  const headers = Object.entries(place.headers ?? {});
+  return (
+    <Panel title={`Body${place.size ? `, ${bytes(place.size)}` : ""}`}>
+      <Json value={place.body} label="Body" />
+      {headers.length > 0 && (
+        <>
+          <h3>Headers</h3>
+          <Facts facts={headers.map(([key, value]) => [key, <span class="mono">{String(value)}</span>])} />
+        </>
+      )}
+    </Panel>
+  );
+}
+
+export function Message() {
+  const id = route.value.rest;
+  const asked = useAsked<Life>(address(`messages/${quoted(id)}`, {}), 3);
+  return (
+    <Loaded asked={asked}>
+      {(life) => {
+        const place = life.places[0];
+        const state = place?.state ?? life.tracked?.state;
+        return (
+          <>
+            <div class="columns even">
+              <div>
+                <Panel title={place?.type ?? "Message"} aside={<>{state && <Badge state={state} />} <Acts life={life} again={asked.again} /></>}>
+                  <p class="mono dim id">{id}</p>
+                  {life.why.length > 0 && state !== "done" && <Reasons why={life.why} />}
+                  <Facts
+                    facts={[
+                      ["Queue", place && <a href={to("queues", place.queue)}>{place.queue}</a>],
+                      ["Attempt", place && String(place.attempt)],
+                      ["Priority", place?.priority ? String(place.priority) : null],
+                      ["Key", place?.key && <span class="mono">{place.key}</span>],
+                      ["Budget", place?.budget && <span class="mono">{place.budget}</span>],
+                      ["Runs on", place?.runs_on],
+                      ["Merged into", life.tracked?.merged_into && <a href={to("message", life.tracked.merged_into)}>{life.tracked.merged_into}</a>],
+                    ]}
+                  />
+                </Panel>
+                <Panel title="Its life">
+                  <TimeLine life={life} />
+                </Panel>
+              </div>
+              <div>
+                {place && <Body place={place} />}
+                {life.tracked?.progress ? (
+                  <Panel title="Progress">
+                    <Json value={life.tracked.progress} label="Progress" />
+                  </Panel>
+                ) : null}
+                {life.tracked?.result !== undefined && life.tracked.result !== null && (
+                  <Panel title="Result">
+                    <Json value={life.tracked.result} label="Result" />
+                  </Panel>
+                )}
+              </div>
+            </div>
+            <Trail id={id} />
+          </>
+        );
+      }}
+    </Loaded>
+  );
+}
