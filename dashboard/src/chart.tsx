@@ -28,7 +28,7 @@ export function Chart({ at, curves, label, height = 180, stepped }: { at: number
         {
           width: place.clientWidth,
           height,
-          padding: [8, 8, 0, 0],
+          padding: [8, 18, 0, 0],
           legend: { show: false },
           cursor: { y: false, points: { size: 6 } },
           scales: { y: { range: (_, __, most) => [0, Math.max(1, (most ?? 0) * 1.1)] } },

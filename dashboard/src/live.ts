@@ -1,6 +1,6 @@
 // What the gateway tells of everything, live: the newest overview, and the last five minutes of each queue.
 import { computed, signal } from "@preact/signals";
-import { ask, entered, locked, type Me, type Overview, get, type Queue } from "./api";
+import { ask, entered, locked, type Me, type Overview, get, type Point, type Queue } from "./api";
 
 export const SPAN = 300; // seconds that are kept
 const RATE = 10; // seconds over which a rate is told
@@ -78,16 +78,31 @@ export function rate(name: string, what: Count): number | null {
 /** Return points of the last five minutes of a queue: a number for each step, null where nothing is known. */
 export function curve(name: string, what: Count | "ready", steps: number): (number | null)[] {
   const step = SPAN / steps;
-  const end = Math.floor(now.value / step) * step;
   const samples = past.get(name) ?? [];
-  return Array.from({ length: steps }, (_, index) => {
-    const at = end - (steps - 1 - index) * step;
+  return times(steps).map((at) => {
     const until = sampleAt(samples, at);
     if (what === "ready") return until?.queue.ready ?? null;
     const before = sampleAt(samples, at - step);
     if (!until || !before || until.queue[what] === undefined) return null;
     return Math.max(0, until.queue[what] - (before.queue[what] ?? 0)) / step;
   });
+}
+
+/** Fill what this page has not seen itself with what the minutes of the history say. */
+export function filled(points: (number | null)[], at: number[], minutes: Point[] | undefined, what: Count): (number | null)[] {
+  if (!minutes?.length) return points;
+  return points.map((point, index) => {
+    if (point !== null) return point;
+    const minute = minutes.findLast((one) => one.at <= at[index]! && at[index]! < one.at + 60);
+    return minute?.[what] == null ? null : minute[what] / 60;
+  });
+}
+
+/** Return the times of the points of a curve. */
+export function times(steps: number): number[] {
+  const step = SPAN / steps;
+  const end = Math.floor(now.value / step) * step;
+  return Array.from({ length: steps }, (_, index) => end - (steps - 1 - index) * step);
 }
 
 /** Return when all that waits is done at the rate of now, in seconds, or null where it never is, or is not known. */

@@ -53,6 +53,19 @@ export function Spark({ points, label, tone = "done" }: { points: (number | null
   );
 }
 
+/** How many there were in each part of a span. */
+export function Bars({ counts, label }: { counts: number[]; label: string }) {
+  const most = Math.max(1, ...counts);
+  return (
+    <svg class="bars" viewBox={`0 0 ${counts.length} 24`} preserveAspectRatio="none" role="img" aria-label={label}>
+      {counts.map((count, index) => {
+        const high = count ? Math.max(2, (count / most) * 23) : 0.6;
+        return <rect key={index} x={index + 0.1} y={24 - high} width={0.8} height={high} class={count ? "some" : ""} />;
+      })}
+    </svg>
+  );
+}
+
 /** How much of what there is is used. */
 export function Meter({ used, of, label, tone = "" }: { used: number; of: number; label: string; tone?: string }) {
   const share = of ? Math.min(1, used / of) : 0;
@@ -295,9 +308,9 @@ export function Json({ value, label }: { value: unknown; label: string }) {
   );
 }
 
-export function Facts({ facts }: { facts: [string, ComponentChildren][] }) {
+export function Facts({ facts, two }: { facts: [string, ComponentChildren][]; two?: boolean }) {
   return (
-    <dl class="facts">
+    <dl class={two ? "facts two" : "facts"}>
       {facts
         .filter(([, value]) => value !== null && value !== undefined && value !== "")
         .map(([name, value]) => (

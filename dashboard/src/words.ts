@@ -34,8 +34,8 @@ export function exact(at: number): string {
 export function bytes(value: number | null | undefined): string {
   if (value === null || value === undefined) return "–";
   if (value < 1024) return `${value} B`;
-  if (value < 1024 ** 2) return `${(value / 1024).toFixed(0)} kB`;
-  return value < 1024 ** 3 ? `${(value / 1024 ** 2).toFixed(0)} MB` : `${(value / 1024 ** 3).toFixed(1)} GB`;
+  if (value < 1024 ** 2) return `${(value / 1024).toFixed(0)} KiB`;
+  return value < 1024 ** 3 ? `${(value / 1024 ** 2).toFixed(0)} MiB` : `${(value / 1024 ** 3).toFixed(1)} GiB`;
 }
 
 export function plural(number: number, one: string, many = `${one}s`): string {

@@ -3,17 +3,18 @@ import { useState } from "preact/hooks";
 import { address, type Group, type Letter, name as quoted, post } from "../api";
 import { mayAct, now } from "../live";
 import { go, route, to } from "../route";
-import { act, Act, Ago, At, Badge, Empty, Facts, Loaded, Panel, Spark, sure, tell, useAsked } from "../ui";
+import { act, Act, Ago, At, Badge, Bars, Empty, Facts, Loaded, Panel, sure, tell, useAsked } from "../ui";
 import { count, plural, typed } from "../words";
 import { Pages } from "./messages";
 
 const STATES = ["open", "resolved", "ignored", "all"] as const;
 const HOURS = 7 * 24;
+const EACH = 6;
 
 function weekOf(group: Group): number[] {
-  const hours = new Array<number>(HOURS / 3).fill(0);
+  const hours = new Array<number>(HOURS / EACH).fill(0);
   for (const [at, died] of group.occurrences) {
-    const index = hours.length - 1 - Math.floor((now.value - at) / 3600 / 3);
+    const index = hours.length - 1 - Math.floor((now.value - at) / 3600 / EACH);
     if (index >= 0 && index < hours.length) hours[index]! += died;
   }
   return hours;
@@ -32,7 +33,7 @@ function Line({ group }: { group: Group }) {
         </span>
       </td>
       <td class="spark-cell wide">
-        <Spark points={weekOf(group)} label={`Deaths in the last week: ${group.count}`} tone="dead" />
+        <Bars counts={weekOf(group)} label={`${group.count} died, by six hours of the last week`} />
       </td>
       <td class="r num">
         <strong class={group.state === "open" ? "dead" : ""}>{count(group.count)}</strong>
@@ -195,6 +196,7 @@ export function Failure() {
         <>
           <Panel title={group.error.split("\n")[0] || "No error was told"} aside={<Badge state={group.state} />}>
             <Facts
+              two
               facts={[
                 ["Message", group.type],
                 ["Queue", <a href={to("queues", group.queue)}>{group.queue}</a>],
@@ -207,7 +209,7 @@ export function Failure() {
               ]}
             />
             <div class="week">
-              <Spark points={weekOf(group)} label="Deaths in the last week, by three hours" tone="dead" />
+              <Bars counts={weekOf(group)} label="How many died in each six hours of the last week" />
               <span class="dim">a week ago</span>
               <span class="dim">now</span>
             </div>
@@ -227,10 +229,10 @@ export function Failure() {
                 {letters.map((one) => (
                   <tr key={one.number}>
                     <td class="main two">
-                      <a href={to("letters", String(one.number))} data-row>
-                        {one.error || one.type}
+                      <a class="mono" href={to("letters", String(one.number))} data-row>
+                        {one.id}
                       </a>
-                      <span class="mono dim">{one.id}</span>
+                      {one.error !== group.error.split("\n")[0] && <span class="dim">{one.error}</span>}
                     </td>
                     <td class="wide">{one.reason}</td>
                     <td class="r num wide">{one.attempts}</td>

@@ -1,10 +1,10 @@
 // What runs, how fast, how old, what is left and when it ends.
 import type { ComponentChildren } from "preact";
 import { Chart } from "../chart";
-import { ALL, all, curve, ending, now, overview, rate, SPAN } from "../live";
-import type { Host, Queue } from "../api";
+import { ALL, all, type Count, curve, ending, filled, now, overview, rate, times } from "../live";
+import type { Host, Point, Queue } from "../api";
 import { to } from "../route";
-import { Empty, Meter, Num, Panel, Spark, Act, act } from "../ui";
+import { act, Act, Empty, Meter, Num, Panel, Spark, useAsked } from "../ui";
 import { count, perSecond, plural, span } from "../words";
 
 const STEPS = 60;
@@ -55,18 +55,18 @@ function Tiles() {
 }
 
 function Flow() {
-  const step = SPAN / STEPS;
-  const end = Math.floor(now.value / step) * step;
-  const at = Array.from({ length: STEPS }, (_, index) => end - (STEPS - 1 - index) * step);
+  const at = times(STEPS);
+  const minutes = useAsked<{ points: Point[] }>("history?period=hour", 60).data?.points;
+  const points = (what: Count) => filled(curve(ALL, what, STEPS), at, minutes, what);
   return (
     <Panel title="Last five minutes, messages a second">
       <Chart
         at={at}
         label="Messages a second"
         curves={[
-          { label: "published", tone: "ready", points: curve(ALL, "published", STEPS) },
-          { label: "done", tone: "done", points: curve(ALL, "done", STEPS) },
-          { label: "dead", tone: "dead", points: curve(ALL, "died", STEPS) },
+          { label: "published", tone: "ready", points: points("published") },
+          { label: "done", tone: "done", points: points("done") },
+          { label: "dead", tone: "dead", points: points("died") },
         ]}
       />
     </Panel>

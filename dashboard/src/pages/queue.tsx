@@ -2,20 +2,21 @@
 import { signal } from "@preact/signals";
 import { address, type Point, type Queue as Told } from "../api";
 import { Chart } from "../chart";
-import { curve, ending, now, overview, rate, SPAN } from "../live";
+import { type Count, curve, ending, filled, overview, rate, times } from "../live";
 import { route, to } from "../route";
 import { Empty, Facts, Loaded, Meter, Num, Panel, useAsked } from "../ui";
 import { perSecond, plural, span } from "../words";
 import { List } from "./messages";
 import { Pause, slotsOf } from "./queues";
 
-const PERIODS = { live: "5 minutes", hour: "hour", week: "week", quarter: "90 days" } as const;
+const STEPS = 60;
+const PERIODS = { live: "5 minutes", hour: "hour", day: "day", week: "week", quarter: "90 days" } as const;
 const period = signal<keyof typeof PERIODS>("live");
 
 function Live({ queue }: { queue: Told }) {
-  const step = SPAN / 60;
-  const end = Math.floor(now.value / step) * step;
-  const at = Array.from({ length: 60 }, (_, index) => end - (59 - index) * step);
+  const at = times(STEPS);
+  const minutes = useAsked<{ points: Point[] }>(address("history", { queue: queue.name, period: "hour" }), 60).data?.points;
+  const points = (what: Count) => filled(curve(queue.name, what, STEPS), at, minutes, what);
   const counts = queue.done !== undefined;
   return (
     <Chart
@@ -24,10 +25,10 @@ function Live({ queue }: { queue: Told }) {
       curves={
         counts
           ? [
-              { label: "published/s", tone: "ready", points: curve(queue.name, "published", 60) },
-              { label: "done/s", tone: "done", points: curve(queue.name, "done", 60) },
+              { label: "published/s", tone: "ready", points: points("published") },
+              { label: "done/s", tone: "done", points: points("done") },
             ]
-          : [{ label: "ready", tone: "ready", points: curve(queue.name, "ready", 60) }]
+          : [{ label: "ready", tone: "ready", points: curve(queue.name, "ready", STEPS) }]
       }
     />
   );

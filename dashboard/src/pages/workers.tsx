@@ -4,7 +4,13 @@ import { type Client, type Host, name as quoted, type Pool } from "../api";
 import { overview } from "../live";
 import { to } from "../route";
 import { act, Act, Ago, Empty, Meter, Panel, sure } from "../ui";
-import { bytes, count, perSecond, plural } from "../words";
+import { bytes as written, count, perSecond, plural } from "../words";
+
+const MIB = 1024 ** 2; // what supervisors tell memory in
+
+function bytes(mebibytes: number | null): string {
+  return mebibytes ? written(mebibytes * MIB) : "–";
+}
 
 function Number_({ name, pool }: { name: string; pool: Pool }) {
   const [least, most] = pool.bounds;
@@ -84,7 +90,7 @@ function PoolPanel({ name, pool, host, holding }: { name: string; pool: Pool; ho
               <tr key={`${host.host} ${one.name}`}>
                 <td class="mono">{one.name}</td>
                 <td>
-                  <span class={`badge ${one.state === "running" || one.state === "ready" ? "up" : one.state === "waiting" || one.state === "crashed" ? "dead" : "running"}`}>{one.state}</span>
+                  <span class={`badge ${one.state === "ready" ? "up" : one.state === "starting" ? "running" : "dead"}`}>{one.state}</span>
                 </td>
                 <td class="r num wide">{one.pid ?? "–"}</td>
                 <td class="r num">{one.pid !== null && holding.has(one.pid) ? count(holding.get(one.pid)!.holding) : "–"}</td>
@@ -103,6 +109,7 @@ function PoolPanel({ name, pool, host, holding }: { name: string; pool: Pool; ho
 }
 
 function Others({ clients }: { clients: Client[] }) {
+  const since = clients.some((one) => one.connected_at);
   return (
     <Panel title={`Connected, ${plural(clients.length, "process", "processes")}`} flush>
       <table>
@@ -111,7 +118,11 @@ function Others({ clients }: { clients: Client[] }) {
             <th scope="col">Name</th>
             <th scope="col">Role</th>
             <th scope="col" class="r">Holds</th>
-            <th scope="col" class="wide">Connected</th>
+            {since && (
+              <th scope="col" class="wide">
+                Connected
+              </th>
+            )}
           </tr>
         </thead>
         <tbody>
@@ -120,7 +131,7 @@ function Others({ clients }: { clients: Client[] }) {
               <td class="mono main">{one.name}</td>
               <td>{one.role}</td>
               <td class="r num">{count(one.holding)}</td>
-              <td class="wide num">{one.connected_at ? <Ago at={one.connected_at} /> : "–"}</td>
+              {since && <td class="wide num">{one.connected_at ? <Ago at={one.connected_at} /> : "–"}</td>}
             </tr>
           ))}
         </tbody>
