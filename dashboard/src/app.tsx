@@ -67,7 +67,7 @@ function Nav() {
   const page = find(route.value)?.within ?? route.value.page;
   return (
     <nav aria-label="Pages" class={isOpen.value ? "open" : ""}>
-      <a class="brand" href={to("overview")} aria-label="Chappe, overview">
+      <a class="brand" href={to("overview")}>
         <svg viewBox="0 0 32 32" aria-hidden="true">
           <rect width="32" height="32" rx="7" />
           <path d="M16 27V15M8 18 24 11M8 18V11M24 11V4.5" />

@@ -138,7 +138,8 @@ export function useAsked<T>(path: string | null, every = 5): Asked<T> {
         keep({ path, data, error: null });
       } catch (error) {
         if (stop.signal.aborted) return;
-        keep((before) => ({ path, data: before.path === path ? before.data : null, error: error as Error }));
+        const isGone = error instanceof Refused && error.status === 404;
+        keep((before) => ({ path, data: before.path === path && !isGone ? before.data : null, error: error as Error }));
       }
       if (!stop.signal.aborted) timer = window.setTimeout(() => void look(), every * 1000);
     };

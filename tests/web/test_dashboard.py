@@ -1,0 +1,367 @@
+"""The dashboard in Chromium, over a real gateway and engine: each page shows, acts, and can be used without a mouse."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from chappe.web.pages import BUILT
+
+from ..waiting import PATIENCE, until
+from .shop import TOKEN
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).parents[2] / "dashboard/node_modules/axe-core/axe.min.js"
+WAIT = PATIENCE * 1000
+
+if CHROMIUM is None:
+    pytest.skip("Chromium is not installed: make tools", allow_module_level=True)
+if not (BUILT / "index.html").is_file() or not AXE.is_file():
+    pytest.skip("the pages are not built: make dashboard", allow_module_level=True)
+
+APPLICATION = """
+import asyncio
+from chappe import App, Command, Context, Event, Exchange, Retry, cron
+
+app = App("hotel")
+
+class Bill(Command, queue="bills", retry=Retry(1)):
+    email: str
+    order: int
+
+class Stay(Command, queue="stays"):
+    house: int
+
+class Remind(Command, queue="reminders"):
+    guest: str
+
+class Booked(Event, exchange=Exchange("bookings", archive=3600.0), routing_key="booked.{house}"):
+    house: int
+
+@app.handles(Bill)
+async def bill(command: Bill) -> None:
+    if "@" not in command.email:
+        raise ValueError("no such address")
+
+@app.handles(Stay)
+async def stay(command: Stay) -> None:
+    await asyncio.Event().wait()
+
+@app.handles(Remind)
+async def remind(command: Remind, context: Context) -> None:
+    await context.publish(Booked(house=1))
+
+@app.on(Booked)
+async def booked(event: Booked) -> None: ...
+
+app.schedule(cron("0 4 * * 1-5", "Europe/Paris"), Remind(guest="ada"), name="reminders at four")
+"""
+
+CONFIG = """
+app = "hotel:app"
+deadline = 1.0
+
+[pools.default]
+processes = 1
+concurrency = 4
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Hotel:
+    """`chappe run` over a small application, and a client of its gateway."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        (folder / "hotel.py").write_text(APPLICATION)
+        (folder / "chappe.toml").write_text(CONFIG)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx2.Client(timeout=PATIENCE, trust_env=False, base_url=self.url)
+        self.process = self.start("run", CHAPPE_PORT=str(self.port))
+        until(self.is_ready, "the hotel is open")
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a `chappe` command in the folder."""
+        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+            inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHAPPE_")}
+            command = [sys.executable, "-m", "chappe", *arguments]
+            return subprocess.Popen(command, cwd=self.folder, env=inherited | environment, stdout=log, stderr=log)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "run.log").read_text()[-2000:]
+        try:
+            overview = self.overview()
+            return any(client["role"] == "worker" for client in overview["clients"])
+        except httpx2.HTTPError:
+            return False
+
+    def overview(self) -> dict[str, Any]:
+        answer = self.http.get("/api/overview")
+        answer.raise_for_status()
+        return answer.json()
+
+    def send(self, command: str, **fields: Any) -> str:
+        answer = self.http.post(f"/commands/{command}", json=fields)
+        answer.raise_for_status()
+        return answer.json()["id"]
+
+    def queue(self, name: str) -> dict[str, Any]:
+        return next(queue for queue in self.overview()["queues"] if queue["name"] == name)
+
+    def dead(self, count: int) -> None:
+        """Have so many bills die of the same cause."""
+        before = self.queue("bills")["dead"]
+        for order in range(count):
+            self.send("bill", email="nobody", order=order)
+        until(lambda: self.queue("bills")["dead"] == before + count, "the bills are dead")
+
+    def close(self) -> None:
+        self.http.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def hotel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hotel]:
+    hotel = Hotel(tmp_path_factory.mktemp("hotel"))
+    yield hotel
+    hotel.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as chromium:
+        browser = chromium.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+Opened = Any
+
+
+@pytest.fixture
+def opened(hotel: Hotel, browser: Any) -> Iterator[Opened]:
+    """Open pages of the dashboard; whatever the browser complains of fails the test."""
+    faults: list[str] = []
+    contexts: list[Any] = []
+    expected: list[str] = []
+
+    def open_page(path: str, *, scheme: str = "dark", width: int = 1280, url: str = hotel.url, awaited: str = ".link.live") -> Any:
+        contexts.append(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}, reduced_motion="reduce"))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(WAIT)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(f"{said.text} {said.location}") if said.type in ("error", "warning") else None)
+        page.goto(f"{url}/dashboard/#/{path}")
+        page.wait_for_selector(awaited)
+        return page
+
+    open_page.expected = expected  # type: ignore[attr-defined]
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [fault for fault in faults if not any(re.search(one, fault) for one in expected)] == []
+
+
+def violations(page: Any) -> list[str]:
+    """Return what axe finds, each with the elements that it is about."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    return [f"{one['id']}: {node['target']} {node['failureSummary']}" for one in found for node in one["nodes"]]
+
+
+def shows(page: Any, selector: str, count: int) -> None:
+    """Wait until there are so many elements."""
+    playwright.expect(page.locator(selector)).to_have_count(count, timeout=WAIT)
+
+
+PAGES = ["overview", "queues", "failures", "schedules", "workers", "exchanges", "audit", "settings", "nowhere"]
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_each_page_is_shown_and_can_be_used_by_everybody(hotel: Hotel, opened: Opened, scheme: str) -> None:
+    hotel.dead(1)
+    hotel.http.post("/api/queues/reminders", json={"paused": True})
+    number = hotel.http.get("/api/letters").json()["letters"][0]["number"]
+    fingerprint = hotel.http.get("/api/failures").json()["groups"][0]["fingerprint"]
+    page = opened("overview", scheme=scheme, width=1280 if scheme == "dark" else 390)
+    for path in (*PAGES, f"failures/{fingerprint}", f"letters/{number}"):
+        page.evaluate("path => { location.hash = `/${path}` }", path)
+        page.wait_for_selector("main .panel, main .tiles, main .empty")
+        page.wait_for_selector("main .loading", state="detached")
+        assert page.locator("main .fault").count() == 0, path
+        assert violations(page) == [], path
+        sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert sideways <= 0, f"{path} is wider than the window"
+    hotel.http.post("/api/queues/reminders", json={"paused": False})
+
+
+def test_a_queue_is_paused_and_goes_on_where_it_stands_and_the_trail_says_who_did_it(hotel: Hotel, opened: Opened) -> None:
+    page = opened("queues")
+    page.click("button[aria-label='Pause stays']")
+    page.wait_for_selector("[role=row]:has(a:text-is('stays')) .badge.paused")
+    assert hotel.queue("stays")["paused"] is True
+    page.click("button[aria-label='Resume stays']")
+    until(lambda: not hotel.queue("stays").get("paused"), "the queue goes on")
+    page.evaluate("location.hash = '/audit'")
+    page.wait_for_selector("td:text-is('paused queue stays')")
+    page.wait_for_selector("td:text-is('resumed queue stays')")
+
+
+def test_m9_all_failures_of_one_cause_are_retried_with_another_value_of_a_field(hotel: Hotel, opened: Opened) -> None:
+    hotel.dead(3)
+    opened.expected.append("404")
+    page = opened("failures")
+    page.click("a:text('no such address')")
+    page.fill("[aria-label='Field']", "email")
+    page.fill("[aria-label='Value']", "ada@example.org")
+    page.click("button:has-text('Edit and retry')")
+    page.wait_for_selector(".notices :text('are ready again')")
+    until(lambda: hotel.queue("bills")["dead"] == 0, "all are done")
+    page.wait_for_selector("main :text('Nothing is dead of this cause any more')")
+
+
+def test_a_dead_letter_is_edited_and_retried_and_a_wrong_body_is_refused_before_it_is_sent(hotel: Hotel, opened: Opened) -> None:
+    hotel.dead(1)
+    number = hotel.http.get("/api/letters").json()["letters"][-1]["number"]
+    page = opened(f"letters/{number}")
+    page.fill("textarea", '{"email": "ada@example.org", "order":')
+    assert page.locator("button:has-text('Retry')").is_disabled()
+    page.fill("textarea", '{"email": "ada@example.org", "order": 7}')
+    page.click("button:text-is('Retry with this body')")
+    until(lambda: hotel.queue("bills")["dead"] == 0, "it is done")
+
+
+def test_r19_a_number_of_processes_is_chosen_and_they_are_seen_to_come_up(hotel: Hotel, opened: Opened) -> None:
+    page = opened("workers")
+    page.click("button[aria-label='One process more in default']")
+    shows(page, ".badge.up", 2)
+    page.fill("[aria-label^='Processes of default']", "1")
+    page.click("button[aria-label='Set the processes of default']")
+    shows(page, ".badge.up", 1)
+
+
+def test_a_schedule_is_told_in_words_paused_and_fired_now(hotel: Hotel, opened: Opened) -> None:
+    done = hotel.queue("reminders")["done"]
+    page = opened("schedules")
+    page.wait_for_selector("text=At 04:00, Monday through Friday (Europe/Paris)")
+    page.click("button[aria-label*='Pause']")
+    page.wait_for_selector("td .badge.paused")
+    page.click("button[aria-label*='Resume']")
+    page.wait_for_selector("td .badge.paused", state="detached")
+    page.click("button[aria-label^='Fire']")
+    page.click("dialog button:text-is('Fire now')")
+    until(lambda: hotel.queue("reminders")["done"] == done + 1, "it was sent")
+
+
+def test_the_page_says_that_it_is_cut_off_and_goes_on_when_the_engine_is_there_again(hotel: Hotel, opened: Opened) -> None:
+    opened.expected.append("503|ERR_")
+    page = opened("queues")
+    height = page.evaluate("document.querySelector('main').offsetTop")
+    [engine] = [one for one in psutil.Process(hotel.process.pid).children(recursive=True) if "chappe engine" in " ".join(one.cmdline())]
+    engine.suspend()
+    page.wait_for_selector(".link.lost")
+    engine.kill()
+    assert page.evaluate("document.querySelector('main').offsetTop") == height
+    until(hotel.is_ready, "the engine is there again")
+    page.wait_for_selector(".link.live")
+    page.click("button[aria-label='Pause stays']")
+    page.wait_for_selector(".badge.paused")
+    page.click("button[aria-label='Resume stays']")
+    page.wait_for_selector(".badge.paused", state="detached")
+
+
+def test_keys_lead_everywhere(opened: Opened) -> None:
+    page = opened("overview")
+    page.keyboard.press("g")
+    page.keyboard.press("q")
+    page.wait_for_selector("h1:text-is('Queues')")
+    page.keyboard.press("/")
+    page.keyboard.type("bil")
+    shows(page, "[aria-rowindex]", 1)
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:has-text('Queues /')")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog :text('Next and previous row')")
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+
+
+def test_of_a_thousand_queues_only_those_in_sight_are_drawn(hotel: Hotel, opened: Opened) -> None:
+    opened.expected.append("ERR_FAILED")
+    page = opened("settings")
+    seen = hotel.overview()
+    one = seen["queues"][0]
+    seen["queues"] = [{**one, "name": f"push.{number:04}"} for number in range(1000)]
+    page.route("**/api/changes", lambda route: route.abort())
+    page.route("**/api/overview", lambda route: route.fulfill(json=seen))
+    page.goto("about:blank")
+    page.goto(f"{hotel.url}/dashboard/#/queues")
+    page.wait_for_selector("text=1,000 queues")
+    drawn = "document.querySelectorAll('[aria-rowindex]').length"
+    assert 10 < page.evaluate(drawn) < 60
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_selector("a:text-is('push.0999')")
+    assert 10 < page.evaluate(drawn) < 60
+
+
+def test_with_a_token_below_another_path_the_page_asks_for_it_once(hotel: Hotel, opened: Opened) -> None:
+    (hotel.folder / "mounted.py").write_text(
+        "from starlette.applications import Starlette\n"
+        "from starlette.routing import Mount\n"
+        "from chappe import Settings\n"
+        "from chappe.web.gateway import gateway\n"
+        "from hotel import app\n"
+        f"settings = Settings(broker='sqlite:///{hotel.folder}/chappe.db', token='{TOKEN}')\n"
+        "app.configure(settings, role='gateway', may_own_file=False)\n"
+        "mounted = Starlette(routes=[Mount('/ops/chappe', gateway(app))])\n"
+    )
+    port = free_port()
+    with (hotel.folder / "mounted.log").open("ab") as log:
+        command = [sys.executable, "-m", "uvicorn", "mounted:mounted", "--port", str(port)]
+        other = subprocess.Popen(command, cwd=hotel.folder, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}/ops/chappe"
+        until(lambda: _answers(f"{url}/livez"), "the other gateway listens")
+        opened.expected.append("401")
+        page = opened("queues", url=url, awaited="#token")
+        assert violations(page) == []
+        page.fill("#token", "not the token at all")
+        page.click("button:text-is('Continue')")
+        page.wait_for_selector("[role=alert]:text('This was not the token')")
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".link.live")
+        page.reload()
+        page.wait_for_selector("[role=row] a:text-is('bills')")
+        page.close()
+    finally:
+        other.kill()
+        other.wait(PATIENCE)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(url, trust_env=False).status_code == 200
+    except httpx2.HTTPError:
+        return False
