@@ -90,7 +90,7 @@ demo-bots: $(VENV)/.demo dashboard ## Have five bots and a person talk, one of w
 	@PYTHONPATH=examples $(BIN)/python -m bots.demo $(ARGS)
 
 # The gate: one run of pytest, four workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
-test: $(VENV)/.tests tools ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
+test: $(VENV)/.tests tools dashboard ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 gate-busy: $(VENV)/.tests tools ## Run `make check test` beside two processes that burn CPU and one that writes to the disk (TIMES=3)

@@ -13,8 +13,8 @@ export const link = signal<"connecting" | "live" | "lost">("connecting");
 export const refusal = signal<string>("");
 /** The time of the gateway, each second. */
 export const now = signal(Date.now() / 1000);
-export const me = signal<Me>({ name: "", permissions: ["read", "act"] });
-export const mayAct = computed(() => me.value.permissions.some((one) => one !== "read"));
+export const me = signal<Me>({ name: "", permissions: ["read", "act", "admin"] });
+export const mayAct = computed(() => me.value.permissions.includes("act"));
 
 export interface Sample {
   at: number;

@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { get, locked, post, Refused, type State } from "./api";
-import { link, mayAct, me, now } from "./live";
+import { link, me, now } from "./live";
 import { clock, count, exact, span } from "./words";
 
 export const STATES: State[] = ["delayed", "ready", "running", "done", "dead"];
@@ -186,9 +186,9 @@ export async function act<T>(path: string, body: unknown, said: string | ((answe
 }
 
 /** A button that acts; who may only read sees it disabled, with the reason. */
-export function Act({ run, children, tone = "", label, disabled }: { run: () => unknown; children: ComponentChildren; tone?: string; label?: string; disabled?: boolean }) {
+export function Act({ run, children, tone = "", label, disabled, need = "act" }: { run: () => unknown; children: ComponentChildren; tone?: string; label?: string; disabled?: boolean; need?: "act" | "admin" }) {
   const [busy, setBusy] = useState(false);
-  const denied = !mayAct.value;
+  const denied = !me.value.permissions.includes(need);
   const click = async () => {
     setBusy(true);
     await run();
@@ -200,7 +200,7 @@ export function Act({ run, children, tone = "", label, disabled }: { run: () => 
       class={tone}
       aria-label={label}
       disabled={busy || denied || disabled}
-      title={denied ? `${me.value.name || "This user"} may only read` : undefined}
+      title={denied ? `It needs the permission “${need}”, which the role of ${me.value.name || "this user"} does not have` : undefined}
       onClick={() => void click()}
     >
       {children}

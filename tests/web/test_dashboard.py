@@ -32,7 +32,7 @@ if not (BUILT / "index.html").is_file() or not AXE.is_file():
 
 APPLICATION = """
 import asyncio
-from chappe import App, Command, Context, Event, Exchange, Retry, cron
+from chappe import App, Command, Event, Exchange, Retry, cron
 
 app = App("hotel")
 
@@ -59,8 +59,7 @@ async def stay(command: Stay) -> None:
     await asyncio.Event().wait()
 
 @app.handles(Remind)
-async def remind(command: Remind, context: Context) -> None:
-    await context.publish(Booked(house=1))
+async def remind(command: Remind) -> None: ...
 
 @app.on(Booked)
 async def booked(event: Booked) -> None: ...
@@ -201,15 +200,18 @@ def test_each_page_is_shown_and_can_be_used_by_everybody(hotel: Hotel, opened: O
     number = hotel.http.get("/api/letters").json()["letters"][0]["number"]
     fingerprint = hotel.http.get("/api/failures").json()["groups"][0]["fingerprint"]
     page = opened("overview", scheme=scheme, width=1280 if scheme == "dark" else 390)
+    found: list[str] = []
     for path in (*PAGES, f"failures/{fingerprint}", f"letters/{number}"):
         page.evaluate("path => { location.hash = `/${path}` }", path)
         page.wait_for_selector("main .panel, main .tiles, main .empty")
         page.wait_for_selector("main .loading", state="detached")
-        assert page.locator("main .fault").count() == 0, path
-        assert violations(page) == [], path
-        sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert sideways <= 0, f"{path} is wider than the window"
+        found += [f"{path}: {one}" for one in violations(page)]
+        if page.locator("main .fault").count():
+            found.append(f"{path}: {page.locator('main .fault').inner_text()}")
+        if page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") > 0:
+            found.append(f"{path}: it is wider than the window")
     hotel.http.post("/api/queues/reminders", json={"paused": False})
+    assert found == []
 
 
 def test_a_queue_is_paused_and_goes_on_where_it_stands_and_the_trail_says_who_did_it(hotel: Hotel, opened: Opened) -> None:
@@ -239,13 +241,15 @@ def test_m9_all_failures_of_one_cause_are_retried_with_another_value_of_a_field(
 
 def test_a_dead_letter_is_edited_and_retried_and_a_wrong_body_is_refused_before_it_is_sent(hotel: Hotel, opened: Opened) -> None:
     hotel.dead(1)
+    dead = hotel.queue("bills")["dead"]
     number = hotel.http.get("/api/letters").json()["letters"][-1]["number"]
+    opened.expected.append("api/messages")
     page = opened(f"letters/{number}")
     page.fill("textarea", '{"email": "ada@example.org", "order":')
     assert page.locator("button:has-text('Retry')").is_disabled()
     page.fill("textarea", '{"email": "ada@example.org", "order": 7}')
     page.click("button:text-is('Retry with this body')")
-    until(lambda: hotel.queue("bills")["dead"] == 0, "it is done")
+    until(lambda: hotel.queue("bills")["dead"] == dead - 1, "it is done")
 
 
 def test_r19_a_number_of_processes_is_chosen_and_they_are_seen_to_come_up(hotel: Hotel, opened: Opened) -> None:
@@ -288,6 +292,7 @@ def test_the_page_says_that_it_is_cut_off_and_goes_on_when_the_engine_is_there_a
 
 
 def test_keys_lead_everywhere(opened: Opened) -> None:
+    opened.expected.append("api/messages")
     page = opened("overview")
     page.keyboard.press("g")
     page.keyboard.press("q")

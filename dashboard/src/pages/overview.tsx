@@ -170,7 +170,7 @@ function Engine() {
     <Panel
       title="Engine"
       aside={
-        <Act run={() => act("intake", { paused: intake === "open" }, intake === "open" ? "Intake is closed: new messages are refused" : "Intake is open")}>
+        <Act need="admin" run={() => act("intake", { paused: intake === "open" }, intake === "open" ? "Intake is closed: new messages are refused" : "Intake is open")}>
           {intake === "open" ? "Close intake" : "Open intake"}
         </Act>
       }

@@ -72,7 +72,7 @@ export function Schedules() {
                       <Act label={`${one.paused ? "Resume" : "Pause"} ${one.name}`} run={pause(one)}>
                         {one.paused ? "Resume" : "Pause"}
                       </Act>{" "}
-                      <Act label={`Fire ${one.name} now`} run={fire(one)}>
+                      <Act label={`Fire now: ${one.name}`} run={fire(one)}>
                         Fire now
                       </Act>
                     </td>

@@ -28,17 +28,17 @@ function Number_({ name, pool }: { name: string; pool: Pool }) {
         if (text?.trim()) void want(text.trim());
       }}
     >
-      <Act label={`One process less in ${name}`} disabled={pool.wanted < 1} run={() => want(String(pool.wanted - 1))}>
+      <Act need="admin" label={`One process less in ${name}`} disabled={pool.wanted < 1} run={() => want(String(pool.wanted - 1))}>
         −
       </Act>
       <input aria-label={`Processes of ${name}: a number, or least..most`} class="num" size={6} value={text ?? declared} onInput={(event) => setText(event.currentTarget.value)} />
-      <Act label={`One process more in ${name}`} run={() => want(String(pool.wanted + 1))}>
+      <Act need="admin" label={`One process more in ${name}`} run={() => want(String(pool.wanted + 1))}>
         +
       </Act>
-      <Act disabled={text === null} tone={text === null ? "" : "primary"} run={() => text && want(text.trim())} label={`Set the processes of ${name}`}>
+      <Act need="admin" disabled={text === null} tone={text === null ? "" : "primary"} run={() => text && want(text.trim())} label={`Set the processes of ${name}`}>
         Set
       </Act>
-      <Act run={() => want(null)} label={`Have ${name} as chappe.toml declares it`}>
+      <Act need="admin" run={() => want(null)} label={`As declared: ${name}`}>
         As declared
       </Act>
     </form>
@@ -166,7 +166,7 @@ export function Workers() {
             <span class="dim">
               {host.pressure ? `${Math.round(host.pressure.cpu)} % CPU` : ""} · supervisor {host.pid}
             </span>
-            <Act run={reload}>Reload</Act>
+            <Act need="admin" run={reload}>Reload</Act>
           </div>
           {Object.entries(host.pools).map(([name, pool]) => (
             <PoolPanel key={name} name={name} pool={pool} host={host} holding={holding} />

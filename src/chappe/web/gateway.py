@@ -164,7 +164,7 @@ class _Measured:
             await self._app(scope, receive, watched)
         finally:
             self._metrics.requests.labels(route, str(status)).inc()
-            if scope["path"] not in _STREAMS:
+            if path_of(scope) not in _STREAMS:
                 self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
