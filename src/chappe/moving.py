@@ -105,7 +105,7 @@ class Mover:
         own = self._target.registry.topology()
         named = {exchange.name for exchange in own.exchanges}, {queue.name for queue in own.queues}
         topology = Topology(
-            tuple(Exchange(e.name, e.kind, e.archive) for e in exchanges if e.name not in named[0]),
+            tuple(Exchange(e.name, e.kind, e.archive, e.archive_bytes) for e in exchanges if e.name not in named[0]),
             tuple(bind(q.name, *(":".join(pair) for pair in q.bindings), origin=q.origin) for q in queues if q.name not in named[1]),
         )
         await connection.broker.declare(topology)

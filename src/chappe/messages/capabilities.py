@@ -153,13 +153,15 @@ class Process(Struct, frozen=True):
 class Exchange(Struct, frozen=True):
     """A named exchange; what is published there is archived for `archive` seconds (0: not at all).
 
-    For RabbitMQ alone: `passive` says that it is another program's, which is only looked for; `durable`, `auto_delete`
+    With `archive_bytes`, the oldest of it goes earlier where all of it is larger; RabbitMQ, whose archive is one for all exchanges, does
+    not know that bound. For RabbitMQ alone: `passive` says that it is another program's, which is only looked for; `durable`, `auto_delete`
     and `arguments` are how it is declared, which must be as others declare it. It is bound to again when it came back.
     """
 
     name: str
     kind: Literal["direct", "topic", "fanout"] = "topic"
     archive: float = 0.0
+    archive_bytes: int = 0
     durable: bool = True
     auto_delete: bool = False
     passive: bool = False
@@ -176,6 +178,12 @@ class Exchange(Struct, frozen=True):
             raise InvalidCapability(f'exchange "{self.name}": kind={self.kind!r} must be "direct", "topic" or "fanout"')
         if not _within(self.archive, 0, FURTHEST):
             raise InvalidCapability(f'exchange "{self.name}": archive={self.archive!r} must be seconds, 0 for not at all')
+        if not isinstance(self.archive_bytes, int) or not 0 <= self.archive_bytes < 2**63:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidCapability(
+                f'exchange "{self.name}": archive_bytes={self.archive_bytes!r} must be a number of bytes, 0 for no bound'
+            )
+        if self.archive_bytes and not self.archive:
+            raise InvalidCapability(f'exchange "{self.name}": archive_bytes bounds an archive, and there is none without archive=seconds')
 
 
 class Capabilities(TypedDict, total=False):

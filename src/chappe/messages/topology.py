@@ -91,11 +91,15 @@ def refuse_other_kind(known: Exchange, again: Exchange) -> None:
 
     What RabbitMQ alone knows of it is RabbitMQ's to compare.
     """
-    if (known.kind, known.archive) != (again.kind, again.archive):
+    if (known.kind, known.archive, known.archive_bytes) != (again.kind, again.archive, again.archive_bytes):
         raise TopologyConflict(
-            f'exchange "{known.name}" is {known.kind} (archive {known.archive:g} s) and was declared again as '
-            f"{again.kind} (archive {again.archive:g} s); use one declaration for both"
+            f'exchange "{known.name}" is {_archiving(known)} and was declared again as {_archiving(again)}; use one declaration for both'
         )
+
+
+def _archiving(exchange: Exchange) -> str:
+    bound = f", {exchange.archive_bytes} bytes" if exchange.archive_bytes else ""
+    return f"{exchange.kind} (archive {exchange.archive:g} s{bound})"
 
 
 def type_of(queue: Queue, exchanges: Mapping[str, Exchange], exchange: str, routing_key: str) -> str:

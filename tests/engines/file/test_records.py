@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chappe.bounds import BUDGETS_KEPT, IDEMPOTENCY_KEPT, RESULTS_KEPT
+from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Ack
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.server import Engine
@@ -122,3 +123,29 @@ async def test_a_budget_that_nobody_used_for_a_day_is_forgotten(engine: Engine, 
     clock.now += BUDGETS_KEPT + 2
     prune(engine)
     assert engine.ledger.turn.db.execute("select count(*) from budget").fetchone() == (0,)
+
+
+async def test_m4_an_archive_that_is_too_large_loses_its_oldest_and_the_loss_is_said_first(
+    engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chappe.engines.file.records._DELETED_AT_ONCE", 4)
+    store = FileStore(broker.client)
+    await broker.declare(Topology((Exchange("small", "topic", archive=1e6, archive_bytes=5_000),)))
+
+    async def publish(*names: str) -> None:
+        for name in names:
+            body = Envelope(name, "t", name.encode() * 500)
+            await broker.publish([Publication(body, "a", "small"), message(f"other-{name}", exchange="news", key="a")])
+        for _ in range(20):
+            prune(engine)
+
+    def of_small(page: Page) -> str:
+        return "".join(record.envelope.id for record in page.records if record.exchange == "small")
+
+    await publish(*"abcdefghijklmnop")
+    page = await store.archived(0, 100)
+    assert of_small(page) == "hijklmnop", "the youngest within 5,000 bytes"
+    assert (len(page.records), page.lost) == (16 + 9, 7)
+    await publish("q", "r")
+    page = await store.archived(0, 100)
+    assert (of_small(page), page.lost) == ("jklmnopqr", 9)

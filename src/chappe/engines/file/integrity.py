@@ -102,7 +102,8 @@ def _queue(row: Row, _: float) -> str | None:
 
 
 def _exchange(row: Row, _: float) -> str | None:
-    return None if row["kind"] in ("topic", "direct", "fanout") and 0 <= row["archive"] <= FURTHEST else "its kind or archive cannot be"
+    is_one = row["kind"] in ("topic", "direct", "fanout") and 0 <= row["archive"] <= FURTHEST and row["archive_bytes"] >= 0
+    return None if is_one else "its kind or archive cannot be"
 
 
 def _tally(row: Row, _: float) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw
@@ -14,6 +15,7 @@ from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import Moment, Number, Posted
 from chappe.errors import NotFound
+from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import passes
 
 _LOOKED_AT_ONCE: Final = 10_000
@@ -26,13 +28,22 @@ _BATCH: Final = """
 SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 
 
+@dataclass
+class _Kept:
+    """What is known of the records of one exchange: none lies before `oldest`, and those up to `measured` have `size` bytes."""
+
+    oldest: int = 0
+    measured: int = 0
+    size: int = 0
+
+
 class Records:
     """The store's side of one file."""
 
     def __init__(self, turn: Turn, intake: Intake) -> None:
         self._turn = turn
         self._intake = intake
-        self._oldest: dict[str, int] = {}  # by exchange, the first record that may be of it
+        self._kept: dict[str, _Kept] = {}
 
     def mark(self, message_id: str, handler: str, then: list[Posted], result: bytes | None) -> list[Any]:
         """Remember that a handler finished a message, and what it returned, or say what must be merged first."""
@@ -176,26 +187,46 @@ class Records:
             ("unique_key", "until < ?", now),
             ("budget", "max(tat, closed) < ?", now - BUDGETS_KEPT),
         )]  # fmt: skip
-        deleted += [self._prune_archive(e.name, now - e.archive) for e in turn.routes.exchanges.values() if e.archive]
+        deleted += [self._prune_archive(e, now - e.archive) for e in turn.routes.exchanges.values() if e.archive]
         return max(deleted) < _DELETED_AT_ONCE
 
-    def _prune_archive(self, exchange: str, before: float) -> int:
-        """Delete what one exchange archived too long ago, a bounded part at a time, and say how much was looked through.
+    def _prune_archive(self, exchange: Exchange, before: float) -> int:
+        """Delete what one exchange archived too long ago, or is too much, a bounded part at a time, and say how much was looked through.
 
         Records of exchanges that keep theirs longer lie between: where the oldest of this one is, is remembered.
         """
         first, last = self._turn.db.execute("select min(seq), max(seq) from archive").fetchone()
         if first is None:
             return 0
-        begin = max(self._oldest.get(exchange, 0), int(first))
+        kept, most = self._kept.setdefault(exchange.name, _Kept()), exchange.archive_bytes
+        measured = self._measure(exchange.name, kept, int(first), int(last)) if most else 0
+        begin = max(kept.oldest, int(first))
         end = min(begin + _DELETED_AT_ONCE, int(last) + 1)
+        rows = self._of(exchange.name, begin, end)
+        gone: list[tuple[int]] = []
+        kept.oldest = end
+        for seq, at, size in rows:
+            if at >= before and not (most and kept.size > most):
+                kept.oldest = seq
+                break
+            gone.append((seq,))
+            kept.size -= size if seq <= kept.measured else 0
+        self._turn.db.executemany("delete from archive where seq = ?", gone)
+        return max(measured, end - begin if kept.oldest == end else 0)
+
+    def _measure(self, exchange: str, kept: _Kept, first: int, last: int) -> int:
+        """Add up a bounded part of what was not yet, and say how much was looked through."""
+        begin = max(kept.measured + 1, first)
+        end = min(begin + _DELETED_AT_ONCE, last + 1)
+        kept.size += sum(size for _, _, size in self._of(exchange, begin, end))
+        kept.measured = max(kept.measured, end - 1)
+        return end - begin
+
+    def _of(self, exchange: str, begin: int, end: int) -> list[tuple[int, float, int]]:
         rows = self._turn.db.execute(
-            "select seq, at from archive where seq >= ? and seq < ? and exchange = ? order by seq", (begin, end, exchange)
-        ).fetchall()
-        young = next((int(seq) for seq, at in rows if at >= before), None)
-        self._turn.db.executemany("delete from archive where seq = ?", [(seq,) for seq, _ in rows if young is None or seq < young])
-        self._oldest[exchange] = end if young is None else young
-        return end - begin if young is None else 0
+            "select seq, at, length(envelope) from archive where seq >= ? and seq < ? and exchange = ? order by seq", (begin, end, exchange)
+        )
+        return cast("list[tuple[int, float, int]]", rows.fetchall())
 
     def _delete(self, table: str, where: str, before: float, *, key: str = "") -> int:
         key = key or ("message_id" if table == "tracked" else "name")

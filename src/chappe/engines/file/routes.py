@@ -39,7 +39,8 @@ class Routes:
         """Store what is new, as what goes with its owner if there is one; raises `TopologyConflict` before anything was written."""
         exchanges, queues = merged(topology, self.exchanges, {state.name: _declared(state) for state in self.queues.values()})
         for exchange in exchanges.values():
-            self._db.execute("insert into exchange values (?, ?, ?)", (exchange.name, exchange.kind, exchange.archive))
+            row = (exchange.name, exchange.kind, exchange.archive, exchange.archive_bytes)
+            self._db.execute("insert into exchange values (?, ?, ?, ?)", row)
         new: list[QueueState] = []
         for queue in queues.values():
             bindings = tuple((b.exchange, b.key) for b in queue.bindings)
@@ -64,7 +65,7 @@ class Routes:
     def reload(self) -> None:
         """Take what the file says: at the start, and after something was rolled back."""
         self.exchanges = {
-            str(name): Exchange(name, kind, archive) for name, kind, archive in self._db.execute("select name, kind, archive from exchange")
+            str(row[0]): Exchange(*row) for row in self._db.execute("select name, kind, archive, archive_bytes from exchange")
         }
         known, self.by_id = self.by_id, {}
         for identity, name, bindings, origin, owner in self._db.execute(_QUEUES):

@@ -9,7 +9,9 @@ create function now_seconds() returns double precision language sql volatile as
 create table topology (version bigint not null);
 insert into topology values (0);
 
-create table exchange (name text primary key, kind text not null, archive double precision not null);
+create table exchange (
+    name text primary key, kind text not null, archive double precision not null, archive_bytes bigint not null default 0
+);
 
 create table queue (
     id integer generated always as identity primary key,

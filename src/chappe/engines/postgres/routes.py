@@ -71,8 +71,8 @@ class Routes:
 
     async def read(self, cursor: Cursor, version: int) -> None:
         """Read everything anew, as of a version."""
-        await cursor.execute("select name, kind, archive from exchange")
-        self.exchanges = {name: Exchange(name, kind, archive) for name, kind, archive in await cursor.fetchall()}
+        await cursor.execute("select name, kind, archive, archive_bytes from exchange")
+        self.exchanges = {str(row[0]): Exchange(*row) for row in await cursor.fetchall()}
         await cursor.execute("select id, name, bindings, origin, owner from queue order by id")
         self.queues = {
             name: Known(number, _queue(name, bindings, origin), owner, name == self.relay)
@@ -116,7 +116,8 @@ class Routes:
         if not exchanges and not queues:
             return False
         for exchange in exchanges.values():
-            await cursor.execute("insert into exchange values (%s, %s, %s)", (exchange.name, exchange.kind, exchange.archive))
+            row = (exchange.name, exchange.kind, exchange.archive, exchange.archive_bytes)
+            await cursor.execute("insert into exchange values (%s, %s, %s, %s)", row)
         for queue in queues.values():
             pairs = msgspec.json.encode([(b.exchange, b.key) for b in queue.bindings]).decode()
             await cursor.execute(_INSERT, {"name": queue.name, "bindings": pairs, "origin": queue.origin, "owner": owner})

@@ -69,6 +69,13 @@ _PRUNED: Final[dict[LiteralString, tuple[LiteralString, LiteralString]]] = {  # 
     "stray_death": ("mark", "at < now_seconds() - 86400"),
     "archive": ("seq", "at < now_seconds() - (select archive from exchange e where e.name = archive.exchange)"),
 }
+_TOO_MUCH: Final = """
+    with sized as (
+        select seq, archive_bytes, sum(octet_length(envelope)) over (partition by exchange order by seq desc) as bytes
+        from archive join exchange on name = exchange where archive_bytes > 0
+    )
+    delete from archive where seq in (select seq from sized where bytes > archive_bytes order by seq limit %s)
+"""
 
 
 class Tending:
@@ -130,9 +137,8 @@ class Tending:
         if is_due or lost:
             await self._database.run(lambda cursor: self._tend_once(cursor, lost))
             self._gone = {number: since for number, since in self._gone.items() if number not in lost}
-        if now - self._pruned >= _PRUNE:
+        if now - self._pruned >= _PRUNE and await self._database.run(self._prune):
             self._pruned = now
-            await self._database.run(self._prune)
         return 0.0 if is_due else _TURN if next_due is None else max(0.0, min(_TURN, float(next_due)))
 
     async def _tend_once(self, cursor: Cursor, gone: list[int]) -> None:
@@ -154,15 +160,20 @@ class Tending:
         if queues:
             await cursor.execute(TELL, (sorted(queues),))
 
-    async def _prune(self, cursor: Cursor) -> None:
+    async def _prune(self, cursor: Cursor) -> bool:
+        """Forget a bounded part of what is old or too much, and tell whether that was all."""
         await cursor.execute(_TENDING)
         if not _first(await cursor.fetchall()):
-            return
+            return True
+        most, at_once = 0, 5 * _AT_ONCE
         for table, (key, old) in _PRUNED.items():
             await cursor.execute(
                 "delete from " + table + " where " + key + " in (select " + key + " from " + table + " where " + old + " limit %s)",
-                (5 * _AT_ONCE,),
+                (at_once,),
             )
+            most = max(most, cursor.rowcount)
+        await cursor.execute(_TOO_MUCH, (at_once,))
+        return max(most, cursor.rowcount) < at_once
 
 
 def _first(rows: list[Row]) -> bool:
