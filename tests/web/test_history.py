@@ -117,10 +117,16 @@ async def test_a_gateway_looks_once_a_minute_and_tells_it_over_http(tmp_path: Pa
                 await watching.look()
         points = await watching.history(lambda history: history.read("invites", MINUTE, MIDNIGHT, now))
         assert [(point.at - MIDNIGHT, point.ready, point.published) for point in points] == [(0, 1, None), (60, 2, 1), (120, 3, 1)]
-        other = Watching(shop.app, lambda: now + MINUTE)
+        other = Watching(shop.app, lambda: now)
+        now += MINUTE
         await other.look()
-        assert len(await other.history(lambda history: history.read(ALL, MINUTE, MIDNIGHT, now + MINUTE))) == 3, "the first one does it"
+        assert len(await other.history(lambda history: history.read(ALL, MINUTE, MIDNIGHT, now))) == 3, "the first one does it"
         await watching.close()
+        await invited(shop, 4)
+        await other.look()
+        last = (await other.history(lambda history: history.read("invites", MINUTE, MIDNIGHT, now)))[-1]
+        assert (last.at - MIDNIGHT, last.published) == (180, 1), "what is counted goes on with the next one"
+        assert await other.history(lambda history: history.counted(now + 10 * MINUTE)) == {}
         await other.close()
         answer = (await shop.client.get("/api/history", params={"queue": "invites", "period": "week"})).json()
         assert answer == {"step": HOUR, "points": []}

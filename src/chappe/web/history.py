@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import apsw
@@ -26,6 +27,9 @@ _SCHEMA: Final = """
         step integer not null, queue text not null, at integer not null, ready real not null, running real not null, delayed real not null,
         dead real not null, oldest real not null, published integer, done integer, retried integer, died integer,
         primary key (step, queue, at)
+    ) strict, without rowid;
+    create table if not exists counted (
+        queue text primary key, at integer not null, published integer, done integer, retried integer, died integer
     ) strict, without rowid;
     pragma user_version = 1;
 """
@@ -135,10 +139,19 @@ class History:
         self._database.close()
         os.close(self._handle)
 
-    def record(self, at: float, points: Mapping[str, Point]) -> None:
-        """Keep the points of a minute, fold what has come to its end into longer steps, and forget what is old."""
+    def counted(self, at: float) -> dict[str, Counts]:
+        """Return all that queues had counted in the minute before, so that a gateway goes on where another one ended."""
+        rows = self._database.execute("select queue, published, done, retried, died from counted where at >= ?", (int(at) - 2 * MINUTE,))
+        return {queue: tuple(counts) for queue, *counts in rows}
+
+    def record(self, at: float, points: Mapping[str, Point], counts: Mapping[str, Counts] = MappingProxyType({})) -> None:
+        """Keep the points of a minute and all that was counted, fold what has ended into longer steps, and forget what is old."""
         with self._database:
             self._write(MINUTE, points)
+            self._database.execute("delete from counted")
+            self._database.executemany(
+                "insert into counted values (?, ?, ?, ?, ?, ?)", [(queue, int(at), *all_) for queue, all_ in counts.items()]
+            )
             for fine, coarse in _COARSER.items():
                 self._fold(fine, coarse, int(at // coarse) * coarse)
             for step, kept in KEPT.items():

@@ -37,7 +37,7 @@ class Watching:
         self._sleep = sleep
         self._history: History | None = None
         self._using = asyncio.Lock()
-        self._before: dict[str, Counts] = {}
+        self._before: dict[str, Counts] | None = None
         self._minute = int(now() // MINUTE)
         self._said = ""
         self._alerts: Alerts | None = None
@@ -91,9 +91,12 @@ class Watching:
 
     async def _record(self, minute: int, overview: Overview) -> None:
         at = (minute - 1) * MINUTE
+        if self._before is None:
+            self._before = await self.history(lambda history: history.counted(at))
         points = points_of(at, overview.queues, self._before)
-        await self.history(lambda history: history.record(at, points))
-        self._before = {queue.name: counts_of(queue) for queue in overview.queues if not queue.temporary}
+        counts = {queue.name: counts_of(queue) for queue in overview.queues if not queue.temporary}
+        await self.history(lambda history: history.record(at, points, counts))
+        self._before = counts
         self._minute = minute
 
     async def history(self, work: Callable[[History], T]) -> T:

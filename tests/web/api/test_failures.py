@@ -66,8 +66,8 @@ async def idle(mill: Open) -> None:
 
 
 async def groups(mill: Open, state: str = "all") -> list[dict[str, Any]]:
-    found = (await mill.client.get("/api/failures", params={"state": state})).json()
-    assert found["is_whole"] is True
+    while not (found := (await mill.client.get("/api/failures", params={"state": state})).json())["is_whole"]:
+        await asyncio.sleep(0.01)
     return found["groups"]
 
 

@@ -22,7 +22,7 @@ from chappe.web.api.letters import Edits, Listed, listed
 from chappe.web.api.requests import answer, noted, number_in, wanted, who
 
 _LOOK: Final = 1.0  # seconds for which what was read holds
-_PATIENCE: Final = 2.0  # seconds that a request waits for reading to come to its end
+_PATIENCE: Final = 0.7  # seconds that a request waits for reading to come to its end
 _WORK: Final = 2.0  # seconds for which one request goes on to retry or discard
 _CHUNK: Final = 100
 _MOST_REFUSED: Final = 5  # that are told
