@@ -22,7 +22,7 @@ from chappe.engines.contract.fleet import QueueStatus
 from chappe.engines.contract.letters import Exported
 from chappe.errors import BrokerError, BrokerUnavailable, InvalidSettings, Unconfirmed, Unroutable
 from chappe.messages.capabilities import Exchange
-from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.envelope import TENANT, Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
 
 R = TypeVar("R")
@@ -167,6 +167,7 @@ def _publication(queue: str, one: Exported) -> Publication:
         key=one.key, merges=merges, unique=one.unique, unique_for=one.unique_for, tracked=one.tracked,
         idempotency_key=None if envelope.id.startswith(_FOREIGN) else f"moved:{number}:{queue}:{envelope.id}",
         fingerprint="moved", merged_ids=(envelope.id,) if merges else (),
+        tenant=envelope.headers.get(TENANT),
     )  # fmt: skip
     return Publication(envelope, queue, "", one.priority, one.delay or 0.0, options)
 

@@ -11,10 +11,13 @@ def test_what_is_wanted_is_remembered_with_who_said_it(chappe: Chappe) -> None:
     chappe("send", "order", "customer=Ada")
     chappe("pause", "orders")
     chappe("scale", "default=2..4")
+    chappe("weight", "Ada=Eve=3", "Bob=")
+    assert "a weight is a number" in chappe("weight", "Ada=much", code=1).err
     chappe("resume", "orders")
     rows = chappe("audit", "--json").json
     assert [(row["what"], row["value"]) for row in rows] == [
-        ("queue:orders", "paused"), ("pool:default", "2..4"), ("queue:orders", "as declared"),
+        ("queue:orders", "paused"), ("pool:default", "2..4"), ("tenant:Ada=Eve", "3.0"), ("tenant:Bob", "as declared"),
+        ("queue:orders", "as declared"),
     ]  # fmt: skip
     assert all(row["who"].startswith(f"{getpass.getuser()}@") for row in rows)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Depth, Retry, Settlement
-from chappe.messages.envelope import Envelope, Options, Publication, Receipt
+from chappe.messages.envelope import TENANT, Envelope, Options, Publication, Receipt
 from chappe.messages.topology import Topology, bind
 
 from .engine import EngineUnderTest, Peer
@@ -31,7 +31,10 @@ def to(
     queue: str, name: str = "m", *, exchange: str = "", priority: int = 0, delay: float = 0.0, id: str | None = None, **options: Any
 ) -> Publication:
     """Return a publication of a message of this name; what is not named here is an option."""
-    made = envelope(name) if id is None else envelope(name, id=id)
+    more: dict[str, Any] = {} if id is None else {"id": id}
+    if "tenant" in options:
+        more["headers"] = {TENANT: options["tenant"]}
+    made = envelope(name, **more)
     return Publication(made, queue, exchange, priority, delay, Options(**options) if options else None)
 
 

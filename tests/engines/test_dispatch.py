@@ -29,7 +29,8 @@ class Shelf:
         row = self.rows.get(number)
         return row if row is not None and row[1] == rank else None
 
-    def behind(self, rank: int, number: int, most: int) -> tuple[list[Row], bool]:
+    def behind(self, rank: int, number: int, most: int, tenant: str | None) -> tuple[list[Row], bool]:
+        assert tenant is None
         waiting = sorted(row for row in self.rows.values() if row[1] == rank and row[0] > number)
         rows = waiting[: min(most, self.most, self.looks)]
         self.looks -= len(rows)
@@ -48,7 +49,7 @@ class Shelf:
         _, _, _, key = self.rows.pop(number)
         self.lent.discard(number)
         if key is not None and self.line.free(key):
-            self.line.hand_on(key, min(((row[1], row[0]) for row in self.rows.values() if row[3] == key), default=None))
+            self.line.hand_on(key, min(((row[1], row[0], None) for row in self.rows.values() if row[3] == key), default=None))
 
     def give_back(self, number: int) -> None:
         self.lent.discard(number)

@@ -13,7 +13,7 @@ from chappe.bus.handler import Handler
 from chappe.messages.envelope import Options
 from chappe.middleware.defaults import defaults
 from chappe.middleware.delivery import Delivery
-from chappe.middleware.keys import Keys, Tracking, Uniqueness
+from chappe.middleware.keys import Fairness, Keys, Tracking, Uniqueness
 from chappe.middleware.limits import Expiry, TimeLimits
 from chappe.middleware.rates import Rates
 from chappe.middleware.retries import Retries
@@ -36,7 +36,7 @@ def published(middleware: list[Middleware]) -> Any:
 
 
 def test_the_order_is_the_one_whose_reasons_are_written_down() -> None:
-    assert [type(m) for m in defaults()] == [Retries, Expiry, Rates, TimeLimits, Delivery, Keys, Uniqueness, Tracking]
+    assert [type(m) for m in defaults()] == [Retries, Expiry, Rates, TimeLimits, Delivery, Keys, Fairness, Uniqueness, Tracking]
 
 
 @pytest.mark.parametrize(

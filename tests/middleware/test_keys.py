@@ -1,4 +1,4 @@
-"""The capabilities `key`, `merge`, `unique` and `results`."""
+"""The capabilities `key`, `merge`, `fair`, `unique` and `results`."""
 
 from typing import Any, Self
 
@@ -7,7 +7,7 @@ import pytest
 from chappe import Command, Unique
 from chappe.bus.draft import Draft
 from chappe.messages.envelope import Options
-from chappe.middleware.keys import Keys, Tracking, Uniqueness
+from chappe.middleware.keys import Fairness, Keys, Tracking, Uniqueness
 
 from .wrapped import costs_nothing, published
 
@@ -21,6 +21,10 @@ class Merging(Command, queue="q", key="h{house}"):
 
     def merge(self, newer: Self) -> Self:
         return newer
+
+
+class Shared(Command, queue="q", fair="{user}"):
+    user: str
 
 
 class Once(Command, queue="q", unique=Unique("{house}", window=60.0)):
@@ -56,6 +60,12 @@ def test_options_that_were_there_stay() -> None:
     assert published(Keys(), Keyed(house=7), draft).options == Options(key="7", idempotency_key="k")
 
 
-@pytest.mark.parametrize("middleware", [Keys(), Uniqueness(), Tracking()])
+@pytest.mark.parametrize("middleware", [Keys(), Fairness(), Uniqueness(), Tracking()])
 def test_other_messages_pay_nothing(middleware: Any) -> None:
     assert costs_nothing(middleware, Plain())
+
+
+def test_a_tenant_is_filled_from_the_message_and_stands_in_its_envelope_beside_what_was_there() -> None:
+    draft = Draft("id", headers={"traceparent": "t"})
+    assert published(Fairness(), Shared(user="ada"), draft).options == Options(tenant="ada")
+    assert draft.headers == {"traceparent": "t", "chappe-tenant": "ada"}

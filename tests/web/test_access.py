@@ -63,6 +63,7 @@ MAY: dict[str, set[str]] = {
     "POST /api/letters/{number:int}": OPERATORS,
     "POST /api/intake": ADMIN,
     "POST /api/pools/{name}": ADMIN,
+    "POST /api/tenants/{name:path}": ADMIN,
     "POST /api/reload": ADMIN,
 }
 

@@ -26,6 +26,7 @@ _VERBS: Final = {
     "budgets": "chappe.cli.looking",
     "archive": "chappe.cli.archive",
     "pause": "chappe.cli.steering", "resume": "chappe.cli.steering", "scale": "chappe.cli.steering",
+    "weight": "chappe.cli.steering",
     "reload": "chappe.cli.steering", "audit": "chappe.cli.steering", "cancel": "chappe.cli.steering", "top": "chappe.cli.top",
     "logs": "chappe.cli.tailing", "export": "chappe.cli.exporting", "handler": "chappe.cli.handler_processes",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The verbs that change what runs: pause, resume, scale and reload; each is remembered with who said it."""
+"""The verbs that change what runs: pause, resume, scale, weight and reload; each is remembered with who said it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from chappe.cli.loading import bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import show, when
 from chappe.cli.terminal import say
 from chappe.connection import Connection
-from chappe.engines.contract.fleet import PAUSED, Desired
+from chappe.engines.contract.fleet import PAUSED, TENANT, Desired
+from chappe.engines.fairness import weight_of
 from chappe.errors import InvalidSettings
 from chappe.failures import printable
 from chappe.settings import Settings, processes_of
@@ -102,6 +103,20 @@ def scale(ctx: click.Context, pools: tuple[str, ...]) -> None:
             raise InvalidSettings(f"{given}: {error}") from None
         wanted.append((f"pool:{name}", count or None))
     desire(settings, wanted)
+
+
+@click.command()
+@click.argument("tenants", nargs=-1, required=True, metavar="TENANT=WEIGHT...")
+@click.pass_context
+def weight(ctx: click.Context, tenants: tuple[str, ...]) -> None:
+    """Change the share of a tenant, from the next message on: 4711=3 gives it three times what others have, 4711= the same again."""
+    wanted: list[tuple[str, str | None]] = []
+    for given in tenants:
+        name, found, value = given.rpartition("=")
+        if not found:
+            raise click.UsageError(f'"{given}" must be TENANT=WEIGHT')
+        wanted.append((f"{TENANT}{name}", str(weight_of(value)) if value else None))
+    desire(settings_of(ctx), wanted)
 
 
 @click.command()

@@ -193,7 +193,7 @@ class Capabilities(TypedDict, total=False):
     enumerations); a command that names none waits in the queue `default` of its application. inline: a command that is
     handled where it is sent, before `send` returns, by no worker. exchange, routing_key: publish there instead.
     key: at most one running per key, in order; with a `merge` method also at most one pending.
-    unique: refuse doubles. priority: larger first.
+    fair: whose share of the workers' time it counts against. unique: refuse doubles. priority: larger first.
     delay: seconds before it is ready. budget: the accounts of third parties that it calls. retry, rate,
     timeout: see their classes; timeout is seconds for one attempt, kill_after the seconds after which the worker
     itself is ended. process: handle it in a process of its own, which is what `kill_after` ends then. ttl: seconds
@@ -207,6 +207,7 @@ class Capabilities(TypedDict, total=False):
     exchange: str | Exchange
     routing_key: str
     key: str
+    fair: str
     unique: str | Unique
     priority: int
     delay: float
@@ -231,6 +232,7 @@ class MessageSpec(Struct, frozen=True):
     routing_key: str | None = None
     key: str | None = None
     merges: bool = False
+    fair: str | None = None
     unique: Unique | None = None
     priority: int = 0
     delay: float = 0.0
@@ -247,7 +249,7 @@ class MessageSpec(Struct, frozen=True):
 KNOWN: Final = frozenset(Capabilities.__annotations__)
 DEFAULT_QUEUE: Final = "default"
 _NEED_A_QUEUE: Final = (
-    "queue", "exchange", "routing_key", "key", "unique", "priority", "delay", "retry", "kill_after", "process",
+    "queue", "exchange", "routing_key", "key", "fair", "unique", "priority", "delay", "retry", "kill_after", "process",
     "ttl", "results",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
+TENANT: Final = "chappe-tenant"  # the header that says whose share of the workers' time a message counts against
 
 
 class Envelope(Struct, frozen=True, array_like=True, gc=False):
@@ -34,7 +35,7 @@ class Options(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False
     the key is pending; a second is answered `Pending`, to be merged by the sender. replaces: the version of
     the pending message that this one is merged from. unique, unique_for: see `capabilities.Unique`.
     idempotency_key, fingerprint: the same key with the same fingerprint is stored once. tracked: its state
-    and result can be asked for by id.
+    and result can be asked for by id. tenant: whose share of the workers' time it counts against.
     """
 
     key: str | None = None
@@ -46,6 +47,7 @@ class Options(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False
     fingerprint: str | None = None
     tracked: bool = False
     merged_ids: tuple[str, ...] = ()
+    tenant: str | None = None
 
 
 class Publication(Struct, frozen=True, array_like=True, gc=False):

@@ -33,6 +33,7 @@ def check_fields(owner: str, spec: MessageSpec, known: Sequence[str]) -> None:
         "queue": spec.queue,
         "routing_key": spec.routing_key,
         "key": spec.key,
+        "fair": spec.fair,
         "unique": spec.unique.key if spec.unique else None,
         "rate": spec.rate.key if spec.rate else None,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chappe.bus.bus import Middleware
 from chappe.middleware.delivery import Delivery
-from chappe.middleware.keys import Keys, Tracking, Uniqueness
+from chappe.middleware.keys import Fairness, Keys, Tracking, Uniqueness
 from chappe.middleware.limits import Expiry, TimeLimits
 from chappe.middleware.rates import Rates
 from chappe.middleware.retries import Retries
@@ -16,4 +16,4 @@ def defaults() -> list[Middleware]:
     Retries is outside everything, so that whatever fails inside is another attempt. Expiry comes before Rates, so
     that a stale message takes no one's turn; Rates before TimeLimits, so that waiting is not working.
     """
-    return [Retries(), Expiry(), Rates(), TimeLimits(), Delivery(), Keys(), Uniqueness(), Tracking()]
+    return [Retries(), Expiry(), Rates(), TimeLimits(), Delivery(), Keys(), Fairness(), Uniqueness(), Tracking()]

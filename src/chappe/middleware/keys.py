@@ -1,4 +1,4 @@
-"""Messages of one key: in order, merged while pending, or unique: `key`, `merge` and `unique`."""
+"""Messages of one key: in order, merged while pending, or unique, and of one tenant: `key`, `merge`, `unique` and `fair`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from chappe.bus.bus import Middleware, Send
 from chappe.bus.draft import Draft
 from chappe.messages.capabilities import MessageSpec
-from chappe.messages.envelope import Publication, changed
+from chappe.messages.envelope import TENANT, Publication, changed
 from chappe.messages.template import renderer
 
 
@@ -24,6 +24,23 @@ class Keys(Middleware):
             return call_next(message, draft)
 
         return keyed
+
+
+class Fairness(Middleware):
+    """Sets on publications the tenant whose share of the workers' time they count against."""
+
+    def wrap_send(self, spec: MessageSpec, call_next: Send) -> Send:
+        if spec.fair is None:
+            return call_next
+        render = renderer(spec.fair)
+
+        def fair(message: Any, draft: Draft) -> Publication:
+            tenant = render(message)
+            draft.options = changed(draft.options, tenant=tenant)
+            draft.headers = {**(draft.headers or {}), TENANT: tenant}
+            return call_next(message, draft)
+
+        return fair
 
 
 class Uniqueness(Middleware):

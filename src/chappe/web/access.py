@@ -55,6 +55,7 @@ NEEDED: Final[dict[str, str]] = {
     "POST /api/letters/{number:int}": ACT,
     "POST /api/intake": ADMIN,
     "POST /api/pools/{name}": ADMIN,
+    "POST /api/tenants/{name:path}": ADMIN,
     "POST /api/reload": ADMIN,
 }
 

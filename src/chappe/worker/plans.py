@@ -20,6 +20,7 @@ class Plan(NamedTuple):
     handle: Handle
     kill_after: float | None
     judge: Judge
+    is_fair: bool
 
 
 async def plan_of(bus: Bus, name: str, queue: str, content_type: str) -> Plan:
@@ -32,7 +33,7 @@ async def plan_of(bus: Bus, name: str, queue: str, content_type: str) -> Plan:
     judge = _as_it_is if retries is None else functools.partial(retries.judge, kind.__spec__.retry)
     spec = kind.__spec__
     ends_worker = None if spec.process is not None and bus.isolate is not None else spec.kill_after
-    return Plan(bus.decoder_of(kind, content_type), await bus.handle_of(kind, queue), ends_worker, judge)
+    return Plan(bus.decoder_of(kind, content_type), await bus.handle_of(kind, queue), ends_worker, judge, spec.fair is not None)
 
 
 def _as_it_is(_: Context, error: BaseException) -> BaseException:

@@ -423,7 +423,10 @@ class Worker:
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             settlement = self._failed(delivery, context, plan, error)
         started += context.waited
-        self.clocked.add(delivery.queue, started - envelope.timestamp if delivery.attempt == 1 else None, time.time() - started)
+        took = time.time() - started
+        self.clocked.add(delivery.queue, started - envelope.timestamp if delivery.attempt == 1 else None, took)
+        if plan.is_fair:
+            settlement = msgspec.structs.replace(settlement, took=took)
         self._settlements.append(settlement)
 
     def _failed(self, delivery: Delivery, context: Context, plan: Plan, error: BaseException) -> Settlement:

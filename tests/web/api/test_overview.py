@@ -76,6 +76,7 @@ async def test_who_watches_is_told_of_each_change_and_goes_when_the_gateway_ends
         ("/api/intake", {"paused": True, "more": 1}, 422),
         ("/api/pools/nowhere", {"processes": "3"}, 404),
         ("/api/pools/default", {"processes": "many"}, 422),
+        ("/api/tenants/ada", {"weight": 0}, 422),
         ("/api/messages/unknown/cancel", {}, 404),
     ],
 )
@@ -89,11 +90,14 @@ async def test_what_cannot_be_done_is_refused_by_a_sentence_and_changes_nothing(
 async def test_what_an_operator_wants_is_remembered_with_who_said_it(shop: Open) -> None:
     for path, body in (
         ("/api/queues/invites", {"paused": True}), ("/api/intake", {"paused": True}), ("/api/pools/default", {"processes": "2..4"}),
-        ("/api/reload", {}), ("/api/queues/invites", {"paused": False}),
+        ("/api/tenants/ada/b", {"weight": 3}), ("/api/reload", {}), ("/api/queues/invites", {"paused": False}),
     ):  # fmt: skip
         assert (await shop.client.post(path, json=body)).status_code == 200
     said = [(one.what, one.value) for one in await (await shop.app.connection()).store.desired(every=True)]
-    assert said == [("queue:invites", "paused"), ("intake", "paused"), ("pool:default", "2..4"), ("reload", None), ("queue:invites", None)]
+    assert said == [
+        ("queue:invites", "paused"), ("intake", "paused"), ("pool:default", "2..4"), ("tenant:ada/b", "3.0"), ("reload", None),
+        ("queue:invites", None),
+    ]  # fmt: skip
     refused = await shop.client.post("/commands/invite", json={"address": "a"})
     assert (refused.status_code, refused.json()["title"]) == (503, "The intake is paused")
 

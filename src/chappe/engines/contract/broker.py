@@ -35,6 +35,7 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack"):
     """Done: it never comes back, and `then` is published with it or not at all.
 
     `result` is kept if the message is tracked, or `error`, why there is none; `marked` says that handlers left marks to be forgotten.
+    `took` are the seconds that it ran, in every settlement: its tenant is charged with them, or else with the time since it was lent.
     """
 
     delivery: int
@@ -42,6 +43,7 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack"):
     result: bytes | None = None
     marked: bool = False
     error: str | None = None
+    took: float | None = None
 
 
 class Retry(Struct, frozen=True, array_like=True, tag="retry"):
@@ -57,6 +59,7 @@ class Retry(Struct, frozen=True, array_like=True, tag="retry"):
     error: str | None = None
     note: str | None = None
     budget: str | None = None
+    took: float | None = None
 
 
 class Dead(Struct, frozen=True, array_like=True, tag="dead"):
@@ -65,6 +68,7 @@ class Dead(Struct, frozen=True, array_like=True, tag="dead"):
     delivery: int
     reason: str
     error: str | None = None
+    took: float | None = None
 
 
 Settlement = Ack | Retry | Dead
@@ -113,8 +117,9 @@ class Consumer(Protocol):
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
         """Return up to `limit` deliveries, larger priorities first, then in the order of publishing.
 
-        Answers as soon as there is one, or with an empty list after `wait` seconds (at once when the prefetch is
-        used up). Never more are out than the prefetch allows. A key that is running is never given to anybody else.
+        Of one priority, the tenant is next whose messages have had least of the workers' time, by its weight (`Fleet.desire`); those of
+        a queue that have no tenant are one. Answers as soon as there is one, or with an empty list after `wait` seconds (at once when
+        the prefetch is used up). Never more are out than the prefetch allows. A key that is running is never given to anybody else.
         """
         ...
 

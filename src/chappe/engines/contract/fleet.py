@@ -10,6 +10,7 @@ from msgspec import Struct
 from chappe.messages.capabilities import Exchange
 
 PAUSED: Final = "paused"
+TENANT: Final = "tenant:"
 ACT: Final = "act:"
 PROCESS_STATES: Final = ("ready", "starting", "waiting", "FATAL")  # of a pool, as its supervisor tells them
 
@@ -17,7 +18,8 @@ PROCESS_STATES: Final = ("ready", "starting", "waiting", "FATAL")  # of a pool, 
 class Desired(Struct, frozen=True, array_like=True):
     """What somebody wants of one thing: of each `what` the latest counts, and the earlier ones are kept as the audit trail.
 
-    `what` is "pool:NAME" with how many processes, "queue:NAME", "schedule:NAME" or "intake" which may be `PAUSED`, "reload", or
+    `what` is "tenant:NAME" with its weight, which counts from the next message that is lent, in all queues; "pool:NAME" with how many
+    processes, "queue:NAME", "schedule:NAME" or "intake" which may be `PAUSED`, "reload", or
     "failure:FINGERPRINT" which may be resolved or ignored; the value None means: as it is declared. Of "act:VERB" nothing is wanted any
     more: the value says what was done.
     """
@@ -111,7 +113,7 @@ class Fleet(Protocol):
 
         A queue that is desired to be `PAUSED` lends nothing more but what is being lent at this moment (plain messages of
         RabbitMQ for up to a second), and what runs goes on. Raises
-        `NotFound` for an undeclared queue.
+        `NotFound` for an undeclared queue, `Rejected` for what is no weight.
         """
         ...
 

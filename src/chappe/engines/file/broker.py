@@ -265,9 +265,9 @@ class FileConsumer:
 
 def _closed(settlement: Settlement) -> tuple[Any, ...]:
     match settlement:
-        case Ack(tag, then, result, marked, error):
-            return ("ack", tag, posted(then), result, marked, error)
-        case Retry(tag, after, counted, error, note, budget):
-            return ("retry", tag, after, counted, error, note, budget)
-        case Dead(tag, reason, error):
-            return ("dead", tag, reason, error)
+        case Ack(tag, then, result, marked, error, took):
+            return ("ack", tag, posted(then), result, marked, error, took)
+        case Retry(tag, after, counted, error, note, budget, took):
+            return ("retry", tag, after, counted, error, note, budget, took)
+        case Dead(tag, reason, error, took):
+            return ("dead", tag, reason, error, took)

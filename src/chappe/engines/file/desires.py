@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from chappe.engines.contract.fleet import PAUSED
+from chappe.engines.contract.fleet import PAUSED, TENANT
+from chappe.engines.fairness import weight_of
 from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import Number
 
@@ -26,9 +27,13 @@ class Desires:
         """Remember what somebody wants; a queue is paused or resumed with it."""
         turn = self._turn
         queue = turn.routes.queue(what.removeprefix(_QUEUE)) if what.startswith(_QUEUE) else None
+        if what.startswith(TENANT) and value is not None:
+            weight_of(value)
         turn.write()  # also on a full disk, where work may have to be stopped
         at = turn.now()
         turn.db.execute("insert into desired (what, value, who, at) values (?, ?, ?, ?)", (what, value, who, at))
+        if what.startswith(TENANT):
+            turn.reload_weights()
         if queue is not None:
             queue.paused = value == PAUSED
         return (turn.db.last_insert_rowid(), what, value, who, at)

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from msgspec import Raw
 
-from chappe.engines.dispatch import SUSPECT, Row
+from chappe.engines.dispatch import FAIR, SUSPECT, Row
 from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.database import Database
 from chappe.engines.file.queues import HOLDER, MERGES, RETURNED, Claim, QueueState, Session
 from chappe.engines.file.seal import seal, stand_in, unseal
 from chappe.engines.file.suspects import Suspects
-from chappe.engines.file.turn import Turn
+from chappe.engines.file.tenants import named, tenant_of
+from chappe.engines.file.turn import INSERT_FAIR, Turn
 from chappe.engines.file.wire import LARGEST_FRAME, LENT_AT_ONCE
 from chappe.errors import CorruptStorage
 from chappe.messages.envelope import sent_at
@@ -24,16 +25,18 @@ _AROUND: Final = 64  # bytes of an answer for each message beside what is of any
 
 _ROW = "select id, rank, flags, key, message_id, attempt, note, envelope from ready where queue = ? and rank = ?"
 _BEHIND = f"{_ROW} and id > ? order by id limit ?"
+_BEHIND_ALONE = f"{_ROW} and id > ? and flags & 128 = 0 order by id limit ?"
+_OF_TENANT = f"{_ROW.replace(' where', ' indexed by ready_by_tenant where')} and id > ? and tenant = ? order by id limit ?"
+_NEXT_TENANT = """select tenant, rank from ready indexed by ready_by_tenant
+    where queue = ? and (tenant, rank) > (?, ?) and tenant is not null order by tenant, rank limit 1"""
 _AT = f"{_ROW} and id = ?"
 _STAND_IN = "update ready set envelope = ? where queue = ? and rank = ? and id = ?"
 _DUE = """select due, id, queue, rank, message_id, attempt, flags, key, note, envelope, budget
     from delayed where due <= ? order by due, id limit ?"""
-_INSERT_DUE = """insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope, since)
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _PENDING_READY = "update pending set id = ?, due = null where queue = ? and key = ? and id = ?"
 _WAITS = "select id, message_id, since from ready where queue = ? and rank = ? order by id limit ?"
 _NEXT_RANK = "select rank from ready where queue = ? and rank > ? order by rank limit 1"
-_FIRST_OF_KEY = "select rank, id from ready indexed by ready_by_key where queue = ? and key = ? order by rank, id limit 1"
+_FIRST_OF_KEY = "select rank, id, tenant from ready indexed by ready_by_key where queue = ? and key = ? order by rank, id limit 1"
 # By this index because SQLite would look at every row of the queue instead.
 _SUSPECTS = "select rank, id, key from ready indexed by ready_suspects where queue = ? and flags & 64"
 
@@ -53,11 +56,12 @@ class Receiver:
 class Reading:
     """What one answer reads of a queue: hardly more than there is room for, and a bounded part of it in a turn."""
 
-    __slots__ = ("_db", "_queue", "looks", "room")
+    __slots__ = ("_db", "_is_fair", "_queue", "looks", "room")
 
     def __init__(self, db: Database, queue: QueueState, room: int, looks: int) -> None:
         self._db = db
         self._queue = queue.id
+        self._is_fair = queue.line.shares is not None
         self.room = room  # bytes
         self.looks = looks  # rows that may still be read
 
@@ -68,11 +72,15 @@ class Reading:
             self.room -= len(row[7]) + len(row[6] or "")
         return row
 
-    def behind(self, rank: int, number: int, most: int) -> tuple[list[Row], bool]:
+    def behind(self, rank: int, number: int, most: int, tenant: str | None) -> tuple[list[Row], bool]:
         """See `Waiting.behind`."""
         rows: list[Row] = []
         room, most = self.room, min(most, self.looks)
-        for row in self._db.execute(_BEHIND, (self._queue, rank, number, most)):
+        if tenant is not None:
+            found = self._db.execute(_OF_TENANT, (self._queue, rank, number, tenant, most))
+        else:
+            found = self._db.execute(_BEHIND_ALONE if self._is_fair else _BEHIND, (self._queue, rank, number, most))
+        for row in found:
             rows.append(row)
             room -= len(row[7])
             if room <= 0:
@@ -173,13 +181,13 @@ class Dispatch:
             number, rank, flags, key, message_id, attempt, note, stored = row
             size = len(stored) + around + (0 if note is None else len(note.encode()))
             if size > room and lent:
-                for rest in rows[at:]:
-                    queue.line.rank(rest[1]).give_back(rest[0])
+                for number, rank, flags, *_, stored in rows[at:]:
+                    queue.line.lane(rank, named(stored) if flags & FAIR else None, number).give_back(number)
                 room = 0
                 break
             if flags & MERGES:
                 flags |= self._begin_merged(queue, key, number)
-            claim = Claim(session, queue, rank, number, message_id, attempt, flags, key)
+            claim = self._claim(session, queue, rank, number, message_id, attempt, flags, key, stored)
             claims.append(claim)
             try:
                 envelope = unseal(stored)
@@ -195,6 +203,14 @@ class Dispatch:
             lent.append((number, queue.name, attempt + 1, Raw(envelope), note))
         self._turn.hold(claims)
         return room
+
+    def _claim(
+        self, session: Session, queue: QueueState, rank: int, number: int, message_id: str, attempt: int, flags: int, key: str | None,
+        stored: bytes,
+    ) -> Claim:  # fmt: skip
+        if not flags & FAIR and queue.line.shares is None:
+            return Claim(session, queue, rank, number, message_id, attempt, flags, key)
+        return Claim(session, queue, rank, number, message_id, attempt, flags, key, named(stored), self._turn.now())
 
     def _begin_merged(self, queue: QueueState, key: str | None, number: int) -> int:
         """Have nothing be merged any more into a message that is lent; return the flag of one that was lent before."""
@@ -214,12 +230,12 @@ class Dispatch:
         for rank in queue.line.order:
             row = self._turn.db.execute(_AT, (queue.id, rank, tag)).fetchone()
             if row is not None:
-                _, _, flags, key, message_id, attempt, _, _ = row
+                _, _, flags, key, message_id, attempt, _, stored = row
                 if flags & MERGES:
                     flags |= self._begin_merged(queue, key, tag)
                 if key is not None:
                     queue.line.held[key] = tag
-                self._turn.hold([claim := Claim(session, queue, rank, tag, message_id, attempt, flags, key)])
+                self._turn.hold([claim := self._claim(session, queue, rank, tag, message_id, attempt, flags, key, stored)])
                 return claim
         return None
 
@@ -227,10 +243,10 @@ class Dispatch:
 
     def give_back(self, claim: Claim, flags: int) -> None:
         """Have a message be served again at its old place, when it is lent no more."""
-        self._serve_again(claim.queue, claim.rank, claim.id, flags)
+        self._serve_again(claim.queue, claim.rank, claim.id, flags, claim.tenant)
 
-    def _serve_again(self, queue: QueueState, rank: int, number: int, flags: int) -> None:
-        place = queue.line.rank(rank)
+    def _serve_again(self, queue: QueueState, rank: int, number: int, flags: int, tenant: str | None) -> None:
+        place = queue.line.lane(rank, tenant, number)
         if flags & SUSPECT:
             self.suspects.add(queue, rank, number)
         else:
@@ -249,19 +265,20 @@ class Dispatch:
         rows = self.budgets.open(now) + turn.db.execute(_DUE, (now, _PROMOTED_AT_ONCE)).fetchall()
         if rows:
             turn.write()
-        for due, number, queue_id, rank, message_id, attempt, flags, key, note, envelope, budget in rows:
+        for due, number, queue_id, rank, message_id, attempt, known, key, note, envelope, budget in rows:
             queue = turn.routes.by_id[queue_id]
             turn.db.execute("delete from delayed where due = ? and id = ?", (due, number))
+            flags, tenant = tenant_of(queue, known, envelope, turn.weights)
             keeps_place = flags & HOLDER or budget is not None
             new = number if keeps_place else turn.next_id()
             since = None if budget is not None else due
-            turn.db.execute(_INSERT_DUE, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope, since))
+            turn.db.execute(INSERT_FAIR, (queue_id, rank, new, message_id, attempt, flags, key, note, envelope, since, tenant))
             if flags & MERGES:
                 turn.db.execute(_PENDING_READY, (new, queue_id, key, number))
             if keeps_place or flags & SUSPECT:
-                self._serve_again(queue, rank, new, flags)
+                self._serve_again(queue, rank, new, flags, tenant)
             else:
-                queue.line.rank(rank).exhausted = False
+                queue.line.lane(rank, tenant, new - 1).exhausted = False
             queue.rows += 1
             queue.delayed -= 1
             turn.changed.add(queue)
@@ -289,6 +306,10 @@ class Dispatch:
         held |= dict(db.execute("select key, id from delayed where queue = ? and flags & ?", (queue.id, HOLDER)).fetchall())
         held |= {c.key: c.id for c in claims.values() if c.queue is queue and c.key is not None}
         queue.line.restart(held, [(rank, number) for rank, number, _ in waiting], self._ranks(queue))
+        place: tuple[str, int] | None = ("", -(2**63))
+        while (place := db.execute(_NEXT_TENANT, (queue.id, *place)).fetchone()) is not None:
+            queue.shares(self._turn.weights)
+            queue.line.lane(place[1], place[0], 0).exhausted = False
         self.suspects.load(queue)
 
     def _ranks(self, queue: QueueState) -> Iterator[int]:

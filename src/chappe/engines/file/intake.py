@@ -8,9 +8,10 @@ from typing import Any
 from msgspec import Raw
 
 from chappe.bounds import IDEMPOTENCY_KEPT
+from chappe.engines.dispatch import FAIR
 from chappe.engines.file.queues import MERGES, TRACKED, UNIQUE, QueueState
 from chappe.engines.file.seal import seal, unseal
-from chappe.engines.file.turn import ARCHIVED, DELAY, INSERT, Turn
+from chappe.engines.file.turn import ARCHIVED, DELAY, INSERT, INSERT_FAIR, Turn
 from chappe.engines.file.wire import Posted
 from chappe.errors import CorruptStorage, KeyReused, Unroutable
 
@@ -38,6 +39,10 @@ class Intake:
             if options is None and p.delay <= 0:
                 rank = -p.priority
                 for queue in queues:
+                    if queue.line.shares is not None:
+                        self._turn.write()
+                        self._insert(queue, rank, p, envelope, 0, None, now)
+                        continue
                     rows.append((queue.id, rank, self._turn.next_id(), p.message_id, 0, 0, None, None, envelope))
                     queue.arrived(rank, 1)
                     self._turn.changed.add(queue)
@@ -109,7 +114,15 @@ class Intake:
     def _insert(self, queue: QueueState, rank: int, p: Posted, envelope: bytes, flags: int, key: str | None, now: float) -> int:
         identity = self._turn.next_id()
         due = now + p.delay if p.delay > 0 else None
-        if due is None:
+        tenant = None if p.options is None else p.options.tenant
+        flags |= 0 if tenant is None else FAIR
+        if due is None and (tenant is not None or queue.line.shares is not None):
+            queue.shares(self._turn.weights)
+            self._turn.db.execute(
+                INSERT_FAIR, (queue.id, rank, identity, p.message_id, 0, flags | FAIR, key, None, envelope, None, tenant or "")
+            )
+            queue.arrived(rank, 1, tenant or "", identity)
+        elif due is None:
             self._turn.db.execute(INSERT, (queue.id, rank, identity, p.message_id, 0, flags, key, None, envelope))
             queue.arrived(rank, 1)
         else:

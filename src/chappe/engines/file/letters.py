@@ -10,14 +10,13 @@ from msgspec import Raw
 
 from chappe.engines.file.queues import MERGES
 from chappe.engines.file.seal import seal, unseal, unseal_or_stand_in
-from chappe.engines.file.turn import Turn
+from chappe.engines.file.tenants import tenant_of
+from chappe.engines.file.turn import INSERT_FAIR, Turn
 from chappe.engines.file.wire import Number
 from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Envelope
 
 _COLUMNS = "number, queue, reason, error, attempts, died_at, history, deaths, message_id, envelope"
-_READY = """insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope)
-    values (?, ?, ?, ?, 0, ?, ?, null, ?)"""
 _decode = msgspec.msgpack.Decoder(Envelope).decode
 
 
@@ -60,10 +59,9 @@ class Letters:
                 continue
             queue_id, rank, message_id, flags, key, envelope, unique = row
             queue = turn.routes.by_id[queue_id]
-            turn.db.execute(
-                _READY,
-                (queue_id, rank, turn.next_id(), message_id, int(flags) & ~MERGES, key, envelope),
-            )
+            flags, tenant = tenant_of(queue, int(flags) & ~MERGES, envelope, turn.weights)
+            identity = turn.next_id()
+            turn.db.execute(INSERT_FAIR, (queue_id, rank, identity, message_id, 0, flags, key, None, envelope, None, tenant))
             if unique is not None:
                 turn.db.execute("insert into unique_key values (?, ?, null)", (unique, message_id))
             turn.db.execute("delete from failure where message_id = ?", (f"{queue_id}/{message_id}",))
@@ -71,7 +69,7 @@ class Letters:
                 "update tracked set state = 'ready', error = null where message_id = ? or into_id = ?", (message_id, message_id)
             )
             queue.dead -= 1
-            queue.arrived(int(rank), 1)
+            queue.arrived(int(rank), 1, tenant, identity)
             turn.changed.add(queue)
             count += 1
         return count

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Struct
 
 from chappe.engines.dispatch import SUSPECT, Line
+from chappe.engines.fairness import Shares
 
 # Flags of a stored message: what else must be tidied up when it ends.
 # RETURNED, of a claim only: it was lent before, and who had it then may have begun it.
@@ -55,6 +57,8 @@ class Claim(Struct, frozen=True, eq=False):
     attempt: int
     flags: int
     key: str | None
+    tenant: str | None = None
+    lent_at: float = 0.0  # where it has a tenant
 
     @property
     def scope(self) -> str:
@@ -83,6 +87,12 @@ class QueueState:
     paused: bool = False  # whether nothing of it is lent
     line: Line = field(default_factory=Line)
 
+    def shares(self, weights: Mapping[str, float]) -> Shares:
+        """Return the shares of its tenants; from the first time on it has some."""
+        if self.line.shares is None:
+            self.line.shares = Shares(weights)
+        return self.line.shares
+
     @property
     def counts(self) -> Counts:
         """What is stored of it."""
@@ -93,8 +103,8 @@ class QueueState:
         self.rows, self.delayed, self.dead = counts.rows, counts.delayed, counts.dead
         self.published, self.done, self.retried, self.died = counts.published, counts.done, counts.retried, counts.died
 
-    def arrived(self, rank: int, count: int) -> None:
-        """Note that messages were stored behind the cursor."""
-        self.line.rank(rank).exhausted = False
+    def arrived(self, rank: int, count: int, tenant: str | None = None, number: int = 0) -> None:
+        """Note that messages were stored behind the cursor; `number` is that of one with a tenant."""
+        self.line.lane(rank, tenant, number - 1).exhausted = False
         self.rows += count
         self.published += count

@@ -12,6 +12,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from chappe.engines.fairness import weights_of
 from chappe.engines.file.database import Database
 from chappe.engines.file.log import Log
 from chappe.engines.file.queues import Claim, QueueState
@@ -20,6 +21,9 @@ from chappe.errors import StorageFull
 from chappe.messages.codec import encode_json
 
 INSERT = "insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_FAIR = """insert into ready (queue, rank, id, message_id, attempt, flags, key, note, envelope, since, tenant)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_WEIGHTS = "select what, value from desired where number in (select max(number) from desired where what glob 'tenant:*' group by what)"
 DELAY = """insert into delayed (due, id, queue, rank, message_id, attempt, flags, key, note, envelope, budget)
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
@@ -43,6 +47,8 @@ class Turn:
         self._moves: list[tuple[bool, Sequence[Claim]]] = []  # what was lent (true) and ended (false) in this turn, in order
         self.changed: set[QueueState] = set()  # the queues whose counters are stored with this turn
         self.routes = Routes(db)
+        self.weights: dict[str, float] = {}  # of tenants
+        self.reload_weights()
         self._next = self._reserved = self._meta("next_id")
         self.was_held = self._meta("held") != 0
         self._set_meta("held", -1)
@@ -79,8 +85,14 @@ class Turn:
         self.changed.clear()
         self.finished.clear()
         self.routes.reload()
+        self.reload_weights()
         self._next = self._reserved = max(self._next, self._meta("next_id"))
         self.next_due = self.first_due()
+
+    def reload_weights(self) -> None:
+        """Take the weights of tenants as the file says them."""
+        self.weights.clear()
+        self.weights.update(weights_of(self.db.execute(_WEIGHTS).fetchall()))
 
     def close(self, *, held: int) -> None:
         """Close the file, remembering how many messages were lent."""
@@ -104,6 +116,8 @@ class Turn:
         for claim in claims:
             held[claim.id] = claim.session.claims[claim.id] = claim
             claim.queue.running += 1
+            if claim.tenant is not None:
+                claim.queue.shares(self.weights).lent(claim.tenant)
         self._moves.append((True, claims))
 
     def drop(self, claims: Sequence[Claim]) -> None:
@@ -112,6 +126,8 @@ class Turn:
         for claim in claims:
             del held[claim.id], claim.session.claims[claim.id]
             claim.queue.running -= 1
+            if claim.tenant is not None:
+                claim.queue.shares(self.weights).lent(claim.tenant, -1)
         self._moves.append((False, claims))
 
     # --- what is counted

@@ -36,6 +36,7 @@ class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     result: bytes | None = None
     marked: bool = False
     error: str | None = None
+    took: Pace | None = None
 
 
 class RetryRequest(msgspec.Struct, array_like=True, gc=False, tag="retry"):
@@ -47,6 +48,7 @@ class RetryRequest(msgspec.Struct, array_like=True, gc=False, tag="retry"):
     error: str | None = None
     note: str | None = None
     budget: str | None = None
+    took: Pace | None = None
 
 
 class DeadRequest(msgspec.Struct, array_like=True, gc=False, tag="dead"):
@@ -55,6 +57,7 @@ class DeadRequest(msgspec.Struct, array_like=True, gc=False, tag="dead"):
     tag: Number
     reason: str
     error: str | None = None
+    took: Pace | None = None
 
 
 class Verbs:
@@ -116,6 +119,8 @@ class Verbs:
                 endings.retry(claim, one.after, counted=one.counted, error=one.error, note=one.note, budget=one.budget)
             else:
                 endings.dead_letter(claim, settlement.reason, settlement.error)
+            if claim.tenant is not None and _has_run(settlement):
+                endings.charge(claim, settlement.took)
             seen.add(tag)
         if done:
             endings.ack([(claim, one.result, one.marked, one.error) for claim, one in done])
@@ -179,6 +184,11 @@ class Verbs:
         if part is None:
             return getattr(self, verb)(session, *decoded)
         return getattr(getattr(self, part), verb)(*decoded)
+
+
+def _has_run(settlement: AckRequest | RetryRequest | DeadRequest) -> bool:
+    """Tell whether a message was not just given back."""
+    return settlement.took is not None or not isinstance(settlement, RetryRequest) or settlement.counted
 
 
 def _shown(queue: QueueState, oldest: float | None) -> QueueStatus:

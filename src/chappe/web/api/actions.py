@@ -1,4 +1,4 @@
-"""What an operator does over HTTP to queues, pools and the intake: each is remembered with who said it."""
+"""What an operator does over HTTP to queues, pools, tenants and the intake: each is remembered with who said it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chappe.app import App
-from chappe.engines.contract.fleet import PAUSED
-from chappe.errors import InvalidMessage, NotFound
+from chappe.engines.contract.fleet import PAUSED, TENANT
+from chappe.engines.fairness import weight_of
+from chappe.errors import InvalidMessage, NotFound, Rejected
 from chappe.settings import processes_of
 from chappe.web.api.requests import answer, noted, wanted, who
 
@@ -24,6 +25,10 @@ class _Scaling(Struct, frozen=True, forbid_unknown_fields=True):
     processes: str | None
 
 
+class _Weighing(Struct, frozen=True, forbid_unknown_fields=True):
+    weight: float | None
+
+
 class Actions:
     """The routes that change what is desired."""
 
@@ -36,6 +41,7 @@ class Actions:
             Route("/api/queues/{name:path}", self._pause_queue, methods=["POST"]),
             Route("/api/intake", self._pause_intake, methods=["POST"]),
             Route("/api/pools/{name}", self._scale, methods=["POST"]),
+            Route("/api/tenants/{name:path}", self._weigh, methods=["POST"]),
             Route("/api/reload", self._reload, methods=["POST"]),
             Route("/api/messages/{id}/cancel", self._cancel, methods=["POST"]),
         ]
@@ -62,6 +68,14 @@ class Actions:
         except ValueError as error:
             raise InvalidMessage("the number of processes", {"$.processes": str(error)}) from None
         return await self._desire(request, f"pool:{name}", scaling.processes or None)
+
+    async def _weigh(self, request: Request) -> Response:
+        weighing = await wanted(request, _Weighing)
+        try:
+            weight = None if weighing.weight is None else str(weight_of(str(weighing.weight)))
+        except Rejected as error:
+            raise InvalidMessage("the weight", {"$.weight": str(error)}) from None
+        return await self._desire(request, f"{TENANT}{request.path_params['name']}", weight)
 
     async def _reload(self, request: Request) -> Response:
         return await self._desire(request, "reload", None)
