@@ -97,7 +97,7 @@ export interface Message {
   attempt: number;
   deaths?: number;
   priority?: number;
-  sent_at: number | null;
+  sent_at?: number | null;
   due?: number | null;
   key?: string | null;
   budget?: string | null;
@@ -109,9 +109,11 @@ export interface Message {
 }
 
 export interface Place extends Message {
-  body: unknown;
+  body?: unknown;
   headers?: Record<string, unknown>;
   history?: [at: number, attempt: number, error: string][];
+  died_at?: number | null;
+  why?: Why[];
 }
 
 export interface Why {
@@ -133,8 +135,7 @@ export interface Life {
   id: string;
   places: Place[];
   tracked: Tracked | null;
-  archived: { seq: number; at: number; exchange: string; routing_key: string }[];
-  why: Why[];
+  archived?: { seq: number; at: number; exchange: string; routing_key: string }[];
 }
 
 export interface Node {
@@ -220,6 +221,18 @@ export interface Alert {
   text: string;
   since: number;
   value?: number | string | null;
+}
+
+export interface Budget {
+  name: string;
+  opens: number;
+  interval: number;
+  burst: number;
+  is_learned: boolean;
+  limit: number | null;
+  window: number | null;
+  since: number | null;
+  left: number | null;
 }
 
 export interface Me {

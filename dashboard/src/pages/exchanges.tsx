@@ -22,7 +22,7 @@ export function Exchanges() {
             flush={bound.length > 0}
             aside={
               <span class="dim">
-                {exchange.kind} · {exchange.archive ? `archived for ${span(exchange.archive)}` : "not archived"} · {plural(names.length, "queue")} · {perSecond(sum)}/s delivered
+                {exchange.kind} · {exchange.archive ? `archived for ${span(exchange.archive)}` : "not archived"} {names.length > 0 && ` · ${plural(names.length, "queue")} · ${perSecond(sum)}/s delivered`}
               </span>
             }
           >

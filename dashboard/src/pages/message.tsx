@@ -1,5 +1,6 @@
 // One message: its life, why it does not run, what led to it and what followed.
 import { address, type Life, name as quoted, type Node, type Place, type Why } from "../api";
+import { now } from "../live";
 import { route, to } from "../route";
 import { act, Act, Ago, At, Badge, Empty, Facts, Json, Loaded, Panel, sure, useAsked } from "../ui";
 import { bytes, exact, span } from "../words";
@@ -11,10 +12,16 @@ interface Moment {
   text?: string | null;
 }
 
+/** What has no time is the present: before what is due later, behind what was. */
+function rank(moment: Moment): number {
+  return moment.at ?? now.peek();
+}
+
 function momentsOf(life: Life): Moment[] {
   const found: Moment[] = [];
   for (const place of life.places) {
-    if (place.sent_at) found.push({ at: place.sent_at, what: `Sent to ${place.queue}`, state: "delayed" });
+    if (place.sent_at) found.push({ at: place.sent_at, what: `Sent to ${place.queue}`, state: "sent" });
+    if (place.state !== "dead" && place.error && !place.history?.length) found.push({ at: null, what: `Attempt ${place.attempt - 1} failed`, state: "dead", text: place.error });
     for (const [at, attempt, error] of place.history ?? []) found.push({ at, what: `Attempt ${attempt} failed`, state: "dead", text: error });
     const words: Record<string, string> = {
       delayed: place.due ? "Delayed until" : "Delayed",
@@ -23,16 +30,17 @@ function momentsOf(life: Life): Moment[] {
       dead: `Dead: ${place.reason ?? "it failed"}`,
       done: "Done",
     };
-    found.push({ at: place.state === "delayed" ? (place.due ?? null) : null, what: words[place.state] ?? place.state, state: place.state, text: place.error });
+    const at = place.state === "delayed" ? (place.due ?? null) : place.state === "dead" ? (place.died_at ?? null) : null;
+    found.push({ at, what: words[place.state] ?? place.state, state: place.state, text: place.state === "dead" ? place.error : null });
   }
-  for (const one of life.archived) found.push({ at: one.at, what: `Published to ${one.exchange} as ${one.routing_key}`, state: "ready", text: `archived as ${one.seq}` });
+  for (const one of life.archived ?? []) found.push({ at: one.at, what: `Published to ${one.exchange} as ${one.routing_key}`, state: "ready", text: `archived as ${one.seq}` });
   const tracked = life.tracked;
   if (tracked && !life.places.some((place) => place.state === tracked.state))
     found.push({ at: null, what: tracked.merged_into ? `Merged into ${tracked.merged_into}` : tracked.state[0]!.toUpperCase() + tracked.state.slice(1), state: tracked.state, text: tracked.error });
   const seen = new Set<string>();
   return found
     .filter((one) => !seen.has(`${one.at} ${one.what}`) && seen.add(`${one.at} ${one.what}`))
-    .sort((a, b) => (a.at ?? Infinity) - (b.at ?? Infinity));
+    .sort((a, b) => rank(a) - rank(b));
 }
 
 function TimeLine({ life }: { life: Life }) {
@@ -213,6 +221,7 @@ export function Message() {
     <Loaded asked={asked}>
       {(life) => {
         const place = life.places[0];
+        const why = life.places.flatMap((one) => one.why ?? []);
         const state = place?.state ?? life.tracked?.state;
         return (
           <>
@@ -220,7 +229,7 @@ export function Message() {
               <div>
                 <Panel title={place?.type ?? "Message"} aside={<>{state && <Badge state={state} />} <Acts life={life} again={asked.again} /></>}>
                   <p class="mono dim id">{id}</p>
-                  {life.why.length > 0 && state !== "done" && <Reasons why={life.why} />}
+                  {why.length > 0 && <Reasons why={why} />}
                   <Facts
                     facts={[
                       ["Queue", place && <a href={to("queues", place.queue)}>{place.queue}</a>],

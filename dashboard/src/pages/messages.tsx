@@ -94,7 +94,7 @@ export function List({ queue }: { queue?: string }) {
               <option key={state}>{state}</option>
             ))}
           </select>
-          <input aria-label="Type" placeholder="Type" value={wanted.type} onInput={(event) => change("type", event.currentTarget.value)} />
+          <input aria-label="Type, the whole name" placeholder="Type, the whole name" value={wanted.type} onInput={(event) => change("type", event.currentTarget.value)} />
           <input
             aria-label="Id"
             placeholder="Id, Enter opens it"

@@ -2,9 +2,9 @@
 import type { ComponentChildren } from "preact";
 import { Chart } from "../chart";
 import { ALL, all, type Count, curve, ending, filled, now, overview, rate, times } from "../live";
-import type { Host, Point, Queue } from "../api";
+import type { Alert, Host, Point, Queue } from "../api";
 import { to } from "../route";
-import { act, Act, Empty, Meter, Num, Panel, Spark, useAsked } from "../ui";
+import { act, Act, Ago, Empty, Meter, Num, Panel, Spark, useAsked } from "../ui";
 import { count, perSecond, plural, span } from "../words";
 
 const STEPS = 60;
@@ -39,8 +39,8 @@ function Tiles() {
   const busy = overview.value!.hosts.flatMap((host) => Object.values(host.pools)).reduce((sum, pool) => sum + pool.busy, 0);
   return (
     <div class="tiles">
-      <Tile name="Left" value={count(left)} sub={left === 0 ? "all is done" : ends === null ? "no end in sight" : ends === 0 ? "only what is delayed" : `ends in about ${span(ends)}`} href={to("queues")} />
-      <Tile name="Ready" value={count(sums.ready)} tone="ready" sub={`${perSecond(published)}/s come in`} href={to("queues")}>
+      <Tile name="Left" value={count(left)} sub={left === 0 ? "all is done" : ends === null ? (sums.ready ? "no end at this rate" : "keeps up with what comes") : ends === 0 ? "only what is delayed" : `ends in about ${span(ends)}`} href={to("queues")} />
+      <Tile name="Ready" value={count(sums.ready)} tone="ready" sub={`${perSecond(published)}/s in`} href={to("queues")}>
         <Spark points={curve(ALL, "ready", STEPS)} label="Ready in the last five minutes" tone="ready" />
       </Tile>
       <Tile name="Running" value={count(sums.running)} tone="running" sub={slots ? `${count(busy)} of ${plural(slots, "slot")}` : "no workers"} href={to("workers")} />
@@ -212,11 +212,26 @@ function Engine() {
   );
 }
 
+function Wrong() {
+  const alerts = useAsked<{ alerts: Alert[] }>("alerts", 5).data?.alerts ?? [];
+  if (!alerts.length) return null;
+  return (
+    <section class="alerts" aria-label="Alerts">
+      {alerts.map((one) => (
+        <p key={one.name}>
+          <strong>{one.name}</strong> {one.text} <span>since <Ago at={one.since} /></span>
+        </p>
+      ))}
+    </section>
+  );
+}
+
 export function Overview() {
   if (!overview.value) return <div class="empty loading" aria-busy="true">Connecting to the gateway…</div>;
   const { hosts } = overview.value;
   return (
     <>
+      <Wrong />
       <Tiles />
       <div class="columns">
         <div>

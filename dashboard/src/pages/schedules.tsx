@@ -1,6 +1,6 @@
 // What fires when, in words; pause, go on, and fire now.
 import { toString as inEnglish } from "cronstrue";
-import { name as quoted, type Schedule } from "../api";
+import { type Budget, name as quoted, type Schedule } from "../api";
 import { act, Act, Ago, At, Empty, Loaded, Panel, sure, useAsked } from "../ui";
 import { to } from "../route";
 import { span } from "../words";
@@ -21,6 +21,49 @@ export function inWords(trigger: string): string {
 
 const MISFIRE: Record<string, string> = { once: "missed slots fire once", skip: "missed slots are skipped", all: "missed slots all fire" };
 
+function paceOf(one: Budget): string {
+  if (one.is_learned) return one.limit && one.window ? `${one.limit} in ${span(one.window)}, learned` : "not known before something is refused";
+  return `once in ${span(one.interval)}${one.burst > 1 ? `, ${one.burst} at once` : ""}`;
+}
+
+function Budgets() {
+  const asked = useAsked<{ budgets: Budget[] }>("budgets", 3);
+  return (
+    <Panel title="Budgets: how often third parties may be called" flush>
+      <Loaded asked={asked}>
+        {({ budgets }) =>
+          budgets.length === 0 ? (
+            <Empty title="No budget was used within a day">A command has one with budget= and what is its rate.</Empty>
+          ) : (
+            <table>
+              <thead>
+                <tr>
+                  <th scope="col">Budget</th>
+                  <th scope="col">May be called</th>
+                  <th scope="col" class="r wide">Left</th>
+                  <th scope="col" class="r">Next start</th>
+                </tr>
+              </thead>
+              <tbody>
+                {budgets.map((one) => (
+                  <tr key={one.name}>
+                    <td class="main mono">{one.name}</td>
+                    <td>
+                      {paceOf(one)} {one.since && <span class="dim">since <At at={one.since} /></span>}
+                    </td>
+                    <td class="r num wide">{one.left ?? <span class="dim">–</span>}</td>
+                    <td class="r num">{one.opens > 0 ? `in ${span(one.opens)}` : "now"}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          )
+        }
+      </Loaded>
+    </Panel>
+  );
+}
+
 export function Schedules() {
   const asked = useAsked<{ schedules: Schedule[] }>("schedules", 3);
   const pause = (one: Schedule) => async () => {
@@ -33,13 +76,14 @@ export function Schedules() {
     asked.again();
   };
   return (
-    <Panel title="Schedules" flush>
+    <>
+      <Panel title="Schedules" flush>
       <Loaded asked={asked}>
         {({ schedules }) =>
           schedules.length === 0 ? (
             <Empty title="No schedules">Declare one with app.schedule(cron("0 4 * * *"), SendReport()).</Empty>
           ) : (
-            <table>
+            <table class="stack">
               <thead>
                 <tr>
                   <th scope="col">Schedule</th>
@@ -83,6 +127,8 @@ export function Schedules() {
           )
         }
       </Loaded>
-    </Panel>
+      </Panel>
+      <Budgets />
+    </>
   );
 }
