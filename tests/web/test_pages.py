@@ -1,5 +1,9 @@
 """The pages of the dashboard as files: what they may do in a browser, how long they are kept, and who gets them."""
 
+import gzip
+import shutil
+import subprocess
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from starlette.types import ASGIApp
 
 from chappe import Settings
 from chappe.web.gateway import gateway
-from chappe.web.pages import pages
+from chappe.web.pages import BUILT, pages
 
 from .shop import TOKEN, make, of_this_user
 
@@ -116,3 +120,27 @@ async def test_a_checkout_without_the_pages_says_how_to_build_them(tmp_path: Pat
             assert page.status_code == 200
             assert "make dashboard" in page.text
             assert "content-security-policy" in page.headers
+
+
+@pytest.mark.skipif(not (BUILT / "index.html").is_file(), reason="the pages are not built: make dashboard")
+def test_the_built_pages_have_no_code_in_them_and_little_beside_them() -> None:
+    page = (BUILT / "index.html").read_text()
+    assert page.count("<script") == page.count('<script type="module" crossorigin src="./assets/') == 1
+    assert "<style" not in page
+    assert " style=" not in page
+    scripts = list(BUILT.glob("assets/*.js"))
+    assert sum(len(gzip.compress(script.read_bytes())) for script in scripts) <= 150_000
+    assert not any("eval(" in script.read_text() for script in scripts)
+
+
+@pytest.mark.proof
+def test_the_wheel_and_what_it_is_built_from_carry_the_pages(tmp_path: Path) -> None:
+    if not (BUILT / "index.html").is_file() and shutil.which("npm") is None:
+        pytest.skip("Node is not here")
+    root = Path(__file__).parents[2]
+    subprocess.run([root / ".venv/bin/uv", "build", "--quiet", "--out-dir", tmp_path], cwd=root, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "chappe/web/dashboard/index.html" in names
+    assert any(name.startswith("chappe/web/dashboard/assets/") and name.endswith(".js") for name in names)
+    assert not any("node_modules" in name for name in names)
