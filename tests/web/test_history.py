@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chappe import App, Event
 from chappe.engines.contract.fleet import QueueStatus
 from chappe.web.history import ALL, DAY, HOUR, MINUTE, History, Point, points_of
 from chappe.web.watching import Watching
 
+from ..waiting import PATIENCE
 from .shop import Open, opened
 
 MIDNIGHT = 20_000 * DAY
@@ -131,6 +134,45 @@ async def test_a_gateway_looks_once_a_minute_and_tells_it_over_http(tmp_path: Pa
         answer = (await shop.client.get("/api/history", params={"queue": "invites", "period": "week"})).json()
         assert answer == {"step": HOUR, "points": []}
         assert (await shop.client.get("/api/history", params={"period": "century"})).status_code == 422
+
+
+class Bid(Event):
+    amount: int
+
+
+def bidding(subscribers: int) -> App:
+    app = App("house")
+    for number in range(subscribers):
+
+        @app.on(Bid, name=f"subscriber{number}")
+        async def bid(event: Bid) -> None: ...
+
+    return app
+
+
+@pytest.mark.parametrize("subscribers", [1, 2])
+async def test_what_is_delivered_is_what_was_published_for_each_subscriber(tmp_path: Path, subscribers: int) -> None:
+    async with opened(tmp_path, make=lambda: bidding(subscribers)) as house:
+        now = float(MIDNIGHT)
+        watching = Watching(house.app, lambda: now)
+        for minute in range(1, 4):
+            await house.app.asend([Bid(amount=n) for n in range(minute * 10)])
+            async with house.working(), asyncio.timeout(PATIENCE):
+                while any(queue.ready or queue.running for queue in (await (await house.app.connection()).store.overview()).queues):
+                    await asyncio.sleep(0.01)
+            now = MIDNIGHT + minute * MINUTE + 0.5
+            await watching.look()
+        points = await watching.history(lambda history: history.read(ALL, MINUTE, MIDNIGHT, now))
+        assert [(point.published, point.done) for point in points] == [
+            (None, None),
+            *((n * subscribers, n * subscribers) for n in (20, 30)),
+        ]
+        names = [queue.name for queue in (await (await house.app.connection()).store.overview()).queues]
+        for name in names:
+            one = await watching.history(lambda history, name=name: history.read(name, MINUTE, MIDNIGHT, now))
+            assert [(point.published, point.done) for point in one] == [(None, None), (20, 20), (30, 30)]
+        assert len(names) == subscribers
+        await watching.close()
 
 
 async def invited(shop: Open, number: int) -> None:
