@@ -55,6 +55,20 @@ async def test_the_document_describes_each_command_from_its_class(shop: Open) ->
     assert "202" not in found["paths"]["/commands/add"]["post"]["responses"], "it is handled while the request waits"
 
 
+async def test_the_document_describes_the_api_with_what_each_route_takes_answers_and_needs(shop: Open) -> None:
+    found = (await shop.client.get("/openapi.json")).json()
+    OpenAPIV31SpecValidator(found).validate()
+    operation = found["paths"]["/api/failures/{fingerprint}"]["post"]
+    assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/api.failures.Wanted"}
+    assert operation["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/api.failures.Acted"}
+    assert operation["description"] == "It needs the permission act."
+    assert found["paths"]["/api/letters/{number}"]["get"]["parameters"][0]["schema"] == {"type": "integer"}
+    assert {f"{method.upper()} {path}" for path, methods in found["paths"].items() for method in methods if path.startswith("/api/")} >= {
+        "GET /api/overview", "GET /api/me", "POST /api/schedules/{name}", "GET /api/history", "GET /api/alerts",
+    }  # fmt: skip
+    assert all(name.startswith("api.") or name[0].isupper() for name in found["components"]["schemas"])
+
+
 def test_a_token_is_declared_where_one_is_set_and_only_there() -> None:
     app = make()
     app.configure(Settings(token=TOKEN))

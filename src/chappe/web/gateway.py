@@ -26,6 +26,7 @@ from chappe.web.api.actions import Actions
 from chappe.web.api.alerts import AlertRoutes
 from chappe.web.api.audit import Audit
 from chappe.web.api.budgets import Budgets
+from chappe.web.api.described import with_routes
 from chappe.web.api.failures import Failures
 from chappe.web.api.history import HistoryRoutes
 from chappe.web.api.letters import Letters
@@ -77,7 +78,11 @@ def gateway(app: App) -> ASGIApp:
         AlertRoutes(app),
     )
     live = Live(app, commands.post)
-    documents = {"/openapi.json": encode_json(document(app, VERSION)), "/asyncapi.json": encode_json(asyncapi_document(app, VERSION))}
+    api = [route for part in parts for route in part.routes()]
+    documents = {
+        "/openapi.json": encode_json(with_routes(document(app, VERSION), api)),
+        "/asyncapi.json": encode_json(asyncapi_document(app, VERSION)),
+    }
 
     async def livez(_: Request) -> Response:
         return _json({"status": "ok"})
@@ -125,7 +130,7 @@ def gateway(app: App) -> ASGIApp:
         Route("/readyz", readyz, methods=["GET"]),
         Route("/metrics", show_metrics, methods=["GET"]),
         *(Route(path, describe, methods=["GET"]) for path in documents),
-        *(route for part in parts for route in part.routes()),
+        *api,
         Route("/chappe.js", client, methods=["GET"]),
         *pages(),
         *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chappe.app import App
+from chappe.web.api.described import described
 from chappe.web.api.requests import answer, caller_of, number_in
 
 
@@ -21,6 +22,17 @@ class Entry(Struct, frozen=True):
     value: str | None
 
 
+class _List(Struct, frozen=True):
+    entries: list[Entry]
+
+
+class Me(Struct, frozen=True):
+    """Who asks."""
+
+    name: str
+    permissions: list[str]
+
+
 class Audit:
     """The routes of the audit trail."""
 
@@ -31,11 +43,15 @@ class Audit:
         """Return the routes of the audit trail."""
         return [Route("/api/audit", self._list, methods=["GET"]), Route("/api/me", self._me, methods=["GET"])]
 
+    @described(answers=Me)
     async def _me(self, request: Request) -> Response:
+        """Tell who asks, and what they may do."""
         caller = caller_of(request)
-        return answer({"name": caller.name, "permissions": sorted(caller.permissions)})
+        return answer(Me(caller.name, sorted(caller.permissions)))
 
+    @described(answers=_List, query=("limit",))
     async def _list(self, request: Request) -> Response:
+        """List who wanted and did what, the latest first."""
         store = (await self._app.connection()).store
         said = await store.desired(every=True, limit=number_in(request, "limit", 100, most=1000))
-        return answer({"entries": [Entry(one.number, one.at, one.who, one.what, one.value) for one in reversed(said)]})
+        return answer(_List([Entry(one.number, one.at, one.who, one.what, one.value) for one in reversed(said)]))

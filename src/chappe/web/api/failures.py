@@ -18,6 +18,7 @@ from chappe.connection import Connection
 from chappe.engines.contract.letters import Letter
 from chappe.errors import InvalidMessage, NotFound
 from chappe.failure_groups import FAILURE, IGNORED, OPEN, RESOLVED, Done, FailureGroups, Group, act_on
+from chappe.web.api.described import described
 from chappe.web.api.letters import Edits, Listed, listed
 from chappe.web.api.requests import answer, noted, number_in, wanted, who
 
@@ -51,6 +52,30 @@ class Shown(Struct, frozen=True):
     occurrences: list[tuple[float, int]]
     who: str | None
     said_at: float | None
+
+
+class _List(Struct, frozen=True):
+    """The causes; `is_whole` says whether all letters were read by now."""
+
+    groups: list[Shown]
+    is_whole: bool
+
+
+class _Page(Struct, frozen=True):
+    """One cause and some of its letters; `cursor` goes on."""
+
+    group: Shown
+    letters: list[Listed]
+    cursor: str | None
+
+
+class _Acted(Struct, frozen=True):
+    """How many letters were acted on, how many are left for another request, and some that cannot be retried."""
+
+    done: int
+    left: int
+    refused: list[str]
+    cursor: str | None
 
 
 class Failures:
@@ -87,15 +112,19 @@ class Failures:
         await reading
         return connection, True
 
+    @described(answers=_List, query=("state",))
     async def _list(self, request: Request) -> Response:
+        """List the causes of dead letters, the latest first: all that are open, or those of another state."""
         state = request.query_params.get("state", OPEN)
         if state not in (OPEN, RESOLVED, IGNORED, "all"):
             raise InvalidMessage("the query", {"state": f"it is {OPEN}, {RESOLVED}, {IGNORED} or all"})
         _, is_whole = await self._fresh()
         shown = [self._shown(group) for group in self._groups.groups()]
-        return answer({"groups": [one for one in shown if state in (one.state, "all")], "is_whole": is_whole})
+        return answer(_List([one for one in shown if state in (one.state, "all")], is_whole))
 
+    @described(answers=_Page, query=("cursor", "limit"))
     async def _get(self, request: Request) -> Response:
+        """Show one cause with its letters."""
         connection, _ = await self._fresh()
         group = self._groups.group(request.path_params["fingerprint"])
         after, limit = number_in(request, "cursor", 0), number_in(request, "limit", 50, most=200)
@@ -106,7 +135,9 @@ class Failures:
         shown = [listed(letter) for letter in letters.values() if letter is not None]
         return answer(_Page(self._shown(group), shown, str(found[limit - 1]) if len(found) > limit else None))
 
+    @described(takes=_Wanted, answers=_Acted)
     async def _post(self, request: Request) -> Response:
+        """Retry, discard or judge all letters of a cause; what is left is done by sending the cursor of the answer."""
         asked = await wanted(request, _Wanted)
         if asked.edit is not None and asked.action != "retry":
             raise InvalidMessage("the body", {"$.edit": "fields are edited where letters are retried"})
@@ -115,7 +146,7 @@ class Failures:
         if asked.action in _SAID:
             await connection.store.desire(f"{FAILURE}{group.cause.fingerprint}", _SAID[asked.action], who(request))
             self._read_at = float("-inf")
-            return answer({"done": len(group.numbers), "left": 0})
+            return answer(_Acted(len(group.numbers), 0, [], None))
         after, until = _span(asked.cursor, group)
         self._edits.check(group.cause.type, asked.edit)
         numbers = group.numbers[bisect_right(group.numbers, after) : bisect_right(group.numbers, until)]
@@ -164,19 +195,6 @@ class Failures:
             fingerprint, cause.type, cause.queue, cause.handler, group.text, group.place,
             len(group.numbers), group.first_at, group.last_at, state, group.occurrences(), said and said.who, said and said.at,
         )  # fmt: skip
-
-
-class _Page(Struct, frozen=True):
-    group: Shown
-    letters: list[Listed]
-    cursor: str | None
-
-
-class _Acted(Struct, frozen=True):
-    done: int
-    left: int
-    refused: list[str]
-    cursor: str | None
 
 
 async def _letters(connection: Connection, numbers: Sequence[int]) -> dict[int, Letter | None]:

@@ -18,6 +18,7 @@ from chappe.failure_groups import act_on, cause_of, edited
 from chappe.failures import first_line
 from chappe.messages.codec import decode_plain, decoder
 from chappe.messages.message import Message
+from chappe.web.api.described import described
 from chappe.web.api.requests import answer, noted, number_in, wanted
 
 
@@ -41,6 +42,18 @@ class _Whole(Listed, frozen=True):
     headers: dict[str, str]
     traceback: str | None
     history: tuple[tuple[float, int, str], ...]
+
+
+class _List(Struct, frozen=True):
+    letters: list[Listed]
+    cursor: str | None
+
+
+class _Acted(Struct, frozen=True):
+    done: int
+    refused: list[str]
+    left: int = 0
+    cursor: str | None = None
 
 
 class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,17 +111,23 @@ class Letters:
             Route("/api/letters/{number:int}", self._post, methods=["POST"]),
         ]
 
+    @described(answers=_List, query=("queue", "cursor", "limit"))
     async def _list(self, request: Request) -> Response:
+        """List dead letters by number."""
         store = (await self._app.connection()).store
         limit = number_in(request, "limit", 50, most=200)
         letters = await store.letters(request.query_params.get("queue"), after=number_in(request, "cursor", 0), limit=limit)
         cursor = str(letters[-1].number) if len(letters) == limit else None
-        return answer({"letters": [listed(letter) for letter in letters], "cursor": cursor})
+        return answer(_List([listed(letter) for letter in letters], cursor))
 
+    @described(answers=_Whole)
     async def _get(self, request: Request) -> Response:
+        """Show one dead letter with everything that is known of it."""
         return answer(_whole(await (await self._app.connection()).store.letter(_number(request))))
 
+    @described(takes=_Wanted, answers=_Acted)
     async def _post(self, request: Request) -> Response:
+        """Retry a dead letter, also with another body, or discard it."""
         asked, number = await wanted(request, _Wanted), _number(request)
         store = (await self._app.connection()).store
         letter = await store.letter(number)
@@ -121,7 +140,7 @@ class Letters:
             text += ", with another body"
         told = await act_on(store, [number], asked.action)
         await noted(store, request, asked.action, text)
-        return answer({"done": told.done, "left": 0, "refused": told.refused, "cursor": None})
+        return answer(_Acted(told.done, told.refused))
 
 
 def listed(letter: Letter) -> Listed:

@@ -16,6 +16,7 @@ from chappe.engines.contract.fleet import ClientStatus, EngineStatus, QueueStatu
 from chappe.errors import ChappeError
 from chappe.messages.capabilities import Exchange
 from chappe.messages.codec import encode_json
+from chappe.web.api.described import described
 from chappe.web.api.requests import answer
 from chappe.web.intake import Intake
 from chappe.web.problems import problem
@@ -76,13 +77,17 @@ class Overviews:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
 
+    @described(answers=Seen)
     async def _get(self, _: Request) -> Response:
+        """Tell what is declared, connected and waiting."""
         return answer(await self.look())
 
     async def _queues(self, _: Request) -> Response:
+        """List the queues."""
         return answer({"queues": (await (await self._app.connection()).store.overview()).queues})
 
     async def _watch(self, request: Request) -> Response:
+        """Send the overview whenever it has changed, at most once a second."""
         if len(self._watchers) >= _MOST_WATCHERS:
             return problem(503, "Too many are watching", "close a page of the dashboard", headers={"Retry-After": "10"})
         push: Push | None = request.scope.get("extensions", {}).get(PUSH)
