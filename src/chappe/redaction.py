@@ -53,7 +53,7 @@ def remember(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if isinstance(value, str) and name in {"broker", "store"}:
             _known.update(secrets_in(value))
-        elif isinstance(value, str) and name in {"token", "alert_webhook"} and value:
+        elif isinstance(value, str) and name in {"token", "token_secret", "alert_webhook"} and value:
             _tokens.add(value)
 
 

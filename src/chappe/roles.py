@@ -22,11 +22,20 @@ ROLES: Final[dict[str, frozenset[str]]] = {
 }
 
 
+class Limits(Struct, frozen=True):
+    """What of events and commands somebody may hear and send, and until when, in seconds since the epoch."""
+
+    topics: tuple[str, ...]
+    commands: frozenset[str]
+    until: float
+
+
 class Caller(Struct, frozen=True):
-    """Somebody who speaks to the gateway, as the audit trail names them, and what they may do."""
+    """Somebody who speaks to the gateway, as the audit trail names them, and what they may do: all of it, unless there are limits."""
 
     name: str
     permissions: frozenset[str]
+    limits: Limits | None = None
 
 
 def refuse_unknown_role(role: str) -> None:

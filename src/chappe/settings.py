@@ -31,6 +31,7 @@ TOKEN_VARIABLE: Final = "CHAPPE_TOKEN"  # noqa: S105 - the name, not the token
 _OTHER_VARIABLES: Final = frozenset({"CHAPPE_CONFIG", "CHAPPE_ALLOW_NETWORK_DISK"})
 CONCURRENCY: Final = 16
 _DAY: Final = 86400.0
+_SHORTEST_SECRET: Final = 32  # bytes: as long as what it makes (RFC 7518 §3.2)
 _LARGEST_BODY: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
 _FILE: Final = re.compile(r"sqlite:///[^?#\x00-\x1f]*[^?#\x00-\x1f/]")
 _AMQP: Final = re.compile(r"amqps?://[^\s/?#]+(?:/[^\s]*)?")
@@ -165,6 +166,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 7070
     token: str | None = None
+    token_secret: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     allowed_users: tuple[str, ...] = ()
@@ -254,6 +256,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 refuse_unknown_role(role)
             except ValueError as error:
                 raise ValueError(f"users: {shown(user)}: {error}") from None
+        if self.token_secret is not None and len(self.token_secret.encode()) < _SHORTEST_SECRET:
+            raise ValueError(
+                f"token_secret must have {_SHORTEST_SECRET} bytes: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            )
         if self.trusted_user_header is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", self.trusted_user_header):
             raise ValueError("trusted_user_header must be the name of a header, like X-Forwarded-User")
         if (self.trusted_user_header is None) != (not self.users):
@@ -266,7 +272,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         values = {name: getattr(self, name) for name in self.__struct_fields__}
         for name in ("broker", "store"):
             values[name] = values[name] and without_secrets(values[name], secrets_in(values[name]))
-        for name in ("token", "alert_webhook"):
+        for name in ("token", "token_secret", "alert_webhook"):
             values[name] = values[name] and HIDDEN
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 

@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chappe.errors import DefinitionError
-from chappe.roles import ACT, ADMIN, FOLLOW, READ, SEND, Caller
+from chappe.roles import ACT, ADMIN, FOLLOW, READ, SEND, Caller, Limits
 from chappe.web.problems import problem
 
 CALLER: Final = "chappe.caller"  # where the scope of a request has who speaks
@@ -80,6 +80,12 @@ def permits(scope: Mapping[str, object], need: str) -> bool:
     """Tell whether who speaks has one of the permissions that something needs."""
     caller = scope.get(CALLER)
     return need == OPEN or (isinstance(caller, Caller) and (need == ANYBODY or not caller.permissions.isdisjoint(need.split())))
+
+
+def limits_of(scope: Mapping[str, object]) -> Limits | None:
+    """Return the limits of who speaks, if there are any."""
+    caller = scope.get(CALLER)
+    return caller.limits if isinstance(caller, Caller) else None
 
 
 class _Checked:

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from chappe.messages.codec import encode_json
 from chappe.roles import SEND
-from chappe.web.access import permits
+from chappe.web.access import CALLER, permits
 from chappe.web.problems import problem
 
 ANSWER: Final = "chappe.answer"  # the type of what answers a command
@@ -59,7 +59,7 @@ async def _answer(websocket: WebSocket, message: Message, post: Post) -> None:
         asked = _decode(message.get("text") or message.get("bytes") or b"")
         ref = asked.ref
         if permits(websocket.scope, SEND):
-            response = await post(_request(asked))
+            response = await post(_request(asked, websocket.scope.get(CALLER)))
         else:
             response = problem(403, "This is not permitted", 'it needs the permission "send", and your role does not have it')
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -68,7 +68,7 @@ async def _answer(websocket: WebSocket, message: Message, post: Post) -> None:
     await websocket.send_text(encode_json(answer).decode())
 
 
-def _request(asked: Asked) -> Request:
+def _request(asked: Asked, caller: Any) -> Request:
     headers: dict[str, str | None] = {
         "content-type": "application/json",
         "idempotency-key": asked.key,
@@ -76,6 +76,7 @@ def _request(asked: Asked) -> Request:
     }
     scope: dict[str, Any] = {
         "type": "http", "method": "POST", "path": f"/commands/{asked.command}", "path_params": {"name": asked.command}, "query_string": b"",
+        CALLER: caller,
         "headers": [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items() if value is not None],
     }  # fmt: skip
 

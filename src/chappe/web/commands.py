@@ -15,13 +15,14 @@ from chappe.app import App
 from chappe.batches import state_of
 from chappe.bus.draft import Draft, fingerprint_of_body, new_id
 from chappe.engines.contract.results import State
-from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, UnknownMessage
+from chappe.errors import BrokerError, ChappeError, CommandFailed, DefinitionError, InvalidMessage, NotFound, UnknownMessage
 from chappe.failures import summarize
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import decode_body, encode_json
 from chappe.messages.envelope import changed
 from chappe.messages.message import Command
 from chappe.messages.values import result_of
+from chappe.web.access import limits_of
 from chappe.web.intake import Intake
 from chappe.web.problems import problem, problem_of
 
@@ -52,6 +53,9 @@ class Commands:
         kind = self._app.registry.message(name)
         if not issubclass(kind, Command):
             raise UnknownMessage(f'"{name}" is an event; commands are: {", ".join(c.__spec__.name for c in self._app.registry.commands())}')
+        limits = limits_of(request.scope)
+        if limits is not None and kind.__spec__.name not in limits.commands:
+            return problem(403, "This is not permitted", f"the token lets you send: {', '.join(sorted(limits.commands)) or 'nothing'}")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return problem(415, "The body must be JSON", "send it with Content-Type: application/json; curl does so with --json")
         key = request.headers.get("idempotency-key")
@@ -128,10 +132,14 @@ class Commands:
         connection = await self._app.connection()
         wait = _wanted_wait(request.headers.get("prefer", ""))
         state = await connection.store.result(request.path_params["id"], wait or 0.0)
+        if (limits := limits_of(request.scope)) is not None and state.type not in limits.commands:
+            raise NotFound.message(state.id)
         return Response(encode_json(shown(state)), 200, media_type="application/json")
 
     async def get_batch(self, request: Request) -> Response:
         """`GET /batches/{id}`."""
+        if limits_of(request.scope) is not None:
+            return problem(403, "This is not permitted", "the token is for single commands")
         state = await state_of(await self._app.connection(), request.path_params["id"])
         return Response(encode_json(state.as_json()), 200, media_type="application/json")
 

@@ -138,7 +138,7 @@ def gateway(app: App) -> ASGIApp:
     handlers = {HTTPException: _http_problem, ChappeError: _refused, Exception: _failure}
     inner = Starlette(routes=guarded(routes), lifespan=lifespan, exception_handlers=handlers)
     inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
-    return _Measured(Guard(inner, settings), metrics)
+    return _Measured(Guard(inner, settings, app.name), metrics)
 
 
 class _Measured:

@@ -20,6 +20,7 @@ from chappe.failures import printable
 from chappe.roles import PROXY, ROLES, Caller
 from chappe.settings import Settings, is_loopback
 from chappe.web.access import CALLER
+from chappe.web.passes import Passes
 from chappe.web.peer import user_behind
 from chappe.web.problems import problem
 from chappe.web.wrong_tokens import WrongTokens
@@ -45,7 +46,7 @@ class BodyTooLarge(HTTPException):
 def refuse_open_bind(settings: Settings) -> None:
     """Raise `InvalidSettings` for a bind that others can reach while no token is set, and for allowed users that nobody is."""
     users_of(settings)
-    if not is_loopback(settings.host) and not settings.token and not settings.tokens:
+    if not is_loopback(settings.host) and not settings.token and not settings.tokens and not settings.token_secret:
         raise InvalidSettings(
             f"host {settings.host} can be reached from other machines and no token is set; set CHAPPE_TOKEN, or bind to 127.0.0.1"
         )
@@ -79,9 +80,10 @@ def _tokens_of(settings: Settings) -> list[tuple[bytes, Caller]]:
 class Guard:
     """Stands before the gateway and turns away what may not enter."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, application: str) -> None:
         self._app = app
         self._tokens = _tokens_of(settings)
+        self._passes = Passes(settings.token_secret, application) if settings.token_secret else None
         self._allowed = users_of(settings)
         self._header = (settings.trusted_user_header or "").lower().encode()
         self._once = _ONCE | {self._header}
@@ -159,10 +161,12 @@ class Guard:
         authorization = headers.get(b"authorization") or _offered(scope)
         if self._tokens and (known := self._known(authorization)) is not None:
             return known
+        if self._passes is not None and authorization and (passed := self._passes.caller(authorization)) is not None:
+            return passed
         user = None if self._tokens and (authorization or not self._header) else _user_of(scope)
         if user in self._allowed and self._header:
             return Caller("a proxy", ROLES[PROXY])
-        if self._tokens:
+        if self._tokens or (self._passes is not None and authorization):
             return problem(401, "A token is needed", "send it as: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
         if user is not None and user in (self._allowed | {os.getuid(), 0}):
             return Caller(_user_named(user), ROLES["admin"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +21,10 @@ from chappe.engines.contract.archive import Archive, Page, Record
 from chappe.errors import BrokerError, ChappeError, InvalidMessage
 from chappe.messages.codec import encode_json
 from chappe.messages.topology import passes
+from chappe.roles import Limits
+from chappe.web.access import limits_of
 from chappe.web.asked import Post, answer_commands
+from chappe.web.passes import covers
 from chappe.web.problems import problem, problem_of
 from chappe.web.push import PUSH, Push, sse_chunk, text_frame
 
@@ -216,11 +220,19 @@ class Wanted(NamedTuple):
     limit: int
 
 
-def wanted_of(query: Any, last: str | None) -> Wanted:
-    """Read the query; `last` is the Last-Event-ID, which counts before it. Raises `InvalidMessage`."""
-    pattern = query.get("pattern", "#")
+def wanted_of(query: Any, last: str | None, limits: Limits | None = None) -> Wanted | Response:
+    """Read the query; `last` is the Last-Event-ID, which counts before it. Raises `InvalidMessage`.
+
+    What somebody with limits may not hear is answered.
+    """
+    only = limits.topics[0] if limits is not None and len(limits.topics) == 1 else "#"
+    pattern = query.get("pattern", only)
     if not pattern or len(pattern) > _LONGEST_PATTERN or not all(pattern.split(".")):
         raise InvalidMessage("pattern", {"$": "write words joined by dots, * for one word, # for any number"})
+    if limits is not None and not covers(limits.topics, pattern):
+        return problem(
+            403, "This is not permitted", f"the token lets you hear: {', '.join(limits.topics) or 'nothing'}; ask for ?pattern= of that"
+        )
     text = last if last is not None else query.get("since", query.get("offset", "now"))
     since = since_of("0" if text == "-1" else text)
     if since == "last":
@@ -229,6 +241,11 @@ def wanted_of(query: Any, last: str | None) -> Wanted:
     if not limit.isdecimal() or not 1 <= int(limit[:9]) <= 1000:
         raise InvalidMessage("limit", {"$": "it is a number within 1..1000"})
     return Wanted(pattern, since, int(limit))
+
+
+def _left(limits: Limits | None) -> float | None:
+    """Return the seconds for which a token is still good."""
+    return None if limits is None else max(0.0, limits.until - time.time())
 
 
 class Live:
@@ -250,10 +267,13 @@ class Live:
         is_stream = live == "sse" or (not live and "text/event-stream" in request.headers.get("accept", ""))
         if live not in ("", "sse", "long-poll"):
             return problem(400, "There is no such way to listen", "live is sse or long-poll, or a WebSocket without it")
-        wanted = wanted_of(request.query_params, request.headers.get("last-event-id") if is_stream else None)
+        limits = limits_of(request.scope)
+        wanted = wanted_of(request.query_params, request.headers.get("last-event-id") if is_stream else None, limits)
+        if isinstance(wanted, Response):
+            return wanted
         if is_stream:
-            return self._stream(request, wanted)
-        return await self._page(wanted, wait=_LONGEST_POLL if live else 0.0)
+            return self._stream(request, wanted, _left(limits))
+        return await self._page(wanted, wait=min(_LONGEST_POLL, _left(limits) or _LONGEST_POLL) if live else 0.0)
 
     async def _page(self, wanted: Wanted, *, wait: float) -> Response:
         archive = await self._archive()
@@ -269,22 +289,24 @@ class Live:
             return Response(status_code=204, headers=headers)
         return Response(b"[" + b",".join(one.text for one in said) + b"]", 200, headers, "application/json")
 
-    def _stream(self, request: Request, wanted: Wanted) -> Response:
+    def _stream(self, request: Request, wanted: Wanted, left: float | None) -> Response:
         push = request.scope.get("extensions", {}).get(PUSH)
         if push is None or request.scope["http_version"] == "1.0":
             return problem(505, "Events cannot be streamed over this connection", "use HTTP/1.1, or ask with live=long-poll")
-        return _EventStream(self, push, wanted)
+        return _EventStream(self, push, wanted, left)
 
     async def listen(self, websocket: WebSocket) -> None:
         """`GET /events` as a WebSocket, over which commands are taken too."""
         push = websocket.scope.get("extensions", {}).get(PUSH)
+        limits = limits_of(websocket.scope)
         try:
-            wanted = wanted_of(websocket.query_params, None)
+            wanted = wanted_of(websocket.query_params, None, limits)
         except ChappeError as error:
-            await websocket.send_denial_response(problem_of(error))
-            return
+            wanted = problem_of(error)
         if push is None:
-            await websocket.send_denial_response(problem(505, "Events cannot be streamed over this connection"))
+            wanted = problem(505, "Events cannot be streamed over this connection")
+        if push is None or isinstance(wanted, Response):
+            await websocket.send_denial_response(cast("Response", wanted))
             return
         offered = websocket.scope["subprotocols"]
         await websocket.accept("chappe" if "chappe" in offered else None)
@@ -294,20 +316,29 @@ class Live:
                 await websocket.send_text(one.text.decode())
 
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await self.serve(push, wanted, as_frame, send, lambda: answer_commands(websocket, self._post))
-            await websocket.close(1012)
+            has_ended = await self.serve(push, wanted, as_frame, send, lambda: answer_commands(websocket, self._post), left=_left(limits))
+            await websocket.close(*((1008, "the token has ended") if has_ended else (1012, None)))
 
     async def serve(
-        self, push: Push, wanted: Wanted, make: Make, send: Callable[[list[Said]], Awaitable[None]], gone: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Send the past, then have the hub send what comes, until the client goes or is sent away."""
-        leaving = push.leaving
+        self, push: Push, wanted: Wanted, make: Make, send: Callable[[list[Said]], Awaitable[None]], gone: Callable[[], Awaitable[None]],
+        *, left: float | None,
+    ) -> bool:  # fmt: skip
+        """Send the past, then have the hub send what comes, until the client goes, is sent away, or its token ends in `left` seconds.
+
+        Tells whether it was that.
+        """
+        loop = asyncio.get_running_loop()
+        leaving, ended = push.leaving, loop.create_future()
+        ending = None if left is None else loop.call_later(left, ended.set_result, None)
         going, serving = asyncio.ensure_future(gone()), asyncio.ensure_future(self._catch_up(push, wanted, make, send))
         try:
-            await asyncio.wait((serving, going, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((serving, going, leaving, ended), return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and serving.exception() is None:
-                await asyncio.wait((going, leaving), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((going, leaving, ended), return_when=asyncio.FIRST_COMPLETED)
+            return ended.done()
         finally:
+            if ending is not None:
+                ending.cancel()
             for task in (going, serving):
                 task.cancel()
             await asyncio.gather(going, serving, return_exceptions=True)
@@ -345,12 +376,13 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, live: Live, push: Push, wanted: Wanted) -> None:
+    def __init__(self, live: Live, push: Push, wanted: Wanted, left: float | None) -> None:
         super().__init__(b"", headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._live = live
         self._push = push
         self._wanted = wanted
+        self._left = left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -367,5 +399,5 @@ class _EventStream(Response):
                 continue
 
         await send({"type": "http.response.body", "body": b"retry: 1000\n\n", "more_body": True})
-        await self._live.serve(self._push, self._wanted, as_chunk, say, gone)
+        await self._live.serve(self._push, self._wanted, as_chunk, say, gone, left=self._left)
         await send({"type": "http.response.body", "body": b""})

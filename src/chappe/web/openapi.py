@@ -36,7 +36,11 @@ def document(app: App, version: str) -> dict[str, Any]:
 
 def schemes_of(app: App) -> dict[str, Any]:
     """Return the component that says how to send the token, where there is one."""
-    return {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if app.settings.token or app.settings.tokens else {}
+    return (
+        {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+        if app.settings.token or app.settings.tokens or app.settings.token_secret
+        else {}
+    )
 
 
 def summary_of(message: type[Message]) -> str:

@@ -6,6 +6,7 @@
 //   const same = await following.send("raise.bid", { lot: 7, cents: 1500 });     // over the same WebSocket
 //   following.close();
 //
+// `token` is a text, or a function that gives one, or a promise of one: it is asked again for each connection, so that it may be short-lived.
 // An event has seq, at, exchange, key, id, type and body. Where history was lost, an event of type "chappe.lost" comes first.
 
 const QUIET = 40_000; // ms without a word, though the gateway tells its position each 15 s: the connection is dead
@@ -29,16 +30,18 @@ export function follow(pattern, { since = "now", on, onState = () => {}, url = "
     return place;
   }
 
-  function open() {
+  async function open() {
     clearTimeout(timer);
     const place = address();
+    const bearer = transport === "sse" ? null : await asked(token).catch(() => null);
+    if (closed || connection !== null) return;
     if (transport === "sse") {
       place.searchParams.set("live", "sse");
       connection = new EventSource(place);
       connection.onerror = again;
     } else {
       place.protocol = place.protocol.replace("http", "ws");
-      connection = new WebSocket(place, token ? ["chappe", `bearer.${token}`] : ["chappe"]);
+      connection = new WebSocket(place, bearer ? ["chappe", `bearer.${bearer}`] : ["chappe"]);
       connection.onclose = again;
       connection.onopen = () => waiting.forEach((one) => mine.send(one.text));
     }
@@ -110,11 +113,14 @@ export function follow(pattern, { since = "now", on, onState = () => {}, url = "
   };
 }
 
+const asked = async (token) => (typeof token === "function" ? token() : token);
+
 /** Send a command; with `wait`, up to so many seconds for its result. Said again with the same `key`, it is taken once. */
 export async function send(name, fields, { key = crypto.randomUUID(), wait = 0, url = "/commands/", token = null } = {}) {
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
   if (wait) headers.Prefer = `wait=${wait}`;
-  if (token) headers.Authorization = `Bearer ${token}`;
+  const bearer = await asked(token);
+  if (bearer) headers.Authorization = `Bearer ${bearer}`;
   for (let tried = 0; ; tried++) {
     try {
       const answer = await fetch(url + name, { method: "POST", headers, body: JSON.stringify(fields) });
