@@ -86,7 +86,6 @@ def retry_acked_before_it_is_published() -> None:
     import msgspec
 
     from chappe.engines.contract.broker import Ack, Retry
-    from chappe.engines.file.wire import posted
     from chappe.messages.envelope import Publication
     from chappe.worker.worker import Worker
 
@@ -100,7 +99,7 @@ def retry_acked_before_it_is_published() -> None:
         await self._consumer.settle([Ack(delivery.tag)])
         await asyncio.sleep(0.2)
         again = msgspec.structs.replace(delivery.envelope, headers={"attempt": str(attempt)})
-        await self._consumer._client.call("publish", posted([Publication(again, delivery.queue, delay=settlement.after)]))
+        await self._consumer._client.call("publish", [Publication(again, delivery.queue, delay=settlement.after)])
         return Ack(delivery.tag)
 
     Worker._run = gap
@@ -214,11 +213,10 @@ def yields_leave_before_the_ack() -> None:
 
     async def apart(self: Any, delivery: Any) -> Any:
         from chappe.engines.contract.broker import Ack
-        from chappe.engines.file.wire import posted
 
         settlement = await run(self, delivery)
         if isinstance(settlement, Ack) and settlement.then:
-            await self._consumer._client.call("publish", posted(settlement.then))
+            await self._consumer._client.call("publish", settlement.then)
             await asyncio.sleep(0.1)
             return msgspec.structs.replace(settlement, then=())
         return settlement

@@ -20,7 +20,7 @@ from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.client import _Call
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.owner import Ownership
-from chappe.engines.file.wire import frame, posted
+from chappe.engines.file.wire import frame
 from chappe.errors import BrokerError, BrokerUnavailable, CorruptStorage, Unconfirmed, UnsafeStorage
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
@@ -163,7 +163,7 @@ async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guesse
     assert broker.client.serial > serial
     # The successor says that the request was stored, but not what was answered: only a plain one can be confirmed.
     future = asyncio.get_running_loop().create_future()
-    body = frame((99, "publish", (posted([message(1, Options(key="k", merges=True))]),)))
+    body = frame((99, "publish", ([message(1, Options(key="k", merges=True))],)))
     broker.client._confirm(_Call(99, "publish", body, lambda value: value, 0.0, future))
     with pytest.raises(Unconfirmed, match="idempotency key"):
         await future
@@ -339,7 +339,7 @@ async def test_a_momentary_owner_confirms_what_its_dead_engine_had_stored(tmp_pa
     ledger.close()
     futures = [asyncio.get_running_loop().create_future() for _ in range(2)]
     for serial, future in zip((999, 1000), futures, strict=True):  # 999 was stored, 1000 refused in the same turn
-        body = frame((serial, "publish", (posted([message(serial)]),)))
+        body = frame((serial, "publish", ([message(serial)],)))
         call = _Call(serial, "publish", body, lambda value: value, 1e12, future)
         call.sent = True
         broker.client._calls[serial] = call
@@ -365,11 +365,11 @@ def forked(act: Callable[[], None]) -> int:
 async def test_a_forked_child_has_no_connection_and_says_nothing_over_its_parents(engine: EngineProcess) -> None:
     broker = FileBroker(engine.path)
     await broker.declare(Topology(queues=(bind("q"),)))
-    unsent = broker.client.call("publish", posted([message(1)]))
+    unsent = broker.client.call("publish", [message(1)])
 
     def speak() -> None:
         with pytest.raises(BrokerUnavailable, match="make another one in the child"):
-            broker.client.call("publish", posted([message(2)]))
+            broker.client.call("publish", [message(2)])
         broker.client._flush()
         broker.client.received(broker.client._link, b"")
         asyncio.run(broker.client.close())

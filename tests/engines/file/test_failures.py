@@ -19,7 +19,7 @@ from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.purge import Purge
 from chappe.engines.file.reserve import Reserve
 from chappe.engines.file.server import Engine
-from chappe.engines.file.wire import PROTOCOL, decode_answer, decode_request, frame, posted
+from chappe.engines.file.wire import PROTOCOL, decode_answer, decode_request, frame
 from chappe.errors import BrokerError, Rejected, StorageFull, Unroutable
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
@@ -162,7 +162,7 @@ class Raw:
 
     async def publish(self, *places: tuple[int, str]) -> None:
         """Publish each to a queue, under a serial."""
-        await self.say(*((serial, "publish", (posted([message(f"m{serial}", queue)]),)) for serial, queue in places))
+        await self.say(*((serial, "publish", ([message(f"m{serial}", queue)],)) for serial, queue in places))
 
     async def hello(self, serial: int) -> tuple[int, set[int]]:
         """Ask up to where everything is stored, and what is not."""

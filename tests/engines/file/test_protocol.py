@@ -148,7 +148,7 @@ async def test_a_request_at_which_the_engine_fails_is_refused_and_the_turn_done_
 
     monkeypatch.setattr(engine, "_perform", failing)
     posted = message("before", "theirs")
-    other.say(1, "publish", [(posted.envelope.id, "t", posted.envelope, "theirs")])
+    other.say(1, "publish", [posted])
     other.say(2, "receive", ["theirs"], 1, 60.0)
     other.say(3, "purge", "q", False)
     stranger.say(2, verb)
@@ -238,7 +238,7 @@ class Talk:
         )  # fmt: skip
         delay = chance.choice((0.0, 0.0, 0.001, 3600.0, -1.0))
         shown = chance.choice((None, options))
-        return (identity, "t", Envelope(identity, "t", b"{}"), self._queue(), "", chance.choice((0, 5, -5)), delay, shown)
+        return (Envelope(identity, "t", b"{}"), self._queue(), "", chance.choice((0, 5, -5)), delay, shown)
 
     def _settlement(self, others: list[int]) -> tuple[Any, ...]:
         chance = self._chance

@@ -72,9 +72,9 @@ MESSAGES: list[Any] = [
     Seen(at=NOW, who="ada"),
 ]
 ENVELOPE = Envelope("01a1", "order", encode_json(MESSAGES[0]), 1.5, JSON, {"traceparent": "00"}, "c", "r")
-POSTED = ("01a1", "order", ENVELOPE, "orders", "", 1, 0.5, Options(key="k", merges=True, unique="u", unique_for=1.0, idempotency_key="i"))
+POSTED = (ENVELOPE, "orders", "", 1, 0.5, Options(key="k", merges=True, unique="u", unique_for=1.0, idempotency_key="i"))
 REQUESTS: dict[str, tuple[Any, ...]] = {
-    "hello": ({"protocol": 1, "name": "x", "role": "worker", "info": {"pid": 1}, "held": [("orders", 7)]},),
+    "hello": ({"protocol": 2, "name": "x", "role": "worker", "info": {"pid": 1}, "held": [("orders", 7)]},),
     "receive": (["orders", "scans"], 10, 1.5), "result": ("01a1", 1.0), "cancel": (3,),
     "declare": ({"exchanges": [{"name": "e", "kind": "topic", "archive": 5.0}], "queues": [{"name": "q", "bindings": [{"exchange": "e", "key": "#"}]}]},),
     "publish": ([POSTED],), "settle": ([("ack", 1, [POSTED], b"r", True), ("retry", 2, 1.0, True, "e", "n"), ("dead", 3, "r", "e")],),

@@ -21,7 +21,7 @@ from msgspec import Raw
 from chappe.clocks import steady
 from chappe.engines.file.client import DEADLINE, decode_plain
 from chappe.engines.file.owner import is_of_this_user, socket_path
-from chappe.engines.file.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Answer, Frames, decode_answer, encode, error_of, frame, posted
+from chappe.engines.file.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Answer, Frames, decode_answer, encode, error_of, frame
 from chappe.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed
 from chappe.messages.envelope import Publication
 from chappe.messages.topology import Topology
@@ -93,7 +93,7 @@ class BlockingClient:
         """
         link: _Link = self._mine.link
         until = steady() + self._deadline
-        serial, body = link.request("publish", (posted(publications),))
+        serial, body = link.request("publish", (publications,))
         try:
             try:
                 return link.exchange(serial, body, until)

@@ -8,17 +8,16 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import msgspec
 from msgspec.structs import replace
 
-from chappe.engines.contract.broker import Ack, Dead, Death, Delivery, Depth, Receipt, Refusal, Retry, Settlement
+from chappe.engines.contract.broker import Dead, Death, Delivery, Depth, Receipt, Refusal, Retry, Settlement
 from chappe.engines.file.blocking import BlockingClient
 from chappe.engines.file.client import Client
 from chappe.engines.file.server import Engine
-from chappe.engines.file.wire import posted
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
 from chappe.messages.envelope import Publication
 from chappe.messages.finding import Finding
@@ -57,7 +56,7 @@ class FileBroker:
         await self.client.call("declare", topology)
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
-        return await self.client.call("publish", posted(publications), decode=_receipts)
+        return await self.client.call("publish", publications, decode=_receipts)
 
     @asynccontextmanager
     async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[FileConsumer]:
@@ -195,7 +194,7 @@ class FileConsumer:
         back = [delivery.tag for delivery in future.result() if self._out.pop(delivery.tag, None) is not None]
         if back:
             with contextlib.suppress(BrokerUnavailable):
-                given = self._client.call("settle", [_closed(Retry(tag, 0.0, counted=False)) for tag in back])
+                given = self._client.call("settle", [Retry(tag, 0.0, counted=False) for tag in back])
                 given.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
@@ -209,7 +208,7 @@ class FileConsumer:
             queue = self._temporary.get(self._out[settlement.delivery])
             if queue is not None and isinstance(settlement, Dead):
                 log.error('a message is dropped (%s): a temporary queue like "%s" has no dead letters', settlement.reason, queue.name)
-        refusals: list[Refusal] = await self._client.call("settle", [_closed(s) for s in held], decode=_refusals)
+        refusals: list[Refusal] = await self._client.call("settle", held, decode=_refusals)
         kept = {r.delivery for r in refusals if r.why != "stale"}
         for settlement in held:
             if settlement.delivery not in kept:
@@ -261,13 +260,3 @@ class FileConsumer:
         """Hear which deliveries a restarted engine gave to others."""
         for tag in tags:
             self._out.pop(tag, None)
-
-
-def _closed(settlement: Settlement) -> tuple[Any, ...]:
-    match settlement:
-        case Ack(tag, then, result, marked, error, took):
-            return ("ack", tag, posted(then), result, marked, error, took)
-        case Retry(tag, after, counted, error, note, budget, took):
-            return ("retry", tag, after, counted, error, note, budget, took)
-        case Dead(tag, reason, error, took):
-            return ("dead", tag, reason, error, took)

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import Raw
 
+from chappe.engines.contract.broker import Retry
 from chappe.engines.file.ledger import Ledger, owned_for_a_moment
 from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.queues import Session
@@ -37,6 +38,7 @@ from chappe.engines.file.wire import (
     frame,
 )
 from chappe.errors import AlreadyOwned, BrokerError, BrokerUnavailable, ChappeError, Rejected, Unconfirmed, UnsafeStorage
+from chappe.messages.envelope import Publication
 
 DEADLINE: Final = 5.0
 _BEAT: Final = 2.0
@@ -50,6 +52,7 @@ _HARMLESS: Final = frozenset({  # they only read, or may be said again: a proces
 })  # fmt: skip
 
 Decode = Callable[[Raw], Any]
+_publications: Final = msgspec.msgpack.Decoder(tuple[list[Publication]]).decode
 decode_plain: Final[Decode] = msgspec.msgpack.Decoder().decode
 _clients: Final[weakref.WeakSet[Client]] = weakref.WeakSet()  # of this process
 
@@ -302,7 +305,7 @@ class Client:
         lent: list[Any] = decode_plain(value)
         if lent:  # not by `call`, which would say it again over the next connection: the engine may have lent them to us once more
             self._serial += 1
-            self._outbox.append(frame((self._serial, "settle", ([("retry", row[0], 0.0, False, None, None) for row in lent],))))
+            self._outbox.append(frame((self._serial, "settle", ([Retry(row[0], 0.0, counted=False) for row in lent],))))
             self._flush()
 
     def _resolve(self, call: _Call, value: Raw) -> None:
@@ -339,11 +342,11 @@ class Client:
 
     def _confirm(self, call: _Call) -> None:
         """Answer a publication that was stored just before the engine died."""
-        posted: list[Any] = decode_plain(decode_request(call.body[4:]).arguments)[0]
-        if any(len(p) > 7 and p[7] is not None for p in posted):
+        (said,) = _publications(decode_request(call.body[4:]).arguments)
+        if any(p.options is not None for p in said):
             self._finish(call, Unconfirmed("the engine was restarted before it answered; send again with an idempotency key"))
         else:
-            self._answer(call, call.decode(Raw(encode([(p[0],) for p in posted]))))
+            self._answer(call, call.decode(Raw(encode([(p.envelope.id,) for p in said]))))
 
     def _own_for_a_moment(self) -> None:
         """Do what waits as the owner of the file, where no engine runs."""

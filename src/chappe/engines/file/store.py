@@ -15,7 +15,6 @@ from chappe.engines.contract.inspection import Look, MessageStatus
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
 from chappe.engines.file.client import Client
-from chappe.engines.file.wire import ImportedLetter, posted
 from chappe.messages.envelope import Envelope, Publication, Receipt
 
 _state: Final = msgspec.msgpack.Decoder(State).decode
@@ -32,7 +31,6 @@ _all_desired: Final = msgspec.msgpack.Decoder(list[Desired]).decode
 _engine: Final = msgspec.msgpack.Decoder(EngineStatus).decode
 _overview: Final = msgspec.msgpack.Decoder(Overview).decode
 _carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
-_encode: Final = msgspec.msgpack.Encoder().encode
 _RESULT_MARGIN = 5.0
 _LOOK: Final = 0.25  # seconds between two looks into the archive where no engine runs that would tell
 
@@ -44,7 +42,7 @@ class FileStore:
         self._client = client
 
     async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
-        return await self._client.call("mark", message_id, handler, posted(then), result, decode=_receipts)
+        return await self._client.call("mark", message_id, handler, then, result, decode=_receipts)
 
     async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
         return await self._client.call("marks", message_id)
@@ -64,7 +62,7 @@ class FileStore:
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
         tried = publications
         while True:
-            fired, receipts = await self._client.call("fire", schedule, slot, posted(tried), decode=_fired)
+            fired, receipts = await self._client.call("fire", schedule, slot, tried, decode=_fired)
             if not receipts or merge is None:
                 return fired
             tried = merge(tried, receipts)
@@ -97,22 +95,22 @@ class FileStore:
         return await self._client.call("ahead", queue, place)
 
     async def retry_letters(self, numbers: Sequence[int]) -> int:
-        return await self._client.call("retry_letters", list(numbers))
+        return await self._client.call("retry_letters", numbers)
 
     async def edit_letter(self, number: int, body: bytes) -> None:
         await self._client.call("edit_letter", number, body)
 
     async def discard_letters(self, numbers: Sequence[int]) -> int:
-        return await self._client.call("discard_letters", list(numbers))
+        return await self._client.call("discard_letters", numbers)
 
     async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
         return await self._client.call("export_messages", queue, state, after, later, limit, decode=_carried)
 
     async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
-        return await self._client.call("delete_delayed", queue, list(places))
+        return await self._client.call("delete_delayed", queue, places)
 
     async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
-        return await self._client.call("import_letters", [_buried(queue, c) for c in letters])
+        return await self._client.call("import_letters", queue, letters)
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
         page = await self._page(after, limit, pattern)
@@ -147,10 +145,3 @@ class FileStore:
 
     async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
         return await self._client.call("desired", after, every, limit, decode=_all_desired)
-
-
-def _buried(queue: str, one: Exported) -> ImportedLetter:
-    assert one.letter is not None, "what is buried is dead"
-    reason, error, died_at, history = one.letter
-    envelope, past = msgspec.Raw(_encode(one.envelope)), msgspec.Raw(_encode(history))
-    return ImportedLetter(queue, one.envelope.id, envelope, one.priority, one.key, reason, error, one.attempt, died_at, past)

@@ -11,7 +11,8 @@ from chappe.engines.file.endings import INSERT_DEAD, NEVER, Endings
 from chappe.engines.file.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engines.file.seal import seal, unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import ImportedLetter, Number
+from chappe.engines.file.wire import Imported, Number, encode
+from chappe.errors import Rejected
 
 _MORE = """(select name from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1),
     (select until from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1), envelope"""
@@ -63,24 +64,27 @@ class Transfer:
         turn.changed.add(found)
         return [row[0] for row in gone]
 
-    def import_letters(self, letters: list[ImportedLetter]) -> int:
+    def import_letters(self, queue: str, letters: list[Imported]) -> int:
         """Store dead letters of another engine, without those that are there, and say how many."""
         turn = self._turn
+        found = turn.routes.queue(queue)
         turn.write()
         count = 0
-        for letter in letters:
-            queue = turn.routes.queue(letter.queue)
+        for one in letters:
+            if one.letter is None:
+                raise Rejected(f"{one.envelope.id} is no dead letter")
+            reason, error, died_at, history = one.letter
             known = "select 1 from dead where queue = ? and message_id = ? and died_at = ?"
-            if turn.db.execute(known, (queue.id, letter.message_id, letter.died_at)).fetchone():
+            if turn.db.execute(known, (found.id, one.envelope.id, died_at)).fetchone():
                 continue
             turn.db.execute(
                 INSERT_DEAD,
-                (queue.id, -letter.priority, letter.message_id, letter.attempts, 0, letter.key, letter.reason, letter.error, letter.died_at,
-                 bytes(letter.history), seal(bytes(letter.envelope)), 0),
+                (found.id, -one.priority, one.envelope.id, one.attempt, 0, one.key, reason, error, died_at, encode(history),
+                 seal(encode(one.envelope)), 0),
             )  # fmt: skip
-            queue.dead += 1
-            turn.changed.add(queue)
             count += 1
+        found.dead += count
+        turn.changed.add(found)
         return count
 
     def _shown(self, row: Any, letter: Any = None) -> Any:

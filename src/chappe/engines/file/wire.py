@@ -7,7 +7,7 @@ frames in one write and never wait for each other's answers, except where a call
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,9 +15,10 @@ from msgspec import Meta, Raw, Struct
 
 from chappe import errors
 from chappe.bounds import FURTHEST
-from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.engines.contract.letters import Exported
+from chappe.messages.envelope import Envelope, Options
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 LARGEST_FRAME: Final = 64 * 1024 * 1024
 UNASKED: Final = 0  # the serial of what a client is told without a request: the tag of what it holds that somebody cancels
 LENT_AT_ONCE: Final = 8 * 1024 * 1024
@@ -37,41 +38,28 @@ _readable: Final = msgspec.msgpack.Decoder(Envelope).decode
 
 
 class Posted(Struct, array_like=True, gc=False):
-    """A publication as the engine sees it: the envelope stays closed, but one that nobody could open is refused."""
+    """A `Publication` as the engine sees it: the envelope stays closed, but one that nobody could open is refused."""
 
-    message_id: str
-    type: str
     envelope: Raw
     routing_key: str
     exchange: str = ""
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
     delay: Annotated[float, Meta(le=FURTHEST)] = 0.0
     options: Options | None = None
+    message_id: str = ""  # this and the type are the envelope's, whatever is said
+    type: str = ""
 
     def __post_init__(self) -> None:
-        _readable(self.envelope)
+        opened = _readable(self.envelope)
+        self.message_id, self.type = opened.id, opened.type
 
 
-class ImportedLetter(Struct, array_like=True, gc=False):
-    """A dead letter of another engine; its envelope and history stay closed."""
+class Imported(Exported, frozen=True, array_like=True):
+    """A dead letter of another engine, within what a file can hold."""
 
-    queue: str
-    message_id: str
-    envelope: Raw
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-    key: str | None
-    reason: str
-    error: str | None
-    attempts: Annotated[int, Meta(ge=0, lt=2**31)]
-    died_at: Annotated[float, Meta(ge=0, le=FURTHEST)]
-    history: Raw
-
-    def __post_init__(self) -> None:
-        _readable(self.envelope)
-        try:
-            msgspec.msgpack.decode(self.history, type=list[tuple[float, int, str]])
-        except msgspec.MsgspecError as error:
-            raise errors.Rejected(f"the history of {self.message_id} cannot be read: {error}") from None
+    attempt: Annotated[int, Meta(ge=0, lt=2**31)]
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
+    letter: tuple[str, str | None, Annotated[float, Meta(ge=0, le=FURTHEST)], tuple[tuple[float, int, str], ...]] | None = None
 
 
 class Request(Struct, array_like=True, gc=False):
@@ -99,11 +87,6 @@ class Answer(Struct, array_like=True, gc=False):
 
 decode_request: Final = msgspec.msgpack.Decoder(Request).decode
 decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
-
-
-def posted(publications: Sequence[Publication]) -> list[tuple[Any, ...]]:
-    """Write publications as the engine reads them."""
-    return [(p.envelope.id, p.envelope.type, p.envelope, p.routing_key, p.exchange, p.priority, p.delay, p.options) for p in publications]
 
 
 def frame(value: Any) -> bytes:
