@@ -41,9 +41,7 @@ def test_status_without_an_engine_says_so_on_stderr(chappe: Chappe) -> None:
 @pytest.mark.parametrize("queues", [None, 7, "orders", [1, None], {"a": 1}])
 def test_status_shows_what_a_process_says_of_itself_of_whatever_type_it_is(queues: object, monkeypatch: pytest.MonkeyPatch) -> None:
     client = ClientStatus("w", "worker", 0, {"pool": "x", "pid": "?", "queues": queues})
-    monkeypatch.setattr(looking, "settings_of", lambda _: None)
-    monkeypatch.setattr(looking, "bare_app", lambda _: None)
-    monkeypatch.setattr(looking, "run_with", lambda *_: Overview(EngineStatus("p"), [], [], [client]))
+    monkeypatch.setattr(looking, "ask", lambda *_: Overview(EngineStatus("p"), [], [], [client]))
     ended = CliRunner().invoke(looking.status, [])
     assert (ended.exit_code, ended.exception) == (0, None)
     assert "worker  x     ?" in ended.stdout

@@ -10,8 +10,8 @@ import click
 from chappe.archive.follow import Heard, Since, begin_at, heard_of, loss_since, since_of
 from chappe.archive.replay import replay
 from chappe.bus.draft import new_id
-from chappe.cli.loading import bare_app, run_with, settings_of
-from chappe.cli.tables import show, when
+from chappe.cli.loading import ask, bare_app, settings_of
+from chappe.cli.tables import as_json_option, show, when
 from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
 from chappe.errors import BrokerUnavailable, Unconfirmed
@@ -34,7 +34,7 @@ def archive() -> None:
 @click.argument("pattern", default="#")
 @click.option("--since", default="24h", show_default=True, type=_Since(), help="A seq, a span like 15m or 30d, or a time (ISO 8601).")
 @click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def list_events(ctx: click.Context, pattern: str, since: Since | None, limit: int, as_json: bool) -> None:
     """Show archived events whose routing key fits a pattern like "bid.*", the oldest first."""
@@ -49,7 +49,7 @@ def list_events(ctx: click.Context, pattern: str, since: Since | None, limit: in
             position, is_all = page.cursor, page.cursor >= page.end
         return found, loss, is_all
 
-    found, loss, is_all = run_with(bare_app(settings_of(ctx)), work)
+    found, loss, is_all = ask(ctx, work)
     if loss:
         say(f"{counted(loss, 'event')} since then are kept no more")
     rows = [_row(heard) if as_json else {**_row(heard), "at": when(heard.at)} for heard in found]
@@ -85,7 +85,7 @@ def follow_events(ctx: click.Context, pattern: str, since: Since | None, name: s
 
 
 @archive.command("followers")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def list_followers(ctx: click.Context, as_json: bool) -> None:
     """Show the followers that have a name, and how many events are behind their positions."""
@@ -95,7 +95,7 @@ def list_followers(ctx: click.Context, as_json: bool) -> None:
         kept = await connection.store.followers()
         return [{"name": name, "position": position, "behind": max(0, end - position)} for name, position in sorted(kept.items())]
 
-    show(run_with(bare_app(settings_of(ctx)), work), ("name", "position", "behind"), as_json=as_json)
+    show(ask(ctx, work), ("name", "position", "behind"), as_json=as_json)
 
 
 @archive.command("replay")
@@ -108,11 +108,8 @@ def replay_events(ctx: click.Context, queue: str, since: Since | None, until: in
     """Put archived events once more into the queue of one subscriber, and print how many; others are not disturbed."""
     name = run or new_id()
 
-    async def work(connection: Connection) -> int:
-        return await replay(connection.broker, connection.store, queue, since, until=until, run=name)
-
     try:
-        click.echo(run_with(bare_app(settings_of(ctx)), work))
+        click.echo(ask(ctx, lambda connection: replay(connection.broker, connection.store, queue, since, until=until, run=name)))
     except (BrokerUnavailable, Unconfirmed):
         say(f"to go on without doubles, say it again with --run {name}")
         raise

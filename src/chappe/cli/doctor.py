@@ -14,9 +14,8 @@ import apsw
 import click
 
 from chappe.cli.loading import bare_app, chosen_queues, find_app, run_with, settings_of
-from chappe.cli.tables import show
+from chappe.cli.tables import as_json_option, show
 from chappe.connection import Connection
-from chappe.engines.contract.fleet import Overview
 from chappe.engines.file.database import refuse_network_disk, refuse_unsafe_sqlite
 from chappe.engines.file.inspection import examine, nobody_else
 from chappe.engines.file.preflight import refuse_folder
@@ -34,7 +33,7 @@ _SLOW_SYNC = 0.02
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check the file and its engine, or the servers, the limits and the application; exits with 1 if something is wrong."""
@@ -131,10 +130,7 @@ def _examined(settings: Settings, path: Path) -> str:
 
 
 def _engine(settings: Settings) -> str:
-    async def work(connection: Connection) -> Overview:
-        return await connection.store.overview()
-
-    overview = run_with(bare_app(settings), work)
+    overview = run_with(bare_app(settings), lambda connection: connection.store.overview())
     engine, clients = overview.engine, len(overview.clients)
     if engine.full:
         raise UserWarning(f"engine {engine.pid} answers, but the disk is full: what is new is refused until there is room")

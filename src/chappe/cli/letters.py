@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from chappe.cli.loading import bare_app, run_with, settings_of
-from chappe.cli.tables import body_of, show, when
+from chappe.cli.loading import ask
+from chappe.cli.tables import as_json_option, body_of, show, when
 from chappe.cli.terminal import say
 from chappe.connection import Connection
 from chappe.engines.contract.letters import Letter
@@ -28,15 +28,12 @@ def dead() -> None:
 @click.option("-Q", "--queue", default=None, help="Of one queue only.")
 @click.option("--after", default=0, type=click.IntRange(0, 2**63 - 1), help="Numbers larger than this one.")
 @click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def list_letters(ctx: click.Context, queue: str | None, after: int, limit: int, as_json: bool) -> None:
     """Show dead letters by number."""
 
-    async def work(connection: Connection) -> list[Letter]:
-        return await connection.store.letters(queue, after=after, limit=limit)
-
-    letters = run_with(bare_app(settings_of(ctx)), work)
+    letters = ask(ctx, lambda connection: connection.store.letters(queue, after=after, limit=limit))
     rows = [_row(letter) for letter in letters]
     show(rows, ("number", "queue", "type", "reason", "attempts", "died", "last error"), as_json=as_json)
 
@@ -69,10 +66,7 @@ def list_groups(ctx: click.Context, as_json: bool) -> None:
 def show_letter(ctx: click.Context, number: int) -> None:
     """Show one dead letter with its body, error and history, as JSON."""
 
-    async def work(connection: Connection) -> Letter:
-        return await connection.store.letter(number)
-
-    letter = run_with(bare_app(settings_of(ctx)), work)
+    letter = ask(ctx, lambda connection: connection.store.letter(number))
     history = [{"at": when(at), "attempt": attempt, "error": error} for at, attempt, error in letter.history]
     row = {
         **_row(letter),
@@ -97,10 +91,7 @@ def edit_letter(ctx: click.Context, number: int, body: str) -> None:
     except msgspec.DecodeError as error:
         raise InvalidMessage("body", {"$": f"not JSON: {error}"}) from None
 
-    async def work(connection: Connection) -> None:
-        await connection.store.edit_letter(number, text.encode())
-
-    run_with(bare_app(settings_of(ctx)), work)
+    ask(ctx, lambda connection: connection.store.edit_letter(number, text.encode()))
 
 
 @dead.command("retry")
@@ -149,7 +140,7 @@ def _all_or_some(ctx: click.Context, numbers: tuple[int, ...], queue: str | None
                 say(f"chappe: {refused}")
         return count
 
-    return run_with(bare_app(settings_of(ctx)), work)
+    return ask(ctx, work)
 
 
 def _refuse_unclear(numbers: tuple[int, ...], queue: str | None, group: str | None) -> None:

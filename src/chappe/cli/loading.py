@@ -176,6 +176,11 @@ def bare_app(settings: Settings, *, may_own_file: bool = True) -> App:
     return app
 
 
+def ask(ctx: click.Context, work: Callable[[Connection], Awaitable[R]]) -> R:
+    """Ask the engine that the settings name for something, without an application."""
+    return run_with(bare_app(settings_of(ctx)), work)
+
+
 def run_with(app: App, work: Callable[[Connection], Awaitable[R]]) -> R:
     """Run something with a connection and close it."""
 

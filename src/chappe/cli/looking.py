@@ -8,45 +8,30 @@ from typing import Any, cast
 import click
 import msgspec
 
-from chappe.cli.loading import bare_app, find_app, run_with, settings_of
-from chappe.cli.tables import body_of, show, when
+from chappe.cli.loading import ask, find_app, run_with, settings_of
+from chappe.cli.tables import as_json_option, body_of, show, when
 from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
 from chappe.engines.budget import BudgetStatus
-from chappe.engines.contract.fleet import PROCESS_STATES, Overview
+from chappe.engines.contract.fleet import PROCESS_STATES
 from chappe.errors import NotFound
 from chappe.failures import printable
-from chappe.triggers.firings import Firing, firings
+from chappe.triggers.firings import firings
 from chappe.words import counted, duration
 
 _COUNTS = ("queue", "ready", "running", "delayed", "dead", "done", "consumers", "oldest", "paused")
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def queues(ctx: click.Context, as_json: bool) -> None:
     """Show the queues and how many messages are in each state."""
-    app = bare_app(settings_of(ctx))
-
-    async def work(connection: Connection) -> list[dict[str, Any]]:
-        return [msgspec.to_builtins(queue) for queue in (await connection.store.overview()).queues]
-
-    found = run_with(app, work)
-    rows = (
-        found
-        if as_json
-        else [
-            {
-                "queue": q["name"],
-                **q,
-                "ready": _about(q),
-                "oldest": _age(q.get("oldest")),
-                "paused": "paused" if q.get("paused") else "",
-            }
-            for q in found
+    rows = [msgspec.to_builtins(queue) for queue in ask(ctx, lambda connection: connection.store.overview()).queues]
+    if not as_json:
+        rows = [
+            {"queue": q["name"], **q, "ready": _about(q), "oldest": _age(q), "paused": "paused" if q.get("paused") else ""} for q in rows
         ]
-    )
     show(rows, _COUNTS, as_json=as_json)
 
 
@@ -55,17 +40,16 @@ def _about(queue: dict[str, Any]) -> object:
     return f"about {queue['ready']}" if queue.get("is_estimate") else queue["ready"]
 
 
+def _age(queue: dict[str, Any]) -> str:
+    return duration(queue["oldest"]) if "oldest" in queue else ""
+
+
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
     """Show the engine, the pools of each host, and the processes that are connected."""
-    app = bare_app(settings_of(ctx))
-
-    async def work(connection: Connection) -> Overview:
-        return await connection.store.overview()
-
-    overview = run_with(app, work)
+    overview = ask(ctx, lambda connection: connection.store.overview())
     if as_json:
         show([msgspec.to_builtins(overview)], (), as_json=True)
         return
@@ -100,43 +84,31 @@ def _pools(supervisor: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _age(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
-
-
 def _joined(told: object) -> object:
     """Return a list as one text; what else a process tells in its place is shown as it is."""
     return ", ".join(map(str, cast("list[object]", told))) if isinstance(told, list) else told
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def schedules(ctx: click.Context, as_json: bool) -> None:
     """Show the schedules of the application, when each fires next, and which are paused."""
     app = find_app(settings_of(ctx))
 
-    async def work(connection: Connection) -> list[Firing]:
-        return await firings(app.schedules, connection.store, app.bus.now())
-
-    found = [msgspec.structs.asdict(one) for one in run_with(app, work)]
-    rows = (
-        found if as_json else [{**row, "schedule": row["name"], "next": "paused" if row["paused"] else when(row["next"])} for row in found]
-    )
+    found = run_with(app, lambda connection: firings(app.schedules, connection.store, app.bus.now()))
+    rows = [msgspec.structs.asdict(one) for one in found]
+    if not as_json:
+        rows = [{**row, "schedule": row["name"], "next": "paused" if row["paused"] else when(row["next"])} for row in rows]
     show(rows, ("schedule", "message", "trigger", "misfire", "next"), as_json=as_json)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def budgets(ctx: click.Context, as_json: bool) -> None:
     """Show how often third parties may be called, what is left of it, and what was learned from their refusals."""
-    app = bare_app(settings_of(ctx))
-
-    async def work(connection: Connection) -> list[BudgetStatus]:
-        return await connection.store.budgets()
-
-    found = run_with(app, work)
+    found = ask(ctx, lambda connection: connection.store.budgets())
     rows = [msgspec.structs.asdict(one) if as_json else _budget(one) for one in found]
     show(rows, ("budget", "every", "next", "limit", "left", "learned"), as_json=as_json)
 
@@ -154,11 +126,10 @@ def _budget(one: BudgetStatus) -> dict[str, Any]:
 @click.argument("what")
 @click.option("--state", type=click.Choice(["ready", "running", "delayed"]), default=None, help="Of a queue: which messages.")
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_json: bool) -> None:
     """Show the messages of a queue, or where a message is by its id."""
-    app = bare_app(settings_of(ctx))
 
     async def work(connection: Connection) -> tuple[bool, list[dict[str, Any]]]:
         names = [queue.name for queue in (await connection.store.overview()).queues]
@@ -176,19 +147,13 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
         for one in (state,) if state else ("running", "ready", "delayed"):
             for message in (await connection.store.look(what, one, limit=limit)).messages:
                 envelope = message.envelope
-                rows.append(
-                    {
-                        "state": one,
-                        "id": envelope.id,
-                        "type": envelope.type,
-                        "attempt": message.attempt,
-                        "sent": when(envelope.timestamp),
-                        "body": body_of(envelope),
-                    }
-                )
+                rows.append({
+                    "state": one, "id": envelope.id, "type": envelope.type, "attempt": message.attempt,
+                    "sent": when(envelope.timestamp), "body": body_of(envelope),
+                })  # fmt: skip
         return False, rows[:limit]
 
-    single, rows = run_with(app, work)
+    single, rows = ask(ctx, work)
     if single and not as_json and (far := rows[0]["progress"]):
         rows[0]["progress"] = f"{far['done']}/{far['total']} {far['text']}".rstrip()
     show(
@@ -207,25 +172,16 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
 @click.pass_context
 def purge(ctx: click.Context, queue: str, force: bool, delete: bool) -> None:
     """Delete what is ready and delayed in a queue; what is running or dead stays."""
-    app = bare_app(settings_of(ctx))
-
-    async def count(connection: Connection) -> int:
-        depth = await connection.broker.depth(queue)
-        return depth.ready + depth.delayed
-
-    waiting = run_with(app, count)
+    depth = ask(ctx, lambda connection: connection.broker.depth(queue))
+    waiting = depth.ready + depth.delayed
     if not force:
         typed = click.prompt(
-            f"{counted(waiting, 'message')} of {printable(queue)} would be deleted for good. Type the queue's name to go on", err=True
+            f"{counted(waiting, 'message')} of {printable(queue)} would be deleted for good. Type the queue's name to go on",
+            err=True,
         )
         if typed != queue:
             raise click.Abort
-    app = bare_app(settings_of(ctx))
-
-    async def work(connection: Connection) -> int:
-        return await connection.broker.purge(queue, delete=delete)
-
-    click.echo(run_with(app, work))
+    click.echo(ask(ctx, lambda connection: connection.broker.purge(queue, delete=delete)))
 
 
 @click.command()

@@ -9,7 +9,7 @@ from msgspec.structs import asdict, replace
 
 from chappe.app import App
 from chappe.cli.loading import bare_app, find_app, settings_of
-from chappe.cli.tables import show
+from chappe.cli.tables import as_json_option, show
 from chappe.cli.terminal import say
 from chappe.engines.file.owner import is_served
 from chappe.errors import BrokerUnavailable, InvalidSettings
@@ -27,7 +27,7 @@ from chappe.settings import Settings, load
 )
 @click.option("--to-store", "store", metavar="URL", default=None, help="The store beside it, where it is amqp://…: postgresql://…")
 @click.option("-Q", "--queue", "queues", multiple=True, help="Only this queue; may be given more than once.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def move(ctx: click.Context, broker: str, store: str | None, queues: tuple[str, ...], as_json: bool) -> None:
     """Carry what waits, is delayed or dead to another engine, while both are live.

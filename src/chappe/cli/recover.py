@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from chappe.cli.loading import settings_of
-from chappe.cli.tables import show
+from chappe.cli.tables import as_json_option, show
 from chappe.cli.terminal import escaped_json, say
 from chappe.engines.file.recovery import Report
 from chappe.engines.file.recovery import recover as save
@@ -19,7 +19,7 @@ _COLUMNS = ("table", "read", "damaged", "aside", "lost")
 
 @click.command()
 @click.option("--to", "target", metavar="NEW.DB", type=click.Path(dir_okay=False, path_type=Path), help="The new file, on a sound disk.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def recover(ctx: click.Context, target: Path | None, as_json: bool) -> None:
     """Save what can be read of a damaged file into a new one.

@@ -13,6 +13,7 @@ import msgspec
 from chappe.app import App
 from chappe.cli.loading import find_app, settings_of
 from chappe.cli.seconds import SECONDS
+from chappe.cli.tables import as_json_option
 from chappe.cli.terminal import escaped_json, say
 from chappe.errors import ChappeError, InvalidMessage, UnknownMessage
 from chappe.failures import summarize
@@ -89,7 +90,7 @@ def _lenient(kind: Any, text: str) -> Any:
 @click.option("--delay", type=SECONDS, default=None, metavar="SECONDS", help="Not before so many seconds.")
 @click.option("--priority", type=click.IntRange(-(2**31), 2**31 - 1), default=None, help="Larger is served first.")
 @click.option("--idempotency-key", default=None, help="The same key and body are taken once.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def send(ctx: click.Context, name: str, fields: tuple[str, ...], wait: float | None, as_json: bool, **options: Any) -> None:
     """Send a command: chappe send sync.property property_id=42 what:='["rates"]'."""

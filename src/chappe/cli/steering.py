@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import click
 
-from chappe.cli.loading import bare_app, find_app, run_with, settings_of
-from chappe.cli.tables import show, when
+from chappe.cli.loading import ask, bare_app, find_app, run_with, settings_of
+from chappe.cli.tables import as_json_option, show, when
 from chappe.cli.terminal import say
 from chappe.connection import Connection
 from chappe.engines.contract.fleet import PAUSED, TENANT, Desired
@@ -83,7 +83,7 @@ def cancel(ctx: click.Context, ids: tuple[str, ...]) -> None:
         for message_id in ids:
             click.echo(f"{printable(message_id)} was {await connection.broker.cancel(message_id)}")
 
-    run_with(bare_app(settings_of(ctx)), work)
+    ask(ctx, work)
 
 
 @click.command()
@@ -129,16 +129,13 @@ def reload(ctx: click.Context) -> None:
 
 @click.command()
 @click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def audit(ctx: click.Context, limit: int, as_json: bool) -> None:
     """Show who paused, resumed, scaled or reloaded what, and when."""
 
-    async def work(connection: Connection) -> list[Desired]:
-        return await connection.store.desired(every=True, limit=limit)
-
     rows = [
         {"at": when(one.at), "who": one.who, "what": one.what, "value": one.value or "as declared"}
-        for one in run_with(bare_app(settings_of(ctx)), work)
+        for one in ask(ctx, lambda connection: connection.store.desired(every=True, limit=limit))
     ]
     show(rows, ("at", "who", "what", "value"), as_json=as_json)

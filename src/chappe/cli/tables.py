@@ -22,6 +22,9 @@ from chappe.words import counted
 _WHOLE: Final = frozenset({"id", "merged_into", "number", "queue", "pid"})  # what is typed or copied is never broken over lines
 
 
+as_json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, title: str = "") -> None:
     """Print rows to stdout; control characters in them are escaped."""
     if as_json:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from chappe.cli.loading import bare_app, run_with, settings_of
+from chappe.cli.loading import ask
 from chappe.connection import Connection
 from chappe.engines.contract.fleet import PROCESS_STATES, Overview, QueueStatus
 from chappe.errors import BrokerError
@@ -78,7 +78,7 @@ def top(ctx: click.Context, every: float, once: bool) -> None:
                 await asyncio.sleep(every)
 
     try:
-        run_with(bare_app(settings_of(ctx)), work)
+        ask(ctx, work)
     except KeyboardInterrupt:
         return
 
