@@ -36,7 +36,7 @@ class Host:
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         script = "exit 0" if arguments[0] == "launcher" else self.suspects if "--suspects" in arguments else self.worker
-        return ["sh", "-c", script, *arguments]
+        return [script] if script.startswith("/") else ["sh", "-c", script, *arguments]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -101,8 +101,9 @@ async def test_a_process_for_suspects_is_replaced_with_the_release_whenever_it_w
         await auntil(lambda: len(host.supervisor.running) == 2, "the old release to end")
 
 
+@pytest.mark.parametrize("worker", ["exit 3", "/nowhere/python"], ids=["ends", "cannot be started"])
 async def test_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_told_once(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    worker: str, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("chappe.supervisor.backoff._PAUSES", (0.0, 0.01))
     told = tmp_path / "told"
@@ -110,11 +111,11 @@ async def test_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_tol
     pools = {"work": Pool(processes=1, concurrency=1, start_retries=2), "sound": Pool(processes=1, concurrency=1)}
     host.settings = msgspec.structs.replace(host.settings, alert=f"sh {tmp_path}/tell", pools=pools)
     async with host.running():
-        host.worker = "exit 3"
-        (worker,) = host.children("work-1")
-        worker.signal(signal.SIGKILL)
-        await auntil(lambda: worker.crashes > 5, "it to be tried again")
-        assert worker.state == "FATAL"
+        host.worker = worker
+        (child,) = host.children("work-1")
+        child.signal(signal.SIGKILL)
+        await auntil(lambda: child.crashes > 5, "it to be tried again")
+        assert child.state == "FATAL"
         assert host.children("sound-1"), "others go on"
         text = "work-1 is FATAL: 3 starts in a row failed; it is tried again once a minute"
         await auntil(told.exists, "the alert")
@@ -122,7 +123,7 @@ async def test_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_tol
         assert caplog.text.count(text) == 1
         host.worker = READY
         await auntil(lambda: host.children("work-1"), "it to come back by itself")
-        assert worker.state == "ready"
+        assert child.state == "ready"
 
 
 async def test_a_worker_above_its_memory_limit_is_killed(

@@ -217,8 +217,7 @@ class Supervisor:
             try:
                 await child.start(launcher, *self._equipment(child))
             except OSError as error:
-                child.crashes += 1
-                log.error("%s cannot be started (%s), again in %g s", child.spec.name, error, child.pause())
+                self._crashed(child, child.crashes + 1, f"{child.spec.name} cannot be started ({error})")
                 if release is not None and not self._stopping.is_set():
                     await release.restore()
                 continue
@@ -255,18 +254,20 @@ class Supervisor:
             log.warning("%s ended with %d after %.1f s while it ran messages, and is replaced at once", child.spec.name, code, lived)
             self._isolate(child)
             return
-        child.crashes = crashes
-        if child.crashes == 0:
-            child.planned_ends += 1
-            log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
+        if crashes:
+            self._crashed(child, crashes, f"{child.spec.name} ended with {code} after {lived:.1f} s")
             return
-        log.warning(
-            "%s ended with %d after %.1f s; crash %d in a row, again in %g s",
-            child.spec.name, code, lived, child.crashes, child.pause(),
-        )  # fmt: skip
+        child.crashes = 0
+        child.planned_ends += 1
+        log.info("%s ended as planned after %.1f s and is replaced", child.spec.name, lived)
+
+    def _crashed(self, child: Child, crashes: int, what: str) -> None:
+        """Count one more crash in a row and say when it is tried again; somebody is told when its retries are spent."""
+        child.crashes = crashes
+        log.warning("%s; crash %d in a row, again in %g s", what, crashes, child.pause())
         retries = child.spec.start_retries
-        if is_fatal(child.crashes, retries) and not is_fatal(child.crashes - 1, retries):
-            text = f"{child.spec.name} is FATAL: {child.crashes} starts in a row failed; it is tried again once a minute"
+        if is_fatal(crashes, retries) and not is_fatal(crashes - 1, retries):
+            text = f"{child.spec.name} is FATAL: {crashes} starts in a row failed; it is tried again once a minute"
             log.error("%s", text)
             self._spawn(alert(self.settings.alert, text))
 
