@@ -50,11 +50,9 @@ class Times(Struct, array_like=True):
 
 
 class Beat(Struct, array_like=True):
-    """The slots in use, the messages done and failed so far, and the times since the last beat."""
+    """The slots in use, and the times since the last beat."""
 
     busy: int = 0
-    done: int = 0
-    failed: int = 0
     times: list[Times] = []
 
 

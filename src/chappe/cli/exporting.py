@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Final
@@ -103,8 +102,4 @@ def _escaped(text: str) -> str:
 def _quoted(text: str) -> str:
     """Return a word of a command line as systemd reads it: % and $ have a meaning there."""
     text = _escaped(text).replace("$", "$$")
-    return (
-        text
-        if shlex.quote(text) == text or not re.search(r"[\s\"'\\;]", text)
-        else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    )
+    return text if not re.search(r"[\s\"'\\;]", text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

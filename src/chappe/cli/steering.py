@@ -13,12 +13,12 @@ from chappe.cli.loading import ask, bare_app, find_app, run_with, settings_of
 from chappe.cli.tables import as_json_option, show, when
 from chappe.cli.terminal import say
 from chappe.connection import Connection
-from chappe.engines.contract.fleet import PAUSED, TENANT, Desired
+from chappe.engines.contract.fleet import INTAKE, PAUSED, POOL, QUEUE, RELOAD, SCHEDULE, TENANT, Desired
 from chappe.engines.fairness import weight_of
 from chappe.errors import InvalidSettings
 from chappe.failures import printable
 from chappe.settings import Settings, processes_of
-from chappe.triggers.firings import SCHEDULE, schedule_named
+from chappe.triggers.firings import schedule_named
 
 
 def who() -> str:
@@ -43,11 +43,11 @@ def _paused(ctx: click.Context, queues: tuple[str, ...], schedules: tuple[str, .
     if not queues and not schedules and not intake:
         raise click.UsageError("name a queue, --schedule NAME, or --intake")
     settings = settings_of(ctx)
-    wanted = [(f"queue:{queue}", value) for queue in queues]
+    wanted = [(f"{QUEUE}{queue}", value) for queue in queues]
     if schedules:
         app = find_app(settings)
         wanted += [(f"{SCHEDULE}{schedule_named(app.schedules, given, app.name)}", value) for given in schedules]
-    desire(settings, [*wanted, *([("intake", value)] if intake else [])])
+    desire(settings, [*wanted, *([(INTAKE, value)] if intake else [])])
 
 
 _schedule = click.option("--schedule", "schedules", multiple=True, metavar="NAME", help="As chappe schedules shows it; may be repeated.")
@@ -101,7 +101,7 @@ def scale(ctx: click.Context, pools: tuple[str, ...]) -> None:
             processes_of(count or "auto")
         except ValueError as error:
             raise InvalidSettings(f"{given}: {error}") from None
-        wanted.append((f"pool:{name}", count or None))
+        wanted.append((f"{POOL}{name}", count or None))
     desire(settings, wanted)
 
 
@@ -123,7 +123,7 @@ def weight(ctx: click.Context, tenants: tuple[str, ...]) -> None:
 @click.pass_context
 def reload(ctx: click.Context) -> None:
     """Have the supervisors of all hosts take a new release of the application and of chappe.toml into use, as SIGHUP does."""
-    desire(settings_of(ctx), [("reload", None)])
+    desire(settings_of(ctx), [(RELOAD, None)])
     say("asked for; chappe status shows when all processes run it, and the log whether it was refused")
 
 

@@ -10,7 +10,7 @@ import time
 from typing import Any, Final, Protocol
 
 from chappe.connection import Connection, Setting, connect
-from chappe.engines.contract.fleet import Desired
+from chappe.engines.contract.fleet import POOL, RELOAD, Desired
 from chappe.errors import BrokerError, ChappeError
 from chappe.supervisor.tuning import Tuned, Tuning
 
@@ -58,7 +58,7 @@ class Following:
             self._known = one.number
             self._hear(one)
         self._is_first = False
-        if any(one.what.startswith("pool:") for one in found):
+        if any(one.what.startswith(POOL) for one in found):
             await self._host.fit()
         await self._look(connection)
 
@@ -71,15 +71,15 @@ class Following:
             await connection.store.tell(self.report())
 
     def _hear(self, one: Desired) -> None:
-        kind, _, name = one.what.partition(":")
-        if kind == "pool":
+        if one.what.startswith(POOL):
+            name = one.what.removeprefix(POOL)
             try:
                 self._host.pools.want(name, one.value)
             except ValueError as error:
                 log.error("pool %s stays as it is: %s", name, error)
                 return
             log.info("pool %s: %s processes, by %s", name, one.value or "the declared", one.who)
-        elif kind == "reload" and not self._is_first:
+        elif one.what == RELOAD and not self._is_first:
             log.info("a reload was asked for by %s", one.who)
             self._host.reload()
 

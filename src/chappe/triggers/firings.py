@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from msgspec import Struct
 
-from chappe.engines.contract.fleet import PAUSED
+from chappe.engines.contract.fleet import PAUSED, SCHEDULE
 from chappe.engines.contract.store import Store
 from chappe.errors import NotFound
 from chappe.triggers.schedule import Schedule
-
-SCHEDULE: Final = "schedule:"
 
 
 class Firing(Struct, frozen=True):

@@ -62,7 +62,10 @@ def told(status: int, headers: Mapping[str, str], now: float) -> Told:
 def _standard(value: str) -> Iterator[_Limit]:
     """Read `RateLimit` as the drafts of the IETF have it: `"burst";r=50;t=30`, and before `limit=100, remaining=50, reset=30`."""
     found = [dict(_PARAMETER.findall(parameters)) for parameters in _ITEM.findall(value)]
-    for one in found or [{short: given[long] for long, short in _OLD if long in (given := dict(_PARAMETER.findall(value)))}]:
+    if not found:
+        given = dict(_PARAMETER.findall(value))
+        found = [{short: given[long] for long, short in _OLD if long in given}]
+    for one in found:
         if "r" in one:
             limit = _Limit()
             limit.left, limit.limit, limit.resets = _count(one["r"]), _count(one.get("q", "")), _within(_number(one.get("t", "")))

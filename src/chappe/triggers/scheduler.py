@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 
 from chappe.bounds import CLOCKS_APART
 from chappe.bus.merging import Merger
-from chappe.engines.contract.fleet import PAUSED
+from chappe.engines.contract.fleet import PAUSED, SCHEDULE
 from chappe.engines.contract.store import Store
 from chappe.errors import BrokerError, BrokerUnavailable, ChappeError, DefinitionError, Unconfirmed
 from chappe.messages.envelope import Publication
 from chappe.messages.message import Command
-from chappe.triggers.firings import SCHEDULE
 from chappe.triggers.schedule import Schedule, due
 
 log = logging.getLogger("chappe.scheduler")

@@ -9,7 +9,7 @@ from typing import Final
 from starlette.responses import Response
 
 from chappe.app import App
-from chappe.engines.contract.fleet import PAUSED
+from chappe.engines.contract.fleet import INTAKE, PAUSED
 from chappe.web.problems import problem
 
 LOOK: Final = 1.0  # seconds for which an answer of the store holds
@@ -32,7 +32,7 @@ class Intake:
             connection = await self._app.connection()
             for one in await connection.store.desired(after=self._known):
                 self._known = one.number
-                if one.what == "intake":
+                if one.what == INTAKE:
                     self.was_paused = one.value == PAUSED
             self._looked_at = self._now()
         return self.was_paused

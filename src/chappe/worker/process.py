@@ -173,7 +173,7 @@ def _speak_with_supervisor(working: Worker, line: Lifeline) -> None:
 
     def tell() -> None:
         times = working.clocked.take()
-        if not line.beat(beats.encode(Beat(working.busy, working.done, working.failed, times))):
+        if not line.beat(beats.encode(Beat(working.busy, times))):
             working.clocked.put_back(times)
         loop.call_later(BEAT, tell)
 

@@ -116,7 +116,6 @@ class Worker:
         self.busy = self.held = 0
         self.done = 0
         self.failed = 0
-        self.last_received = time.monotonic()
         self.finished = asyncio.Event()
         self.most: int | None = None
         self._loop = asyncio.get_running_loop()
@@ -240,7 +239,6 @@ class Worker:
             return _REFUSED_PAUSE
         if not deliveries:  # when everything allowed is out, there is nothing to ask for until something is settled
             return _SHORT if time.monotonic() - asked < _SHORT else 0.0
-        self.last_received = time.monotonic()
         if self._stopping:
             self._settlements += [Retry(d.tag, 0.0, counted=False) for d in deliveries]
             self._flush_soon()

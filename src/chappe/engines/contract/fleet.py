@@ -10,6 +10,12 @@ from msgspec import Struct
 from chappe.messages.capabilities import Exchange
 
 PAUSED: Final = "paused"
+# What somebody may want something of, those with a colon with a name behind them.
+QUEUE: Final = "queue:"
+POOL: Final = "pool:"
+SCHEDULE: Final = "schedule:"
+INTAKE: Final = "intake"
+RELOAD: Final = "reload"
 TENANT: Final = "tenant:"
 ACT: Final = "act:"
 PROCESS_STATES: Final = ("ready", "starting", "waiting", "FATAL")  # of a pool, as its supervisor tells them
@@ -18,10 +24,10 @@ PROCESS_STATES: Final = ("ready", "starting", "waiting", "FATAL")  # of a pool, 
 class Desired(Struct, frozen=True, array_like=True):
     """What somebody wants of one thing: of each `what` the latest counts, and the earlier ones are kept as the audit trail.
 
-    `what` is "tenant:NAME" with its weight, which counts from the next message that is lent, in all queues; "pool:NAME" with how many
-    processes, "queue:NAME", "schedule:NAME" or "intake" which may be `PAUSED`, "reload", or
-    "failure:FINGERPRINT" which may be resolved or ignored; the value None means: as it is declared. Of "act:VERB" nothing is wanted any
-    more: the value says what was done.
+    `what` is `TENANT` and a name with its weight, which counts from the next message that is lent, in all queues; `POOL` and a name with how
+    many processes, `QUEUE` or `SCHEDULE` and a name or `INTAKE` which may be `PAUSED`, `RELOAD`, or "failure:FINGERPRINT" which may be
+    resolved or ignored; the value None means: as it is declared. Of `ACT` and a verb nothing is wanted any more: the value says what was
+    done.
     """
 
     number: int

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from chappe.engines.contract.fleet import PAUSED, TENANT
+from chappe.engines.contract.fleet import PAUSED, QUEUE, TENANT
 from chappe.engines.fairness import weight_of
 from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import Number
 
-_QUEUE: Final = "queue:"
 _LATEST: Final = """select number, what, value, who, at from desired
     where number in (select max(number) from desired group by what) and number > ? order by number limit ?"""
 _EVERY: Final = (
@@ -26,7 +25,7 @@ class Desires:
     def desire(self, what: str, value: str | None, who: str) -> tuple[Any, ...]:
         """Remember what somebody wants; a queue is paused or resumed with it."""
         turn = self._turn
-        queue = turn.routes.queue(what.removeprefix(_QUEUE)) if what.startswith(_QUEUE) else None
+        queue = turn.routes.queue(what.removeprefix(QUEUE)) if what.startswith(QUEUE) else None
         if what.startswith(TENANT) and value is not None:
             weight_of(value)
         turn.write()  # also on a full disk, where work may have to be stopped

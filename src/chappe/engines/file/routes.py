@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from chappe.engines.contract.fleet import PAUSED, QUEUE
 from chappe.engines.file.database import Database
 from chappe.engines.file.queues import Counts, QueueState
 from chappe.errors import NotFound
@@ -12,7 +13,7 @@ from chappe.messages.topology import Binding, Queue, Topology, merged, takers
 
 _CACHE_LIMIT = 10_000
 _QUEUES = "select id, name, bindings, origin, owner from queue left join temporary_queue on queue.id = temporary_queue.queue"
-_PAUSED = "select what from desired where number in (select max(number) from desired group by what) and value = 'paused'"
+_PAUSED = "select what from desired where number in (select max(number) from desired group by what) and value = ?"
 _counts = msgspec.json.Decoder(Counts).decode
 _bindings = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 
@@ -81,7 +82,7 @@ class Routes:
             queue.take(_counts(tally.get(f"queue {queue.id}", b"[]")))
 
     def _pause(self) -> None:
-        paused = {str(what).removeprefix("queue:") for (what,) in self._db.execute(_PAUSED)}
+        paused = {str(what).removeprefix(QUEUE) for (what,) in self._db.execute(_PAUSED, (PAUSED,))}
         for queue in self.queues.values():
             queue.paused = queue.name in paused
 

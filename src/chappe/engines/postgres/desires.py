@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from chappe.engines.contract.fleet import PAUSED, Desired
+from chappe.engines.contract.fleet import PAUSED, QUEUE, Desired
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.storing import TELL
 
-_QUEUE: Final = "queue:"
 _STORE: Final = "insert into desired (what, value, who) values (%s, %s, %s) returning number, what, value, who, at"
 _LATEST: Final = """
     select number, what, value, who, at from (select distinct on (what) * from desired order by what, number desc) latest
@@ -31,8 +30,8 @@ class Desires:
         """Remember what somebody wants; a queue is paused or resumed with it. Raises `NotFound`."""
 
         async def work(cursor: Cursor) -> Desired:
-            if what.startswith(_QUEUE):
-                known = await self._routes.find(cursor, what.removeprefix(_QUEUE))
+            if what.startswith(QUEUE):
+                known = await self._routes.find(cursor, what.removeprefix(QUEUE))
                 await cursor.execute("update queue set paused = %s where id = %s", (value == PAUSED, known.id))
                 await cursor.execute(TELL, ([known.id],))
             await cursor.execute(_STORE, (what, value, who))

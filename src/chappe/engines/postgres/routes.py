@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from chappe.engines.contract.fleet import PAUSED, QUEUE
 from chappe.engines.postgres.database import Cursor
 from chappe.errors import NotFound, TopologyConflict
 from chappe.messages.capabilities import Exchange
@@ -15,7 +16,7 @@ from chappe.messages.topology import Binding, Queue, Topology, merged, takers
 
 _INSERT: Final = """
     insert into queue (name, bindings, origin, owner, paused) values (%(name)s, %(bindings)s, %(origin)s, %(owner)s, coalesce(
-        (select value = 'paused' from desired where what = 'queue:' || %(name)s order by number desc limit 1), false))
+        (select value = %(paused)s from desired where what = %(what)s order by number desc limit 1), false))
 """
 _DELETE: Final = "delete from queue where id = %s"
 _NOT_EMPTY: Final = """
@@ -120,7 +121,8 @@ class Routes:
             await cursor.execute("insert into exchange values (%s, %s, %s, %s)", row)
         for queue in queues.values():
             pairs = msgspec.json.encode([(b.exchange, b.key) for b in queue.bindings]).decode()
-            await cursor.execute(_INSERT, {"name": queue.name, "bindings": pairs, "origin": queue.origin, "owner": owner})
+            wanted = {"paused": PAUSED, "what": f"{QUEUE}{queue.name}"}
+            await cursor.execute(_INSERT, {"name": queue.name, "bindings": pairs, "origin": queue.origin, "owner": owner, **wanted})
         await self._changed(cursor)
         return True
 

@@ -135,7 +135,6 @@ class Link:
         *,
         durable: bool = True,
         auto_delete: bool = False,
-        internal: bool = False,
         passive: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
@@ -143,7 +142,7 @@ class Link:
         await self._declare(
             f'declare the exchange "{name}"',
             lambda channel, answer: channel.exchange_declare(
-                name, kind, passive, durable, auto_delete, internal, _plain(arguments), callback=answer
+                name, kind, passive, durable, auto_delete, False, _plain(arguments), callback=answer
             ),
         )
 
@@ -174,20 +173,6 @@ class Link:
         await self._declare(
             f'bind the queue "{queue}" to "{exchange}"',
             lambda channel, answer: channel.queue_bind(queue, exchange, key, _plain(arguments), answer),
-        )
-
-    async def unbind(self, queue: str, exchange: str, key: str, arguments: Mapping[str, Any] | None = None) -> None:
-        """Undo a `bind` of the same arguments; nothing happens if there is none."""
-        await self._declare(
-            f'unbind the queue "{queue}" from "{exchange}"',
-            lambda channel, answer: channel.queue_unbind(queue, exchange, key, _plain(arguments), answer),  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType] - the stubs forget what it returns: nothing
-        )
-
-    async def bind_exchange(self, destination: str, source: str, key: str) -> None:
-        """Have an exchange receive what another routes to it by this key; raises `NotFound`."""
-        await self._declare(
-            f'bind the exchange "{destination}" to "{source}"',
-            lambda channel, answer: channel.exchange_bind(destination, source, key, callback=answer),
         )
 
     async def delete(self, queue: str) -> int:

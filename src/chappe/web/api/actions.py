@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chappe.app import App
-from chappe.engines.contract.fleet import PAUSED, TENANT
+from chappe.engines.contract.fleet import INTAKE, PAUSED, POOL, QUEUE, RELOAD, TENANT
 from chappe.engines.fairness import weight_of
 from chappe.errors import InvalidMessage, NotFound, Rejected
 from chappe.settings import processes_of
@@ -52,11 +52,11 @@ class Actions:
 
     async def _pause_queue(self, request: Request) -> Response:
         pausing = await wanted(request, Pausing)
-        return await self._desire(request, f"queue:{request.path_params['name']}", PAUSED if pausing.paused else None)
+        return await self._desire(request, f"{QUEUE}{request.path_params['name']}", PAUSED if pausing.paused else None)
 
     async def _pause_intake(self, request: Request) -> Response:
         pausing = await wanted(request, Pausing)
-        return await self._desire(request, "intake", PAUSED if pausing.paused else None)
+        return await self._desire(request, INTAKE, PAUSED if pausing.paused else None)
 
     async def _scale(self, request: Request) -> Response:
         scaling, name = await wanted(request, _Scaling), request.path_params["name"]
@@ -67,7 +67,7 @@ class Actions:
             processes_of(scaling.processes or "auto")
         except ValueError as error:
             raise InvalidMessage("the number of processes", {"$.processes": str(error)}) from None
-        return await self._desire(request, f"pool:{name}", scaling.processes or None)
+        return await self._desire(request, f"{POOL}{name}", scaling.processes or None)
 
     async def _weigh(self, request: Request) -> Response:
         weighing = await wanted(request, _Weighing)
@@ -78,7 +78,7 @@ class Actions:
         return await self._desire(request, f"{TENANT}{request.path_params['name']}", weight)
 
     async def _reload(self, request: Request) -> Response:
-        return await self._desire(request, "reload", None)
+        return await self._desire(request, RELOAD, None)
 
     async def _cancel(self, request: Request) -> Response:
         message = request.path_params["id"]
