@@ -226,7 +226,6 @@ class DistributedEngine(EngineUnderTest):
         wire.cut()
         for consumer in broker._consumers:
             consumer._closed = consumer._pushing._closed = True
-        broker._control._closed = True
         broker.cut()
         kept.database._closed = True
         with contextlib.suppress(Exception):

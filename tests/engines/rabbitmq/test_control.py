@@ -1,40 +1,22 @@
-"""The connection over which sessions ask each other: whoever closes it leaves none open."""
+"""What sessions ask each other fits into what the store carries."""
 
 from __future__ import annotations
 
-import pytest
+import msgspec
 
-from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.control import Control, Held, Question
-from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.control import Held, Part, Question, pieces
 
-from ...servers.shared import Vhost
-from ...waiting import auntil
+LARGEST = 8000  # bytes: PostgreSQL refuses a notification that has as many
 
 
-async def test_a_connection_that_is_opened_again_while_the_lost_one_says_goodbye_is_closed_too(
-    rabbit: Vhost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Link] = []
+def test_many_queues_are_asked_for_in_pieces_which_fit_with_their_answers() -> None:
+    queues = ["é\n" * (number % 60) + f".{number}" for number in range(2000)]
+    found = list(pieces(queues))
+    assert [queue for piece in found for queue in piece] == queues
+    for piece in found:
+        assert len(msgspec.json.encode(Question("0" * 32, 10**9, tuple(piece)))) < LARGEST
+        assert len(msgspec.json.encode(Held("0" * 32, 10**9, dict.fromkeys(piece, Part(10_000, 10_000)), 10**6))) < LARGEST
 
-    async def open_link() -> Link:
-        opened.append(await Link.open(Address.parse(rabbit.url), name="test", deadline=60.0, confirms=False))
-        return opened[-1]
 
-    async def nothing(question: Question) -> Held:
-        return Held(question.id, 0)
-
-    control = Control(open_link, nothing)
-    control.keep()
-    lost = await control.link()
-    close = lost.close
-
-    async def slowly() -> None:
-        await auntil(lambda: control._link is not lost or not control._tasks, "another connection, or nobody who opens one")
-        await close()
-
-    monkeypatch.setattr(lost, "close", slowly)
-    control.cut()
-    await auntil(lambda: control._tasks, "somebody who connects again")
-    await control.close()
-    assert all(link.ended.done() for link in opened)
+def test_nothing_is_one_question_too() -> None:
+    assert list(pieces([])) == [[]]

@@ -26,6 +26,7 @@ LIVES: Final[LiteralString] = (
 )
 READY: Final = "chappe_ready"  # tells a queue in which there is something, to those who wait
 CANCELLED: Final = "chappe_cancelled"  # tells the place of what somebody cancels while it runs
+ASKED: Final = "chappe_asked"  # tells all sessions what one of them wants to know
 ENDED: Final = "chappe_ended"  # tells a message that is done or dead, to those who asked
 
 
@@ -51,6 +52,7 @@ class Presence:
         self.info: dict[str, Any] = {}
         self.name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self.on_told: list[Callable[[str, str], None]] = []
+        self.on_said: Callable[[str], None] = lambda _: None  # to this session, or to all
         self.on_entered: list[Callable[[set[int]], None]] = []  # with the places that are still this session's
         self.holders: list[Callable[[], Iterable[int]]] = []  # of the places that it is known to hold
         self._consumes = False
@@ -117,17 +119,18 @@ class Presence:
             kept = {int(place) for (place,) in await (await connection.execute(_ADOPT, (number, self._previous, held))).fetchall()}
             await connection.execute("update queue set owner = %s where owner = %s", (number, self._previous))
             await connection.execute(_END, (self._previous,))
-        await connection.execute("listen chappe_ready")
-        await connection.execute("listen chappe_ended")
-        await connection.execute(sql.SQL("listen {}").format(sql.Identifier(f"chappe_{number}")))
-        await connection.execute("listen chappe_cancelled")
+        for channel in (READY, ENDED, CANCELLED, ASKED, f"chappe_{number}"):
+            await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         return number, kept
 
     async def _hear(self, connection: Connection, number: int) -> None:
         assuring = asyncio.get_running_loop().create_task(self._assure(connection, number))
         try:
             async for notice in connection.notifies():
-                self._echoed = self._echoed or notice.channel == f"chappe_{number}"
+                mine = notice.channel == f"chappe_{number}"
+                self._echoed = self._echoed or mine
+                if notice.payload and (mine or notice.channel == ASKED):
+                    self.on_said(notice.payload)
                 for told in self.on_told:
                     told(notice.channel, notice.payload)
         except psycopg.Error as error:
@@ -166,6 +169,10 @@ class Presence:
         await self._database.once(
             "update session set info = %s where number = %s", (msgspec.json.encode(self.info), number), repeatable=True
         )
+
+    async def say(self, what: str, session: int | None = None) -> None:
+        """Tell all sessions something, or one of them."""
+        await self._database.once("select pg_notify(%s, %s)", (ASKED if session is None else f"chappe_{session}", what), repeatable=True)
 
     def is_named(self, sessions: str) -> bool:
         """Tell whether this session is among some, or nobody is named."""

@@ -16,7 +16,7 @@ from chappe.engines.contract.broker import Consumer, Death, Depth
 from chappe.engines.rabbitmq import archive
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.consuming import RabbitConsumer
-from chappe.engines.rabbitmq.control import Control, Held, Part, Question
+from chappe.engines.rabbitmq.control import Control, Held, Part, Question, pieces
 from chappe.engines.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
 from chappe.engines.rabbitmq.kept import Kept, is_kept
 from chappe.engines.rabbitmq.link import Link
@@ -48,7 +48,9 @@ class RabbitBroker:
         self._role = role
         self._deadline = deadline
         self._outlet = Outlet(self.address, name=f"chappe {role} publishes", deadline=deadline)
-        self._control = Control(lambda: self._open("asks"), self._answer)
+        self._control = Control(kept.presence, self._answer)
+        self._asking: Link | None = None
+        self._opening = asyncio.Lock()
         self._consumers: set[RabbitConsumer] = set()
         self._declared = Declared()
         self._relay = Relay(
@@ -58,6 +60,13 @@ class RabbitBroker:
 
     async def _open(self, what: str) -> Link:
         return await Link.open(self.address, name=f"chappe {self._role} {what}", deadline=self._deadline, confirms=False)
+
+    async def _link(self) -> Link:
+        """Return the connection over which RabbitMQ is asked. Raises `BrokerUnavailable`."""
+        async with self._opening:
+            if self._asking is None or self._asking.ended.done():
+                self._asking = await self._open("asks")
+            return self._asking
 
     async def close(self) -> None:
         """Close the connections; what consumers held is ready again."""
@@ -69,6 +78,8 @@ class RabbitBroker:
         await self._relay.close()
         await self._outlet.close()
         await self._control.close()
+        if self._asking is not None:
+            await self._asking.close()
         await self._kept.close()
 
     def cut(self) -> None:
@@ -76,12 +87,13 @@ class RabbitBroker:
         for consumer in self._consumers:
             consumer.cut()
         self._outlet.cut()
-        self._control.cut()
+        if self._asking is not None:
+            self._asking.cut()
 
     # --- declaring
 
     async def declare(self, topology: Topology) -> None:
-        link = await self._control.link()
+        link = await self._link()
         await declare_exchanges(link, topology.exchanges)  # what RabbitMQ refuses must not be remembered
         is_new = await self._kept.declare_new(topology)
         await declare(link, topology)
@@ -96,7 +108,7 @@ class RabbitBroker:
             return
         there = set(await self._kept.queues())  # others were deleted, by somebody who does not need them any more
         topology = Topology(topology.exchanges, tuple(queue for queue in topology.queues if queue.name in there))
-        await declare_again(await self._control.link(), topology)
+        await declare_again(await self._link(), topology)
         if only_fragile:
             for consumer in list(self._consumers):
                 await consumer.bind_again()
@@ -149,7 +161,7 @@ class RabbitBroker:
             with contextlib.suppress(Unroutable):
                 await self._kept.takers(exchange, routing_key, fresh=fresh)
                 return True
-        link = await self._control.link()
+        link = await self._link()
         try:
             if exchange:
                 await link.exchange(exchange, "direct", passive=True)
@@ -168,8 +180,8 @@ class RabbitBroker:
                 yield kept
                 return
             await self._kept.presence.show_consuming()
-            self._control.keep()
-            await self._control.link()
+            self._control.begin()
+            await self._link()
             ways = Ways(lambda: self._open("receives"), self._publish_rest, self._declare_again, self._declared.type_of)
             consumer = RabbitConsumer(queues, prefetch, temporary=temporary, kept=kept, ways=ways, patience=self._deadline)
             self._declared.lend(temporary)
@@ -202,7 +214,7 @@ class RabbitBroker:
     async def _held(self, queues: Sequence[str], *, let_go: bool = False, cancel: str = "") -> list[Held]:
         """Tell what each session that consumes holds."""
         mine = await self._kept.presence.number()
-        question = Question(uuid4().hex, tuple(queues), let_go, cancel)
+        question = Question(uuid4().hex, mine, tuple(queues), let_go, cancel)
         others = [session for session in await self._kept.presence.consumers() if session != mine]
         found = [await self._answer(question), *await self._control.ask(question, others)]
         return [replace(held, id="") for held in sorted(found, key=lambda held: held.session)]
@@ -215,13 +227,13 @@ class RabbitBroker:
 
     async def about(self) -> str:
         """Tell which server answers, for people."""
-        link = await self._control.link()
+        link = await self._link()
         return f"RabbitMQ {link.server_version} at {link.where}"
 
     async def counts(self, queues: Sequence[str]) -> Mapping[str, Depth]:
         """Count the messages of RabbitMQ's own in queues."""
-        link = await self._control.link()
-        held = await self._held(queues)
+        link = await self._link()
+        held = [one for piece in pieces(queues) for one in await self._held(piece)]
         counted: dict[str, Depth] = {}
         for queue in queues:
             here = _sum([h.queues[queue] for h in held if queue in h.queues])
@@ -252,7 +264,7 @@ class RabbitBroker:
                 )
         await self._held((queue,), let_go=True)
         gone = await self._kept.purge(queue, delete=delete)
-        link = await self._control.link()
+        link = await self._link()
         with contextlib.suppress(NotFound):
             gone += await link.purge(queue)
         if delete:

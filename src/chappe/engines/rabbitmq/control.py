@@ -1,45 +1,41 @@
-"""What processes ask each other through RabbitMQ: how much each holds, and that it should look again."""
+"""What sessions ask each other through the store beside RabbitMQ: how much each holds, and that it should look again."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final
-from uuid import uuid4
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import Final
 
 import msgspec
 from msgspec import Struct
-from pika import BasicProperties
 
-from chappe.engines.rabbitmq.link import Link
-from chappe.engines.rabbitmq.names import CONTROL
-from chappe.engines.rabbitmq.reading import Message
-from chappe.errors import BrokerError, BrokerUnavailable
-
-log = logging.getLogger("chappe.rabbitmq")
+from chappe.engines.rabbitmq.kept import Presence
+from chappe.engines.rabbitmq.tasks import Tasks
 
 _PATIENCE: Final = 1.0  # seconds for the answer of a process that may be frozen
+_MOST: Final = 6000  # bytes about queues in one question, and in its answer: the store carries 8,000
+_EACH: Final = 20  # bytes of an answer about a queue, beside its name
 
 
-class Question(Struct, frozen=True):
-    """What is asked of everybody: how much they hold of some queues; `let_go` wants back what waits, `cancel` names one that may run."""
+class Question(Struct, frozen=True, tag=True):
+    """What one session asks of everybody: how much they hold of queues; `let_go` wants back what waits, `cancel` names one that may run."""
 
     id: str
+    session: int
     queues: tuple[str, ...] = ()
     let_go: bool = False
     cancel: str = ""
 
 
-class Part(Struct, frozen=True):
+class Part(Struct, frozen=True, array_like=True):
     """What one session holds of a queue of RabbitMQ's."""
 
     out: int = 0
     waiting: int = 0
 
 
-class Held(Struct, frozen=True):
+class Held(Struct, frozen=True, tag=True):
     """What one session holds; `holding` is all that is out, and `cancels` says that it ends what it was asked to cancel."""
 
     id: str
@@ -49,68 +45,32 @@ class Held(Struct, frozen=True):
     cancels: bool = False
 
 
+_decode: Final = msgspec.json.Decoder(Question | Held).decode
+
+
 class Control:
-    """Asks others, and answers them."""
+    """Asks others, and answers them once something may be held here."""
 
-    def __init__(self, open_link: Callable[[], Awaitable[Link]], answer: Callable[[Question], Awaitable[Held]]) -> None:
-        self._open_link = open_link
+    def __init__(self, presence: Presence, answer: Callable[[Question], Awaitable[Held]]) -> None:
+        self._presence = presence
         self._answer = answer
-        self._link: Link | None = None
-        self._opening = asyncio.Lock()
-        self._mine = ""
         self._asked: dict[str, asyncio.Queue[Held]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
-        self._keeping = False
+        self._tasks = Tasks("asking others")
+        self._answers = False
+        presence.on_said = self._heard
 
-    async def link(self) -> Link:
-        """Return the connection, on which others are heard. Raises `BrokerUnavailable`."""
-        if self._link is None or self._link.ended.done():
-            async with self._opening:
-                if self._link is None or self._link.ended.done():
-                    link = await self._open_link()
-                    try:
-                        await link.exchange(CONTROL, "fanout")
-                        self._mine = f"{CONTROL}.{uuid4().hex}"
-                        await link.queue(self._mine, durable=False, exclusive=True, auto_delete=True)
-                        await link.bind(self._mine, CONTROL, "")
-                        await link.consume(self._mine, lambda message: self._heard(link, message), prefetch=0, on_cancelled=link.cut)
-                    except BaseException:
-                        link.cut()
-                        raise
-                    self._link = link
-                    link.ended.add_done_callback(lambda _: self._lost())
-        assert self._link is not None
-        return self._link
-
-    def keep(self) -> None:
-        """Stay reachable for others from now on: this session holds something."""
-        self._keeping = True
-
-    def _lost(self) -> None:
-        if self._keeping and not self._closed:
-            self._begin(self._again())
-
-    async def _again(self) -> None:
-        while not self._closed:
-            try:
-                await self.link()
-            except BrokerError as error:
-                log.warning("others cannot ask this process yet: %s", error)
-                await asyncio.sleep(_PATIENCE)
-            else:
-                return
+    def begin(self) -> None:
+        """Answer others from now on: this session holds something."""
+        self._answers = True
 
     async def ask(self, question: Question, sessions: Collection[int]) -> list[Held]:
         """Return the answers of these sessions; who is frozen answers nothing."""
         if not sessions:
             return []
-        link = await self.link()
-        answers: asyncio.Queue[Held] = asyncio.Queue()
-        self._asked[question.id] = answers
+        answers = self._asked[question.id] = asyncio.Queue()
         missing, found = set(sessions), list[Held]()
         try:
-            await self._say(link, CONTROL, "", question, self._mine)
+            await self._presence.say(msgspec.json.encode(question).decode())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
                     while missing:
@@ -122,47 +82,32 @@ class Control:
             del self._asked[question.id]
         return found
 
-    async def _say(self, link: Link, exchange: str, routing_key: str, said: Struct, reply_to: str | None) -> None:
-        properties = BasicProperties(reply_to=reply_to, type=type(said).__name__, content_type="application/json", delivery_mode=1)
-        with contextlib.suppress(BrokerError):
-            await link.publish(exchange, routing_key, msgspec.json.encode(said), properties, mandatory=False)
-
-    def _heard(self, link: Link, message: Message) -> None:
-        link.ack(message.tag)
+    def _heard(self, said: str) -> None:
         with contextlib.suppress(msgspec.MsgspecError):  # whoever else says something here
-            if message.properties.type == "Held":
-                held = msgspec.json.decode(message.body, type=Held)
-                if held.id in self._asked:
-                    self._asked[held.id].put_nowait(held)
-            else:
-                question = msgspec.json.decode(message.body, type=Question)
-                self._begin(self._reply(link, question, message.properties.reply_to))
+            found = _decode(said)
+            if isinstance(found, Held):
+                if found.id in self._asked:
+                    self._asked[found.id].put_nowait(found)
+            elif self._answers and found.id not in self._asked:
+                self._tasks.begin(self._reply(found))
 
-    async def _reply(self, link: Link, question: Question, reply_to: str | None) -> None:
+    async def _reply(self, question: Question) -> None:
         held = await self._answer(question)
-        if reply_to is not None:
-            await self._say(link, "", reply_to, held, None)
-
-    def _begin(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, BrokerUnavailable):
-            log.error("asking others failed: %r", error, exc_info=error)
-
-    def cut(self) -> None:
-        """Lose the connection, as if the network had failed."""
-        if self._link is not None:
-            self._link.cut()
+        await self._presence.say(msgspec.json.encode(held).decode(), question.session)
 
     async def close(self) -> None:
-        """Say goodbye."""
-        self._closed = True
-        for task in list(self._tasks):  # first: one of them may be opening another connection
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._link is not None:
-            await self._link.close()
+        """Ask and answer nothing more."""
+        await self._tasks.close()
+
+
+def pieces(queues: Sequence[str]) -> Iterator[list[str]]:
+    """Divide queues into as many as can be asked for at once."""
+    piece, room = list[str](), _MOST
+    for queue in queues:
+        size = len(msgspec.json.encode(queue)) + _EACH
+        if size > room and piece:
+            yield piece
+            piece, room = [], _MOST
+        piece.append(queue)
+        room -= size
+    yield piece

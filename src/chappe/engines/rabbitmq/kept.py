@@ -82,6 +82,11 @@ class Presence(Protocol):
     """Who this session is, what others see of it, and who else holds messages of RabbitMQ's."""
 
     info: dict[str, Any]
+    on_said: Callable[[str], None]
+
+    async def say(self, what: str, session: int | None = None) -> None:
+        """Have `on_said` of all sessions be called, or that of one."""
+        ...
 
     async def number(self) -> int:
         """Return the number of this session."""

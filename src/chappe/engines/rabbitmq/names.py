@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 ARCHIVE: Final = "chappe.archive"
-CONTROL: Final = "chappe.control"
 RELAY: Final = "chappe.relay"  # a queue of the store: what goes through an exchange later, or with options
 
 # Lost are messages neither by a limit of deliveries (RabbitMQ 4 has one of 20) nor by a limit of length: what is too much is refused.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.confirms import Outgoing
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.properties import properties_of
+from chappe.engines.rabbitmq.tasks import Tasks
 from chappe.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed, Unroutable
 from chappe.messages.envelope import Publication
 
@@ -39,7 +40,7 @@ class Outlet:
         self._lasts = _LASTS
         self._doubted: set[Link] = set()  # those that are being asked whether they live
         self._retired: set[Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("publishing")
 
     async def link(self, until: float) -> Link:
         """Return the connection, by that time of the loop. Raises `BrokerUnavailable`."""
@@ -56,7 +57,7 @@ class Outlet:
             if link is not None and not self._is_spent(link):
                 return link
             if link is not None and not link.ended.done():
-                self._begin(self._retire(link))
+                self._tasks.begin(self._retire(link))
             now = asyncio.get_running_loop().time()
             again = link is not None and link.is_doubtful and now - self._opened < 2 * _LASTS_AT_MOST
             self._lasts = min(_LASTS_AT_MOST, 2 * self._lasts) if again else _LASTS
@@ -78,11 +79,6 @@ class Outlet:
             await asyncio.wait([link.ended], timeout=self._deadline)  # by then each has its answer
         await link.close()
         self._retired.discard(link)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def publish(self, messages: Sequence[Outgoing], *, known: bool) -> None:
         """Have messages stored, and return when all are. Raises `Rejected` if none can be, and `Unconfirmed` if some may be.
@@ -128,7 +124,7 @@ class Outlet:
         """Ask whether somebody is there, where nothing was confirmed for long: heartbeats would tell later, or not at all."""
         if link not in self._doubted:
             self._doubted.add(link)
-            self._begin(self._prove(link))
+            self._tasks.begin(self._prove(link))
 
     async def _prove(self, link: Link) -> None:
         heard = link.heard
@@ -151,9 +147,7 @@ class Outlet:
 
     async def close(self) -> None:
         """Say goodbye."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await asyncio.gather(*(link.close() for link in {*self._retired, self._link} if link is not None))
 
 

@@ -17,6 +17,7 @@ from chappe.engines.rabbitmq.properties import COPIES, envelope_of
 from chappe.engines.rabbitmq.pushed import Item, Said, Source
 from chappe.engines.rabbitmq.reading import Message
 from chappe.engines.rabbitmq.subscribing import Hears, Subscriptions
+from chappe.engines.rabbitmq.tasks import Tasks
 from chappe.errors import BrokerError, BrokerUnavailable
 from chappe.messages.envelope import Publication
 from chappe.messages.topology import Queue
@@ -72,7 +73,8 @@ class Pushing:
         self._later: dict[Item, asyncio.TimerHandle] = {}  # what of temporary queues waits for its next attempt
         self._unsettled: dict[int, Item] = {}  # by RabbitMQ's number, in the order in which it came
         self._idle: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks("receiving from RabbitMQ")
+        self.begin = self._tasks.begin  # what goes on in the background
         self._closed = False
 
     def held(self, queue: str) -> Part:
@@ -337,21 +339,7 @@ class Pushing:
         async with self.subscriptions.changing:
             await self._let_go(self.subscriptions.all(), out_too=True)
             await self.subscriptions.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def begin(self, work: Any) -> asyncio.Task[None]:
-        """Do something in the background, until this is closed."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("receiving from RabbitMQ failed: %r", error, exc_info=error)
+        await self._tasks.close()
 
 
 def is_untouched(retry: Retry) -> bool:

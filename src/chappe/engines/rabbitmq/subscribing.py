@@ -12,6 +12,7 @@ from uuid import uuid4
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.pushed import Source, credit_for
 from chappe.engines.rabbitmq.reading import Message
+from chappe.engines.rabbitmq.tasks import Tasks
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound
 from chappe.messages.topology import Queue
 
@@ -60,7 +61,7 @@ class Subscriptions:
         self._declare = declare
         self._hears = hears
         self._provers = asyncio.Semaphore(_PROVERS)
-        self._proving: set[asyncio.Task[None]] = set()
+        self._proving = Tasks("asking for a queue")
         self._closed = False
 
     def all(self) -> list[Source]:
@@ -152,9 +153,7 @@ class Subscriptions:
     async def close(self) -> None:
         """Hang up."""
         self._closed = True
-        for proving in self._proving:
-            proving.cancel()
-        await asyncio.gather(*self._proving, return_exceptions=True)
+        await self._proving.close()
         if self.link is not None:
             await self.link.close()
 
@@ -235,17 +234,10 @@ class Subscriptions:
         for source in others:
             if source.temporary is None:
                 source.is_mute = True
-                proving = asyncio.get_running_loop().create_task(self._prove(source))
-                self._proving.add(proving)
-                proving.add_done_callback(self._proved)
+                self._proving.begin(self._prove(source))
             else:
                 source.looked_at, source.absent_for = asyncio.get_running_loop().time(), _LATEST
         link.cut()
-
-    def _proved(self, proving: asyncio.Task[None]) -> None:
-        self._proving.discard(proving)
-        if not proving.cancelled() and (error := proving.exception()) is not None:
-            log.error("asking for a queue failed: %r", error, exc_info=error)
 
     async def _prove(self, source: Source) -> None:
         """Ask for a queue over connections that nobody else needs, until it answers."""
