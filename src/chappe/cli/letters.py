@@ -39,7 +39,7 @@ def list_letters(ctx: click.Context, queue: str | None, after: int, limit: int, 
 
 
 @dead.command("groups")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def list_groups(ctx: click.Context, as_json: bool) -> None:
     """Show dead letters by their cause: the same type, queue, class of error and place in the code."""
@@ -56,7 +56,7 @@ def list_groups(ctx: click.Context, as_json: bool) -> None:
             for group in groups.groups()
         ]  # fmt: skip
 
-    rows = run_with(bare_app(settings_of(ctx)), work)
+    rows = ask(ctx, work)
     show(rows, ("group", "letters", "queue", "type", "state", "last", "place", "last error"), as_json=as_json)
 
 

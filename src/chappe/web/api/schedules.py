@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chappe.app import App
-from chappe.engines.contract.fleet import PAUSED
+from chappe.engines.contract.fleet import PAUSED, SCHEDULE
 from chappe.errors import InvalidMessage
-from chappe.triggers.firings import SCHEDULE, firings, schedule_named
+from chappe.triggers.firings import firings, schedule_named
 from chappe.web.api.requests import answer, noted, wanted, who
 
 
