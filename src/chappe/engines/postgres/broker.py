@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chappe.engines.contract.broker import Death, Depth
+from chappe.engines.contract.broker import Death
 from chappe.engines.postgres.blame import Blame
 from chappe.engines.postgres.consumer import Parts, PostgresConsumer
 from chappe.engines.postgres.contents import Contents
@@ -22,7 +22,7 @@ from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
 
 
-class PostgresBroker:
+class PostgresBroker(Contents):
     """Speaks to one database over one connection, and over a second one from when it consumes."""
 
     def __init__(self, url: str, *, role: str = "client", deadline: float = 5.0, relay: str | None = None) -> None:
@@ -35,7 +35,6 @@ class PostgresBroker:
         self.presence = Presence(self.database, role=role)
         self.intake = Intake(self.database, self.routes)
         self.tending = Tending(self.database, self.routes)
-        self.contents = Contents(self.database, self.routes, self.tending.take_back)
         self._endings = Endings(self.database, self.intake)
         self._blame = Blame(self.database)
         self._consumers: set[PostgresConsumer] = set()
@@ -91,23 +90,10 @@ class PostgresBroker:
     async def blame(self, death: Death) -> None:
         await self._blame.count(death)
 
-    async def depth(self, queue: str) -> Depth:
-        return (await self.contents.depths([queue]))[queue]
-
-    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
-        """Count the messages of queues. Raises `NotFound`."""
-        return await self.contents.depths(queues)
-
     async def queues(self) -> list[str]:
         """Return the queues that were declared."""
         await self.database.run(self.routes.refresh, writes=False)
         return [name for name, known in self.routes.queues.items() if not known.relays]
-
-    async def purge(self, queue: str, *, delete: bool = False) -> int:
-        return await self.contents.purge(queue, delete=delete)
-
-    async def cancel(self, message_id: str) -> str:
-        return await self.contents.cancel(message_id)
 
     async def preflight(self) -> list[Finding]:
         return await preflight(self.database)

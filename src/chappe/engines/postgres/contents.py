@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, LiteralString
 
 from chappe.engines.contract.broker import Depth
@@ -11,6 +11,7 @@ from chappe.engines.postgres import counting, lines
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.storing import TELL
+from chappe.engines.postgres.tending import Tending
 from chappe.errors import NotFound
 from chappe.messages.envelope import sent_at
 
@@ -68,30 +69,31 @@ _TELL_CANCELLED: Final = "select pg_notify('chappe_cancelled', place::text) from
 
 
 class Contents:
-    """What an operator asks of messages; each verb is one transaction."""
+    """What an operator asks of messages; each verb is one transaction, after what dead sessions held is taken back: that is ready again."""
 
-    def __init__(self, database: Database, routes: Routes, tend: Callable[[], Awaitable[object]]) -> None:
-        """Look after `tend`, which takes back what dead sessions held: whoever looks sees it as ready."""
-        self._database = database
-        self._routes = routes
-        self._tend = tend
+    database: Database
+    routes: Routes
+    tending: Tending
 
     async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
         """Count the messages of queues. Raises `NotFound`."""
 
         async def work(cursor: Cursor) -> dict[str, Depth]:
-            await self._routes.refresh(cursor)
-            known = {self._routes.queue(name).id: name for name in queues}
+            await self.routes.refresh(cursor)
+            known = {self.routes.queue(name).id: name for name in queues}
             await cursor.execute(_COUNT, {"queues": list(known)})
             counted = {int(row[0]): Depth(*(int(count) for count in row[1:])) for row in await cursor.fetchall()}
             return {name: counted.get(number, Depth()) for number, name in known.items()}
 
-        await self._tend()
-        return await self._database.run(work, writes=False)
+        await self.tending.take_back()
+        return await self.database.run(work, writes=False)
+
+    async def depth(self, queue: str) -> Depth:
+        return (await self.depths([queue]))[queue]
 
     async def ages(self) -> tuple[dict[str, float], set[str]]:
         """Return for each queue the seconds that the message has waited which is next, and which queues are paused."""
-        rows = await self._database.once(_AGES, (), repeatable=True)
+        rows = await self.database.once(_AGES, (), repeatable=True)
         waits = {name: max(0.0, round(now - at, 3)) for name, _, now, due, message_id in rows if (at := due or sent_at(message_id or ""))}
         return waits, {name for name, paused, *_ in rows if paused}
 
@@ -99,11 +101,11 @@ class Contents:
         """Count the messages of queues as far as that costs little, and tell whether more is an estimate. Raises `NotFound`."""
 
         async def work(cursor: Cursor) -> dict[str, tuple[Depth, bool]]:
-            known = {self._routes.queue(name).id: name for name in queues}
+            known = {self.routes.queue(name).id: name for name in queues}
             return {known[number]: found for number, found in (await counting.count(cursor, list(known))).items()}
 
-        await self._tend()
-        return await self._database.run(work, writes=False)
+        await self.tending.take_back()
+        return await self.database.run(work, writes=False)
 
     async def cancel(self, message_id: str) -> str:
         """Remove a message where it waits, and tell who runs it. Raises `NotFound`."""
@@ -120,22 +122,22 @@ class Contents:
                 await cursor.execute(TELL, (woken,))
             return "running" if running else str(gone[0][2]) if gone else None
 
-        await self._tend()
-        state = await self._database.run(work)
+        await self.tending.take_back()
+        state = await self.database.run(work)
         if state is None:
             raise NotFound(f"message {message_id} is neither waiting nor running: it has ended, or never was")
         return state
 
-    async def purge(self, queue: str, *, delete: bool) -> int:
+    async def purge(self, queue: str, *, delete: bool = False) -> int:
         """Delete what is ready or delayed, and the queue too if it is asked for, and say how many messages it were."""
 
         async def work(cursor: Cursor) -> int:
-            known = await self._routes.find(cursor, queue)
+            known = await self.routes.find(cursor, queue)
             await cursor.execute(_PURGE, {"queue": known.id, "why": "purged"})
             row = await cursor.fetchone()
             if delete:
-                await self._routes.remove(cursor, queue)
+                await self.routes.remove(cursor, queue)
             return 0 if row is None else int(row[0])
 
-        await self._tend()
-        return await self._database.run(work)
+        await self.tending.take_back()
+        return await self.database.run(work)

@@ -20,15 +20,12 @@ _EVERY: Final = """
 
 
 class Desires:
-    """The desired state that all hosts share."""
+    """The store's side of what is wanted, which all hosts share."""
 
-    def __init__(self, database: Database, routes: Routes) -> None:
-        self._database = database
-        self._routes = routes
+    _database: Database
+    _routes: Routes
 
-    async def store(self, what: str, value: str | None, who: str) -> Desired:
-        """Remember what somebody wants; a queue is paused or resumed with it. Raises `NotFound`."""
-
+    async def desire(self, what: str, value: str | None, who: str) -> Desired:
         async def work(cursor: Cursor) -> Desired:
             if what.startswith(QUEUE):
                 known = await self._routes.find(cursor, what.removeprefix(QUEUE))
@@ -41,7 +38,6 @@ class Desires:
 
         return await self._database.run(work)
 
-    async def list(self, after: int, every: bool, limit: int) -> list[Desired]:
-        """Return what is wanted now, or all that was ever wanted."""
+    async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
         rows = await self._database.once(_EVERY if every else _LATEST, (after, max(0, min(limit, 1000))), repeatable=True)
         return [Desired(*row) for row in rows]

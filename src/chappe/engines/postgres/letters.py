@@ -52,13 +52,12 @@ _DISCARD: Final[LiteralString] = """
 
 
 class Letters:
-    """The dead letters of all queues."""
+    """The store's side of dead letters."""
 
-    def __init__(self, database: Database, routes: Routes) -> None:
-        self._database = database
-        self._routes = routes
+    _database: Database
+    _routes: Routes
 
-    async def list(self, queue: str | None, after: int, limit: int) -> list[Letter]:
+    async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
         async def work(cursor: Cursor) -> list[Letter]:
             number = None if queue is None else (await self._routes.find(cursor, queue)).id
             await cursor.execute(_LIST, (after, number, number, max(0, min(limit, _MOST))))
@@ -66,13 +65,13 @@ class Letters:
 
         return await self._database.run(work, writes=False)
 
-    async def show(self, number: int) -> Letter:
+    async def letter(self, number: int) -> Letter:
         rows = await self._database.once(_ONE, (number,), repeatable=True)
         if not rows:
             raise NotFound.letter(number)
         return _shown(rows[0])
 
-    async def retry(self, numbers: Sequence[int]) -> int:
+    async def retry_letters(self, numbers: Sequence[int]) -> int:
         async def work(cursor: Cursor) -> int:
             await cursor.execute(_TAKEN, {"numbers": list(numbers)})
             for number, name, other in await cursor.fetchall():
@@ -88,7 +87,7 @@ class Letters:
 
         return await self._database.run(work)
 
-    async def edit(self, number: int, body: bytes) -> None:
+    async def edit_letter(self, number: int, body: bytes) -> None:
         async def work(cursor: Cursor) -> None:
             await cursor.execute("select envelope from dead where number = %s for update", (number,))
             row = await cursor.fetchone()
@@ -99,7 +98,7 @@ class Letters:
 
         await self._database.run(work)
 
-    async def discard(self, numbers: Sequence[int]) -> int:
+    async def discard_letters(self, numbers: Sequence[int]) -> int:
         ((count,),) = await self._database.once(_DISCARD, (list(numbers),))
         return int(count)
 

@@ -93,14 +93,12 @@ _AHEAD: Final = """
 
 
 class Looking:
-    """Looks at the messages of all queues."""
+    """The store's side of looking at the messages of all queues."""
 
-    def __init__(self, database: Database, routes: Routes) -> None:
-        self._database = database
-        self._routes = routes
+    _database: Database
+    _routes: Routes
 
-    async def look(self, queue: str, state: str, containing: Sequence[bytes], cursor: str, limit: int) -> Look:
-        """See `Inspection.look`."""
+    async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
         if state not in _SECTIONS:
             raise NotFound(f'no state is called "{state[:50]}"; it is running, ready, delayed or dead')
         sections = _SECTIONS[state]
@@ -131,8 +129,6 @@ class Looking:
         return await self._database.run(work, writes=False)
 
     async def ahead(self, queue: str, place: str) -> int:
-        """See `Inspection.ahead`."""
-
         async def work(cursor: Cursor) -> int:
             known = await self._routes.find(cursor, queue)
             await cursor.execute(_AHEAD, (int(place), known.id, MOST_AHEAD))

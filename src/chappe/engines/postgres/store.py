@@ -14,13 +14,12 @@ from chappe.bounds import CLOCKS_APART
 from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.broker import Depth
-from chappe.engines.contract.fleet import ClientStatus, Desired, EngineStatus, Overview, QueueStatus
-from chappe.engines.contract.inspection import Look
-from chappe.engines.contract.letters import Exported, Letter
+from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.results import ENDED as HAVE_ENDED
 from chappe.engines.contract.results import Merge, Start, State, ended_as
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.budgets import Budgets
+from chappe.engines.postgres.contents import Contents
 from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.desires import Desires
 from chappe.engines.postgres.envelopes import decode
@@ -109,7 +108,7 @@ class Beside(Protocol):
         ...
 
 
-class PostgresStore:
+class PostgresStore(Letters, Looking, Transfer, Desires):
     """What many hosts remember together."""
 
     def __init__(self, broker: PostgresBroker, beside: Beside | None = None) -> None:
@@ -119,12 +118,8 @@ class PostgresStore:
         self._routes = broker.routes
         self._presence = broker.presence
         self._intake = broker.intake
-        self._contents = broker.contents
+        self._contents: Contents = broker
         self._budgets = Budgets(self._database)
-        self._letters = Letters(self._database, self._routes)
-        self._looking = Looking(self._database, self._routes)
-        self._desires = Desires(self._database, self._routes)
-        self._transfer = Transfer(self._database, self._routes, self._presence)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._listening: int | None = None  # the session that is told when something is archived
         self._presence.on_told.append(self._hear)
@@ -250,38 +245,6 @@ class PostgresStore:
         shown = msgspec.msgpack.encode((done, total, text))
         await self._database.once(_PROGRESS, (shown, message_id, message_id), repeatable=True)
 
-    # --- dead letters
-
-    async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
-        return await self._letters.list(queue, after, limit)
-
-    async def letter(self, number: int) -> Letter:
-        return await self._letters.show(number)
-
-    async def retry_letters(self, numbers: Sequence[int]) -> int:
-        return await self._letters.retry(numbers)
-
-    async def edit_letter(self, number: int, body: bytes) -> None:
-        await self._letters.edit(number, body)
-
-    async def discard_letters(self, numbers: Sequence[int]) -> int:
-        return await self._letters.discard(numbers)
-
-    async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
-        return await self._looking.look(queue, state, containing, cursor, limit)
-
-    async def ahead(self, queue: str, place: str) -> int:
-        return await self._looking.ahead(queue, place)
-
-    async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
-        return await self._transfer.export_messages(queue, state, after, later, limit)
-
-    async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
-        return await self._transfer.delete_delayed(queue, places)
-
-    async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
-        return await self._transfer.import_letters(queue, letters)
-
     # --- the whole
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
@@ -382,12 +345,6 @@ class PostgresStore:
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         await self._presence.tell(info)
-
-    async def desire(self, what: str, value: str | None, who: str) -> Desired:
-        return await self._desires.store(what, value, who)
-
-    async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
-        return await self._desires.list(after, every, limit)
 
 
 class _MergeFirst(Exception):

@@ -56,14 +56,13 @@ _BURY: Final = """
 
 
 class Transfer:
-    """The carrying of messages and dead letters, for one session."""
+    """The store's side of carrying messages and dead letters, for one session."""
 
-    def __init__(self, database: Database, routes: Routes, presence: Presence) -> None:
-        self._database = database
-        self._routes = routes
-        self._presence = presence
+    _database: Database
+    _routes: Routes
+    _presence: Presence
 
-    async def export_messages(self, queue: str, state: str, after: int, later: float, limit: int) -> list[Exported]:
+    async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
         session = await self._presence.number() if state == "running" else 0
 
         async def work(cursor: Cursor) -> list[Exported]:
