@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 def wall() -> float:
@@ -13,3 +14,12 @@ def wall() -> float:
 def steady() -> float:
     """Return seconds of a clock that only goes forward; freezegun and time-machine, which stop `time.monotonic`, do not stop it."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def steady_clock() -> Callable[[], float]:
+    """Return the time since the epoch as it was at the start plus what a steady clock measured since.
+
+    A jump of the wall clock moves no deadline while the engine runs.
+    """
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset

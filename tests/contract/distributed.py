@@ -225,7 +225,7 @@ class DistributedEngine(EngineUnderTest):
     async def _vanish(self, broker: RabbitBroker, kept: PostgresBroker, wire: Wire) -> None:
         wire.cut()
         for consumer in broker._consumers:
-            consumer._closed = consumer._pushing._closed = True
+            consumer._closed = consumer.pushing._closed = True
         broker.cut()
         kept.database._closed = True
         with contextlib.suppress(Exception):

@@ -28,8 +28,8 @@ from chappe.cli.inherited import opened
 from chappe.cli.loading import chosen_queues, find_app, make_state_dir, settings_of
 from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
+from chappe.clocks import steady_clock
 from chappe.engines.file import preflight
-from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.database import PASSING
 from chappe.engines.file.owner import Ownership
 from chappe.engines.file.server import Engine

@@ -33,7 +33,7 @@ async def dies_with(rabbit: Vhost, postgres: Database, queue: str, name: str) ->
         while name not in (held := {d.envelope.id: d.tag for d in await consumer.receive(2, WAIT)}):
             await consumer.settle([Retry(tag, 0.0, counted=False) for tag in held.values()])
         broker.cut()
-        consumer._closed = consumer._pushing._closed = consumer._kept._closed = True
+        consumer._closed = consumer.pushing._closed = consumer._kept._closed = True
         await broker._kept.close()
     await broker.close()
     return Death(table, (held[name],))

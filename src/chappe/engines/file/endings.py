@@ -1,4 +1,4 @@
-"""How messages end that were lent: done, retried, dead, given back, blamed for a death; and what is forgotten with them."""
+"""How messages end: done, retried, dead, given back, blamed for a death, or cancelled before; and what is forgotten with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from chappe.bounds import DEATHS_ALLOWED
+from chappe.engines.contract.results import CANCELLED
 from chappe.engines.dispatch import SUSPECT
 from chappe.engines.file.dispatch import Dispatch
 from chappe.engines.file.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
@@ -24,6 +25,9 @@ _DELETE = "delete from ready where queue = ? and rank = ? and id = ?"
 _CHANGE = "update ready set attempt = ?, flags = ?, note = ? where queue = ? and rank = ? and id = ?"
 _PENDING_AGAIN = "insert or ignore into pending (queue, key, id, due, rank, version) values (?, ?, ?, ?, ?, ?)"
 _KEEP_UNIQUE = "update dead set unique_name = (select name from unique_key where message_id = ? and until is null) where number = ?"
+
+_READY = "select queue, rank, id, message_id, flags, key from ready where message_id = ?"
+_DELAYED = "select queue, due, id, message_id, flags, key from delayed where message_id = ?"
 
 Removed = tuple[int, str, int, str | None]  # the number, id, flags and key of a message that was removed before it ended
 
@@ -231,3 +235,27 @@ class Endings:
             if flags & MERGES:
                 db.execute("delete from pending where queue = ? and key = ? and id = ?", (queue.id, key, number))
             self._forget(queue, message_id, flags)
+
+    def withdraw(self, message_id: str) -> str | None:
+        """Remove a message from all queues in which it waits, and return in which state it was; nothing if it waits nowhere.
+
+        Of a message that is not tracked nobody knows its queue: then everything that waits is looked through.
+        """
+        turn, state = self._turn, None
+        row = turn.db.execute("select queue from tracked where message_id = ?", (message_id,)).fetchone()
+        known = None if row is None else turn.routes.queues.get(str(row[0]))
+        where, values = ("", (message_id,)) if known is None else (" and queue = ?", (message_id, known.id))
+        for table, select, column in (("ready", _READY, "rank"), ("delayed", _DELAYED, "due")):
+            for queue_id, place, number, *rest in turn.db.execute(select + where, values).fetchall():
+                if number in turn.claims:
+                    continue
+                state, queue = table, turn.routes.by_id[queue_id]
+                turn.write()
+                turn.db.execute(f"delete from {table} where queue = ? and {column} = ? and id = ?", (queue_id, place, number))  # noqa: S608 - constant names
+                if table == "ready":
+                    queue.rows -= 1
+                else:
+                    queue.delayed -= 1
+                self.removed(queue, [(number, *rest)], CANCELLED)
+                self._dispatch.refresh(queue)
+        return state

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import apsw
 
+from chappe.clocks import steady_clock
 from chappe.engines.file import preflight
-from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.database import open_database
 from chappe.engines.file.dispatch import Dispatch
 from chappe.engines.file.endings import Endings

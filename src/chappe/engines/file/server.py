@@ -18,8 +18,8 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from chappe import errors
+from chappe.clocks import steady_clock
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus
-from chappe.engines.file.clock import steady_clock
 from chappe.engines.file.connection import BrokenProtocol, Connection
 from chappe.engines.file.database import PASSING
 from chappe.engines.file.deaths import Deaths

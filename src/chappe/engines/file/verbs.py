@@ -23,7 +23,6 @@ from chappe.engines.file.queues import Claim, QueueState, Session
 from chappe.engines.file.records import Records
 from chappe.engines.file.transfer import Transfer
 from chappe.engines.file.wire import Number, Pace, Posted
-from chappe.engines.file.withdrawal import withdraw
 from chappe.errors import BrokerError, NotFound, Rejected
 from chappe.messages.topology import Queue, Topology
 
@@ -152,7 +151,7 @@ class Verbs:
 
     def cancel_message(self, session: Session, message_id: str) -> str:
         """Remove what waits of a message; the engine tells the clients that hold it."""
-        state = withdraw(self._ledger, message_id)
+        state = self._endings.withdraw(message_id)
         if any(claim.message_id == message_id for claim in self._turn.claims.values()):
             return "running"
         if state is None:

@@ -17,10 +17,10 @@ import psycopg
 from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
-from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.database import Cursor, Database, reason
 from chappe.engines.postgres.envelopes import encode
-from chappe.engines.postgres.intake import ONE, PLAIN
-from chappe.engines.postgres.routes import Known, Routes
+from chappe.engines.postgres.intake import plain
+from chappe.engines.postgres.routes import Routes
 from chappe.errors import BrokerUnavailable, ChappeError, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology
@@ -57,17 +57,11 @@ class PostgresPublisher:
                 self._alone(self._declare)
             except (psycopg.Error, OSError, ChappeError):
                 return False  # an event loop makes the schema, or says what is wrong
-        return all(self._takers(p) is not None for p in publications)
+        return all(map(self._is_taken, publications))
 
-    def _takers(self, p: Publication) -> list[Known] | None:
-        exchange = self._routes.exchanges.get(p.exchange)
-        if exchange is not None and exchange.archive:
-            return None
-        try:
-            found = self._routes.takers(p.exchange, p.routing_key)
-        except ChappeError:
-            return None
-        return None if any(known.owner is not None for known in found) else found
+    def _is_taken(self, p: Publication) -> bool:
+        found = self._routes.known_takers(p.exchange, p.routing_key)
+        return found is not None and all(known.owner is None for known in found)
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
@@ -119,7 +113,7 @@ class PostgresPublisher:
             ]
             if not rows:
                 return
-            if self._said(ONE if len(rows) == 1 else PLAIN, _values(self._routes.version, rows), until):
+            if self._said(*plain(self._routes.version, rows), until):
                 return
             self._read(until)  # somebody declared something meanwhile
         raise BrokerUnavailable(
@@ -132,19 +126,19 @@ class PostgresPublisher:
         try:
             cursor = self._connected(until).cursor(binary=True)
         except (psycopg.Error, OSError) as error:
-            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({_reason(error)}); nothing was stored") from None
+            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({reason(error)}); nothing was stored") from None
         try:
             row = cursor.execute(statement, values, prepare=True).fetchone()
         except psycopg.errors.DiskFull as error:
-            raise StorageFull(f"{place} has no room to store more ({_reason(error)}); nothing was lost") from None
+            raise StorageFull(f"{place} has no room to store more ({reason(error)}); nothing was lost") from None
         except psycopg.errors.QueryCanceled as error:
-            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({_reason(error)}); nothing was stored") from None
+            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({reason(error)}); nothing was stored") from None
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            raise Unconfirmed(f"{place} was lost while it stored something ({_reason(error)}): it may be stored or not") from None
+            raise Unconfirmed(f"{place} was lost while it stored something ({reason(error)}): it may be stored or not") from None
         except psycopg.DataError as error:
-            raise Rejected(f"PostgreSQL cannot store this: {_reason(error)}") from None
+            raise Rejected(f"PostgreSQL cannot store this: {reason(error)}") from None
         except psycopg.Error as error:
-            raise BrokerUnavailable(f"{place} refused: {_reason(error)}; nothing was stored") from None
+            raise BrokerUnavailable(f"{place} refused: {reason(error)}; nothing was stored") from None
         return row is not None and bool(row[0])
 
     def _connected(self, until: float) -> _Bounded:
@@ -216,22 +210,8 @@ class _Awaited:
         return self._cursor.fetchall()
 
 
-def _values(version: int, rows: Sequence[tuple[int, int, str, bytes]]) -> dict[str, Any]:
-    """Return what is stored: one row by its values, several by columns."""
-    if len(rows) == 1:
-        ((queue, rank, identity, envelope),) = rows
-        return {"topology": version, "queue": queue, "rank": rank, "id": identity, "envelope": envelope}
-    queues, ranks, ids, envelopes = (list(column) for column in zip(*rows, strict=True))
-    return {"topology": version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
-
-
 def _stepped(work: Any) -> None:
     """Run a coroutine that never suspends."""
     with suppress(StopIteration):
         work.send(None)
         raise AssertionError("it suspended")
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -177,26 +177,26 @@ class Database:
                     except _AGAIN as error:
                         said.is_final = False
                         if (tries := tries + 1) >= _TRIES:
-                            why = f"others were in the way {tries} times ({_reason(error)})"
+                            why = f"others were in the way {tries} times ({reason(error)})"
                             raise BrokerUnavailable(f"{self.place}: {why}; nothing was stored, try again") from None
                     except _FULL as error:
-                        raise StorageFull(f"{self.place} has no room to store more ({_reason(error)}); nothing was lost") from None
+                        raise StorageFull(f"{self.place} has no room to store more ({reason(error)}); nothing was lost") from None
                     except _LOST as error:
                         if said.is_final and not said.is_repeatable:
                             raise
-                        cause = _reason(error)
+                        cause = reason(error)
                         if asyncio.get_running_loop().time() >= until:
                             raise
                         await asyncio.sleep(_PAUSE)
         except (TimeoutError, *_LOST) as error:
             if said.is_final:
-                raise Unconfirmed(f"{self.place} was lost while it stored something ({_reason(error)}): it may be stored or not") from None
-            why = cause or _reason(error)
+                raise Unconfirmed(f"{self.place} was lost while it stored something ({reason(error)}): it may be stored or not") from None
+            why = cause or reason(error)
             raise BrokerUnavailable(f"{self.place} did not answer within {self.deadline:g} s ({why}); nothing was stored") from None
         except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
             raise CorruptStorage(f"{self.place} is damaged ({error}); restore it from a backup") from None
         except psycopg.DataError as error:
-            raise Rejected(f"PostgreSQL cannot store this: {_reason(error)}") from None
+            raise Rejected(f"PostgreSQL cannot store this: {reason(error)}") from None
 
     async def close(self) -> None:
         """Close the connection; nothing is done any more."""
@@ -239,6 +239,7 @@ async def _rows(cursor: Cursor) -> list[Row]:
     return await cursor.fetchall() if cursor.description else []
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Return the first line of what PostgreSQL or its client says."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.envelopes import encode
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.engines.postgres.storing import Storing, pending_of
-from chappe.errors import ChappeError, Unroutable
+from chappe.errors import Unroutable
 from chappe.messages.envelope import Options, Publication, Receipt
 
 _KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as ok from topology)"
@@ -25,7 +25,7 @@ _TOLD: Final[LiteralString] = """
         where named.sessions is not null
     )
 """
-PLAIN: Final[LiteralString] = (
+_PLAIN: Final[LiteralString] = (
     _KNOWN
     + """,
     stored as (
@@ -40,7 +40,7 @@ PLAIN: Final[LiteralString] = (
     + " select ok, (select count(*) from told) from known"
 )
 _ALLOT: Final = "select now_seconds(), array(select nextval('place') from generate_series(1, %s)), version from topology"
-ONE: Final[LiteralString] = (
+_ONE: Final[LiteralString] = (
     _KNOWN
     + """,
     stored as (
@@ -88,6 +88,17 @@ _CHANGE: Final = """
 """
 _ROUNDS: Final = 5
 
+Copy = tuple[int, int, str, bytes]  # a plain message of one queue: the queue, its rank, its id and envelope
+
+
+def plain(topology: int, copies: Sequence[Copy]) -> tuple[LiteralString, dict[str, Any]]:
+    """Return what stores plain messages if the topology is still this one: one by its values, several by columns."""
+    if len(copies) == 1:
+        ((queue, rank, identity, envelope),) = copies
+        return _ONE, {"topology": topology, "queue": queue, "rank": rank, "id": identity, "envelope": envelope}
+    queues, ranks, ids, envelopes = (list(column) for column in zip(*copies, strict=True))
+    return _PLAIN, {"topology": topology, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
+
 
 class Intake:
     """Stores publications, alone or inside the transactions of others."""
@@ -108,33 +119,16 @@ class Intake:
 
     async def _publish_plain(self, publications: Sequence[Publication]) -> list[Receipt] | None:
         """Store publications that ask for nothing in one statement, if they all are, and the topology is as it is known."""
-        copies: list[tuple[int, int, str, bytes]] = []
+        copies: list[Copy] = []
         for p in publications:
-            if p.options is not None or p.delay > 0 or (known := self._known(p)) is None:
+            if p.options is not None or p.delay > 0 or (known := self._routes.known_takers(p.exchange, p.routing_key)) is None:
                 return None
             envelope = encode(p.envelope)
             copies += [(queue.id, -p.priority, p.envelope.id, envelope) for queue in known]
         if not copies:
             return None
-        if len(copies) == 1:
-            (copy,) = copies
-            values = {"topology": self._routes.version, **dict(zip(("queue", "rank", "id", "envelope"), copy, strict=True))}
-            rows = await self._database.once(ONE, values)
-            return [Receipt(publications[0].envelope.id)] if rows[0][0] else None
-        queues, ranks, ids, envelopes = (list(column) for column in zip(*copies, strict=True))
-        values = {"topology": self._routes.version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
-        rows = await self._database.once(PLAIN, values)
+        rows = await self._database.once(*plain(self._routes.version, copies))
         return [Receipt(p.envelope.id) for p in publications] if rows[0][0] else None
-
-    def _known(self, p: Publication) -> list[Known] | None:
-        """Return the queues that take it, if they are known and that is all there is to do."""
-        exchange = self._routes.exchanges.get(p.exchange)
-        if exchange is not None and (exchange.archive or self._routes.relay):
-            return None
-        try:
-            return self._routes.takers(p.exchange, p.routing_key)
-        except ChappeError:  # the long way asks anew, and says it
-            return None
 
     async def _publish_mask(self, publications: Sequence[Publication]) -> list[Receipt] | None:
         """Store or merge one message that asks for nothing else than to be merged."""
@@ -142,7 +136,7 @@ class Intake:
         options = p.options
         if len(publications) > 1 or options is None or not _merges_only(options) or p.delay > 0 or p.priority:
             return None
-        known = self._known(p)
+        known = self._routes.known_takers(p.exchange, p.routing_key)
         if known is None or len(known) != 1:
             return None
         values = {

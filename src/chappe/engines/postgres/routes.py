@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from chappe.engines.contract.fleet import PAUSED, QUEUE
 from chappe.engines.postgres.database import Cursor
-from chappe.errors import NotFound, TopologyConflict
+from chappe.errors import ChappeError, NotFound, TopologyConflict
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Binding, Queue, Topology, merged, takers
 
@@ -109,6 +109,16 @@ class Routes:
                 found.append(self.queues[self.relay])
             self._cache[exchange, routing_key] = found
         return found
+
+    def known_takers(self, exchange: str, routing_key: str) -> list[Known] | None:
+        """Return the same if they are known and nothing else is to be done; the long way asks anew, and says what is wrong."""
+        known = self.exchanges.get(exchange)
+        if known is not None and (known.archive or self.relay):
+            return None
+        try:
+            return self.takers(exchange, routing_key)
+        except ChappeError:
+            return None
 
     async def declare(self, cursor: Cursor, topology: Topology, owner: int | None = None) -> bool:
         """Store what is new, and tell whether there was anything. Raises `TopologyConflict` before anything was written."""

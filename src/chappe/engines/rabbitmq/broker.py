@@ -85,7 +85,7 @@ class RabbitBroker:
     def cut(self) -> None:
         """Lose all connections to RabbitMQ, as if the network had failed."""
         for consumer in self._consumers:
-            consumer.cut()
+            consumer.pushing.subscriptions.cut()
         self._outlet.cut()
         if self._asking is not None:
             self._asking.cut()
@@ -111,7 +111,7 @@ class RabbitBroker:
         await declare_again(await self._link(), topology)
         if only_fragile:
             for consumer in list(self._consumers):
-                await consumer.bind_again()
+                await consumer.pushing.subscriptions.bind_again()
 
     async def _bind_again(self) -> None:
         while True:
@@ -191,7 +191,7 @@ class RabbitBroker:
                 self._binding = asyncio.get_running_loop().create_task(self._bind_again())
             try:
                 if temporary:
-                    await consumer.open()
+                    await consumer.pushing.subscriptions.open()
                 yield consumer
             finally:
                 await consumer.close()
@@ -205,11 +205,11 @@ class RabbitBroker:
         for consumer in list(self._consumers):
             for queue in question.queues:
                 if question.let_go:
-                    await consumer.let_go(queue)
-            await consumer.admitted()
-        parts = {queue: _sum([consumer.held(queue) for consumer in self._consumers]) for queue in question.queues}
+                    await consumer.pushing.let_go(queue)
+            await consumer.pushing.admitted()
+        parts = {queue: _sum([consumer.pushing.held(queue) for consumer in self._consumers]) for queue in question.queues}
         cancels = any(consumer.cancel(question.cancel) for consumer in self._consumers) if question.cancel else False
-        return Held(question.id, session, parts, sum(consumer.holding for consumer in self._consumers), cancels)
+        return Held(question.id, session, parts, sum(len(consumer.pushing.out) for consumer in self._consumers), cancels)
 
     async def _held(self, queues: Sequence[str], *, let_go: bool = False, cancel: str = "") -> list[Held]:
         """Tell what each session that consumes holds."""

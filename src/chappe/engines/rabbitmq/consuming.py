@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from chappe.engines.contract.broker import Ack, Delivery, Refusal, Retry, Settlement
-from chappe.engines.rabbitmq.control import Part
 from chappe.engines.rabbitmq.kept import KeptConsumer, is_kept, is_stray
 from chappe.engines.rabbitmq.pushed import Item
 from chappe.engines.rabbitmq.pushing import Pushing, Ways, is_untouched
@@ -28,10 +27,10 @@ class RabbitConsumer:
     ) -> None:
         """Prepare a consumer of these queues, and of temporary ones; it connects with its first `receive`."""
         self._arrived = asyncio.Event()
-        self._pushing = Pushing(queues, temporary, kept=kept, ways=ways, arrived=self._arrived, told=self._told)
-        self._subscriptions = self._pushing.subscriptions
+        self.pushing = Pushing(queues, temporary, kept=kept, ways=ways, arrived=self._arrived, told=self._told)
+        self._subscriptions = self.pushing.subscriptions
         self._publish = ways.publish
-        self._out = self._pushing.out
+        self._out = self.pushing.out
         self._kept = kept
         self._kept.elsewhere = lambda: len(self._out)
         self._kept.on_ready = self._told
@@ -69,10 +68,6 @@ class RabbitConsumer:
     def holds(self, delivery: int) -> bool:
         return delivery in self._out if is_stray(delivery) else self._kept.holds(delivery)
 
-    async def open(self) -> None:
-        """Connect, and make the temporary queues, so that what is published from now on comes."""
-        await self._subscriptions.open()
-
     def stop(self) -> None:
         """Have a waiting `receive` answer at once."""
         self._stops += 1
@@ -85,23 +80,6 @@ class RabbitConsumer:
         item = self._out.get(tag)
         return None if item is None else item.queue
 
-    def held(self, queue: str) -> Part:
-        """Tell what is here of a queue of RabbitMQ's."""
-        return self._pushing.held(queue)
-
-    async def admitted(self) -> None:
-        """Return when nothing is on its way between RabbitMQ and what is kept, or after a while."""
-        await self._pushing.admitted()
-
-    async def let_go(self, queue: str) -> None:
-        """Return what waits here of a queue: somebody wants to see or delete all of it."""
-        await self._pushing.let_go(queue)
-
-    @property
-    def holding(self) -> int:
-        """How many deliveries of RabbitMQ are out."""
-        return len(self._out)
-
     # --- receiving
 
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
@@ -110,7 +88,7 @@ class RabbitConsumer:
             return []
         self._asked += limit
         try:
-            with self._pushing.awaited():
+            with self.pushing.awaited():
                 got = await self._receive(limit, asyncio.get_running_loop().time() + wait)
                 self._lent.update(delivery.tag for delivery in got if not is_stray(delivery.tag))
                 return got
@@ -165,7 +143,7 @@ class RabbitConsumer:
         paused = await self._kept.paused()
         begun, self._subscriptions.paused = paused - self._subscriptions.paused, paused
         for queue in begun:
-            await self._pushing.let_go(queue)
+            await self.pushing.let_go(queue)
 
     async def _take(self, limit: int) -> list[Delivery]:
         """Lend on what is here and what is kept: larger priorities first, and of the usual one both in turn."""
@@ -174,7 +152,7 @@ class RabbitConsumer:
             await self._take_both(taken, limit)
         except BaseException:
             if taken:
-                self._pushing.begin(self._give_back(taken))
+                self.pushing.begin(self._give_back(taken))
             raise
         return taken
 
@@ -184,14 +162,14 @@ class RabbitConsumer:
         if self._may_be_kept or self._kept.is_alone:
             taken += await self._claim(limit, first)
             if self._kept.is_alone:
-                await self._pushing.make_room()
+                await self.pushing.make_room()
                 return
-        taken += self._pushing.take(limit - len(taken))
+        taken += self.pushing.take(limit - len(taken))
         if self._may_be_kept and first == _URGENT and len(taken) < limit:
             taken += await self._claim(limit - len(taken), _NORMAL)
         if self._may_be_less and not taken:  # what has a smaller priority comes after all that is pushed
             await self._subscriptions.came()
-            taken += self._pushing.take(limit)
+            taken += self.pushing.take(limit)
             if not taken:
                 self._may_be_less = False
                 taken += await self._kept.claim(limit)
@@ -213,7 +191,7 @@ class RabbitConsumer:
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
         if self._has_shrunk:
             self._has_shrunk = False
-            await self._pushing.shrink(self._prefetch)
+            await self.pushing.shrink(self._prefetch)
         kept = [settlement for settlement in settlements if not is_stray(settlement.delivery)]
         refusals = await self._kept.settle(kept) if kept else []
         if len(kept) < len(settlements):
@@ -242,10 +220,10 @@ class RabbitConsumer:
                 if way in ("back", "here"):
                     del self._out[tag]
         back = [item for _, item in by_way["back"]]
-        self._pushing.end(done, [])  # at once: a number is of this connection only
+        self.pushing.end(done, [])  # at once: a number is of this connection only
         for settlement, item in by_way["here"]:
-            self._pushing.settle_temporary(settlement, item)
-        await self._pushing.give_back(back)
+            self.pushing.settle_temporary(settlement, item)
+        await self.pushing.give_back(back)
         ended = [item.tag for item in done]
         unsure: list[BaseException] = []
         if by_way["publish"]:
@@ -267,7 +245,7 @@ class RabbitConsumer:
         """Tell how a message ends that does not just end: after something was published, or it was moved, or RabbitMQ has it back."""
         if isinstance(settlement, Ack):
             return "move" if settlement.marked or any(is_kept(p) for p in settlement.then) else "publish"
-        if isinstance(settlement, Retry) and is_untouched(settlement) and self._pushing.is_unsettled(item):
+        if isinstance(settlement, Retry) and is_untouched(settlement) and self.pushing.is_unsettled(item):
             return "back"
         return "move" if item.source.temporary is None else "here"
 
@@ -290,29 +268,20 @@ class RabbitConsumer:
                 ended.append(ack.delivery)
             else:
                 refusals.append(Refusal(ack.delivery, "stale", "the delivery was lost while its messages were published"))
-        self._pushing.end(done, [])
+        self.pushing.end(done, [])
         return refusals
 
     async def _settle_moving(self, moving: Sequence[tuple[Settlement, Item]]) -> list[Refusal]:
         """Have them end where things are kept, and only then have RabbitMQ forget."""
         refusals = await self._kept.settle_strays([settlement for settlement, _ in moving], [item for _, item in moving])
         refused = {refusal.delivery for refusal in refusals}
-        self._pushing.end([item for _, item in moving if item.tag not in refused and self._out.pop(item.tag, None) is not None], [])
+        self.pushing.end([item for _, item in moving if item.tag not in refused and self._out.pop(item.tag, None) is not None], [])
         return refusals
 
     # --- its end
-
-    async def bind_again(self) -> None:
-        """Bind the temporary queues to exchanges that may have gone and come back."""
-        with contextlib.suppress(BrokerUnavailable):
-            await self._subscriptions.bind_again()
 
     async def close(self) -> None:
         """Return what is out, at once and without counting an attempt."""
         self._closed = True
         self.stop()
-        await self._pushing.close()
-
-    def cut(self) -> None:
-        """Lose the connection, as if the network had failed."""
-        self._subscriptions.cut()
+        await self.pushing.close()

@@ -80,11 +80,12 @@ class Subscriptions:
 
     async def bind_again(self) -> None:
         """Bind the temporary queues as if it had never been done: exchanges of others may have gone and come back."""
-        async with self.changing:
-            for source in self.all():
-                if source.temporary is not None and (link := self.live) is not None:
-                    source.is_bound = False
-                    await self._made(link, source, source.temporary)
+        with contextlib.suppress(BrokerUnavailable):
+            async with self.changing:
+                for source in self.all():
+                    if source.temporary is not None and (link := self.live) is not None:
+                        source.is_bound = False
+                        await self._made(link, source, source.temporary)
 
     async def ask(self, wanted: Callable[[], int]) -> None:
         """Have RabbitMQ push so many. Raises `BrokerUnavailable`, or `NotFound` for a queue that is gone."""
