@@ -61,10 +61,15 @@ class Lifeline:
                 self._handle = None  # it is gone
         return True
 
-    def beat_from_loop(self) -> None:
-        """Beat for as long as the running event loop turns."""
+    def come_up(self) -> None:
+        """Say that this process can work, and then that it lives for as long as the running event loop turns."""
+        settle_down()
+        self.ready()
+        self._beat_from_loop()
+
+    def _beat_from_loop(self) -> None:
         self.beat()
-        asyncio.get_running_loop().call_later(BEAT, self.beat_from_loop)
+        asyncio.get_running_loop().call_later(BEAT, self._beat_from_loop)
 
 
 def settle_down() -> None:

@@ -35,7 +35,7 @@ from chappe.engines.file.owner import Ownership
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.errors import AlreadyOwned, ChappeError, InvalidSettings
-from chappe.lifetime import Lifeline, end_with_parent, settle_down
+from chappe.lifetime import Lifeline, end_with_parent
 from chappe.settings import CONCURRENCY, TOKEN_VARIABLE, Settings, place_of
 from chappe.supervisor.launcher import LISTEN_VARIABLE
 from chappe.supervisor.listening import bound
@@ -76,14 +76,9 @@ def engine(ctx: click.Context) -> None:
     gc.set_threshold(50_000, 50, 50)
 
     async def own() -> None:
-        def ready() -> None:
-            settle_down()
-            line.ready()
-            line.beat_from_loop()
-
         serving[:] = [_opened(settings.path)]
         preflight.guard(settings.path)
-        await serve(settings.path, ready, engine=serving[0])
+        await serve(settings.path, line.come_up, engine=serving[0])
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -240,9 +235,7 @@ def gateway(ctx: click.Context, host: str | None, port: int | None) -> None:
                     connecting.cancel()
                     return
                 await connecting
-                settle_down()
-                line.ready()
-                line.beat_from_loop()
+                line.come_up()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a signal again when it has shut down: that is an end in order
@@ -286,9 +279,7 @@ def scheduler(ctx: click.Context) -> None:
         task = asyncio.gather(turning.run(), *(source() for source in app.sources))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, task.cancel)
-        settle_down()
-        line.ready()
-        line.beat_from_loop()
+        line.come_up()
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await app.aclose()

@@ -126,8 +126,7 @@ async def _work(app: Program, pool: Pool, settings: Settings, line: Lifeline) ->
         table.close()
         return 0
     if not queues:
-        line.ready()
-        line.beat_from_loop()
+        line.come_up()
         log.info("%s has no queue to serve: all commands of this application are handled where they are sent", name)
         await stop.wait()
         table.close()

@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from chappe.engines.contract.broker import Consumer, Death, Delivery, Depth, Refusal, Settlement
+from chappe.engines.contract.broker import Broker, Consumer, Delivery, Depth, Refusal, Settlement
 from chappe.engines.contract.stray import MARK, STRAYS, Stray
-from chappe.messages.envelope import Publication, Receipt
-from chappe.messages.finding import Finding
-from chappe.messages.topology import Topology
+from chappe.messages.envelope import Publication
+from chappe.messages.topology import Queue, Topology
 
 _number = itertools.count(int.from_bytes(os.urandom(3), "big"))
 
@@ -101,8 +100,8 @@ class Presence(Protocol):
         ...
 
 
-class Kept(Protocol):
-    """The broker of what is kept; see `Broker` for most."""
+class Kept(Broker, Protocol):
+    """The broker of what is kept."""
 
     @property
     def presence(self) -> Presence: ...
@@ -111,22 +110,18 @@ class Kept(Protocol):
         """Make them exist, and tell whether anything was new."""
         ...
 
-    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]: ...
     async def takers(self, exchange: str, routing_key: str, *, fresh: bool = False) -> list[str]:
         """Return the queues that take this routing key, or raise `Unroutable`; `fresh` looks at what others declared meanwhile."""
         ...
 
-    def consume(self, queues: Sequence[str], *, prefetch: int) -> AbstractAsyncContextManager[KeptConsumer]: ...
-    async def blame(self, death: Death) -> None: ...
+    def consume(
+        self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()
+    ) -> AbstractAsyncContextManager[KeptConsumer]: ...
+
     async def depths(self, queues: Sequence[str]) -> Mapping[str, Depth]:
         """Count the messages of queues. Raises `NotFound`."""
         ...
 
-    async def purge(self, queue: str, *, delete: bool = False) -> int: ...
-    async def cancel(self, message_id: str) -> str: ...
     async def queues(self) -> Sequence[str]:
         """Return the queues that were declared."""
         ...
-
-    async def preflight(self) -> list[Finding]: ...
-    async def close(self) -> None: ...
