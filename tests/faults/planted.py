@@ -306,7 +306,7 @@ def published_a_commit_after_the_ack() -> None:
         refused = settle(self, session, [msgspec.structs.replace(s, then=[]) if isinstance(s, AckRequest) else s for s in settlements])
         self._turn.commit()
         for settlement in settlements:
-            if isinstance(settlement, AckRequest) and settlement.then and settlement.tag not in {r[0] for r in refused}:
+            if isinstance(settlement, AckRequest) and settlement.then and settlement.delivery not in {r[0] for r in refused}:
                 self._publish_with(settlement)
         return refused
 

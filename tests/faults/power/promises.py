@@ -95,9 +95,9 @@ class Promises:
     ) -> None:
         tags = {refusal[0] for refusal in refused}
         for settlement in settlements:
-            if settlement.tag in tags:
+            if settlement.delivery in tags:
                 continue
-            queue, identity = held[settlement.tag]
+            queue, identity = held[settlement.delivery]
             if isinstance(settlement, AckRequest):
                 for p in settlement.then:
                     self._store(p, asked.now)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from chappe.bounds import FURTHEST
+from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.contract.fleet import EngineStatus, Overview, QueueStatus
 from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.desires import Desires
@@ -30,7 +31,7 @@ from chappe.messages.topology import Queue, Topology
 class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     """`Ack` with its publications still closed."""
 
-    tag: Number
+    delivery: Number
     then: list[Posted] = []
     result: bytes | None = None
     marked: bool = False
@@ -38,24 +39,18 @@ class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     took: Pace | None = None
 
 
-class RetryRequest(msgspec.Struct, array_like=True, gc=False, tag="retry"):
-    """`Retry`."""
+class RetryRequest(Retry, frozen=True, array_like=True, gc=False):
+    """`Retry`, within what a file can hold, as `DeadRequest`."""
 
-    tag: Number
+    delivery: Number
     after: Annotated[float, Meta(ge=0, le=FURTHEST)] = 0.0
-    counted: bool = True
-    error: str | None = None
-    note: str | None = None
-    budget: str | None = None
     took: Pace | None = None
 
 
-class DeadRequest(msgspec.Struct, array_like=True, gc=False, tag="dead"):
+class DeadRequest(Dead, frozen=True, array_like=True, gc=False):
     """`Dead`."""
 
-    tag: Number
-    reason: str
-    error: str | None = None
+    delivery: Number
     took: Pace | None = None
 
 
@@ -101,7 +96,7 @@ class Verbs:
         done: list[tuple[Claim, AckRequest]] = []
         seen: set[int] = set()
         for settlement in settlements:
-            tag = settlement.tag
+            tag = settlement.delivery
             claim = endings.claim_of(session, tag) if tag not in seen else None
             if claim is None:
                 refused.append((tag, "stale", "the delivery was lost to somebody else, or settled already"))
@@ -129,10 +124,10 @@ class Verbs:
         try:
             conflicts = self.intake.conflicts(settlement.then)
             if conflicts:
-                return (settlement.tag, "pending", "merge with the pending message first", conflicts)
+                return (settlement.delivery, "pending", "merge with the pending message first", conflicts)
             self.intake.publish(settlement.then)
         except Rejected as error:
-            return (settlement.tag, "unroutable", str(error))
+            return (settlement.delivery, "unroutable", str(error))
         return None
 
     def depth(self, session: Session, queue: str) -> tuple[int, int, int, int]:
