@@ -179,7 +179,7 @@ class DistributedEngine(EngineUnderTest):
                 return
             queues = [name for (name,) in await (await connection.execute("select name from queue")).fetchall() if name != RELAY]
             exchanges = [name for (name,) in await (await connection.execute("select name from exchange")).fetchall()]
-            link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=60.0, confirms=False)
+            link = await Link.open(Address.parse(self._servers.rabbit.url), name="empties", deadline=60.0)
             try:
                 await asyncio.gather(*(link.delete(name) for name in queues))
                 if exchanges:  # else nothing can have been archived

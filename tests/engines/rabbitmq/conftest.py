@@ -21,7 +21,7 @@ def node(rabbit_node: RabbitNode) -> RabbitNode:
 
 
 class Opens(Protocol):
-    def __call__(self, *, heartbeat: int = 10, deadline: float = 60.0, confirms: bool = True) -> Awaitable[Link]: ...
+    def __call__(self, *, heartbeat: int = 10, deadline: float = 60.0) -> Awaitable[Link]: ...
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ async def connect(node: RabbitNode) -> AsyncIterator[Opens]:
     """Open links to the node."""
     opened: list[Link] = []
 
-    async def connect(*, heartbeat: int = 10, deadline: float = 60.0, confirms: bool = True) -> Link:
+    async def connect(*, heartbeat: int = 10, deadline: float = 60.0) -> Link:
         address = Address.parse(f"{node.url}?heartbeat={heartbeat}")
-        opened.append(await Link.open(address, name="test", deadline=deadline, confirms=confirms))
+        opened.append(await Link.open(address, name="test", deadline=deadline))
         return opened[-1]
 
     yield connect

@@ -24,6 +24,8 @@ from chappe.messages.topology import Binding, Queue, Topology, bind
 from tests.servers.shared import Database, Vhost
 from tests.waiting import auntil
 
+from .publishing import publish
+
 TOO_LONG = "x" * 256
 
 
@@ -186,7 +188,7 @@ async def test_a_temporary_queue_hears_again_after_another_program_deleted_and_m
         async with broker.consume([], prefetch=9, temporary=[bind("listener", f"{theirs.name}:")]) as consumer:
 
             async def hears() -> bool:
-                link.publish(theirs.name, "", b"{}", BasicProperties(message_id=uuid4().hex, type="t"), mandatory=False)
+                publish(link, theirs.name, "", b"{}", BasicProperties(message_id=uuid4().hex, type="t"))
                 deliveries = await consumer.receive(9, 0.1)
                 await consumer.settle([Ack(delivery.tag) for delivery in deliveries])
                 return bool(deliveries)

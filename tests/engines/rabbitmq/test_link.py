@@ -28,6 +28,7 @@ from tests.servers.rabbitmq import RabbitNode
 from tests.waiting import PATIENCE, auntil, until
 
 from .conftest import Opens
+from .publishing import publish
 
 KEPT = BasicProperties(delivery_mode=2)
 
@@ -41,7 +42,7 @@ async def outcomes(futures: list[asyncio.Future[None]]) -> list[str]:
 
 
 async def fill(link: Link, queue: str, *texts: str) -> None:
-    await asyncio.gather(*(link.publish("", queue, text.encode(), KEPT) for text in texts))
+    await asyncio.gather(*(publish(link, "", queue, text.encode(), KEPT) for text in texts))
 
 
 async def take(link: Link, queue: str, count: int, *, prefetch: int = 100) -> list[Message]:
@@ -194,7 +195,7 @@ async def test_tls_is_spoken_with_a_broker_that_can_prove_its_name_and_with_no_o
     link = await Link.open(Address.parse(f"{url}?cacertfile={node.folder.parent}/cert.pem"), name="test", deadline=60.0)
     name, _, _ = await link.queue("", exclusive=True)
     body = os.urandom(300_000)
-    await asyncio.gather(*(link.publish("", name, body, KEPT) for _ in range(20)))
+    await asyncio.gather(*(publish(link, "", name, body, KEPT) for _ in range(20)))
     assert [message.body for message in await take(link, name, 20)] == [body] * 20
     await link.close()
     assert await link.ended == "it was closed here"
@@ -215,9 +216,9 @@ async def test_what_is_declared_exists_and_can_be_declared_again(link: Link) -> 
         await link.exchange(f"from.{name}", "topic", durable=False)
         assert await link.queue(name, arguments={"x-queue-type": "quorum"}) == (name, 0, 0)
         await link.bind(name, f"from.{name}", "a.*")
-    await link.publish(f"from.{name}", "a.b", b"1", KEPT)
+    await publish(link, f"from.{name}", "a.b", b"1", KEPT)
     with pytest.raises(Unroutable):
-        await link.publish(f"from.{name}", "b.a", b"2", KEPT)
+        await publish(link, f"from.{name}", "b.a", b"2", KEPT)
     await holds(link, name, 1)
     assert await link.purge(name) == 1
     await fill(link, name, "4", "5")
@@ -252,7 +253,7 @@ async def test_what_is_refused_ends_neither_the_link_nor_what_travels_on_it(link
         (BrokerError, lambda: link.queue("x" * 256)),
         (BrokerError, lambda: link.queue("q", arguments={"pika cannot say": 1.5})),
     ):
-        futures.append(link.publish("", queue, b"", KEPT))
+        futures.append(publish(link, "", queue, b"", KEPT))
         with pytest.raises(kind):
             await refused()  # type: ignore[operator]
     await asyncio.gather(*futures)
@@ -297,7 +298,7 @@ async def test_the_answer_to_a_declaration_that_was_given_up_is_not_taken_for_th
 
 
 async def test_ten_thousand_publications_are_confirmed_in_one_go_and_kept_in_order(link: Link, queue: str) -> None:
-    futures = [link.publish("", queue, b"%d" % n, KEPT) for n in range(10_000)]
+    futures = [publish(link, "", queue, b"%d" % n, KEPT) for n in range(10_000)]
     assert link.unconfirmed == 10_000
     await asyncio.gather(*futures)
     assert link.unconfirmed == 0
@@ -308,10 +309,9 @@ async def test_ten_thousand_publications_are_confirmed_in_one_go_and_kept_in_ord
 async def test_among_thousands_exactly_the_unroutable_fail(link: Link, queue: str) -> None:
     keys = [queue if n % 7 else "nowhere" for n in range(5_000)]
     same = BasicProperties(message_id="one for all")
-    assert await outcomes([link.publish("", key, b"same", same) for key in keys]) == [
+    assert await outcomes([publish(link, "", key, b"same", same) for key in keys]) == [
         "stored" if key == queue else "Unroutable" for key in keys
     ]
-    assert await outcomes([link.publish("", "nowhere", b"", same, mandatory=False)]) == ["stored"]
 
 
 async def test_messages_that_differ_in_a_header_only_fail_by_the_header(link: Link, queue: str) -> None:
@@ -319,14 +319,14 @@ async def test_messages_that_differ_in_a_header_only_fail_by_the_header(link: Li
     await link.exchange(exchange, "headers")
     await link.bind(queue, exchange, "", {"x-match": "all", "colour": "red"})
     colours = ["red", "blue", "red", "blue", "blue", "red"] * 100
-    futures = [link.publish(exchange, "", b"", BasicProperties(headers={"colour": colour})) for colour in colours]
+    futures = [publish(link, exchange, "", b"", BasicProperties(headers={"colour": colour})) for colour in colours]
     assert await outcomes(futures) == ["stored" if colour == "red" else "Unroutable" for colour in colours]
 
 
 async def test_what_a_full_queue_refuses_is_rejected(link: Link) -> None:
     name = uuid4().hex
     await link.queue(name, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-    told = [(await outcomes([link.publish("", name, b"", KEPT)]))[0] for _ in range(5)]
+    told = [(await outcomes([publish(link, "", name, b"", KEPT)]))[0] for _ in range(5)]
     assert (told[0], told[-1]) == ("stored", "Unconfirmed")
     assert told.count("stored") == (await link.queue(name, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}))[1]
     await link.delete(name)
@@ -334,33 +334,25 @@ async def test_what_a_full_queue_refuses_is_rejected(link: Link) -> None:
 
 async def test_a_message_that_amqp_cannot_carry_is_rejected_and_the_next_one_is_not_mistaken_for_it(link: Link, queue: str) -> None:
     futures = [
-        link.publish("", "x" * 256, b"", KEPT),
-        link.publish("", queue, b"1", KEPT),
-        link.publish("", queue, b"", BasicProperties(headers={"pika cannot say": 1.5})),
-        link.publish("", "nowhere", b"", KEPT),
+        publish(link, "", "x" * 256, b"", KEPT),
+        publish(link, "", queue, b"1", KEPT),
+        publish(link, "", queue, b"", BasicProperties(headers={"pika cannot say": 1.5})),
+        publish(link, "", "nowhere", b"", KEPT),
     ]
     assert await outcomes(futures) == ["Rejected", "stored", "Rejected", "Unroutable"]
 
 
 async def test_a_missing_exchange_fails_what_was_meant_for_it_leaves_the_rest_unconfirmed_and_ends_the_link(link: Link) -> None:
-    futures = [link.publish("missing", "", b"", KEPT), link.publish("amq.fanout", "", b"", KEPT, mandatory=False)]
+    futures = [publish(link, "missing", "", b"", KEPT), publish(link, "amq.fanout", "", b"", KEPT)]
     assert await outcomes(futures) == ["NotFound", "Unconfirmed"]
     assert "no exchange 'missing'" in await link.ended
-    assert await outcomes([link.publish("amq.fanout", "", b"", KEPT)]) == ["BrokerUnavailable"]
+    assert await outcomes([publish(link, "amq.fanout", "", b"", KEPT)]) == ["BrokerUnavailable"]
     await asyncio.wait_for(link._protocol.gone, 60)
-
-
-async def test_without_confirms_a_publication_ends_at_once(connect: Opens, link: Link, queue: str) -> None:
-    quick = await connect(confirms=False)
-    assert quick.publish("", queue, b"1", KEPT).done()
-    assert quick.unconfirmed == 0
-    await quick.sync()
-    await holds(link, queue, 1)
 
 
 async def test_a_body_of_many_frames_arrives_whole(link: Link, queue: str) -> None:
     body = os.urandom(3_000_000)
-    await link.publish("", queue, body, KEPT)
+    await publish(link, "", queue, body, KEPT)
     assert (await take(link, queue, 1))[0].body == body
 
 
@@ -371,7 +363,7 @@ async def test_messages_are_lent_in_order_with_all_that_was_said_about_them(link
     said = BasicProperties(message_id="m", headers={"a": 1, "b": "ü"}, content_type="text/plain")
     await link.bind(queue, "amq.topic", "a.#")
     for n in range(3):
-        await link.publish("amq.topic", f"a.{n}", b"%d" % n, said)
+        await publish(link, "amq.topic", f"a.{n}", b"%d" % n, said)
     came = await take(link, queue, 3)
     assert [(m.tag, m.redelivered, m.exchange, m.routing_key, m.body) for m in came] == [
         (n + 1, False, "amq.topic", f"a.{n}", b"%d" % n) for n in range(3)
@@ -538,7 +530,7 @@ class Foreign(BasicProperties):
 
 
 async def test_a_message_whose_headers_cannot_be_read_is_lent_with_the_reason_and_ends_nothing(link: Link, queue: str) -> None:
-    futures = [link.publish("", queue, b"strange", Foreign()), link.publish("", queue, b"plain", KEPT)]
+    futures = [publish(link, "", queue, b"strange", Foreign()), publish(link, "", queue, b"plain", KEPT)]
     await asyncio.gather(*futures)
     came = await take(link, queue, 2)
     assert [m.body for m in came] == [b"strange", b"plain"]
@@ -553,7 +545,7 @@ async def test_when_the_broker_is_killed_everything_that_waits_fails(node: Rabbi
     link = await connect()
     await link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
     with frozen(node):
-        futures = [link.publish("", queue, b"", KEPT) for _ in range(1000)]
+        futures = [publish(link, "", queue, b"", KEPT) for _ in range(1000)]
         asked = [asyncio.create_task(verb) for verb in (link.sync(), link.purge(queue), link.purge(queue))]
         await asyncio.sleep(0.05)
         os.kill(node.pid, signal.SIGKILL)
@@ -562,7 +554,7 @@ async def test_when_the_broker_is_killed_everything_that_waits_fails(node: Rabbi
             kinds = [type(answer) for answer in await asyncio.gather(*asked, return_exceptions=True)]
             assert kinds == [BrokerUnavailable, Unconfirmed, BrokerUnavailable], "the last was not even said"
             assert await link.ended
-            assert await outcomes([link.publish("", queue, b"", KEPT)]) == ["BrokerUnavailable"]
+            assert await outcomes([publish(link, "", queue, b"", KEPT)]) == ["BrokerUnavailable"]
             with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{node.port} has ended"):
                 await link.queue(queue)
         os.kill(node.pid, 0)
@@ -587,7 +579,7 @@ async def test_with_a_frozen_broker_every_verb_ends_within_its_deadline_and_goes
     await link.queue(queue, passive=True)
     with frozen(node):
         before = time.monotonic()
-        futures = [link.publish("", queue, b"", KEPT) for _ in range(10)]
+        futures = [publish(link, "", queue, b"", KEPT) for _ in range(10)]
         verbs: list[tuple[type[BrokerError], Callable[[], Awaitable[object]]]] = [
             (Unconfirmed, lambda: link.delete("missing")),
             (BrokerUnavailable, lambda: link.delete("missing")),  # not said before the first was answered
@@ -604,7 +596,7 @@ async def test_with_a_frozen_broker_every_verb_ends_within_its_deadline_and_goes
         assert set(await outcomes(futures)) == {"Unconfirmed"}
         assert time.monotonic() - before < 4.0
     await auntil(lambda: link.unconfirmed == 0, "the late confirmations")
-    await link.publish("", queue, b"", KEPT)
+    await publish(link, "", queue, b"", KEPT)
     await link.sync()
     assert not link.ended.done()
 
@@ -621,18 +613,18 @@ async def test_a_memory_alarm_is_told_at_once_and_untold(node: RabbitNode, conne
     link.on_blocked = tell
     await asyncio.to_thread(node.control, "set_vm_memory_high_watermark", "0")
     try:
-        await link.publish("", queue, b"", KEPT)  # RabbitMQ blocks with the first that comes, and still takes that
+        await publish(link, "", queue, b"", KEPT)  # RabbitMQ blocks with the first that comes, and still takes that
         await auntil(lambda: told == ["low on memory"], "to be told")
         assert link.blocked == "low on memory"
         with pytest.raises(Unconfirmed):
-            await link.publish("", queue, b"", KEPT)
+            await publish(link, "", queue, b"", KEPT)
         await asyncio.sleep(2.6)
         assert not link.ended.done(), "a blocked connection hears heartbeats all the same"
     finally:
         await asyncio.to_thread(node.control, "set_vm_memory_high_watermark", "0.4")
     await auntil(lambda: told == ["low on memory", None], "to be untold")
     assert link.blocked is None
-    await link.publish("", queue, b"", KEPT)
+    await publish(link, "", queue, b"", KEPT)
 
 
 # --- the end
@@ -642,7 +634,7 @@ async def test_a_link_that_is_closed_says_so_and_leaves_no_socket(node: RabbitNo
     before = len(sockets())
     link = await connect()
     await link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
-    futures = [link.publish("", queue, b"", KEPT) for _ in range(100)]
+    futures = [publish(link, "", queue, b"", KEPT) for _ in range(100)]
     await link.close()
     await link.close()
     assert await link.ended == "it was closed here"
@@ -667,7 +659,7 @@ async def test_closing_takes_a_second_at_most_when_nobody_answers(node: RabbitNo
 
 async def test_a_link_that_is_cut_ends_at_once_with_all_that_waits(connect: Opens, queue: str) -> None:
     link = await connect()
-    future = link.publish("", queue, b"", KEPT)
+    future = publish(link, "", queue, b"", KEPT)
     link.cut()
     assert link.ended.result() == "it was cut here"
     assert await outcomes([future]) == ["Unconfirmed"]
@@ -702,7 +694,7 @@ async def test_who_gives_up_waiting_for_the_end_does_not_keep_others_from_failin
     link = await connect()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(link.ended, 0.01)
-    future = link.publish("", queue, b"", KEPT)
+    future = publish(link, "", queue, b"", KEPT)
     link.cut()
     assert await outcomes([future]) == ["Unconfirmed"]
     with pytest.raises(BrokerUnavailable, match="it was cut here"):

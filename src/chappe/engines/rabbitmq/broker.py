@@ -15,13 +15,14 @@ from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Consumer, Death, Depth
 from chappe.engines.rabbitmq import archive
 from chappe.engines.rabbitmq.address import Address
+from chappe.engines.rabbitmq.confirms import raise_if_refused
 from chappe.engines.rabbitmq.consuming import RabbitConsumer
 from chappe.engines.rabbitmq.control import Control, Held, Part, Question, pieces
 from chappe.engines.rabbitmq.declaring import Declared, declare, declare_again, declare_exchanges
 from chappe.engines.rabbitmq.kept import Kept, is_kept
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.names import RELAY
-from chappe.engines.rabbitmq.outlet import Outlet, outgoing, raise_if_refused
+from chappe.engines.rabbitmq.outlet import Outlet, outgoing
 from chappe.engines.rabbitmq.preflight import preflight
 from chappe.engines.rabbitmq.properties import refuse_unencodable
 from chappe.engines.rabbitmq.pushed import Said
@@ -59,7 +60,7 @@ class RabbitBroker:
         self._binding: asyncio.Task[None] | None = None
 
     async def _open(self, what: str) -> Link:
-        return await Link.open(self.address, name=f"chappe {self._role} {what}", deadline=self._deadline, confirms=False)
+        return await Link.open(self.address, name=f"chappe {self._role} {what}", deadline=self._deadline)
 
     async def _link(self) -> Link:
         """Return the connection over which RabbitMQ is asked. Raises `BrokerUnavailable`."""

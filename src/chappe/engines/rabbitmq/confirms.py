@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from chappe.errors import BrokerError, Unconfirmed, Unroutable
+from chappe.errors import BrokerError, Rejected, Unconfirmed, Unroutable
 
 
 class Properties(Protocol):
@@ -161,6 +161,19 @@ class Confirms:
             batch.tell(number, error_of(batch.messages[number].exchange))
         self._open.clear()
         self._lowest = self._next
+
+
+def raise_if_refused(outcomes: Sequence[Exception | None]) -> None:
+    """Raise what became of messages that were published together; see `Outlet.publish`."""
+    errors = [outcome for outcome in outcomes if outcome is not None]
+    if not errors:
+        return
+    for error in errors:
+        if not isinstance(error, Rejected) or len(outcomes) == 1:
+            raise error
+    if len(errors) == len(outcomes):
+        raise errors[0]
+    raise Unconfirmed(f"{len(errors)} of {len(outcomes)} messages were refused ({errors[0]}), the others are stored")
 
 
 def _where(message: Outgoing) -> str:

@@ -10,6 +10,7 @@ _FRAME: Final = struct.Struct(">BHI")
 _METHOD: Final = struct.Struct(">HHH")
 _HEADER: Final = struct.Struct(">BHIHHQ")
 _END: Final = b"\xce"
+_MANDATORY: Final = b"\x01"
 _METHOD_FRAME, _HEADER_FRAME, _BODY_FRAME = 1, 2, 3
 _BASIC, _PUBLISH = 60, 40
 _AROUND: Final = 8  # bytes of a frame that are not its payload
@@ -25,10 +26,10 @@ def short(text: str) -> bytes:
     return _LENGTHS[len(encoded)] + encoded
 
 
-def publication(channel: int, exchange: str, routing_key: str, body: bytes, properties: bytes, *, mandatory: bool, most: int) -> bytes:
+def publication(channel: int, exchange: str, routing_key: str, body: bytes, properties: bytes, most: int) -> bytes:
     """Return the frames of a message, of at most so many bytes each. Raises `ValueError` for an address that is too long."""
     length = len(body)
-    start = _publish(channel, exchange, routing_key, mandatory)
+    start = _publish(channel, exchange, routing_key)
     header = _HEADER.pack(_HEADER_FRAME, channel, len(properties) + 12, _BASIC, 0, length)
     if length <= most - _AROUND:
         if not length:
@@ -42,6 +43,6 @@ def publication(channel: int, exchange: str, routing_key: str, body: bytes, prop
 
 
 @lru_cache(maxsize=1024)
-def _publish(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
-    payload = _METHOD.pack(_BASIC, _PUBLISH, 0) + short(exchange) + short(routing_key) + bytes((mandatory,))
+def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
+    payload = _METHOD.pack(_BASIC, _PUBLISH, 0) + short(exchange) + short(routing_key) + _MANDATORY
     return _FRAME.pack(_METHOD_FRAME, channel, len(payload)) + payload + _END

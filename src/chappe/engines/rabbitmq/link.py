@@ -22,7 +22,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedBy
 from pika.spec import Basic
 
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.confirms import Batch, Confirms, Outgoing, Properties
+from chappe.engines.rabbitmq.confirms import Batch, Confirms, Outgoing
 from chappe.engines.rabbitmq.frames import publication
 from chappe.engines.rabbitmq.protocol import Protocol
 from chappe.engines.rabbitmq.questions import Answer, Questions
@@ -60,7 +60,7 @@ class Link:
     may have been done. What is said to a link that has ended raises `BrokerUnavailable`.
     """
 
-    def __init__(self, address: Address, host: str, port: int, *, name: str, deadline: float, confirms: bool) -> None:
+    def __init__(self, address: Address, host: str, port: int, *, name: str, deadline: float) -> None:
         self.where = f"{host}:{port}"
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._reason: str | None = None  # beside `ended`, which whoever awaits it may cancel
@@ -70,7 +70,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._questions = Questions(self.where, deadline)
         self._deadline = deadline
-        self._confirms = Confirms() if confirms else None
+        self._confirms = Confirms()
         self._closing = False
         self._consumers: dict[str, _Consumer] = {}
         self._asking = asyncio.Lock()
@@ -91,7 +91,7 @@ class Link:
         self._protocol.add_on_connection_unblocked_callback(lambda _, __: self._told_blocked(None))
 
     @classmethod
-    async def open(cls, address: Address, *, name: str, deadline: float, confirms: bool = True, until: float | None = None) -> Link:
+    async def open(cls, address: Address, *, name: str, deadline: float, until: float | None = None) -> Link:
         """Connect to the first host that answers; raises `BrokerUnavailable` with the cause at each. RabbitMQ shows `name`.
 
         This takes as long as the deadline of any verb, or `until` a time of the loop.
@@ -100,7 +100,7 @@ class Link:
         causes: list[str] = []
         for number, (host, port) in enumerate(address.hosts):
             share = (until - asyncio.get_running_loop().time()) / (len(address.hosts) - number)
-            link = cls(address, host, port, name=name, deadline=deadline, confirms=confirms)
+            link = cls(address, host, port, name=name, deadline=deadline)
             bound = asyncio.timeout(share)
             try:
                 async with bound:
@@ -121,10 +121,9 @@ class Link:
         await self._opened
         self._channel = await self._open_channel()
         self._channel.add_on_cancel_callback(self._consumer_cancelled)  # pyright: ignore[reportUnknownMemberType] - the stubs do not know the callback
-        if self._confirms is not None:
-            self._channel.add_on_return_callback(self._returned)  # pyright: ignore[reportUnknownMemberType] - the stubs do not know the callback
-            await self._ask("turn confirms on", lambda answer: self._channel.confirm_delivery(self._refused, answer))
-            self._protocol.on_confirmed = self._confirmed
+        self._channel.add_on_return_callback(self._returned)  # pyright: ignore[reportUnknownMemberType] - the stubs do not know the callback
+        await self._ask("turn confirms on", lambda answer: self._channel.confirm_delivery(self._refused, answer))
+        self._protocol.on_confirmed = self._confirmed
 
     # --- what is declared
 
@@ -205,45 +204,19 @@ class Link:
     @property
     def unconfirmed(self) -> int:
         """How many publications RabbitMQ has not answered; nothing here bounds them."""
-        return 0 if self._confirms is None else len(self._confirms)
+        return len(self._confirms)
 
-    def publish(
-        self, exchange: str, routing_key: str, body: bytes, properties: Properties, *, mandatory: bool = True
-    ) -> asyncio.Future[None]:
-        """Send a message; the future ends when RabbitMQ has confirmed it (or at once on a link without confirms).
+    def publish(self, messages: Sequence[Outgoing], within: float | None = None) -> asyncio.Future[list[Exception | None]]:
+        """Send messages; the future tells what became of each when RabbitMQ has confirmed all, or after the deadline.
 
-        It raises `Unroutable`, another `Rejected`, `NotFound` (no such exchange: this also ends the link), or `Unconfirmed`.
+        That is nothing, or `Unroutable`, another `Rejected`, `NotFound` (no such exchange: this also ends the link), or `Unconfirmed`.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
-
-        def answered(outcomes: asyncio.Future[list[Exception | None]]) -> None:
-            if future.done():
-                return
-            error = outcomes.result()[0]
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-                future.exception()  # who gave up waiting has no use for it
-
-        outcomes = self.publish_all((Outgoing(exchange, routing_key, body, properties),), mandatory=mandatory)
-        if outcomes.done():
-            answered(outcomes)
-        else:
-            outcomes.add_done_callback(answered)
-        return future
-
-    def publish_all(
-        self, messages: Sequence[Outgoing], *, mandatory: bool = True, within: float | None = None
-    ) -> asyncio.Future[list[Exception | None]]:
-        """Send messages; the future tells what became of each when all are answered, or after the deadline; see `publish`."""
         batch = Batch(messages, self._deadline if within is None else within)
         channel, most = self._channel.channel_number, self._protocol.params.frame_max
         for number, (exchange, routing_key, body, properties) in enumerate(messages):
             try:
                 self._questions.check()
-                encoded = b"".join(properties.encode())
-                frames = publication(channel, exchange, routing_key, body, encoded, mandatory=mandatory, most=most)
+                frames = publication(channel, exchange, routing_key, body, b"".join(properties.encode()), most)
             except BrokerUnavailable as error:
                 batch.tell(number, error)
                 continue
@@ -251,10 +224,7 @@ class Link:
                 batch.tell(number, Rejected(f"the message cannot be sent by AMQP: {error!r}"))
                 continue
             self._protocol.emit(frames)
-            if self._confirms is None:
-                batch.tell(number, None)
-            else:
-                self._confirms.add(batch, number)
+            self._confirms.add(batch, number)
         return batch.answered
 
     def flush(self) -> None:
@@ -356,9 +326,8 @@ class Link:
         if not self._opened.done():
             self._opened.set_exception(BrokerUnavailable(reason))
             self._opened.exception()  # where it is not awaited, there is another error
-        if self._confirms is not None:
-            missing = _NO_EXCHANGE.search(reason)
-            self._confirms.fail(lambda exchange: self._lost(exchange, reason, None if missing is None else missing[1]))
+        missing = _NO_EXCHANGE.search(reason)
+        self._confirms.fail(lambda exchange: self._lost(exchange, reason, None if missing is None else missing[1]))
         self._consumers.clear()
 
     def _lost(self, exchange: str, reason: str, missing: str | None) -> BrokerError:
@@ -428,17 +397,14 @@ class Link:
             log.exception("nobody took that RabbitMQ at %s says: blocked = %s", self.where, reason)
 
     def _confirmed(self, tag: int, multiple: bool) -> None:
-        assert self._confirms is not None
         self._confirms.settle(tag, multiple=multiple, stored=True)
 
     def _refused(self, frame: Any) -> None:
-        assert self._confirms is not None
         method: Basic.Ack | Basic.Nack = frame.method
         self.is_doubtful = self.is_doubtful or isinstance(method, Basic.Nack)
         self._confirms.settle(method.delivery_tag, multiple=method.multiple, stored=isinstance(method, Basic.Ack))
 
     def _returned(self, _: Channel, method: Basic.Return, properties: BasicProperties, body: bytes) -> None:
-        assert self._confirms is not None
         if not self._confirms.give_back(str(method.reply_text), _text(method.exchange), _text(method.routing_key), body, properties):
             log.error("RabbitMQ at %s returned a message that nobody waits for", self.where)
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from chappe.engines.rabbitmq.address import Address
-from chappe.engines.rabbitmq.confirms import Outgoing
+from chappe.engines.rabbitmq.confirms import Outgoing, raise_if_refused
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.properties import properties_of
 from chappe.engines.rabbitmq.tasks import Tasks
-from chappe.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed, Unroutable
+from chappe.errors import BrokerError, BrokerUnavailable, Unconfirmed, Unroutable
 from chappe.messages.envelope import Publication
 
 log = logging.getLogger("chappe.rabbitmq")
@@ -109,7 +109,7 @@ class Outlet:
         if link.blocked is not None:
             raise BrokerUnavailable(f"RabbitMQ at {link.where} takes no messages now ({link.blocked}); nothing was stored, try again later")
         loop = asyncio.get_running_loop()
-        answered = link.publish_all(messages, within=until - loop.time())
+        answered = link.publish(messages, until - loop.time())
         link.flush()
         doubt = loop.call_later(_DOUBT * self._deadline, self._doubt, link)
         try:
@@ -149,19 +149,6 @@ class Outlet:
         """Say goodbye."""
         await self._tasks.close()
         await asyncio.gather(*(link.close() for link in {*self._retired, self._link} if link is not None))
-
-
-def raise_if_refused(outcomes: Sequence[Exception | None]) -> None:
-    """Raise what became of messages that were published together; see `Outlet.publish`."""
-    errors = [outcome for outcome in outcomes if outcome is not None]
-    if not errors:
-        return
-    for error in errors:
-        if not isinstance(error, Rejected) or len(outcomes) == 1:
-            raise error
-    if len(errors) == len(outcomes):
-        raise errors[0]
-    raise Unconfirmed(f"{len(errors)} of {len(outcomes)} messages were refused ({errors[0]}), the others are stored")
 
 
 def _say_blocked(reason: str | None) -> None:

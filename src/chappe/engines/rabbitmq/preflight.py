@@ -11,6 +11,7 @@ from uuid import uuid4
 from pika import BasicProperties
 
 from chappe.engines.rabbitmq.address import Address
+from chappe.engines.rabbitmq.confirms import Outgoing, raise_if_refused
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.names import QUORUM
 from chappe.engines.rabbitmq.policies import policies
@@ -71,7 +72,7 @@ async def _use(link: Link, deadline: float) -> None:
     """Do what Chappe does: declare, publish confirmed, consume."""
     name, came = f"chappe.doctor.{uuid4().hex}", asyncio.Event()
     await link.queue(name, durable=False, exclusive=True, auto_delete=True)
-    await link.publish("", name, b"", BasicProperties(delivery_mode=1))
+    raise_if_refused(await link.publish([Outgoing("", name, b"", BasicProperties(delivery_mode=1))]))
     tag = await link.consume(name, lambda _: came.set(), prefetch=1, on_cancelled=came.set)
     try:
         async with asyncio.timeout(deadline):
