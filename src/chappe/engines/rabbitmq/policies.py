@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import http
 import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Collection
 from typing import Any, Final
 from urllib.parse import quote
@@ -41,10 +40,10 @@ async def policies(address: Address, host: str, queues: Collection[str], deadlin
     """Look at the policies of these AMQP queues by the management plugin of a host."""
     where = f"{'https' if address.tls else 'http'}://{host}:{address.management}"
     try:
-        answer = await asyncio.to_thread(_ask, address, f"{where}/api/queues/{quote(address.vhost, safe='')}", deadline)
-        found = _queues(answer)
+        path = f"/api/queues/{quote(address.vhost, safe='')}?columns=name,policy,operator_policy,effective_policy_definition"
+        found = _queues(await asyncio.to_thread(_ask, address, host, path, deadline))
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
-        told = f"cannot be seen over AMQP, and the management plugin does not tell them at {where} ({_reason(error)})"
+        told = f"cannot be seen over AMQP, and the management plugin does not tell them at {where} ({str(error) or repr(error)})"
         remedy = (
             'enable it, give this user the tag "management", name its port by ?management=… in the URL, or read rabbitmqctl list_policies'
         )
@@ -58,23 +57,22 @@ async def policies(address: Address, host: str, queues: Collection[str], deadlin
     return Finding(_CHECK, "ok", f"none deletes or refuses anything of {len(ours)} queues")
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Has a redirect be the error that it is here: the password is for the host that was named."""
-
-    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
-        return None
-
-
-def _ask(address: Address, url: str, deadline: float) -> bytes:
+def _ask(address: Address, host: str, path: str, deadline: float) -> bytes:
+    """Ask the plugin, and nobody to whom it or a proxy's setting would send us on: the password is for the host that was named."""
+    context = address.context()
+    if context is None:
+        connection = http.client.HTTPConnection(host, address.management, timeout=deadline)
+    else:
+        connection = http.client.HTTPSConnection(host, address.management, timeout=deadline, context=context)
     entrance = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
-    request = urllib.request.Request(  # noqa: S310 - http or https, as written above
-        f"{url}?columns=name,policy,operator_policy,effective_policy_definition", headers={"Authorization": f"Basic {entrance}"}
-    )
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
-    if address.tls:
-        handlers.append(urllib.request.HTTPSHandler(context=address.context()))
-    with urllib.request.build_opener(*handlers).open(request, timeout=deadline) as answer:
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Basic {entrance}"})
+        answer = connection.getresponse()
+        if answer.status != http.HTTPStatus.OK:
+            raise OSError(f"{answer.status} {answer.reason}")
         return answer.read()
+    finally:
+        connection.close()
 
 
 def _told(queue: _Queue, effects: dict[str, str]) -> list[str]:
@@ -88,9 +86,3 @@ def _told(queue: _Queue, effects: dict[str, str]) -> list[str]:
         for key, text in effects.items()
         if key in defined and not (key == "delivery-limit" and defined[key] >= limit)
     ]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"{error.code} {error.reason}"
-    return str(error) or repr(error)
