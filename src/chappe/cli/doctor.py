@@ -24,7 +24,7 @@ from chappe.errors import AlreadyOwned, ChappeError, CorruptStorage, InvalidSett
 from chappe.messages.finding import Finding
 from chappe.redaction import without_secrets
 from chappe.settings import Settings, place_of
-from chappe.supervisor.address import refuse_address
+from chappe.supervisor.listening import refuse_address
 from chappe.web.guard import refuse_open_bind
 from chappe.words import counted
 

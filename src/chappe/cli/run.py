@@ -13,7 +13,7 @@ from chappe.cli.loading import make_state_dir, named_app, settings_of, variables
 from chappe.cli.logs import set_up
 from chappe.engines.file.preflight import refuse_folder
 from chappe.settings import Settings
-from chappe.supervisor.address import refuse_address
+from chappe.supervisor.listening import refuse_address
 from chappe.supervisor.supervisor import Supervisor
 from chappe.web.guard import refuse_open_bind
 

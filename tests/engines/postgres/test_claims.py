@@ -12,8 +12,8 @@ from chappe.engines.contract.broker import Ack, Delivery, Depth, Retry
 from chappe.engines.postgres import claims
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.claims import LOWEST, Floors
-from chappe.engines.postgres.envelopes import encode
 from chappe.engines.postgres.routes import Known
+from chappe.engines.postgres.rows import encode
 from chappe.errors import BrokerUnavailable
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind

@@ -7,7 +7,7 @@ from typing import Any, Final, LiteralString
 
 from chappe.engines.contract.stray import Stray
 from chappe.engines.postgres.database import Cursor
-from chappe.engines.postgres.envelopes import encode
+from chappe.engines.postgres.rows import encode
 
 _FRESH: Final[LiteralString] = """
     with given as (

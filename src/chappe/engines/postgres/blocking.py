@@ -18,9 +18,9 @@ from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
 from chappe.engines.postgres.database import Cursor, Database, reason
-from chappe.engines.postgres.envelopes import encode
 from chappe.engines.postgres.intake import plain
 from chappe.engines.postgres.routes import Routes
+from chappe.engines.postgres.rows import encode
 from chappe.errors import BrokerUnavailable, ChappeError, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology

@@ -14,8 +14,7 @@ from typing import Final, LiteralString, NamedTuple
 from chappe.engines.contract.broker import Delivery
 from chappe.engines.contract.stray import Stray
 from chappe.engines.postgres.database import Row
-from chappe.engines.postgres.envelopes import decode
-from chappe.engines.postgres.flags import RETURNED
+from chappe.engines.postgres.rows import RETURNED, decode
 
 LOWEST: Final = -(2**63)
 ALL: Final = 2**63 - 1  # the rank of the smallest priority

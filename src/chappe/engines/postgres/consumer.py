@@ -17,11 +17,11 @@ from chappe.engines.postgres.blame import REMEMBERED, Blame
 from chappe.engines.postgres.claims import ALL, CLAIM, CLAIM_ALONE, PAUSED_OF, READY_IN, Floors, Held, delivery_of, held_of
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.endings import Endings
-from chappe.engines.postgres.flags import ALONE, READY, SUSPECT
 from chappe.engines.postgres.presence import CANCELLED as TOLD_CANCELLED
 from chappe.engines.postgres.presence import READY as TOLD_READY
 from chappe.engines.postgres.presence import Presence
 from chappe.engines.postgres.routes import Known, Routes
+from chappe.engines.postgres.rows import ALONE, READY, SUSPECT
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
 from chappe.messages.topology import Queue, Topology
 

@@ -13,8 +13,8 @@ from chappe.engines.postgres import budgets, lines
 from chappe.engines.postgres.adopting import lend_strays
 from chappe.engines.postgres.claims import Held, held_of_stray
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.flags import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
 from chappe.engines.postgres.intake import Intake
+from chappe.engines.postgres.rows import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
 from chappe.engines.postgres.storing import TELL
 from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.failures import why_dead

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.envelopes import encode
 from chappe.engines.postgres.routes import Known, Routes
+from chappe.engines.postgres.rows import encode
 from chappe.engines.postgres.storing import Storing, pending_of
 from chappe.errors import Unroutable
 from chappe.messages.envelope import Options, Publication, Receipt

@@ -10,8 +10,8 @@ import msgspec
 from chappe.engines.contract.letters import Letter
 from chappe.engines.postgres import lines
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.envelopes import decode, encode
 from chappe.engines.postgres.routes import Routes
+from chappe.engines.postgres.rows import decode, encode
 from chappe.engines.postgres.storing import TELL
 from chappe.errors import NotFound, Rejected
 

@@ -22,10 +22,10 @@ from chappe.engines.postgres.budgets import Budgets
 from chappe.engines.postgres.contents import Contents
 from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.desires import Desires
-from chappe.engines.postgres.envelopes import decode
 from chappe.engines.postgres.letters import Letters
 from chappe.engines.postgres.looking import Looking
 from chappe.engines.postgres.presence import ENDED, LIVES
+from chappe.engines.postgres.rows import decode
 from chappe.engines.postgres.storing import ARCHIVED
 from chappe.engines.postgres.transfer import Transfer
 from chappe.errors import NotFound

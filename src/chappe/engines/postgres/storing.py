@@ -12,9 +12,8 @@ from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.contract.stray import wrapped
 from chappe.engines.postgres import lines
 from chappe.engines.postgres.database import Collision, Cursor
-from chappe.engines.postgres.envelopes import decode, encode
-from chappe.engines.postgres.flags import BEHIND, DELAYED, MERGES, READY, TRACKED, UNIQUE
 from chappe.engines.postgres.routes import Known, Routes
+from chappe.engines.postgres.rows import BEHIND, DELAYED, MERGES, READY, TRACKED, UNIQUE, decode, encode
 from chappe.errors import KeyReused
 from chappe.messages.envelope import Options, Publication, Receipt
 

@@ -9,10 +9,9 @@ from typing import Any, Final, LiteralString
 from chappe.engines.contract.letters import Exported
 from chappe.engines.postgres.contents import FORGET
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.envelopes import decode, encode
-from chappe.engines.postgres.flags import MERGES, TRACKED
 from chappe.engines.postgres.presence import Presence
 from chappe.engines.postgres.routes import Routes
+from chappe.engines.postgres.rows import MERGES, TRACKED, decode, encode
 
 _UNIQUE: Final[LiteralString] = (
     " left join lateral (select name, until - now_seconds() as lasts from unique_key u"

@@ -1,8 +1,15 @@
-"""What else must be tidied up when a message ends, and in which state one waits."""
+"""How messages are stored: their envelopes, what else must be tidied up when one ends, and in which state one waits."""
 
 from __future__ import annotations
 
 from typing import Final
+
+import msgspec
+
+from chappe.messages.envelope import Envelope
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode: Final = msgspec.msgpack.Decoder(Envelope).decode
 
 TRACKED: Final = 1
 UNIQUE: Final = 2
