@@ -10,7 +10,6 @@ from chappe.engines.contract.results import CANCELLED
 from chappe.engines.postgres import counting, lines
 from chappe.engines.postgres.database import Cursor, Database, Row
 from chappe.engines.postgres.routes import Routes
-from chappe.engines.postgres.rows import decode
 from chappe.engines.postgres.storing import TELL
 from chappe.engines.postgres.tending import Tending
 from chappe.errors import NotFound

@@ -11,9 +11,8 @@ from psycopg import sql
 
 from chappe.engines.contract.inspection import MOST_AHEAD, Look, MessageStatus
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.envelopes import decode
-from chappe.engines.postgres.flags import ALONE, SUSPECT
 from chappe.engines.postgres.routes import Routes
+from chappe.engines.postgres.rows import ALONE, SUSPECT, decode
 from chappe.errors import NotFound
 
 _LOOKED_AT: Final = 5000  # rows of one answer
