@@ -24,8 +24,8 @@ PROCESS_STATES: Final = ("ready", "starting", "waiting", "FATAL")  # of a pool, 
 class Desired(Struct, frozen=True, array_like=True):
     """What somebody wants of one thing: of each `what` the latest counts, and the earlier ones are kept as the audit trail.
 
-    `what` is `TENANT` and a name with its weight, which counts from the next message that is lent, in all queues; `POOL` and a name with how
-    many processes, `QUEUE` or `SCHEDULE` and a name or `INTAKE` which may be `PAUSED`, `RELOAD`, or "failure:FINGERPRINT" which may be
+    `what` is `TENANT` and a name with its weight, which counts from the next message that is lent, in all queues; `POOL` and a name with
+    how many processes, `QUEUE` or `SCHEDULE` and a name or `INTAKE` which may be `PAUSED`, `RELOAD`, or "failure:FINGERPRINT" which may be
     resolved or ignored; the value None means: as it is declared. Of `ACT` and a verb nothing is wanted any more: the value says what was
     done.
     """
