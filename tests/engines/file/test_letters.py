@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from chappe.engines.contract.broker import Ack, Dead, Settlement
 from chappe.engines.file.broker import FileBroker
+from chappe.engines.file.letters import listing
 from chappe.engines.file.server import Engine
 from chappe.engines.file.store import FileStore
 from chappe.errors import Rejected
@@ -85,3 +87,12 @@ async def test_a_window_of_time_keeps_no_letter_from_being_retried(file: File) -
     await file.end(dead=True)
     assert await file.store.retry_letters([1]) == 1
     assert await file.end() == "old"
+
+
+async def test_letters_of_one_queue_are_found_by_their_queue_however_many_others_there_are(file: File, tmp_path: Path) -> None:
+    for wanted in (listing(None, 7, 10), listing(1, 7, 10)):
+        reads = apsw.Connection(str(tmp_path / "chappe.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        plan = " ".join(row[3] for row in reads.execute(f"explain query plan {wanted[0]}", wanted[1]))
+        reads.close()
+        assert "SCAN" not in plan
+        assert ("dead_by_queue (queue=? AND number>?)" in plan) == (wanted[1][0] == 1)

@@ -20,6 +20,13 @@ _COLUMNS = "number, queue, reason, error, attempts, died_at, history, deaths, me
 _decode = msgspec.msgpack.Decoder(Envelope).decode
 
 
+def listing(queue: int | None, after: int, limit: int) -> tuple[str, tuple[int, ...]]:
+    """Return a statement for letters by number, of one queue or of all, and its bindings; an index leads to the first of them."""
+    most, where = max(0, min(limit, 1000)), "number > ?" if queue is None else "queue = ? and number > ?"
+    bindings = (after, most) if queue is None else (queue, after, most)
+    return f"select {_COLUMNS} from dead where {where} order by number limit ?", bindings  # noqa: S608 - constant columns
+
+
 class Letters:
     """The dead letters of one file."""
 
@@ -29,11 +36,7 @@ class Letters:
     def list_letters(self, queue: str | None, after: Number, limit: Number) -> list[Any]:
         """Return up to `limit` letters with a larger number, of one queue or of all."""
         identity = None if queue is None else self._turn.routes.queue(queue).id
-        rows = self._turn.db.execute(
-            f"select {_COLUMNS} from dead where number > ? and (? is null or queue = ?) order by number limit ?",  # noqa: S608 - constant columns
-            (after, identity, identity, max(0, min(limit, 1000))),
-        )
-        return [self._shown(row) for row in rows]
+        return [self._shown(row) for row in self._turn.db.execute(*listing(identity, after, limit))]
 
     def letter(self, number: Number) -> Any:
         """Return one letter, or raise `NotFound`."""
