@@ -176,3 +176,12 @@ def test_budgets_show_what_is_left_and_what_was_learned_since_when(chappe: Chapp
     assert [(one["name"], one["limit"], one["left"]) for one in chappe("budgets", "--json").json] == [
         ("mastodon", None, None), ("pocket:ada", 5, 0), ("trello:ada", None, None),
     ]  # fmt: skip
+
+
+def test_why_a_message_does_not_run_is_said_for_people_and_programs(chappe: Chappe) -> None:
+    sent = chappe("send", "order", "customer=Ada", "--json").json
+    message = (sent[0] if isinstance(sent, list) else sent)["id"]
+    chappe("pause", "orders")
+    assert [row["reason"] for row in chappe("why", message, "--json").json] == ["paused", "no_worker"]
+    assert "chappe resume orders" in chappe("why", message).out
+    assert "nothing" in chappe("why", "nothing", code=1).err

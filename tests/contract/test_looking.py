@@ -8,6 +8,7 @@ import pytest
 
 from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.contract.inspection import STATES, MessageStatus
+from chappe.engines.finding import explain, find
 from chappe.errors import NotFound
 from chappe.messages.envelope import Publication
 
@@ -138,3 +139,30 @@ async def test_what_is_not_there_is_said(peer: Peer) -> None:
     for place in ("x", "", "[]"):
         with pytest.raises(NotFound, match="place"):
             await peer.store.ahead("q", place)
+
+
+async def causes(peer: Peer, engine: EngineUnderTest, called_: str) -> list[str]:
+    """Return the reasons for which a message does not run."""
+    (found,) = [one for state in STATES for one in await looked(peer, state) if one.envelope.body.decode() == called_]
+    (same,) = await find(peer.store, found.envelope.id)
+    (told,) = await explain(peer.store, [same], engine.now(), lambda _, name: name == "test.message")
+    return [reason.reason for reason in told]
+
+
+async def test_each_cause_for_which_a_message_does_not_run_is_named(engine: EngineUnderTest, peer: Peer) -> None:
+    await send(peer, seen("first", key="k"), seen("second", key="k"), seen("later", delay=3600.0))
+    assert await causes(peer, engine, "first") == ["no_worker"]
+    assert await causes(peer, engine, "later") == ["delayed", "no_worker"]
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+        first = await one(consumer)
+        await peer.store.tell({"queues": ["q"]})
+        assert await causes(peer, engine, "first") == ["running"]
+        assert await causes(peer, engine, "second") == ["key"]
+        await peer.store.desire("queue:q", "paused", "me")
+        assert await causes(peer, engine, "second") == ["key", "paused"]
+        await peer.store.desire("queue:q", None, "me")
+        start = [await peer.store.take("b", 1000.0, 1, tag=first.tag) for _ in range(2)][1]
+        await settle(consumer, Retry(first.tag, start.wait, counted=False, budget="b"))
+        assert await causes(peer, engine, "first") == ["budget"]
+    await send(peer, *(seen(f"{n}") for n in range(3)))
+    assert await causes(peer, engine, "2") == ["behind"], "this peer has said that it serves the queue"

@@ -204,6 +204,13 @@ class Registry:
             )
         return route.handlers
 
+    def takes(self, queue: str, name: str) -> bool:
+        """Tell whether a message of this name is handled when it comes from a queue; of the queues of others nothing is known."""
+        message = self.messages.get(name)
+        return queue not in self.consumed_queues() or (
+            message is not None and ((message, queue) in self.routes or (message, None) in self.routes)
+        )
+
     @property
     def waiting_places(self) -> int:
         """How many messages a worker may hold beside those in its slots: they wait for others to be handled with."""

@@ -23,7 +23,7 @@ _VERBS: Final = {
     "queues": "chappe.cli.looking", "status": "chappe.cli.looking", "inspect": "chappe.cli.looking", "dead": "chappe.cli.letters",
     "purge": "chappe.cli.looking", "doctor": "chappe.cli.doctor", "recover": "chappe.cli.recover", "move": "chappe.cli.move",
     "openapi": "chappe.cli.looking", "schedules": "chappe.cli.looking", "watch": "chappe.cli.watching",
-    "budgets": "chappe.cli.looking",
+    "budgets": "chappe.cli.looking", "why": "chappe.cli.looking",
     "archive": "chappe.cli.archive",
     "pause": "chappe.cli.steering", "resume": "chappe.cli.steering", "scale": "chappe.cli.steering",
     "weight": "chappe.cli.steering",

@@ -14,6 +14,7 @@ from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
 from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.fleet import PROCESS_STATES
+from chappe.engines.finding import explain, find
 from chappe.errors import NotFound
 from chappe.failures import printable
 from chappe.triggers.firings import firings
@@ -163,6 +164,35 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
         else ("state", "id", "type", "attempt", "sent", "body"),
         as_json=as_json,
     )
+
+
+@click.command()
+@click.argument("message_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def why(ctx: click.Context, message_id: str, as_json: bool) -> None:
+    """Say why a message does not run now: every reason, and when it ends where that can be known."""
+    app = find_app(settings_of(ctx))
+
+    async def work(connection: Connection) -> list[dict[str, Any]]:
+        found = await find(connection.store, message_id)
+        if not found:
+            state = await connection.store.state(message_id)
+            return [{"queue": state.queue, "state": state.state, "reason": state.state, "text": state.error or "it has ended", "until": ""}]
+        told = await explain(connection.store, found, app.bus.now(), app.registry.takes)
+        return [
+            {
+                "queue": message.queue,
+                "state": message.state,
+                "reason": reason.reason,
+                "text": f"{reason.text}{f' ({reason.of})' if reason.of else ''}",
+                "until": "" if reason.until is None else reason.until if as_json else when(reason.until),
+            }
+            for message, reasons in zip(found, told, strict=True)
+            for reason in reasons
+        ]
+
+    show(run_with(app, work), ("queue", "state", "reason", "text", "until"), as_json=as_json)
 
 
 @click.command()

@@ -100,6 +100,7 @@ class Following:
         load, decision = self._tuning.decisions.get(name, (None, None))
         return {
             "queues": settings.pools[name].queues,
+            "exclude": settings.pools[name].exclude,
             "bounds": self._host.pools.bounds(settings, name),
             "wanted": count,
             "slots": settings.pools[name].concurrency,

@@ -30,6 +30,7 @@ from chappe.web.api.described import with_routes
 from chappe.web.api.failures import Failures
 from chappe.web.api.history import HistoryRoutes
 from chappe.web.api.letters import Letters
+from chappe.web.api.messages import Messages
 from chappe.web.api.overview import Overviews
 from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
@@ -73,6 +74,7 @@ def gateway(app: App) -> ASGIApp:
         Budgets(app),
         Failures(app),
         Letters(app),
+        Messages(app),
         Audit(app),
         HistoryRoutes(watching, wall),
         AlertRoutes(app),
