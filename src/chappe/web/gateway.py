@@ -30,6 +30,7 @@ from chappe.web.api.described import with_routes
 from chappe.web.api.failures import Failures
 from chappe.web.api.history import HistoryRoutes
 from chappe.web.api.letters import Letters
+from chappe.web.api.lineage import Lineage
 from chappe.web.api.messages import Messages
 from chappe.web.api.overview import Overviews
 from chappe.web.api.schedules import Schedules
@@ -75,6 +76,7 @@ def gateway(app: App) -> ASGIApp:
         Failures(app),
         Letters(app),
         Messages(app),
+        Lineage(app),
         Audit(app),
         HistoryRoutes(watching, wall),
         AlertRoutes(app),

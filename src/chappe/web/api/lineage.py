@@ -1,0 +1,155 @@
+"""What belongs together: the message that began something, and everything that handlers sent because of it, as far as it is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from chappe.app import App
+from chappe.archive.follow import AT_ONCE, position_at
+from chappe.engines.contract.inspection import STATES
+from chappe.engines.contract.store import Store
+from chappe.errors import NotFound
+from chappe.messages.envelope import Envelope, sent_at
+from chappe.web.api.requests import answer
+
+_WITHIN: Final = 1.0  # seconds for which queues, and then the archive, are looked through
+_TAIL: Final = 1024 * 1024  # bytes at the end of a log file
+_MOST: Final = 500
+
+
+class Node(Struct, frozen=True, omit_defaults=True):
+    """One thing that happened: `cause` is the id of what it follows from."""
+
+    id: str
+    type: str
+    kind: str
+    state: str | None = None
+    at: float | None = None
+    ended_at: float | None = None
+    queue: str | None = None
+    cause: str | None = None
+    text: str | None = None
+
+
+class Lineage:
+    """The route of one message's trail."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def routes(self) -> list[Route]:
+        """Return the route of lineage."""
+        return [Route("/api/lineage/{id}", self._get, methods=["GET"])]
+
+    async def _get(self, request: Request) -> Response:
+        """Tell what led to a message and what followed from it, in the order of time; `is_all` is false where the search was cut short."""
+        store, identity = (await self._app.connection()).store, request.path_params["id"]
+        found: dict[tuple[str, str | None], Node] = {}
+        root, is_all = identity, True
+        for _ in range(2):  # the second time with what began it, where the message itself names that
+            begun = root
+            is_all = await self._collect(store, root, found)
+            root = next((node.cause for node in found.values() if node.id == identity and node.cause), root)
+            if root == begun:
+                break
+        if not found:
+            raise NotFound(f"nothing is kept of message {identity[:100]}, nor of what followed from it")
+        nodes = sorted([*found.values(), *self._logged({node.id for node in found.values()})], key=lambda node: node.at or 0.0)
+        return answer({"root": root, "nodes": nodes[:_MOST], "is_all": is_all and len(nodes) <= _MOST})
+
+    async def _collect(self, store: Store, root: str, found: dict[tuple[str, str | None], Node]) -> bool:
+        until = time.monotonic() + _WITHIN
+        async for node in _stored(store, root):
+            found[node.id, node.queue] = node
+            if time.monotonic() > until or len(found) > _MOST:
+                return False
+        until = time.monotonic() + _WITHIN
+        async for node in _archived(store, root):
+            if node is not None:
+                found.setdefault((node.id, None), node)
+            if time.monotonic() > until or len(found) > _MOST:
+                return False
+        for identity in {root, *(node.id for node in found.values())}:
+            if (node := await _tracked(store, identity, root)) is not None and not any(one == identity for one, queue in found if queue):
+                found[identity, node.queue] = node
+        return True
+
+    def _logged(self, ids: set[str]) -> Iterator[Node]:
+        """Return the lines of our logs that name one of them, from the end of the files of the pools of this host."""
+        for file in {pool.log for pool in self._app.settings.pools.values() if pool.log}:
+            try:
+                with Path(file).open("rb") as log:
+                    log.seek(max(0, log.seek(0, 2) - _TAIL))
+                    lines = log.read().splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                identity = next((one for one in ids if one.encode() in line), None)
+                if identity is not None and (node := _line(line, identity)) is not None:
+                    yield node
+
+
+async def _stored(store: Store, root: str) -> AsyncIterator[Node]:
+    for queue in (await store.overview()).queues:
+        for state in STATES:
+            cursor: str | None = "" if getattr(queue, state) or queue.is_estimate else None
+            while cursor is not None:
+                page = await store.look(queue.name, state, containing=(root.encode(),), cursor=cursor, limit=100)
+                for message in page.messages:
+                    if _belongs(message.envelope, root):
+                        ended = message.died_at
+                        yield _node(message.envelope, "command", state=state, queue=queue.name, ended_at=ended, text=message.error)
+                cursor = page.cursor
+
+
+async def _archived(store: Store, root: str) -> AsyncIterator[Node | None]:
+    began = sent_at(root)
+    position = 0 if began is None else await position_at(store, began - 1.0)
+    while True:
+        page = await store.archived(position, AT_ONCE)
+        for record in page.records:
+            if _belongs(record.envelope, root):
+                yield _node(record.envelope, "event", state="done", at=record.at, text=f"{record.exchange} {record.routing_key}")
+        yield None
+        position = page.cursor
+        if position >= page.end:
+            return
+
+
+async def _tracked(store: Store, identity: str, root: str) -> Node | None:
+    try:
+        state = await store.state(identity)
+    except NotFound:
+        return None
+    cause = state.merged_into or (None if identity == root else root)
+    kind = "merge" if state.merged_into else "command"
+    return Node(identity, state.type, kind, state.state, sent_at(identity), None, state.queue, cause, state.error)
+
+
+def _belongs(envelope: Envelope, root: str) -> bool:
+    return root in (envelope.id, envelope.correlation_id)
+
+
+def _node(envelope: Envelope, kind: str, *, state: str, at: float | None = None, **more: Any) -> Node:
+    at = at or envelope.timestamp or sent_at(envelope.id)
+    return Node(envelope.id, envelope.type, kind, state, at, cause=envelope.correlation_id, **more)
+
+
+def _line(line: bytes, identity: str) -> Node | None:
+    """Return what one line of JSON says."""
+    try:
+        said: dict[str, Any] = json.loads(line)
+        at = datetime.fromisoformat(said["timestamp"]).timestamp()
+        return Node(f"{identity}@{at}", "log", "log", None, at, cause=identity, text=f"{said['level']}: {said['event']}"[:500])
+    except (ValueError, KeyError, TypeError):
+        return None
