@@ -43,6 +43,7 @@ def states(*names: str) -> list[dict[str, Any]]:
         ("budget", {"state": "delayed", "budget": "b", "due": NOW + 10, "pace": 20.0}, {}, {"ahead": 3}, NOW + 70),
         ("behind", {}, {}, {"ahead": 100, "hosts": [host()]}, NOW + 50),
         ("behind", {}, {}, {"ahead": MOST_AHEAD, "hosts": [host()]}, None),
+        ("share", {"tenant": "Ada"}, {}, {"ahead": 5, "hosts": [host()]}, None),
         ("busy", {}, {}, {"hosts": [host(default=pool(busy=10))]}, None),
         ("no_worker", {}, {"consumers": 0}, {}, None),
         ("no_worker", {}, {"consumers": 0}, {"hosts": [host(default=pool(queues=["other.*"]))]}, None),

@@ -89,7 +89,13 @@ def _of_queue(message: MessageStatus, facts: Facts) -> Iterator[Reason]:
         many = f"more than {MOST_AHEAD:,}" if facts.ahead >= MOST_AHEAD else f"{facts.ahead:,}"
         speed = f", at {rate:g} a second" if rate > 0 else ""
         until = facts.now + facts.ahead / rate if rate > 0 and facts.ahead < MOST_AHEAD else None
-        yield Reason("behind", f"{many} {'message is' if facts.ahead == 1 else 'messages are'} served before it{speed}", until)
+        plural = "message is" if facts.ahead == 1 else "messages are"
+        if message.tenant is not None:
+            yield Reason(
+                "share", f'{many} {plural} of "{message.tenant}" served before it, which has a share of the workers\' time among others'
+            )
+            return
+        yield Reason("behind", f"{many} {plural} served before it{speed}", until)
     elif pools and all(pool["busy"] >= pool["slots"] * max(1, len(pool["processes"])) for _, pool in pools):
         yield Reason("busy", "every slot of the pools that serve it is busy; it is the next")
 

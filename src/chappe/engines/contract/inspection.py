@@ -18,8 +18,8 @@ class MessageStatus(Struct, frozen=True, omit_defaults=True):
 
     `attempt` is the one that comes or runs, or how many there were of a dead one, whose `number`, `reason` and `died_at` are set.
     `due` says when what is delayed is ready, and since when what was delayed is; of what waits for a `budget` it is when the next
-    start may be, and `pace` the seconds from one start to the next. `held_by` is the message that has its `key`, `holder` the
-    process that runs it, and `error` says how the last attempt failed.
+    start may be, and `pace` the seconds from one start to the next. `tenant` is whose share of a fair queue it counts against.
+    `held_by` is the message that has its `key`, `holder` the process that runs it, and `error` says how the last attempt failed.
     """
 
     queue: str
@@ -32,6 +32,7 @@ class MessageStatus(Struct, frozen=True, omit_defaults=True):
     key: str | None = None
     held_by: str | None = None
     due: float | None = None
+    tenant: str | None = None
     budget: str | None = None
     pace: float | None = None
     alone: bool = False
@@ -61,5 +62,5 @@ class Inspection(Protocol):
         ...
 
     async def ahead(self, queue: str, place: str) -> int:
-        """Return how many messages of a queue are served before a place in it that `look` told, up to `MOST_AHEAD`."""
+        """Return how many messages are served before a place in a queue that `look` told, up to `MOST_AHEAD`, of its tenant if it has one."""
         ...

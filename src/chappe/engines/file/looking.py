@@ -21,11 +21,11 @@ _ROOM: Final = 4 * 1024 * 1024  # bytes of envelopes in one answer, or one envel
 _FIRST: Final = (-(2**62), -(2**62))
 # For each state: its table, the two columns that order it, and what is shown of a row beside them.
 _TABLES: Final = {
-    "ready": ("ready", "rank", "id", "id, rank, message_id, attempt, flags, key, since, null, null, null, null, null, envelope"),
-    "delayed": ("delayed", "due", "id", "id, rank, message_id, attempt, flags, key, due, budget, null, null, null, null, envelope"),
+    "ready": ("ready", "rank", "id", "id, rank, message_id, attempt, flags, key, since, null, null, null, null, null, tenant, envelope"),
+    "delayed": ("delayed", "due", "id", "id, rank, message_id, attempt, flags, key, due, budget, null, null, null, null, null, envelope"),
     "dead": (
         "dead", "number", "number",
-        "number, rank, message_id, attempts, flags, key, null, null, reason, error, died_at, deaths, envelope",
+        "number, rank, message_id, attempts, flags, key, null, null, reason, error, died_at, deaths, null, envelope",
     ),
 }  # fmt: skip
 _LOOK = """select {a}, {b}, {columns} from (select * from {table} where queue = ? and ({a}, {b}) > (?, ?) order by {a}, {b} limit ?)
@@ -33,7 +33,10 @@ _LOOK = """select {a}, {b}, {columns} from (select * from {table} where queue = 
 _LAST = "select {a}, {b} from {table} where queue = ? and ({a}, {b}) > (?, ?) order by {a}, {b} limit 1 offset ?"
 _LENT = "select rank, id, {columns} from ready where queue = ? and rank = ? and id = ?"
 _AHEAD = {
-    "ready": "select count(*) from (select 1 from ready where queue = ? and (rank, id) < (?, ?) limit ?)",
+    "ready": """select count(*) from (
+        select 1 from ready r join ready mine on mine.queue = ?1 and mine.rank = ?2 and mine.id = ?3
+        where r.queue = ?1 and (r.rank, r.id) < (?2, ?3) and r.tenant is mine.tenant limit ?4
+    )""",
     "budget": """select count(*) from (
         select 1 from delayed d join delayed mine on mine.due = ?2 and mine.id = ?3
         where d.queue = ?1 and d.budget = mine.budget and (d.rank, d.id) < (mine.rank, mine.id) limit ?4
@@ -107,13 +110,13 @@ class Looking:
         return shown, None
 
     def _shown(self, queue: QueueState, state: str, place: str, row: Any, claim: Claim | None = None) -> dict[str, Any]:
-        number, rank, message_id, attempt, flags, key, due, budget, reason, error, died_at, deaths, stored = row
+        number, rank, message_id, attempt, flags, key, due, budget, reason, error, died_at, deaths, tenant, stored = row
         scope = f"{queue.id}/{message_id}"
         status: dict[str, Any] = {
             "queue": queue.name, "state": state, "place": place, "attempt": attempt if state == "dead" else attempt + 1,
             "priority": -rank, "key": key, "due": due, "alone": bool(flags & SUSPECT), "reason": reason, "error": error, "died_at": died_at,
             "number": number if state == "dead" else None, "envelope": Raw(unseal_or_stand_in(stored, message_id)),
-            "holder": None if claim is None else claim.session.name,
+            "tenant": tenant, "holder": None if claim is None else claim.session.name,
         }  # fmt: skip
         if deaths is None:
             died = self._turn.db.execute("select count from death where message_id = ?", (scope,)).fetchone()
@@ -142,7 +145,11 @@ class Looking:
             raise NotFound(f'"{place[:100]}" is no place of a message')
         is_ready = isinstance(at[0], int)
         (count,) = self._turn.db.execute(_AHEAD["ready" if is_ready else "budget"], (found.id, *at, MOST_AHEAD)).fetchone()
-        return max(0, int(count) - (found.running if is_ready else 0))
+        if not is_ready:
+            return int(count)
+        tenant = self._turn.db.execute("select tenant from ready where queue = ? and rank = ? and id = ?", (found.id, *at)).fetchone()
+        lent = (c for c in self._turn.claims.values() if c.queue is found and (c.rank, c.id) < at and (c.tenant,) == tenant)
+        return max(0, int(count) - sum(1 for _ in lent))
 
 
 def _place_of(text: str) -> tuple[float, int] | None:
