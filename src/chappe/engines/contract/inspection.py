@@ -62,5 +62,5 @@ class Inspection(Protocol):
         ...
 
     async def ahead(self, queue: str, place: str) -> int:
-        """Return how many messages are served before a place in a queue that `look` told, up to `MOST_AHEAD`, of its tenant if it has one."""
+        """Return how many messages, of its tenant if it has one, are served before a place that `look` told, up to `MOST_AHEAD`."""
         ...
