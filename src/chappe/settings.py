@@ -130,11 +130,11 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Alert(Struct, frozen=True, forbid_unknown_fields=True):
-    """When to tell somebody of the queues of this name (`*` is a wildcard), or of the processes of all pools.
+    """When to tell somebody of the queues of this name (`*` is a wildcard), the processes of all pools, or the events of a pattern.
 
     `age` is how old the oldest message may be, `stalled` for how long nothing may run while something waits, in seconds; `depth` and `dead`
-    how many messages may be ready and dead; `crash_loop` whether a process that has given up counts. `hold` are the seconds for which
-    something must be so, or be over, before it is told.
+    how many messages may be ready and dead; `crash_loop` whether a process that has given up counts; `most` and `least` how many archived
+    `events` there may and must be `within` so many seconds. `hold` are the seconds for which something must be so, or be over.
     """
 
     queue: str = "*"
@@ -143,14 +143,23 @@ class Alert(Struct, frozen=True, forbid_unknown_fields=True):
     dead: int | None = None
     stalled: float | None = None
     crash_loop: bool = False
+    events: str | None = None
+    within: float = 300.0
+    most: int | None = None
+    least: int | None = None
     hold: float = 10.0
 
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.age, self.depth, self.dead, self.stalled) if limit is not None]
-        if not limits and not self.crash_loop:
-            raise ValueError("say when: by age, depth, dead, stalled or crash_loop")
-        if any(not 0 <= value <= FURTHEST for value in (*limits, self.hold)):
-            raise ValueError(f"age, depth, dead, stalled and hold must not be negative, and at most {FURTHEST:g}")
+        counts = [count for count in (self.most, self.least) if count is not None]
+        if not limits and not self.crash_loop and not counts:
+            raise ValueError("say when: by age, depth, dead, stalled, crash_loop, or by how many events there are")
+        if (self.events is None) != (not counts):
+            raise ValueError('events, like "bid.*", and most or least belong together')
+        if any(not 0 <= value <= FURTHEST for value in (*limits, *counts, self.hold)):
+            raise ValueError(f"what an alert is given must not be negative, and at most {FURTHEST:g}")
+        if not 1 <= self.within <= _DAY:
+            raise ValueError(f"within must be within 1..{_DAY:g} seconds")
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

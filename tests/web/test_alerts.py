@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from chappe import App, Event
 from chappe.alerting import post
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
 from chappe.errors import InvalidSettings
 from chappe.settings import Alert, load
-from chappe.web.alerts import Alerts, Fired
+from chappe.web.alerts import Alerts, Fired, FiredAlerts
 from chappe.web.watching import Watching
 
 from ..waiting import PATIENCE
@@ -105,6 +107,9 @@ def test_what_another_gateway_has_told_is_not_told_again_and_ends_also_where_its
     ("values", "said"),
     [
         ({"alerts": {"a": {}}}, "alerts.a: say when"),
+        ({"alerts": {"a": {"events": "bid"}}}, "say when"),
+        ({"alerts": {"a": {"most": 3}}}, "belong together"),
+        ({"alerts": {"a": {"events": "bid", "least": 1, "within": 0}}}, "within must be within"),
         ({"alerts": {"a": {"age": -1}}}, "must not be negative"),
         ({"alerts": {"a": {"ages": 1}}}, 'did you mean "age"'),
         ({"alerts": {"a b": {"age": 1}}}, "is no name"),
@@ -192,6 +197,41 @@ async def test_an_alert_is_told_once_by_all_gateways_and_shown_until_it_is_over(
         entries = (await shop.client.get("/api/audit")).json()["entries"]
         assert [entry["what"] for entry in entries] == ["alert:many depth invites"] * 2
     hook.close()
+
+
+class Bid(Event):
+    house: str
+
+
+def make() -> App:
+    app = App("house")
+    app.knows(Bid)
+    return app
+
+
+async def test_events_that_do_not_come_and_that_come_too_often_are_told(tmp_path: Path) -> None:
+    rules = load({"alerts": {"quiet": {"events": "bid", "least": 2, "within": 60, "hold": 0},
+                             "storm": {"events": "#", "most": 3, "within": 60, "hold": 0}}}, {}, None).alerts  # fmt: skip
+    async with opened(tmp_path, make=make, alerts=rules) as house:
+        store = (await house.app.connection()).store
+        await house.app.asend([Bid(house=str(n)) for n in range(9)])
+        start = now = float(int(time.time()))
+        watching = Watching(house.app, lambda: now)
+
+        async def fired() -> list[str]:
+            await watching.look()
+            return sorted(one.name for one in await FiredAlerts().look(store))
+
+        assert await fired() == [], "what was there before the first look does not count"
+        await house.app.asend([Bid(house="a")])
+        now = start + 59.0
+        assert await fired() == [], "a minute has not been looked at"
+        now = start + 90.0
+        assert await fired() == ["quiet least bid"]
+        await house.app.asend([Bid(house="b") for _ in range(4)])
+        now = start + 59.0
+        assert await fired() == ["storm most #"]
+        await watching.close()
 
 
 async def told_by(watching: Watching) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from msgspec import Struct
@@ -74,9 +75,9 @@ class Alerts:
         self._seen = {fired.name: _Seen(fired, fired.since, was_told=True) for fired in told}
         self._idle: dict[str, float] = {}
 
-    def look(self, now: float, overview: Overview) -> list[Change]:
-        """Return what has begun or is over by now."""
-        wrong = {fired.name: (fired, rule) for fired, rule in self._wrong(now, overview)}
+    def look(self, now: float, overview: Overview, events: Mapping[str, int] = MappingProxyType({})) -> list[Change]:
+        """Return what has begun or is over by now; `events` has how many there were, by rule, where that is known."""
+        wrong = {fired.name: (fired, rule) for fired, rule in self._wrong(now, overview, events)}
         changes: list[Change] = []
         for name in wrong.keys() | self._seen.keys():
             found, rule = wrong.get(name) or (None, self._rules.get(name.partition(" ")[0]))
@@ -96,13 +97,16 @@ class Alerts:
                 del self._seen[name]
         return sorted(changes, key=lambda change: change.fired.name)
 
-    def _wrong(self, now: float, overview: Overview) -> Iterator[tuple[Fired, Alert]]:
+    def _wrong(self, now: float, overview: Overview, events: Mapping[str, int]) -> Iterator[tuple[Fired, Alert]]:
         self._idle = {queue.name: self._idle.get(queue.name, now) for queue in overview.queues if _is_idle(queue)}
         for name, rule in self._rules.items():
             for queue in overview.queues:
                 if not queue.temporary and fnmatch.fnmatchcase(queue.name, rule.queue):
                     for what, value, text in _faults(rule, queue, now - self._idle.get(queue.name, now)):
                         yield Fired(f"{name} {what} {queue.name}", f"queue {queue.name}: {text}", now, value), rule
+            if (count := events.get(name)) is not None:
+                for what, text in _counted(rule, count):
+                    yield Fired(f"{name} {what} {rule.events}", f"events {rule.events}: {text}", now, float(count)), rule
             if rule.crash_loop:
                 for host, process, crashes in _given_up(overview):
                     text = f"host {host}: process {process} does not stay up"
@@ -123,6 +127,13 @@ def _faults(rule: Alert, queue: QueueStatus, idle: float) -> Iterator[tuple[str,
         yield "dead", float(queue.dead), f"more than {rule.dead} dead letter{'s' * (rule.dead != 1)}"
     if rule.stalled is not None and idle > rule.stalled:
         yield "stalled", idle, f"nothing runs for more than {rule.stalled:g} s, and messages wait"
+
+
+def _counted(rule: Alert, count: int) -> Iterator[tuple[str, str]]:
+    if rule.most is not None and count > rule.most:
+        yield "most", f"more than {rule.most} within {rule.within:g} s"
+    if rule.least is not None and count < rule.least:
+        yield "least", f"fewer than {rule.least} within {rule.within:g} s"
 
 
 def _given_up(overview: Overview) -> Iterator[tuple[str, str, int]]:

@@ -18,6 +18,7 @@ from chappe.clocks import wall
 from chappe.engines.contract.fleet import Overview
 from chappe.errors import ChappeError
 from chappe.web.alerts import Alerts, Change, FiredAlerts, is_first_to_say
+from chappe.web.event_counts import EventCounts
 from chappe.web.history import MINUTE, Counts, History, counts_of, points_of
 
 log = logging.getLogger("chappe.web")
@@ -41,6 +42,7 @@ class Watching:
         self._minute = int(now() // MINUTE)
         self._said = ""
         self._alerts: Alerts | None = None
+        self._counts: dict[str, EventCounts] = {}
         self._changes: list[Change] = []
         self._telling: set[asyncio.Task[Any]] = set()
 
@@ -69,7 +71,10 @@ class Watching:
         if rules:
             if self._alerts is None:
                 self._alerts = Alerts(rules, await FiredAlerts().look(store))
-            self._changes += self._alerts.look(now, overview)
+                self._counts = {name: EventCounts(rule, now) for name, rule in rules.items() if rule.events is not None}
+            counts = {name: await counted.count(store, now) for name, counted in self._counts.items()}
+            known = {name: count for name, count in counts.items() if count is not None}
+            self._changes += self._alerts.look(now, overview, known)
             while self._changes:
                 if await is_first_to_say(store, self._changes[0], f"gateway@{socket.gethostname()}"):
                     self._tell(self._changes[0])
