@@ -137,7 +137,7 @@ class Installation(Processes):
 
     def queues(self) -> dict[str, Mapping[str, Any]]:
         """Return the queues by name, as the gateway shows them."""
-        answer = self.http.get(f"{self.gateway_url}/queues").raise_for_status()
+        answer = self.http.get(f"{self.gateway_url}/api/queues").raise_for_status()
         return {queue["name"]: queue for queue in answer.json()["queues"]}
 
     def serves(self) -> bool:

@@ -214,7 +214,7 @@ def main() -> None:
         right = report(stage, office, console)
         if chosen.keep:
             console.print(f"\n[bold]left running[/] at {stage.gateway_url} (Ctrl-C ends it): try")
-            console.print(f"  curl {stage.gateway_url}/queues")
+            console.print(f"  curl {stage.gateway_url}/api/queues")
             console.print(f"  chappe inspect push.{_CHANNEL} --state delayed   (with the CHAPPE_BROKER above)")
             leave_running(console)
     sys.exit(0 if right else 1)

@@ -233,7 +233,7 @@ def main() -> None:
         if chosen.keep:
             stage.start_web()
             console.print(
-                f"\n[bold]left running[/] at {stage.web_url}/admin/ (admin, password admin), {stage.gateway_url}/queues; Ctrl-C ends it"
+                f"\n[bold]left running[/] at {stage.web_url}/admin/ (admin, password admin), {stage.gateway_url}/api/queues; Ctrl-C ends it"
             )
             leave_running(console)
     sys.exit(1 if wrong else 0)
