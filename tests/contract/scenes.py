@@ -43,9 +43,9 @@ def event(exchange: str, key: str, name: str = "e", **keywords: Any) -> Publicat
     return to(key, name, exchange=exchange, **keywords)
 
 
-async def declare(peer: Peer, *queues: str) -> None:
+async def declare(peer: Peer, *queues: str, fair: bool = False) -> None:
     """Declare queues without bindings."""
-    await peer.broker.declare(Topology(queues=tuple(bind(name) for name in queues)))
+    await peer.broker.declare(Topology(queues=tuple(bind(name, fair=fair) for name in queues)))
 
 
 async def send(peer: Peer, *publications: Publication) -> list[Receipt]:

@@ -267,8 +267,18 @@ class Registry:
                     if bindings:
                         refuse_conflict(known, queue)
         types = self._types()
-        named = (replace(queue, type=queue.type or types.get(name, "")) for name, queue in sorted(queues.items()))
+        fair = self._fair()
+        named = (
+            replace(queue, type=queue.type or types.get(name, ""), fair=queue.fair or name in fair)
+            for name, queue in sorted(queues.items())
+        )
         return Topology(tuple(exchanges.values()), tuple(named))
+
+    def _fair(self) -> set[str]:
+        """Return the queues in which there are messages of tenants."""
+        routes = [*self.routes, *((message, None) for message in self.messages.values())]
+        found = {name for message, queue in routes if message.__spec__.fair for name in self._queues_of(message, queue)}
+        return found | {name for name, s in self.subscribers.items() if s.message is not None and s.message.__spec__.fair}
 
     def _types(self) -> dict[str, str]:
         """Return the type of what comes through each queue in which there is only one."""

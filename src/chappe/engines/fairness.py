@@ -47,12 +47,12 @@ class _Account:
 class Shares:
     """What the tenants of one queue have had."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        """Begin with nothing; `weights` may change at any time, who is not in it has 1."""
+    def __init__(self, weights: Mapping[str, float], least: float = 0.0) -> None:
+        """Begin with nothing; `weights` may change at any time, who is not in it has 1. `least` is what those had that wait."""
         self._weights = weights
         self._accounts: dict[str, _Account] = {}
         self._typical: float | None = None
-        self._least = 0.0  # what those had that waited at the last look
+        self.least = least  # what those had that waited at the last look
 
     def turns(self, tenants: Iterable[str]) -> list[Turn]:
         """Return the turns of those that wait, as a heap."""
@@ -64,15 +64,22 @@ class Shares:
             least = account.used if least is None else min(least, account.used)
             found.append(Turn(account.used + account.running * step, account.running / weight, tenant, step))
         if least is not None:
-            self._least = max(self._least, least)
+            self.least = max(self.least, least)
         heapq.heapify(found)
         return found
+
+    def know(self, tenant: str, used: float, estimate: float | None, running: int) -> None:
+        """Take what is stored of a tenant."""
+        account = self._account(tenant)
+        account.used, account.estimate, account.running = max(used, self.least), estimate, running
+        if estimate is not None:
+            self._typical = _learnt(self._typical, estimate)
 
     def arrive(self, tenant: str) -> None:
         """Hear that something of a tenant waits of which nothing waited: what it did not use is not kept for it."""
         account = self._account(tenant)
         if not account.running:
-            account.used = max(account.used, self._least)
+            account.used = max(account.used, self.least)
 
     def lent(self, tenant: str, count: int = 1) -> None:
         """Hear that so many more messages of a tenant run, or so many less."""
@@ -89,9 +96,9 @@ class Shares:
         account = self._accounts.get(tenant)
         if account is None:
             if len(self._accounts) >= _REMEMBERED:
-                kept = {name: known for name, known in self._accounts.items() if known.running or known.used > self._least}
+                kept = {name: known for name, known in self._accounts.items() if known.running or known.used > self.least}
                 self._accounts = kept if len(kept) < _REMEMBERED else {name: one for name, one in kept.items() if one.running}
-            account = self._accounts[tenant] = _Account(self._least)
+            account = self._accounts[tenant] = _Account(self.least)
         return account
 
 
@@ -115,12 +122,11 @@ def weight_of(value: str) -> float:
     return weight
 
 
-def allotted(turns: list[Turn], count: int) -> dict[str, int]:
-    """Return how many of the next messages are whose, of a heap of tenants of which each may have as many waiting."""
-    found: dict[str, int] = {}
-    while turns and count > 0:
+def allotted(turns: list[Turn], count: int) -> list[str]:
+    """Return whose the next messages are, of a heap of tenants of which each may have as many waiting."""
+    found: list[str] = []
+    while turns and len(found) < count:
         turn = turns[0]
-        found[turn.tenant] = found.get(turn.tenant, 0) + 1
+        found.append(turn.tenant)
         heapq.heapreplace(turns, turn.next())
-        count -= 1
     return found

@@ -27,7 +27,8 @@ class Binding(Struct, frozen=True, order=True):
 class Queue(Struct, frozen=True):
     """A named queue with all its bindings; `origin` says who declared it, for the conflict message.
 
-    `type` is that of messages of other programs that come without one, by no binding that has one.
+    `type` is that of messages of other programs that come without one, by no binding that has one. `fair` says that there are messages
+    of tenants in it.
     For RabbitMQ alone: `passive` says that it is another program's, which is only looked for; `kind`, `durable` and
     `arguments` are how it is declared.
     """
@@ -40,6 +41,7 @@ class Queue(Struct, frozen=True):
     durable: bool = True
     passive: bool = False
     arguments: Mapping[str, Any] = {}
+    fair: bool = False
 
     def __post_init__(self) -> None:
         refuse_bad_name("queue", self.name)
@@ -58,6 +60,7 @@ class QueueOptions(TypedDict, total=False):
     durable: bool
     passive: bool
     arguments: Mapping[str, Any]
+    fair: bool
 
 
 class Topology(Struct, frozen=True):

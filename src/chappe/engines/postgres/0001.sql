@@ -19,7 +19,8 @@ create table queue (
     bindings jsonb not null,
     origin text not null,
     owner integer,                       -- the session that a temporary queue goes with
-    paused boolean not null default false  -- whether nothing of it is lent
+    paused boolean not null default false,  -- whether nothing of it is lent
+    fair boolean not null default false  -- whether everything in it has a tenant
 );
 
 -- What waits.
@@ -38,9 +39,11 @@ create table message (
     version bigint,                      -- of what is pending
     note text,
     budget text,                         -- what it waits for
+    tenant text,                         -- whose share of the workers' time it counts against
     envelope bytea not null
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000);
 create index message_line on message (queue, rank, place) where state = 1;
+create index message_tenant on message (queue, rank, tenant, place) where state = 1 and tenant is not null;
 create index message_alone on message (queue, rank, place) where state = 3;
 create index message_behind on message (queue, key, rank, place) where state = 2;
 create index message_budget on message (queue, budget, rank, place) where budget is not null;
@@ -61,6 +64,7 @@ create table running (
     key text,
     note text,
     session integer not null,
+    tenant text,
     envelope bytea not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 create index running_tracked on running (message_id) where flags & 1 > 0;
@@ -96,6 +100,7 @@ create table dead (
     error text,
     died_at double precision not null,
     history jsonb not null,
+    tenant text,
     envelope bytea not null
 );
 create index dead_by_queue on dead (queue, number);
@@ -139,6 +144,14 @@ create table budget (
 -- The queues and budgets for which something waits, and when to look whether there is room.
 create table gate (queue integer not null, budget text not null, opens double precision not null, primary key (queue, budget));
 create index gate_opens on gate (opens);
+-- What tenants have had of the workers' time, in seconds by weight; `last` is what was added last, `least` what those had that waited at the last look.
+create table share (
+    queue integer not null, tenant text not null, used double precision not null, last double precision not null,
+    estimate double precision not null, primary key (queue, tenant)
+) with (fillfactor = 80);
+create table turn (queue integer primary key, least double precision not null default 0) with (fillfactor = 50);
+create table weight (tenant text primary key, weight double precision not null);
+
 create table schedule (name text primary key, slot double precision not null);
 create table schedule_definition (name text primary key, application text not null, definition text);
 

@@ -21,8 +21,10 @@ _LEND: Final[LiteralString] = (
     _FRESH
     + """
     stored as (
-        insert into running (place, queue, rank, message_id, attempt, deaths, flags, session, envelope)
-        select g.place, g.queue, 0, g.message_id, 0, 0, 0, %(session)s, g.envelope from given g join fresh using (tag)
+        insert into running (place, queue, rank, message_id, attempt, deaths, flags, session, tenant, envelope)
+        select g.place, g.queue, 0, g.message_id, 0, 0, 0, %(session)s, case when (select fair from queue where id = g.queue) then '' end,
+            g.envelope
+        from given g join fresh using (tag)
     )
     select tag, place from fresh
     """
@@ -31,8 +33,9 @@ _QUEUE: Final[LiteralString] = (
     _FRESH
     + """
     stored as (
-        insert into message (place, queue, rank, message_id, flags, envelope)
-        select g.place, g.queue, 0, g.message_id, 8, g.envelope from given g join fresh using (tag)
+        insert into message (place, queue, rank, message_id, flags, tenant, envelope)
+        select g.place, g.queue, 0, g.message_id, 8, case when (select fair from queue where id = g.queue) then '' end, g.envelope
+        from given g join fresh using (tag)
     )
     select tag, place from fresh
     """

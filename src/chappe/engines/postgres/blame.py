@@ -23,8 +23,8 @@ _TAKE_BACK: Final = """
         where r.place = any(%(places)s) and s.number = r.session and convert_from(s.info, 'UTF8')::jsonb ->> 'table' = %(worker)s
         returning r.*
     )
-    insert into message (place, queue, rank, state, message_id, attempt, deaths, flags, key, note, envelope)
-    select place, queue, rank, 1, message_id, attempt, deaths, flags | 8, key, note, envelope from back
+    insert into message (place, queue, rank, state, message_id, attempt, deaths, flags, key, note, tenant, envelope)
+    select place, queue, rank, 1, message_id, attempt, deaths, flags | 8, key, note, tenant, envelope from back
 """
 _COUNT: Final = """
     with waits as (

@@ -61,7 +61,7 @@ class PostgresPublisher:
 
     def _is_taken(self, p: Publication) -> bool:
         found = self._routes.known_takers(p.exchange, p.routing_key)
-        return found is not None and all(known.owner is None for known in found)
+        return found is not None and all(known.owner is None and not known.queue.fair for known in found)
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""

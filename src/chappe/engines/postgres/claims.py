@@ -8,6 +8,7 @@ brings less than it may has the next one look from the start, and so does one ev
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, LiteralString, NamedTuple
 
@@ -20,13 +21,13 @@ LOWEST: Final = -(2**63)
 ALL: Final = 2**63 - 1  # the rank of the smallest priority
 _LOOK_AGAIN: Final = 1.0  # seconds
 _DEEP: Final = 1000  # messages claimed in a row, after which a floor is worth it
-_MOVE: Final[LiteralString] = """
+MOVE: Final[LiteralString] = """
     taken as (delete from message m using first where m.place = first.place returning m.*),
     lent as (
-        insert into running (place, queue, rank, message_id, attempt, deaths, flags, key, note, session, envelope)
-        select place, queue, rank, message_id, attempt, deaths, flags, key, note, %(session)s, envelope from taken
+        insert into running (place, queue, rank, message_id, attempt, deaths, flags, key, note, session, tenant, envelope)
+        select place, queue, rank, message_id, attempt, deaths, flags, key, note, %(session)s, tenant, envelope from taken
     )
-    select place, rank, attempt, flags, key, note, message_id, envelope from taken order by rank, place
+    select place, rank, attempt, flags, key, note, message_id, envelope, tenant from taken order by rank, place
 """
 CLAIM: Final[LiteralString] = (
     """
@@ -42,7 +43,7 @@ CLAIM: Final[LiteralString] = (
     ),
     first as (select place from above union all select place from beyond),
     """
-    + _MOVE
+    + MOVE
 )
 CLAIM_ALONE: Final[LiteralString] = (
     """
@@ -51,7 +52,7 @@ CLAIM_ALONE: Final[LiteralString] = (
             and state = 3 order by rank, place limit 1 for update skip locked
     ),
     """
-    + _MOVE
+    + MOVE
 )
 PAUSED_OF: Final = "select name from queue where paused and name = any(%s)"
 # Which of some queues have something, so that a claim of many queues asks only those.
@@ -71,6 +72,8 @@ class Held(NamedTuple):
     flags: int
     key: str | None
     message_id: str
+    tenant: str | None = None
+    lent_at: float = 0.0
 
 
 class Floors:
@@ -105,8 +108,8 @@ class Floors:
 
 def held_of(row: Row, queue: int, name: str) -> tuple[int, Held]:
     """Return the tag of a claimed row, and what is to be known of it."""
-    place, rank, attempt, flags, key, _, message_id, _ = row
-    return int(place), Held(queue, name, int(rank), int(attempt), int(flags), key, message_id)
+    place, rank, attempt, flags, key, _, message_id, _, tenant = row
+    return int(place), Held(queue, name, int(rank), int(attempt), int(flags), key, message_id, tenant, time.monotonic())
 
 
 def held_of_stray(stray: Stray, queues: Mapping[str, int]) -> Held:
@@ -117,5 +120,5 @@ def held_of_stray(stray: Stray, queues: Mapping[str, int]) -> Held:
 
 def delivery_of(row: Row, name: str) -> Delivery:
     """Return the delivery of a claimed row."""
-    place, _, attempt, _, _, note, _, envelope = row
+    place, _, attempt, _, _, note, _, envelope, _ = row
     return Delivery(int(place), name, int(attempt) + 1, decode(envelope), note)

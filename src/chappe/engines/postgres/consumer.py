@@ -22,6 +22,7 @@ from chappe.engines.postgres.presence import READY as TOLD_READY
 from chappe.engines.postgres.presence import Presence
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.engines.postgres.rows import ALONE, READY, SUSPECT
+from chappe.engines.postgres.tenants import Tenants
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
 from chappe.messages.topology import Queue, Topology
 
@@ -68,6 +69,7 @@ class PostgresConsumer:
         self._told = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
         self._floors = Floors(asyncio.get_running_loop().time)
+        self._tenants = Tenants(asyncio.get_running_loop().time)
         self._claims: set[asyncio.Task[list[Delivery]]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
         self._for_suspects = bool(self._presence.info.get("suspects"))
@@ -230,6 +232,8 @@ class PostgresConsumer:
         return known
 
     async def _claim_of(self, known: Known, limit: int, session: int, most: int) -> list[Delivery]:
+        if known.queue.fair:
+            return self._took(await self._fairly(known, limit, session, most), known)
         rank, floor = self._floors.of(known.id)
         values = {"queue": known.id, "limit": limit, "session": session, "rank": rank, "floor": floor, "most": most}
         rows = await self._said(CLAIM, values)
@@ -239,6 +243,14 @@ class PostgresConsumer:
 
     async def _claim_alone(self, known: Known, session: int) -> list[Delivery]:
         return self._took(await self._said(CLAIM_ALONE, {"queue": known.id, "session": session}), known)
+
+    async def _fairly(self, known: Known, limit: int, session: int, most: int) -> list[Row]:
+        """Return what a claim of a queue with tenants brings, as `_said` does."""
+        try:
+            return await self._database.run(lambda cursor: self._tenants.claim(cursor, known.id, limit, session, most))
+        except Unconfirmed:
+            await self._presence.renew()
+            return []
 
     async def _said(self, statement: LiteralString, values: Mapping[str, Any]) -> list[Row]:
         """Return what a claim brings; of one whose answer was lost nobody knows, and so it is no longer this session's."""

@@ -16,6 +16,7 @@ from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.intake import Intake
 from chappe.engines.postgres.rows import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
 from chappe.engines.postgres.storing import TELL
+from chappe.engines.postgres.tenants import charge
 from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.failures import why_dead
 from chappe.messages.envelope import Receipt
@@ -67,10 +68,12 @@ _RETRY: Final[LiteralString] = """
     failed as (
         insert into failure select queue, message_id, now_seconds(), attempt + 1, error from back where error is not null
     )
-    insert into message (place, queue, rank, state, due, message_id, attempt, deaths, flags, key, note, budget, envelope, pending, version)
+    insert into message (
+        place, queue, rank, state, due, message_id, attempt, deaths, flags, key, note, budget, tenant, envelope, pending, version
+    )
     select place, queue, rank, case when budget is not null or after > 0 then 0 when new_flags & 16 > 0 then 3 else 1 end,
         case when budget is not null then 'infinity' when after > 0 then now_seconds() + after end, message_id,
-        attempt + counted::integer, deaths, new_flags, key, new_note, budget, envelope,
+        attempt + counted::integer, deaths, new_flags, key, new_note, budget, tenant, envelope,
         is_whole, case when is_whole then nextval('place') end
     from (
         select b.*, b.whole and not exists (select 1 from message m where m.queue = b.queue and m.key = b.key and m.pending) as is_whole
@@ -80,14 +83,16 @@ _RETRY: Final[LiteralString] = """
 BURY: Final[LiteralString] = (
     """
     letters as (
-        insert into dead (queue, rank, message_id, attempts, deaths, flags, key, unique_name, reason, error, died_at, history, envelope)
+        insert into dead (
+            queue, rank, message_id, attempts, deaths, flags, key, unique_name, reason, error, died_at, history, tenant, envelope
+        )
         select e.queue, e.rank, e.message_id, e.spent, e.deaths, e.flags & 3, e.key,
             (select name from unique_key u where e.flags & 2 > 0 and u.message_id = e.message_id and u.until is null limit 1),
             e.reason, e.error, now_seconds(),
             coalesce((
                 select jsonb_agg(jsonb_build_array(f.at, f.attempt, f.error) order by f.at) from failure f
                 where f.queue = e.queue and f.message_id = e.message_id
-            ), '[]'), e.envelope
+            ), '[]'), e.tenant, e.envelope
         from ended e where not exists (select 1 from queue q where q.id = e.queue and q.owner is not null)
     ),
     """
@@ -185,6 +190,7 @@ class Endings:
         if dead:
             ended |= await self._bury(cursor, session, dead)
         await self._store_then(cursor, [ack for ack in acks if ack.delivery in ended])
+        await charge(cursor, [s for s in settlements if s.delivery in ended], held)
         woken = {held[r.delivery].queue for r in retries if r.after <= 0 and r.budget is None and r.delivery in ended}
         leaving = [(h.queue, h.key) for s in (*acks, *dead) if (h := held[s.delivery]).key is not None and s.delivery in ended]
         woken |= set(await lines.leave(cursor, [(queue, str(key)) for queue, key in leaving]))
@@ -255,7 +261,7 @@ class _Refused(Exception):
 
 def _is_plain(held: Held, *, keyed: bool = False) -> bool:
     """Tell whether nothing else is to be tidied up when a message ends."""
-    return not held.flags & (TRACKED | UNIQUE | HISTORY) and (keyed or held.key is None)
+    return not held.flags & (TRACKED | UNIQUE | HISTORY) and (keyed or (held.key is None and held.tenant is None))
 
 
 def _batches(settlements: Sequence[Settlement]) -> list[list[Settlement]]:

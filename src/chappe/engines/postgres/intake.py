@@ -121,7 +121,8 @@ class Intake:
         """Store publications that ask for nothing in one statement, if they all are, and the topology is as it is known."""
         copies: list[Copy] = []
         for p in publications:
-            if p.options is not None or p.delay > 0 or (known := self._routes.known_takers(p.exchange, p.routing_key)) is None:
+            known = self._routes.known_takers(p.exchange, p.routing_key)
+            if p.options is not None or p.delay > 0 or known is None or any(k.queue.fair for k in known):
                 return None
             envelope = encode(p.envelope)
             copies += [(queue.id, -p.priority, p.envelope.id, envelope) for queue in known]
@@ -137,7 +138,7 @@ class Intake:
         if len(publications) > 1 or options is None or not _merges_only(options) or p.delay > 0 or p.priority:
             return None
         known = self._routes.known_takers(p.exchange, p.routing_key)
-        if known is None or len(known) != 1:
+        if known is None or len(known) != 1 or known[0].queue.fair:
             return None
         values = {
             "topology": self._routes.version, "queue": known[0].id, "key": options.key, "id": p.envelope.id, "rank": -p.priority,

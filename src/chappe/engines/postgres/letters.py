@@ -39,8 +39,9 @@ _RETRY: Final[LiteralString] = """
         where b.flags & 1 > 0 and (t.message_id = b.message_id or t.into_id = b.message_id)
     ),
     sorted as (select * from back order by array_position(%(numbers)s::bigint[], number))
-    insert into message (queue, rank, state, message_id, flags, key, envelope)
-    select queue, rank, case when key is null then 1 else 2 end, message_id, flags, key, envelope from sorted
+    insert into message (queue, rank, state, message_id, flags, key, tenant, envelope)
+    select queue, rank, case when key is null then 1 else 2 end, message_id, flags, key,
+        case when (select fair from queue where id = sorted.queue) then coalesce(tenant, '') end, envelope from sorted
     returning queue, key, place, rank
 """
 _DISCARD: Final[LiteralString] = """

@@ -15,9 +15,16 @@ from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Binding, Queue, Topology, merged, takers
 
 _INSERT: Final = """
-    insert into queue (name, bindings, origin, owner, paused) values (%(name)s, %(bindings)s, %(origin)s, %(owner)s, coalesce(
+    insert into queue (name, bindings, origin, owner, fair, paused)
+    values (%(name)s, %(bindings)s, %(origin)s, %(owner)s, %(fair)s, coalesce(
         (select value = %(paused)s from desired where what = %(what)s order by number desc limit 1), false))
 """
+# Nobody stores anything meanwhile that knows of no tenants.
+_BE_FAIR: Final = (
+    "lock table message in share row exclusive mode",
+    "update queue set fair = true where id = any(%s)",
+    "update message set tenant = '' where queue = any(%s) and tenant is null",
+)
 _DELETE: Final = "delete from queue where id = %s"
 _NOT_EMPTY: Final = """
     select (select count(*) from message where queue = %(queue)s) + (select count(*) from running where queue = %(queue)s)
@@ -74,10 +81,10 @@ class Routes:
         """Read everything anew, as of a version."""
         await cursor.execute("select name, kind, archive, archive_bytes from exchange")
         self.exchanges = {str(row[0]): Exchange(*row) for row in await cursor.fetchall()}
-        await cursor.execute("select id, name, bindings, origin, owner from queue order by id")
+        await cursor.execute("select id, name, bindings, origin, owner, fair from queue order by id")
         self.queues = {
-            name: Known(number, _queue(name, bindings, origin), owner, name == self.relay)
-            for number, name, bindings, origin, owner in await cursor.fetchall()
+            name: Known(number, _queue(name, bindings, origin, fair), owner, name == self.relay)
+            for number, name, bindings, origin, owner, fair in await cursor.fetchall()
         }
         self.by_id = {known.id: known for known in self.queues.values()}
         self._bindings = {name: [(b.exchange, b.key) for b in known.queue.bindings] for name, known in self.queues.items()}
@@ -124,14 +131,20 @@ class Routes:
         """Store what is new, and tell whether there was anything. Raises `TopologyConflict` before anything was written."""
         await self.refresh(cursor, lock=True)
         exchanges, queues = merged(topology, self.exchanges, {name: known.queue for name, known in self.queues.items()})
-        if not exchanges and not queues:
+        unfair = [k.id for q in topology.queues if q.fair and (k := self.queues.get(q.name)) is not None and not k.queue.fair]
+        if not exchanges and not queues and not unfair:
             return False
+        if unfair:
+            lock, *changes = _BE_FAIR
+            await cursor.execute(lock)
+            for change in changes:
+                await cursor.execute(change, (unfair,))
         for exchange in exchanges.values():
             row = (exchange.name, exchange.kind, exchange.archive, exchange.archive_bytes)
             await cursor.execute("insert into exchange values (%s, %s, %s, %s)", row)
         for queue in queues.values():
             pairs = msgspec.json.encode([(b.exchange, b.key) for b in queue.bindings]).decode()
-            wanted = {"paused": PAUSED, "what": f"{QUEUE}{queue.name}"}
+            wanted = {"paused": PAUSED, "what": f"{QUEUE}{queue.name}", "fair": queue.fair}
             await cursor.execute(_INSERT, {"name": queue.name, "bindings": pairs, "origin": queue.origin, "owner": owner, **wanted})
         await self._changed(cursor)
         return True
@@ -163,5 +176,5 @@ class Routes:
         await cursor.execute("update topology set version = version + 1")
 
 
-def _queue(name: str, bindings: Any, origin: str) -> Queue:
-    return Queue(name, tuple(Binding(exchange, key) for exchange, key in bindings), origin)
+def _queue(name: str, bindings: Any, origin: str, fair: bool) -> Queue:
+    return Queue(name, tuple(Binding(exchange, key) for exchange, key in bindings), origin, fair=fair)

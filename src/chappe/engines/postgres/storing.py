@@ -21,10 +21,10 @@ TELL: Final[LiteralString] = (
     "select pg_notify('chappe_ready', queue::text) from (select distinct queue from waiter where queue = any(%s)) w"
 )
 _INSERT: Final = """
-    insert into message (place, queue, rank, state, due, message_id, flags, key, pending, version, envelope)
+    insert into message (place, queue, rank, state, due, message_id, flags, key, pending, version, tenant, envelope)
     select * from unnest(
         %s::bigint[], %s::integer[], %s::bigint[], %s::smallint[], %s::float8[], %s::text[], %s::smallint[], %s::text[], %s::boolean[],
-        %s::bigint[], %s::bytea[]
+        %s::bigint[], %s::text[], %s::bytea[]
     ) on conflict (queue, key) where pending do nothing returning place
 """
 _PENDING: Final[LiteralString] = """
@@ -83,6 +83,7 @@ class _Copy(NamedTuple):
     key: str | None
     pending: bool
     version: int | None
+    tenant: str | None
     envelope: bytes
 
 
@@ -244,7 +245,8 @@ class Storing:
         flags = _flags(p) if lasting else 0
         version = place if pending else None
         envelope = encode(wrapped(p) if known.relays else p.envelope)
-        return _Copy(place, known.id, -p.priority, state, due, p.envelope.id, flags, key, pending, version, envelope)
+        tenant = ((options.tenant if options else None) or "") if known.queue.fair else None
+        return _Copy(place, known.id, -p.priority, state, due, p.envelope.id, flags, key, pending, version, tenant, envelope)
 
     async def _remember(self) -> None:
         idempotent = {o.idempotency_key: (message_id, o.fingerprint or "") for o, message_id in self._remembered if o.idempotency_key}

@@ -51,8 +51,9 @@ _PROMOTE: Final[LiteralString] = """
 _TAKE_BACK: Final[LiteralString] = """
     with back as (delete from running where session = any(%(gone)s) returning *),
     stored as (
-        insert into message (place, queue, rank, state, message_id, attempt, deaths, flags, key, note, envelope)
-        select place, queue, rank, case when flags & 16 > 0 then 3 else 1 end, message_id, attempt, deaths, flags | 8, key, note, envelope
+        insert into message (place, queue, rank, state, message_id, attempt, deaths, flags, key, note, tenant, envelope)
+        select place, queue, rank, case when flags & 16 > 0 then 3 else 1 end, message_id, attempt, deaths, flags | 8, key, note, tenant,
+            envelope
         from back
     ),
     waits as (delete from waiter where session = any(%(gone)s)),
