@@ -234,7 +234,7 @@ class RabbitBroker:
     async def counts(self, queues: Sequence[str]) -> Mapping[str, Depth]:
         """Count the messages of RabbitMQ's own in queues."""
         link = await self._link()
-        held = [one for piece in pieces(queues) for one in await self._held(piece)]
+        held = [one for some in await asyncio.gather(*map(self._held, pieces(queues))) for one in some]
         counted: dict[str, Depth] = {}
         for queue in queues:
             here = _sum([h.queues[queue] for h in held if queue in h.queues])
