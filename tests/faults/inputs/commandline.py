@@ -67,7 +67,7 @@ ROWS = [
     Row("cli-no-file", "a file that is not there", "`chappe queues` in an empty folder", "1",
         "chappe.db does not exist yet; the first message makes it (is --broker or CHAPPE_BROKER right?)", chappe("queues")),
     Row("cli-letter", "a letter that is no number", "`chappe dead show one`", "2", "'one' is not a valid integer", chappe("dead", "show", "one")),
-    Row("cli-no-letters", "letters without saying which", "`chappe dead retry`", "2", "name numbers, or a queue with -Q", chappe("dead", "retry")),
+    Row("cli-no-letters", "letters without saying which", "`chappe dead retry`", "2", "name numbers, a queue with -Q, or a group with -g", chappe("dead", "retry")),
     Row("cli-state", "a state that is none", "`chappe inspect orders --state zombie`", "2", "'zombie' is not one of 'ready', 'running', 'delayed'",
         chappe("inspect", "orders", "--state", "zombie")),
     Row("cli-queue", "a worker for a queue that is none", "`chappe worker -Q nobody`", "78",

@@ -53,7 +53,7 @@ A = "class A(Command, queue='q'):\n    n: int = 0\n\n"
 ROWS = [
     # --- capabilities
     source("misspelled", "a misspelled capability", "class A(Command, quee='q'): ...", CAPABILITY, 'A: unknown capability "quee", did you mean "queue"?'),
-    source("unknown", "a capability that is none", "class A(Command, colour='red'): ...", CAPABILITY, 'unknown capability "colour", known are: aliases, delay'),
+    source("unknown", "a capability that is none", "class A(Command, colour='red'): ...", CAPABILITY, 'unknown capability "colour", known are: aliases, budget, delay'),
     source("type", "a value of another type", "class A(Command, queue=5): ...", CAPABILITY, "A: queue: Expected `str | null`, got `int`"),
     source("queue-name", "a queue without a name", "class A(Command, queue=''): ...", CAPABILITY, "A: queue '': a name has 1 to 255 bytes, no comma"),
     source("queue-comma", "a queue that -Q could not name", "class A(Command, queue='a,b'): ...", CAPABILITY, "no comma, asterisk or control character"),

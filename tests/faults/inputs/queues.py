@@ -22,7 +22,7 @@ def parked(
         identity = f"wrong-{next(_ids)}"
         envelope = (identity, kind, body, timestamp, content_type, {}, None, None)
         with house.wire() as wire:
-            assert wire.ask("publish", [(identity, kind, envelope, "parcels")]).code == "done"
+            assert wire.ask("publish", [(envelope, "parcels")]).code == "done"
         until(lambda: len(house.letters()) > known and house.running("parcels") == 0, "a dead letter")
         return house.letters()[-1]
 
