@@ -32,7 +32,8 @@ _OTHER_VARIABLES: Final = frozenset({"CHAPPE_CONFIG", "CHAPPE_ALLOW_NETWORK_DISK
 CONCURRENCY: Final = 16
 _DAY: Final = 86400.0
 _SHORTEST_SECRET: Final = 32  # bytes: as long as what it makes (RFC 7518 §3.2)
-_LARGEST_BODY: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
+_LARGEST_BODY: Final = 1024 * 1024 * 1024
+_LARGEST_IN_ROW: Final = 48 * 1024 * 1024  # what goes into one frame to the engine, with room for its envelope
 _FILE: Final = re.compile(r"sqlite:///[^?#\x00-\x1f]*[^?#\x00-\x1f/]")
 _AMQP: Final = re.compile(r"amqps?://[^\s/?#]+(?:/[^\s]*)?")
 _POSTGRES: Final = re.compile(r"postgres(?:ql)?://[^\s]+")
@@ -183,6 +184,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     allow_plain_amqp: bool = False
     pages: str | None = None
     max_body: int = 1024 * 1024
+    large_body: int = 1024 * 1024
     deadline: float = 5.0
     grace: float = 25.0
     deploy_window: float = 600.0
@@ -206,6 +208,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"grace must not be negative, and at most {_DAY:g} seconds")
         if not 0 <= self.deploy_window <= FURTHEST:
             raise ValueError(f"deploy_window must not be negative, and at most {FURTHEST:g} seconds")
+        if not 0 < self.large_body <= _LARGEST_IN_ROW:
+            raise ValueError(f"large_body must be within 1..{_LARGEST_IN_ROW} bytes: the bodies above it are in files of their own")
         if not 0 < self.max_body <= _LARGEST_BODY:
             raise ValueError(f"max_body must be within 1..{_LARGEST_BODY} bytes")
         if self.log_level.lower() not in _LEVELS:

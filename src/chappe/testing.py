@@ -190,7 +190,9 @@ class Trial:
         app.bus.clock = lambda: self._clock
         exits.callback(self._close)
         exits.callback(app.close)
-        app.setting = Setting(Settings(broker=f"sqlite:///{self._path}"), may_own_file=False, handle=self._handle)
+        app.setting = Setting(
+            Settings(broker=f"sqlite:///{self._path}", large_body=32 * 1024 * 1024), may_own_file=False, handle=self._handle
+        )
         app.bus.set_threads(self._concurrency)
 
     def _run(self, work: Coroutine[Any, Any, R], timeout: float = 10.0) -> R:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import uuid
 
 import pytest
 
+from chappe.engines.contract.broker import Ack
 from chappe.errors import KeyReused, Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
 
 from .engine import EngineUnderTest, Peer
-from .scenes import ack, declare, drain, envelope, event, gather, names, one, send, to
+from .scenes import ack, declare, depth_becomes, drain, envelope, event, gather, names, one, send, settle, to
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +178,16 @@ async def test_an_exchange_that_does_not_archive_needs_a_taker(peer: Peer) -> No
 async def test_an_exchange_that_was_not_declared_is_unroutable(peer: Peer) -> None:
     with pytest.raises(Unroutable, match="missing"):
         await peer.broker.publish([event("missing", "a")])
+
+
+@pytest.mark.parametrize("megabytes", [10, pytest.param(100, marks=pytest.mark.proof)])
+async def test_a_large_body_comes_back_whole(peer: Peer, megabytes: int) -> None:
+    """Row T13: no message is refused for its size where beanstalk says JOB_TOO_BIG."""
+    await declare(peer, "q")
+    body = os.urandom(1024 * 1024) * megabytes
+    await send(peer, Publication(Envelope(f"large-{uuid.uuid4().hex}", "test.message", body), "q"))
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+        (delivery,) = await gather(consumer, 1)
+        assert delivery.envelope.body == body
+        await settle(consumer, Ack(delivery.tag))
+    await depth_becomes(peer, "q")

@@ -34,7 +34,9 @@ def file_broker(settings: Settings, *, role: str = "client", may_own_file: bool 
     """Return the broker of a file, inside a running event loop; it connects with its first verb."""
     from chappe.engines.file.broker import FileBroker
 
-    return FileBroker(settings.path, role=role, may_own_file=may_own_file, engine=engine, deadline=settings.deadline)
+    return FileBroker(
+        settings.path, role=role, may_own_file=may_own_file, engine=engine, deadline=settings.deadline, large_body=settings.large_body
+    )
 
 
 def file_store(client: Client) -> FileStore:
@@ -91,7 +93,7 @@ def publisher(settings: Settings, topology: Callable[[], Topology], is_declared:
     if settings.is_file:
         from chappe.engines.file.broker import FilePublisher
 
-        return FilePublisher(settings.path, topology, deadline=settings.deadline)
+        return FilePublisher(settings.path, topology, deadline=settings.deadline, large_body=settings.large_body)
     if settings.is_postgres:
         from chappe.engines.postgres.blocking import PostgresPublisher
 

@@ -497,7 +497,7 @@ async def test_a_receive_reads_hardly_more_than_it_lends(engine: Engine, broker:
 
 async def test_a_send_that_is_too_large_is_refused_at_once_and_certainly_not_stored(broker: FileBroker) -> None:
     with pytest.raises(Rejected, match="more than"):
-        await broker.publish([Publication(Envelope("m", "t", b"x" * (LARGEST_FRAME + 1)), "q")])
+        await broker.publish([Publication(Envelope("m", "t", b"x", headers={"x": "y" * (LARGEST_FRAME + 1)}), "q")])
     assert (await broker.depth("q")).ready == 0
 
 

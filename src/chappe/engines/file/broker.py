@@ -14,8 +14,9 @@ from uuid import uuid4
 import msgspec
 from msgspec.structs import replace
 
-from chappe.engines.contract.broker import Dead, Death, Delivery, Depth, Receipt, Refusal, Retry, Settlement
+from chappe.engines.contract.broker import Ack, Dead, Death, Delivery, Depth, Receipt, Refusal, Retry, Settlement
 from chappe.engines.file.blocking import BlockingClient
+from chappe.engines.file.bodies import LARGE, Bodies
 from chappe.engines.file.client import Client
 from chappe.engines.file.server import Engine
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
@@ -38,10 +39,17 @@ class FileBroker:
     """Speaks to the one process that owns the SQLite file."""
 
     def __init__(
-        self, path: Path, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None, deadline: float = 5.0
+        self,
+        path: Path,
+        *,
+        role: str = "client",
+        may_own_file: bool = True,
+        engine: Engine | None = None,
+        deadline: float = 5.0,
+        large_body: int = LARGE,
     ) -> None:
         """Prepare a broker inside a running event loop; see `chappe.engines.file.client.Client`."""
-        self.client = Client(path, role=role, may_own_file=may_own_file, engine=engine, deadline=deadline)
+        self.client = Client(path, role=role, may_own_file=may_own_file, engine=engine, deadline=deadline, large_body=large_body)
         self.client.held = self._held
         self.client.on_lost = self._lost
         self.client.on_cancel = self._cancelled
@@ -56,7 +64,8 @@ class FileBroker:
         await self.client.call("declare", topology)
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
-        return await self.client.call("publish", publications, decode=_receipts)
+        receipts = await self.client.call("publish", await self.client.bodies.aput(publications), decode=_receipts)
+        return whole(receipts, self.client.bodies)
 
     @asynccontextmanager
     async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[FileConsumer]:
@@ -101,7 +110,8 @@ class FileBroker:
 class FilePublisher:
     """Publishes from threads without an event loop to the one process that owns the SQLite file."""
 
-    def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float) -> None:
+    def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float, large_body: int = LARGE) -> None:
+        self._bodies = Bodies(path, large_body)
         self._client = BlockingClient(path, topology, deadline=deadline)
         self.close = self._client.close
 
@@ -111,7 +121,7 @@ class FilePublisher:
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
-        return _receipts(self._client.publish(publications))
+        return whole(_receipts(self._client.publish(self._bodies.put(publications))), self._bodies)
 
 
 class FileConsumer:
@@ -160,7 +170,7 @@ class FileConsumer:
         self._asked[serial] = limit
         future.add_done_callback(lambda done: self._answered(serial, done))
         try:
-            deliveries: list[Delivery] = await asyncio.shield(future)
+            deliveries: list[Delivery] = await self._client.bodies.awhole(await asyncio.shield(future))
         except asyncio.CancelledError:
             self._client.cancel(serial)
             future.add_done_callback(self._return)
@@ -208,12 +218,20 @@ class FileConsumer:
             queue = self._temporary.get(self._out[settlement.delivery])
             if queue is not None and isinstance(settlement, Dead):
                 log.error('a message is dropped (%s): a temporary queue like "%s" has no dead letters', settlement.reason, queue.name)
-        refusals: list[Refusal] = await self._client.call("settle", held, decode=_refusals)
+        stored = [await self._stored(settlement) for settlement in held]
+        refusals: list[Refusal] = await self._client.call("settle", stored, decode=_refusals)
+        refusals = [replace(r, receipts=tuple(whole(r.receipts, self._client.bodies))) if r.receipts else r for r in refusals]
         kept = {r.delivery for r in refusals if r.why != "stale"}
         for settlement in held:
             if settlement.delivery not in kept:
                 self._out.pop(settlement.delivery, None)
         return stale + refusals
+
+    async def _stored(self, settlement: Settlement) -> Settlement:
+        """Return a settlement whose large bodies are in files."""
+        if not isinstance(settlement, Ack) or not settlement.then:
+            return settlement
+        return replace(settlement, then=tuple(await self._client.bodies.aput(settlement.then)))
 
     def holds(self, delivery: int) -> bool:
         return delivery in self._out
@@ -260,3 +278,8 @@ class FileConsumer:
         """Hear which deliveries a restarted engine gave to others."""
         for tag in tags:
             self._out.pop(tag, None)
+
+
+def whole(receipts: Sequence[Receipt], bodies: Bodies) -> list[Receipt]:
+    """Return receipts that show what is pending with its body."""
+    return [r if r.pending is None else replace(r, pending=bodies.whole(r.pending)) for r in receipts]

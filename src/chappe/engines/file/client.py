@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from chappe.engines.contract.broker import Retry
+from chappe.engines.file.bodies import LARGE, Bodies
 from chappe.engines.file.ledger import Ledger, owned_for_a_moment
 from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.queues import Session
@@ -94,13 +95,15 @@ class Client:
         may_own_file: bool = True,
         engine: Engine | None = None,
         deadline: float = DEADLINE,
+        large_body: int = LARGE,
     ) -> None:
         """Prepare a client of the engine of a file; it connects with the first call.
 
         `may_own_file`: where no engine runs, own the file for the moment of a call. `engine`: speak to an engine in
-        this process. `deadline`: seconds after which a call fails.
+        this process. `deadline`: seconds after which a call fails. `large_body`: bytes above which a body is in a file of its own.
         """
         self.path = path
+        self.bodies = Bodies(path, large_body)
         self.deadline = deadline
         self.role = role
         self.info = info or {}

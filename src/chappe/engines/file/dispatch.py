@@ -10,7 +10,7 @@ from msgspec import Raw
 from chappe.engines.dispatch import FAIR, SUSPECT, Row
 from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.database import Database
-from chappe.engines.file.queues import HOLDER, MERGES, RETURNED, Claim, QueueState, Session
+from chappe.engines.file.queues import HAS_FILE, HOLDER, MERGES, RETURNED, Claim, QueueState, Session
 from chappe.engines.file.seal import seal, stand_in, unseal
 from chappe.engines.file.suspects import Suspects
 from chappe.engines.file.tenants import named, tenant_of
@@ -180,6 +180,7 @@ class Dispatch:
         for at, row in enumerate(rows):
             number, rank, flags, key, message_id, attempt, note, stored = row
             size = len(stored) + around + (0 if note is None else len(note.encode()))
+            size = max(size, LENT_AT_ONCE) if flags & HAS_FILE else size
             if size > room and lent:
                 for number, rank, flags, *_, stored in rows[at:]:
                     queue.line.lane(rank, named(stored) if flags & FAIR else None, number).give_back(number)

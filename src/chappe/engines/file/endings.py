@@ -11,7 +11,7 @@ from chappe.bounds import DEATHS_ALLOWED
 from chappe.engines.contract.results import CANCELLED
 from chappe.engines.dispatch import SUSPECT
 from chappe.engines.file.dispatch import Dispatch
-from chappe.engines.file.queues import HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
+from chappe.engines.file.queues import HAS_FILE, HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
 from chappe.engines.file.running_tables import KILL_AFTER, Account
 from chappe.engines.file.turn import DELAY, Turn
 from chappe.failures import why_dead
@@ -205,6 +205,8 @@ class Endings:
         self._turn.db.execute("insert into failure values (?, ?, ?, ?)", (claim.scope, self._turn.now(), claim.attempt + 1, error))
 
     def _forget(self, queue: QueueState, message_id: str, flags: int) -> None:
+        if flags & HAS_FILE:
+            self._turn.has_leftovers = True
         if flags & HISTORY:
             scope = f"{queue.id}/{message_id}"
             self._turn.db.execute("delete from failure where message_id = ?", (scope,))

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.dispatch import FAIR
-from chappe.engines.file.queues import MERGES, TRACKED, UNIQUE, QueueState
+from chappe.engines.file.queues import HAS_FILE, MERGES, TRACKED, UNIQUE, QueueState
 from chappe.engines.file.seal import seal, unseal
 from chappe.engines.file.turn import ARCHIVED, DELAY, INSERT, INSERT_FAIR, Turn
 from chappe.engines.file.wire import Posted
@@ -36,23 +36,26 @@ class Intake:
         for p, queues in zip(posted, routes, strict=True):
             options = p.options
             envelope = seal(p.envelope)
+            if p.body_file is not None:
+                self._turn.body_files.add(p.body_file)
+            flags = 0 if p.body_file is None else HAS_FILE
             if options is None and p.delay <= 0:
                 rank = -p.priority
                 for queue in queues:
                     if queue.line.shares is not None:
                         self._turn.write()
-                        self._insert(queue, rank, p, envelope, 0, None, now)
+                        self._insert(queue, rank, p, envelope, flags, None, now)
                         continue
-                    rows.append((queue.id, rank, self._turn.next_id(), p.message_id, 0, 0, None, None, envelope))
+                    rows.append((queue.id, rank, self._turn.next_id(), p.message_id, 0, flags, None, None, envelope))
                     queue.arrived(rank, 1)
                     self._turn.changed.add(queue)
                 receipts.append((p.message_id,))
             else:
-                receipts.append(self._publish_special(p, envelope, queues, now))
+                receipts.append(self._publish_special(p, envelope, queues, flags, now))
             if p.exchange and receipts[-1][1:2] in ((), ("stored",)):
                 exchange = self._turn.routes.exchanges[p.exchange]
                 if exchange.archive:
-                    archived.append((now, p.exchange, p.routing_key, p.message_id, envelope))
+                    archived.append((now, p.exchange, p.routing_key, p.message_id, envelope, 1 if flags else None))
         if rows or archived:
             self._turn.write()
         if rows:
@@ -60,7 +63,7 @@ class Intake:
         if archived:
             self._turn.finished.append(ARCHIVED)
             self._turn.db.executemany(
-                "insert into archive (at, exchange, routing_key, message_id, envelope) values (?, ?, ?, ?, ?)", archived
+                "insert into archive (at, exchange, routing_key, message_id, envelope, has_file) values (?, ?, ?, ?, ?, ?)", archived
             )
         return receipts
 
@@ -78,16 +81,16 @@ class Intake:
                 self._refuse_reuse(p, fingerprints.setdefault(p.options.idempotency_key, p.options.fingerprint))
         return routes
 
-    def _publish_special(self, p: Posted, envelope: bytes, queues: Iterable[QueueState], now: float) -> tuple[Any, ...]:
+    def _publish_special(self, p: Posted, envelope: bytes, queues: Iterable[QueueState], flags: int, now: float) -> tuple[Any, ...]:
         options = p.options
-        flags = 0
+        own = flags
         key: str | None = None
         if options is not None:
             taken = self._taken(p, now)
             if taken is not None:
                 return (taken, "duplicate")
             key = options.key
-            flags = (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if options.merges else 0)
+            flags |= (TRACKED if options.tracked else 0) | (UNIQUE if options.unique else 0) | (MERGES if options.merges else 0)
         version: int | None = None
         lasting = _lasting(queues)
         for queue in lasting:
@@ -100,7 +103,7 @@ class Intake:
         for queue in queues:
             if queue.owner:  # what becomes of it there is nobody else's matter
                 self._turn.write()
-                self._insert(queue, -p.priority, p, envelope, 0, key, now)
+                self._insert(queue, -p.priority, p, envelope, own, key, now)
         if options is not None:
             self._remember_keys(p, now)
             if flags & TRACKED:

@@ -13,7 +13,7 @@ from chappe.engines.fairness import Shares
 
 # Flags of a stored message: what else must be tidied up when it ends.
 # RETURNED, of a claim only: it was lent before, and who had it then may have begun it.
-TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED = 1, 2, 4, 8, 16, 32
+TRACKED, UNIQUE, HISTORY, MERGES, HOLDER, RETURNED, HAS_FILE = 1, 2, 4, 8, 16, 32, 256
 
 
 class Counts(Struct, array_like=True, frozen=True, gc=False):

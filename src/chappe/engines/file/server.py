@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from chappe import errors
 from chappe.clocks import steady_clock
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus
+from chappe.engines.file.bodies import Leftovers
 from chappe.engines.file.connection import BrokenProtocol, Connection
 from chappe.engines.file.database import PASSING
 from chappe.engines.file.deaths import Deaths
@@ -82,6 +83,7 @@ class Engine:
         self.waits = Waits(self.ledger, self.verbs.records, self._touched)
         self.purges = Purges(self.ledger)
         self._deaths = Deaths(self.ledger)
+        self._leftovers = Leftovers(path, self.ledger.turn.db)
         self.special: dict[str, Callable[[Connection, Request], None]] = {  # verbs that wait, or are about the connection itself
             "hello": self.waits.say_hello, "receive": self.waits.receive, "cancel": self.waits.cancel, "result": self.waits.await_result,
             "await_archived": self.waits.await_archived,
@@ -261,6 +263,10 @@ class Engine:
         self.purges.tidy()
         self._deaths.tidy()
         self.room.keep_log_short()
+        if ledger.turn.has_leftovers:
+            ledger.turn.has_leftovers = False
+            self._leftovers.remove(ledger.turn.body_files)
+            ledger.turn.body_files.clear()
         if ledger.dispatch.unfinished or self.purges.going or self._pruning or ledger.turn.next_due <= ledger.turn.now():
             self.schedule()
 
@@ -404,7 +410,7 @@ class Engine:
 
     def prune(self) -> None:
         """Begin to delete what was kept long enough, a bounded part of it in each turn."""
-        self._pruning = True
+        self._pruning = self.ledger.turn.has_leftovers = True
         self.schedule()
 
     def _fence(self) -> None:

@@ -14,6 +14,7 @@ from chappe.engines.contract.fleet import Desired, EngineStatus, Overview
 from chappe.engines.contract.inspection import Look, MessageStatus
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
+from chappe.engines.file.broker import whole
 from chappe.engines.file.client import Client
 from chappe.messages.envelope import Envelope, Publication, Receipt
 
@@ -42,7 +43,9 @@ class FileStore:
         self._client = client
 
     async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
-        return await self._client.call("mark", message_id, handler, then, result, decode=_receipts)
+        bodies = self._client.bodies
+        receipts = await self._client.call("mark", message_id, handler, await bodies.aput(then), result, decode=_receipts)
+        return whole(receipts, bodies)
 
     async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
         return await self._client.call("marks", message_id)
@@ -62,10 +65,10 @@ class FileStore:
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
         tried = publications
         while True:
-            fired, receipts = await self._client.call("fire", schedule, slot, tried, decode=_fired)
+            fired, receipts = await self._client.call("fire", schedule, slot, await self._client.bodies.aput(tried), decode=_fired)
             if not receipts or merge is None:
                 return fired
-            tried = merge(tried, receipts)
+            tried = merge(tried, whole(receipts, self._client.bodies))
 
     async def last_fired(self, schedule: str) -> float | None:
         return await self._client.call("last_fired", schedule)
@@ -83,13 +86,16 @@ class FileStore:
         await self._client.call("progress", message_id, done, total, text)
 
     async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
-        return [Letter(*row) for row in await self._client.call("list_letters", queue, after, limit, decode=_letters)]
+        rows = await self._client.call("list_letters", queue, after, limit, decode=_letters)
+        return await self._client.bodies.awhole([Letter(*row) for row in rows])
 
     async def letter(self, number: int) -> Letter:
-        return Letter(*await self._client.call("letter", number, decode=_letter))
+        (found,) = await self._client.bodies.awhole([Letter(*await self._client.call("letter", number, decode=_letter))])
+        return found
 
     async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
-        return Look(*await self._client.call("look", queue, state, list(containing), cursor, limit, decode=_look))
+        messages, *rest = await self._client.call("look", queue, state, list(containing), cursor, limit, decode=_look)
+        return Look(await self._client.bodies.awhole(messages), *rest)
 
     async def ahead(self, queue: str, place: str) -> int:
         return await self._client.call("ahead", queue, place)
@@ -104,7 +110,8 @@ class FileStore:
         return await self._client.call("discard_letters", numbers)
 
     async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
-        return await self._client.call("export_messages", queue, state, after, later, limit, decode=_carried)
+        found = await self._client.call("export_messages", queue, state, after, later, limit, decode=_carried)
+        return await self._client.bodies.awhole(found)
 
     async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
         return await self._client.call("delete_delayed", queue, places)
@@ -122,7 +129,7 @@ class FileStore:
 
     async def _page(self, after: int, limit: int, pattern: str) -> Page:
         rows, *position = await self._client.call("archived", after, limit, pattern, decode=_records)
-        return Page([Record(*row) for row in rows], *position)
+        return Page(await self._client.bodies.awhole([Record(*row) for row in rows]), *position)
 
     async def followers(self) -> Mapping[str, int]:
         return await self._client.call("followers")

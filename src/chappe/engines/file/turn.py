@@ -43,6 +43,8 @@ class Turn:
         self.full = False  # whether the disk is, so that nothing new is stored
         self.writing = False
         self.claims: dict[int, Claim] = {}
+        self.body_files = set[str]()  # of messages that are stored in this turn
+        self.has_leftovers = True
         self.finished: list[str] = []  # tracked messages that end in this turn
         self._moves: list[tuple[bool, Sequence[Claim]]] = []  # what was lent (true) and ended (false) in this turn, in order
         self.changed: set[QueueState] = set()  # the queues whose counters are stored with this turn
@@ -84,6 +86,7 @@ class Turn:
         self._moves.clear()
         self.changed.clear()
         self.finished.clear()
+        self.body_files.clear()
         self.routes.reload()
         self.reload_weights()
         self._next = self._reserved = max(self._next, self._meta("next_id"))

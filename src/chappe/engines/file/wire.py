@@ -16,6 +16,7 @@ from msgspec import Meta, Raw, Struct
 from chappe import errors
 from chappe.bounds import FURTHEST
 from chappe.engines.contract.letters import Exported
+from chappe.engines.file.bodies import file_of
 from chappe.messages.envelope import Envelope, Options
 
 PROTOCOL: Final = 2
@@ -46,12 +47,13 @@ class Posted(Struct, array_like=True, gc=False):
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
     delay: Annotated[float, Meta(le=FURTHEST)] = 0.0
     options: Options | None = None
-    message_id: str = ""  # this and the type are the envelope's, whatever is said
+    message_id: str = ""  # this, the type and the file are the envelope's, whatever is said
     type: str = ""
+    body_file: str | None = None
 
     def __post_init__(self) -> None:
         opened = _readable(self.envelope)
-        self.message_id, self.type = opened.id, opened.type
+        self.message_id, self.type, self.body_file = opened.id, opened.type, file_of(opened)
 
 
 class Imported(Exported, frozen=True, array_like=True):

@@ -1,7 +1,7 @@
 """What is kept beside RabbitMQ because it has no notion of it, as the broker of this room sees it.
 
-A message is in RabbitMQ or there, never in both. Plain messages are RabbitMQ's; what has a key, a delay, a priority or a result is kept,
-and so is from then on what is retried, or what a worker died with.
+A message is in RabbitMQ or there, never in both. Plain messages are RabbitMQ's; what has a key, a delay, a priority, a result or a large
+body is kept, and so is from then on what is retried, or what a worker died with.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from chappe.engines.contract.broker import Broker, Consumer, Delivery, Depth, Refusal, Settlement
 from chappe.engines.contract.stray import MARK, STRAYS, Stray
 from chappe.messages.envelope import Publication
 from chappe.messages.topology import Queue, Topology
 
+_LARGEST: Final = 8 * 1024 * 1024  # bytes of a body: RabbitMQ 4 refuses 16 MiB, and consumers lose their connections over 100
 _number = itertools.count(int.from_bytes(os.urandom(3), "big"))
 
 
@@ -34,7 +35,9 @@ def is_stray(tag: int) -> bool:
 
 def is_kept(publication: Publication) -> bool:
     """Tell whether a publication is kept beside RabbitMQ."""
-    return publication.options is not None or publication.delay > 0 or publication.priority != 0
+    if publication.options is not None or publication.delay > 0 or publication.priority != 0:
+        return True
+    return len(publication.envelope.body) > _LARGEST and not publication.exchange
 
 
 class KeptConsumer(Consumer, Protocol):
