@@ -166,3 +166,13 @@ async def test_each_cause_for_which_a_message_does_not_run_is_named(engine: Engi
         assert await causes(peer, engine, "first") == ["budget"]
     await send(peer, *(seen(f"{n}") for n in range(3)))
     assert await causes(peer, engine, "2") == ["behind"], "this peer has said that it serves the queue"
+
+
+async def test_who_waits_for_its_tenants_share_is_told_how_many_of_its_own_are_before_it(engine: EngineUnderTest, peer: Peer) -> None:
+    await declare(peer, "q", fair=True)
+    await peer.store.tell({"queues": ["q"]})
+    await send(peer, *(seen(f"a{n}", tenant="a") for n in range(5)), *(seen(f"b{n}", tenant="b") for n in range(2)))
+    found = {message.envelope.body.decode(): message for message in await looked(peer, "ready")}
+    assert {name: message.tenant for name, message in found.items()} == {name: name[0] for name in found}
+    assert [await peer.store.ahead("q", found[one].place) for one in ("a0", "a4", "b1")] == [0, 4, 1]
+    assert await causes(peer, engine, "b1") == ["share"]

@@ -24,7 +24,7 @@ _ERROR: Final[LiteralString] = (
     "(select error from failure f where f.queue = m.queue and f.message_id = m.message_id order by at desc, f.attempt desc limit 1)"
 )
 _WAITING: Final[LiteralString] = (
-    """m.place, m.rank, m.message_id, m.attempt, m.deaths, m.flags, m.key, m.state, m.due, m.budget, null, """
+    """m.place, m.rank, m.message_id, m.attempt, m.deaths, m.flags, m.key, m.tenant, m.state, m.due, m.budget, null, """
     + _ERROR
     + """,
     (select coalesce(r.message_id, o.message_id) from line l
@@ -35,12 +35,12 @@ _WAITING: Final[LiteralString] = (
     null, null, m.envelope"""
 )
 _RUNNING: Final[LiteralString] = (
-    """m.place, m.rank, m.message_id, m.attempt, m.deaths, m.flags, m.key, null, null, null,
+    """m.place, m.rank, m.message_id, m.attempt, m.deaths, m.flags, m.key, m.tenant, null, null, null,
     (select name from session s where s.number = m.session), """
     + _ERROR
     + ", null, null, null, null, null, m.envelope"
 )
-_DEAD: Final[LiteralString] = """m.number, m.rank, m.message_id, m.attempts, m.deaths, m.flags, m.key, null, null, null,
+_DEAD: Final[LiteralString] = """m.number, m.rank, m.message_id, m.attempts, m.deaths, m.flags, m.key, m.tenant, null, null, null,
     null, m.error, null, null, null, m.reason, m.died_at, m.envelope"""
 
 
@@ -85,7 +85,8 @@ _LAST: Final[LiteralString] = """
 _AHEAD: Final = """
     select count(*) from (
         select 1 from message mine join message m on m.queue = mine.queue and (m.rank, m.place) < (mine.rank, mine.place)
-            and (m.state = 1 and mine.state in (1, 2) or mine.budget is not null and m.budget = mine.budget)
+            and (m.state = 1 and mine.state in (1, 2) and m.tenant is not distinct from mine.tenant
+                or mine.budget is not null and m.budget = mine.budget)
         where mine.place = %s and mine.queue = %s limit %s
     ) found
 """
@@ -169,13 +170,14 @@ async def _looked(cursor: Cursor, section: _Section, values: dict[str, Any]) -> 
 
 def _shown(queue: str, state: str, row: Sequence[Any]) -> MessageStatus:
     (
-        place, rank, message_id, attempt, deaths, flags, key, section, due, budget, holder, error, held_by, opens, pace, reason, died_at,
-        envelope,
+        place, rank, message_id, attempt, deaths, flags, key, tenant, section, due, budget, holder, error, held_by, opens, pace, reason,
+        died_at, envelope,
     ) = row  # fmt: skip
     del message_id
     is_dead = state == "dead"
     return MessageStatus(
         queue, state, str(place), decode(envelope), attempt if is_dead else attempt + 1, -rank, deaths, key, held_by,
-        opens if budget is not None else due, budget, pace, section == ALONE or bool(flags & SUSPECT), holder,
-        place if is_dead else None, reason, error, died_at,
+        due=opens if budget is not None else due, tenant=tenant, budget=budget, pace=pace,
+        alone=section == ALONE or bool(flags & SUSPECT), holder=holder, number=place if is_dead else None, reason=reason, error=error,
+        died_at=died_at,
     )  # fmt: skip
