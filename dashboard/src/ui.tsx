@@ -133,15 +133,17 @@ export function useAsked<T>(path: string | null, every = 5): Asked<T> {
     const stop = new AbortController();
     let timer = 0;
     const look = async () => {
+      let pause = every;
       try {
         const data = await get<T>(path, stop.signal);
         keep({ path, data, error: null });
       } catch (error) {
         if (stop.signal.aborted) return;
         const isGone = error instanceof Refused && error.status === 404;
+        if (isGone) pause = 30;
         keep((before) => ({ path, data: before.path === path && !isGone ? before.data : null, error: error as Error }));
       }
-      if (!stop.signal.aborted) timer = window.setTimeout(() => void look(), every * 1000);
+      if (!stop.signal.aborted) timer = window.setTimeout(() => void look(), pause * 1000);
     };
     void look();
     return () => {

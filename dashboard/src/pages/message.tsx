@@ -1,9 +1,9 @@
-// One message: its life, why it does not run, what led to it and what followed.
-import { address, type Life, name as quoted, type Node, type Place, type Why } from "../api";
+// One message: its life, and why it does not run.
+import { type Life, name as quoted, type Place, type Why } from "../api";
 import { now } from "../live";
 import { route, to } from "../route";
 import { act, Act, Ago, At, Badge, Empty, Facts, Json, Loaded, Panel, sure, useAsked } from "../ui";
-import { bytes, exact, span } from "../words";
+import { bytes, span } from "../words";
 
 interface Moment {
   at: number | null;
@@ -96,85 +96,6 @@ function Reasons({ why }: { why: Why[] }) {
   );
 }
 
-function depthOf(node: Node, nodes: Map<string, Node>): number {
-  let depth = 0;
-  for (let at = node.cause; at && nodes.has(at) && depth < 20; at = nodes.get(at)!.cause) depth += 1;
-  return depth;
-}
-
-/** Order nodes so that each stands below its cause, the earlier before the later. */
-function inOrder(nodes: Node[]): [Node, number][] {
-  const known = new Map(nodes.map((one) => [one.id, one]));
-  const below = new Map<string, Node[]>();
-  for (const one of nodes) {
-    const cause = one.cause && known.has(one.cause) ? one.cause : "";
-    below.set(cause, [...(below.get(cause) ?? []), one]);
-  }
-  const ordered: [Node, number][] = [];
-  const walk = (id: string) => {
-    for (const one of (below.get(id) ?? []).sort((a, b) => (a.at ?? 0) - (b.at ?? 0))) {
-      ordered.push([one, Math.min(depthOf(one, known), 8)]);
-      if (ordered.length <= nodes.length) walk(one.id);
-    }
-  };
-  walk("");
-  return ordered.length ? ordered : nodes.map((one) => [one, 0]);
-}
-
-function Trail({ id }: { id: string }) {
-  const asked = useAsked<{ nodes: Node[] }>(`lineage/${quoted(id)}`, 15);
-  return (
-    <Panel title="What led to it and what followed" flush>
-      <Loaded asked={asked}>
-        {({ nodes }) => {
-          const times = nodes.flatMap((one) => [one.at, one.ended_at ?? null]).filter((at) => at !== null);
-          const [first, last] = [Math.min(...times), Math.max(...times)];
-          const place = (at: number) => (last > first ? ((at - first) / (last - first)) * 100 : 0);
-          if (nodes.length < 2) return <Empty title="It stands alone">Nothing that is known led to it, and nothing followed from it.</Empty>;
-          return (
-            <table class="trail">
-              <thead>
-                <tr>
-                  <th scope="col">Message</th>
-                  <th scope="col">State</th>
-                  <th scope="col" class="wide">Where</th>
-                  <th scope="col" class="wide">
-                    {Number.isFinite(first) && (
-                      <>
-                        <At at={first} /> + {span(last - first)}
-                      </>
-                    )}
-                  </th>
-                </tr>
-              </thead>
-              <tbody>
-                {inOrder(nodes).map(([one, depth]) => (
-                  <tr key={one.id + one.kind + one.at} class={one.id === id ? "this" : ""}>
-                    <td class="main" style={{ paddingLeft: `${16 + depth * 18}px` }}>
-                      {depth > 0 && <span class="dim" aria-hidden="true">└ </span>}
-                      {one.kind === "log" ? <span class="mono">{one.text}</span> : <a href={to("message", one.id)}>{one.type}</a>}{" "}
-                      {one.kind !== "log" && <span class="dim">{one.text ?? one.kind}</span>}
-                    </td>
-                    <td>{one.state && <Badge state={one.state} />}</td>
-                    <td class="wide dim">{[one.queue, one.host].filter(Boolean).join(" · ")}</td>
-                    <td class="wide bar">
-                      {one.at !== null && (
-                        <span class="track" title={exact(one.at)}>
-                          <i class={one.state ?? ""} style={{ left: `${place(one.at)}%`, width: `${Math.max(0.8, place(one.ended_at ?? one.at) - place(one.at))}%` }} />
-                        </span>
-                      )}
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          );
-        }}
-      </Loaded>
-    </Panel>
-  );
-}
-
 function Acts({ life, again }: { life: Life; again: () => void }) {
   const dead = life.places.find((place) => place.state === "dead" && place.number);
   const waits = life.places.some((place) => ["delayed", "ready", "running"].includes(place.state));
@@ -216,7 +137,7 @@ function Body({ place }: { place: Place }) {
 
 export function Message() {
   const id = route.value.rest;
-  const asked = useAsked<Life>(address(`messages/${quoted(id)}`, {}), 3);
+  const asked = useAsked<Life>(`messages/${quoted(id)}`, 3);
   return (
     <Loaded asked={asked}>
       {(life) => {
@@ -260,7 +181,6 @@ export function Message() {
                 )}
               </div>
             </div>
-            <Trail id={id} />
           </>
         );
       }}
