@@ -22,6 +22,11 @@ export function span(seconds: number | null | undefined): string {
   return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
 }
 
+/** A span in its largest unit alone, where there is little room. */
+export function about(seconds: number): string {
+  return seconds < 60 ? span(seconds) : span(seconds).split(" ").slice(0, 2).join(" ");
+}
+
 export function clock(at: number): string {
   const date = new Date(at * 1000);
   return Math.abs(Date.now() - date.getTime()) < 12 * 3600_000 ? CLOCK.format(date) : DAY.format(date);

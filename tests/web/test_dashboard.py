@@ -70,6 +70,7 @@ app.schedule(cron("0 4 * * 1-5", "Europe/Paris"), Remind(guest="ada"), name="rem
 CONFIG = """
 app = "hotel:app"
 deadline = 1.0
+grace = 0.5
 
 [pools.default]
 processes = 1
@@ -193,7 +194,7 @@ def shows(page: Any, selector: str, count: int) -> None:
 PAGES = ["overview", "queues", "queues/bills", "messages", "failures", "schedules", "workers", "exchanges", "audit", "settings", "nowhere"]
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.proof)])
 def test_each_page_is_shown_and_can_be_used_by_everybody(hotel: Hotel, opened: Opened, scheme: str) -> None:
     hotel.dead(1)
     hotel.http.post("/api/queues/reminders", json={"paused": True})

@@ -5,7 +5,7 @@ import { ALL, all, type Count, curve, ending, filled, now, overview, rate, times
 import type { Alert, Host, Point, Queue } from "../api";
 import { to } from "../route";
 import { act, Act, Ago, Empty, Meter, Num, Panel, Spark, useAsked } from "../ui";
-import { count, perSecond, plural, span } from "../words";
+import { about, count, perSecond, plural, span } from "../words";
 
 const STEPS = 60;
 
@@ -39,7 +39,7 @@ function Tiles() {
   const busy = overview.value!.hosts.flatMap((host) => Object.values(host.pools)).reduce((sum, pool) => sum + pool.busy, 0);
   return (
     <div class="tiles">
-      <Tile name="Left" value={count(left)} sub={left === 0 ? "all is done" : ends === null ? (sums.ready ? "no end at this rate" : "keeps up with what comes") : ends === 0 ? "only what is delayed" : `ends in about ${span(ends)}`} href={to("queues")} />
+      <Tile name="Left" value={count(left)} sub={left === 0 ? "all is done" : ends === null ? (sums.ready ? "not at this rate" : "keeps up") : ends === 0 ? "only what is delayed" : `ends in about ${about(ends)}`} href={to("queues")} />
       <Tile name="Ready" value={count(sums.ready)} tone="ready" sub={`${perSecond(published)}/s in`} href={to("queues")}>
         <Spark points={curve(ALL, "ready", STEPS)} label="Ready in the last five minutes" tone="ready" />
       </Tile>
@@ -47,9 +47,9 @@ function Tiles() {
       <Tile name="Done" value={`${perSecond(done)}/s`} tone="done" sub={sums.done === undefined ? undefined : `${count(sums.done)} in all`}>
         <Spark points={curve(ALL, "done", STEPS)} label="Done a second in the last five minutes" />
       </Tile>
-      <Tile name="Delayed" value={count(sums.delayed)} tone="delayed" sub="wait for their time" href={to("messages", "", { state: "delayed" })} />
+      <Tile name="Delayed" value={count(sums.delayed)} tone="delayed" sub="come later" href={to("messages", "", { state: "delayed" })} />
       <Tile name="Dead" value={count(sums.dead)} tone={sums.dead ? "dead" : ""} sub={sums.dead ? "need a decision" : "none"} href={to("failures")} />
-      <Tile name="Oldest" value={span(oldest?.oldest ?? 0)} sub={oldest ? oldest.name : "nothing waits"} href={oldest ? to("queues", oldest.name) : undefined} />
+      <Tile name="Oldest" value={about(oldest?.oldest ?? 0)} sub={oldest ? oldest.name : "nothing waits"} href={oldest ? to("queues", oldest.name) : undefined} />
     </div>
   );
 }
