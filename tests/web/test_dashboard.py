@@ -256,10 +256,10 @@ def test_a_dead_letter_is_edited_and_retried_and_a_wrong_body_is_refused_before_
 
 def test_m12_messages_are_found_by_their_text_and_one_says_why_it_waits_and_is_cancelled(hotel: Hotel, opened: Opened) -> None:
     opened.expected.append("api/messages/")  # what is cancelled is nowhere
-    hotel.http.post("/api/queues/stays", json={"paused": True})
-    for house in range(30):
-        hotel.send("stay", house=4000 + house)
-    page = opened("queues/stays")
+    hotel.http.post("/api/queues/reminders", json={"paused": True})
+    for guest in range(30):
+        hotel.send("remind", guest=f"guest{4000 + guest}")
+    page = opened("queues/reminders")
     shows(page, "tbody tr", 25)
     page.click("button:text-is('Next')")
     shows(page, "tbody tr", 5)
@@ -267,11 +267,12 @@ def test_m12_messages_are_found_by_their_text_and_one_says_why_it_waits_and_is_c
     shows(page, "tbody tr", 1)
     page.click("tbody a")
     page.wait_for_selector(".why :text('paused')")
-    assert '"house": 4017' in page.locator("pre[aria-label=Body]").inner_text()
+    assert '"guest": "guest4017"' in page.locator("pre[aria-label=Body]").inner_text()
     page.click("button:text-is('Cancel message')")
     page.click("dialog button:text-is('Cancel the message')")
-    until(lambda: hotel.queue("stays")["ready"] == 29, "it is cancelled")
-    hotel.http.post("/api/queues/stays", json={"paused": False})
+    until(lambda: hotel.queue("reminders")["ready"] == 29, "it is cancelled")
+    hotel.http.post("/api/queues/reminders", json={"paused": False})
+    until(lambda: hotel.queue("reminders")["ready"] + hotel.queue("reminders")["running"] == 0, "the others are done")
 
 
 def test_r19_a_number_of_processes_is_chosen_and_they_are_seen_to_come_up(hotel: Hotel, opened: Opened) -> None:
