@@ -138,6 +138,18 @@ export interface Life {
   archived?: { seq: number; at: number; exchange: string; routing_key: string }[];
 }
 
+export interface Node {
+  id: string;
+  type: string;
+  kind: string;
+  state?: string | null;
+  at?: number | null;
+  ended_at?: number | null;
+  queue?: string | null;
+  cause?: string | null;
+  text?: string | null;
+}
+
 export interface Group {
   fingerprint: string;
   type: string;

@@ -32,7 +32,7 @@ if not (BUILT / "index.html").is_file() or not AXE.is_file():
 
 APPLICATION = """
 import asyncio
-from chappe import App, Command, Event, Exchange, Retry, cron
+from chappe import App, Command, Context, Event, Exchange, Retry, cron
 
 app = App("hotel")
 
@@ -59,7 +59,8 @@ async def stay(command: Stay) -> None:
     await asyncio.Event().wait()
 
 @app.handles(Remind)
-async def remind(command: Remind) -> None: ...
+async def remind(command: Remind, context: Context):
+    context.send(Booked(house=1))
 
 @app.on(Booked)
 async def booked(event: Booked) -> None: ...
@@ -273,6 +274,14 @@ def test_m12_messages_are_found_by_their_text_and_one_says_why_it_waits_and_is_c
     until(lambda: hotel.queue("reminders")["ready"] == 29, "it is cancelled")
     hotel.http.post("/api/queues/reminders", json={"paused": False})
     until(lambda: hotel.queue("reminders")["ready"] + hotel.queue("reminders")["running"] == 0, "the others are done")
+
+
+def test_m9_of_a_message_that_has_ended_the_page_shows_what_followed_from_it(hotel: Hotel, opened: Opened) -> None:
+    opened.expected.append("api/messages/")  # what is done is nowhere
+    id = hotel.send("remind", guest="ada")
+    until(lambda: "booked" in hotel.http.get(f"/api/lineage/{id}").text, "the event is archived")
+    page = opened(f"message/{id}")
+    page.wait_for_selector("table.trail :text-is('booked')")
 
 
 def test_r19_a_number_of_processes_is_chosen_and_they_are_seen_to_come_up(hotel: Hotel, opened: Opened) -> None:

@@ -1,9 +1,10 @@
 // One message: its life, and why it does not run.
-import { type Life, name as quoted, type Place, type Why } from "../api";
+import { type Life, name as quoted, type Place, Refused, type Why } from "../api";
 import { now } from "../live";
 import { route, to } from "../route";
 import { act, Act, Ago, At, Badge, Empty, Facts, Json, Loaded, Panel, sure, useAsked } from "../ui";
 import { bytes, span } from "../words";
+import { Trail } from "./trail";
 
 interface Moment {
   at: number | null;
@@ -138,6 +139,17 @@ function Body({ place }: { place: Place }) {
 export function Message() {
   const id = route.value.rest;
   const asked = useAsked<Life>(`messages/${quoted(id)}`, 3);
+  if (!asked.data && asked.error instanceof Refused && asked.error.status === 404)
+    return (
+      <>
+        <Panel title="Message">
+          <Empty title="It is nowhere now">
+            It has ended, or never was: what is done is forgotten, unless its result is kept. <span class="mono">{id}</span>
+          </Empty>
+        </Panel>
+        <Trail id={id} />
+      </>
+    );
   return (
     <Loaded asked={asked}>
       {(life) => {
@@ -181,6 +193,7 @@ export function Message() {
                 )}
               </div>
             </div>
+            <Trail id={id} />
           </>
         );
       }}
