@@ -99,7 +99,7 @@ export function Queue() {
           <Facts
             facts={[
               ["Rates", `${perSecond(published)}/s in, ${perSecond(done)}/s done`],
-              ["Ends", queue.ready + queue.running === 0 ? "nothing waits" : ends === null ? "not at this rate" : `in about ${span(ends)}`],
+              ["Ends", queue.ready + queue.running === 0 ? "nothing waits" : ends === null ? (queue.ready ? "not at this rate" : "it keeps up") : `in about ${span(ends)}`],
               ["Oldest", queue.oldest === undefined ? "–" : span(queue.oldest)],
               [
                 "In use",

@@ -33,7 +33,7 @@ function Budgets() {
       <Loaded asked={asked}>
         {({ budgets }) =>
           budgets.length === 0 ? (
-            <Empty title="No budget was used within a day">A command has one with budget= and what is its rate.</Empty>
+            <Empty title="No budget was used within a day">A command has one where its class says how often it may start.</Empty>
           ) : (
             <table>
               <thead>
