@@ -12,6 +12,12 @@ from chappe import App
 app = App("auctions")
 app.knows(AuctionOpened, BidRaised, BidRefused, AuctionClosed)
 
+if folder := os.environ.get("AUCTIONS_ZEROMQ"):  # where programs bid that speak ZeroMQ
+    from chappe.integrations.zeromq import Doors
+
+    place = f"ipc://{folder}"
+    Doors(app, requests=f"{place}/requests", pushes=f"{place}/pushes", events=f"{place}/events", pattern="auction.#")
+
 
 @app.provides
 def house() -> Iterator[House]:

@@ -26,7 +26,12 @@ class Stage(Installation):
         self.books = folder / "auctions.db"
 
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), "AUCTIONS_DATABASE": str(self.books), "CHAPPE_PAGES": str(_HERE / "pages")}
+        return {
+            **super().environment(),
+            "AUCTIONS_DATABASE": str(self.books),
+            "AUCTIONS_ZEROMQ": str(self.folder),
+            "CHAPPE_PAGES": str(_HERE / "pages"),
+        }
 
     def post(self, command: str, fields: Mapping[str, Any], **headers: str) -> httpx2.Response:
         """Send a command."""

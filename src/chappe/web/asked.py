@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -54,18 +54,24 @@ async def answer_commands(websocket: WebSocket, post: Post) -> None:
 
 
 async def _answer(websocket: WebSocket, message: Message, post: Post) -> None:
+    _, answer = await answered(message.get("text") or message.get("bytes") or b"", post, websocket.scope)
+    await websocket.send_text(answer.decode())
+
+
+async def answered(said: str | bytes, post: Post, scope: Mapping[str, Any]) -> tuple[int, bytes]:
+    """Have a command be taken for who speaks in a scope, and return the status of the answer and the answer."""
     ref = None
     try:
-        asked = _decode(message.get("text") or message.get("bytes") or b"")
+        asked = _decode(said)
         ref = asked.ref
-        if permits(websocket.scope, SEND):
-            response = await post(_request(asked, websocket.scope.get(CALLER)))
+        if permits(scope, SEND):
+            response = await post(_request(asked, scope.get(CALLER)))
         else:
             response = problem(403, "This is not permitted", 'it needs the permission "send", and your role does not have it')
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         response = problem(400, "This is no command", f'{error}; write {{"command": …, "body": {{…}}, "ref": 1}}')
     answer = {"type": ANSWER, "ref": ref, "status": response.status_code, "body": Raw(bytes(response.body))}
-    await websocket.send_text(encode_json(answer).decode())
+    return response.status_code, encode_json(answer)
 
 
 def _request(asked: Asked, caller: Any) -> Request:

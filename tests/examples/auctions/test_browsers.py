@@ -1,7 +1,10 @@
 """The pages in Chromium: two browsers see the same, one of them is cut off and goes on."""
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -134,8 +137,9 @@ def test_m5_a_bid_has_the_same_result_and_the_same_faults_at_every_door(stage: S
     by_script = page.evaluate("(bid) => send('raise.bid', bid, { wait: 30 })", bid)
     identity = stage.chappe("send", "raise.bid", *(f"{name}={value}" for name, value in bid.items())).split()[0]
     by_terminal = until(lambda: _done(stage, identity), "the bid of the terminal to be done")
-    results = [one["result"] for one in (by_http, by_socket, by_script, by_terminal)]
-    assert results == [{"outcome": "refused", "reason": "bids begin at $1.00"}] * 4
+    by_zeromq = _bid_by_zeromq(stage, bid)["body"]
+    results = [one["result"] for one in (by_http, by_socket, by_script, by_terminal, by_zeromq)]
+    assert results == [{"outcome": "refused", "reason": "bids begin at $1.00"}] * 5
 
     wrong = {**bid, "cents": 0}
     faults = [
@@ -143,8 +147,14 @@ def test_m5_a_bid_has_the_same_result_and_the_same_faults_at_every_door(stage: S
         page.evaluate("(bid) => following.send('raise.bid', bid)", wrong)["errors"],
         page.evaluate("(bid) => send('raise.bid', bid)", wrong)["errors"],
     ]
-    assert faults[0] == faults[1] == faults[2]
+    assert faults[0] == faults[1] == faults[2] == _bid_by_zeromq(stage, wrong)["body"]["errors"]
     assert [fault["path"] for fault in faults[0]] == ["$.cents"]
+
+
+def _bid_by_zeromq(stage: Stage, bid: dict[str, Any]) -> Any:
+    command = [sys.executable, "-m", "auctions.bid_by_zeromq", str(stage.folder), *(str(value) for value in bid.values())]
+    done = subprocess.run(command, env=stage.environment(), capture_output=True, text=True, check=True, timeout=PATIENCE)
+    return json.loads(done.stdout)
 
 
 def _done(stage: Stage, identity: str) -> dict[str, Any] | None:
