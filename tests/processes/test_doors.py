@@ -49,7 +49,7 @@ def test_no_handler_is_told_the_token(mill: Mill) -> None:
     mill.environment |= {"CHAPPE_APP": "shop:app", "CHAPPE_TOKEN": TOKEN}
     mill.run()
     with httpx2.Client(base_url=mill.address(), trust_env=False) as client:
-        assert client.get("/queues").status_code == 401
+        assert client.get("/api/queues").status_code == 401
         entrance = {"Authorization": f"Bearer {TOKEN}", "Prefer": "wait=60"}
         worker = client.post("/commands/look", json={}, headers=entrance, timeout=90).json()
         assert worker["result"] == [None, None, "None"]
@@ -86,14 +86,14 @@ def test_half_requests_do_not_keep_others_out_of_a_gateway_with_few_descriptors(
     port = int(address.rpartition(":")[2])
     with contextlib.ExitStack() as stack:
         keeping = stack.enter_context(httpx2.Client(base_url=address, trust_env=False))
-        assert keeping.get("/queues").status_code == 200
+        assert keeping.get("/api/queues").status_code == 200
         for _ in range(120):
             half = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             with contextlib.suppress(ConnectionError):
                 half.sendall(b"GET /queues HTTP/1.1\r\nHost: local")
         for _ in range(6):
             with httpx2.Client(base_url=address, trust_env=False, timeout=30) as client:
-                assert client.get("/queues").status_code == 200
+                assert client.get("/api/queues").status_code == 200
     assert "out of system resource" not in mill.errors()
 
 
@@ -108,13 +108,13 @@ def test_without_a_token_another_user_of_the_machine_is_refused_until_allowed(mi
     mill.run()
     address = mill.address()
     work = f"{address}/commands/work", "--json", '{"name": "stranger"}'
-    assert httpx2.get(f"{address}/queues", trust_env=False).status_code == 200
-    for arguments in (f"{address}/queues",), (f"{address}/metrics",), work:
+    assert httpx2.get(f"{address}/api/queues", trust_env=False).status_code == 200
+    for arguments in (f"{address}/api/queues",), (f"{address}/metrics",), work:
         status, body = asked(*arguments)
         assert (status, json.loads(body)["title"]) == ("403", "This user is not served")
     assert asked(f"{address}/livez")[0] == "200"
     mill.end()
     mill.configure('allowed_users = ["65534"]')
     mill.run()
-    assert asked(f"{mill.address()}/queues")[0] == "200"
+    assert asked(f"{mill.address()}/api/queues")[0] == "200"
     assert mill.queues()["work"]["ready"] == 0
