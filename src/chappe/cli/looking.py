@@ -168,7 +168,7 @@ def inspect(ctx: click.Context, what: str, state: str | None, limit: int, as_jso
 
 @click.command()
 @click.argument("message_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
 def why(ctx: click.Context, message_id: str, as_json: bool) -> None:
     """Say why a message does not run now: every reason, and when it ends where that can be known."""

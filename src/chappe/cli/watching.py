@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from chappe.batches import BatchState, state_of
-from chappe.cli.loading import bare_app, run_with, settings_of
+from chappe.cli.loading import ask
 from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
 from chappe.words import counted, duration
@@ -27,7 +27,6 @@ _SAY: Final = 10.0
 @click.pass_context
 def watch(ctx: click.Context, batch: str, once: bool) -> None:
     """Show how far a batch is until all of it has ended, then print it as JSON; exit code 1 if some ended as dead letters."""
-    app = bare_app(settings_of(ctx))
 
     async def work(connection: Connection) -> BatchState:
         bar, said = _bar(), float("-inf")
@@ -44,7 +43,7 @@ def watch(ctx: click.Context, batch: str, once: bool) -> None:
                     said = time.monotonic()
                 await asyncio.sleep(_LOOK)
 
-    state = run_with(app, work)
+    state = ask(ctx, work)
     click.echo(escaped_json(state.as_json()))
     if state.dead:
         say(f'{counted(state.dead, "dead letter")} of {state.total}; "chappe dead list" shows them')

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from chappe.clocks import wall
 from chappe.engines.file.database import Database
+from chappe.engines.file.private_files import sync
 from chappe.engines.file.seal import DAMAGED, unseal
 from chappe.errors import CorruptStorage, StorageFull
 from chappe.messages.envelope import Envelope, Publication
@@ -79,7 +80,7 @@ class Bodies:
                 file.flush()
                 os.fsync(file.fileno())
             for folder in (self._folder, self._folder.parent):
-                _sync(folder)
+                sync(folder)
         except OSError as error:
             (self._folder / name).unlink(missing_ok=True)
             raise StorageFull(f"{self._folder}: a large body cannot be stored ({error.strerror}); nothing was stored") from None
@@ -136,11 +137,3 @@ def _named(stored: bytes) -> str | None:
         return file_of(_read(unseal(stored)))
     except CorruptStorage:
         return None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 import apsw
 
-from chappe.engines.file.private_files import keep_private
+from chappe.engines.file.private_files import keep_private, sync
 from chappe.errors import CorruptStorage, UnsafeStorage
 
 APPLICATION_ID: Final = 0x4E6F7269  # "Nori"
@@ -191,10 +191,6 @@ def _sync_names(folder: Path) -> None:
     """Have the name of a new file survive a loss of power, and those of the folders above it, which may be new as well."""
     for above in (folder, *folder.parents):
         try:
-            handle = os.open(above, os.O_RDONLY)
+            sync(above)
         except PermissionError:
             return  # it is not ours, so it was there before
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

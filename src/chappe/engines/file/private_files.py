@@ -59,6 +59,15 @@ def write_private(path: Path, text: str) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, survive a loss of power; raises `OSError`."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _refuse_link(path: Path) -> None:
     """A link is the choice of who may make one there: it is followed only where that is nobody but this user and root."""
     with contextlib.suppress(FileNotFoundError):

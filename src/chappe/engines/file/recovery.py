@@ -27,6 +27,7 @@ from chappe.engines.file.database import APPLICATION_ID, Database, migrations, o
 from chappe.engines.file.inspection import nobody_else, quick_check
 from chappe.engines.file.integrity import SEALED, envelope_of, find_damage, repaired
 from chappe.engines.file.pages import Broken, Image, Layout, allows, layouts
+from chappe.engines.file.private_files import sync
 from chappe.engines.file.queues import Counts
 from chappe.errors import CorruptStorage, NotFound, StorageFull, UnsafeStorage
 from chappe.messages.codec import encode_json
@@ -391,9 +392,9 @@ class _Salvage:
         ):
             raise CorruptStorage(f"nothing of Chappe can be read in {self._sick}: {self._faults[0]}; restore a copy")
         draft.close()
-        _synced(self._folder / "draft")
+        sync(self._folder / "draft")
         os.link(self._folder / "draft", self._target)  # unlike a rename, it never replaces a file
-        _synced(self._target.parent)
+        sync(self._target.parent)
 
     def _write_aside(self) -> str | None:
         """Write what could not be stored as lines of JSON beside the new file."""
@@ -438,11 +439,3 @@ def _is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
-
-
-def _synced(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
