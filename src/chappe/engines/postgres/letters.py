@@ -17,10 +17,12 @@ from chappe.errors import NotFound, Rejected
 
 _MOST: Final = 1000
 _COLUMNS: Final[LiteralString] = "d.number, q.name, d.reason, d.error, d.attempts, d.died_at, d.history, d.deaths, d.envelope"
-_LIST: Final[LiteralString] = (
-    "select " + _COLUMNS + " from dead d join queue q on q.id = d.queue"
-    " where d.number > %s and (%s::integer is null or d.queue = %s) order by d.number limit %s"
+_ALL: Final[LiteralString] = (
+    "select " + _COLUMNS + " from dead d join queue q on q.id = d.queue where d.number > %s order by d.number limit %s"
 )
+_OF_QUEUE: Final[LiteralString] = (
+    "select " + _COLUMNS + " from dead d join queue q on q.id = d.queue where d.queue = %s and d.number > %s order by d.number limit %s"
+)  # two of them: a plan for both, once it is prepared, would pass over all letters of other queues
 _ONE: Final[LiteralString] = "select " + _COLUMNS + " from dead d join queue q on q.id = d.queue where d.number = %s"
 _TAKEN: Final = """
     select d.number, d.unique_name, coalesce(u.message_id, first.message_id) from dead d
@@ -60,8 +62,11 @@ class Letters:
 
     async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
         async def work(cursor: Cursor) -> list[Letter]:
-            number = None if queue is None else (await self._routes.find(cursor, queue)).id
-            await cursor.execute(_LIST, (after, number, number, max(0, min(limit, _MOST))))
+            most = max(0, min(limit, _MOST))
+            if queue is None:
+                await cursor.execute(_ALL, (after, most))
+            else:
+                await cursor.execute(_OF_QUEUE, ((await self._routes.find(cursor, queue)).id, after, most))
             return [_shown(row) for row in await cursor.fetchall()]
 
         return await self._database.run(work, writes=False)
