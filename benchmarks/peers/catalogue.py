@@ -75,8 +75,15 @@ PGQUEUER = Peer(
 )  # fmt: skip
 """Claims by 100: twice as fast as its ten."""
 
-WORKING: Final = (HUEY, HUEY_DEFAULTS, DRAMATIQ, CELERY)
-SENDING: Final = (HUEY, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)
+_DJANGO: Final = ("python", "-m", "django", "db_worker", "--queue-name", "*", "--interval", "0.001", "--no-startup-delay")
+DJANGO = Peer(
+    "django-tasks", "django_application", "at most once; sends are synced",
+    one=(_DJANGO,), two=(_DJANGO, _DJANGO), environment={"DJANGO_SETTINGS_MODULE": "benchmarks.peers.django_settings"}, over="",
+)  # fmt: skip
+"""Its own database backend, which looks every millisecond."""
+
+WORKING: Final = (HUEY, HUEY_DEFAULTS, DJANGO, DRAMATIQ, CELERY)
+SENDING: Final = (HUEY, DJANGO, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED)
 WORKING_FAR: Final = (DRAMATIQ, CELERY)
 SENDING_FAR: Final = (DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA)
 OVER_POSTGRES: Final = (PROCRASTINATE, PGQUEUER)
@@ -84,7 +91,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "chappe": "at least once; sends are synced",
     **{
         peer.system: peer.promise
-        for peer in (HUEY, HUEY_DEFAULTS, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA, PROCRASTINATE, PGQUEUER)
+        for peer in (HUEY, HUEY_DEFAULTS, DJANGO, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA, PROCRASTINATE, PGQUEUER)
     },
     "limit": "none: it only moves messages",
 }
