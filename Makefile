@@ -186,7 +186,7 @@ docs: $(UV) pyproject.toml uv.lock ## Build the documentation into docs/_build
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
 tools: ## Install what the tests need from Debian, when missing and root
-	@$(call debian,chromium prometheus faketime strace rabbitmq-server postgresql php-cli php-amqplib amqp-tools)
+	@$(call debian,chromium prometheus faketime strace rabbitmq-server postgresql php-cli php-amqplib amqp-tools ngircd)
 
 clean: ## Remove what was built
 	rm -rf $(VENV) $(PEERS) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

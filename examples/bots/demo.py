@@ -67,6 +67,14 @@ class Hall(Processes):
         """Return the bodies with a routing key, from the archive bot's files."""
         return [heard["body"] for heard in self.archived() if heard["routing_key"] == key]
 
+    def followers(self) -> set[str]:
+        """Return whose positions are kept."""
+
+        async def kept() -> set[str]:
+            return {*await (await self._person.connection()).store.followers()}
+
+        return self._person.wait_for(kept())
+
     def close(self) -> None:
         self._person.close()
         super().close()
