@@ -61,7 +61,7 @@ $(PAGES): $(CLIENT) dashboard/node_modules/.installed
 	@cd dashboard && npm run --silent build -- --logLevel warn
 
 dashboard: ## Build the pages of the dashboard, which needs Node 20 or newer
-	@$(if $(NODE),$(AGAIN) $(PAGES) || echo "the pages of the dashboard could not be built: Chappe runs without them" >&2,echo "Node is not here: Chappe runs without the pages of its dashboard" >&2)
+	@$(if $(NODE),$(AGAIN) --silent $(PAGES) || echo "the pages of the dashboard could not be built: Chappe runs without them" >&2,echo "Node is not here: Chappe runs without the pages of its dashboard" >&2)
 
 $(VENV)/.demo: $(UV) pyproject.toml uv.lock
 	$(UV) sync --quiet --frozen --no-default-groups --all-extras --inexact

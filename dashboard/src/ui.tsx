@@ -251,6 +251,8 @@ export function Sure() {
   );
 }
 
+const AHEAD = 8; // rows that are drawn before they are seen, so that not each step draws anew
+
 /** Rows of one height, of which only those in sight are in the document. */
 export function Rows<T>({ rows, height, row, id, label, head }: { rows: T[]; height: number; row: (one: T) => ComponentChildren; id: (one: T) => string; label: string; head: ComponentChildren }) {
   const box = useRef<HTMLDivElement>(null);
@@ -258,8 +260,8 @@ export function Rows<T>({ rows, height, row, id, label, head }: { rows: T[]; hei
   useLayoutEffect(() => {
     const look = () => {
       const top = -(box.current?.getBoundingClientRect().top ?? 0);
-      const first = Math.max(0, Math.floor(top / height) - 8);
-      setSeen((seen) => (seen[0] === first ? seen : [first, first + Math.ceil(innerHeight / height) + 16]));
+      const first = Math.max(0, Math.floor(top / height / AHEAD) - 1) * AHEAD;
+      setSeen((seen) => (seen[0] === first ? seen : [first, first + Math.ceil(innerHeight / height) + 3 * AHEAD]));
     };
     look();
     addEventListener("scroll", look, { passive: true });

@@ -30,21 +30,22 @@ function Tile({ name, value, sub, tone = "", href, children }: { name: string; v
 function Tiles() {
   const sums = all.value!;
   const queues = overview.value!.queues;
-  const done = rate(ALL, "done");
+  const pools = overview.value!.hosts.flatMap((host) => Object.values(host.pools));
+  const done = rate(ALL, "done") ?? pools.reduce((sum, pool) => sum + pool.rate, 0);
   const published = rate(ALL, "published");
   const left = sums.ready + sums.running + sums.delayed;
-  const ends = ending(sums.ready + sums.running, done, published);
+  const ends = published === null && sums.published === undefined ? null : ending(sums.ready + sums.running, done, published);
   const oldest = queues.reduce<Queue | null>((worst, one) => ((one.oldest ?? 0) > (worst?.oldest ?? 0) ? one : worst), null);
-  const slots = overview.value!.hosts.flatMap((host) => Object.values(host.pools)).reduce((sum, pool) => sum + pool.slots * pool.processes.length, 0);
-  const busy = overview.value!.hosts.flatMap((host) => Object.values(host.pools)).reduce((sum, pool) => sum + pool.busy, 0);
+  const slots = pools.reduce((sum, pool) => sum + pool.slots * pool.processes.length, 0);
+  const busy = pools.reduce((sum, pool) => sum + pool.busy, 0);
   return (
     <div class="tiles">
       <Tile name="Left" value={count(left)} sub={left === 0 ? "all is done" : ends === null ? (sums.ready ? "not at this rate" : "keeps up") : ends === 0 ? "only what is delayed" : `ends in about ${about(ends)}`} href={to("queues")} />
-      <Tile name="Ready" value={count(sums.ready)} tone="ready" sub={`${perSecond(published)}/s in`} href={to("queues")}>
+      <Tile name="Ready" value={count(sums.ready)} tone="ready" sub={published === null ? "wait for a worker" : `${perSecond(published)}/s in`} href={to("queues")}>
         <Spark points={curve(ALL, "ready", STEPS)} label="Ready in the last five minutes" tone="ready" />
       </Tile>
       <Tile name="Running" value={count(sums.running)} tone="running" sub={slots ? `${count(busy)} of ${plural(slots, "slot")}` : "no workers"} href={to("workers")} />
-      <Tile name="Done" value={`${perSecond(done)}/s`} tone="done" sub={sums.done === undefined ? undefined : `${count(sums.done)} in all`}>
+      <Tile name="Done" value={`${perSecond(done)}/s`} tone="done" sub={sums.done === undefined ? "by the workers" : `${count(sums.done)} in all`}>
         <Spark points={curve(ALL, "done", STEPS)} label="Done a second in the last five minutes" />
       </Tile>
       <Tile name="Delayed" value={count(sums.delayed)} tone="delayed" sub="come later" href={to("messages", "", { state: "delayed" })} />
