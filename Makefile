@@ -140,7 +140,8 @@ check: $(VENV)/.tests ## Format, lint, types, import layers: what must be clean 
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(if $(NODE),$(AGAIN) dashboard/node_modules/.installed && cd dashboard && npm run --silent check,@echo "Node is not here: the client of the dashboard is not checked" >&2)
+	$(if $(NODE),@if $(AGAIN) --silent dashboard/node_modules/.installed; then cd dashboard && npm run --silent check; \
+	  else echo "what the client of the dashboard needs cannot be installed: it is not checked" >&2; fi,@echo "Node is not here: the client of the dashboard is not checked" >&2)
 
 # What starts processes or servers covers nothing in its own process.
 OUTSIDE := $(addprefix tests/,processes benchmarks faults servers examples cli foreign test_docs.py)
