@@ -33,6 +33,7 @@ export interface Process {
 
 export interface Pool {
   queues: string[];
+  exclude: string[];
   bounds: [number, number];
   wanted: number;
   slots: number;

@@ -17,7 +17,7 @@ function serves(pattern: string, queue: string): boolean {
 
 /** The slots of all processes that serve a queue. */
 export function slotsOf(queue: string, hosts: Host[]): number {
-  const pools = hosts.flatMap((host) => Object.values(host.pools)).filter((pool) => pool.queues.some((one) => serves(one, queue)));
+  const pools = hosts.flatMap((host) => Object.values(host.pools)).filter((pool) => pool.queues.some((one) => serves(one, queue)) && !pool.exclude.some((one) => serves(one, queue)));
   return pools.reduce((sum, pool) => sum + pool.slots * pool.processes.length, 0);
 }
 

@@ -56,6 +56,10 @@ function PoolPanel({ name, pool, host, holding }: { name: string; pool: Pool; ho
           {pool.queues.map((queue) => (
             <code key={queue}>{queue} </code>
           ))}
+          {pool.exclude.length > 0 && <span class="dim"> but not </span>}
+          {pool.exclude.map((queue) => (
+            <code key={queue}>{queue} </code>
+          ))}
         </span>
         <span class="dim">in use</span>
         <span class="use">
