@@ -313,3 +313,19 @@ def test_a_direct_exchange_cannot_be_bound_by_a_key_that_depends_on_fields() -> 
 
     with pytest.raises(DefinitionError, match="make the exchange a topic"):
         App("houses").on(Rung)(ring)
+
+
+def test_a_queue_is_fair_if_any_message_that_comes_through_it_has_a_tenant() -> None:
+    class Plain(Command, queue="shared"):
+        pass
+
+    class Fair(Command, queue="shared", fair="{user}"):
+        user: str
+
+    class Other(Command, queue="other"):
+        pass
+
+    registry = Registry()
+    for message in (Plain, Other, Fair):
+        registry.add_message(message)
+    assert {queue.name: queue.fair for queue in registry.topology().queues} == {"shared": True, "other": False}

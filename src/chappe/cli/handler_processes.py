@@ -67,7 +67,7 @@ def launcher_of(app: App, settings: Settings, config: Path | None, before: dict[
 
 def _fork_handlers(app: App, control: socket.socket) -> None:
     """Fork handlers until the worker is gone; signals are for the worker, which ends them."""
-    os.setpgrp()
+    os.setsid()
     setproctitle.setproctitle("chappe handlers")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _nothing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -10,6 +11,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -121,7 +123,7 @@ async def serve(app: Program, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    os.nice(_NICE)
+    _step_back()
     app.bus.set_threads(1)
     control = socket.socket(fileno=int(os.environ.pop(SOCKET_VARIABLE)))
     reader, writer = await asyncio.open_connection(sock=control)
@@ -132,6 +134,13 @@ async def serve(app: Program, parent: int) -> None:
         if isinstance(answer, Failed) and answer.is_spent:
             break
     await app.aclose()
+
+
+def _step_back() -> None:
+    """Leave the processor to others."""
+    os.nice(_NICE)
+    with contextlib.suppress(OSError):  # where Linux shares the processor among sessions, only this counts beside those of others
+        Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 async def _answer(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Done | Failed:
