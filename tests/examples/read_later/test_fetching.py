@@ -13,7 +13,7 @@ from read_later.local_web import FATES, READABLE, Fate, fate_of, rehearsed
 
 
 def an_address(fate: Fate) -> str:
-    return next(url for url in (f"https://paper.example/{n}" for n in range(5000)) if fate_of(url) == fate)
+    return next(url for url in (f"https://gazette.example/{n}" for n in range(5000)) if fate_of(url) == fate)
 
 
 async def failure(fetcher: Fetcher, url: str) -> PageFailed:
@@ -29,7 +29,7 @@ async def test_pages_are_fetched_through_redirects_and_in_their_letters(fetcher:
         assert "<p" in page.html
         assert "\ufffd" not in page.html
     page = await fetcher.fetch(an_address("redirects"))
-    assert page.url.startswith("http://paper.example/~well/")
+    assert page.url.startswith("http://gazette.example/~well/")
 
 
 @pytest.mark.parametrize(
