@@ -9,9 +9,11 @@ from chappe.beats import BOUNDS, Beat, Clocked, Histogram, Times, decode, encode
 
 @pytest.mark.parametrize(("seconds", "at"), [(0.0, 0), (0.001, 0), (0.0011, 1), (7200.0, len(BOUNDS) - 1), (1e9, len(BOUNDS))])
 def test_a_value_is_counted_in_the_first_bound_that_it_does_not_exceed(seconds: float, at: int) -> None:
-    histogram = Histogram()
-    histogram.add(seconds)
-    assert (histogram.counts.index(1), histogram.count, histogram.total) == (at, 1, seconds)
+    clocked = Clocked()
+    clocked.add("q", seconds, seconds)
+    (times,) = clocked.take()
+    for histogram in (times.waited, times.ran):
+        assert (histogram.counts.index(1), histogram.count, histogram.total) == (at, 1, seconds)
 
 
 def test_what_is_taken_is_counted_once_and_what_could_not_be_told_is_put_back() -> None:
@@ -45,8 +47,6 @@ def test_a_beat_of_many_queues_is_cut_to_what_a_pipe_takes_at_once_and_the_rest_
 
 
 def test_times_of_several_processes_add_up() -> None:
-    one, other = Times("q"), Times("q")
-    one.ran.add(1.0)
-    other.ran.add(2.0)
+    one, other = (Times("q", ran=Histogram([0, 1], seconds)) for seconds in (1.0, 2.0))
     one.include(other)
     assert (one.ran.count, one.ran.total, one.waited.count) == (2, 3.0, 0)

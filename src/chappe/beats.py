@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,11 +19,6 @@ class Histogram(Struct, array_like=True):
 
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     total: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one value."""
-        self.counts[bisect.bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
 
     def include(self, other: Histogram) -> None:
         """Count what another one counted."""
@@ -71,9 +66,17 @@ class Clocked:
         times = self._queues.get(queue)
         if times is None:
             times = self._queues[queue] = Times(queue)
+        # Once for each message: written out, for a call costs more than what it does.
         if waited is not None:
-            times.waited.add(max(0.0, waited))
-        times.ran.add(ran)
+            waits = times.waited
+            if waited > 0.0:
+                waits.counts[bisect_left(BOUNDS, waited)] += 1
+                waits.total += waited
+            else:
+                waits.counts[0] += 1
+        runs = times.ran
+        runs.counts[bisect_left(BOUNDS, ran)] += 1
+        runs.total += ran
 
     def take(self) -> list[Times]:
         """Return what fits into one beat, and count it no more; the rest waits for the next."""

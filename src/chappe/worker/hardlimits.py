@@ -28,11 +28,6 @@ class HardLimits:
         self._limits: dict[int, tuple[float, str]] = {}
         self._thread: threading.Thread | None = None
 
-    @property
-    def active(self) -> bool:
-        """Whether any message is watched."""
-        return bool(self._limits)
-
     def begin(self, tag: int, seconds: float, what: str) -> None:
         """Watch a message."""
         self._limits[tag] = (steady() + seconds, what)

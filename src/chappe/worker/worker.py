@@ -286,10 +286,6 @@ class Worker:
             else:
                 idle.set_result(None)
 
-    def _is_due(self) -> bool:
-        """Tell whether a slot has something else to do than the next message."""
-        return self._quiet or self._stopping or len(self._settlements) >= _TOGETHER or self.busy >= self._allowed
-
     async def _pause(self) -> None:
         """Have the loop do its other duties, and wait until there may be a message to run.
 
@@ -313,12 +309,19 @@ class Worker:
         room.set(Room(self._hold, self._leave_later, executes))
         self._leave(index)
         variables = len(contextvars.copy_context())
-        turn_ends = 0.0
+        clock, turn_ends = time.monotonic, 0.0
         while True:
-            if time.monotonic() > turn_ends or not buffer or self._is_due():
+            if (
+                not buffer
+                or clock() > turn_ends
+                or len(self._settlements) >= _TOGETHER
+                or self.busy >= self._allowed
+                or self._quiet
+                or self._stopping
+            ):  # fmt: skip - or there is something else to do than the next message
                 self._leave(index)
                 await self._pause()
-                turn_ends = time.monotonic() + _SHORT
+                turn_ends = clock() + _SHORT
                 continue
             delivery = buffer.popleft()
             if not holds(delivery.tag):
@@ -339,10 +342,10 @@ class Worker:
                 if self._is_copy:
                     forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
                 self.busy -= 1
-                if limits.active:
+                if self._killable and self._killable.pop(delivery.tag, None):
                     limits.end(delivery.tag)
-                    self._killable.pop(delivery.tag, None)
-                self._cancelled.discard(delivery.tag)
+                if self._cancelled:
+                    self._cancelled.discard(delivery.tag)
             if not self._flush_due:
                 self._flush_soon()
             if self._stopping or me.cancelling() or len(contextvars.copy_context()) != variables:

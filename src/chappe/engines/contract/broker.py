@@ -31,7 +31,7 @@ class Delivery(Struct, frozen=True, array_like=True, gc=False):
     note: str | None = None
 
 
-class Ack(Struct, frozen=True, array_like=True, tag="ack"):
+class Ack(Struct, frozen=True, array_like=True, gc=False, tag="ack"):
     """Done: it never comes back, and `then` is published with it or not at all.
 
     `result` is kept if the message is tracked, or `error`, why there is none; `marked` says that handlers left marks to be forgotten.
@@ -46,7 +46,7 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack"):
     took: float | None = None
 
 
-class Retry(Struct, frozen=True, array_like=True, tag="retry"):
+class Retry(Struct, frozen=True, array_like=True, gc=False, tag="retry"):
     """Ready again after `after` seconds; `counted` says whether this attempt is spent.
 
     `error` is remembered in the history of the message, `note` comes with the next delivery. With a `budget` it waits until that has
@@ -62,7 +62,7 @@ class Retry(Struct, frozen=True, array_like=True, tag="retry"):
     took: float | None = None
 
 
-class Dead(Struct, frozen=True, array_like=True, tag="dead"):
+class Dead(Struct, frozen=True, array_like=True, gc=False, tag="dead"):
     """A dead letter: kept with its reason, error and history until somebody retries or discards it."""
 
     delivery: int
