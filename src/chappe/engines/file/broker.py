@@ -218,7 +218,7 @@ class FileConsumer:
             queue = self._temporary.get(self._out[settlement.delivery])
             if queue is not None and isinstance(settlement, Dead):
                 log.error('a message is dropped (%s): a temporary queue like "%s" has no dead letters', settlement.reason, queue.name)
-        stored = [await self._stored(settlement) for settlement in held]
+        stored = [await self._stored(one) if type(one) is Ack and one.then else one for one in held]
         refusals: list[Refusal] = await self._client.call("settle", stored, decode=_refusals)
         refusals = [replace(r, receipts=tuple(whole(r.receipts, self._client.bodies))) if r.receipts else r for r in refusals]
         kept = {r.delivery for r in refusals if r.why != "stale"}
@@ -227,10 +227,8 @@ class FileConsumer:
                 self._out.pop(settlement.delivery, None)
         return stale + refusals
 
-    async def _stored(self, settlement: Settlement) -> Settlement:
+    async def _stored(self, settlement: Ack) -> Settlement:
         """Return a settlement whose large bodies are in files."""
-        if not isinstance(settlement, Ack) or not settlement.then:
-            return settlement
         return replace(settlement, then=tuple(await self._client.bodies.aput(settlement.then)))
 
     def holds(self, delivery: int) -> bool:
