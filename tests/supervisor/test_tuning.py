@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from chappe.beats import Beat, Times
+from chappe.beats import Beat, Clocked
 from chappe.engines.contract.fleet import QueueStatus
 from chappe.settings import Governor, Pool, Settings
 from chappe.supervisor import tuning
@@ -53,10 +53,10 @@ def queue(name: str, ready: int = 0, *, paused: bool = False) -> QueueStatus:
 
 
 def ran(queue: str, seconds: float, times: int) -> Beat:
-    told = Times(queue)
+    clocked = Clocked()
     for _ in range(times):
-        told.ran.add(seconds)
-    return Beat(times=[told])
+        clocked.add(queue, None, seconds)
+    return Beat(times=clocked.take())
 
 
 async def test_a_pool_has_processes_for_its_own_queues_by_their_measured_time(monkeypatch: pytest.MonkeyPatch) -> None:

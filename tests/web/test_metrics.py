@@ -6,7 +6,7 @@ import subprocess
 from prometheus_client.parser import text_string_to_metric_families
 
 from chappe import bind
-from chappe.beats import Times
+from chappe.beats import Clocked
 from chappe.connection import Setting, connect
 
 from .shop import Open
@@ -67,15 +67,15 @@ async def test_promtool_finds_no_fault(shop: Open) -> None:
 
 
 async def test_what_supervisors_tell_of_pools_times_and_hosts_is_there_at_every_gateway(shop: Open) -> None:
-    times = Times("invites")
-    times.waited.add(0.2)
-    times.ran.add(3.0)
+    clocked = Clocked()
+    clocked.add("invites", 0.2, 3.0)
+    times = clocked.take()
     pool = {
         "processes": [{"state": "ready", "memory": 30}, {"state": "FATAL", "memory": 0}], "wanted": 2, "busy": 5,
         "load": {"arrivals": 1.5, "ready": 7, "seconds": 3.0, "oldest": None},
     }  # fmt: skip
     pressure = {"cpu": 81.5, "stalled": 0.25, "probe": None, "limit": 9, "slots": 20, "slow": None}
-    told = {"host": "mill", "pools": {"push": pool}, "pressure": pressure, "times": [times]}
+    told = {"host": "mill", "pools": {"push": pool}, "pressure": pressure, "times": times}
     setting = Setting(role="supervisor", engine=shop.app.setting.engine)
     supervisor = connect(shop.app.settings, setting, {})
     await supervisor.store.tell(told)
