@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +18,8 @@ from starlette.routing import Route
 
 from chappe.app import App
 from chappe.archive.follow import AT_ONCE, position_at
-from chappe.engines.contract.inspection import STATES
 from chappe.engines.contract.store import Store
+from chappe.engines.finding import pages
 from chappe.errors import NotFound
 from chappe.messages.envelope import Envelope, sent_at
 from chappe.web.api.requests import answer
@@ -64,21 +66,21 @@ class Lineage:
                 break
         if not found:
             raise NotFound(f"nothing is kept of message {identity[:100]}, nor of what followed from it")
-        nodes = sorted([*found.values(), *self._logged({node.id for node in found.values()})], key=lambda node: node.at or 0.0)
+        ids = {node.id for node in found.values()}
+        logged = await asyncio.to_thread(lambda: list(self._logged(ids)))
+        nodes = sorted([*found.values(), *logged], key=lambda node: node.at or 0.0)
         return answer({"root": root, "nodes": nodes[:_MOST], "is_all": is_all and len(nodes) <= _MOST})
 
     async def _collect(self, store: Store, root: str, found: dict[tuple[str, str | None], Node]) -> bool:
-        until = time.monotonic() + _WITHIN
-        async for node in _stored(store, root):
-            found[node.id, node.queue] = node
-            if time.monotonic() > until or len(found) > _MOST:
-                return False
-        until = time.monotonic() + _WITHIN
-        async for node in _archived(store, root):
-            if node is not None:
-                found.setdefault((node.id, None), node)
-            if time.monotonic() > until or len(found) > _MOST:
-                return False
+        for kept in (_stored, _archived):
+            until = time.monotonic() + _WITHIN
+            async with aclosing(kept(store, root)) as looked:
+                async for nodes in looked:
+                    for node in nodes:
+                        if node.queue is not None or (node.id, None) not in found:
+                            found[node.id, node.queue] = node
+                    if time.monotonic() > until or len(found) > _MOST:
+                        return False
         for identity in {root, *(node.id for node in found.values())}:
             if (node := await _tracked(store, identity, root)) is not None and not any(one == identity for one, queue in found if queue):
                 found[identity, node.queue] = node
@@ -99,28 +101,27 @@ class Lineage:
                     yield node
 
 
-async def _stored(store: Store, root: str) -> AsyncIterator[Node]:
-    for queue in (await store.overview()).queues:
-        for state in STATES:
-            cursor: str | None = "" if getattr(queue, state) or queue.is_estimate else None
-            while cursor is not None:
-                page = await store.look(queue.name, state, containing=(root.encode(),), cursor=cursor, limit=100)
-                for message in page.messages:
-                    if _belongs(message.envelope, root):
-                        ended = message.died_at
-                        yield _node(message.envelope, "command", state=state, queue=queue.name, ended_at=ended, text=message.error)
-                cursor = page.cursor
+async def _stored(store: Store, root: str) -> AsyncGenerator[list[Node]]:
+    """Yield what waits, runs or is dead, page by page."""
+    async for messages in pages(store, (await store.overview()).queues, root):
+        yield [
+            _node(one.envelope, "command", state=one.state, queue=one.queue, ended_at=one.died_at, text=one.error)
+            for one in messages
+            if _belongs(one.envelope, root)
+        ]
 
 
-async def _archived(store: Store, root: str) -> AsyncIterator[Node | None]:
+async def _archived(store: Store, root: str) -> AsyncGenerator[list[Node]]:
+    """Yield the events that were archived since it began, page by page."""
     began = sent_at(root)
     position = 0 if began is None else await position_at(store, began - 1.0)
     while True:
         page = await store.archived(position, AT_ONCE)
-        for record in page.records:
-            if _belongs(record.envelope, root):
-                yield _node(record.envelope, "event", state="done", at=record.at, text=f"{record.exchange} {record.routing_key}")
-        yield None
+        yield [
+            _node(one.envelope, "event", state="done", at=one.at, text=f"{one.exchange} {one.routing_key}")
+            for one in page.records
+            if _belongs(one.envelope, root)
+        ]
         position = page.cursor
         if position >= page.end:
             return
