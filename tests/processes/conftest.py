@@ -340,6 +340,7 @@ def mill(tmp_path: Path) -> Iterator[Mill]:
     """A folder with the application; whatever runs there is ended after the test."""
     mill = Mill(tmp_path)
     yield mill
+    print(mill.errors())  # shown where the test failed: its folder is gone with the run
     mill.close()
 
 
