@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import apsw
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from chappe.engines.contract.fleet import QueueStatus
 
@@ -18,25 +19,32 @@ MINUTE: Final = 60
 HOUR: Final = 3600
 DAY: Final = 86400
 KEPT: Final = {MINUTE: 7 * DAY, HOUR: 90 * DAY, DAY: 90 * DAY}
-ALL: Final = ""  # the name of all queues together: of each of its moments there is a point, of a quiet queue there is none
-_COARSER: Final = {MINUTE: HOUR, HOUR: DAY}
-_FINER: Final = {coarse: fine for fine, coarse in _COARSER.items()}
+ALL: Final = ""  # the name of all queues together: of each of its moments there is a row, of a quiet queue there is none
 _WAIT: Final = 2000  # milliseconds for a lock of another gateway that reads
+_COUNTS: Final = ("published", "done", "retried", "died")
 _SCHEMA: Final = """
-    create table if not exists point (
+    create table if not exists summed (
         step integer not null, queue text not null, at integer not null, ready real not null, running real not null, delayed real not null,
         dead real not null, oldest real not null, published integer, done integer, retried integer, died integer,
-        primary key (step, queue, at)
+        moments integer not null default 1, primary key (step, queue, at)
     ) strict, without rowid;
     create table if not exists counted (
         queue text primary key, at integer not null, published integer, done integer, retried integer, died integer
     ) strict, without rowid;
-    pragma user_version = 1;
 """
-_READ: Final = """select at, ready, running, delayed, dead, oldest, published, done, retried, died from point
-    where step = ? and queue = ? and at >= ? and at < ? order by at"""
-_WRITE: Final = "insert or replace into point values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_QUEUES: Final = "select distinct queue from point where step = ? and at >= ? and at < ?"
+_ADD: Final = """insert into summed values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) on conflict do update set
+    ready = ready + excluded.ready, running = running + excluded.running, delayed = delayed + excluded.delayed,
+    dead = dead + excluded.dead, oldest = max(oldest, excluded.oldest), moments = moments + 1,
+    published = coalesce(published + excluded.published, published, excluded.published),
+    done = coalesce(done + excluded.done, done, excluded.done),
+    retried = coalesce(retried + excluded.retried, retried, excluded.retried),
+    died = coalesce(died + excluded.died, died, excluded.died)"""
+_READ: Final = """select whole.at, ifnull(one.ready, 0) / whole.moments, ifnull(one.running, 0) / whole.moments,
+    ifnull(one.delayed, 0) / whole.moments, ifnull(one.dead, 0) / whole.moments, ifnull(one.oldest, 0),
+    iif(one.at is null, whole.published * 0, one.published), iif(one.at is null, whole.done * 0, one.done),
+    iif(one.at is null, whole.retried * 0, one.retried), iif(one.at is null, whole.died * 0, one.died)
+    from summed whole left join summed one on one.step = whole.step and one.queue = ? and one.at = whole.at
+    where whole.step = ? and whole.queue = '' and whole.at >= ? and whole.at <= ? order by whole.at"""
 
 Counts = tuple[int | None, int | None, int | None, int | None]
 
@@ -63,7 +71,7 @@ def points_of(at: float, queues: Iterable[QueueStatus], before: Mapping[str, Cou
         if not queue.temporary:
             gauges = (queue.ready, queue.running, queue.delayed, queue.dead, queue.oldest or 0.0)
             found[queue.name] = Point(at, *gauges, *_since(before.get(queue.name), counts_of(queue)))
-    return {ALL: together(at, list(found.values())), **{name: point for name, point in found.items() if _tells(point)}}
+    return {ALL: _together(at, list(found.values())), **{name: point for name, point in found.items() if any(astuple(point)[1:])}}
 
 
 def counts_of(queue: QueueStatus) -> Counts:
@@ -77,44 +85,19 @@ def _since(before: Counts | None, now: Counts) -> Iterator[int | None]:
         yield None if old is None or new is None else new - old if new >= old else new
 
 
-def _tells(point: Point) -> bool:
-    return any(getattr(point, name) for name in Point.__struct_fields__ if name != "at")
-
-
-def _quiet(point: Point) -> Point:
-    """Return the point of a queue in which nothing happened, at the moment of another."""
-    return Point(
-        point.at, 0, 0, 0, 0, 0, *(None if count is None else 0 for count in (point.published, point.done, point.retried, point.died))
-    )
-
-
-def together(at: int, points: Sequence[Point]) -> Point:
-    """Return one point for several of the same moment."""
+def _together(at: int, points: Sequence[Point]) -> Point:
+    """Return one point for all queues."""
     ready, running, delayed, dead = (sum(getattr(point, name) for point in points) for name in ("ready", "running", "delayed", "dead"))
-    return Point(at, ready, running, delayed, dead, max((point.oldest for point in points), default=0.0), *_summed(points))
-
-
-def folded(points: Sequence[Point], step: int, moments: Mapping[int, int]) -> list[Point]:
-    """Return points of a longer step; `moments` says of how many points each is the average, for quiet ones are left out."""
-    by_step: dict[int, list[Point]] = {}
-    for point in points:
-        by_step.setdefault(point.at // step * step, []).append(point)
-    found: list[Point] = []
-    for at, some in by_step.items():
-        whole, count = together(at, some), max(moments.get(at, 0), len(some))
-        means = (whole.ready / count, whole.running / count, whole.delayed / count, whole.dead / count)
-        found.append(Point(at, *means, whole.oldest, whole.published, whole.done, whole.retried, whole.died))
-    return found
-
-
-def _summed(points: Sequence[Point]) -> Iterator[int | None]:
-    for name in ("published", "done", "retried", "died"):
-        known = [value for point in points if (value := getattr(point, name)) is not None]
-        yield sum(known) if known else None
+    counts = ([value for point in points if (value := getattr(point, name)) is not None] for name in _COUNTS)
+    oldest = max((point.oldest for point in points), default=0.0)
+    return Point(at, ready, running, delayed, dead, oldest, *(sum(known) if known else None for known in counts))
 
 
 class History:
-    """The file; whoever writes holds its lock, and others may read. It is used by one thread at a time."""
+    """The file, in which each moment is added to its minute, hour and day: what was on average is the sum by the number of moments.
+
+    Whoever writes holds its lock, and others may read. It is used by one thread at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open or create it. Raises `OSError` or `apsw.Error`."""
@@ -123,8 +106,7 @@ class History:
         self._database: Any = apsw.Connection(str(path))
         self._database.set_busy_timeout(_WAIT)
         self._database.pragma("synchronous", 1)  # the last minutes may be lost with the power
-        if not self._database.pragma("user_version"):
-            self._database.execute(_SCHEMA)
+        self._database.execute(_SCHEMA)
 
     def lead(self) -> bool:
         """Tell whether this one of all who have opened the file is the one that writes: from then on until it is closed."""
@@ -144,60 +126,18 @@ class History:
         rows = self._database.execute("select queue, published, done, retried, died from counted where at >= ?", (int(at) - 2 * MINUTE,))
         return {queue: tuple(counts) for queue, *counts in rows}
 
-    def record(self, at: float, points: Mapping[str, Point], counts: Mapping[str, Counts] = MappingProxyType({})) -> None:
-        """Keep the points of a minute and all that was counted, fold what has ended into longer steps, and forget what is old."""
+    def record(self, at: int, points: Mapping[str, Point], counts: Mapping[str, Counts] = MappingProxyType({})) -> None:
+        """Keep the points of a minute and all that was counted, and forget what is old."""
         with self._database:
-            self._write(MINUTE, points)
-            self._database.execute("delete from counted")
-            self._database.executemany(
-                "insert into counted values (?, ?, ?, ?, ?, ?)", [(queue, int(at), *all_) for queue, all_ in counts.items()]
-            )
-            for fine, coarse in _COARSER.items():
-                self._fold(fine, coarse, int(at // coarse) * coarse)
             for step, kept in KEPT.items():
-                self._database.execute("delete from point where step = ? and at < ?", (step, int(at) - kept))
-
-    def _fold(self, fine: int, coarse: int, end: int) -> None:
-        """Write the coarse points before the last of which nothing more can come."""
-        begin = self._last(coarse)
-        if (
-            self._database.execute("select 1 from point where step = ? and at >= ? and at < ? limit 1", (fine, begin, end)).fetchone()
-            is None
-        ):
-            return
-        moments = self._moments(fine, coarse, begin, end)
-        for (queue,) in self._database.execute(_QUEUES, (fine, begin, end)).fetchall():
-            for point in folded(self._stored(fine, queue, begin, end), coarse, moments):
-                self._write(coarse, {queue: point})
+                rows = [(step, queue, point.at // step * step, *astuple(point)[1:]) for queue, point in points.items()]
+                self._database.executemany(_ADD, rows)
+                if at % HOUR == 0:  # it looks at every row
+                    self._database.execute("delete from summed where step = ? and at < ?", (step, at - kept))
+            self._database.execute("delete from counted")
+            rows = [(queue, at, *all_) for queue, all_ in counts.items()]
+            self._database.executemany("insert into counted values (?, ?, ?, ?, ?, ?)", rows)
 
     def read(self, queue: str, step: int, begin: float, end: float) -> list[Point]:
         """Return the points of a queue within a time, the step that goes on included: one for each step in which any queue had one."""
-        first, last = int(begin // step) * step, int(end) + 1
-        found = {point.at: _quiet(point) for point in self._stored(step, ALL, first, last)}
-        found |= {point.at: point for point in self._stored(step, queue, first, last)}
-        if step in _FINER:
-            finer = self.read(queue, _FINER[step], max(first, self._last(step)), end)
-            found |= {point.at: point for point in folded(finer, step, {})}
-        return [found[at] for at in sorted(found)]
-
-    def _last(self, step: int) -> int:
-        """Return behind which moment nothing is folded yet."""
-        ((last,),) = self._database.execute("select max(at) from point where step = ? and queue = ?", (step, ALL)).fetchall()
-        return 0 if last is None else last + step
-
-    def _moments(self, fine: int, coarse: int, begin: int, end: int) -> dict[int, int]:
-        rows = self._database.execute(
-            "select at / ? * ?, count(*) from point where step = ? and queue = ? and at >= ? and at < ? group by 1",
-            (coarse, coarse, fine, ALL, begin, end),
-        )
-        return dict(rows.fetchall())
-
-    def _stored(self, step: int, queue: str, begin: int, end: int) -> list[Point]:
-        return [Point(*row) for row in self._database.execute(_READ, (step, queue, begin, end))]
-
-    def _write(self, step: int, points: Mapping[str, Point]) -> None:
-        rows = [
-            (step, queue, point.at, *(getattr(point, name) for name in Point.__struct_fields__ if name != "at"))
-            for queue, point in points.items()
-        ]
-        self._database.executemany(_WRITE, rows)
+        return [Point(*row) for row in self._database.execute(_READ, (queue, step, int(begin // step) * step, int(end)))]
