@@ -122,7 +122,7 @@ async def test_all_is_read_again_where_others_took_letters_away_but_not_more_oft
     assert await counts(groups, store) == [5]
     del store.kept[numbers[2]]
     assert await counts(groups, store) == [4]
-    groups.forget(groups.groups()[0], [numbers[0]])
+    groups.forget([numbers[0]])
     del store.kept[numbers[0]]
     read = store.read
     assert await counts(groups, store) == [3]

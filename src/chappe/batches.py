@@ -138,7 +138,7 @@ async def state_of(connection: Connection, batch: str) -> BatchState:
     if found is None or began_at is None:
         raise NotFound(f'"{batch}" is no batch: its id is that of a message, a dot, and how many commands it has')
     total = int(found[1])
-    counts = await connection.store.batch(batch, total)
+    counts = await connection.store.batch(batch)
     if not counts:
         raise NotFound(f"batch {batch} is not known: it is that of another engine, or ended more than {RESULTS_KEPT / 3600:g} hours ago")
     return BatchState(batch, total, counts.get("waiting", 0), counts.get("dead", 0), began_at)

@@ -109,6 +109,7 @@ class _Letters(Struct):
     """What was read so far, and how many letters of each queue that were."""
 
     groups: dict[str, Group] = msgspec.field(default_factory=dict[str, Group])
+    batches: dict[str, array[int]] = msgspec.field(default_factory=dict[str, "array[int]"])
     dead: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     after: int = 0
 
@@ -118,6 +119,8 @@ class _Letters(Struct):
                 cause = cause_of(letter.envelope.type, letter.queue, letter.reason, letter.error)
                 self.groups.setdefault(cause.fingerprint, Group(cause)).add(letter)
                 self.dead[letter.queue] = self.dead.get(letter.queue, 0) + 1
+                if letter.envelope.id[36:37] == ".":
+                    self.batches.setdefault(letter.envelope.id.rpartition(".")[0], array("q")).append(letter.number)
             self.after = letters[-1].number
 
 
@@ -163,12 +166,25 @@ class FailureGroups:
         """Return what was last said of a failure."""
         return self._said.get(fingerprint)
 
-    def forget(self, group: Group, gone: Sequence[int]) -> None:
-        """Have letters of a group be gone."""
+    def of_batch(self, batch: str) -> array[int]:
+        """Return the letters of a batch."""
+        return self._letters.batches.get(batch, array("q"))
+
+    def forget(self, gone: Sequence[int]) -> None:
+        """Have letters be gone."""
+        if not gone:
+            return
         taken = set(gone)
-        left = array("q", (number for number in group.numbers if number not in taken))
-        self._letters.dead[group.cause.queue] -= len(group.numbers) - len(left)
-        group.numbers = left
+        for group in self._letters.groups.values():
+            left = _without(group.numbers, taken)
+            self._letters.dead[group.cause.queue] -= len(group.numbers) - len(left)
+            group.numbers = left
+        for batch, numbers in self._letters.batches.items():
+            self._letters.batches[batch] = _without(numbers, taken)
+
+
+def _without(numbers: array[int], taken: set[int]) -> array[int]:
+    return array("q", (number for number in numbers if number not in taken))
 
 
 def _dead_of(queues: Sequence[QueueStatus]) -> dict[str, int]:

@@ -37,7 +37,7 @@ async def test_letters_of_one_cause_are_a_group_of_which_an_edited_retry_touches
         await peer.store.edit_letter(number, edited(await peer.store.letter(number), {"more": "y"}))
     told = await act_on(peer.store, list(group.numbers), "retry")
     assert (told.done, told.refused) == (5, [])
-    groups.forget(group, told.gone)
+    groups.forget(told.gone)
     assert await groups_of(peer, groups) == {"shop:price": 3}
     async with peer.broker.consume(["q"], prefetch=5) as consumer:
         bodies = sorted(one.envelope.body.decode().replace(" ", "") for one in await gather(consumer, 5))

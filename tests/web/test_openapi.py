@@ -59,8 +59,8 @@ async def test_the_document_describes_the_api_with_what_each_route_takes_answers
     found = (await shop.client.get("/openapi.json")).json()
     OpenAPIV31SpecValidator(found).validate()
     operation = found["paths"]["/api/failures/{fingerprint}"]["post"]
-    assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/api.failures.Wanted"}
-    assert operation["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/api.failures.Acted"}
+    assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/api.ActionOnLetters"}
+    assert operation["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/api.ActedOnLetters"}
     assert operation["description"] == "It needs the permission act."
     assert found["paths"]["/api/letters/{number}"]["get"]["parameters"][0]["schema"] == {"type": "integer"}
     assert {f"{method.upper()} {path}" for path, methods in found["paths"].items() for method in methods if path.startswith("/api/")} >= {

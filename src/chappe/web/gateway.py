@@ -25,6 +25,7 @@ from chappe.web.access import guarded
 from chappe.web.api.actions import Actions
 from chappe.web.api.alerts import AlertRoutes
 from chappe.web.api.audit import Audit
+from chappe.web.api.batches import Batches
 from chappe.web.api.budgets import Budgets
 from chappe.web.api.described import with_routes
 from chappe.web.api.failures import Failures
@@ -67,13 +68,14 @@ def gateway(app: App) -> ASGIApp:
     settings = app.settings
     refuse_open_bind(settings)
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
-    watching = Watching(app)
+    watching, failures = Watching(app), Failures(app)
     parts = (
         overviews,
         Actions(app),
         Schedules(app),
         Budgets(app),
-        Failures(app),
+        failures,
+        Batches(app, failures),
         Letters(app),
         Messages(app),
         Lineage(app),

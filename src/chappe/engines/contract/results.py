@@ -103,11 +103,15 @@ class Results(Protocol):
         """Wait until a tracked message is done, dead or cancelled, at most so many seconds, and tell where it is."""
         ...
 
-    async def batch(self, batch: str, total: int) -> Mapping[str, int]:
-        """Count those of the tracked messages `batch.0` to `batch.{total - 1}` that are known, as *waiting*, *done* or *dead*.
+    async def batch(self, batch: str) -> Mapping[str, int]:
+        """Count the tracked messages of a batch that are known, whose ids are its own, a dot and a number: *waiting*, *done* or *dead*.
 
         What runs or is delayed is waiting. Those that ended are known for a day.
         """
+        ...
+
+    async def batches(self, before: str = "", limit: int = 50) -> list[str]:
+        """Return the ids of the batches of which any message is known, the latest first: those that began before another one."""
         ...
 
     async def progress(self, message_id: str, done: int, total: int, text: str) -> None:

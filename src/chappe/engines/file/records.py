@@ -21,9 +21,14 @@ from chappe.messages.topology import passes
 _LOOKED_AT_ONCE: Final = 10_000
 _ROOM: Final = 4 * 1024 * 1024  # bytes of envelopes in one answer, or one envelope
 _DELETED_AT_ONCE: Final = 5_000
+_COUNTED_AT_ONCE: Final = 20_000  # of a batch: what others ask waits meanwhile
 _BATCH: Final = """
-    select case when state in ('done', 'dead') then state else 'waiting' end, count(*) from tracked
-    where message_id >= ? || '.' and message_id < ? || '/' group by 1
+    select case when state in ('done', 'dead') then state else 'waiting' end, count(*), max(message_id) from (
+        select message_id, state from tracked where message_id > ? and message_id < ? order by message_id limit ?
+    ) group by 1
+"""
+_LAST_OF_BATCH: Final = """
+    select message_id from tracked where substr(message_id, 37, 1) = '.' and message_id < ? order by message_id desc limit 1
 """
 SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 
@@ -125,9 +130,20 @@ class Records:
                 return "delayed"
         return "ready"
 
-    def batch(self, batch: str, total: Number) -> dict[str, int]:
-        """Count the tracked messages of a batch, whose ids begin with its own."""
-        return dict(self._turn.db.execute(_BATCH, (batch, batch)).fetchall())
+    def count_batch(self, batch: str, after: str) -> tuple[dict[str, int], str | None]:
+        """Count some of the tracked messages of a batch, whose ids begin with its own, and tell behind which to go on."""
+        rows = self._turn.db.execute(_BATCH, (after or f"{batch}.", f"{batch}/", _COUNTED_AT_ONCE)).fetchall()
+        counts = {state: count for state, count, _ in rows}
+        return counts, max(row[2] for row in rows) if sum(counts.values()) == _COUNTED_AT_ONCE else None
+
+    def batches(self, before: str, limit: Number) -> list[str]:
+        """List batches by one look at the last message of each."""
+        found: list[str] = []
+        end = f"{before}." if before else "~"
+        while len(found) < limit and (row := self._turn.db.execute(_LAST_OF_BATCH, (end,)).fetchone()) is not None:
+            found.append(row[0].rpartition(".")[0])
+            end = f"{found[-1]}."
+        return found
 
     def progress(self, message_id: str, done: Number, total: Number, text: str) -> None:
         """Show how far a tracked message is."""

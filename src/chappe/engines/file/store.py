@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -79,8 +80,16 @@ class FileStore:
     async def result(self, message_id: str, wait: float) -> State:
         return await self._client.call("result", message_id, wait, decode=_state, deadline=wait + _RESULT_MARGIN)
 
-    async def batch(self, batch: str, total: int) -> Mapping[str, int]:
-        return await self._client.call("batch", batch, total)
+    async def batch(self, batch: str) -> Mapping[str, int]:
+        whole = Counter[str]()
+        after: str | None = ""
+        while after is not None:
+            counts, after = await self._client.call("count_batch", batch, after)
+            whole.update(counts)
+        return whole
+
+    async def batches(self, before: str = "", limit: int = 50) -> list[str]:
+        return await self._client.call("batches", before, limit)
 
     async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
         await self._client.call("progress", message_id, done, total, text)

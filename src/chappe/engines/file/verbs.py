@@ -207,11 +207,12 @@ def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dic
 _OWN: Final = (
     "declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "engine", "overview", "export_messages",
 )  # fmt: skip
+_OF_RECORDS: Final = (
+    "mark", "marks", "begin_schedules", "fire", "last_fired", "state", "count_batch", "batches", "progress", "archived", "followers",
+    "keep_position",
+)  # fmt: skip
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
-    "records": (
-        Records,
-        ("mark", "marks", "begin_schedules", "fire", "last_fired", "state", "batch", "progress", "archived", "followers", "keep_position"),
-    ),
+    "records": (Records, _OF_RECORDS),
     "budgets": (Budgets, ("take", "throttle", "list_budgets")),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
     "desires": (Desires, ("desire", "desired")),

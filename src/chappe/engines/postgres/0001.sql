@@ -120,6 +120,7 @@ create table tracked (
 );
 create index tracked_into on tracked (into_id) where into_id is not null;
 create index tracked_at on tracked (at) where state in ('done', 'dead');
+create index tracked_batch on tracked (message_id collate "C") where substr(message_id, 37, 1) = '.';
 
 create table idempotency (
     name text primary key,

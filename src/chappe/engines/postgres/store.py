@@ -63,9 +63,20 @@ _STATE: Final[LiteralString] = (
 _ASK: Final = "insert into asker values (%s, %s) on conflict do nothing"
 _ASK_NO_MORE: Final = "delete from asker where message_id = %s and session = %s"
 _BATCH: Final = """
-    select case when state in ('done', 'dead') then state else 'waiting' end, count(*)
-    from generate_series(0, %s::integer - 1) as number join tracked on message_id = %s::text || '.' || number group by 1
+    select case when state in ('done', 'dead') then state else 'waiting' end, count(*) from tracked
+    where substr(message_id, 37, 1) = '.' and message_id collate "C" > %s and message_id collate "C" < %s group by 1
 """
+_LAST_OF_BATCH: Final[LiteralString] = """
+    select message_id from tracked where substr(message_id, 37, 1) = '.' and message_id collate "C" < {end}
+    order by message_id collate "C" desc limit 1
+"""
+_BATCHES: Final[LiteralString] = (
+    "with recursive found(batch, number) as (select left(last.message_id, -position('.' in reverse(last.message_id))), 1 from ("
+    + _LAST_OF_BATCH.format(end="%s")
+    + ") last union all select left(last.message_id, -position('.' in reverse(last.message_id))), number + 1 from found, lateral ("
+    + _LAST_OF_BATCH.format(end="batch || '.'")
+    + ") last where number < %s) select batch from found order by number"
+)
 _PROGRESS: Final = "update tracked set progress = %s where message_id = %s or into_id = %s"
 _SESSIONS: Final[LiteralString] = (
     "select number, name, role, info, started_at, coalesce(holding, 0) from session"
@@ -238,8 +249,11 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
             for ended in self._waiting.get(payload, ()):
                 ended.set()
 
-    async def batch(self, batch: str, total: int) -> Mapping[str, int]:
-        return dict(await self._database.once(_BATCH, (total, batch), repeatable=True))
+    async def batch(self, batch: str) -> Mapping[str, int]:
+        return dict(await self._database.once(_BATCH, (f"{batch}.", f"{batch}/"), repeatable=True))
+
+    async def batches(self, before: str = "", limit: int = 50) -> list[str]:
+        return [str(row[0]) for row in await self._database.once(_BATCHES, (f"{before}." if before else "~", limit), repeatable=True)]
 
     async def progress(self, message_id: str, done: int, total: int, text: str) -> None:
         shown = msgspec.msgpack.encode((done, total, text))

@@ -24,13 +24,15 @@ from chappe.web.api.requests import answer, noted, number_in, wanted, who
 
 _LOOK: Final = 1.0  # seconds for which what was read holds
 _PATIENCE: Final = 0.7  # seconds that a request waits for reading to come to its end
-_WORK: Final = 2.0  # seconds for which one request goes on to retry or discard
+_WORK: Final = 1.0  # seconds for which one request goes on to retry or discard
 _CHUNK: Final = 100
 _MOST_REFUSED: Final = 5  # that are told
 _SAID: Final = {"resolve": RESOLVED, "ignore": IGNORED, "reopen": None}
 
 
-class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
+class ActionOnLetters(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be done with the letters of a cause; `edit` are other values of fields, `cursor` goes on where an answer ended."""
+
     action: Literal["retry", "discard", "resolve", "ignore", "reopen"]
     edit: dict[str, Any] | None = None
     cursor: str | None = None
@@ -69,7 +71,7 @@ class _Page(Struct, frozen=True):
     cursor: str | None
 
 
-class _Acted(Struct, frozen=True):
+class ActedOnLetters(Struct, frozen=True):
     """How many letters were acted on, how many are left for another request, and some that cannot be retried."""
 
     done: int
@@ -84,7 +86,7 @@ class Failures:
     def __init__(self, app: App, now: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._now = now
-        self._groups = FailureGroups()
+        self.groups = FailureGroups()
         self._edits = Edits(app)
         self._reading: asyncio.Task[None] | None = None
         self._read_at = float("-inf")
@@ -97,11 +99,11 @@ class Failures:
             Route("/api/failures/{fingerprint}", self._post, methods=["POST"]),
         ]
 
-    async def _fresh(self) -> tuple[Connection, bool]:
+    async def fresh(self) -> tuple[Connection, bool]:
         """Read what is new, together with all who ask, and tell whether that came to its end in time."""
         connection = await self._app.connection()
         if self._reading is None and self._now() - self._read_at >= _LOOK:
-            self._reading = asyncio.ensure_future(self._groups.refresh(connection.store))
+            self._reading = asyncio.ensure_future(self.groups.refresh(connection.store))
         if (reading := self._reading) is None:
             return connection, True
         await asyncio.wait({reading}, timeout=_PATIENCE)
@@ -118,47 +120,56 @@ class Failures:
         state = request.query_params.get("state", OPEN)
         if state not in (OPEN, RESOLVED, IGNORED, "all"):
             raise InvalidMessage("the query", {"state": f"it is {OPEN}, {RESOLVED}, {IGNORED} or all"})
-        _, is_whole = await self._fresh()
-        shown = [self._shown(group) for group in self._groups.groups()]
+        _, is_whole = await self.fresh()
+        shown = [self._shown(group) for group in self.groups.groups()]
         return answer(_List([one for one in shown if state in (one.state, "all")], is_whole))
 
     @described(answers=_Page, query=("cursor", "limit"))
     async def _get(self, request: Request) -> Response:
         """Show one cause with its letters."""
-        connection, _ = await self._fresh()
-        group = self._groups.group(request.path_params["fingerprint"])
-        after, limit = number_in(request, "cursor", 0), number_in(request, "limit", 50, most=200)
-        first = bisect_right(group.numbers, after)
-        found = group.numbers[first : first + limit + 1]
-        letters = await _letters(connection, found[:limit])
-        self._groups.forget(group, [number for number, letter in letters.items() if letter is None])
-        shown = [listed(letter) for letter in letters.values() if letter is not None]
-        return answer(_Page(self._shown(group), shown, str(found[limit - 1]) if len(found) > limit else None))
+        connection, _ = await self.fresh()
+        group = self.groups.group(request.path_params["fingerprint"])
+        letters, cursor = await self.page(request, connection, group.numbers)
+        return answer(_Page(self._shown(group), letters, cursor))
 
-    @described(takes=_Wanted, answers=_Acted)
+    async def page(self, request: Request, connection: Connection, numbers: Sequence[int]) -> tuple[list[Listed], str | None]:
+        """Return those of some letters that a request asks for, and the cursor that goes on."""
+        after, limit = number_in(request, "cursor", 0), number_in(request, "limit", 50, most=200)
+        first = bisect_right(numbers, after)
+        found = numbers[first : first + limit + 1]
+        letters = await _letters(connection, found[:limit])
+        self.groups.forget([number for number, letter in letters.items() if letter is None])
+        shown = [listed(letter) for letter in letters.values() if letter is not None]
+        return shown, str(found[limit - 1]) if len(found) > limit else None
+
+    @described(takes=ActionOnLetters, answers=ActedOnLetters)
     async def _post(self, request: Request) -> Response:
         """Retry, discard or judge all letters of a cause; what is left is done by sending the cursor of the answer."""
-        asked = await wanted(request, _Wanted)
+        asked = await wanted(request, ActionOnLetters)
         if asked.edit is not None and asked.action != "retry":
             raise InvalidMessage("the body", {"$.edit": "fields are edited where letters are retried"})
-        connection, _ = await self._fresh()
-        group = self._groups.group(request.path_params["fingerprint"])
+        connection, _ = await self.fresh()
+        group = self.groups.group(request.path_params["fingerprint"])
         if asked.action in _SAID:
             await connection.store.desire(f"{FAILURE}{group.cause.fingerprint}", _SAID[asked.action], who(request))
             self._read_at = float("-inf")
-            return answer(_Acted(len(group.numbers), 0, [], None))
-        after, until = _span(asked.cursor, group)
+            return answer(ActedOnLetters(len(group.numbers), 0, [], None))
         self._edits.check(group.cause.type, asked.edit)
-        numbers = group.numbers[bisect_right(group.numbers, after) : bisect_right(group.numbers, until)]
-        told, reached = await self._act(connection, numbers, asked)
-        self._groups.forget(group, told.gone)
+        return answer(await self.act(request, connection, group.numbers, asked, f"failure {group.cause.fingerprint}"))
+
+    async def act(self, request: Request, connection: Connection, all_: Sequence[int], asked: ActionOnLetters, of: str) -> ActedOnLetters:
+        """Retry or discard some letters for a while; the trail says of what they are."""
+        after, until = _span(asked.cursor, all_)
+        numbers = all_[bisect_right(all_, after) : bisect_right(all_, until)]
+        told, reached = await self._act_on(connection, numbers, asked)
+        self.groups.forget(told.gone)
         left = numbers[reached:]
-        what = f"{told.done} dead letters of failure {group.cause.fingerprint}"
+        what = f"{told.done} dead letters of {of}"
         await noted(connection.store, request, asked.action, f"{what}, edited: {', '.join(asked.edit)}" if asked.edit else what)
         cursor = f"{numbers[reached - 1]}-{until}" if left else None
-        return answer(_Acted(told.done, len(left), told.refused[:_MOST_REFUSED], cursor))
+        return ActedOnLetters(told.done, len(left), told.refused[:_MOST_REFUSED], cursor)
 
-    async def _act(self, connection: Connection, numbers: Sequence[int], asked: _Wanted) -> tuple[Done, int]:
+    async def _act_on(self, connection: Connection, numbers: Sequence[int], asked: ActionOnLetters) -> tuple[Done, int]:
         """Act on letters for a while, and return what became of how many."""
         whole, began, reached = Done(), self._now(), 0
         while reached < len(numbers) and (not reached or self._now() - began < _WORK):
@@ -189,7 +200,7 @@ class Failures:
 
     def _shown(self, group: Group) -> Shown:
         cause = group.cause
-        fingerprint, said = cause.fingerprint, self._groups.said_of(cause.fingerprint)
+        fingerprint, said = cause.fingerprint, self.groups.said_of(cause.fingerprint)
         state = group.state(said)
         return Shown(
             fingerprint, cause.type, cause.queue, cause.handler, group.text, group.place,
@@ -209,9 +220,9 @@ async def _letters(connection: Connection, numbers: Sequence[int]) -> dict[int, 
     return dict(zip(numbers, await asyncio.gather(*map(one, numbers)), strict=True))
 
 
-def _span(cursor: str | None, group: Group) -> tuple[int, int]:
+def _span(cursor: str | None, numbers: Sequence[int]) -> tuple[int, int]:
     """Return behind which letter to go on, and with which to end: what dies again meanwhile is not acted on twice."""
-    after, _, until = (cursor or f"0-{group.numbers[-1]}").partition("-")
+    after, _, until = (cursor or f"0-{numbers[-1] if numbers else 0}").partition("-")
     if not (after.isdecimal() and until.isdecimal()):
         raise InvalidMessage("the body", {"$.cursor": "send it as an earlier answer had it"})
     return int(after), int(until)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -118,17 +119,15 @@ class Overviews:
         quiet, told = 0, None
         while self._watchers:
             try:
-                seen = await self.look()
-                changed = encode_json(_without_times(seen))
-                frame = b"event: overview\ndata: " + encode_json(seen) + b"\n\n"
+                seen: Seen | str = await self.look()
             except ChappeError as error:
-                changed = frame = b"event: lost\ndata: " + encode_json({"error": str(error)}) + b"\n\n"
-            quiet = 0 if changed != told else quiet + 1
-            if changed != told or quiet % _QUIET_LOOKS == 0:
-                self._last = frame
+                seen = str(error)
+            quiet = quiet + 1 if _is_as(told, seen) else 0
+            if not quiet or quiet % _QUIET_LOOKS == 0:
+                self._last = _frame(seen)
                 for watcher in self._watchers:
-                    _replace(watcher, frame if changed != told else _QUIET)
-            told = changed
+                    _replace(watcher, _QUIET if quiet else self._last)
+            told = seen
             await asyncio.sleep(LOOK)
 
 
@@ -138,5 +137,13 @@ def _replace(latest: asyncio.Queue[bytes], frame: bytes) -> None:
     latest.put_nowait(frame)
 
 
-def _without_times(seen: Seen) -> dict[str, Any]:
-    return {name: getattr(seen, name) for name in seen.__struct_fields__ if name != "now"}
+def _frame(seen: Seen | str) -> bytes:
+    kind, data = (b"lost", {"error": seen}) if isinstance(seen, str) else (b"overview", seen)
+    return b"event: " + kind + b"\ndata: " + encode_json(data) + b"\n\n"
+
+
+def _is_as(told: Seen | str | None, seen: Seen | str) -> bool:
+    """Tell whether nothing but the time is another."""
+    if isinstance(told, Seen) and isinstance(seen, Seen):
+        return replace(told, now=seen.now) == seen
+    return told == seen
