@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import threading
 import weakref
@@ -35,6 +34,7 @@ from chappe.engines.contract.archive import Archive
 from chappe.engines.contract.broker import Publisher
 from chappe.engines.file.server import Engine
 from chappe.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
+from chappe.forking import in_child
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
 from chappe.messages.message import Command, Event, Message
@@ -90,8 +90,7 @@ class App:
         self._publisher: Publisher | None = None
         self._declared: Topology | None = None
         self._said_to_block: set[Place] = set()
-        this = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _leave_behind(this()))
+        in_child(self.forget_connections)
 
     # --- declaring
 
@@ -496,12 +495,6 @@ class App:
             publisher.close()
         if portal is not None:
             portal.close(self.aclose())
-
-
-def _leave_behind(app: App | None) -> None:
-    """Forget the thread and the connections of the parent process, which a forked child does not have."""
-    if app is not None:
-        app.forget_connections()
 
 
 def _stepped(work: Coroutine[Any, Any, R]) -> R:

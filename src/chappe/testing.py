@@ -38,6 +38,7 @@ from chappe.bus.draft import Draft, new_id
 from chappe.bus.portal import Portal
 from chappe.clocks import steady, wall
 from chappe.connection import Setting
+from chappe.engines.contract.broker import Delivery
 from chappe.engines.contract.fleet import QueueStatus
 from chappe.engines.contract.letters import Letter
 from chappe.engines.contract.results import ENDED
@@ -50,6 +51,7 @@ from chappe.messages.message import Command, Event, Message
 from chappe.settings import Settings
 from chappe.triggers.scheduler import Scheduler
 from chappe.words import counted
+from chappe.worker.plans import Plan, Plans
 from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
 
@@ -362,8 +364,8 @@ class Trial:
         """Wait until nothing runs, and two looks show the same queues while the worker asked for messages and got none."""
         before: Any = None
         while True:
-            if worker.broken is not None:
-                raise worker.broken
+            if worker.plans.broken is not None:
+                raise worker.plans.broken
             fed = [await subscription.turn() for subscription in self.app.subscriptions]
             asked = worker.asked
             seen = await self._look()
@@ -393,10 +395,9 @@ class Trial:
 class _Worker(Worker):
     """A worker that keeps what a message cannot be handled for: in production it may pass, in a test it is an error."""
 
-    broken: Exception | None = None
-
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._plans = self.plans = _Plans(self._bus, 0.0)
         self._leaving: list[tuple[float, Callable[[], None]]] = []
 
     def _leave_later(self, seconds: float, leave: Callable[[], None]) -> None:
@@ -410,9 +411,13 @@ class _Worker(Worker):
             leave()
         return bool(due)
 
-    async def _plan(self, name: str, queue: str, content_type: str) -> Any:
+
+class _Plans(Plans):
+    broken: Exception | None = None
+
+    async def find(self, delivery: Delivery) -> Plan:
         try:
-            return await super()._plan(name, queue, content_type)
+            return await super().find(delivery)
         except (UnknownMessage, NoHandler, msgspec.DecodeError):
             raise
         except Exception as error:  # also what a provider of the user's raises

@@ -15,13 +15,14 @@ import pytest
 
 from chappe import App, Command, Context, Reject, Retry, RetryLater, Settings, Snooze
 from chappe.bus.context import NO_PORTS
-from chappe.engines.contract.broker import Ack, Depth, Refusal, Settlement
+from chappe.engines.contract.broker import Ack, Delivery, Depth, Refusal, Settlement
 from chappe.engines.contract.inspection import MessageStatus
 from chappe.engines.file.server import Engine
 from chappe.errors import BrokerUnavailable, NotFound, Rejected, Unconfirmed, UnknownMessage
 from chappe.messages.envelope import Envelope, Publication
-from chappe.worker import verdict
+from chappe.worker import settling, verdict
 from chappe.worker import worker as worker_module
+from chappe.worker.plans import Plan, Plans
 from chappe.worker.running_table import RunningTable
 from chappe.worker.worker import Worker
 from tests.waiting import auntil
@@ -217,28 +218,26 @@ async def test_what_another_release_may_know_is_returned_for_it_uncounted(tmp_pa
         assert (await shop.dead(), shop.ran) == ([], [])
 
 
-class _Forgetful(dict[Any, Any]):
-    """Plans that are asked for anew with each delivery."""
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-
 @pytest.mark.parametrize("error", [UnknownMessage("of another release"), OSError("the provider's database is away")])
 async def test_the_note_of_a_handler_outlasts_a_delivery_that_was_not_handled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.01)
+    monkeypatch.setattr(worker_module, "NOT_READY_PAUSE", 0.01)
     monkeypatch.setattr(verdict, "_LONGEST_RETURN", 0.01)
-    plan_of, errors = worker_module.plan_of, [None, error, error, None]
+    errors = [None, error, error, None]
 
-    async def plan(*given: Any) -> Any:
-        if errors and (failed := errors.pop(0)) is not None:
-            raise failed
-        return await plan_of(*given)
+    class Forgetful(Plans):
+        """Plans that are asked for anew with each delivery."""
+
+        def __setitem__(self, key: Any, value: Any) -> None: ...
+
+        async def find(self, delivery: Delivery) -> Plan:
+            if errors and (failed := errors.pop(0)) is not None:
+                raise failed
+            return await super().find(delivery)
 
     async with Shop(tmp_path, concurrency=1, deploy_window=600.0) as shop:
-        monkeypatch.setattr(worker_module, "plan_of", plan)
-        monkeypatch.setattr(shop.worker, "_plans", _Forgetful())
+        monkeypatch.setattr(shop.worker, "_plans", Forgetful(shop.app.bus, 600.0))
         await shop.send("snooze")
         await shop.settled()
         assert (shop.ran, errors) == (["snooze", "snooze"], [])
@@ -283,8 +282,8 @@ async def test_a_worker_of_so_many_messages_takes_no_more(shop: Shop) -> None:
 
 
 async def test_a_settlement_that_the_broker_cannot_store_becomes_a_failed_attempt(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_REFUSED_PAUSE", 0.01)
-    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.01)
+    monkeypatch.setattr(settling, "REFUSED_PAUSE", 0.01)
+    monkeypatch.setattr(settling, "NOT_READY_PAUSE", 0.01)
     settle = shop.consumer.settle
 
     async def refuse_acks(settlements: Sequence[Settlement]) -> list[Refusal]:
@@ -307,8 +306,8 @@ async def test_a_settlement_that_the_broker_cannot_store_becomes_a_failed_attemp
 async def test_what_a_handler_sends_and_the_broker_cannot_store_ends_as_its_policy_says(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "_REFUSED_PAUSE", 0.0)
-    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.0)
+    monkeypatch.setattr(settling, "REFUSED_PAUSE", 0.0)
+    monkeypatch.setattr(settling, "NOT_READY_PAUSE", 0.0)
     settle = shop.consumer.settle
 
     async def refuse_much(settlements: Sequence[Settlement]) -> list[Refusal]:
@@ -428,8 +427,8 @@ async def test_whatever_a_handler_raises_costs_neither_a_slot_nor_its_neighbours
 
 
 async def test_a_result_that_cannot_be_stored_costs_its_neighbours_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_REFUSED_PAUSE", 0.01)
-    monkeypatch.setattr(worker_module, "_NOT_READY_PAUSE", 0.01)
+    monkeypatch.setattr(settling, "REFUSED_PAUSE", 0.01)
+    monkeypatch.setattr(settling, "NOT_READY_PAUSE", 0.01)
     await shop.send("fine", "large", "fine")
     await shop.settled()
     assert shop.ran.count("fine") == 2

@@ -11,13 +11,13 @@ import contextlib
 import contextvars
 import logging
 import os
-import weakref
 from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from chappe.bus import forked
 from chappe.failures import summarize
+from chappe.forking import in_child
 
 log = logging.getLogger("chappe.worker")
 
@@ -88,7 +88,7 @@ class LastingLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        _loops.add(self)
+        in_child(self.disown)
         self._main: asyncio.Future[Any] | None = None
         self.set_task_factory(_make_task)
 
@@ -149,18 +149,6 @@ class LastingLoop(asyncio.SelectorEventLoop):
         for task in asyncio.all_tasks(self):
             if isinstance(task, OwnTask) and task.runs is failed:
                 task.interrupt(error)
-
-
-_loops: Final = weakref.WeakSet[LastingLoop]()
-
-
-def _disown() -> None:
-    for loop in list(_loops):
-        loop.disown()
-    _loops.clear()
-
-
-os.register_at_fork(after_in_child=_disown)
 
 
 def run(main: Coroutine[Any, Any, R]) -> R:

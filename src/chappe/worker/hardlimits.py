@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 
 from chappe.clocks import steady
+from chappe.engines.contract.broker import Dead, Retry
 from chappe.output import end_now
+from chappe.worker.running_table import KILL_AFTER, RunningTable
 
 log = logging.getLogger("chappe.worker")
 
@@ -22,31 +24,33 @@ EXIT_CODE = 75
 class HardLimits:
     """Ends this process when a message runs longer than it may; the supervisor starts another."""
 
-    def __init__(self, blame: Callable[[int], None] = lambda _: None, end: Callable[[], None] = lambda: end_now(EXIT_CODE)) -> None:
-        self._blame = blame
+    def __init__(self, table: RunningTable, end: Callable[[], None] = lambda: end_now(EXIT_CODE)) -> None:
+        self._table = table
         self._end = end
-        self._limits: dict[int, tuple[float, str]] = {}
+        self.watched: dict[int, tuple[float, float, str, Retry | Dead]] = {}  # by tag: until when, for how long, what, and its verdict
         self._thread: threading.Thread | None = None
 
-    def begin(self, tag: int, seconds: float, what: str) -> None:
-        """Watch a message."""
-        self._limits[tag] = (steady() + seconds, what)
+    def begin(self, beyond: Retry | Dead, seconds: float, what: str) -> None:
+        """Watch a message, which `beyond` is to settle when it has run for so many seconds."""
+        self.watched[beyond.delivery] = (steady() + seconds, seconds, what, beyond)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="chappe-hard-limits", daemon=True)
             self._thread.start()
 
     def end(self, tag: int) -> None:
         """Watch it no longer."""
-        self._limits.pop(tag, None)
+        self.watched.pop(tag, None)
 
     def _watch(self) -> None:
         while True:
             time.sleep(_TICK)
             now = steady()
-            for tag, (limit, what) in list(self._limits.items()):
-                if now > limit:
+            for tag, (until, limit, what, beyond) in list(self.watched.items()):
+                if now > until:
                     try:
-                        self._blame(tag)
+                        if tag in self.watched:  # it has not just ended
+                            after = beyond.after if isinstance(beyond, Retry) else 0.0
+                            self._table.blame(tag, KILL_AFTER, limit, is_last=isinstance(beyond, Dead), after=after)
                         log.critical("%s ran longer than its kill_after; this worker ends, the message is retried", what)
                     finally:  # a record factory of the application may raise
                         self._end()

@@ -154,7 +154,7 @@ async def _work(app: Program, pool: Pool, settings: Settings, line: Lifeline) ->
             table.beat(now)
             line.beat()
 
-        heartbeat = Heartbeat(beat, working.blame_task)
+        heartbeat = Heartbeat(beat, table.blame_task)
         heartbeat.start()
         pause.hold(working)
         log.info("%s serves %s with %s", name, ", ".join(queues), counted(concurrency, "slot"))

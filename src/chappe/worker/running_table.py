@@ -13,6 +13,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from chappe.forking import in_child
+
 _BEAT: Final = struct.Struct("<d")
 _BLAME: Final = struct.Struct("<QIIdd")
 _SLOT: Final = struct.Struct("<QII")
@@ -21,17 +23,6 @@ _FLAG: Final = struct.Struct("<I")
 _SLOTS: Final = _BEAT.size + _BLAME.size
 KILL_AFTER: Final = 1
 BLOCKED: Final = 2
-_locks: Final = set[int]()  # of the tables of this process
-
-
-def _let_go() -> None:
-    """Close in a forked child what it got of its parent's locks: it may outlive the worker, and must not seem to be it."""
-    for lock in _locks:
-        os.close(lock)
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 class RunningTable:
@@ -50,7 +41,7 @@ class RunningTable:
         finally:
             os.close(handle)
         self._lock = os.open(unlocked, os.O_RDONLY | os.O_CLOEXEC)  # not of the map, which a forked child keeps
-        _locks.add(self._lock)
+        in_child(self._let_go)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         unlocked.rename(self.path)
 
@@ -82,6 +73,12 @@ class RunningTable:
         _BLAME.pack_into(self._map, _BEAT.size, 0, reason, is_last, limit, after)
         _TAG.pack_into(self._map, _BEAT.size, tag)
 
+    def blame_task(self, name: str, seconds: float) -> None:
+        """Note before this process is ended that a task kept its event loop for so long, if it is a slot that runs a message."""
+        number = name.removeprefix("slot-")
+        if number != name and number.isdigit() and (tag := self.running(int(number))):
+            self.blame(tag, BLOCKED, seconds)
+
     def beat(self, now: float) -> None:
         """Note that this process runs; `now` is of the machine's monotonic clock."""
         _BEAT.pack_into(self._map, 0, now)
@@ -89,9 +86,13 @@ class RunningTable:
     def close(self) -> None:
         """Forget the table: this process ends in order."""
         self.path.unlink(missing_ok=True)
-        if self._lock in _locks:
-            _locks.remove(self._lock)
-            os.close(self._lock)
+        self._let_go()
         closed, self._map = self._map, bytearray(len(self._map))  # a handler that ignored its end may still end
         if isinstance(closed, mmap.mmap):
             closed.close()
+
+    def _let_go(self) -> None:
+        """Close the lock, in a forked child too: it may outlive the worker, and must not seem to be it."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)

@@ -1,4 +1,4 @@
-"""The loop that receives, runs and settles: long-lived slots, batches both ways, no task for a message.
+"""The loop that receives and runs messages: long-lived slots, batches both ways, no task for a message.
 
 A slot is one asyncio task that handles messages one after the other. A handler that does not suspend costs
 its slot nothing but a function call; one that does suspends its slot, and the next slot goes on.
@@ -11,9 +11,7 @@ import collections
 import contextvars
 import functools
 import logging
-import os
 import time
-import weakref
 from collections.abc import Callable
 
 import msgspec
@@ -26,42 +24,26 @@ from chappe.bus.digest import Room, room
 from chappe.bus.loop import OwnTask, interruption
 from chappe.bus.merging import Merger
 from chappe.bus.steps import Suspended, executes_in_thread
-from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Refusal, Retry, Settlement
+from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Retry, Settlement
 from chappe.engines.contract.results import CANCELLED
-from chappe.errors import BrokerError, BrokerUnavailable, NoHandler, NotFound, StorageFull, TopologyConflict, Unconfirmed, UnknownMessage
-from chappe.failures import describe, one_line, summarize
-from chappe.messages.envelope import Publication
+from chappe.errors import BrokerError, NoHandler, UnknownMessage
+from chappe.failures import describe, summarize
+from chappe.forking import in_child
 from chappe.messages.values import result_of
 from chappe.worker.hardlimits import HardLimits
-from chappe.worker.plans import Plan, plan_of
+from chappe.worker.plans import Plan, Plans
 from chappe.worker.prefetch import ahead
-from chappe.worker.running_table import BLOCKED, KILL_AFTER, RunningTable
-from chappe.worker.verdict import decide, not_understood, own_note, report
+from chappe.worker.running_table import RunningTable
+from chappe.worker.settling import NOT_READY_PAUSE, REFUSED_PAUSE, Settler
+from chappe.worker.verdict import decide, own_note, report
 
 log = logging.getLogger("chappe.worker")
 
 _WAIT = 20.0
-_MEASURE = 0.05
-_REFUSED_PAUSE = 0.5
-_NOT_READY_PAUSE = 5.0
-_REFUSALS = 3
 _SHORT = 0.05
 _LAST_WAIT = 2.0  # for handlers to end that were cut off
 _LINGER = 0.05  # for what is on its way to be in a call that is due
 _TOGETHER = 64  # settlements that leave together, while the next messages run: the broker works at the same time
-
-
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()  # of this process
-
-
-def _disown() -> None:
-    """Have a forked child end when it comes back to one of its parent's workers."""
-    for worker in list(_workers):
-        worker.disown()
-    _workers.clear()
-
-
-os.register_at_fork(after_in_child=_disown)
 
 
 class _Cancelled(BaseException):
@@ -91,37 +73,28 @@ class Worker:
         self._places = concurrency + bus.registry.waiting_places
         self.clocked = Clocked()
         self._table = table
-        self._deploy_window = deploy_window
-        self._told: set[str] = set()
-        self._limits = HardLimits(self._blame_limit)
+        self._limits = HardLimits(table)
         self._cancelled: set[int] = set()
         consumer.on_cancel(self._cancel)
-        self._killable: dict[int, tuple[float, Settlement]] = {}  # by tag: its limit, and what it is to be settled with beyond it
         self._buffer: collections.deque[Delivery] = collections.deque()
-        self._plans: dict[tuple[str, str, str], Plan] = {}
+        self._plans = Plans(bus, deploy_window)
         self._idle: list[asyncio.Future[None]] = []
         self._slots: dict[int, OwnTask[None]] = {}
-        self._settlements: list[Settlement] = []
+        self._settler = Settler(consumer, merging, ports, self._ask, self._finish_if_due)
+        self._settlements = self._settler.waiting
         self._exits: dict[int, Settlement] = {}
-        self._flush_due = False
-        self._settling = 0
         self._receives: set[asyncio.Task[float]] = set()
         self._wanted = 0
         self._settled = asyncio.Event()
         self._quiet = False
         self._stopping = False
-        self._rate = 0.0
-        self._measured_at = time.monotonic()
-        self._measured = 0
-        self.busy = self.held = 0
-        self.done = 0
-        self.failed = 0
+        self.busy = self.held = self.done = self.failed = 0
         self.finished = asyncio.Event()
         self.most: int | None = None
         self._loop = asyncio.get_running_loop()
         self._nobody = contextvars.Context()  # of no attempt
         self._is_copy = False  # of a forked child
-        _workers.add(self)
+        in_child(self.disown)
 
     # --- life
 
@@ -133,7 +106,7 @@ class Worker:
         try:
             await self.finished.wait()
         finally:
-            self._stopping = True  # whoever cancels us, like the end of the event loop, means the slots too
+            self._stopping = self._settler.is_ending = True  # whoever cancels us, like the end of the event loop, means the slots too
             for slot in self._slots.values():
                 slot.interrupt(asyncio.CancelledError())
 
@@ -142,7 +115,7 @@ class Worker:
 
         Says how many messages were cut off.
         """
-        self._stopping = True
+        self._stopping = self._settler.is_ending = True
         self._give_back()
         deadline = self._loop.time() + grace
         while self.busy and self._loop.time() < deadline:
@@ -156,11 +129,7 @@ class Worker:
         for slot in self._slots.values():
             slot.interrupt(asyncio.CancelledError())
         await asyncio.wait(self._slots.values(), timeout=_LAST_WAIT) if self._slots else None
-        while self._settlements or self._settling:
-            self._flush()
-            self._settled.clear()
-            if self._settling:
-                await self._settled.wait()
+        await self._settler.settle_all()
         self.finished.set()
         return cut
 
@@ -183,7 +152,7 @@ class Worker:
         for delivery in [waits for waits in self._buffer if waits.tag == tag]:
             self._buffer.remove(delivery)
             self._settlements.append(Ack(tag, error=CANCELLED))
-            self._flush_soon()
+            self._settler.soon()
         for slot in self._slots.values():
             if isinstance(slot.runs, Delivery) and slot.runs.tag == tag:
                 self._cancelled.add(tag)
@@ -203,7 +172,7 @@ class Worker:
             receive.cancel()
         while self._buffer:
             self._settlements.append(Retry(self._buffer.popleft().tag, 0.0, counted=False))
-        self._flush_soon()
+        self._settler.soon()
 
     # --- receiving
 
@@ -211,7 +180,7 @@ class Worker:
         """Keep up to two requests on their way, for as many messages as slots and the buffer have room."""
         if self._quiet or self._stopping or not self._allowed:
             return
-        capacity = self._allowed + ahead(self._rate, self._allowed)
+        capacity = self._allowed + ahead(self._settler.rate, self._allowed)
         wanted = capacity - len(self._buffer) - self.busy - self._wanted
         if self.most is not None:
             wanted = min(wanted, self.most - self.done - self.failed - len(self._buffer) - self.busy - self.held - self._wanted)
@@ -236,12 +205,15 @@ class Worker:
             deliveries = await self._consumer.receive(limit, _WAIT)
         except BrokerError as error:
             log.warning("cannot receive (%s); trying again", error)
-            return _REFUSED_PAUSE
+            return REFUSED_PAUSE
+        except Exception as error:
+            log.error("receiving failed: %s; trying again", summarize(error))
+            return REFUSED_PAUSE
         if not deliveries:  # when everything allowed is out, there is nothing to ask for until something is settled
             return _SHORT if time.monotonic() - asked < _SHORT else 0.0
         if self._stopping:
             self._settlements += [Retry(d.tag, 0.0, counted=False) for d in deliveries]
-            self._flush_soon()
+            self._settler.soon()
         else:
             self._buffer.extend(deliveries)
             self._wake()
@@ -251,12 +223,7 @@ class Worker:
         """Ask again, also after a request that was cancelled: a task that is cancelled before its first step has no line to do it in."""
         self._receives.discard(task)
         self._wanted -= limit
-        pause = 0.0
-        if not task.cancelled():
-            error = task.exception()
-            pause = _REFUSED_PAUSE if error is not None else task.result()
-            if error is not None:
-                log.error("receiving failed: %s; trying again", summarize(error))
+        pause = 0.0 if task.cancelled() or task.exception() is not None else task.result()
         if pause > 0:
             self._loop.call_later(pause, self._ask)
         else:
@@ -293,7 +260,7 @@ class Worker:
         """
         if self._buffer and not self._quiet and not self._stopping and self.busy < self._allowed:
             if self._settlements:
-                self._flush()
+                self._settler.flush()
             await asyncio.sleep(0)
             return
         idle: asyncio.Future[None] = self._loop.create_future()
@@ -302,7 +269,7 @@ class Worker:
         self._loop.call_soon(self._wake)  # should this slot suspend, the next one goes on
 
     async def _slot(self, index: int) -> None:
-        buffer, table, run, holds, limits = self._buffer, self._table, self._run, self._consumer.holds, self._limits
+        buffer, table, run, holds, settler, limits = self._buffer, self._table, self._run, self._consumer.holds, self._settler, self._limits
         me = self._slots[index]
         executes = functools.partial(self._step, index)
         executes_in_thread.set(functools.partial(table.in_thread, index))
@@ -342,12 +309,12 @@ class Worker:
                 if self._is_copy:
                     forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
                 self.busy -= 1
-                if self._killable and self._killable.pop(delivery.tag, None):
+                if limits.watched:
                     limits.end(delivery.tag)
                 if self._cancelled:
                     self._cancelled.discard(delivery.tag)
-            if not self._flush_due:
-                self._flush_soon()
+            if not settler.is_due:
+                settler.soon()
             if self._stopping or me.cancelling() or len(contextvars.copy_context()) != variables:
                 self._retire(index)  # context variables that a handler left behind, or a cancellation, must not reach the next message
                 return
@@ -393,7 +360,7 @@ class Worker:
         try:
             message = plan.decode(envelope.body)
         except BaseException as error:  # also what a message's own __post_init__ raises: it will not be better next time
-            self._settlements.append(self._undecodable(delivery, error))
+            self._cannot(delivery, error)
             return
         started = time.time()
         context = Context(
@@ -409,8 +376,8 @@ class Worker:
             tag=delivery.tag,
         )
         if plan.kill_after is not None:
-            self._killable[delivery.tag] = (plan.kill_after, decide(delivery.tag, plan.judge(context, TimeoutError())))
-            self._limits.begin(delivery.tag, plan.kill_after, f"{envelope.type} {envelope.id}")
+            beyond = decide(delivery.tag, plan.judge(context, TimeoutError()))
+            self._limits.begin(beyond, plan.kill_after, f"{envelope.type} {envelope.id}")
         try:
             try:
                 result = await plan.handle(message, context)
@@ -419,7 +386,8 @@ class Worker:
             written, missing = (None, None) if result is None else result_of(result)
             if missing is not None:
                 log.error("%s %s is %s", envelope.type, envelope.id, missing)
-            settlement = Ack(delivery.tag, self._outgoing(context) if context.then else (), written, context.marked, missing)
+            then = self._merging.fold(self._bus.prepared(context.then)) if context.then else ()
+            settlement = Ack(delivery.tag, then, written, context.marked, missing)
             self.done += 1
         except BaseException as error:  # whatever a handler does, its delivery ends in one settlement; sys.exit() is a failure like others
             settlement = self._failed(delivery, context, plan, error)
@@ -457,144 +425,26 @@ class Worker:
             self._exits[settlement.delivery] = settlement
         raise error
 
-    def _undecodable(self, delivery: Delivery, error: BaseException) -> Retry | Dead:
-        text = f"{delivery.envelope.type}: {summarize(error)}"
-        if isinstance(error, msgspec.ValidationError):  # of another release, perhaps: what is no JSON at all is not
-            return self._not_understood(delivery, "undecodable", text)
-        self.failed += 1
-        return Dead(delivery.tag, "undecodable", text)
-
-    def _not_understood(self, delivery: Delivery, reason: str, error: str) -> Retry | Dead:
-        settlement = not_understood(delivery, reason, error, now=time.time(), window=self._deploy_window)
-        if isinstance(settlement, Dead):
-            self.failed += 1
-        elif error not in self._told:
-            self._told.add(error)
-            log.warning(
-                "%s %s is returned for a worker of another release, for %g s (deploy_window): %s",
-                delivery.envelope.type, delivery.envelope.id, self._deploy_window, error,
-            )  # fmt: skip
-        return settlement
-
     async def _planned(self, delivery: Delivery) -> Plan | None:
         """Find out how to handle a delivery, or settle it."""
-        envelope = delivery.envelope
-        settlement: Settlement
         try:
-            return await self._plan(envelope.type, delivery.queue, envelope.content_type)
-        except (UnknownMessage, NoHandler) as error:
-            settlement = self._not_understood(delivery, "unknown message", str(error))
-        except msgspec.DecodeError as error:
-            self.failed += 1
-            settlement = Dead(delivery.tag, "undecodable", f"{envelope.type}: {one_line(str(error))}")
+            return await self._plans.find(delivery)
+        except (UnknownMessage, NoHandler, msgspec.DecodeError) as error:
+            self._cannot(delivery, error)
         except BaseException as error:  # a provider that cannot be made is no fault of the message
             if self._stopping:
                 raise
-            log.error("%s cannot be handled yet, again in %g s: %s", envelope.type, _NOT_READY_PAUSE, summarize(error), exc_info=error)
-            settlement = self._past(error, Retry(delivery.tag, _NOT_READY_PAUSE, counted=False, note=delivery.note))
+            name, why = delivery.envelope.type, summarize(error)
+            log.error("%s cannot be handled yet, again in %g s: %s", name, NOT_READY_PAUSE, why, exc_info=error)
+            self._settlements.append(self._past(error, Retry(delivery.tag, NOT_READY_PAUSE, counted=False, note=delivery.note)))
+        return None
+
+    def _cannot(self, delivery: Delivery, error: BaseException) -> None:
+        """Settle what this release cannot handle, or cannot decode."""
+        settlement = self._plans.refusal(delivery, error)
+        self.failed += isinstance(settlement, Dead)
         self._settlements.append(settlement)
-        return None
 
-    async def _plan(self, name: str, queue: str, content_type: str) -> Plan:
-        plan = self._plans[name, queue, content_type] = await plan_of(self._bus, name, queue, content_type)
-        return plan
-
-    def _outgoing(self, context: Context) -> tuple[Publication, ...]:
-        return self._merging.fold(self._bus.prepared(context.then))
-
-    # --- settling
-
-    def blame_task(self, name: str, seconds: float) -> None:
-        """Before this process is ended because a task kept the event loop: blame the message that it runs, if it is a slot."""
-        number = name.removeprefix("slot-")
-        if number != name and number.isdigit() and (tag := self._table.running(int(number))):
-            self._table.blame(tag, BLOCKED, seconds)
-
-    def _blame_limit(self, tag: int) -> None:
-        """Before this process is ended because a message ran out of its `kill_after`: its neighbours are innocent."""
-        if (killed := self._killable.get(tag)) is None:
-            return  # it has just ended
-        limit, verdict = killed
-        after = verdict.after if isinstance(verdict, Retry) else 0.0
-        self._table.blame(tag, KILL_AFTER, limit, is_last=isinstance(verdict, Dead), after=after)
-
-    def _flush_soon(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush, context=self._nobody)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        if self._settlements:
-            batch, self._settlements = self._settlements, []
-            self._settling += 1
-            self._measure(len(batch))
-            by_tag = {settlement.delivery: settlement for settlement in batch}
-            OwnTask(self._settle(by_tag, by_tag), loop=self._loop).add_done_callback(self._batch_settled)
-        self._ask()
-
-    def _batch_settled(self, task: asyncio.Task[None]) -> None:
-        self._settling -= 1
-        self._settled.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("settling failed: %s; the broker delivers these messages again", summarize(error))
-        if self.most is not None and self.done + self.failed >= self.most and not self.busy and not self._settling:
+    def _finish_if_due(self) -> None:
+        if self.most is not None and self.done + self.failed >= self.most and not self.busy and not self._settler.under_way:
             self.finished.set()
-
-    async def _settle(self, originals: dict[int, Settlement], tried: dict[int, Settlement]) -> None:
-        """Say the settlements until each is heard; one that cannot be stored as it is becomes a failed attempt, and no other with it."""
-        refused = 0
-        while tried:
-            try:
-                if any(isinstance(settlement, Ack) and settlement.then for settlement in tried.values()):
-                    await self._declare()
-                refusals = await self._consumer.settle(list(tried.values()))
-            except (BrokerUnavailable, Unconfirmed, StorageFull) as error:
-                if self._stopping:
-                    raise
-                log.error("cannot settle: %s; trying again", error)
-                await asyncio.sleep(_REFUSED_PAUSE)
-            except Exception as error:  # also of what cannot be encoded: a result or a text that a handler made
-                if len(tried) > 1:
-                    entries = list(tried.items())
-                    await self._settle(originals, dict(entries[: len(entries) // 2]))
-                    await self._settle(originals, dict(entries[len(entries) // 2 :]))
-                    return
-                refused += 1
-                if self._stopping or refused > 2 * _REFUSALS:
-                    raise
-                log.error("cannot settle: %s; trying again", error)
-                if refused >= _REFUSALS:
-                    tried = {tag: Retry(tag, _NOT_READY_PAUSE, error=describe(error)) for tag in tried}
-                await asyncio.sleep(_REFUSED_PAUSE)
-            else:
-                again = ((r.delivery, self._after_refusal(r, originals[r.delivery], tried[r.delivery])) for r in refusals)
-                tried = {tag: settlement for tag, settlement in again if settlement is not None}
-
-    async def _declare(self) -> None:
-        """Have what a handler sent for the first time be routable; what cannot be declared is refused with its own message."""
-        try:
-            await self._ports.declare()
-        except (TopologyConflict, NotFound) as error:
-            log.error("what a handler sent cannot be declared: %s", error)
-
-    def _after_refusal(self, refusal: Refusal, original: Settlement, tried: Settlement) -> Settlement | None:
-        if refusal.why == "pending" and isinstance(original, Ack) and isinstance(tried, Ack):
-            try:
-                return msgspec.structs.replace(tried, then=self._merging.merged(original.then, tried.then, refusal.receipts))
-            except Exception as error:  # the merge is the user's code, and the pending body may be of another version
-                log.error("what a handler yielded cannot be merged with what is pending: %s", summarize(error), exc_info=error)
-                return Retry(refusal.delivery, _NOT_READY_PAUSE, error=describe(error))
-        if refusal.why == "unroutable":
-            log.error("what a handler yielded cannot be routed: %s", refusal.text)
-            return Dead(refusal.delivery, "unroutable", refusal.text)
-        log.warning("a late settlement was refused: %s", refusal.text)
-        return None
-
-    def _measure(self, ended: int) -> None:
-        self._measured += ended
-        now = time.monotonic()
-        passed = now - self._measured_at
-        if passed >= _MEASURE:
-            self._rate = max(self._measured / passed, self._rate / 2)
-            self._measured, self._measured_at = 0, now

@@ -30,7 +30,7 @@ from chappe.engines.file.wire import LARGEST_FRAME, decode_request, frame
 from chappe.errors import BrokerError, Rejected, StorageFull
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
-from chappe.worker.running_table import RunningTable, _locks
+from chappe.worker.running_table import RunningTable
 from tests.waiting import auntil
 
 
@@ -328,8 +328,7 @@ async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_de
     await end()
     await asyncio.sleep(0.05)  # longer than the engine looks again
     assert table.path.exists(), "it only was given up, and comes back"
-    os.close(table._lock)  # as its death does
-    _locks.clear()
+    table._let_go()  # as its death does
     await end()
     await auntil(lambda: not table.path.exists(), "the table to go")
 
