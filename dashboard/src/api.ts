@@ -185,6 +185,20 @@ export interface WholeLetter extends Letter {
   traceback?: string | null;
 }
 
+export interface Batch {
+  id: string;
+  state: "counting" | "running" | "over";
+  total: number;
+  began_at: number;
+  waiting?: number | null;
+  done?: number | null;
+  dead?: number | null;
+  type?: string | null;
+  queue?: string | null;
+  rate?: number | null;
+  left?: number | null;
+}
+
 export interface Schedule {
   name: string;
   trigger: string;

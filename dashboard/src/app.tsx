@@ -6,6 +6,7 @@ import { tinykeys } from "tinykeys";
 import { enter, locked, wasWrong } from "./api";
 import { all, link, overview, refusal } from "./live";
 import { Audit } from "./pages/audit";
+import { Batch, Batches } from "./pages/batches";
 import { Exchanges } from "./pages/exchanges";
 import { Failure, Failures } from "./pages/failures";
 import { LetterPage } from "./pages/letter";
@@ -34,6 +35,7 @@ const PAGES: Record<string, Page> = {
   queues: { title: "Queues", key: "q", show: Queues, one: Queue },
   messages: { title: "Messages", key: "m", show: Messages },
   failures: { title: "Failures", key: "f", show: Failures, one: Failure },
+  batches: { title: "Batches", key: "b", show: Batches, one: Batch },
   schedules: { title: "Schedules", key: "s", show: Schedules },
   workers: { title: "Workers", key: "w", show: Workers },
   exchanges: { title: "Exchanges", key: "e", show: Exchanges },
@@ -57,7 +59,7 @@ function find({ page, rest }: Route): Found | null {
   if (inner) return rest ? inner : null;
   const outer = PAGES[page];
   if (!outer || !rest) return outer ?? null;
-  return outer.one ? { title: page === "queues" ? rest : "Failure", within: page, show: outer.one } : null;
+  return outer.one ? { title: page === "queues" ? rest : page === "batches" ? "Batch" : "Failure", within: page, show: outer.one } : null;
 }
 
 const isOpen = signal(false);

@@ -34,7 +34,10 @@ APPLICATION = """
 import asyncio
 from chappe import App, Command, Context, Event, Exchange, Retry, cron
 
+from chappe.batches import Batches
+
 app = App("hotel")
+batches = Batches(app)
 
 class Bill(Command, queue="bills", retry=Retry(1)):
     email: str
@@ -132,6 +135,13 @@ class Hotel:
             self.send("bill", email="nobody", order=order)
         until(lambda: self.queue("bills")["dead"] == before + count, "the bills are dead")
 
+    def batch(self, *emails: str) -> str:
+        """Send bills as one batch."""
+        told = f"from hotel import Bill, app, batches; print(batches.send([Bill(email=e, order=1) for e in {list(emails)}])); app.close()"
+        environment = os.environ | {"CHAPPE_BROKER": self.broker, "CHAPPE_STATE_DIR": str(self.folder)}
+        command = [sys.executable, "-c", told]
+        return subprocess.run(command, cwd=self.folder, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
     def close(self) -> None:
         self.http.close()
         self.process.send_signal(signal.SIGTERM)
@@ -193,7 +203,20 @@ def shows(page: Any, selector: str, count: int) -> None:
     playwright.expect(page.locator(selector)).to_have_count(count, timeout=WAIT)
 
 
-PAGES = ["overview", "queues", "queues/bills", "messages", "failures", "schedules", "workers", "exchanges", "audit", "settings", "nowhere"]
+PAGES = [
+    "overview",
+    "queues",
+    "queues/bills",
+    "messages",
+    "failures",
+    "batches",
+    "schedules",
+    "workers",
+    "exchanges",
+    "audit",
+    "settings",
+    "nowhere",
+]
 
 
 @pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.proof)])
@@ -241,6 +264,23 @@ def test_m9_all_failures_of_one_cause_are_retried_with_another_value_of_a_field(
     page.wait_for_selector(".notices :text('are ready again')")
     until(lambda: hotel.queue("bills")["dead"] == 0, "all are done")
     page.wait_for_selector("main :text('Nothing is dead of this cause any more')")
+
+
+def test_w19_a_batch_shows_how_far_it_is_and_its_failed_messages_are_retried(hotel: Hotel, opened: Opened) -> None:
+    batch = hotel.batch("ada@example.org", "nobody", "nobody", "ada@example.org")
+    until(lambda: hotel.http.get(f"/api/batches/{batch}").json()["batch"]["state"] == "over", "it is over")
+    page = opened("batches")
+    page.click(f"tr:has-text('{batch}') a")
+    page.wait_for_selector(".states > div:has-text('failed') .num:text-is('2')")
+    shows(page, "[aria-label='Failed, 2'] tbody tr", 2)
+    assert violations(page) == []
+    page.click("button:text-is('Retry 2')")
+    page.wait_for_selector(".notices :text('2 dead letters are ready again')")
+    until(lambda: hotel.http.get(f"/api/batches/{batch}").json()["batch"]["dead"] == 2, "they have failed again")
+    page.click("button:text-is('Discard all')")
+    page.click("dialog button:text-is('Discard 2')")
+    page.wait_for_selector(".notices :text('2 dead letters are discarded')")
+    shows(page, "[aria-label='Failed, 2'] tbody tr", 0)
 
 
 def test_a_dead_letter_is_edited_and_retried_and_a_wrong_body_is_refused_before_it_is_sent(hotel: Hotel, opened: Opened) -> None:

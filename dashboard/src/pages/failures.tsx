@@ -1,4 +1,5 @@
 // What fails, by cause: since when, how often, and what is done about it.
+import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { address, type Group, type Letter, name as quoted, post } from "../api";
 import { mayAct, now } from "../live";
@@ -106,40 +107,50 @@ interface Acted {
   cursor?: string | null;
 }
 
-/** Act on all letters of a group, part by part, and tell how far it is. */
-async function onAll(group: Group, action: "retry" | "discard", edit: Record<string, unknown> | null, told: (done: number, left: number) => void): Promise<void> {
-  let done = 0;
-  let refused = 0;
+/** Act on all letters of a cause or a batch, part by part, and tell how many are done and left. */
+async function onAll(path: string, asked: Record<string, unknown>, told: (left: [done: number, left: number]) => void): Promise<void> {
+  let [done, refused] = [0, 0];
   let cursor: string | null = null;
   try {
     do {
-      const body: Record<string, unknown> = { action, ...(edit ? { edit } : {}), ...(cursor ? { cursor } : {}) };
-      const answer: Acted = await post<Acted>(`failures/${quoted(group.fingerprint)}`, body);
+      const answer: Acted = await post<Acted>(path, { ...asked, ...(cursor ? { cursor } : {}) });
       done += answer.done;
       refused += answer.refused?.length ?? 0;
       cursor = answer.left ? (answer.cursor ?? null) : null;
-      told(done, answer.left);
+      told([done, answer.left]);
       if (answer.refused?.length) tell(answer.refused[0]!, true);
     } while (cursor);
-    tell(`${plural(done, "dead letter")} ${action === "retry" ? "are ready again" : "are discarded"}${refused ? ", some were refused" : ""}`);
+    tell(`${plural(done, "dead letter")} ${asked.action === "retry" ? "are ready again" : "are discarded"}${refused ? ", some were refused" : ""}`);
   } catch (error) {
     tell(error instanceof Error ? error.message : String(error), true);
   }
 }
 
+/** Act on all letters of a path, and how far that is. */
+export function useBulk(path: string, again: () => void): { run: (asked: Record<string, unknown>) => Promise<void>; shown: ComponentChildren } {
+  const [at, setAt] = useState<[number, number] | null>(null);
+  const run = async (asked: Record<string, unknown>) => {
+    setAt([0, 0]);
+    await onAll(path, asked, setAt);
+    setAt(null);
+    again();
+  };
+  const shown = at && (
+    <div class="far" role="status">
+      <progress aria-label="Dead letters done" max={at[0] + at[1] || 1} value={at[0] + at[1] ? at[0] : undefined} />
+      <span class="num">{at[0] + at[1] ? `${count(at[0])} of ${count(at[0] + at[1])}` : "Begun…"}</span>
+    </div>
+  );
+  return { run, shown };
+}
+
 function Bulk({ group, again }: { group: Group; again: () => void }) {
   const [field, setField] = useState("");
   const [value, setValue] = useState("");
-  const [left, setLeft] = useState<[number, number] | null>(null);
-  const run = async (action: "retry" | "discard") => {
-    const edit = action === "retry" && field ? { [field]: typed(value) } : null;
-    await onAll(group, action, edit, (done, more) => setLeft([done, more]));
-    setLeft(null);
-    again();
-  };
+  const { run, shown } = useBulk(`failures/${quoted(group.fingerprint)}`, again);
   const discard = async () => {
     const text = `${plural(group.count, "dead letter")} of this cause are deleted. This cannot be undone.`;
-    if (await sure("Discard all of them?", text, `Discard ${count(group.count)}`)) await run("discard");
+    if (await sure("Discard all of them?", text, `Discard ${count(group.count)}`)) await run({ action: "discard" });
   };
   const say = (action: string, words: string) => async () => {
     await act(`failures/${quoted(group.fingerprint)}`, { action }, words);
@@ -151,7 +162,7 @@ function Bulk({ group, again }: { group: Group; again: () => void }) {
         <legend>Retry with another value of a field, or as they are</legend>
         <input aria-label="Field" placeholder="field" class="mono" value={field} onInput={(event) => setField(event.currentTarget.value.trim())} />
         <input aria-label="Value" placeholder="value" class="mono" value={value} onInput={(event) => setValue(event.currentTarget.value)} />
-        <Act tone="primary" run={() => run("retry")}>
+        <Act tone="primary" run={() => run({ action: "retry", ...(field ? { edit: { [field]: typed(value) } } : {}) })}>
           {field ? `Edit and retry ${count(group.count)}` : `Retry ${count(group.count)}`}
         </Act>
       </fieldset>
@@ -168,12 +179,41 @@ function Bulk({ group, again }: { group: Group; again: () => void }) {
           Discard all
         </Act>
       </div>
-      {left && (
-        <p class="note" role="status">
-          {count(left[0])} done, {count(left[1])} left…
-        </p>
-      )}
+      {shown}
     </div>
+  );
+}
+
+/** Dead letters, without the error that is known of all. */
+export function Letters({ letters, known }: { letters: Letter[]; known?: string }) {
+  return (
+    <table>
+      <thead>
+        <tr>
+          <th scope="col">Message</th>
+          <th scope="col" class="wide">Why it is dead</th>
+          <th scope="col" class="r wide">Attempts</th>
+          <th scope="col">Died</th>
+        </tr>
+      </thead>
+      <tbody>
+        {letters.map((one) => (
+          <tr key={one.number}>
+            <td class="main two">
+              <a class="mono" href={to("letters", String(one.number))} data-row>
+                {one.id}
+              </a>
+              {one.error !== known && one.error !== one.reason && <span class="dim">{one.error}</span>}
+            </td>
+            <td class="wide">{one.reason}</td>
+            <td class="r num wide">{one.attempts}</td>
+            <td class="num">
+              <At at={one.died_at} />
+            </td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
   );
 }
 
@@ -216,33 +256,7 @@ export function Failure() {
             <Bulk group={group} again={asked.again} />
           </Panel>
           <section class="panel flush" aria-label="Dead letters">
-            <table>
-              <thead>
-                <tr>
-                  <th scope="col">Message</th>
-                  <th scope="col" class="wide">Why it is dead</th>
-                  <th scope="col" class="r wide">Attempts</th>
-                  <th scope="col">Died</th>
-                </tr>
-              </thead>
-              <tbody>
-                {letters.map((one) => (
-                  <tr key={one.number}>
-                    <td class="main two">
-                      <a class="mono" href={to("letters", String(one.number))} data-row>
-                        {one.id}
-                      </a>
-                      {one.error !== group.error.split("\n")[0] && <span class="dim">{one.error}</span>}
-                    </td>
-                    <td class="wide">{one.reason}</td>
-                    <td class="r num wide">{one.attempts}</td>
-                    <td class="num">
-                      <At at={one.died_at} />
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
+            <Letters letters={letters} known={group.error.split("\n")[0]} />
             <Pages cursors={cursors} next={cursor} turn={setCursors} />
           </section>
         </>
