@@ -429,10 +429,10 @@ def recover_says_all_is_well() -> None:
 
 @planted("sick", "recover takes rows from pages that are not in use")
 def recover_takes_what_had_ended() -> None:
-    from chappe.engines.file.pages import Image
+    from chappe.engines.file.pages import Pages
     from chappe.engines.file.recovery import _Salvage
 
-    Image.free = lambda self: set(range(-self.pages, 0))  # as many as it likes, and none of them
+    Pages._find_free = lambda self: set(range(-self.count, 0))  # as many as it likes, and none of them
     reads = _Salvage._read_with_sqlite
     _Salvage._read_with_sqlite = lambda self: reads(self) or True
 

@@ -14,7 +14,7 @@ from chappe.cli.terminal import escaped_json, say
 from chappe.engines.file.recovery import Report
 from chappe.engines.file.recovery import recover as save
 
-_COLUMNS = ("table", "read", "damaged", "aside", "lost")
+_COLUMNS = ("table", "read", "damaged", "lost")
 
 
 @click.command()
@@ -25,15 +25,15 @@ def recover(ctx: click.Context, target: Path | None, as_json: bool) -> None:
     """Save what can be read of a damaged file into a new one.
 
     The damaged file is only read; no engine may run for it. Without --to the new file is NAME-recovered.db beside it. Shows for
-    each table how many rows were read, how many of them are damaged (they end as dead letters, and are never handled), were put
-    aside, and are lost; ends with 1 if not everything was saved.
+    each table how many rows were read, how many of them are damaged (they end as dead letters, and are never handled), and how
+    many are lost; ends with 1 if not everything was saved.
     """
     sick = settings_of(ctx).path
     report = save(sick, target or sick.with_name(f"{sick.stem}-recovered{sick.suffix}"), say)
     if as_json:
         click.echo(escaped_json({**msgspec.structs.asdict(report), "whole": report.whole}))
     else:
-        rows = [msgspec.structs.asdict(part) for part in report.parts if part.read or part.aside or part.lost != 0]
+        rows = [msgspec.structs.asdict(part) for part in report.parts if part.read or part.lost != 0]
         show([{**row, "lost": "unknown" if row["lost"] is None else row["lost"]} for row in rows], _COLUMNS, as_json=False)
     for line in _said(report):
         say(line)
@@ -48,8 +48,6 @@ def _said(report: Report) -> list[str]:
         if lost:
             lines.append(f'lost of queue "{queue["queue"]}": {", ".join(lost)}')
     lines += report.notes
-    if report.aside:
-        lines.append(f"what could not be stored is in {report.aside}")
     old, new = Path(report.source), Path(report.target)
     aside = shlex.quote(str(old.with_name("damaged")))
     name = shlex.quote(str(old))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -14,9 +15,10 @@ from chappe.engines.file.seal import unseal
 from chappe.errors import CorruptStorage
 from chappe.messages.envelope import Envelope
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 SEALED: Final = frozenset({"ready", "delayed", "dead", "archive"})
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError)
 _STATES: Final = frozenset({"ready", "delayed", "running", "done", "dead"})
 _FLAGS: Final = 1 << 16  # more than there are: a newer Chappe may know another
 _LARGEST: Final = 2**62
@@ -34,26 +36,27 @@ def envelope_of(stored: bytes) -> Envelope | None:
     """Return a stored envelope if it is the one that was written."""
     try:
         return _envelope(unseal(stored))
-    except (CorruptStorage, msgspec.DecodeError, UnicodeDecodeError):
+    except (CorruptStorage, *_UNREADABLE):
         return None
 
 
-def find_damage(table: str, row: Row, now: float) -> str | None:
-    """Say why a row cannot be believed, or nothing. A damaged envelope is no fault: the engine notices its seal when it is read."""
-    for name, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"{name} is no number"
+def is_credible(table: str, row: Row, now: float) -> bool:
+    """Tell whether a row can be what was written. A damaged envelope can: the engine notices its seal when it is read."""
+    if any(isinstance(value, float) and not math.isfinite(value) for value in row.values()):
+        return False
     check = _CHECKS.get(table)
     try:
-        return None if check is None else check(row, now)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return str(error)
+        return check is None or bool(check(row, now))
+    except (*_UNREADABLE, ValueError):
+        return False
 
 
-def repaired(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row without the lesser parts of it that cannot be read, and with the id that its sealed envelope has."""
+def repaired(table: str, row: Row, now: float) -> Row:
+    """Return a row without those lesser parts that cannot be, and with the id that its sealed envelope has."""
     if table in SEALED and (envelope := envelope_of(row["envelope"])) is not None:
         row["message_id"] = envelope.id
+    if table == "delayed" and not (row.get("budget") or 0 <= row["due"] <= now + FURTHEST):
+        row["due"] = now
     if table == "dead" and not _reads(_history, row["history"]):
         row["history"] = msgspec.msgpack.encode([])
     if table == "tracked" and not _reads(_progress, row["progress"]):
@@ -61,92 +64,68 @@ def repaired(table: str, row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _reads(decode: Callable[[bytes], Any], value: bytes | None) -> bool:
+def has_ids(table: str, row: Row) -> bool:
+    """Tell whether the message of a mark or a unique key is one: nothing else tells the two apart where their pages are all there is."""
     try:
-        return value is not None and decode(value) is not None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return table not in ("mark", "unique_key") or str(uuid.UUID(row["message_id"])) == row["message_id"]
+    except ValueError:
         return False
 
 
-def _placed(row: Row) -> str | None:
-    if row["queue"] < 1 or not -(2**31) <= row["rank"] <= 2**31:
-        return "its queue or rank cannot be"
-    if not 0 <= row["flags"] < _FLAGS:
-        return "its flags cannot be"
-    return None
+def _reads(decode: Callable[[bytes], Any], value: bytes | None) -> bool:
+    try:
+        return value is not None and decode(value) is not None
+    except _UNREADABLE:
+        return False
 
 
-def _ready(row: Row, _: float) -> str | None:
-    if not 0 < row["id"] < _LARGEST or not 0 <= row["attempt"] < 2**31:
-        return "its id or attempt cannot be"
-    return _placed(row)
+def _waits(row: Row, _: float = 0.0) -> bool:
+    return 0 < row["id"] < _LARGEST and 0 <= row["attempt"] < 2**31 and _has_place(row)
 
 
-def _delayed(row: Row, now: float) -> str | None:
-    return f"its time {row['due']:g} cannot be" if not (0 <= row["due"] <= now + FURTHEST or row.get("budget")) else _ready(row, now)
+def _has_place(row: Row) -> bool:
+    return row["queue"] > 0 and -(2**31) <= row["rank"] <= 2**31 and 0 <= row["flags"] < _FLAGS
 
 
-def _dead(row: Row, now: float) -> str | None:
-    if not 0 < row["number"] < _LARGEST or not 0 <= row["attempts"] < 2**31 or not _past(row["died_at"], now):
-        return "its number, attempts or time cannot be"
-    return _placed(row)
+def _counts_what_is_known(row: Row, _: float) -> bool:
+    kind, _, name = row["name"].partition(" ")
+    if kind == "queue":
+        return name.isdecimal() and min(msgspec.structs.astuple(_counts(row["value"]))) >= 0
+    if kind == "follower":
+        return msgspec.json.decode(row["value"], type=int) >= 0
+    return kind == "client" and bool(_serials(row["value"]))
 
 
-def _archive(row: Row, now: float) -> str | None:
-    return None if 0 < row["seq"] < _LARGEST and _past(row["at"], now) else "its number or time cannot be"
+def _is_exchange(row: Row, _: float) -> bool:
+    kept = 0 <= row["archive"] <= FURTHEST and row.get("archive_bytes", 0) >= 0
+    return kept and row["kind"] in ("topic", "direct", "fanout")
 
 
-def _queue(row: Row, _: float) -> str | None:
-    _bindings(row["bindings"])
-    return None if row["id"] > 0 and row["name"] else "its id or name cannot be"
+def _is_kept(row: Row, now: float) -> bool:
+    return row["until"] is None or 0 <= row["until"] <= now + FURTHEST
 
 
-def _exchange(row: Row, _: float) -> str | None:
-    is_one = row["kind"] in ("topic", "direct", "fanout") and 0 <= row["archive"] <= FURTHEST and row["archive_bytes"] >= 0
-    return None if is_one else "its kind or archive cannot be"
-
-
-def _tally(row: Row, _: float) -> str | None:
-    name = row["name"]
-    if name.startswith("queue "):
-        return None if name[6:].isdecimal() and min(msgspec.structs.astuple(_counts(row["value"]))) >= 0 else "its counts cannot be"
-    if name.startswith("follower "):
-        return None if msgspec.json.decode(row["value"], type=int) >= 0 else "its position cannot be"
-    _serials(row["value"])
-    return None if name.startswith("client ") else "it counts nothing known"
-
-
-def _meta(row: Row, _: float) -> str | None:
-    known = row["name"] in ("next_id", "held") and isinstance(row["value"], int) and -1 <= row["value"] < _LARGEST
-    return None if known else "its name or value cannot be"
-
-
-def _tracked(row: Row, now: float) -> str | None:
-    if row["state"] not in _STATES or not _past(row["at"], now):
-        return "its state or time cannot be"
+def _is_result(row: Row, now: float) -> bool:
     if row["result"] is not None:
         msgspec.json.decode(row["result"])
-    return None
+    return row["state"] in _STATES and _is_soon(row["at"], now)
 
 
-def _pending(row: Row, _: float) -> str | None:
-    return None if min(row["queue"], row["id"], row["version"]) > 0 else "its queue, id or version cannot be"
-
-
-def _until(row: Row, now: float) -> str | None:
-    return None if row["until"] is None or 0 <= row["until"] <= now + FURTHEST else "its time cannot be"
-
-
-def _soon(column: str) -> Callable[[Row, float], str | None]:
-    return lambda row, now: None if 0 <= row[column] <= now + _AHEAD else "its time cannot be"
-
-
-def _past(moment: float, now: float) -> bool:
+def _is_soon(moment: float, now: float) -> bool:
     return 0 <= moment <= now + _AHEAD
 
 
-_CHECKS: Final[dict[str, Callable[[Row, float], str | None]]] = {
-    "ready": _ready, "delayed": _delayed, "dead": _dead, "archive": _archive, "queue": _queue, "exchange": _exchange, "tally": _tally,
-    "meta": _meta, "tracked": _tracked, "pending": _pending, "unique_key": _until, "idempotency": _until,
-    "budget": _soon("tat"), "schedule": _soon("slot"), "desired": _soon("at"),
+_CHECKS: Final[dict[str, Callable[[Row, float], bool]]] = {
+    "ready": _waits, "delayed": _waits, "tally": _counts_what_is_known, "exchange": _is_exchange, "tracked": _is_result,
+    "unique_key": _is_kept, "idempotency": _is_kept,
+    "dead": lambda row, now: (
+        0 < row["number"] < _LARGEST and 0 <= row["attempts"] < 2**31 and _is_soon(row["died_at"], now) and _has_place(row)
+    ),
+    "archive": lambda row, now: 0 < row["seq"] < _LARGEST and _is_soon(row["at"], now),
+    "queue": lambda row, _: row["id"] > 0 and row["name"] and _reads(_bindings, row["bindings"]),
+    "meta": lambda row, _: row["name"] in ("next_id", "held") and isinstance(row["value"], int) and -1 <= row["value"] < _LARGEST,
+    "pending": lambda row, _: min(row["queue"], row["id"], row["version"]) > 0,
+    "budget": lambda row, now: _is_soon(row["tat"], now),
+    "schedule": lambda row, now: _is_soon(row["slot"], now),
+    "desired": lambda row, now: _is_soon(row["at"], now),
 }  # fmt: skip

@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +24,8 @@ from msgspec import Struct
 from chappe.engines.file import writeahead
 from chappe.engines.file.database import APPLICATION_ID, Database, migrations, open_database
 from chappe.engines.file.inspection import nobody_else, quick_check
-from chappe.engines.file.integrity import SEALED, envelope_of, find_damage, repaired
-from chappe.engines.file.pages import Broken, Image, Layout, allows, layouts
+from chappe.engines.file.integrity import SEALED, envelope_of, has_ids, is_credible, repaired
+from chappe.engines.file.pages import Pages, Row, Table, tables
 from chappe.engines.file.private_files import sync
 from chappe.engines.file.queues import Counts
 from chappe.errors import CorruptStorage, NotFound, StorageFull, UnsafeStorage
@@ -35,27 +34,12 @@ from chappe.words import counted
 
 _IDS_AHEAD: Final = 1_000_000
 _BATCH: Final = 20_000
-_CHUNK: Final = 1024 * 1024
 _BLOCK: Final = 4096
 # Tables whose rows can be told from all others, and from those of indexes, by their shape and content.
-_LOOSE: Final = frozenset(
-    {
-        "queue",
-        "exchange",
-        "ready",
-        "delayed",
-        "dead",
-        "archive",
-        "tracked",
-        "idempotency",
-        "pending",
-        "tally",
-        "mark",
-        "unique_key",
-        "failure",
-    }
-)
-_UUID: Final = frozenset({"mark", "unique_key"})
+_LOOSE: Final = (
+    "queue", "exchange", "ready", "delayed", "dead", "archive", "tracked", "idempotency", "pending", "tally", "mark", "unique_key",
+    "failure",
+)  # fmt: skip
 
 # What must agree with the messages that were found.
 _AGREE: Final = """
@@ -83,7 +67,6 @@ class Part(Struct):
     table: str
     read: int
     damaged: int = 0
-    aside: int = 0
     lost: int | None = 0
 
 
@@ -96,12 +79,11 @@ class Report(Struct):
     parts: list[Part]
     queues: list[dict[str, Any]]
     notes: list[str]
-    aside: str | None = None
 
     @property
     def whole(self) -> bool:
         """Whether every row that there was is in the new file as it was."""
-        return not any(part.damaged or part.aside or part.lost != 0 for part in self.parts)
+        return not any(part.damaged or part.lost != 0 for part in self.parts)
 
 
 def recover(sick: Path, target: Path, say: Callable[[str], None] = lambda _: None) -> Report:
@@ -142,8 +124,8 @@ class _Salvage:
         self._draft.pragma("synchronous", 0)  # it is synced once, when it is whole
         self._draft.pragma("wal_autocheckpoint", 1000)
         self._draft.pragma("temp_store", 1)  # the ids of a long backlog would fill the memory
-        self._layouts = {layout.table: layout for layout in layouts(self._draft)}
-        self._aside: dict[bytes, str] = {}
+        self._tables = tables(self._draft)
+        self._refused = Counter[str]()
         self._pending = 0
         self._highest = 0
         self._sequences: dict[str, int] = {}
@@ -155,21 +137,20 @@ class _Salvage:
             self._copy()
             self._draft.execute("begin")
             self._draft.execute("delete from meta")
-            damaged = self._read_with_sqlite()
-            if damaged:
+            if self._read_with_sqlite():
                 self._read_pages()
             parts, queues = self._settle()
             self._finish()
         finally:
             self._draft.close()
-        return Report(str(self._sick), str(self._target), self._faults, parts, queues, self._notes, self._write_aside())
+        return Report(str(self._sick), str(self._target), self._faults, parts, queues, self._notes)
 
     # --- the copy
 
     def _copy(self) -> None:
         """Copy the file, and bring the copy up to the last commit that its log has whole."""
         self._say(f"copying {self._sick}")
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-wal"):
             source, copy = Path(f"{self._sick}{suffix}"), Path(f"{self._image}{suffix}")
             if source.exists() or not suffix:
                 copy.touch(mode=0o600)
@@ -182,6 +163,7 @@ class _Salvage:
                 image.write(page)
             if log.frames and not log.hurt:
                 image.truncate(log.frames[-1].size * log.page_size)
+        Path(f"{self._image}-wal").unlink(missing_ok=True)
         if log.hurt:
             self._faults.append(f"{log.hurt}; SQLite would forget every commit behind them, here those that are whole count")
 
@@ -192,20 +174,19 @@ class _Salvage:
         db = cast("Database", apsw.Connection(f"file:{self._image}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI))
         try:
             try:
-                tables = self._tables_of(db)
+                names = self._tables_of(db)
             except (apsw.Error, UnicodeDecodeError) as error:
                 self._faults.append(f"SQLite cannot open it ({error}): what is found on its pages is all there is")
                 return True
             faults = quick_check(db)
             self._faults += faults
-            self._say(f"reading {len(tables)} tables")
-            for name, layout in self._layouts.items():
-                if name in tables:
-                    faults = [*faults, *self._read_table(db, layout)]
+            self._say(f"reading {len(names)} tables")
+            for name in [name for name in self._tables if name in names]:
+                faults = [*faults, *self._read_table(db, self._tables[name])]
             with contextlib.suppress(apsw.Error):
                 self._sequences = {str(name): int(seq) for name, seq in db.execute("select name, seq from sqlite_sequence").fetchall()}
             is_current = int(db.pragma("user_version")) == migrations()[-1][0]
-            return bool(faults) or (is_current and bool(set(self._layouts) - tables))
+            return bool(faults) or (is_current and bool(set(self._tables) - names))
         finally:
             db.close()
 
@@ -217,99 +198,69 @@ class _Salvage:
             raise CorruptStorage(f"nothing of Chappe can be read in {self._sick}: it is empty; restore a copy")
         if mark != APPLICATION_ID and not {"ready", "meta", "queue"} <= names:
             raise CorruptStorage(f"{self._sick} is an SQLite file of another program (application_id {mark}); nothing was read")
-        if version > newest and names - set(self._layouts) - {"sqlite_sequence"}:
+        if version > newest and names - set(self._tables) - {"sqlite_sequence"}:
             raise CorruptStorage(f"{self._sick} has schema {version}, made by a newer Chappe; this one knows {newest}: upgrade chappe")
         if mark != APPLICATION_ID or version > newest:
             self._faults.append(f"its header is damaged (application_id {mark}, schema {version})")
         return names
 
-    def _read_table(self, db: Database, layout: Layout) -> list[str]:
+    def _read_table(self, db: Database, table: Table) -> list[str]:
         """Read a table forwards until an error, then backwards; give the errors."""
         faults: list[str] = []
-        info = db.execute(f'pragma table_info("{layout.table}")').fetchall()
-        columns = [str(row[1]) for row in info]
-        order = ["rowid"] if layout.has_rowid else [str(row[1]) for row in sorted(info, key=lambda row: row[5]) if row[5]]
-        wanted = ", ".join(f"case typeof({c}) when 'text' then cast({c} as blob) else {c} end" for c in columns)
-        if layout.has_rowid and layout.rowid_column is None:
-            columns.append("rowid")
-            wanted += ", rowid"
-        for direction in ("", " desc"):
-            by = ", ".join(f"{key}{direction}" for key in order)
+        present = {str(row[1]) for row in db.execute(f"pragma table_info({table.name})").fetchall()}
+        for backwards in (False, True):
             try:
-                for values in db.execute(f'select {wanted} from "{layout.table}" order by {by}'):  # noqa: S608 - names of our schema
-                    self._take(layout, dict(zip(columns, values, strict=True)))
+                for row in table.rows(db, present, backwards=backwards):
+                    if row is not None and is_credible(table.name, row, self._now):
+                        self._store(table.name, row)
+                    else:
+                        self._refused[table.name] += 1
                 return faults
             except apsw.Error as error:
-                faults.append(f"{layout.table}: {error}")
-                self._faults += faults[-1:] if not direction else []
+                faults.append(f"{table.name}: {error}")
+                self._faults += faults[-1:] if not backwards else []
         return faults
 
     def _read_pages(self) -> None:
         """Look through all pages for rows that SQLite could not reach."""
-        handle = os.open(self._image, os.O_RDONLY | os.O_CLOEXEC)
+        with self._image.open("rb") as image:
+            header = image.read(40)
+        known = writeahead.page_size_of(header)
+        pages = Pages(self._image, known or int(self._draft.pragma("page_size")), [self._tables[name] for name in _LOOSE])
         try:
-            header = os.pread(handle, 32, 0)
-            known = writeahead.page_size_of(header)
-            image = Image(handle, known or int(self._draft.pragma("page_size")), header[20] if known else 0)
-            self._say(f"looking through {image.pages} pages")
-            free = image.free()
-            if not known or len(free) < int.from_bytes(os.pread(handle, 4, 36), "big"):
+            self._say(f"looking through {pages.count} pages")
+            if not known or len(pages.free) < int.from_bytes(header[36:40], "big"):
                 self._notes.append("not all unused pages are known: some messages that had ended may be there again")
-            broken: list[str] = []
-            for number in range(1, image.pages + 1):
-                for cell in image.cells(number) if number not in free else ():
-                    if isinstance(cell, Broken):
-                        broken.append(str(cell))
-                        continue
-                    fitting = [(layout, row) for layout in self._layouts.values() if (row := self._fit(layout, cell)) is not None]
-                    if len(fitting) == 1:
-                        self._store(*fitting[0])
-            if broken:
-                self._notes.append(f"{counted(len(broken), 'broken row')}, the first: {broken[0]}")
+            for number in set(range(2, pages.count + 1)) - pages.free:
+                self._take_page(pages.rows(number))
         finally:
-            os.close(handle)
+            pages.close()
 
-    def _fit(self, layout: Layout, cell: Any) -> dict[str, Any] | None:
-        """Return what lies on a page as a row of a table, if it can be one and can be believed."""
-        row = layout.fit(cell) if layout.table in _LOOSE else None
-        if row is None or find_damage(layout.table, row, self._now) is not None:
-            return None
-        if layout.table in _UUID and not _is_uuid(str(row["message_id"])):
-            return None
-        return repaired(layout.table, row)
+    def _take_page(self, found: dict[str, list[Row]]) -> None:
+        """Store the rows of a page, all of which are of one table: of that for which most of them can be believed."""
+        credible = {
+            table: [row for row in rows if is_credible(table, row, self._now) and has_ids(table, row)] for table, rows in found.items()
+        }
+        most = max(map(len, credible.values()), default=0)
+        best = [table for table, rows in credible.items() if most and len(rows) == most]
+        if len(best) == 1:
+            for row in credible[best[0]]:
+                self._store(best[0], row)
 
     # --- storing
 
-    def _take(self, layout: Layout, values: dict[str, Any]) -> None:
-        """Store a row that SQLite read, or put it aside with the reason."""
-        row: dict[str, Any] = {**layout.defaults, **values}
-        fault: str | None = None
-        for name, kind, nullable in layout.columns:
-            if name in values:
-                if kind == "TEXT" and isinstance(values[name], bytes):
-                    try:
-                        row[name] = values[name].decode()
-                    except UnicodeDecodeError:
-                        fault = f"{name} is no text"
-                if not allows(kind, nullable, row[name]):
-                    fault = f"{name} is of another kind"
-        fault = fault or find_damage(layout.table, row, self._now)
-        if fault is None:
-            self._store(layout, repaired(layout.table, row))
-        else:
-            self._aside[encode_json({"table": layout.table, "why": fault, "row": values})] = layout.table
-
-    def _store(self, layout: Layout, row: dict[str, Any]) -> None:
-        self._highest = max([self._highest, *(row[name] for name in ("id", "version") if layout.table != "queue" and name in row)])
-        if layout.table == "meta":
+    def _store(self, table: str, row: Row) -> None:
+        row = repaired(table, row, self._now)
+        self._highest = max([self._highest, *(row[name] for name in ("id", "version") if table != "queue" and name in row)])
+        if table == "meta":
             self._next_id = max(self._next_id, row["value"] if row["name"] == "next_id" else 0)
             return
-        if layout.table == "tally" and row["name"].startswith("queue "):
+        if table == "tally" and row["name"].startswith("queue "):
             self._tally[int(row["name"][6:])] = msgspec.json.decode(row["value"], type=Counts)
             return
         names = list(row)
         self._draft.execute(
-            f'insert or ignore into "{layout.table}" ({", ".join(names)}) values ({", ".join("?" * len(names))})',  # noqa: S608 - names of our schema
+            f'insert or ignore into "{table}" ({", ".join(names)}) values ({", ".join("?" * len(names))})',  # noqa: S608 - names of our schema
             [row[name] for name in names],
         )
         self._pending += 1
@@ -338,8 +289,9 @@ class _Salvage:
             self._recount(int(identity), str(name))
             for identity, name in draft.execute("select id, name from queue order by name").fetchall()
         ]
-        asides = Counter(self._aside.values())
-        return [self._part(table, asides[table], queues) for table in self._layouts if table not in ("meta", "tally")], queues
+        if refused := ", ".join(f"{count} of {table}" for table, count in self._refused.items()):
+            self._notes.append(f"rows that cannot be what was written are left out: {refused}")
+        return [self._part(table, queues) for table in self._tables if table not in ("meta", "tally")], queues
 
     def _number_on(self) -> None:
         """Have letters and records numbered on behind every number that was ever given, as far as that is known."""
@@ -365,20 +317,20 @@ class _Salvage:
             line |= {state: read, f"{state}_lost": None if there_were is None else max(0, there_were - read)}
         return line
 
-    def _part(self, table: str, aside: int, queues: list[dict[str, Any]]) -> Part:
+    def _part(self, table: str, queues: list[dict[str, Any]]) -> Part:
         (read,) = self._draft.execute(f'select count(*) from "{table}"').fetchone()  # noqa: S608 - names of our schema
         damaged = 0
         if table in SEALED:
             stored = self._draft.execute(f"select envelope from {table}")  # noqa: S608 - names of our schema
             damaged = sum(envelope_of(envelope) is None for (envelope,) in stored)
-        lost: int | None = None if self._faults else 0
+        lost: int | None = None if self._faults else self._refused[table]
         if table in ("ready", "delayed", "dead"):
             each = [queue[f"{table}_lost"] for queue in queues]
             lost = None if None in each else sum(each)
         elif table == "archive" and "archive" in self._sequences:
             (first,) = self._draft.execute("select min(seq) from archive").fetchone()
             lost = 0 if first is None else self._sequences["archive"] - int(first) + 1 - int(read)
-        return Part(table, int(read), damaged, aside, lost)
+        return Part(table, int(read), damaged, lost)
 
     def _finish(self) -> None:
         """Put the new file on the disk under its name, whole or not at all."""
@@ -396,46 +348,21 @@ class _Salvage:
         os.link(self._folder / "draft", self._target)  # unlike a rename, it never replaces a file
         sync(self._target.parent)
 
-    def _write_aside(self) -> str | None:
-        """Write what could not be stored as lines of JSON beside the new file."""
-        if not self._aside:
-            return None
-        path = Path(f"{self._target}.aside.jsonl")
-        path.unlink(missing_ok=True)  # of a run before, or planted: it is made anew
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "wb") as lines:
-            lines.writelines(line + b"\n" for line in self._aside)
-        return str(path)
-
 
 def _copied(source: Path, target: Path) -> int:
     """Copy what the disk gives, with zeros in the place of what it refuses, and say how many bytes that were."""
     refused = 0
-    with target.open("rb+") as copy:
-        handle = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(handle).st_size
-            for start in range(0, size, _CHUNK):
-                end = min(size, start + _CHUNK)
-                try:
-                    copy.write(os.pread(handle, end - start, start))
-                    continue
-                except OSError:
-                    copy.seek(start)
-                for at in range(start, end, _BLOCK):
-                    length = min(_BLOCK, end - at)
-                    try:
-                        copy.write(os.pread(handle, length, at))
-                    except OSError:
-                        copy.write(bytes(length))
-                        refused += length
-        finally:
-            os.close(handle)
-    return refused
-
-
-def _is_uuid(text: str) -> bool:
+    handle = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
+        size = os.fstat(handle).st_size
+        with target.open("rb+") as copy:
+            for at in range(0, size, _BLOCK):
+                length = min(_BLOCK, size - at)
+                try:
+                    copy.write(os.pread(handle, length, at))
+                except OSError:
+                    copy.write(bytes(length))
+                    refused += length
+    finally:
+        os.close(handle)
+    return refused
