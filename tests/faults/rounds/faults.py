@@ -24,7 +24,6 @@ _FOLLOWS = 15.0  # seconds in which a member that can come back has
 _CRITICAL = """
     lists:append([rpc:call(Node, rabbit_quorum_queue, list_with_minimum_quorum_for_cli, []) || Node <- rabbit_nodes:all_running()]).
 """
-SILENT = "connections to postgresql half-open"  # PostgreSQL has no heartbeat: what is said over one ends at its deadline
 SHORTEST, LONGEST = 0.5, 7.0  # seconds that what is frozen or blocked stays so
 VERY_LONG = 15.0  # what waits for PostgreSQL beyond its deadline must be seen to do so
 
@@ -141,6 +140,11 @@ def _silence_postgres(servers: Alone, chance: random.Random) -> None:
     servers.to_postgres.fall_silent()
 
 
+def _part_postgres(servers: Alone, chance: random.Random) -> None:
+    with servers.to_postgres.silent():
+        time.sleep(chance.uniform(SHORTEST, VERY_LONG))  # the length of the fault, no condition ends it
+
+
 def _kill_worker(servers: Alone, chance: random.Random) -> None:
     victim = chance.choice(servers.workers())
     victim.kill()
@@ -221,7 +225,8 @@ ALONE_FAULTS: Mapping[str, Callable[[Alone, random.Random], None]] = {
     "connections to postgresql cut": _cut_postgres,
     "postgresql restarted": _restart_postgres,
     "postgresql frozen": _freeze_postgres,
-    SILENT: _silence_postgres,
+    "connections to postgresql half-open": _silence_postgres,
+    "postgresql parted, then back": _part_postgres,
 }
 
 

@@ -240,7 +240,7 @@ class Rounds:
             "late": [
                 f"{r.fault}: handled after {r.handled:.1f} s, confirmed after {r.confirmed:.1f} s"
                 for r in self.rounds
-                if max(r.handled, r.confirmed) > AGAIN + (DEADLINE if r.fault == faults.SILENT else 0.0)
+                if max(r.handled, r.confirmed) > AGAIN
             ],
             "stalls without a cause": self._unexplained(lines),
             "ended wrongly": [f"{name}: {p.returncode}" for name, p in self._processes.items() if p.returncode != 0],

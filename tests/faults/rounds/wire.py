@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any
 
 _READ = 1 << 18
@@ -40,6 +41,7 @@ class Wire:
     def __init__(self, host: str, port: int) -> None:
         self._there = (host, port)
         self._pairs: set[_Pair] = set()
+        self._is_silent = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
@@ -64,6 +66,7 @@ class Wire:
             writer.transport.abort()
             return
         pair = _Pair()
+        pair.is_silent = self._is_silent
         pair.ends = [writer, back]
         self._pairs.add(pair)
         pumps = [asyncio.ensure_future(pair.pump(reader, back)), asyncio.ensure_future(pair.pump(there, writer))]
@@ -87,6 +90,16 @@ class Wire:
             pair.is_silent = True
 
         self._each(silence)
+
+    @contextmanager
+    def silent(self) -> Generator[None]:
+        """Do the same, and swallow what comes over new connections too until the end of the block."""
+        self._is_silent = True
+        self.fall_silent()
+        try:
+            yield
+        finally:
+            self._is_silent = False
 
     def _each(self, act: Callable[[_Pair], None]) -> None:
         async def all_of_them() -> None:

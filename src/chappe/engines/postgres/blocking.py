@@ -17,7 +17,7 @@ import psycopg
 from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
-from chappe.engines.postgres.database import Cursor, Database, reason
+from chappe.engines.postgres.database import LATE, Cursor, Database, reason
 from chappe.engines.postgres.intake import plain
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import encode
@@ -78,7 +78,7 @@ class PostgresPublisher:
     # --- one thread at a time
 
     def _alone(self, work: Callable[[float], T]) -> T:
-        until = steady() + self._deadline
+        until = steady() + self._deadline * LATE
         if not self._using.acquire(timeout=self._deadline):
             raise BrokerUnavailable(f"{self._database.place}: other threads were in the way for {self._deadline:g} s; nothing was stored")
         self._user = threading.get_ident()

@@ -247,7 +247,7 @@ class PostgresConsumer:
     async def _fairly(self, known: Known, limit: int, session: int, most: int) -> list[Row]:
         """Return what a claim of a queue with tenants brings, as `_said` does."""
         try:
-            return await self._database.run(lambda cursor: self._tenants.claim(cursor, known.id, limit, session, most))
+            return await self._database.run(lambda cursor: self._tenants.claim(cursor, known.id, limit, session, most), soon=True)
         except Unconfirmed:
             await self._presence.renew()
             return []
@@ -255,7 +255,7 @@ class PostgresConsumer:
     async def _said(self, statement: LiteralString, values: Mapping[str, Any]) -> list[Row]:
         """Return what a claim brings; of one whose answer was lost nobody knows, and so it is no longer this session's."""
         try:
-            return await self._database.once(statement, values)
+            return await self._database.once(statement, values, soon=True)
         except Unconfirmed:
             await self._presence.renew()
             return []

@@ -32,7 +32,7 @@ class Collision(Exception):
 
 
 _AGAIN: Final = (Collision, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)
-_LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+_LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout, OSError)
 _FULL: Final = (psycopg.errors.DiskFull,)
 # The server hears within seconds that the host of a session is gone: what it held is ready again then.
 _ALIVE: Final = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3"
@@ -42,6 +42,10 @@ _SLOWLY: Final = "select set_config('statement_timeout', %s, true)"
 _TRIES: Final = 10
 _PAUSE: Final = 0.05
 _LAST: Final = 0.2  # seconds after the deadline, in which a connection that was cut is given up
+# Parts of the deadline. A network may swallow what is said: what may be said again is so over another connection, well before the deadline.
+_CONNECTING: Final = 0.4
+_SOON: Final = 0.6
+LATE: Final = 0.8
 
 
 class _Said:
@@ -72,16 +76,19 @@ class Database:
     def parameters(self) -> dict[str, Any]:
         """Return how connections are to be opened: none waits longer than the deadline for the server."""
         milliseconds = max(1, int(self.deadline * 1000))
+        bounds = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        # Else a transaction whose end was lost on the way would hold its rows for as long as the server believes in the connection.
+        bounds += f" -c idle_in_transaction_session_timeout={max(1, int(milliseconds * _SOON))}"
         return {
             "autocommit": True,
-            "connect_timeout": max(2, int(self.deadline)),
+            "connect_timeout": max(2, int(self.deadline * _CONNECTING)),
             "tcp_user_timeout": milliseconds,
             "keepalives_idle": max(1, int(self.deadline)),  # of one who only listens nobody else would know that the network is gone
             "keepalives_interval": 1,
             "keepalives_count": 3,
             "application_name": "chappe",
             "prepare_threshold": 2,
-            "options": f"-c search_path={self.schema} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds} {_ALIVE} {_PLANS}",
+            "options": f"-c search_path={self.schema} {bounds} {_ALIVE} {_PLANS}",
         }
 
     async def connect(self) -> Connection:
@@ -120,10 +127,14 @@ class Database:
                     await cursor.execute(resources.files(__package__ or "").joinpath(name).read_bytes())
                     await cursor.execute("insert into migration (number) values (%s)", (number,))
 
-    async def run(self, work: Callable[[Cursor], Awaitable[T]], *, writes: bool = True, repeatable: bool = False, deadlines: int = 1) -> T:
+    async def run(
+        self, work: Callable[[Cursor], Awaitable[T]], *, writes: bool = True, repeatable: bool = False, soon: bool = False,
+        deadlines: int = 1,
+    ) -> T:  # fmt: skip
         """Do some work in one transaction, again from its beginning where others were in its way.
 
-        `repeatable` says that it may be done again where nobody knows whether it was, `deadlines` that it has the time of so many.
+        `repeatable` says that it may be done again where nobody knows whether it was, `soon` that a lost answer does so little harm that
+        it is not waited for until the deadline, `deadlines` that it has the time of so many.
         Raises `BrokerUnavailable` if certainly nothing was stored, and `Unconfirmed` where the answer to a commit was lost.
         """
 
@@ -135,20 +146,17 @@ class Database:
                 said.is_final, said.is_repeatable = writes, repeatable
             return done
 
-        return await self._persist(transaction, deadlines)
+        return await self._persist(transaction, soon or repeatable or not writes, deadlines)
 
-    async def once(self, statement: LiteralString, values: Values, *, repeatable: bool = False) -> list[Row]:
-        """Execute one statement, which is a transaction of its own, and return its rows; see `run` for what is raised.
-
-        `repeatable` says that it may be said again where nobody knows whether it was done.
-        """
+    async def once(self, statement: LiteralString, values: Values, *, repeatable: bool = False, soon: bool = False) -> list[Row]:
+        """Execute one statement, which is a transaction of its own, and return its rows; see `run` for what it takes and raises."""
 
         async def execution(cursor: Cursor, said: _Said) -> list[Row]:
             said.is_final, said.is_repeatable = True, repeatable
             await cursor.execute(statement, values, prepare=True)
             return await _rows(cursor)
 
-        return await self._persist(execution)
+        return await self._persist(execution, soon or repeatable)
 
     async def together(self, statements: Sequence[tuple[LiteralString, Values]], *, repeatable: bool = False) -> list[list[Row]]:
         """Execute statements in one transaction with one journey to the server and back, and return the rows of each."""
@@ -160,11 +168,12 @@ class Database:
                 said_of = [await connection.execute(statement, values, prepare=True) for statement, values in statements]
             return [await _rows(one) for one in said_of]
 
-        return await self._persist(execution)
+        return await self._persist(execution, repeatable)
 
-    async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]], deadlines: int = 1) -> T:
-        said, cause, tries = _Said(), "", 0
-        until = asyncio.get_running_loop().time() + self.deadline * deadlines
+    async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]], soon: bool, deadlines: int = 1) -> T:
+        said, cause, tries, loop = _Said(), "", 0, asyncio.get_running_loop()
+        time = self.deadline * deadlines
+        until = loop.time() + time
         try:
             async with asyncio.timeout_at(until + _LAST):
                 while True:
@@ -172,7 +181,8 @@ class Database:
                     try:
                         async with self._turn:
                             connection = await self._ready(until)
-                            async with cut_at(until, connection), connection.cursor(binary=True) as cursor:
+                            late = min(until, loop.time() + time * (_SOON if soon else LATE))
+                            async with cut_at(late, connection), connection.cursor(binary=True) as cursor:
                                 return await doing(cursor, said)
                     except _AGAIN as error:
                         said.is_final = False
@@ -185,7 +195,7 @@ class Database:
                         if said.is_final and not said.is_repeatable:
                             raise
                         cause = reason(error)
-                        if asyncio.get_running_loop().time() >= until:
+                        if loop.time() >= until:
                             raise
                         await asyncio.sleep(_PAUSE)
         except (TimeoutError, *_LOST) as error:

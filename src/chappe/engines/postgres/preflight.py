@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, Final
 
-from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.database import Cursor, Database, cut_at
 from chappe.messages.finding import Finding
 
 _OLDEST: Final = 130_000
@@ -64,7 +65,8 @@ def _durability(fsync: str, commit: str, pages: str) -> Finding:
 
 async def _sessions(database: Database) -> int:
     """Count the sessions that serve one connection."""
-    async with await database.connect() as connection:
+    until = asyncio.get_running_loop().time() + database.deadline
+    async with await database.connect() as connection, cut_at(until, connection):
         found: set[int] = set()
         for _ in range(5):
             row = await (await connection.execute("select pg_backend_pid()")).fetchone()

@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from chappe.engines.postgres.database import Connection, Database, cut_at
+from chappe.engines.postgres.database import LATE, Connection, Database, cut_at
 from chappe.errors import BrokerError, BrokerUnavailable
 
 log = logging.getLogger("chappe.postgres")
@@ -85,7 +85,7 @@ class Presence:
         if self._closed:
             raise BrokerUnavailable(f"the connection to {self._database.place} was closed; nothing was stored")
         await self._database.once("select 1", (), repeatable=True)  # the schema is there
-        until = asyncio.get_running_loop().time() + self._database.deadline
+        until = asyncio.get_running_loop().time() + self._database.deadline * LATE
         connection: Connection | None = None
         try:
             connection = await self._database.connect()
@@ -108,7 +108,6 @@ class Presence:
         row = await (await connection.execute("select nextval('session_number')")).fetchone()
         assert row is not None
         number, kept = int(row[0]), set[int]()
-        await connection.execute("set statement_timeout = 0")
         await connection.execute("select pg_advisory_lock(%s, %s)", (_LOCKS, number))
         await connection.execute(
             "insert into session (number, name, role, info, consumes) values (%s, %s, %s, %s, %s)",
@@ -121,6 +120,7 @@ class Presence:
             await connection.execute(_END, (self._previous,))
         for channel in (READY, ENDED, CANCELLED, ASKED, f"chappe_{number}"):
             await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        await connection.execute("set statement_timeout = 0")
         return number, kept
 
     async def _hear(self, connection: Connection, number: int) -> None:
