@@ -6,6 +6,7 @@ else: the others put their lines into a queue with a bound, and what does not fi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -115,6 +116,8 @@ def _dropped(count: int) -> bytes:
 stderr: Final = Output(2)
 outlets: Final[list[Outlet[Any]]] = [stderr]  # those of this process whose last items are waited for
 
+last_reports: Final[list[Callable[[], object]]] = []  # what integrations do before this process ends
+
 
 def flush_all() -> None:
     """Wait a little for all that is on its way."""
@@ -124,5 +127,16 @@ def flush_all() -> None:
 
 def end_now(code: int) -> None:
     """End this process without anything that Python does at the end, but for what is on its way."""
+    if last_reports:
+        reporting = threading.Thread(target=_report_all, daemon=True)
+        with contextlib.suppress(RuntimeError):  # there is no room for a thread
+            reporting.start()
+            reporting.join(LAST_WAIT)
     flush_all()
     os._exit(code)
+
+
+def _report_all() -> None:
+    for report in last_reports:
+        with contextlib.suppress(Exception):  # of a library that reports to others: nothing is to keep a process from its end
+            report()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-OURS = "{'django', 'django_tasks', 'asgiref', 'feedparser', 'defusedxml', 'httpx2'}"
+OURS = "{'django', 'django_tasks', 'asgiref', 'feedparser', 'defusedxml', 'httpx2', 'opentelemetry', 'sentry_sdk'}"
 
 
 @pytest.mark.parametrize("module", ["chappe", "chappe.cli.processes, chappe.cli.looking, chappe.web.gateway, chappe.testing"])

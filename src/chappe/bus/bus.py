@@ -45,6 +45,10 @@ class Middleware:
         """Wrap the way in: from a message and its context to the result."""
         return call_next
 
+    def wrap_apart(self, spec: MessageSpec, call_next: Handle) -> Handle:
+        """Wrap a handler in the process of its own that it runs in; the way in is around it in its worker, and sees its error as text."""
+        return call_next
+
 
 class MiddlewareFunction(Protocol):
     """A middleware for the way in, written as one function."""
@@ -173,10 +177,13 @@ class Bus:
             bound.handles[kind, queue] = found
         return found
 
-    async def invoke_of(self, handler: Handler) -> Invoke:
-        """Return what runs one handler, and nothing around it, in the running event loop."""
+    async def apart(self, handler: Handler, kind: type[Message]) -> Handle:
+        """Return what runs one handler in a process of its own, in the running event loop; its worker handles everything around it."""
         self._frozen = True
-        return await self._bind(handler, self._bound.here())
+        found, spec = await self._bind(handler, self._bound.here()), self.registry.spec_of(kind)
+        for middleware in reversed(self._middleware):
+            found = middleware.wrap_apart(spec, found)
+        return found
 
     async def _bind(self, handler: Handler, bound: _Bound) -> Invoke:
         invoke = bound.invokes.get(handler)

@@ -29,12 +29,13 @@ class Context:
     """One attempt at one message, the same wherever the message came from.
 
     `attempt` counts from 1. `then` holds what the handlers sent and yielded so far. `tag` is its number while it is lent, 0 for none,
-    and `budgets` are those of which it took a start, with the seconds between two, or nothing where that is learned.
+    and `budgets` are those of which it took a start, with the seconds between two, or nothing where that is learned. `limit` is its
+    time limit while it runs, and `on_send` is called with the draft of each message that is sent through it, when it is sent.
     """
 
     __slots__ = (
-        "_ended", "_ports", "attempt", "budgets", "correlation_id", "headers", "id", "marked", "note", "now", "queue", "sent_at", "tag",
-        "then", "waited",
+        "_ended", "_ports", "attempt", "budgets", "correlation_id", "headers", "id", "limit", "marked", "note", "now", "on_send", "queue",
+        "sent_at", "tag", "then", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,8 @@ class Context:
         self.tag = tag
         self.budgets: dict[str, float | None] = {}
         self.waited = 0.0  # for other messages, to be handled together
+        self.limit: asyncio.Timeout | None = None
+        self.on_send: Callable[[Draft], None] | None = None
 
     @property
     def is_replayed(self) -> bool:
@@ -108,6 +111,8 @@ class Context:
                     f"{type(one).__name__} is inline, so it cannot wait for the acknowledgement; handle it now with await app.asend(…)"
                 )
             draft.correlation_id = self.correlation_id or self.id
+            if self.on_send is not None:
+                self.on_send(draft)
         with _ENDING:
             if self._ended:
                 raise TooLate(f"context.send: the handlers of {self.id} have ended, and what they sent has left; use app.send(…) instead")

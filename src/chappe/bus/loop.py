@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from chappe.bus import forked
-from chappe.failures import summarize
+from chappe.errors import Snooze
+from chappe.failures import summarize, verdict_of
 from chappe.forking import in_child
 
 log = logging.getLogger("chappe.worker")
@@ -58,6 +59,22 @@ def interruption() -> BaseException | None:
     """Return why the current task is interrupted, if it is by its worker."""
     task = asyncio.current_task()
     return task.interruption if isinstance(task, OwnTask) else None
+
+
+def failure_of(error: BaseException, limit: asyncio.Timeout | None) -> BaseException | None:
+    """Return what makes the current attempt fail, by what its handler raised and its time limit; nothing where it fails by nothing.
+
+    So it is where the handler asks to run later without an attempt being counted, where somebody cancels it, and where its worker ends.
+    """
+    failed = verdict_of(error)
+    if not isinstance(failed, asyncio.CancelledError):
+        return None if isinstance(failed, Snooze) else failed
+    if limit is not None and limit.expired():
+        late = TimeoutError("took longer than its timeout")
+        late.__cause__ = failed
+        return late
+    why = interruption()
+    return why if isinstance(why, Exception | SystemExit | KeyboardInterrupt) else None
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ class TimeLimits(Middleware):
             return call_next
 
         async def limited(message: Any, context: Context) -> Any:
-            limit = asyncio.timeout(timeout)
+            limit = context.limit = asyncio.timeout(timeout)
             try:
                 async with limit:
                     return await call_next(message, context)

@@ -148,7 +148,7 @@ async def _answer(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Done |
     kind = bus.registry.message(call.type)
     handler = next(h for h in bus.registry.handlers_of(kind, call.queue) if h.name == call.handler)
     try:
-        invoke = await bus.invoke_of(handler)
+        invoke = await bus.apart(handler, kind)
     except BaseException as error:  # a provider that cannot be made is no fault of the message
         log.error("%s cannot be handled yet, again in %g s: %s", call.type, _NOT_READY_PAUSE, summarize(error), exc_info=error)
         return Failed("snooze", summarize(error), _NOT_READY_PAUSE, call.note)
@@ -191,11 +191,11 @@ def _context(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Context:
 def _failed(error: BaseException, memory: int | None) -> Failed:
     """Return what is told of an error."""
     failed = verdict_of(error)
-    cause = failed.__cause__ if isinstance(failed, Verdict) else failed
-    told = None if cause is None else (summarize(cause), describe(cause))
+    cause = failed.__cause__ if isinstance(failed, Verdict) else None
+    told = (summarize(cause or failed), describe(failed))
     if not isinstance(failed, Verdict):
         is_spent = isinstance(failed, MemoryError)
-        if is_spent and memory is not None and told is not None:
+        if is_spent and memory is not None:
             summary = f"MemoryError: it needs more than the {memory} MiB of its Process(memory={memory})"
             told = (summary, f"{summary}\n\n{told[1]}")
         return Failed("error", cause=told, is_spent=is_spent)
