@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import functools
 import importlib.util
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from ..npm import installed
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
 MODULES: Final = Path("~/.cache/chappe/amqplib-2").expanduser()
@@ -33,7 +32,7 @@ class Client:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Where node finds what `npm ci` installed."""
+        """Where node finds what npm installed."""
         return {"NODE_PATH": str(MODULES / "node_modules")}
 
 
@@ -52,24 +51,8 @@ def _php() -> str | None:
     return None if PHP_AMQPLIB.exists() else f"{PHP_AMQPLIB} is missing (Debian's php-amqplib; make tools)"
 
 
-@functools.cache
 def _node() -> str | None:
-    """Install what package-lock.json names, once for this machine."""
-    if reason := _commands("Node.js with npm", "node", "npm"):
-        return reason
-    MODULES.mkdir(parents=True, exist_ok=True)
-    lock, told = PROGRAMS / "package-lock.json", MODULES / "installed"
-    with (MODULES / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # of several runs one installs
-        if not told.exists() or told.read_bytes() != lock.read_bytes():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(PROGRAMS / name, MODULES)
-            command = ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
-            done = subprocess.run(command, cwd=MODULES, capture_output=True, text=True, timeout=200, check=False)
-            if done.returncode != 0:
-                return f"npm ci cannot install amqplib: {done.stderr.strip()[-300:]}"
-            told.write_bytes(lock.read_bytes())
-    return None
+    return installed(PROGRAMS, MODULES)
 
 
 CLIENTS: Final[Mapping[str, Client]] = {

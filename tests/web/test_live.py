@@ -148,13 +148,19 @@ async def test_m4_pages_go_on_at_the_position_that_the_page_before_named(door: D
     await door.raise_bids(1, 2, 3)
     first = await door.http.get(f"{door.url}?since=0&limit=2")
     assert [amount(told) for told in first.json()] == [1, 2]
-    assert first.headers["stream-next-offset"] == "2"
+    assert first.headers["stream-next-offset"] == f"{2:018d}"
     assert "stream-up-to-date" not in first.headers
     second = await door.http.get(f"{door.url}?offset=2&limit=2&pattern=bid.*")
     assert [(told["seq"], told["type"], told["key"], amount(told)) for told in second.json()] == [(3, "bid.raised", "bid.raised", 3)]
     assert second.headers["stream-up-to-date"] == "true"
     assert (await door.http.get(f"{door.url}?offset=-1&pattern=nothing.*")).json() == []
     assert (await door.http.head(door.url)).status_code == 200
+
+
+async def test_m4_a_page_without_a_position_begins_at_the_beginning_and_head_tells_the_end(door: Door) -> None:
+    await door.raise_bids(1, 2)
+    assert [amount(told) for told in (await door.http.get(door.url)).json()] == [1, 2]
+    assert (await door.http.head(door.url)).headers["stream-next-offset"] == f"{2:018d}"
 
 
 async def test_d12_a_long_poll_is_answered_by_the_next_event_or_with_204(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +171,7 @@ async def test_d12_a_long_poll_is_answered_by_the_next_event_or_with_204(door: D
     assert [amount(told) for told in (await polling).json()] == [2]
     monkeypatch.setattr(live, "_LONGEST_POLL", 0.01)
     nothing = await door.http.get(f"{door.url}?since=2&live=long-poll")
-    assert (nothing.status_code, nothing.headers["stream-next-offset"]) == (204, "2")
+    assert (nothing.status_code, nothing.headers["stream-next-offset"]) == (204, f"{2:018d}")
 
 
 async def test_m4_a_websocket_hears_the_past_and_then_the_present(door: Door) -> None:

@@ -33,7 +33,7 @@ from chappe.settings import is_loopback
 from chappe.web.access import CALLER
 from chappe.web.asked import Asked, answered
 from chappe.web.commands import Commands
-from chappe.web.live import said_of
+from chappe.web.telling import said_of
 
 log = logging.getLogger("chappe.zeromq")
 

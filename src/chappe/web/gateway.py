@@ -60,6 +60,7 @@ _ROUTES = (
     "dashboard",
 )
 _STREAMS = ("/events", "/api/changes")  # they may last for days
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
 VERSION = importlib.metadata.version("chappe")
 
 
@@ -168,7 +169,7 @@ class _Measured:
                 status = message["status"]
                 is_kept = any(name == b"cache-control" for name, _ in message["headers"])
                 kept = () if is_kept else ((b"cache-control", b"no-store"),)
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff"), *kept]
+                message["headers"] = [*message["headers"], *_ALWAYS, *kept]
             await send(message)
 
         try:

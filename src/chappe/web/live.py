@@ -16,21 +16,33 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chappe.app import App
-from chappe.archive.follow import AT_ONCE, LOST, WAIT, Since, begin_at, body_of, loss_of, loss_since, since_of
-from chappe.engines.contract.archive import Archive, Page, Record
+from chappe.archive.follow import AT_ONCE, LOST, WAIT, Since, begin_at, loss_of, loss_since, since_of
+from chappe.engines.contract.archive import Archive
 from chappe.errors import BrokerError, ChappeError, InvalidMessage
-from chappe.messages.codec import encode_json
 from chappe.messages.topology import passes
 from chappe.roles import Limits
 from chappe.web.access import limits_of
 from chappe.web.asked import Post, answer_commands
 from chappe.web.passes import covers
 from chappe.web.problems import problem, problem_of
-from chappe.web.push import PUSH, Push, sse_chunk, text_frame
+from chappe.web.push import PUSH, Push
+from chappe.web.telling import (
+    POSITION,
+    Said,
+    as_chunk,
+    as_durable_chunk,
+    as_durable_events,
+    as_events,
+    as_frames,
+    cursor_of,
+    lost_of,
+    offset_of,
+    position_of,
+    said_of,
+)
 
 log = logging.getLogger("chappe.web")
 
-POSITION: Final = "chappe.position"  # the type of what tells a position without an event
 HEARTBEAT: Final = 15.0  # seconds of silence after which the position is told
 _LONGEST_POLL: Final = 30.0
 _KEPT: Final = 2000  # events that are kept to hand over between catching up and listening
@@ -40,59 +52,12 @@ _AGAIN: Final = 0.2
 _LONGEST_PATTERN: Final = 255
 
 
-class Said(NamedTuple):
-    """An event as clients hear it."""
-
-    seq: int
-    key: str
-    text: bytes
-
-
-def said_of(record: Record) -> Said:
-    """Return an event as the JSON that all clients are sent; a body that is no JSON is told in Base64."""
-    envelope, body = record.envelope, body_of(record.envelope)
-    event: dict[str, Any] = {
-        "seq": record.seq, "at": record.at, "exchange": record.exchange, "key": record.routing_key, "id": envelope.id,
-        "type": envelope.type, "body": body,
-    }  # fmt: skip
-    try:
-        text = encode_json(event | {"base64": True} if isinstance(body, bytes) else event)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        text = encode_json(event | {"body": envelope.body, "base64": True})
-    return Said(record.seq, record.routing_key, text)
-
-
-def lost_of(page: Page, loss: int) -> Said:
-    """Return what is said first where history was lost."""
-    seq = page.records[0].seq - 1 if page.records else page.cursor
-    return Said(seq, LOST, encode_json({"seq": seq, "type": LOST, "lost": loss}))
-
-
-def position_of(seq: int) -> Said:
-    """Return what tells a position."""
-    return Said(seq, POSITION, encode_json({"seq": seq, "type": POSITION}))
-
-
-def as_frame(said: Said) -> bytes:
-    """Return an event as a WebSocket frame."""
-    return text_frame(said.text)
-
-
-def as_event(said: Said) -> bytes:
-    """Return an event as a server-sent event."""
-    return b"id: %d\ndata: %b\n\n" % (said.seq, said.text)
-
-
-def as_chunk(said: Said) -> bytes:
-    """Return an event as a chunk with a server-sent event."""
-    return sse_chunk(as_event(said))
-
-
 def _concerns(said: Said, pattern: str) -> bool:
     return pattern == "#" or said.key in (LOST, POSITION) or passes("topic", pattern, said.key)
 
 
-Make = Callable[[Said], bytes]
+Make = Callable[[list[Said]], bytes]
+Tell = Callable[[list[Said], int | None], Awaitable[None]]  # sends events, and where their end is if there are no more
 
 
 class Listener:
@@ -106,8 +71,8 @@ class Listener:
 
     def hear(self, said: list[Said]) -> bool:
         """Take what is new and fits; used between catching up and listening with all others."""
-        data = b"".join(self.make(one) for one in said if one.seq > self.position and _concerns(one, self.pattern))
-        return not data or self.push.push(data)
+        new = [one for one in said if one.seq > self.position and _concerns(one, self.pattern)]
+        return not new or self.push.push(self.make(new))
 
 
 class Hub:
@@ -189,7 +154,8 @@ class Hub:
     def _publish(self, said: list[Said], cursor: int) -> None:
         """Write to all without waiting: no listener can come or go meanwhile."""
         for (pattern, make), listeners in list(self._groups.items()):
-            if data := b"".join([make(one) for one in said if _concerns(one, pattern)]):
+            if concerned := [one for one in said if _concerns(one, pattern)]:
+                data = make(concerned)
                 for listener in list(listeners):
                     if not listener.push.push(data):
                         log.warning("a client that did not read is closed: it was sent everything up to seq %d", self.position)
@@ -220,8 +186,8 @@ class Wanted(NamedTuple):
     limit: int
 
 
-def wanted_of(query: Any, last: str | None, limits: Limits | None = None) -> Wanted | Response:
-    """Read the query; `last` is the Last-Event-ID, which counts before it. Raises `InvalidMessage`.
+def wanted_of(query: Any, last: str | None, limits: Limits | None = None, begin: str = "now") -> Wanted | Response:
+    """Read the query; `last` is the Last-Event-ID, which counts before it, and `begin` counts without both. Raises `InvalidMessage`.
 
     What somebody with limits may not hear is answered.
     """
@@ -233,7 +199,9 @@ def wanted_of(query: Any, last: str | None, limits: Limits | None = None) -> Wan
         return problem(
             403, "This is not permitted", f"the token lets you hear: {', '.join(limits.topics) or 'nothing'}; ask for ?pattern= of that"
         )
-    text = last if last is not None else query.get("since", query.get("offset", "now"))
+    text = last if last is not None else query.get("since", query.get("offset", begin))
+    if len(query.getlist("offset")) > 1:
+        raise InvalidMessage("offset", {"$": "send it once"})
     since = since_of("0" if text == "-1" else text)
     if since == "last":
         raise InvalidMessage("since", {"$": '"last" needs a name, which only programs have: keep the seq of the last event, and send it'})
@@ -268,25 +236,36 @@ class Live:
         if live not in ("", "sse", "long-poll"):
             return problem(400, "There is no such way to listen", "live is sse or long-poll, or a WebSocket without it")
         limits = limits_of(request.scope)
-        wanted = wanted_of(request.query_params, request.headers.get("last-event-id") if is_stream else None, limits)
+        begin = "now" if live or is_stream or request.method == "HEAD" else "0"
+        try:
+            wanted = wanted_of(request.query_params, request.headers.get("last-event-id") if is_stream else None, limits, begin)
+        except InvalidMessage as error:
+            if "offset" not in request.query_params:
+                raise
+            return problem(400, "There is no such offset", str(error))
         if isinstance(wanted, Response):
             return wanted
         if is_stream:
             return self._stream(request, wanted, _left(limits))
-        return await self._page(wanted, wait=min(_LONGEST_POLL, _left(limits) or _LONGEST_POLL) if live else 0.0)
+        return await self._page(request, wanted, wait=min(_LONGEST_POLL, _left(limits) or _LONGEST_POLL) if live else 0.0)
 
-    async def _page(self, wanted: Wanted, *, wait: float) -> Response:
+    async def _page(self, request: Request, wanted: Wanted, *, wait: float) -> Response:
         archive = await self._archive()
         begin = await begin_at(archive, wanted.since)
         page = await archive.archived(begin, wanted.limit, pattern=wanted.pattern, wait=wait)
         said = [said_of(record) for record in page.records]
         if loss := loss_since(wanted.since, begin, page):
             said.insert(0, lost_of(page, loss))
-        headers = {"Stream-Next-Offset": str(page.cursor)}
+        headers = {"Stream-Next-Offset": offset_of(page.cursor)}
         if page.cursor >= page.end:
             headers["Stream-Up-To-Date"] = "true"
+        if wait:
+            headers["Stream-Cursor"] = cursor_of(request.query_params.get("cursor", ""))
         if wait and not said:
             return Response(status_code=204, headers=headers)
+        headers["ETag"] = f'"{begin}-{page.cursor}-{len(said)}-{page.cursor >= page.end:d}"'
+        if not wait and headers["ETag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
         return Response(b"[" + b",".join(one.text for one in said) + b"]", 200, headers, "application/json")
 
     def _stream(self, request: Request, wanted: Wanted, left: float | None) -> Response:
@@ -311,16 +290,16 @@ class Live:
         offered = websocket.scope["subprotocols"]
         await websocket.accept("chappe" if "chappe" in offered else None)
 
-        async def send(said: list[Said]) -> None:
+        async def send(said: list[Said], _: int | None) -> None:
             for one in said:
                 await websocket.send_text(one.text.decode())
 
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            has_ended = await self.serve(push, wanted, as_frame, send, lambda: answer_commands(websocket, self._post), left=_left(limits))
+            has_ended = await self.serve(push, wanted, as_frames, send, lambda: answer_commands(websocket, self._post), left=_left(limits))
             await websocket.close(*((1008, "the token has ended") if has_ended else (1012, None)))
 
     async def serve(
-        self, push: Push, wanted: Wanted, make: Make, send: Callable[[list[Said]], Awaitable[None]], gone: Callable[[], Awaitable[None]],
+        self, push: Push, wanted: Wanted, make: Make, send: Tell, gone: Callable[[], Awaitable[None]],
         *, left: float | None,
     ) -> bool:  # fmt: skip
         """Send the past, then have the hub send what comes, until the client goes, is sent away, or its token ends in `left` seconds.
@@ -347,7 +326,7 @@ class Live:
             if push.choked:
                 push.transport.abort()  # it would not hear of its end
 
-    async def _catch_up(self, push: Push, wanted: Wanted, make: Make, send: Callable[[list[Said]], Awaitable[None]]) -> Listener:
+    async def _catch_up(self, push: Push, wanted: Wanted, make: Make, send: Tell) -> Listener:
         position, is_first = -1, True
         while True:
             try:
@@ -355,7 +334,7 @@ class Live:
                 archive = await self._archive()
                 if position < 0:
                     position = await begin_at(archive, wanted.since)
-                    await send([position_of(position)])
+                    await send([position_of(position)], None)
                 page = await archive.archived(position, AT_ONCE, pattern=wanted.pattern)
             except BrokerError as error:
                 log.warning("cannot read the archive for a client (%s); trying again", error)
@@ -364,7 +343,8 @@ class Live:
             loss = loss_since(wanted.since, position, page) if is_first else loss_of(position, page)
             is_first = False
             async with asyncio.timeout(_READ_WITHIN):
-                await send([*([lost_of(page, loss)] if loss else []), *(said_of(record) for record in page.records)])
+                told = [*([lost_of(page, loss)] if loss else []), *(said_of(record) for record in page.records)]
+                await send(told, page.cursor if page.cursor >= page.end else None)
             position = page.cursor
             listener = Listener(push, wanted.pattern, make, position)
             if page.cursor >= page.end and self.hub.join(listener):
@@ -372,12 +352,11 @@ class Live:
 
 
 class _EventStream(Response):
-    """The answer that does not end until its client goes."""
-
-    media_type = "text/event-stream"
+    """The answer that does not end until its client goes; who asks for an `offset` hears the events of Durable Streams."""
 
     def __init__(self, live: Live, push: Push, wanted: Wanted, left: float | None) -> None:
-        super().__init__(b"", headers={"X-Accel-Buffering": "no"})
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no"}
+        super().__init__(b"", headers=headers)
         del self.headers["content-length"]
         self._live = live
         self._push = push
@@ -389,15 +368,17 @@ class _EventStream(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
+        query = Request(scope).query_params
+        is_durable, cursor = "offset" in query, cursor_of(query.get("cursor", ""))
 
-        async def say(said: list[Said]) -> None:
-            if said:
-                await send({"type": "http.response.body", "body": b"".join(map(as_event, said)), "more_body": True})
+        async def say(said: list[Said], end: int | None) -> None:
+            if body := as_durable_events(said, cursor, end) if is_durable else as_events(said):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
 
         async def gone() -> None:
             while (await receive())["type"] != "http.disconnect":
                 continue
 
         await send({"type": "http.response.body", "body": b"retry: 1000\n\n", "more_body": True})
-        await self._live.serve(self._push, self._wanted, as_chunk, say, gone, left=self._left)
+        await self._live.serve(self._push, self._wanted, as_durable_chunk if is_durable else as_chunk, say, gone, left=self._left)
         await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,1 @@
+"""The public conformance suite of Durable Streams, held against `GET /events`."""
