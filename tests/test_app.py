@@ -281,14 +281,14 @@ def test_every_asker_of_merged_commands_gets_the_result_of_the_run_that_covered_
 
     async def ask() -> list[Any]:
         async with testing(auction.app) as t:
-            all_sent, drain = asyncio.Event(), auction.app.setting.handle
+            all_sent, drain = asyncio.Event(), auction.app.connections.setting.handle
 
             async def handle(message_id: str, timeout: float) -> None:  # noqa: ASYNC109
                 await all_sent.wait()
                 assert drain is not None
                 await drain(message_id, timeout)
 
-            auction.app.setting = msgspec.structs.replace(auction.app.setting, handle=handle)
+            auction.app.connections.setting = msgspec.structs.replace(auction.app.connections.setting, handle=handle)
             asked = [asyncio.ensure_future(auction.app.aask(Sync(house=1, what=frozenset({f"w{n}"})), timeout=60)) for n in range(askers)]
             while len(t.sent(Sync)) < askers:
                 await asyncio.sleep(0.005)

@@ -398,7 +398,7 @@ def test_the_routes_are_those_of_the_gateway(tmp_path: Path) -> None:
 
 def test_the_verbs_of_the_application_are_those_of_the_code() -> None:
     rows = {plain(row[0]).partition("(")[0] for row in rows_of("docs/reference/app.md", "## The application")}
-    internal = {"wait_for", "publish_all", "handle_now", "connection", "ports", "settings", "forget_connections"}
+    internal = {"wait_for", "publish_all", "handle_now", "connection", "ports", "settings"}
 
     assert rows == {name for name in vars(App) if not name.startswith("_")} - internal
 

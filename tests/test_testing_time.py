@@ -364,10 +364,10 @@ def test_asking_for_what_dies_raises_its_reason() -> None:
 
 def test_after_the_block_an_application_is_as_it_was() -> None:
     app, _ = make()
-    before, clock = app.setting, app.bus.clock
+    before, clock = app.connections.setting, app.bus.clock
     with testing(app):
-        assert app.setting is not before
-    assert app.setting is before
+        assert app.connections.setting is not before
+    assert app.connections.setting is before
     assert app.bus.clock is clock
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import threading
-import weakref
 from asyncio.events import _get_running_loop  # listed in its __all__, and much faster than an exception
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from datetime import datetime, timedelta
@@ -14,7 +12,6 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from chappe import engines
 from chappe.archive.follow import Follower, Following, Since
 from chappe.archive.subscription import Subscription
 from chappe.blocking import Place, warn_of_blocking
@@ -25,23 +22,21 @@ from chappe.bus.draft import Draft, draft_of, listed
 from chappe.bus.handler import Handler
 from chappe.bus.loop import attempted
 from chappe.bus.merging import Merger, Publish
-from chappe.bus.portal import Portal
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
 from chappe.bus.task import Task, TaskMaker
-from chappe.connection import Connection, Setting, connect
+from chappe.connection import Connection, Setting
+from chappe.connections import Connections
 from chappe.engines.contract.archive import Archive
-from chappe.engines.contract.broker import Publisher
 from chappe.engines.file.server import Engine
-from chappe.errors import CommandFailed, DefinitionError, DuplicateName, InvalidMessage, ResultTimeout, TooLate
-from chappe.forking import in_child
+from chappe.errors import CommandFailed, DefinitionError, DuplicateName, ResultTimeout, TooLate
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
 from chappe.messages.message import Command, Event, Message
-from chappe.messages.topology import Queue, Topology
-from chappe.messages.values import encode_result, result_of
+from chappe.messages.topology import Queue
+from chappe.messages.values import result_as, result_of
 from chappe.middleware.defaults import defaults
-from chappe.settings import Settings, load
+from chappe.settings import Settings
 from chappe.triggers.schedule import Schedule, Trigger
 
 log = logging.getLogger("chappe.app")
@@ -75,36 +70,26 @@ class App:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,100}", name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"App({name!r}): it is part of the names of queues; use up to 100 letters, digits, dots and dashes")
         self.name = name
-        self.setting = Setting(settings)
         self.registry = Registry(name)
+        self.connections = Connections(self.registry, Setting(settings))
         self.providers = Providers()
         self.bus = Bus(self.registry, self.providers, defaults() if middleware is None else middleware)
         self.merger = Merger(self.bus)
         self.schedules: list[Schedule] = []
         self.sources: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.subscriptions: list[Subscription] = []
-        self._inherited: object = None
-        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
-        self._portal: Portal | None = None
-        self._portal_lock = threading.Lock()
-        self._publisher: Publisher | None = None
-        self._declared: Topology | None = None
         self._said_to_block: set[Place] = set()
-        in_child(self.forget_connections)
 
     # --- declaring
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
-        if self.setting.settings is None:
-            self.setting = msgspec.structs.replace(self.setting, settings=load())
-        assert self.setting.settings is not None
-        return self.setting.settings
+        return self.connections.settings
 
     def configure(self, settings: Settings, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None) -> None:
         """Use these settings; for the processes of `chappe run` and for tests, before the first message."""
-        self.setting = Setting(settings, role, may_own_file, engine)
+        self.connections.setting = Setting(settings, role, may_own_file, engine)
 
     def handles(
         self, *messages: type[Command], queue: Queue | None = None, batch: int | None = None, within: float = 1.0
@@ -249,7 +234,7 @@ class App:
 
     def _send(self, publications: Sequence[Publication]) -> list[Receipt]:
         """Publish from this thread if that can be done, or else through an event loop."""
-        publisher = self._publisher_of_threads()
+        publisher = self.connections.publisher()
         if publisher is None or not publisher.takes(publications):
             return self.wait_for(self.publish_all(publications))
         return _stepped(self._publish(publications, publisher.publish))
@@ -329,17 +314,17 @@ class App:
         """See `ask`."""
         draft = draft_of(command, delay=delay, priority=priority, idempotency_key=idempotency_key)
         if command.__spec__.inline:
-            return result_as(returns, command, await self.handle_now(command, draft.id))
+            return result_as(returns, command.__spec__.name, await self.handle_now(command, draft.id))
         draft.options = changed(draft.options, tracked=True)
         (receipt,) = await self.publish_all([self.bus.prepare(command, draft)])
         found = await self.aresult(draft.id if receipt.outcome == "merged" else receipt.id, timeout=timeout)
-        return result_as(returns, command, found)
+        return result_as(returns, command.__spec__.name, found)
 
     async def aresult(self, message_id: str, *, timeout: float = 30.0) -> Any:  # noqa: ASYNC109 - the word users know
         """Wait for the result of a tracked message. Raises as `ask` does, and `NotFound`."""
         connection = await self.connection()
-        if self.setting.handle is not None:
-            await self.setting.handle(message_id, timeout)
+        if self.connections.setting.handle is not None:
+            await self.connections.setting.handle(message_id, timeout)
         state = await connection.store.result(message_id, timeout)
         if state.state == "dead" or state.error is not None:
             raise CommandFailed(message_id, state.error or "dead", state.state)
@@ -349,7 +334,8 @@ class App:
 
     async def handle_now(self, message: Message, identity: str) -> Any:
         """Run the handlers of a message in this process; what they send is stored when they are done, all of it or nothing."""
-        ports = await self.ports() if is_limited(message) else None
+        is_limited = message.__spec__.rate is not None or bool(message.__spec__.budget)  # even an inline message
+        ports = await self.ports() if is_limited else None
         context = Context(identity, sent_at=self.bus.now(), ports=ports, now=self.bus.now)
         try:
             with attempted(context, f"the handler of {message.__spec__.name} {identity}"):
@@ -369,19 +355,6 @@ class App:
         if all(p.options is None for p in publications):
             return await publish(publications)
         return await self.merger.publish(publications, publish)
-
-    def _publisher_of_threads(self) -> Publisher | None:
-        """Return what publishes without an event loop; nothing where the engine is in this process."""
-        if self.setting.engine is not None:
-            return None
-        publisher = self._publisher
-        if publisher is None:
-            with self._portal_lock:
-                publisher = self._publisher or engines.publisher(
-                    self.settings, self.registry.topology, lambda: self._declared is self.registry.topology()
-                )
-                self._publisher = publisher
-        return publisher
 
     # --- following
 
@@ -422,21 +395,7 @@ class App:
 
         `info` is what the engine shows of this process; it counts with the first call.
         """
-        loop = asyncio.get_running_loop()
-        connection = self._connections.get(loop)
-        if connection is None:
-            for other in [known for known in self._connections if known.is_closed()]:
-                del self._connections[other]  # its connection closes with the last reference
-        if connection is None:
-            connection = self._connections[loop] = connect(self.settings, self.setting, info or {})
-        if connection.declared is not self.registry.topology():
-            async with connection.declaring:
-                while connection.declared is not (
-                    topology := self.registry.topology()
-                ):  # a class that is sent for the first time adds to it
-                    await connection.broker.declare(topology)
-                    connection.declared = self._declared = topology
-        return connection
+        return await self.connections.here(info)
 
     async def ports(self) -> Ports:
         """Return what handling needs from the store."""
@@ -464,37 +423,18 @@ class App:
             loop=asyncio.get_running_loop(),
         )
 
-    def forget_connections(self) -> None:
-        """Begin anew in a forked child: with its own thread and its own connection."""
-        self._portal_lock = threading.Lock()
-        self._inherited = (self._portal, self._connections, self._publisher)
-        self._portal = self._publisher = None
-        self._declared = None
-        self._connections = weakref.WeakKeyDictionary()
-
     def wait_for(self, work: Coroutine[Any, Any, R]) -> R:
         """Run a coroutine on this application's own event loop thread and return its result."""
-        with self._portal_lock:
-            if self._portal is None:
-                self._portal = Portal()
-        return self._portal.run(work)
+        return self.connections.run(work)
 
     async def aclose(self) -> None:
         """Close the connection of the running event loop, and what was provided."""
-        connection = self._connections.pop(asyncio.get_running_loop(), None)
         await self.bus.close()
-        if connection is not None:
-            await connection.close()
+        await self.connections.close_here()
 
     def close(self) -> None:
         """Close the connection that the synchronous verbs use."""
-        with self._portal_lock:
-            portal, self._portal = self._portal, None
-            publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            publisher.close()
-        if portal is not None:
-            portal.close(self.aclose())
+        self.connections.close(self.aclose)
 
 
 def _stepped(work: Coroutine[Any, Any, R]) -> R:
@@ -504,18 +444,3 @@ def _stepped(work: Coroutine[Any, Any, R]) -> R:
     except StopIteration as ended:
         return ended.value
     raise AssertionError("it suspended")
-
-
-def is_limited(message: Message) -> bool:
-    """Tell whether handling needs the store even of an inline message."""
-    return message.__spec__.rate is not None or bool(message.__spec__.budget)
-
-
-def result_as(returns: Any, command: Command, result: Any) -> Any:
-    """Return a result as what was asked for; raises `InvalidMessage` if it is something else."""
-    if returns is Any:
-        return result
-    try:
-        return msgspec.json.decode(encode_result(result), type=returns)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise InvalidMessage(f"the result of {command.__spec__.name}", {"$": str(error)}) from None

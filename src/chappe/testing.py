@@ -186,13 +186,13 @@ class Trial:
         self._path = folder / "chappe.db"
         self._serve()
         self._worker = Portal()
-        before = app.setting
+        before = app.connections.setting
         exits.enter_context(app.registry.lasting())
         exits.callback(self._put_back, before, app.bus.clock)
         app.bus.clock = lambda: self._clock
         exits.callback(self._close)
         exits.callback(app.close)
-        app.setting = Setting(
+        app.connections.setting = Setting(
             Settings(broker=f"sqlite:///{self._path}", large_body=32 * 1024 * 1024), may_own_file=False, handle=self._handle
         )
         app.bus.set_threads(self._concurrency)
@@ -224,7 +224,7 @@ class Trial:
         await self.app.aclose()
 
     def _put_back(self, before: Setting, clock: Callable[[], float]) -> None:
-        self.app.setting, self.app.bus.clock = before, clock
+        self.app.connections.setting, self.app.bus.clock = before, clock
         self.app.providers.put_nothing()
         self.app.bus.set_threads()
 

@@ -76,7 +76,7 @@ async def test_what_supervisors_tell_of_pools_times_and_hosts_is_there_at_every_
     }  # fmt: skip
     pressure = {"cpu": 81.5, "stalled": 0.25, "probe": None, "limit": 9, "slots": 20, "slow": None}
     told = {"host": "mill", "pools": {"push": pool}, "pressure": pressure, "times": times}
-    setting = Setting(role="supervisor", engine=shop.app.setting.engine)
+    setting = Setting(role="supervisor", engine=shop.app.connections.setting.engine)
     supervisor = connect(shop.app.settings, setting, {})
     await supervisor.store.tell(told)
     await shop.client.post("/commands/invite", json={"address": "a"})

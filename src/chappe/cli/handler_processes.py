@@ -37,7 +37,7 @@ def handler(ctx: click.Context) -> None:
 
 
 def _run(app: App, parent: int) -> int:
-    app.setting = replace(app.setting, role="client")
+    app.connections.setting = replace(app.connections.setting, role="client")
     setproctitle.setproctitle("chappe handler")
     run(serve(app, parent))
     return 0

@@ -93,6 +93,16 @@ class NoResult:
         self.why = why
 
 
+def result_as(returns: Any, name: str, result: Any) -> Any:
+    """Return the result of a message as what was asked for; raises `InvalidMessage` if it is something else."""
+    if returns is Any:
+        return result
+    try:
+        return msgspec.json.decode(encode_result(result), type=returns)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidMessage(f"the result of {name}", {"$": str(error)}) from None
+
+
 def result_of(value: Any) -> tuple[bytes | None, str | None]:
     """Return the JSON of what a handler returned, or why there is none: what is done stays done."""
     if value is None:
