@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from chappe.messages.codec import encode_json
-from chappe.settings import TOKEN_VARIABLE
+from chappe.settings import without_token
 
 log = logging.getLogger("chappe.alerts")
 
@@ -27,7 +27,7 @@ async def alert(command: str | None, text: str) -> None:
     """Run the command with the text as its last argument and in `CHAPPE_ALERT`; what goes wrong with it is logged."""
     if not command:
         return
-    environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE} | {"CHAPPE_ALERT": text}
+    environment = without_token(os.environ) | {"CHAPPE_ALERT": text}
     try:
         process = await asyncio.create_subprocess_exec(
             *shlex.split(command), text, stdin=subprocess.DEVNULL, env=environment, start_new_session=True

@@ -26,21 +26,35 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Lifeline:
-    """The pipe to the supervisor, if there is one: it hears when this process can work, and then that it lives."""
+    """The pipes to and from the supervisor, if there is one: it hears when this process can work and that it lives, and is heard."""
 
-    def __init__(self) -> None:
-        """Take the pipe over from the environment, so that no child of ours inherits it by name."""
+    def __init__(self, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> None:
+        """Take the pipes over from the environment, so that no child of ours inherits them by name.
+
+        When the supervisor dies, this process is ended in order, and by force when that takes longer than its grace; it goes on for up to
+        `delay` seconds until it is `over` for those that need it.
+        """
+        self.on_told: Callable[[str], None] = lambda _: None  # what the supervisor says, in a thread of its own
+        parent = os.environ.pop(PARENT_VARIABLE, None)
+        if parent is not None:
+            threading.Thread(target=self._hear, args=(int(parent), grace, delay, over), name="chappe-parent", daemon=True).start()
         handle = os.environ.pop(READY_VARIABLE, None)
         self._handle = None if handle is None else int(handle)
         self._ready = False
         if self._handle is not None:
             os.set_blocking(self._handle, False)
             os.set_inheritable(self._handle, False)
-        self.on_told: Callable[[str], None] = lambda _: None  # what the supervisor says, in a thread of its own
 
-    def hear(self, what: str) -> None:
-        """Take what the supervisor says."""
-        self.on_told(what)
+    def _hear(self, handle: int, grace: float, delay: float, over: Callable[[], bool]) -> None:
+        with open(handle, "rb") as said:
+            for line in said:
+                self.on_told(line.decode().strip())
+        deadline = time.monotonic() + delay
+        while time.monotonic() < deadline and not over():
+            time.sleep(_LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace + _LAST_GRACE)
+        end_now(70)
 
     def ready(self, table: Path | None = None) -> None:
         """Say that this process can work, and where a worker notes what it runs."""
@@ -89,27 +103,3 @@ def memory_of(pid: int | None) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def end_with_parent(
-    grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True, hear: Callable[[str], None] = lambda _: None
-) -> None:
-    """End this process in order when the supervisor dies, and by force when that takes longer than its grace.
-
-    It goes on for up to `delay` seconds until it is `over` for those that need it. `hear` takes what the supervisor says meanwhile.
-    """
-    handle = os.environ.pop(PARENT_VARIABLE, None)
-    if handle is not None:
-        threading.Thread(target=_watch, args=(int(handle), grace, delay, over, hear), name="chappe-parent", daemon=True).start()
-
-
-def _watch(handle: int, grace: float, delay: float, over: Callable[[], bool], hear: Callable[[str], None]) -> None:
-    with open(handle, "rb") as said:
-        for line in said:
-            hear(line.decode().strip())
-    deadline = time.monotonic() + delay
-    while time.monotonic() < deadline and not over():
-        time.sleep(_LOOK)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace + _LAST_GRACE)
-    end_now(70)

@@ -8,8 +8,8 @@ is delayed, still far from being due: nobody else begins it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final
 from uuid import uuid4
 
 from msgspec import Struct
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from chappe.app import App
 from chappe.connection import Connection
-from chappe.engines.contract.broker import Ack, Consumer, Delivery
+from chappe.engines.contract.broker import Ack
 from chappe.engines.contract.fleet import QueueStatus
 from chappe.engines.contract.letters import Exported
 from chappe.errors import BrokerError, BrokerUnavailable, InvalidSettings, Unconfirmed, Unroutable
@@ -25,7 +25,6 @@ from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import TENANT, Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
 
-R = TypeVar("R")
 Told = Callable[[str], None]
 
 AT_ONCE: Final = 200
@@ -56,27 +55,35 @@ class Mover:
         self._source = source
         self._target = target
         self._soon = soon
+        self._went_at = 0.0  # when something was carried, or there was nothing to carry
 
     async def move(self, queues: Sequence[str] = (), tell: Told = lambda _: None) -> list[Moved]:
         """Carry until nothing waits, runs or is dead in these queues, or in all; returns what was carried.
 
         Raises `BrokerUnavailable` or `Unconfirmed` when one of the engines was away for long: begun again, it goes on.
         """
-        overview = await self._source.store.overview()
+        overview, now = await self._source.store.overview(), asyncio.get_running_loop().time
         found = [q for q in overview.queues if (not queues or q.name in queues) and not q.temporary]
         await self._refuse_the_same()
         await self._declare(overview.exchanges, found)
         moved = {queue.name: Moved(queue.name) for queue in found}
+        self._went_at = now()
         while True:
-            for one in moved.values():
-                await self._dead(one)
-                await self._delayed(one)
-                await self._ready(one)
-            left = [q for q in (await self._source.store.overview()).queues if q.name in moved]
-            waiting = {q.name: q.ready + q.running + q.delayed + q.dead for q in left}
-            if not any(waiting.values()):
-                return list(moved.values())
-            tell(", ".join(f"{name}: {count} left" for name, count in waiting.items() if count))
+            try:
+                for one in moved.values():
+                    await self._dead(one)
+                    await self._delayed(one)
+                    await self._ready(one)
+                left = [q for q in (await self._source.store.overview()).queues if q.name in moved]
+            except (BrokerUnavailable, Unconfirmed):  # what is carried again is there once
+                if now() - self._went_at > _PATIENCE:
+                    raise
+            else:
+                self._went_at = now()
+                waiting = {q.name: q.ready + q.running + q.delayed + q.dead for q in left}
+                if not any(waiting.values()):
+                    return list(moved.values())
+                tell(", ".join(f"{name}: {count} left" for name, count in waiting.items() if count))
             await asyncio.sleep(_PAUSE)
 
     async def _refuse_the_same(self) -> None:
@@ -112,46 +119,37 @@ class Mover:
 
     async def _ready(self, moved: Moved) -> None:
         """Carry what can be lent, in its order."""
+        store = self._source.store
         async with self._source.broker.consume([moved.queue], prefetch=AT_ONCE) as consumer:
-            while deliveries := await _patiently(lambda: consumer.receive(AT_ONCE, _EMPTY)):
-                details = {c.envelope.id: c for c in await self._details(moved.queue)}
-                sent = [_publication(moved.queue, details.get(d.envelope.id) or _plain(d)) for d in deliveries]
-                await self._publish(moved, sent)
-                await _patiently(lambda: _acked(consumer, deliveries))
+            while deliveries := await consumer.receive(AT_ONCE, _EMPTY):
+                details = {one.envelope.id: one for one in await store.export_messages(moved.queue, "running", limit=_LENT)}
+                plain = [Exported(one.tag, one.envelope, one.attempt - 1) for one in deliveries]
+                await self._publish(moved, [details.get(one.envelope.id, one) for one in plain])
+                refusals = await consumer.settle([Ack(one.tag) for one in deliveries if consumer.holds(one.tag)])
+                if wrong := [refusal for refusal in refusals if refusal.why != "stale"]:
+                    raise BrokerError(f"the old engine does not end what was carried: {wrong[0].text}")
                 moved.ready += len(deliveries)
-
-    async def _details(self, queue: str) -> list[Exported]:
-        return await _patiently(lambda: self._source.store.export_messages(queue, "running", limit=_LENT))
 
     async def _delayed(self, moved: Moved) -> None:
         """Carry what is not due soon; the rest is carried when it is ready."""
         store = self._source.store
-        while found := await _patiently(lambda: store.export_messages(moved.queue, "delayed", later=self._soon, limit=AT_ONCE)):
-            await self._publish(moved, [_publication(moved.queue, one) for one in found])
-            gone = await _patiently(lambda: store.delete_delayed(moved.queue, [one.place for one in found]))
-            moved.delayed += len(gone)
+        while found := await store.export_messages(moved.queue, "delayed", later=self._soon, limit=AT_ONCE):
+            await self._publish(moved, found)
+            moved.delayed += len(await store.delete_delayed(moved.queue, [one.place for one in found]))
 
     async def _dead(self, moved: Moved) -> None:
         """Carry dead letters with their reasons and histories."""
         source, target = self._source.store, (await self._target.connection()).store
-        while found := await _patiently(lambda: source.export_messages(moved.queue, "dead", limit=AT_ONCE)):
-            await _patiently(lambda: target.import_letters(moved.queue, found))
-            await _patiently(lambda: source.discard_letters([one.place for one in found]))
+        while found := await source.export_messages(moved.queue, "dead", limit=AT_ONCE):
+            await target.import_letters(moved.queue, found)
+            await source.discard_letters([one.place for one in found])
             moved.dead += len(found)
+            self._went_at = asyncio.get_running_loop().time()
 
-    async def _publish(self, moved: Moved, publications: Sequence[Publication]) -> None:
-        receipts = await _patiently(lambda: self._target.publish_all(publications))
+    async def _publish(self, moved: Moved, found: Sequence[Exported]) -> None:
+        receipts = await self._target.publish_all([_publication(moved.queue, one) for one in found])
         moved.known += sum(1 for receipt in receipts if receipt.outcome != "stored")
-
-
-async def _acked(consumer: Consumer, deliveries: Sequence[Delivery]) -> None:
-    refusals = await consumer.settle([Ack(delivery.tag) for delivery in deliveries if consumer.holds(delivery.tag)])
-    if wrong := [refusal for refusal in refusals if refusal.why != "stale"]:
-        raise BrokerError(f"the old engine does not end what was carried: {wrong[0].text}")
-
-
-def _plain(delivery: Delivery) -> Exported:
-    return Exported(delivery.tag, delivery.envelope, delivery.attempt - 1)
+        self._went_at = asyncio.get_running_loop().time()
 
 
 def _publication(queue: str, one: Exported) -> Publication:
@@ -170,16 +168,3 @@ def _publication(queue: str, one: Exported) -> Publication:
         tenant=envelope.headers.get(TENANT),
     )  # fmt: skip
     return Publication(envelope, queue, "", one.priority, one.delay or 0.0, options)
-
-
-async def _patiently(do: Callable[[], Awaitable[R]]) -> R:
-    """Do something that may be said again, for as long as one of the engines is away only shortly."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _PATIENCE
-    while True:
-        try:
-            return await do()
-        except (BrokerUnavailable, Unconfirmed):
-            if loop.time() > until:
-                raise
-            await asyncio.sleep(_PAUSE)

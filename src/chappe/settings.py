@@ -329,6 +329,11 @@ def _state_home() -> Path:
     return named if named.is_absolute() else Path(tempfile.gettempdir())
 
 
+def without_token(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that has no use for the token: all but the gateway's."""
+    return {name: value for name, value in environment.items() if name != TOKEN_VARIABLE}
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host name or address is this machine only."""
     if host == "localhost":

@@ -16,30 +16,7 @@ from chappe.cli.monitoring import DEFAULTS, dashboard_of, rules_of
 from chappe.errors import InvalidSettings
 from chappe.settings import Settings
 
-_UNIT: Final = """\
-[Unit]
-Description=Chappe for {name}
-Wants=network-online.target
-After=network-online.target
-
-[Service]
-Type=exec
-User={user}
-WorkingDirectory={folder}
-ExecStart={command}
-ExecReload=/bin/kill -HUP $MAINPID
-EnvironmentFile=-/etc/{name}.env
-{state}KillMode=mixed
-TimeoutStopSec={patience}
-Restart=always
-RestartSec=1
-LimitNOFILE=65536
-NoNewPrivileges=yes
-PrivateTmp=yes
-
-[Install]
-WantedBy=multi-user.target
-"""
+_UNIT: Final = Path(__file__).parent / "systemd.service"
 _AFTER_GRACE: Final = 15.0  # seconds: the engine ends last, and each process is killed five seconds after its grace
 
 
@@ -90,7 +67,7 @@ def unit(settings: Settings, command: list[str], name: str, user: str, folder: P
         raise InvalidSettings("a folder with a line break in its name cannot be written in a unit of systemd")
     said = " ".join(_quoted(part) for part in [*command, "run"])
     state = "" if settings.is_file or settings.state_dir else f"StateDirectory={name}\n"
-    return _UNIT.format(
+    return _UNIT.read_text().format(
         name=name, user=user, folder=_escaped(str(folder)), command=said, state=state, patience=f"{settings.grace + _AFTER_GRACE:g}"
     )
 

@@ -22,18 +22,7 @@ from chappe.cli.loading import find_app, hold, settings_of
 from chappe.cli.logs import set_up
 from chappe.lifetime import PARENT_VARIABLE, settle_down
 from chappe.output import end_now
-from chappe.supervisor.launcher import (
-    CONTROL_VARIABLE,
-    LARGEST,
-    MOST_HANDLES,
-    Ended,
-    Failed,
-    Loaded,
-    Start,
-    Started,
-    decode_start,
-    encode,
-)
+from chappe.supervisor.launcher import CONTROL_VARIABLE, LARGEST, MOST_HANDLES, Ended, Loaded, Start, Started, decode_start, encode
 
 
 @click.command(hidden=True)
@@ -91,11 +80,11 @@ def serve(control: socket.socket, run: Callable[[tuple[str, ...]], int], divide:
                 if not frame:
                     return
                 asked = decode_start(frame)
+                pid, fault = -1, ""
                 try:
                     pid = os.fork()
                 except OSError as error:
-                    control.send(encode(Failed(asked.serial, str(error))))
-                    pid = -1
+                    fault = str(error)
                 if pid == 0:
                     selector.close()
                     for handle in (wake_read, wake_write):
@@ -104,8 +93,7 @@ def serve(control: socket.socket, run: Callable[[tuple[str, ...]], int], divide:
                     _become(asked, handles, run, divide)
                 for handle in handles:
                     os.close(handle)
-                if pid > 0:
-                    control.send(encode(Started(asked.serial, pid)))
+                control.send(encode(Started(asked.serial, max(0, pid), fault)))
 
 
 def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], int], divide: Callable[[], None]) -> None:

@@ -5,37 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from chappe.settings import Alert
 
 _STATES: Final = "chappe_queue_messages{{queue=~{queue},state={state}}}"
+_DASHBOARD: Final = Path(__file__).parent / "grafana.json"
 DEFAULTS: Final = {"waiting": Alert(age=300.0), "dead": Alert(dead=0), "crashing": Alert(crash_loop=True)}
-
-
-def _rate(what: str) -> str:
-    return f"rate({what}[$__rate_interval])"
-
-
-def _slowest(what: str, by: str) -> str:
-    return f"histogram_quantile(0.95, sum by (le, {by}) ({_rate(what)}))"
-
-
-_CHOSEN: Final = 'queue=~"$queue"'
-_PANELS: Final = (
-    ("Ready", "short", f'sum by (queue) (chappe_queue_messages{{state="ready",{_CHOSEN}}})', "{{queue}}"),
-    ("Age of the oldest", "s", f"chappe_queue_oldest_seconds{{{_CHOSEN}}}", "{{queue}}"),
-    ("Published", "cps", _rate(f'chappe_messages_total{{outcome="published",{_CHOSEN}}}'), "{{queue}}"),
-    ("Done", "cps", _rate(f'chappe_messages_total{{outcome="done",{_CHOSEN}}}'), "{{queue}}"),
-    ("Failed attempts", "cps", _rate(f'chappe_messages_total{{outcome=~"retried|died",{_CHOSEN}}}'), "{{queue}} {{outcome}}"),
-    ("Dead letters", "short", f'chappe_queue_messages{{state="dead",{_CHOSEN}}}', "{{queue}}"),
-    ("Waiting, 95 of 100", "s", _slowest(f"chappe_message_waiting_seconds_bucket{{{_CHOSEN}}}", "queue"), "{{queue}}"),
-    ("Running, 95 of 100", "s", _slowest(f"chappe_message_running_seconds_bucket{{{_CHOSEN}}}", "queue"), "{{queue}}"),
-    ("Processes", "short", "sum by (pool, state) (chappe_pool_processes)", "{{pool}} {{state}}"),
-    ("Memory", "bytes", "sum by (host, pool) (chappe_pool_memory_bytes)", "{{host}} {{pool}}"),
-    ("Requests", "reqps", f"sum by (route, status) ({_rate('chappe_http_requests_total')})", "{{route}} {{status}}"),
-    ("Requests, 95 of 100", "s", _slowest("chappe_http_request_seconds_bucket", "route"), "{{route}}"),
-)
 
 
 def rules_of(name: str, alerts: Mapping[str, Alert]) -> str:
@@ -77,24 +54,4 @@ def _expressions(alert: Alert) -> Iterator[tuple[str, str, float, str]]:
 
 def dashboard_of(name: str) -> dict[str, Any]:
     """Return a dashboard of Grafana."""
-    source = {"type": "prometheus", "uid": "${datasource}"}
-    panels: list[dict[str, Any]] = [
-        {
-            "id": number, "type": "timeseries", "title": title, "datasource": source,
-            "gridPos": {"h": 8, "w": 12, "x": 12 * ((number - 1) % 2), "y": 8 * ((number - 1) // 2)},
-            "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
-            "targets": [{"refId": "A", "datasource": source, "expr": expression, "legendFormat": legend}],
-        }
-        for number, (title, unit, expression, legend) in enumerate(_PANELS, 1)
-    ]  # fmt: skip
-    variables = [
-        {"name": "datasource", "type": "datasource", "query": "prometheus"},
-        {
-            "name": "queue", "type": "query", "datasource": source, "query": "label_values(chappe_queue_messages, queue)",
-            "includeAll": True, "multi": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"}, "refresh": 2,
-        },
-    ]  # fmt: skip
-    return {
-        "title": f"Chappe: {name}", "uid": None, "schemaVersion": 39, "refresh": "10s", "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": variables}, "panels": panels,
-    }  # fmt: skip
+    return json.loads(_DASHBOARD.read_bytes()) | {"title": f"Chappe: {name}"}

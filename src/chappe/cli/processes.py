@@ -35,7 +35,7 @@ from chappe.engines.file.owner import Ownership
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.errors import AlreadyOwned, ChappeError, InvalidSettings
-from chappe.lifetime import Lifeline, end_with_parent
+from chappe.lifetime import Lifeline
 from chappe.settings import CONCURRENCY, TOKEN_VARIABLE, Settings, place_of
 from chappe.supervisor.launcher import LISTEN_VARIABLE
 from chappe.supervisor.listening import bound
@@ -54,9 +54,7 @@ def _start(settings: Settings, role: str, grace: float, *, delay: float = 0.0, o
     os.environ.pop(TOKEN_VARIABLE, None)  # it was read: handlers, and what they start, do not inherit it
     set_up(settings, role)
     setproctitle.setproctitle(f"chappe {role}")
-    line = Lifeline()
-    end_with_parent(grace, delay=delay, over=over, hear=line.hear)
-    return line
+    return Lifeline(grace, delay=delay, over=over)
 
 
 @click.command()

@@ -43,17 +43,11 @@ class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
 
 
 class Started(msgspec.Struct, array_like=True, tag="started"):
-    """Answers `Start`."""
+    """Answers `Start`, also one that was not possible, which has no process."""
 
     serial: int
-    pid: int
-
-
-class Failed(msgspec.Struct, array_like=True, tag="failed"):
-    """Answers a `Start` that was not possible."""
-
-    serial: int
-    why: str
+    pid: int = 0
+    fault: str = ""
 
 
 class Ended(msgspec.Struct, array_like=True, tag="ended"):
@@ -63,7 +57,7 @@ class Ended(msgspec.Struct, array_like=True, tag="ended"):
     code: int
 
 
-_decode: Final = msgspec.msgpack.Decoder(Loaded | Started | Failed | Ended).decode
+_decode: Final = msgspec.msgpack.Decoder(Loaded | Started | Ended).decode
 decode_start: Final = msgspec.msgpack.Decoder(Start).decode
 encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -177,13 +171,12 @@ class ForkLauncher:
         match frame:
             case Loaded(kept):
                 self.loaded.set_result(kept)
-            case Started(serial, pid):
-                forked = self._running[pid] = _Forked(pid, self._loop)
-                if (future := self._starting.get(serial)) is not None and not future.done():
-                    future.set_result(forked)
-            case Failed(serial, why):
-                if (future := self._starting.get(serial)) is not None and not future.done():
-                    future.set_exception(OSError(why))
+            case Started(serial, pid, fault):
+                future = self._starting.get(serial)
+                if pid:
+                    self._running[pid] = _Forked(pid, self._loop)
+                if future is not None and not future.done():
+                    future.set_exception(OSError(fault)) if fault else future.set_result(self._running[pid])
             case Ended(pid, code):
                 if (forked := self._running.pop(pid, None)) is not None:  # else a process of the application's own
                     forked.end(code)

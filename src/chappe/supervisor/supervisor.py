@@ -6,6 +6,7 @@ It holds no user code: it has processes started by a launcher, and signals only 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -19,10 +20,9 @@ from chappe.alerting import alert
 from chappe.engines.file.owner import Ownership
 from chappe.engines.file.private_files import write_private
 from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
-from chappe.settings import TOKEN_VARIABLE, Settings
+from chappe.settings import TOKEN_VARIABLE, Settings, without_token
 from chappe.supervisor.backoff import CONFIGURATION, crashes_after, is_fatal
 from chappe.supervisor.child import Child
-from chappe.supervisor.environment import environment_for
 from chappe.supervisor.following import Following
 from chappe.supervisor.launcher import LISTEN_VARIABLE, ExecLauncher
 from chappe.supervisor.listening import listen
@@ -63,7 +63,7 @@ class Supervisor:
         self._gateway = gateway
         self._scheduler = scheduler
         self._status = status
-        self._environment = environment_for("engine", os.environ)
+        self._environment = without_token(os.environ)
         self._exec = ExecLauncher(self._environment)
         self._release = Release(settings, self._environment)
         self._engine = Child(ENGINE) if settings.is_file else None
@@ -102,7 +102,7 @@ class Supervisor:
             if self._gateway:
                 self._listener = await listen(settings.host, settings.port, self._stopping)
             if self._engine is not None:
-                self._keep(self._engine)
+                self._spawn(self._run(self._engine))
             opening = asyncio.create_task(self._open(self._release))
             if self._engine is not None:
                 await self._until_ready(self._engine, _ENGINE_READY)
@@ -127,15 +127,8 @@ class Supervisor:
 
     async def _open(self, release: Release) -> None:
         """Have the application imported, unless we are asked to end meanwhile."""
-        opening, stopping = asyncio.create_task(release.open()), asyncio.create_task(self._stopping.wait())
-        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not opening.done():
-            opening.cancel()
         try:
-            await opening
-        except asyncio.CancelledError:
-            return
+            await self._unless_stopping(release.open())
         except (ChildFailed, OSError) as error:
             self._failure = error if isinstance(error, ChildFailed) else ChildFailed(f"the application cannot be started: {error}")
             self._stopping.set()
@@ -163,13 +156,20 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def _until_ready(self, child: Child, seconds: float) -> None:
-        ready = asyncio.create_task(child.ready.wait())
-        stop = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait((ready, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for task in (ready, stop):
-            task.cancel()
+        await self._unless_stopping(child.ready.wait(), seconds)
         if not child.ready.is_set() and not self._stopping.is_set():
             log.warning("%s is not ready after %g s", child.spec.name, seconds)
+
+    async def _unless_stopping(self, work: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
+        """Wait for something, for some seconds at most and until we are asked to end, and cancel it then. Raises what it raises."""
+        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((working, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            working.cancel()
+            stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
 
     # --- keeping
 
@@ -181,7 +181,7 @@ class Supervisor:
             if before.spec.name == spec.name:
                 child.starts, child.planned_ends = before.starts, before.planned_ends
         self._children.append(child)
-        self._keep(child)
+        self._spawn(self._run(child))
         return child
 
     async def fit(self) -> None:
@@ -201,16 +201,12 @@ class Supervisor:
         child.retired = True
         await child.stop()
 
-    def _keep(self, child: Child) -> None:
-        self._spawn(self._run(child))
-
     async def _run(self, child: Child) -> None:
         """Start a process again each time it ends, whatever happens."""
         release = child.release
         while not self._stopping.is_set() and not child.retired:
-            wait = child.pause()
-            if wait:
-                await self._pause(wait)
+            if wait := child.pause():
+                await self._unless_stopping(asyncio.sleep(wait))
                 if self._stopping.is_set() or child.retired:
                     break
             launcher = self._exec if release is None else release.launcher
@@ -299,13 +295,8 @@ class Supervisor:
                     child.signal(signal.SIGKILL)
                 limit = child.spec.memory_limit
                 if limit is not None and (memory := child.memory()) > limit:
-                    log.error(
-                        "%s (%d) holds %d MiB, more than its memory_limit of %d, and is killed",
-                        child.spec.name,
-                        child.pid or 0,
-                        memory,
-                        limit,
-                    )
+                    what = f"{child.spec.name} ({child.pid or 0}) holds {memory} MiB"
+                    log.error("%s, more than its memory_limit of %d, and is killed", what, limit)
                     child.signal(signal.SIGKILL)
                 if child.spec.is_for_suspects and not child.retired:
                     self._retire_if_unneeded(child, now)
@@ -318,12 +309,6 @@ class Supervisor:
         elif now - self._deaths.get(pool, 0.0) > _QUIET:
             self._spawn(self.retire(child))
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
-
     # --- a new release
 
     async def _reload(self) -> None:
@@ -332,15 +317,12 @@ class Supervisor:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
-                await self._take_into_use()
+                async with self._changing:
+                    await self._replace_release()
             except (ChappeError, OSError) as error:
                 log.error("the reload is refused, nothing was changed: %s", error)
             except Exception:  # the next reload must be heard, whatever went wrong with this one
                 log.exception("the reload failed")
-
-    async def _take_into_use(self) -> None:
-        async with self._changing:
-            await self._replace_release()
 
     async def _replace_release(self) -> None:
         settings = self._load()
