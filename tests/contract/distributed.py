@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import psycopg
+from pika import spec
 
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.store import PostgresStore
@@ -185,7 +186,7 @@ class DistributedEngine(EngineUnderTest):
                 if exchanges:  # else nothing can have been archived
                     await _delete_stream(link)
                 for name in exchanges:
-                    await link._declare("delete", lambda channel, answer, name=name: channel.exchange_delete(name, callback=answer))
+                    await link._declare("delete", spec.Exchange.Delete(exchange=name))
             finally:
                 await link.close()
             await tables.empty(connection)

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pika import BasicProperties
+from pika import BasicProperties, spec
 
 from chappe.engines.contract.broker import Ack, Depth
 from chappe.engines.postgres.broker import PostgresBroker
@@ -194,7 +194,7 @@ async def test_a_temporary_queue_hears_again_after_another_program_deleted_and_m
                 return bool(deliveries)
 
             await auntil(hears, "it to hear")
-            await link._declare("delete it", lambda channel, answer: channel.exchange_delete(theirs.name, callback=answer))
+            await link._declare("delete it", spec.Exchange.Delete(exchange=theirs.name))
             await link.exchange(theirs.name, theirs.kind, durable=False)
             await auntil(hears, "it to hear again")
     finally:

@@ -47,9 +47,14 @@ async def fill(link: Link, queue: str, *texts: str) -> None:
 
 async def take(link: Link, queue: str, count: int, *, prefetch: int = 100) -> list[Message]:
     came: list[Message] = []
-    await link.consume(queue, came.append, prefetch=prefetch, on_cancelled=never)
+    await link.channel.consume(queue, came.append, prefetch=prefetch, on_cancelled=never)
     await auntil(lambda: len(came) >= count, f"{count} messages")
     return came
+
+
+async def lent(link: Link, queue: str, on_message: Callable[[Message], None]) -> None:
+    """Consume over a channel of its own, as those do who receive."""
+    await (await link.lending(lambda: None)).consume(queue, on_message, prefetch=1, on_cancelled=never)
 
 
 async def holds(link: Link, queue: str, ready: int) -> None:
@@ -239,7 +244,7 @@ async def test_a_queue_without_a_name_is_given_one_and_ends_with_the_link(connec
 
 async def test_what_is_refused_ends_neither_the_link_nor_what_travels_on_it(link: Link, queue: str) -> None:
     came: list[Message] = []
-    await link.consume(queue, came.append, prefetch=100, on_cancelled=never)
+    await link.channel.consume(queue, came.append, prefetch=100, on_cancelled=never)
     futures: list[asyncio.Future[None]] = []
     for kind, refused in (
         (NotFound, lambda: link.queue("missing", passive=True)),
@@ -248,7 +253,7 @@ async def test_what_is_refused_ends_neither_the_link_nor_what_travels_on_it(link
         (NotFound, lambda: link.exchange("missing", "topic", passive=True)),
         (NotFound, lambda: link.bind(queue, "missing", "x")),
         (NotFound, lambda: link.purge("missing")),
-        (NotFound, lambda: link.consume("missing", came.append, prefetch=1, on_cancelled=never)),
+        (NotFound, lambda: lent(link, "missing", came.append)),
         (BrokerError, lambda: link.exchange("amq.mine", "topic")),
         (BrokerError, lambda: link.queue("x" * 256)),
         (BrokerError, lambda: link.queue("q", arguments={"pika cannot say": 1.5})),
@@ -287,7 +292,7 @@ async def test_the_answer_to_a_declaration_that_was_given_up_is_not_taken_for_th
         cancelled = asyncio.create_task(link.queue("missing", passive=True))
         await asyncio.sleep(0.1)
         cancelled.cancel()
-    link._questions._deadline = 60.0
+    link.deadline = 60.0
     assert (await link.queue(uuid4().hex, exclusive=True))[1:] == (0, 0)
     with pytest.raises(asyncio.CancelledError):
         await cancelled
@@ -376,10 +381,10 @@ async def test_messages_are_lent_in_order_with_all_that_was_said_about_them(link
 async def test_no_more_than_the_prefetch_is_lent_and_an_ack_makes_room(link: Link, queue: str) -> None:
     await fill(link, queue, *"abcdef")
     came = await take(link, queue, 2, prefetch=2)
-    await link.sync()
+    await link.channel.sync()
     await asyncio.sleep(0.1)
     assert [m.body for m in came] == [b"a", b"b"]
-    link.ack(came[-1].tag, multiple=True)
+    link.channel.ack(came[-1].tag, multiple=True)
     await auntil(lambda: len(came) == 4, "the next two")
 
 
@@ -389,7 +394,7 @@ async def test_each_consumer_has_its_own_prefetch(link: Link, queue: str) -> Non
     await fill(link, queue, *"abcdef")
     await fill(link, other, *"abcdef")
     first, second = await take(link, queue, 1, prefetch=1), await take(link, other, 3, prefetch=3)
-    await link.sync()
+    await link.channel.sync()
     await asyncio.sleep(0.1)
     assert (len(first), len(second)) == (1, 3)
 
@@ -400,21 +405,20 @@ async def test_what_was_acked_is_gone_and_what_was_not_comes_again_marked_when_t
     await fill(link, queue, *"abc")
     other = await connect()
     came = await take(other, queue, 3)
-    other.ack(came[0].tag)
-    await other.sync()
+    other.channel.ack(came[0].tag)
+    await other.channel.sync()
     other.cut()
     assert await other.ended == "it was cut here"
     again = await take(link, queue, 2)
     assert [(m.body, m.redelivered) for m in again] == [(b"b", True), (b"c", True)]
 
 
-async def test_a_message_that_is_given_back_comes_again_and_one_that_is_refused_does_not(link: Link, queue: str) -> None:
-    await fill(link, queue, "again", "never")
-    came = await take(link, queue, 2)
-    link.nack(came[0].tag)
-    link.nack(came[1].tag, requeue=False)
-    await auntil(lambda: len(came) == 3, "the first again")
-    assert (came[2].body, came[2].redelivered) == (b"again", True)
+async def test_a_message_that_is_given_back_comes_again(link: Link, queue: str) -> None:
+    await fill(link, queue, "again")
+    came = await take(link, queue, 1)
+    link.channel.nack(came[0].tag)
+    await auntil(lambda: len(came) == 2, "it to come again")
+    assert (came[1].body, came[1].redelivered) == (b"again", True)
 
 
 async def test_after_sync_rabbitmq_has_processed_what_was_settled(link: Link, queue: str) -> None:
@@ -422,24 +426,25 @@ async def test_after_sync_rabbitmq_has_processed_what_was_settled(link: Link, qu
     await link.queue(classic)
     for _ in range(20):
         await fill(link, classic, "a")
-        came = await take(link, classic, 1)
-        tags = list(link._consumers)
-        link.ack(came[0].tag)
-        await link.sync()
-        await link.cancel(tags[-1])
+        came: list[Message] = []
+        tag = await link.channel.consume(classic, came.append, prefetch=100, on_cancelled=never)
+        await auntil(lambda came=came: came, "it to come")
+        link.channel.ack(came[0].tag)
+        await link.channel.sync()
+        await link.channel.cancel(tag)
         assert await link.queue(classic, passive=True) == (classic, 0, 0)
 
 
 async def test_a_cancelled_consumer_is_lent_nothing_more_and_can_still_settle(link: Link, queue: str) -> None:
     await fill(link, queue, *"ab")
     came: list[Message] = []
-    tag = await link.consume(queue, came.append, prefetch=10, on_cancelled=never)
+    tag = await link.channel.consume(queue, came.append, prefetch=10, on_cancelled=never)
     await auntil(lambda: len(came) == 2)
-    await link.cancel(tag)
-    await link.cancel(tag)
+    await link.channel.cancel(tag)
+    await link.channel.cancel(tag)
     await fill(link, queue, "c")
-    link.ack(came[0].tag)
-    link.nack(came[1].tag)
+    link.channel.ack(came[0].tag)
+    link.channel.nack(came[1].tag)
     await holds(link, queue, 2)
     assert len(came) == 2
 
@@ -451,36 +456,39 @@ async def test_what_is_on_its_way_to_a_consumer_when_it_is_cancelled_is_lent_and
     came: list[Message] = []
     while len(came) < 3000:
         before = len(came)
-        tag = await link.consume(name, came.append, prefetch=1000, on_cancelled=never)
+        tag = await link.channel.consume(name, came.append, prefetch=1000, on_cancelled=never)
         await auntil(lambda: len(came) > before)
-        await link.cancel(tag)
+        await link.channel.cancel(tag)
         after = len(came)
-        await link.sync()
+        await link.channel.sync()
         assert len(came) == after
-        link.ack(came[-1].tag, multiple=True)
+        link.channel.ack(came[-1].tag, multiple=True)
     assert [int(message.body) for message in came] == list(range(3000))
     assert not any(message.redelivered for message in came)
 
 
 async def test_a_consumer_that_was_given_up_while_it_was_made_does_not_stay(link: Link, queue: str) -> None:
     for turns in range(40):  # at each turn of the loop that it takes, and then some
-        made = asyncio.create_task(link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never))
+        made = asyncio.create_task(link.channel.consume(queue, lambda _: None, prefetch=1, on_cancelled=never))
         for _ in range(turns):
             await asyncio.sleep(0)
         made.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await link.cancel(await made)
-    await link.sync()
-    assert await link.queue(queue, passive=True) == (queue, 0, 0)
-    assert link._channel.consumer_tags == []
+            await link.channel.cancel(await made)
+
+    async def is_left() -> bool:
+        return await link.queue(queue, passive=True) == (queue, 0, 0)
+
+    await auntil(is_left, "all of them to be cancelled")
+    assert link.lends == {}
 
 
 async def test_a_consumer_is_told_when_its_queue_is_deleted(link: Link, queue: str) -> None:
     told: list[str] = []
-    tag = await link.consume(queue, lambda _: None, prefetch=1, on_cancelled=lambda: told.append("gone"))
+    tag = await link.channel.consume(queue, lambda _: None, prefetch=1, on_cancelled=lambda: told.append("gone"))
     await link.delete(queue)
     await auntil(lambda: told == ["gone"], "to be told")
-    await link.cancel(tag)
+    await link.channel.cancel(tag)
     assert not link.ended.done()
 
 
@@ -492,33 +500,23 @@ async def test_an_exception_of_a_callback_is_logged_and_stops_nobody(link: Link,
         if len(came) == 1:
             raise RuntimeError("mine")
 
-    await link.consume(queue, fail_once, prefetch=10, on_cancelled=lambda: 1 / 0)
+    await link.channel.consume(queue, fail_once, prefetch=10, on_cancelled=lambda: 1 / 0)
     await fill(link, queue, *"abc")
     await auntil(lambda: len(came) == 3)
     await link.delete(queue)
     await auntil(lambda: "cancelled" in caplog.text)
     assert [record.levelno for record in caplog.records if record.name == "chappe.rabbitmq"] == [logging.ERROR] * 2
-    await link.sync()
+    await link.channel.sync()
 
 
 async def test_a_settlement_of_what_is_not_lent_ends_the_link_and_says_so(link: Link) -> None:
-    link.ack(7)
+    link.channel.ack(7)
     with pytest.raises(BrokerError, match="unknown delivery tag 7"):
-        await link.sync()
+        await link.channel.sync()
     assert "unknown delivery tag 7" in await link.ended
-    for late in (link.ack, link.nack):
+    for late in (link.channel.ack, link.channel.nack):
         with pytest.raises(BrokerUnavailable, match="unknown delivery tag 7"):
             late(1)
-
-
-async def test_a_second_exclusive_consumer_is_refused_with_the_reason(connect: Opens, link: Link) -> None:
-    name = uuid4().hex
-    await link.queue(name)
-    await link.consume(name, lambda _: None, prefetch=1, exclusive=True, on_cancelled=never)
-    other = await connect()
-    with pytest.raises(BrokerError, match="ACCESS_REFUSED"):
-        await other.consume(name, lambda _: None, prefetch=1, exclusive=True, on_cancelled=never)
-    assert "ACCESS_REFUSED" in await other.ended
 
 
 class Foreign(BasicProperties):
@@ -543,10 +541,11 @@ async def test_a_message_whose_headers_cannot_be_read_is_lent_with_the_reason_an
 
 async def test_when_the_broker_is_killed_everything_that_waits_fails(node: RabbitNode, connect: Opens, queue: str) -> None:
     link = await connect()
-    await link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
+    await link.queue(queue, passive=True)
+    await link.channel.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
     with frozen(node):
         futures = [publish(link, "", queue, b"", KEPT) for _ in range(1000)]
-        asked = [asyncio.create_task(verb) for verb in (link.sync(), link.purge(queue), link.purge(queue))]
+        asked = [asyncio.create_task(verb) for verb in (link.channel.sync(), link.purge(queue), link.purge(queue))]
         await asyncio.sleep(0.05)
         os.kill(node.pid, signal.SIGKILL)
         with killed(node):
@@ -583,9 +582,9 @@ async def test_with_a_frozen_broker_every_verb_ends_within_its_deadline_and_goes
         verbs: list[tuple[type[BrokerError], Callable[[], Awaitable[object]]]] = [
             (Unconfirmed, lambda: link.delete("missing")),
             (BrokerUnavailable, lambda: link.delete("missing")),  # not said before the first was answered
-            (BrokerUnavailable, link.sync),
+            (BrokerUnavailable, link.channel.sync),
             (BrokerUnavailable, lambda: link.queue(queue)),
-            (BrokerUnavailable, lambda: link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)),
+            (BrokerUnavailable, lambda: link.channel.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)),
         ]
 
         async def fails(kind: type[BrokerError], verb: Callable[[], Awaitable[object]]) -> None:
@@ -597,33 +596,24 @@ async def test_with_a_frozen_broker_every_verb_ends_within_its_deadline_and_goes
         assert time.monotonic() - before < 4.0
     await auntil(lambda: link.unconfirmed == 0, "the late confirmations")
     await publish(link, "", queue, b"", KEPT)
-    await link.sync()
+    await link.channel.sync()
     assert not link.ended.done()
 
 
 @pytest.mark.proof
 async def test_a_memory_alarm_is_told_at_once_and_untold(node: RabbitNode, connect: Opens, queue: str) -> None:
     link = await connect(heartbeat=1, deadline=0.5)
-    told: list[str | None] = []
-
-    def tell(reason: str | None) -> None:
-        told.append(reason)
-        raise RuntimeError("mine")
-
-    link.on_blocked = tell
     await asyncio.to_thread(node.control, "set_vm_memory_high_watermark", "0")
     try:
         await publish(link, "", queue, b"", KEPT)  # RabbitMQ blocks with the first that comes, and still takes that
-        await auntil(lambda: told == ["low on memory"], "to be told")
-        assert link.blocked == "low on memory"
+        await auntil(lambda: link.blocked == "low on memory", "to be told")
         with pytest.raises(Unconfirmed):
             await publish(link, "", queue, b"", KEPT)
         await asyncio.sleep(2.6)
         assert not link.ended.done(), "a blocked connection hears heartbeats all the same"
     finally:
         await asyncio.to_thread(node.control, "set_vm_memory_high_watermark", "0.4")
-    await auntil(lambda: told == ["low on memory", None], "to be untold")
-    assert link.blocked is None
+    await auntil(lambda: link.blocked is None, "to be untold")
     await publish(link, "", queue, b"", KEPT)
 
 
@@ -633,7 +623,7 @@ async def test_a_memory_alarm_is_told_at_once_and_untold(node: RabbitNode, conne
 async def test_a_link_that_is_closed_says_so_and_leaves_no_socket(node: RabbitNode, connect: Opens, queue: str) -> None:
     before = len(sockets())
     link = await connect()
-    await link.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
+    await link.channel.consume(queue, lambda _: None, prefetch=1, on_cancelled=never)
     futures = [publish(link, "", queue, b"", KEPT) for _ in range(100)]
     await link.close()
     await link.close()
@@ -641,14 +631,14 @@ async def test_a_link_that_is_closed_says_so_and_leaves_no_socket(node: RabbitNo
     assert set(await outcomes(futures)) <= {"stored", "Unconfirmed"}
     assert len(sockets()) == before
     with pytest.raises(BrokerUnavailable, match="it was closed here"):
-        await link.sync()
+        await link.channel.sync()
 
 
 @pytest.mark.proof
 async def test_closing_takes_a_second_at_most_when_nobody_answers(node: RabbitNode, connect: Opens, queue: str) -> None:
     link = await connect()
     with frozen(node):
-        asked = asyncio.create_task(link.sync())
+        asked = asyncio.create_task(link.channel.sync())
         await asyncio.sleep(0)
         start = time.monotonic()
         await link.close()
@@ -684,7 +674,7 @@ async def test_nothing_is_lent_after_a_cut_even_if_it_has_already_arrived(connec
             other.cut()
 
     with contextlib.suppress(BrokerUnavailable):
-        await other.consume(queue, cut_at_the_third, prefetch=500, on_cancelled=never)
+        await other.channel.consume(queue, cut_at_the_third, prefetch=500, on_cancelled=never)
     await asyncio.wait_for(other._protocol.gone, PATIENCE)
     assert len(came) == 3
     await holds(link, queue, 200)
@@ -698,4 +688,4 @@ async def test_who_gives_up_waiting_for_the_end_does_not_keep_others_from_failin
     link.cut()
     assert await outcomes([future]) == ["Unconfirmed"]
     with pytest.raises(BrokerUnavailable, match="it was cut here"):
-        await link.sync()
+        await link.channel.sync()

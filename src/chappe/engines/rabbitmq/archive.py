@@ -31,7 +31,7 @@ async def read(link: Link, after: int, limit: int, pattern: str, wait: float = 0
     def take(message: Message) -> None:
         nonlocal seen, looked
         number = _number(message)
-        link.ack(message.tag)
+        link.channel.ack(message.tag)
         if number > seen and len(found) < limit:  # a stream gives the whole chunk in which an offset is
             seen, looked = number, looked + 1
             if pattern == "#" or passes("topic", pattern, message.routing_key):
@@ -39,7 +39,7 @@ async def read(link: Link, after: int, limit: int, pattern: str, wait: float = 0
                 found.append(Record(number, published_at(message.properties), message.exchange, message.routing_key, envelope))
         came.set()
 
-    tag = await link.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: after}, on_cancelled=came.set)
+    tag = await link.channel.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: after}, on_cancelled=came.set)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait if end == after else None):
             link.ended.add_done_callback(lambda _: came.set())
@@ -47,7 +47,7 @@ async def read(link: Link, after: int, limit: int, pattern: str, wait: float = 0
                 came.clear()
                 await came.wait()
     if not link.ended.done():
-        await link.cancel(tag)
+        await link.channel.cancel(tag)
     return Page(found, seen, max(end, seen), seen - after - looked)
 
 
@@ -63,14 +63,14 @@ async def _last(link: Link) -> int | None:
 
     def take(message: Message) -> None:
         last.append(_number(message))
-        link.ack(message.tag)
+        link.channel.ack(message.tag)
         came.set()
 
     _, count, _ = await link.queue(ARCHIVE, passive=True)
-    tag = await link.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: "last"}, on_cancelled=came.set)
+    tag = await link.channel.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: "last"}, on_cancelled=came.set)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(None if count else _EMPTY):  # a busy server that is slow to show it has it all the same
             await came.wait()
-    await link.sync()  # the rest of the chunk came before this is answered
-    await link.cancel(tag)
+    await link.channel.sync()  # the rest of the chunk came before this is answered
+    await link.channel.cancel(tag)
     return max(last, default=None)

@@ -234,7 +234,7 @@ class RabbitConsumer:
             try:
                 if link is None or link is not self._subscriptions.link:
                     raise BrokerUnavailable("the connection was lost meanwhile")
-                await link.sync()
+                await link.channel.sync()
             except BrokerUnavailable as error:
                 refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in ended]
         if unsure:

@@ -63,7 +63,6 @@ class Outlet:
             self._lasts = min(_LASTS_AT_MOST, 2 * self._lasts) if again else _LASTS
             self._opened = now
             link = self._link = await Link.open(self._address, name=self._name, deadline=self._deadline, until=until)
-            link.on_blocked = _say_blocked
             return link
         finally:
             self._opening.release()
@@ -130,7 +129,7 @@ class Outlet:
         heard = link.heard
         try:
             async with asyncio.timeout(_DOUBT * self._deadline):
-                await link.sync()
+                await link.channel.sync()
         except (TimeoutError, BrokerError) as error:
             if link.blocked is None and not link.ended.done() and link.heard == heard:
                 log.warning(
@@ -149,10 +148,3 @@ class Outlet:
         """Say goodbye."""
         await self._tasks.close()
         await asyncio.gather(*(link.close() for link in {*self._retired, self._link} if link is not None))
-
-
-def _say_blocked(reason: str | None) -> None:
-    if reason is None:
-        log.warning("RabbitMQ takes messages again")
-    else:
-        log.warning("RabbitMQ takes no messages now: %s", reason)

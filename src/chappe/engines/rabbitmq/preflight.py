@@ -73,13 +73,13 @@ async def _use(link: Link, deadline: float) -> None:
     name, came = f"chappe.doctor.{uuid4().hex}", asyncio.Event()
     await link.queue(name, durable=False, exclusive=True, auto_delete=True)
     raise_if_refused(await link.publish([Outgoing("", name, b"", BasicProperties(delivery_mode=1))]))
-    tag = await link.consume(name, lambda _: came.set(), prefetch=1, on_cancelled=came.set)
+    tag = await link.channel.consume(name, lambda _: came.set(), prefetch=1, on_cancelled=came.set)
     try:
         async with asyncio.timeout(deadline):
             await came.wait()
     except TimeoutError:
         raise BrokerError("what was confirmed is not delivered") from None
-    await link.cancel(tag)
+    await link.channel.cancel(tag)
     await link.delete(name)
 
 

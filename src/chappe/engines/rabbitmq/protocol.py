@@ -1,9 +1,8 @@
-"""pika's AMQP on asyncio's own transports.
+"""AMQP's frames on asyncio's own transports, read and written by pika's codecs.
 
-pika's asyncio adapter polls the socket by itself: it sends each frame of a message with a system call of its own, reads 4 KiB at
-a time, and trips over its assertions when an opening is given up during the handshake. What is overridden here are the methods
-that pika leaves to its adapters, and how it reads a frame. What comes by thousands, deliveries and confirmations, does not pass
-through pika: it decodes each into a dozen objects.
+pika's connections poll the socket by themselves: they send each frame of a message with a system call of its own, read 4 KiB at
+a time, and trip over their assertions when an opening is given up during the handshake. What comes by thousands, deliveries and
+confirmations, does not pass through pika's codecs: they decode each into a dozen objects.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
-from pika import ConnectionParameters, frame, spec
-from pika.channel import Channel
-from pika.connection import Connection
-from pika.exceptions import AMQPConnectionError, AMQPHeartbeatTimeout, StreamLostError
+from pika import frame, spec
 
 from chappe.engines.rabbitmq.reading import Message, NotRead, complete, confirmation, delivery, is_delivery
 
@@ -33,96 +29,95 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _HEADER: Final = struct.Struct(">BHIHHQ")  # the frame's type, channel and size; then the class, a weight and the size of the body
 
 
-if TYPE_CHECKING:
+class Heard(NamedTuple):
+    """A method that RabbitMQ said, and the content that came with it, if any."""
 
-    class _Pika(Connection):
-        """What pika has for its adapters, and typeshed's stubs leave out."""
-
-        bytes_received: int
-        _error: Exception | None
-        _frame_buffer: bytes
-
-        def _on_stream_connected(self) -> None: ...
-        def _on_stream_terminated(self, error: Exception | None) -> None: ...
-        def _terminate_stream(self, error: Exception | None) -> None: ...
-        def _on_data_available(self, data_in: bytes) -> None: ...
-
-    class _PikaChannel(Channel):
-        """The same of a channel."""
-
-        _consumers: dict[str, Callable[[Channel, spec.Basic.Deliver, spec.BasicProperties, bytes], object]]
-
-        def _on_deliver(self, method_frame: Any, header_frame: frame.Header, body: bytes) -> None: ...
-
-else:
-    _Pika = Connection
-    _PikaChannel = Channel
+    channel: int
+    method: Any
+    properties: Any = None
+    body: bytes = b""
 
 
-class _Lending(_PikaChannel):
-    """A channel that lends to a consumer until it is cancelled; pika rejects what is on its way, and RabbitMQ counts that as a delivery."""
+class _Content:
+    """A method whose content has not come as a whole."""
 
-    def _on_deliver(self, method_frame: Any, header_frame: frame.Header, body: bytes) -> None:
-        lend = self._consumers.get(method_frame.method.consumer_tag)
-        if lend is not None:
-            lend(self, method_frame.method, header_frame.properties, body)
-        else:
-            super()._on_deliver(method_frame, header_frame, body)
+    def __init__(self, method: Any) -> None:
+        self.method = method
+        self.header: frame.Header | None = None
+        self.body = bytearray()
 
 
-class Protocol(_Pika, asyncio.Protocol):
-    """One connection: pika says what is sent, asyncio carries it. `on_open` is called at most once, `on_end` once."""
+class Protocol(asyncio.Protocol):
+    """One connection: `on_heard` is told what is neither lent nor confirmed, `on_end` once why it is no more."""
 
-    def __init__(self, parameters: ConnectionParameters, on_open: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
+    def __init__(self, on_heard: Callable[[Heard], None], on_end: Callable[[str], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stream: asyncio.Transport | None = None
         self.lends: dict[str, Callable[[Message], None]] = {}  # by the consumer's tag
-        self.on_confirmed: Callable[[int, bool], None] | None = None
+        self.on_confirmed: Callable[[int, bool], None] = lambda _, __: None
+        self.received = 0  # bytes
         self._rest = b""
+        self._contents: dict[int, _Content] = {}
         self._outbox: list[bytes] = []
         self._waiting = 0
         self._deaf = False
         self._heard = 0
         self._silent = 0
         self._watcher: asyncio.TimerHandle | None = None
-        self._on_open = on_open
-        self._cause: Exception = StreamLostError(_CLOSED)
+        self._on_heard = on_heard
+        self._on_end = on_end
+        self._cause: str | None = None
         self.gone: asyncio.Future[None] = self._loop.create_future()
-        super().__init__(
-            parameters,
-            on_open_callback=self._opened_now,
-            on_open_error_callback=lambda _, __: on_end(self._cause),
-            on_close_callback=lambda _, __: on_end(self._cause),
-            internal_connection_workflow=False,
-        )
 
-    def abort(self, why: Exception) -> None:
+    def abort(self, why: str) -> None:
         """Close the socket now; what was not sent is dropped, and what was not read is not listened to."""
         self._deaf = True
+        self._cause = self._cause or why
         if self._stream is not None:
-            self._terminate_stream(why)
+            self._stream.abort()
+
+    def end(self) -> None:
+        """Close the socket when all that was said is sent."""
+        self.flush()
+        if self._stream is not None:
+            self._stream.close()
+
+    def say(self, channel: int, method: Any) -> None:
+        """Send a method without content. Raises pika's errors for what it cannot encode, before anything is sent."""
+        self.emit(frame.Method(channel, method).marshal())
 
     def emit(self, data: bytes) -> None:
         """Send bytes behind what was said before; what is much goes out at once, so that RabbitMQ begins with it."""
-        self._adapter_emit_data(data)
+        if not self._outbox:
+            self._loop.call_soon(self.flush)
+        self._outbox.append(data)
         self._waiting += len(data)
         if self._waiting > _MUCH:
             self.flush()
+
+    def flush(self) -> None:
+        """Have the kernel carry what was said; without, it happens in the loop's next turn."""
+        if not self._outbox:
+            return
+        if self._stream is not None and not self._stream.is_closing():
+            self._stream.write(b"".join(self._outbox))
+        self._outbox.clear()
+        self._waiting = 0
 
     # --- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._stream = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
         _keep_alive(self._stream.get_extra_info("socket"))
-        self._on_stream_connected()
+        self.emit(frame.ProtocolHeader().marshal())
 
     def data_received(self, data: bytes) -> None:
-        self.bytes_received += len(data)  # also those of a message that has not come as a whole: it is no silence
+        self.received += len(data)  # also those of a message that has not come as a whole: it is no silence
         try:
             self._rest = self._read(self._rest + data if self._rest else data)
         except Exception as error:  # whatever it was: this connection ends, and says why
             log.exception("what RabbitMQ sent was not understood")
-            self.abort(error)
+            self.abort(str(error) or repr(error))
 
     def _read(self, data: bytes) -> bytes:
         """Take in what has come as a whole, deliveries and confirmations by ourselves and all else by pika; give what is left."""
@@ -134,112 +129,92 @@ class Protocol(_Pika, asyncio.Protocol):
                     if found is None:
                         break
                     after, consumer, message = found
-                    lend = self.lends.get(consumer)
-                    if lend is not None:
-                        lend(message)
+                    if consumer in self.lends:
+                        self._lend(consumer, message)
                         start = after
                         continue
-                elif (confirmed := confirmation(data, start)) is not None and self.on_confirmed is not None:
+                elif (confirmed := confirmation(data, start)) is not None:
                     self.on_confirmed(*confirmed)
                     start = end
                     continue
             except NotRead:
                 pass
-            self.bytes_received -= end - start  # pika counts them again
-            self._on_data_available(data[start:end])
+            self._take(_decoded(data[start:end]))
             start = end
         return data[start:] if start else data
+
+    def _lend(self, consumer: str, message: Message) -> None:
+        try:
+            self.lends[consumer](message)
+        except Exception:  # it is the caller's; the frames behind it must be read all the same
+            log.exception('a message for the consumer "%s" was not taken', consumer)
+
+    def _take(self, found: frame.Frame | frame.ProtocolHeader | None) -> None:
+        """Take in a frame that pika has read."""
+        if isinstance(found, frame.Method):
+            method: Any = cast("Any", found).method
+            if spec.has_content(method.INDEX):
+                self._contents[found.channel_number] = _Content(method)
+            else:
+                self._on_heard(Heard(found.channel_number, method))
+        elif isinstance(found, frame.Header | frame.Body):
+            content = self._contents[found.channel_number]
+            if isinstance(found, frame.Header):
+                content.header = found
+            else:
+                content.body += found.fragment
+            if content.header is not None and len(content.body) >= content.header.body_size:
+                del self._contents[found.channel_number]
+                self._came(Heard(found.channel_number, content.method, content.header.properties, bytes(content.body)))
+
+    def _came(self, heard: Heard) -> None:
+        _, method, properties, body = heard
+        if isinstance(method, spec.Basic.Deliver) and method.consumer_tag in self.lends:
+            tag, again = method.delivery_tag, method.redelivered
+            self._lend(method.consumer_tag, Message(tag, again, text(method.exchange), text(method.routing_key), properties, body))
+        else:
+            self._on_heard(heard)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stream = None
         self._outbox.clear()
         if self._watcher is not None:
             self._watcher.cancel()
-        if exc is not None:
-            self._cause = StreamLostError(str(exc) or repr(exc))
-        elif self._error is not None:
-            self._cause = self._error
         try:
-            self._on_stream_terminated(AMQPConnectionError(str(self._cause)))  # from others pika guesses what the reason might be
+            self._on_end(self._cause or (_CLOSED if exc is None else str(exc) or repr(exc)))
         finally:
             self.gone.set_result(None)
 
-    # --- what pika leaves to its adapters
+    # --- heartbeats
 
-    def _adapter_emit_data(self, data: bytes) -> None:
-        if not self._outbox:
-            self._loop.call_soon(self.flush)
-        self._outbox.append(data)
-
-    def flush(self) -> None:
-        """Have the kernel carry what was said; without, it happens in the loop's next turn."""
-        if not self._outbox:
-            return
-        if self._stream is not None and not self._stream.is_closing():
-            self._stream.write(b"".join(self._outbox))
-        self._outbox.clear()
-        self._waiting = 0
-
-    def _adapter_call_later(self, delay: float, callback: Callable[[], Any]) -> asyncio.TimerHandle:
-        return self._loop.call_later(delay, callback)
-
-    def _adapter_remove_timeout(self, timeout_id: object) -> None:
-        cast("asyncio.TimerHandle", timeout_id).cancel()
-
-    def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
-        self._loop.call_soon_threadsafe(callback)
-
-    def _adapter_connect_stream(self) -> None:
-        raise NotImplementedError  # asyncio connects
-
-    def _adapter_disconnect_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.abort()
-
-    # --- what pika does not do well enough
-
-    def _create_channel(self, channel_number: int, on_open_callback: Any) -> Channel:
-        return _Lending(self, channel_number, on_open_callback)
-
-    def _opened_now(self, _: Connection) -> None:
-        if self.params.heartbeat:
-            self._watch()
-        self._on_open()
-
-    def _watch(self) -> None:
-        """End a connection that is silent for two heartbeats; pika takes up to twice 5 s more than one.
+    def watch(self, heartbeat: int) -> None:
+        """Say from now on that somebody is here, and end a connection that is silent for two heartbeats of so many seconds.
 
         Looks are counted, not seconds: if it was this process that stood still, it looks only once, and then reads what has come.
         """
-        heartbeat = cast("int", self.params.heartbeat)
-        self._silent = self._silent + 1 if self.bytes_received == self._heard else 0
-        self._heard = self.bytes_received
+        self._silent = self._silent + 1 if self.received == self._heard else 0
+        self._heard = self.received
         if self._silent < _PATIENCE * _LOOKS:
-            self._watcher = self._loop.call_later(heartbeat / _LOOKS, self._watch)
+            self.emit(frame.Heartbeat().marshal())
+            self._watcher = self._loop.call_later(heartbeat / _LOOKS, self.watch, heartbeat)
         else:
-            self.abort(AMQPHeartbeatTimeout(f"nothing was heard for {_PATIENCE * heartbeat} s"))
-
-    def _read_frame(self) -> tuple[int, frame.Frame | frame.ProtocolHeader | None]:
-        if self._deaf:
-            return 0, None
-        try:
-            return frame.decode_frame(self._frame_buffer)
-        except Exception as error:  # it depends on what somebody wrote into a header: pika's own errors, ValueError, OverflowError…
-            if self._frame_buffer[0] != spec.FRAME_HEADER:
-                raise
-            # Raised, it would end this connection, and the next one that is given the message.
-            _, channel, size, _, _, length = _HEADER.unpack_from(self._frame_buffer)
-            properties = spec.BasicProperties(headers={UNREADABLE: f"{type(error).__name__}: {error}"})
-            return spec.FRAME_HEADER_SIZE + size + spec.FRAME_END_SIZE, frame.Header(channel, length, properties)
+            self.abort(f"nothing was heard for {_PATIENCE * heartbeat} s")
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether pika may log this: what is refused on a connection of ours is raised as an error, and is no warning."""
-    channel = record.args[-1] if isinstance(record.args, tuple) and record.args else None
-    return not (isinstance(channel, Channel) and isinstance(channel.connection, Protocol))
+def _decoded(data: bytes) -> frame.Frame | frame.ProtocolHeader | None:
+    try:
+        return frame.decode_frame(data)[1]
+    except Exception as error:  # it depends on what somebody wrote into a header: pika's own errors, ValueError, OverflowError…
+        if data[0] != spec.FRAME_HEADER:
+            raise
+        # Raised, it would end this connection, and the next one that is given the message.
+        _, channel, _, _, _, length = _HEADER.unpack_from(data)
+        return frame.Header(channel, length, spec.BasicProperties(headers={UNREADABLE: f"{type(error).__name__}: {error}"}))
 
 
-logging.getLogger("pika.channel").addFilter(_is_news)
+def text(value: str | bytes) -> str:
+    """Return a name as text; pika gives what is no UTF-8 as bytes, and foreign clients may choose such."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def _keep_alive(connected: socket.socket) -> None:

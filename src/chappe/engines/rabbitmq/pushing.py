@@ -256,7 +256,7 @@ class Pushing:
                 if self.is_unsettled(item):
                     del self._unsettled[item.number]
                     item.source.ended(item)
-                    link.nack(item.number)
+                    link.channel.nack(item.number)
             left = {item.number: item for item in done if self.is_unsettled(item)}
             upto = 0
             for number in list(itertools.takewhile(left.__contains__, self._unsettled)):
@@ -265,11 +265,11 @@ class Pushing:
                 del left[number]
                 upto = number
             if upto:
-                link.ack(upto, multiple=True)
+                link.channel.ack(upto, multiple=True)
             for number, item in left.items():
                 del self._unsettled[number]
                 item.source.ended(item)
-                link.ack(number)
+                link.channel.ack(number)
         if not self.out and self._kept.is_alone:
             self._arrived.set()
 
@@ -303,7 +303,7 @@ class Pushing:
                 source.ready.extend(here)  # RabbitMQ has no place for it any more
             self.end([], sorted(items, key=lambda item: item.number))
             if link is not None:
-                await link.sync()
+                await link.channel.sync()
 
     def _lost(self, link: Link) -> None:
         """Hear that the connection is gone: RabbitMQ gives what was lent over it to others."""

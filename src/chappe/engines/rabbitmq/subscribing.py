@@ -140,7 +140,7 @@ class Subscriptions:
         sources = [source for source in self.all() if source.subscription is not None]
         for source in sources:
             await link.queue(source.name, passive=True)
-        await link.sync()
+        await link.channel.sync()
         if admissions := [source.admission for source in sources if source.admission is not None]:
             await asyncio.wait(admissions, timeout=_ADMITTED)
 
@@ -149,7 +149,7 @@ class Subscriptions:
         for source in sources:
             if source.subscription is not None:
                 tag, source.subscription = source.subscription, None
-                await link.cancel(tag)
+                await link.channel.cancel(tag)
 
     async def close(self) -> None:
         """Hang up."""
@@ -179,7 +179,8 @@ class Subscriptions:
         generation = source.begin(credit)
         if source.temporary is not None:
             await _make(link, source, source.temporary)
-        source.subscription = await link.consume(
+        await link.queue(source.name, passive=True)  # refused, consuming would end the connection
+        source.subscription = await link.channel.consume(
             source.name,
             lambda message: self._hears.came(link, source, generation, message),
             prefetch=credit,
@@ -247,7 +248,8 @@ class Subscriptions:
                 async with self._provers, asyncio.timeout(_PROMPT):
                     link = await self._open_link()
                     try:
-                        await link.consume(source.name, lambda _: None, prefetch=1, on_cancelled=lambda: None)
+                        await link.queue(source.name, passive=True)
+                        await link.channel.consume(source.name, lambda _: None, prefetch=1, on_cancelled=lambda: None)
                     finally:
                         link.cut()  # what came goes back
             except NotFound:
