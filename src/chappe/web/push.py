@@ -7,10 +7,12 @@ import random
 from typing import Any, Final, Protocol, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
 
 PUSH: Final = "chappe.push"  # the ASGI extension by which an application finds the connection of a request
 MOST_BUFFERED: Final = 1024 * 1024  # bytes that are kept for a client that does not read
 LARGEST_FRAME: Final = 64 * 1024  # bytes of a message that a client may send
+MOST_FRAGMENTS: Final = 1024  # of one message
 SPREAD: Final = 3.0  # seconds over which clients are sent away when a gateway ends, so that they do not come to the next all at once
 
 
@@ -75,6 +77,19 @@ class PushWebSocket(Push, WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         self.scope["extensions"] = {"websocket.http.response": {}, "chappe.user": {"id": self.user}, PUSH: self}  # pyright: ignore
         await super().run_asgi()
+
+    def handle_ping(self) -> None:
+        """Answer, and hang up on who asks again and again and reads no answer."""
+        super().handle_ping()
+        if self.choked and self.transport.get_write_buffer_size() > MOST_BUFFERED:
+            self.transport.abort()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take a fragment; those that are empty have no size that the largest frame bounds."""
+        super().handle_cont(event)
+        if len(self.frames) > MOST_FRAGMENTS and not self.close_sent:
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+            self.handle_parser_exception()
 
     def keepalive_timeout(self) -> None:
         """Hang up on who does not answer; who has stopped reading would keep a closed transport open for ever."""
