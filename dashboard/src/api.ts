@@ -249,6 +249,12 @@ export interface Budget {
   left: number | null;
 }
 
+export interface Stack {
+  name: string;
+  message: string | null;
+  frames: [place: string, code: string][];
+}
+
 export interface Me {
   name: string;
   permissions: string[];

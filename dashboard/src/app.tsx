@@ -13,6 +13,7 @@ import { LetterPage } from "./pages/letter";
 import { Message } from "./pages/message";
 import { Messages } from "./pages/messages";
 import { Overview } from "./pages/overview";
+import { PoolLog, Process } from "./pages/processes";
 import { Queue } from "./pages/queue";
 import { Queues } from "./pages/queues";
 import { Schedules } from "./pages/schedules";
@@ -37,7 +38,7 @@ const PAGES: Record<string, Page> = {
   failures: { title: "Failures", key: "f", show: Failures, one: Failure },
   batches: { title: "Batches", key: "b", show: Batches, one: Batch },
   schedules: { title: "Schedules", key: "s", show: Schedules },
-  workers: { title: "Workers", key: "w", show: Workers },
+  workers: { title: "Workers", key: "w", show: Workers, one: PoolLog },
   exchanges: { title: "Exchanges", key: "e", show: Exchanges },
   audit: { title: "Audit", key: "a", show: Audit },
   settings: { title: "Settings", key: ",", show: Settings },
@@ -45,6 +46,7 @@ const PAGES: Record<string, Page> = {
 /** Pages that are reached from others, with the one that they belong to. */
 const INNER: Record<string, { title: string; within: string; show: ComponentType }> = {
   message: { title: "Message", within: "messages", show: Message },
+  process: { title: "Process", within: "workers", show: Process },
   letters: { title: "Dead letter", within: "failures", show: LetterPage },
 };
 
@@ -59,7 +61,8 @@ function find({ page, rest }: Route): Found | null {
   if (inner) return rest ? inner : null;
   const outer = PAGES[page];
   if (!outer || !rest) return outer ?? null;
-  return outer.one ? { title: page === "queues" ? rest : page === "batches" ? "Batch" : "Failure", within: page, show: outer.one } : null;
+  const titles: Record<string, string> = { queues: rest, workers: `${rest}, log`, batches: "Batch" };
+  return outer.one ? { title: titles[page] ?? "Failure", within: page, show: outer.one } : null;
 }
 
 const isOpen = signal(false);

@@ -13,7 +13,7 @@ export const link = signal<"connecting" | "live" | "lost">("connecting");
 export const refusal = signal<string>("");
 /** The time of the gateway, each second. */
 export const now = signal(Date.now() / 1000);
-export const me = signal<Me>({ name: "", permissions: ["read", "act", "admin"] });
+export const me = signal<Me>({ name: "", permissions: ["read", "logs", "act", "admin"] });
 export const mayAct = computed(() => me.value.permissions.includes("act"));
 
 export interface Sample {

@@ -188,7 +188,7 @@ export async function act<T>(path: string, body: unknown, said: string | ((answe
 }
 
 /** A button that acts; who may only read sees it disabled, with the reason. */
-export function Act({ run, children, tone = "", label, disabled, need = "act" }: { run: () => unknown; children: ComponentChildren; tone?: string; label?: string; disabled?: boolean; need?: "act" | "admin" }) {
+export function Act({ run, children, tone = "", label, disabled, need = "act" }: { run: () => unknown; children: ComponentChildren; tone?: string; label?: string; disabled?: boolean; need?: "act" | "admin" | "logs" }) {
   const [busy, setBusy] = useState(false);
   const denied = !me.value.permissions.includes(need);
   const click = async () => {

@@ -7,6 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 READ: Final = "read"  # everything that is stored, counted and logged
+LOGS: Final = "logs"  # what processes write, and the stacks of what they do
 FOLLOW: Final = "follow"  # events
 SEND: Final = "send"  # commands, and ask after them
 ACT: Final = "act"  # on messages, queues and schedules
@@ -16,8 +17,8 @@ PROXY: Final = "proxy"  # speak for whom a header names, and nothing else
 ROLES: Final[dict[str, frozenset[str]]] = {
     "reader": frozenset({READ, FOLLOW}),
     "sender": frozenset({SEND, FOLLOW}),
-    "operator": frozenset({READ, FOLLOW, SEND, ACT}),
-    "admin": frozenset({READ, FOLLOW, SEND, ACT, ADMIN}),
+    "operator": frozenset({READ, LOGS, FOLLOW, SEND, ACT}),
+    "admin": frozenset({READ, LOGS, FOLLOW, SEND, ACT, ADMIN}),
     "proxy": frozenset({PROXY}),
 }
 

@@ -58,6 +58,8 @@ MAY: dict[str, set[str]] = {
     "GET /api/history": READERS,
     "GET /api/alerts": READERS,
     "GET /api/audit": READERS,
+    "GET /api/pools/{name}/logs": OPERATORS,
+    "POST /api/processes/{pid:int}/stacks": OPERATORS,
     "POST /api/messages/{id}/cancel": OPERATORS,
     "POST /api/queues/{name:path}": OPERATORS,
     "POST /api/schedules/{name:path}": OPERATORS,
@@ -100,7 +102,7 @@ async def status_of(asgi: ASGIApp, route: str, role: str) -> int:
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     if role in ROLES:
         headers.append((b"authorization", f"Bearer {token_of(role)}".encode()))
-    path = path.replace("{number:int}", "7").replace("{name:path}", "x").replace("{path:path}", "x")
+    path = path.replace("{number:int}", "7").replace("{pid:int}", "7").replace("{name:path}", "x").replace("{path:path}", "x")
     path = path.replace("{name}", "x").replace("{id}", "x").replace("{fingerprint}", "x") or "/x"
     scope = {
         "type": "websocket" if method == "WEBSOCKET" else "http", "method": "GET" if method == "MOUNT" else method, "path": path,
@@ -178,7 +180,7 @@ async def test_who_speaks_is_named_by_token_or_user_and_so_in_the_audit_trail(tm
 
 async def test_the_user_behind_a_connection_is_named_and_may_do_everything(shop: Open) -> None:
     found = (await shop.client.get("/api/me")).json()
-    assert found["permissions"] == ["act", "admin", "follow", "read", "send"]
+    assert found["permissions"] == ["act", "admin", "follow", "logs", "read", "send"]
     assert found["name"]
 
 

@@ -79,6 +79,7 @@ grace = 0.5
 [pools.default]
 processes = 1
 concurrency = 4
+log = "default.log"
 """
 
 
@@ -212,6 +213,7 @@ PAGES = [
     "batches",
     "schedules",
     "workers",
+    "workers/default",
     "exchanges",
     "audit",
     "settings",
@@ -332,6 +334,33 @@ def test_r19_a_number_of_processes_is_chosen_and_they_are_seen_to_come_up(hotel:
     page.fill("[aria-label^='Processes of default']", "1")
     page.click("button[aria-label='Set the processes of default']")
     shows(page, ".badge.up", 1)
+
+
+def test_w7_the_log_of_a_pool_is_followed_and_searched(hotel: Hotel, opened: Opened) -> None:
+    page = opened("workers")
+    page.click("a[aria-label='Log of default']")
+    page.wait_for_selector("[role=log] p:has-text('serves')")
+    with (hotel.folder / "default.log").open("a") as log:
+        log.write("said \u202ebackwards\n")
+    page.wait_for_selector("[role=log] p:has-text('u202ebackwards')")
+    page.fill("[data-search]", "backwards")
+    shows(page, "[role=log] p", 1)
+    assert violations(page) == []
+
+
+def test_of_a_message_that_runs_the_page_shows_what_it_does_now(hotel: Hotel, opened: Opened) -> None:
+    id = hotel.send("stay", house=3)
+    until(lambda: hotel.queue("stays")["running"], "it runs")
+    page = opened(f"message/{id}")
+    page.click("button:text-is('Show its stack')")
+    page.wait_for_selector(".frame:has-text('hotel.py'):has-text('stay') code:text-is('await asyncio.Event().wait()')")
+    assert violations(page) == []
+    (worker,) = [one for one in hotel.overview()["clients"] if one["role"] == "worker"]
+    page.evaluate("pid => { location.hash = `/process/${pid}` }", worker["info"]["pid"])
+    page.wait_for_selector(f"section:has(a:text-is('{id}')) .frame:has-text('hotel.py')")
+    assert violations(page) == []
+    hotel.http.post(f"/api/messages/{id}/cancel")
+    until(lambda: not hotel.queue("stays")["running"], "it is cancelled")
 
 
 def test_a_schedule_is_told_in_words_paused_and_fired_now(hotel: Hotel, opened: Opened) -> None:

@@ -4,6 +4,7 @@ import { now } from "../live";
 import { route, to } from "../route";
 import { act, Act, Ago, At, Badge, Empty, Facts, Json, Loaded, Panel, sure, useAsked } from "../ui";
 import { bytes, span } from "../words";
+import { RunningStack } from "./processes";
 import { Trail } from "./trail";
 
 interface Moment {
@@ -175,6 +176,7 @@ export function Message() {
                     ]}
                   />
                 </Panel>
+                {life.places.map((one) => one.state === "running" && one.runs_on && <RunningStack key={one.queue} message={id} process={one.runs_on} />)}
                 <Panel title="Its life">
                   <TimeLine life={life} />
                 </Panel>

@@ -49,7 +49,17 @@ function PoolPanel({ name, pool, host, holding }: { name: string; pool: Pool; ho
   const slots = pool.slots * pool.processes.length;
   const memory = pool.processes.reduce((sum, one) => sum + (one.memory ?? 0), 0);
   return (
-    <Panel title={name} aside={<Number_ name={name} pool={pool} />}>
+    <Panel
+      title={name}
+      aside={
+        <>
+          <a class="button" href={to("workers", name)} aria-label={`Log of ${name}`}>
+            Log
+          </a>
+          <Number_ name={name} pool={pool} />
+        </>
+      }
+    >
       <div class="pool">
         <span class="dim">serves</span>
         <span>
@@ -82,8 +92,8 @@ function PoolPanel({ name, pool, host, holding }: { name: string; pool: Pool; ho
             <tr>
               <th scope="col">Process</th>
               <th scope="col">State</th>
-              <th scope="col" class="r wide">PID</th>
-              <th scope="col" class="r">Holds</th>
+              <th scope="col" class="r">PID</th>
+              <th scope="col" class="r wide">Holds</th>
               <th scope="col" class="r">Memory</th>
               <th scope="col" class="r">Starts</th>
               <th scope="col" class="r wide">Crashes</th>
@@ -96,8 +106,8 @@ function PoolPanel({ name, pool, host, holding }: { name: string; pool: Pool; ho
                 <td>
                   <span class={`badge ${one.state === "ready" ? "up" : one.state === "starting" ? "running" : "dead"}`}>{one.state}</span>
                 </td>
-                <td class="r num wide">{one.pid ?? "–"}</td>
-                <td class="r num">{one.pid !== null && holding.has(one.pid) ? count(holding.get(one.pid)!.holding) : "–"}</td>
+                <td class="r num">{one.pid && one.state === "ready" ? <a href={to("process", String(one.pid))} title="What it does now">{one.pid}</a> : (one.pid ?? "–")}</td>
+                <td class="r num wide">{one.pid !== null && holding.has(one.pid) ? count(holding.get(one.pid)!.holding) : "–"}</td>
                 <td class="r num">{bytes(one.memory)}</td>
                 <td class="r num">{one.starts}</td>
                 <td class="r num wide">
@@ -179,7 +189,7 @@ export function Workers() {
       ))}
       <Others clients={clients} />
       <p class="note">
-        What a process runs stands in <a href={to("messages", "", { state: "running" })}>the messages that run</a>; its stacks come with SIGTTIN, its log with chappe logs.
+        What a process runs stands in <a href={to("messages", "", { state: "running" })}>the messages that run</a>; the number of a process leads to what it does now.
       </p>
     </>
   );

@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chappe.errors import DefinitionError
-from chappe.roles import ACT, ADMIN, FOLLOW, READ, SEND, Caller, Limits
+from chappe.roles import ACT, ADMIN, FOLLOW, LOGS, READ, SEND, Caller, Limits
 from chappe.web.problems import problem
 
 CALLER: Final = "chappe.caller"  # where the scope of a request has who speaks
@@ -50,6 +50,8 @@ NEEDED: Final[dict[str, str]] = {
     "GET /api/history": READ,
     "GET /api/alerts": READ,
     "GET /api/audit": READ,
+    "GET /api/pools/{name}/logs": LOGS,
+    "POST /api/processes/{pid:int}/stacks": LOGS,
     "POST /api/messages/{id}/cancel": ACT,
     "POST /api/queues/{name:path}": ACT,
     "POST /api/schedules/{name:path}": ACT,

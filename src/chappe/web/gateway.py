@@ -34,6 +34,7 @@ from chappe.web.api.letters import Letters
 from chappe.web.api.lineage import Lineage
 from chappe.web.api.messages import Messages
 from chappe.web.api.overview import Overviews
+from chappe.web.api.processes import Processes
 from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
@@ -73,6 +74,7 @@ def gateway(app: App) -> ASGIApp:
     parts = (
         overviews,
         Actions(app),
+        Processes(app),
         Schedules(app),
         Budgets(app),
         failures,

@@ -7,14 +7,11 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from chappe import beats, output
+from chappe import beats
 from chappe.beats import Beat
 from chappe.bus.bus import Bus
 from chappe.bus.context import Ports
@@ -23,15 +20,14 @@ from chappe.bus.registry import Registry
 from chappe.engines.contract.broker import Broker
 from chappe.engines.file.running_tables import folder_of
 from chappe.errors import BrokerUnavailable
-from chappe.failures import printable
 from chappe.lifetime import BEAT, RENEWED, Lifeline, memory_of, settle_down
-from chappe.redaction import without_secrets
 from chappe.settings import Settings
 from chappe.words import counted
 from chappe.worker.apart import Apart, Starter
 from chappe.worker.deaths import telling_deaths
 from chappe.worker.heartbeat import Heartbeat
 from chappe.worker.running_table import RunningTable
+from chappe.worker.stacks import tell_stacks
 from chappe.worker.worker import Worker
 
 log = logging.getLogger("chappe.process")
@@ -117,8 +113,7 @@ async def _work(app: Program, pool: Pool, settings: Settings, line: Lifeline) ->
     loop.add_signal_handler(signal.SIGTERM, lambda: (stop.set(), connecting.cancel()))
     loop.add_signal_handler(signal.SIGINT, warm)
     loop.add_signal_handler(signal.SIGQUIT, lambda: (cold.set(), warm()))
-    for number in (signal.SIGTTIN, signal.SIGUSR1):
-        loop.add_signal_handler(number, _dump_tasks)
+    tell_stacks(loop, table.path)
     pause = _Pause(loop)
     try:
         connection = await connecting
@@ -228,27 +223,3 @@ async def _until_renewal(limits: dict[str, Any]) -> None:
             return
         if limits["max_memory"] is not None and memory_of(os.getpid()) > limits["max_memory"] * 1024 * 1024:
             return
-
-
-def _awaited(coroutine: Any) -> Iterator[FrameType]:
-    """Return the frames from a coroutine down to what it waits for; `Task.get_stack` stops at the first."""
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is not None:
-            yield frame
-        stepped = None if frame is None or not hasattr(coroutine, "gi_frame") else frame.f_locals.get("coroutine")  # of `Suspended`
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or stepped
-
-
-def _dump_tasks() -> None:
-    """Write the stacks of all tasks and threads to stderr."""
-    lines = [f"--- {time.strftime('%H:%M:%S')} process {os.getpid()}"]
-    for task in asyncio.all_tasks():
-        lines.append(f"task {task.get_name()}: {task.get_coro()!r}")
-        lines += [f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in _awaited(task.get_coro())]
-    names: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001 - the documented way to see threads  # pyright: ignore[reportPrivateUsage]
-    for identity, frame in names.items():
-        lines.append(f"thread {identity}")
-        lines += [line.rstrip() for line in traceback.format_stack(frame, limit=8)]
-    text = printable(without_secrets("\n".join(lines)))
-    output.stderr.write(f"{text}\n".encode("utf-8", "backslashreplace"))

@@ -87,6 +87,6 @@ def _operation(route: Route, method: str, path: str, schema_of: dict[str, Any]) 
         "summary": (inspect.getdoc(route.endpoint) or path).splitlines()[0],
         "description": f"It needs the permission {' or '.join(NEEDED[f'{method} {route.path}'].split())}.",
         "parameters": parameters,
-        **(body if method == "POST" and path != "/api/reload" and not path.endswith("/cancel") else {}),
+        **(body if method == "POST" and path != "/api/reload" and not path.endswith(("/cancel", "/stacks")) else {}),
         "responses": {"200": {"description": "Done.", "content": {media: {"schema": answer}}}, **dict.fromkeys(_ERRORS, _PROBLEM)},
     }

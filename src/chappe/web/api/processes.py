@@ -1,0 +1,142 @@
+"""What the processes of this host write and do: the logs of its pools, and the stacks of its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from chappe.app import App
+from chappe.engines.file.running_tables import folder_of, is_orphan, table_named
+from chappe.errors import InvalidMessage, NotFound
+from chappe.failures import printable
+from chappe.redaction import without_secrets
+from chappe.web.api.described import described
+from chappe.web.api.requests import answer, number_in
+from chappe.web.problems import problem
+from chappe.worker.stacks import Stack, asked_beside
+
+_READ: Final = 256 * 1024  # bytes of a log that one answer may hold
+_LONGEST: Final = 4000  # characters of a line
+_CURSOR: Final = re.compile(r"(\d{1,20})-(\d{1,18})")
+_PATIENCE: Final = 3.0  # seconds for a process that may be in the middle of something
+_LOOK: Final = 0.02
+
+
+class _Log(Struct, frozen=True):
+    """Some lines of a log; `cursor` goes on behind them, `is_new` says that another file has taken the place of the one before."""
+
+    file: str
+    lines: list[str]
+    cursor: str
+    is_new: bool
+
+
+class _Stacks(Struct, frozen=True):
+    process: int
+    at: float
+    stacks: list[Stack]
+
+
+class Processes:
+    """The routes of the processes of this host."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._asking = asyncio.Lock()
+
+    def routes(self) -> list[Route]:
+        """Return the routes of processes."""
+        return [
+            Route("/api/pools/{name}/logs", self._log, methods=["GET"]),
+            Route("/api/processes/{pid:int}/stacks", self._stacks, methods=["POST"]),
+        ]
+
+    @described(answers=_Log, query=("cursor", "limit"))
+    async def _log(self, request: Request) -> Response:
+        """Tell what the processes of a pool wrote last on this host, or what they wrote behind a cursor."""
+        name, pools = request.path_params["name"], self._app.settings.pools
+        if name not in pools:
+            raise NotFound(f'no pool is called "{printable(name[:100])}"; the pools of chappe.toml are: {", ".join(pools)}')
+        if (file := pools[name].log) is None:
+            raise NotFound(f'pool {name} has no log, so that it writes where chappe run writes; set log = "{name}.log" in chappe.toml')
+        cursor, limit = request.query_params.get("cursor"), number_in(request, "limit", 200, most=2000)
+        if cursor is not None and not _CURSOR.fullmatch(cursor):
+            raise InvalidMessage("the query", {"cursor": "send it as an earlier answer had it"})
+        try:
+            return answer(await asyncio.to_thread(_read, Path(file), cursor, limit))
+        except FileNotFoundError:
+            raise NotFound(f"{file} does not exist on this host: no process of {name} has started here") from None
+        except OSError as error:
+            return problem(503, "The log cannot be read", f"{file}: {error.strerror}")
+
+    @described(answers=_Stacks)
+    async def _stacks(self, request: Request) -> Response:
+        """Ask a worker of this host what it does now, and tell it: the stack of each of its tasks and threads."""
+        pid: int = request.path_params["pid"]
+        table = _table_of(self._app.settings.path, pid)
+        async with self._asking:
+            stacks = await _asked(pid, table)
+        if stacks is None:
+            return problem(
+                503, "The process does not say what it does", f"process {pid} is frozen, or in a call that does not come back to Python"
+            )
+        return answer(_Stacks(pid, time.time(), stacks))
+
+
+def _table_of(database: Path, pid: int) -> Path:
+    """Return the running table of a worker of this host: process ids come again, its lock on that does not."""
+    for table in folder_of(database).glob(f"{pid}-*.running"):
+        if table_named(database, table.name) == table and not is_orphan(table):
+            return table
+    raise NotFound(f"no worker of this host is process {pid}; GET /api/overview has them in clients, and other hosts answer for theirs")
+
+
+def _read(file: Path, cursor: str | None, limit: int) -> _Log:
+    """Return whole lines of a file. Raises `OSError`."""
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as log:
+        found = os.fstat(log.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(0, "it is no regular file")
+        inode, _, offset = (cursor or "").partition("-")
+        is_new = cursor is not None and (int(inode) != found.st_ino or int(offset) > found.st_size)
+        begin = 0 if is_new else int(offset) if cursor else max(0, found.st_size - _READ)
+        log.seek(begin)
+        data = log.read(_READ)
+    end = data.rfind(b"\n") + 1 or (len(data) if len(data) == _READ else 0)
+    lines = data[:end].removesuffix(b"\n").split(b"\n") if end else []
+    if cursor is None:
+        lines = lines[1 if begin and len(lines) > 1 else 0 :][-limit:] if limit else []
+    shown = [printable(without_secrets(line.decode("utf-8", "backslashreplace")).rstrip("\r"))[:_LONGEST] for line in lines]
+    return _Log(str(file), shown, f"{found.st_ino}-{begin + end}", is_new)
+
+
+async def _asked(pid: int, table: Path) -> list[Stack] | None:
+    """Have a process write its stacks into a file that only it and we know of, and return them; None if it does not in time."""
+    file = asked_beside(table)
+    file.unlink(missing_ok=True)
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        os.kill(pid, signal.SIGTTIN)
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            try:
+                return msgspec.json.decode(file.read_bytes(), type=list[Stack])
+            except msgspec.DecodeError:  # it has not written all of it yet
+                await asyncio.sleep(_LOOK)
+        return None
+    except OSError as error:
+        raise NotFound(f"process {pid} cannot be asked: {error.strerror}") from None
+    finally:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""What a worker process does at this moment: the stacks of its tasks and threads, on stderr or for whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+import linecache
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from chappe import output
+from chappe.bus.context import Context
+from chappe.failures import printable
+from chappe.redaction import without_secrets
+
+log = logging.getLogger("chappe.process")
+
+_DEEPEST: Final = 50  # frames of a stack
+_MOST: Final = 2000  # stacks
+
+
+class Stack(Struct, frozen=True):
+    """A task or thread, the message that it runs if there is one, and its frames, the innermost last: the place, and the code there."""
+
+    name: str
+    message: str | None
+    frames: list[tuple[str, str]]
+
+
+def asked_beside(table: Path) -> Path:
+    """Return the file into which a process writes its stacks, not to stderr, where somebody has made it beside its running table."""
+    return table.with_suffix(".stacks")
+
+
+def tell_stacks(loop: asyncio.AbstractEventLoop, table: Path) -> None:
+    """Have TTIN and USR1 tell the stacks of this process, also while a handler keeps the event loop to itself."""
+
+    def tell(_: int, frame: FrameType | None) -> None:
+        try:
+            _tell(stacks_of(loop, frame), asked_beside(table))
+        except Exception:  # whatever ran at this moment has nothing to do with it
+            log.exception("the stacks cannot be told")
+
+    for number in (signal.SIGTTIN, signal.SIGUSR1):
+        signal.signal(number, tell)
+        signal.siginterrupt(number, False)
+
+
+def stacks_of(loop: asyncio.AbstractEventLoop, interrupted: FrameType | None) -> list[Stack]:
+    """Return the stacks of all tasks of an event loop and of all other threads; `interrupted` is where its own thread was."""
+    current, found = asyncio.current_task(loop), list[Stack]()
+    for task in sorted(asyncio.all_tasks(loop), key=lambda one: one.get_name())[:_MOST]:
+        is_current = task is current and interrupted is not None
+        frames = [one for one, _ in traceback.walk_stack(interrupted)][::-1] if is_current else _awaited(task.get_coro())
+        envelope = getattr(getattr(task, "runs", None), "envelope", None)
+        found.append(Stack(f"task {task.get_name()}", getattr(envelope, "id", None), _shown(frames)))
+    own = sys._getframe()  # noqa: SLF001 - documented  # pyright: ignore[reportPrivateUsage]
+    threads: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001 - the documented way to see threads  # pyright: ignore[reportPrivateUsage]
+    for identity, innermost in threads.items():
+        frames = [one for one, _ in traceback.walk_stack(innermost)][::-1]
+        if own not in frames:
+            found.append(Stack(f"thread {identity}", _message_in(frames), _shown(frames)))
+        elif current is None and interrupted is not None:
+            found.append(Stack("the event loop", None, _shown([one for one, _ in traceback.walk_stack(interrupted)][::-1])))
+    return found
+
+
+def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    """Return the frames from a coroutine down to what it waits for; `Task.get_stack` stops at the first."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        stepped = None if frame is None or not hasattr(coroutine, "gi_frame") else frame.f_locals.get("coroutine")  # of `Suspended`
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or stepped
+
+
+def _message_in(frames: Sequence[FrameType]) -> str | None:
+    """Return the message whose handler a thread runs."""
+    contexts = (frame.f_locals.get("context") for frame in frames if frame.f_globals.get("__name__") == "chappe.bus.handler")
+    return next((context.id for context in contexts if isinstance(context, Context)), None)
+
+
+def _shown(frames: Iterable[FrameType]) -> list[tuple[str, str]]:
+    return [(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}", _code(frame)) for frame in list(frames)[-_DEEPEST:]]
+
+
+def _code(frame: FrameType) -> str:
+    return _clean(linecache.getline(frame.f_code.co_filename, frame.f_lineno, frame.f_globals).strip())
+
+
+def _clean(text: str) -> str:
+    return printable(without_secrets(text))
+
+
+def _tell(stacks: Sequence[Stack], asked: Path) -> None:
+    try:
+        handle = os.open(asked, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # nobody has asked for a file
+        lines = [f"--- {time.strftime('%H:%M:%S')} process {os.getpid()}"]
+        for one in stacks:
+            lines.append(f"{one.name}, message {one.message}" if one.message else one.name)
+            lines += [f"    {place}" for place, _ in one.frames]
+        output.stderr.write(f"{_clean(chr(10).join(lines))}\n".encode("utf-8", "backslashreplace"))
+    else:
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(stacks))
