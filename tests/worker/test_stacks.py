@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from chappe.worker.stacks import Stack, asked_beside, stacks_of, tell_stacks
+from chappe.engines.stacks import Stack, asked_beside
+from chappe.worker.stacks import stacks_of, tell_stacks
 
 from ..waiting import auntil
 

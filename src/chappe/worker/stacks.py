@@ -16,10 +16,10 @@ from types import FrameType
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
 from chappe import output
 from chappe.bus.context import Context
+from chappe.engines.stacks import Stack, asked_beside
 from chappe.failures import printable
 from chappe.redaction import without_secrets
 
@@ -27,19 +27,6 @@ log = logging.getLogger("chappe.process")
 
 _DEEPEST: Final = 50  # frames of a stack
 _MOST: Final = 2000  # stacks
-
-
-class Stack(Struct, frozen=True):
-    """A task or thread, the message that it runs if there is one, and its frames, the innermost last: the place, and the code there."""
-
-    name: str
-    message: str | None
-    frames: list[tuple[str, str]]
-
-
-def asked_beside(table: Path) -> Path:
-    """Return the file into which a process writes its stacks, not to stderr, where somebody has made it beside its running table."""
-    return table.with_suffix(".stacks")
 
 
 def tell_stacks(loop: asyncio.AbstractEventLoop, table: Path) -> None:

@@ -5,33 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import stat
 import time
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from chappe.app import App
-from chappe.engines.file.running_tables import folder_of, is_orphan, table_named
+from chappe.engines.stacks import Stack, ask
 from chappe.errors import InvalidMessage, NotFound
 from chappe.failures import printable
 from chappe.redaction import without_secrets
 from chappe.web.api.described import described
 from chappe.web.api.requests import answer, number_in
 from chappe.web.problems import problem
-from chappe.worker.stacks import Stack, asked_beside
 
 _READ: Final = 256 * 1024  # bytes of a log that one answer may hold
 _LONGEST: Final = 4000  # characters of a line
 _CURSOR: Final = re.compile(r"(\d{1,20})-(\d{1,18})")
-_PATIENCE: Final = 3.0  # seconds for a process that may be in the middle of something
-_LOOK: Final = 0.02
 
 
 class _Log(Struct, frozen=True):
@@ -85,22 +80,13 @@ class Processes:
     async def _stacks(self, request: Request) -> Response:
         """Ask a worker of this host what it does now, and tell it: the stack of each of its tasks and threads."""
         pid: int = request.path_params["pid"]
-        table = _table_of(self._app.settings.path, pid)
         async with self._asking:
-            stacks = await _asked(pid, table)
+            stacks = await ask(self._app.settings.path, pid)
         if stacks is None:
             return problem(
                 503, "The process does not say what it does", f"process {pid} is frozen, or in a call that does not come back to Python"
             )
         return answer(_Stacks(pid, time.time(), stacks))
-
-
-def _table_of(database: Path, pid: int) -> Path:
-    """Return the running table of a worker of this host: process ids come again, its lock on that does not."""
-    for table in folder_of(database).glob(f"{pid}-*.running"):
-        if table_named(database, table.name) == table and not is_orphan(table):
-            return table
-    raise NotFound(f"no worker of this host is process {pid}; GET /api/overview has them in clients, and other hosts answer for theirs")
 
 
 def _read(file: Path, cursor: str | None, limit: int) -> _Log:
@@ -120,23 +106,3 @@ def _read(file: Path, cursor: str | None, limit: int) -> _Log:
         lines = lines[1 if begin and len(lines) > 1 else 0 :][-limit:] if limit else []
     shown = [printable(without_secrets(line.decode("utf-8", "backslashreplace")).rstrip("\r"))[:_LONGEST] for line in lines]
     return _Log(str(file), shown, f"{found.st_ino}-{begin + end}", is_new)
-
-
-async def _asked(pid: int, table: Path) -> list[Stack] | None:
-    """Have a process write its stacks into a file that only it and we know of, and return them; None if it does not in time."""
-    file = asked_beside(table)
-    file.unlink(missing_ok=True)
-    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        os.kill(pid, signal.SIGTTIN)
-        until = time.monotonic() + _PATIENCE
-        while time.monotonic() < until:
-            try:
-                return msgspec.json.decode(file.read_bytes(), type=list[Stack])
-            except msgspec.DecodeError:  # it has not written all of it yet
-                await asyncio.sleep(_LOOK)
-        return None
-    except OSError as error:
-        raise NotFound(f"process {pid} cannot be asked: {error.strerror}") from None
-    finally:
-        file.unlink(missing_ok=True)
