@@ -235,7 +235,7 @@ def test_an_engine_whose_process_opens_the_file_twice_does_not_start(mill: Mill)
     )
     mill.environment["PYTHONPATH"] = str(site)
     said = engine(mill, 78)
-    assert "chappe.db is open in this process already, by code other than the engine" in said and "sqlite3" in said
+    assert "chappe.db is open in this process already, by code other than the engine" in said
 
 
 def test_a_damaged_page_that_is_met_while_it_runs_ends_it_with_78_and_is_not_tried_again(mill: Mill) -> None:

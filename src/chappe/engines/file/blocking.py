@@ -11,7 +11,6 @@ import random
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -30,18 +29,6 @@ _RETRY: Final = 0.05
 _AT_ONCE: Final = 1 << 18
 
 
-_clients: Final[weakref.WeakSet[BlockingClient]] = weakref.WeakSet()  # of this process
-
-
-def _leave_all() -> None:
-    """Leave to its parent, in a forked child, what was connected there: the child connects anew."""
-    for client in list(_clients):
-        client.leave()
-
-
-os.register_at_fork(after_in_child=_leave_all)
-
-
 class BlockingClient:
     """Publishes for any number of threads."""
 
@@ -51,16 +38,7 @@ class BlockingClient:
         self._topology = topology
         self._deadline = deadline
         self._mine = threading.local()
-        self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._declared: Topology | None = None
-        self._lock = threading.Lock()
-        _clients.add(self)
-
-    def leave(self) -> None:
-        """Close the copies of the sockets that a forked child has, which says nothing to the engine, and begin anew."""
-        for link in list(self._links):
-            link.close()
-        self._mine, self._links, self._lock = threading.local(), weakref.WeakSet(), threading.Lock()
 
     def is_reachable(self) -> bool:
         """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""
@@ -82,8 +60,6 @@ class BlockingClient:
         except UNREADABLE as error:
             raise BrokerError(f"the answer of the engine cannot be read: {error}") from None
         self._mine.link = link
-        with self._lock:
-            self._links.add(link)
         return True
 
     def publish(self, publications: Sequence[Publication]) -> Raw:
@@ -123,11 +99,8 @@ class BlockingClient:
         raise Unconfirmed('no answer to "publish" within its deadline; it may be stored or not')
 
     def close(self) -> None:
-        """Close the sockets of all threads."""
-        with self._lock:
-            links = list(self._links)
-        for link in links:
-            link.close()
+        """Close the sockets of all threads, each when nothing is under way over it."""
+        self._mine = threading.local()
 
 
 class _Link:
@@ -181,7 +154,7 @@ class _Link:
     def exchange(self, serial: int, body: bytes, until: float) -> Raw:
         """Send and wait for the answer; raises the refusal, `OSError` or `EOFError` when the connection is lost."""
         connected = self._socket
-        if connected is None:  # closed by another thread
+        if connected is None:
             raise EOFError
         self.whole = False
         # not the kernel's SO_RCVTIMEO, which saves 2 of 13 µs: Python begins a read again after each signal, and its time with it

@@ -11,7 +11,7 @@ import os
 import random
 import socket
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -68,19 +68,16 @@ def _leave_all() -> None:
 os.register_at_fork(after_in_child=_leave_all)
 
 
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     """A request that has no answer yet."""
 
-    __slots__ = ("body", "decode", "expires", "future", "sent", "serial", "verb")
-
-    def __init__(self, serial: int, verb: str, body: bytes, decode: Decode, expires: float, future: asyncio.Future[Any]) -> None:
-        self.serial = serial
-        self.verb = verb
-        self.body = body
-        self.decode = decode
-        self.expires = expires
-        self.future = future
-        self.sent = False
+    serial: int
+    verb: str
+    body: bytes
+    decode: Decode
+    expires: float
+    future: asyncio.Future[Any]
+    sent: bool = False
 
 
 class Client:
@@ -107,11 +104,10 @@ class Client:
         self.deadline = deadline
         self.role = role
         self.info = info or {}
-        self.held: Callable[[], Iterable[tuple[str, int]]] = tuple
+        self.held: Callable[[], Sequence[tuple[str, int]]] = tuple
         self.on_cancel: Callable[[int], None] = lambda _: None
         self.on_lost: Callable[[set[int]], None] = lambda _: None
-        # Whether the engine must see that this client lives, though nothing is asked or held.
-        self.keeps_connection: Callable[[], bool] = lambda: False
+        self.keeps_connection: Callable[[], bool] = lambda: False  # though nothing is asked or held
         self.name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
         self._may_own_file = may_own_file
         self._engine = engine
@@ -270,13 +266,10 @@ class Client:
         self._outbox.clear()
         self._abandoned.clear()  # the engine gives back what it lent over it
 
-    def _held_any(self) -> bool:
-        return any(True for _ in self.held())
-
     @property
     def _wanted(self) -> bool:
         """Whether a connection is needed: somebody waits for an answer, or what is held must be claimed again."""
-        return self.keeps_connection() or bool(self._calls) or self._held_any()
+        return self.keeps_connection() or bool(self._calls) or bool(self.held())
 
     def received(self, link: object, data: bytes) -> None:
         """Take bytes from the engine."""
@@ -300,8 +293,11 @@ class Client:
                 continue
             if answer.failure is not None:
                 call.future.set_exception(error_of(answer.failure))
-            else:
-                self._resolve(call, answer.value)
+                continue
+            try:
+                call.future.set_result(call.decode(answer.value))
+            except UNREADABLE as error:
+                call.future.set_exception(BrokerError(f'the answer to "{call.verb}" cannot be read: {error}'))
 
     def _give_back(self, value: Raw) -> None:
         """Return, uncounted, what was lent to a `receive` that had been given up."""
@@ -310,12 +306,6 @@ class Client:
             self._serial += 1
             self._outbox.append(frame((self._serial, "settle", ([Retry(row[0], 0.0, counted=False) for row in lent],))))
             self._flush()
-
-    def _resolve(self, call: _Call, value: Raw) -> None:
-        try:
-            call.future.set_result(call.decode(value))
-        except UNREADABLE as error:
-            call.future.set_exception(BrokerError(f'the answer to "{call.verb}" cannot be read: {error}'))
 
     def _welcomed(self, failure: Failure | None, value: Raw) -> None:
         self._hello = -1
@@ -397,7 +387,7 @@ class Client:
                 self._finish(call, _unanswered(call, why, '; is "chappe run" up?'))
         if self._write is not None and self._hello < 0 and now >= self._beat_at:
             self._beat_at = now + _BEAT
-            if self._held_any():
+            if self.held():
                 self.call("ping").add_done_callback(lambda future: future.cancelled() or future.exception())
         self._sweep_next(min((call.expires for call in self._calls.values()), default=now + _SWEEP))
 

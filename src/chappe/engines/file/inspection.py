@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final, cast
@@ -16,7 +14,6 @@ from chappe.engines.file import writeahead
 from chappe.engines.file.database import APPLICATION_ID, Database, migrations
 from chappe.engines.file.integrity import SEALED, envelope_of
 from chappe.engines.file.owner import Ownership
-from chappe.errors import AlreadyOwned
 from chappe.words import counted
 
 _SHOWN: Final = 5
@@ -24,32 +21,11 @@ _SHOWN: Final = 5
 
 @contextlib.contextmanager
 def nobody_else(path: Path) -> Generator[None]:
-    """Keep engines away from a file; also where the disk can only be read, and the lock cannot be made."""
-    try:
-        ownership = Ownership(path)
-    except OSError:
-        with _reading_lock(path):
-            yield
-        return
-    with ownership:
+    """Keep engines away from a file; where the lock cannot be made, because the disk can only be read, there is none."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(Ownership(path))
         yield
-
-
-@contextlib.contextmanager
-def _reading_lock(path: Path) -> Generator[None]:
-    try:
-        handle = os.open(f"{path.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        yield  # no engine can have made one either
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyOwned(f"{path} is owned by another process; stop it first") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def examine(path: Path) -> list[str]:

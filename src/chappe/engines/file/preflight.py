@@ -19,13 +19,12 @@ from chappe.errors import CorruptStorage, UnsafeStorage
 
 _OURS: Final = ("", "-shm")  # SQLite holds locks on these; closing any descriptor of them in this process drops all of them
 _LOOKS: Final = 3
-_NAMES: Final = ("libsqlite3", "_sqlite3", "sqlcipher", "pysqlite")
 
 
 def refuse(path: Path) -> None:
     """Raise `UnsafeStorage` or `CorruptStorage` if an engine must not own this file here and now."""
     refuse_folder(path)
-    refuse_second_copy(path)
+    refuse_second_opening(path)
     refuse_damaged_log(path)
 
 
@@ -89,43 +88,23 @@ def _frames_taken(path: Path) -> int:
         return 0  # whether the file itself can be read is for `open_database` to say
 
 
-def refuse_second_copy(path: Path) -> None:
-    """Raise `UnsafeStorage` if something else in this process has the file open, or a copy of SQLite is loaded that cannot be watched.
-
-    POSIX locks belong to the process: when any other descriptor of the file is closed, those of our SQLite are gone, and a second
-    writer can destroy the file (sqlite.org/howtocorrupt.html, section 2.2). Python's own `sqlite3` is watched instead: `guard`.
-    """
+def refuse_second_opening(path: Path) -> None:
+    """Raise `UnsafeStorage` if something else in this process has the file open: what `guard` refuses came before it."""
     files = {(found.st_dev, found.st_ino) for suffix in _OURS if (found := _stat(Path(f"{path}{suffix}"))) is not None}
     for handle in Path("/proc/self/fd").iterdir() if sys.platform == "linux" else ():
         found = _stat(handle)
         if found is not None and (found.st_dev, found.st_ino) in files:
             raise UnsafeStorage(
-                f"{path} is open in this process already, by code other than the engine ({_listed(other_sqlites())}); when that closes "
-                "it, SQLite's locks are gone: have it use another process"
+                f"{path} is open in this process already, by code other than the engine; when that closes it, SQLite's locks are gone: "
+                "have it use another process"
             )
-    strangers = [] if "_sqlite3" in sys.modules else other_sqlites()
-    if strangers:
-        raise UnsafeStorage(
-            f"another SQLite is loaded into the engine's process ({_listed(strangers)}); two of them in one process can destroy the file: "
-            "remove what loads it (LD_PRELOAD, sitecustomize, a .pth file) from the engine's environment"
-        )
-
-
-def other_sqlites(maps: str | None = None) -> list[str]:
-    """Return the libraries in this process that hold an SQLite which is not ours."""
-    if maps is None:
-        try:
-            maps = Path("/proc/self/maps").read_text()
-        except OSError:
-            return []
-    paths = {line.split(maxsplit=5)[5] for line in maps.splitlines() if len(line.split(maxsplit=5)) == 6}
-    return sorted(path for path in paths if any(name in Path(path).name for name in _NAMES))
 
 
 def guard(path: Path) -> None:
     """Have Python refuse, from now on, every other opening of the file in this process, with `UnsafeStorage`.
 
-    It cannot be taken back: it is for a process that does nothing but own this file.
+    When any other descriptor of the file is closed, the locks of SQLite are gone, and a second writer can destroy the file
+    (sqlite.org/howtocorrupt.html, section 2.2). It cannot be taken back: it is for a process that does nothing but own this file.
     """
     real = path.resolve()
     guarded = {f"{real}{suffix}" for suffix in _OURS}
@@ -147,7 +126,3 @@ def _stat(path: Path) -> os.stat_result | None:
         return path.stat()
     except OSError:
         return None
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "no other SQLite is loaded"

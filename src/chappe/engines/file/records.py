@@ -1,4 +1,4 @@
-"""What the engine remembers beside messages: marks, schedules, tracked states, the archive."""
+"""What the engine remembers beside messages: marks, schedules, tracked states, the archive, and what operators want of the fleet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import msgspec
 from msgspec import Raw
 
 from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT
+from chappe.engines.contract.fleet import PAUSED, QUEUE, TENANT
 from chappe.engines.contract.results import ENDED, ended_as
+from chappe.engines.fairness import weight_of
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
@@ -30,6 +32,11 @@ _BATCH: Final = """
 _LAST_OF_BATCH: Final = """
     select message_id from tracked where substr(message_id, 37, 1) = '.' and message_id < ? order by message_id desc limit 1
 """
+_LATEST: Final = """select number, what, value, who, at from desired
+    where number in (select max(number) from desired group by what) and number > ? order by number limit ?"""
+_EVERY: Final = (
+    "select * from (select number, what, value, who, at from desired where number > ? order by number desc limit ?) order by number"
+)
 SERIALS_KEPT: Final = 600.0  # many times the deadline of a call
 
 
@@ -192,6 +199,25 @@ class Records:
         if position is not None:
             self._turn.db.execute("insert into tally values (?, ?)", (f"follower {follower}", msgspec.json.encode(position)))
 
+    def desire(self, what: str, value: str | None, who: str) -> tuple[Any, ...]:
+        """Remember what somebody wants; a queue is paused or resumed with it."""
+        turn = self._turn
+        queue = turn.routes.queue(what.removeprefix(QUEUE)) if what.startswith(QUEUE) else None
+        if what.startswith(TENANT) and value is not None:
+            weight_of(value)
+        turn.write()  # also on a full disk, where work may have to be stopped
+        at = turn.now()
+        turn.db.execute("insert into desired (what, value, who, at) values (?, ?, ?, ?)", (what, value, who, at))
+        if what.startswith(TENANT):
+            turn.reload_weights()
+        if queue is not None:
+            queue.paused = value == PAUSED
+        return (turn.db.last_insert_rowid(), what, value, who, at)
+
+    def desired(self, after: Number, every: bool, limit: Number) -> list[Any]:
+        """Return what is wanted now, or all that was ever wanted."""
+        return self._turn.db.execute(_EVERY if every else _LATEST, (after, max(0, min(limit, 1000)))).fetchall()
+
     def prune(self) -> bool:
         """Delete a bounded part of what was kept long enough; says whether that was all."""
         turn, now = self._turn, self._turn.now()
@@ -244,8 +270,8 @@ class Records:
         )
         return cast("list[tuple[int, float, int]]", rows.fetchall())
 
-    def _delete(self, table: str, where: str, before: float, *, key: str = "") -> int:
-        key = key or ("message_id" if table == "tracked" else "name")
+    def _delete(self, table: str, where: str, before: float) -> int:
+        key = "message_id" if table == "tracked" else "name"
         rows = self._turn.db.execute(
             f"select {key} from {table} where {where} limit ?",  # noqa: S608 - constant names
             (before, _DELETED_AT_ONCE),

@@ -14,7 +14,6 @@ from chappe.bounds import FURTHEST
 from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.contract.fleet import EngineStatus, Overview, QueueStatus
 from chappe.engines.file.budgets import Budgets
-from chappe.engines.file.desires import Desires
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.letters import Letters
@@ -66,7 +65,6 @@ class Verbs:
         self.transfer = Transfer(turn, ledger.endings)
         self.records = Records(turn, self.intake)
         self.budgets = ledger.dispatch.budgets
-        self.desires = Desires(turn)
         self.looking = Looking(turn, self.budgets)
 
     # Each verb takes the session if it is one of these, then what the wire brought. It raises before it writes, or not at all.
@@ -209,13 +207,12 @@ _OWN: Final = (
 )  # fmt: skip
 _OF_RECORDS: Final = (
     "mark", "marks", "begin_schedules", "fire", "last_fired", "state", "count_batch", "batches", "progress", "archived", "followers",
-    "keep_position",
+    "keep_position", "desire", "desired",
 )  # fmt: skip
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "records": (Records, _OF_RECORDS),
     "budgets": (Budgets, ("take", "throttle", "list_budgets")),
     "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
-    "desires": (Desires, ("desire", "desired")),
     "looking": (Looking, ("look", "ahead")),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }
