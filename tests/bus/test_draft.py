@@ -1,12 +1,13 @@
 """What two requests with one idempotency key must have in common."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from chappe import Command
-from chappe.bus.draft import fingerprint, fingerprint_of_body
+from chappe.bus.draft import fingerprint, fingerprint_of_body, listed
 from chappe.errors import InvalidMessage
 
 
@@ -83,3 +84,16 @@ def test_numbers_of_any_size_have_a_fingerprint(number: bytes) -> None:
 def test_what_cannot_be_written_is_said_with_its_place() -> None:
     with pytest.raises(InvalidMessage, match="sent_by"):
         fingerprint(Book(house=1, sent_by="\ud800"))
+
+
+class _Stops(Command, queue="q"):
+    stops: list[int] = []
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.stops)
+
+
+def test_a_message_that_can_be_iterated_over_is_one_message() -> None:
+    tour = _Stops(stops=[1, 2])
+    assert listed(tour) == ([tour], False)
+    assert listed([tour]) == ([tour], True)

@@ -37,6 +37,8 @@ def new_id() -> str:
 
 def listed(message: Any) -> tuple[list[Message], bool]:
     """Return what is to be sent as a list, and whether it was a sequence; raises `InvalidMessage` for what is no message."""
+    if isinstance(message, Message):  # also one that can be iterated over
+        return [message], False
     many = isinstance(message, Iterable) and not isinstance(message, type | str | bytes)
     given: list[Any] = list(cast("Iterable[Any]", message)) if many else [message]
     for one in given:  # a class in place of a message is the usual slip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import threading
 import time
@@ -104,7 +105,10 @@ class BlockingClient:
 
 
 class _Link:
-    """The socket of one thread, in the process that opened it."""
+    """The socket of one thread, in the process that opened it.
+
+    The socket never waits: Python would ask it first each time whether it would have to, which costs four more system calls a message.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -112,6 +116,7 @@ class _Link:
         self._name = f"{socket.gethostname()}:{self._pid}:{random.getrandbits(32):08x}"
         self._serial = 0
         self._socket: socket.socket | None = None
+        self._waiting = select.poll()
         self._frames = Frames()
         self.whole = True
 
@@ -122,6 +127,9 @@ class _Link:
         self._socket = connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connected.settimeout(max(0.01, until - steady()))
         connected.connect(str(socket_path(self._path)))
+        connected.setblocking(False)
+        self._waiting = select.poll()
+        self._waiting.register(connected, select.POLLIN)
         if not is_of_this_user(connected):
             raise BrokerUnavailable(f"{socket_path(self._path)} is held by another user")
         welcome: dict[str, Any] = decode_plain(self.ask("hello", ({"protocol": PROTOCOL, "name": self._name},), until))
@@ -132,7 +140,6 @@ class _Link:
         if self._socket is None or self._pid != os.getpid():
             return False
         try:
-            self._socket.setblocking(False)
             return self._socket.recv(1, socket.MSG_PEEK) != b""
         except BlockingIOError:
             return True
@@ -157,17 +164,30 @@ class _Link:
         if connected is None:
             raise EOFError
         self.whole = False
-        # not the kernel's SO_RCVTIMEO, which saves 2 of 13 µs: Python begins a read again after each signal, and its time with it
-        connected.settimeout(max(0.001, until - steady()))
-        connected.sendall(body)
+        try:
+            sent = connected.send(body)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(body):
+            self._send_rest(connected, memoryview(body)[sent:], until)
         answer = self._read(connected, serial, until)
         self.whole = True
         if answer.failure is not None:
             raise error_of(answer.failure)
         return answer.value
 
+    def _send_rest(self, connected: socket.socket, body: memoryview, until: float) -> None:
+        """Send what did not fit at once, as the engine makes room for it."""
+        try:
+            connected.settimeout(max(0.001, until - steady()))
+            connected.sendall(body)
+        finally:
+            connected.setblocking(False)
+
     def _read(self, connected: socket.socket, serial: int, until: float) -> Answer:
         while True:
+            if not self._waiting.poll(max(1.0, 1000.0 * (until - steady()))):
+                raise TimeoutError
             data = connected.recv(_AT_ONCE)
             if not data:
                 raise EOFError
@@ -175,7 +195,8 @@ class _Link:
             for answer in answers:
                 if answer.serial == serial:
                     return answer
-            connected.settimeout(max(0.001, until - steady()))
+            if steady() >= until:
+                raise TimeoutError
 
     def close(self) -> None:
         """Close the socket."""
