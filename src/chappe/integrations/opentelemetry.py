@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry import context as contexts
@@ -38,6 +39,8 @@ def tracing(provider: TracerProvider | None = None) -> Middleware:
     Its provider is the global one, which the environment variables `OTEL_…` make where the application has made none. It is asked for with
     the first message: an application that configures OpenTelemetry itself does so before.
     """
+    if provider is None:
+        _ = _exporters()  # imported here, and not in an event loop
     return _Tracing(provider)
 
 
@@ -136,22 +139,29 @@ class _Tracing(Middleware):
 
 def _by_environment() -> TracerProvider | None:
     """Make the global provider if the environment says where spans are to go."""
-    names = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(os.environ.get(name) for name in _OTLP) else "none")
-    if names.strip() == "none":
+    if not (exporters := _exporters()):
         return None
     from opentelemetry.sdk.trace import TracerProvider as Provider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = Provider()
-    for name in names.split(","):
-        exporter = name.strip()
-        if exporter == "otlp":
-            protocol = next((value for each in _PROTOCOL if (value := os.environ.get(each))), "http/protobuf")
-            exporter = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
-        for found in importlib.metadata.entry_points(group="opentelemetry_traces_exporter", name=exporter):
-            provider.add_span_processor(BatchSpanProcessor(found.load()()))
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter()))
     trace.set_tracer_provider(provider)
     return provider
+
+
+def _exporters() -> list[Callable[[], Any]]:
+    """Return what makes the exporters that the environment names."""
+    names = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(os.environ.get(name) for name in _OTLP) else "none")
+    found: list[Callable[[], Any]] = []
+    for name in map(str.strip, names.split(",")):
+        exporter = name
+        if name == "otlp":
+            protocol = next((value for each in _PROTOCOL if (value := os.environ.get(each))), "http/protobuf")
+            exporter = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
+        found += [one.load() for one in importlib.metadata.entry_points(group="opentelemetry_traces_exporter", name=exporter)]
+    return found
 
 
 def _parent(headers: dict[str, str]) -> contexts.Context | None:
