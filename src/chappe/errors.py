@@ -169,7 +169,7 @@ class UnsafeStorage(StorageError):
 
 
 class CorruptStorage(StorageError):
-    """The file is damaged, is no Chappe file, or was made by a newer Chappe."""
+    """The file is damaged, is no Chappe file, or it or the tables of PostgreSQL were made by another Chappe."""
 
 
 class AlreadyOwned(StorageError):

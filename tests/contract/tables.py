@@ -7,7 +7,7 @@ from psycopg import sql
 
 _EMPTY = """
     truncate message, running, line, failure, dead, mark, tracked, idempotency, unique_key, budget, gate, schedule, schedule_definition,
-        archive, desired, session, waiter, asker, follower, queue, exchange, adoption, stray_death;
+        archive, desired, session, waiter, asker, follower, queue, exchange, adoption, stray_death, share, turn, weight, tally;
     update archive_head set seq = 0;
     update topology set version = version + 1
 """

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from chappe.bus.draft import new_id
+from chappe.engines.contract.broker import Ack, Dead, Retry
 from chappe.engines.contract.fleet import PAUSED
 from chappe.errors import NotFound, Rejected
+from chappe.messages.capabilities import Exchange
+from chappe.messages.topology import Binding, Topology, bind
 
 from .engine import EngineUnderTest, Peer
-from .scenes import ack, declare, drain, names, nothing, one, send, to
+from .scenes import ack, declare, drain, event, gather, names, nothing, one, send, settle, to
 
 
 async def pause(peer: Peer, queue: str, value: str | None = PAUSED) -> None:
@@ -126,3 +129,37 @@ async def test_a_delayed_message_waits_since_it_was_due(engine: EngineUnderTest,
     (queue,) = (await peer.store.overview()).queues
     assert queue.oldest is not None
     assert 4.0 < queue.oldest < 3600.0
+
+
+async def totals(peer: Peer) -> dict[str, tuple[int | None, ...]]:
+    """Return of each queue what was published, done, retried and dead, or skip where that is not counted."""
+    queues = (await peer.store.overview()).queues
+    if any(queue.published is None for queue in queues):
+        pytest.skip("RabbitMQ does not count what became of its messages")
+    return {q.name: (q.published, q.done, q.retried, q.died) for q in queues}
+
+
+@pytest.mark.parametrize("subscribers", [1, 2])
+async def test_h8_each_subscriber_is_delivered_all_that_was_published(engine: EngineUnderTest, peer: Peer, subscribers: int) -> None:
+    names = [f"subscriber-{number}" for number in range(subscribers)]
+    queues = tuple(bind(name, Binding("events", "#")) for name in names)
+    await peer.broker.declare(Topology((Exchange("events", "topic"),), queues))
+    await totals(peer)
+    await send(peer, *[event("events", "raised", str(number)) for number in range(7)])
+    await send(peer, event("events", "raised", "alone"))
+    await drain(engine, peer, *names)
+    assert await totals(peer) == dict.fromkeys(names, (8, 8, 0, 0))
+
+
+async def test_it_is_counted_what_becomes_of_all_that_there_ever_was(engine: EngineUnderTest, peer: Peer) -> None:
+    await declare(peer, "q", "empty")
+    await totals(peer)
+    await send(peer, to("q", "a"), to("q", "b", delay=3600.0), to("q", "c", key="k"), to("q", "d", tracked=True))
+    async with peer.broker.consume(["q"], prefetch=10) as consumer:
+        a, c, d = await gather(consumer, 3)
+        await settle(consumer, Retry(a.tag, 0.0, error="failed"), Ack(c.tag), Dead(d.tag, "no"))
+        again = await one(consumer)
+        await settle(consumer, Retry(again.tag, 0.0, counted=False))
+        await ack(consumer, await one(consumer))
+    await send(peer, to("q", "e", key="m", merges=True))
+    assert await totals(peer) == {"q": (5, 2, 1, 1), "empty": (0, 0, 0, 0)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from chappe.engines.postgres import tending
@@ -45,3 +46,36 @@ async def test_m4_an_archive_that_is_too_large_or_too_old_loses_its_oldest_and_t
     await _pruned(broker)
     page = await store.archived(0, 100)
     assert "".join(record.envelope.id for record in page.records if record.exchange == "small") == "jklmnopqr"
+
+
+async def test_what_was_counted_is_added_up_and_nothing_of_it_is_lost(
+    broker: PostgresBroker, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tending, "_AT_ONCE", 3)
+
+    async def published() -> int:
+        return (await broker.summaries())["q"].totals[0]
+
+    before = await published()
+    for name in "abcdefg":
+        await broker.publish([Publication(Envelope(name, "t", b""), "q")])
+    broker.tending._swept = -tending._SWEEP
+    await broker.tending.turn()
+    await broker.publish([Publication(Envelope("h", "t", b""), "q")])
+    assert await published() == before + 8
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        row = await (await connection.execute("select count(*) from chappe.tally")).fetchone()
+        assert row is not None
+        assert row[0] <= 3
+
+
+async def test_shares_of_tenants_that_are_no_longer_there_are_forgotten(broker: PostgresBroker, url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("set search_path = chappe")
+        await connection.execute("insert into turn values (7, 5.0)")
+        rows = [("gone", 9.0, 90_000), ("had little", 4.0, 700), ("has just run", 4.0, 5), ("had much", 9.0, 700)]
+        for tenant, used, ago in rows:
+            await connection.execute("insert into share values (7, %s, %s, 1, 1, now_seconds() - %s)", (tenant, used, ago))
+        await _pruned(broker)
+        found = await (await connection.execute("select tenant from share where queue = 7 order by tenant")).fetchall()
+    assert [tenant for (tenant,) in found] == ["had much", "has just run"]

@@ -17,11 +17,11 @@ import psycopg
 from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
-from chappe.engines.postgres.database import LATE, Cursor, Database, reason
+from chappe.engines.postgres.database import FINGERPRINT, LATE, Cursor, Database, reason
 from chappe.engines.postgres.intake import plain
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import encode
-from chappe.errors import BrokerUnavailable, ChappeError, Rejected, StorageFull, Unconfirmed
+from chappe.errors import BrokerUnavailable, ChappeError, CorruptStorage, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology
 
@@ -94,6 +94,8 @@ class PostgresPublisher:
     def _declare(self, until: float) -> None:
         topology, connection = self._topology(), self._connected(until)
         with connection.transaction(), connection.cursor(binary=True) as cursor:
+            if cursor.execute("select fingerprint from made_by").fetchone() != (FINGERPRINT,):
+                raise CorruptStorage(f"{self._database.place}: the tables are those of another release")
             _stepped(self._routes.declare(cast("Cursor", _Awaited(cursor)), topology))
         self._read(until)
         self._declared = topology

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, LiteralString
+from typing import Final, LiteralString, NamedTuple
 
 from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.results import CANCELLED
@@ -24,10 +24,14 @@ _COUNT: Final = """
         union all select queue, 0, 0, 0, count(*) from dead where queue = any(%(queues)s) group by queue
     ) counted group by queue
 """
-_AGES: Final = """
-    select q.name, q.paused, now_seconds(), next.due, next.message_id from queue q left join lateral (
+_LOOK: Final = """
+    select q.name, q.paused, now_seconds(), next.due, next.message_id, coalesce(t.published, 0)::bigint, coalesce(t.done, 0)::bigint,
+        coalesce(t.retried, 0)::bigint, coalesce(t.died, 0)::bigint
+    from queue q left join lateral (
         select due, message_id from message where queue = q.id and state = 1 order by rank, place limit 1
-    ) next on true
+    ) next on true left join (
+        select queue, sum(published) as published, sum(done) as done, sum(retried) as retried, sum(died) as died from tally group by queue
+    ) t on t.queue = q.id
 """
 # What was remembered of messages that are `gone` before they ended; `why` is told of them.
 FORGET: Final[LiteralString] = """
@@ -68,6 +72,14 @@ _CANCEL_OTHER: Final = _CANCEL.replace("{}", "= 0")
 _TELL_CANCELLED: Final = "select pg_notify('chappe_cancelled', place::text) from running where message_id = %s"
 
 
+class Summary(NamedTuple):
+    """Whether a queue is paused, how long its next message has waited, and how many were ever published, done, retried and dead."""
+
+    paused: bool = False
+    oldest: float | None = None
+    totals: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
 class Contents:
     """What an operator asks of messages; each verb is one transaction, after what dead sessions held is taken back: that is ready again."""
 
@@ -91,11 +103,12 @@ class Contents:
     async def depth(self, queue: str) -> Depth:
         return (await self.depths([queue]))[queue]
 
-    async def ages(self) -> tuple[dict[str, float], set[str]]:
-        """Return for each queue the seconds that the message has waited which is next, and which queues are paused."""
-        rows = await self.database.once(_AGES, (), repeatable=True)
-        waits = {name: max(0.0, round(now - at, 3)) for name, _, now, due, message_id in rows if (at := due or sent_at(message_id or ""))}
-        return waits, {name for name, paused, *_ in rows if paused}
+    async def summaries(self) -> dict[str, Summary]:
+        """Return what is known of each queue besides its depth."""
+        return {
+            name: Summary(paused, max(0.0, round(now - at, 3)) if (at := due or sent_at(message_id or "")) else None, (p, d, r, x))
+            for name, paused, now, due, message_id, p, d, r, x in await self.database.once(_LOOK, (), repeatable=True)
+        }
 
     async def count(self, queues: Sequence[str]) -> dict[str, tuple[Depth, bool]]:
         """Count the messages of queues as far as that costs little, and tell whether more is an estimate. Raises `NotFound`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import re
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -23,8 +25,10 @@ Connection = AsyncConnection[Row]
 Values = Mapping[str, Any] | Sequence[Any]
 
 SCHEMA: Final = "chappe"
-_MIGRATIONS: Final = ("0001.sql",)
-_MIGRATING: Final = 0x63686170  # the advisory lock under which the schema is changed
+_TABLES: Final = resources.files(__package__ or "").joinpath("tables.sql").read_bytes()
+# Of what the tables are, however that is written.
+FINGERPRINT: Final = hashlib.sha256(re.sub(rb"\s*--[^\n]*|\s+", b" ", _TABLES)).hexdigest()[:16]
+_MAKING: Final = 0x63686170  # the advisory lock under which the tables are made
 
 
 class Collision(Exception):
@@ -64,7 +68,7 @@ class Database:
         self.schema = schema
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
-        self._migrated = False
+        self._is_made = False
         self._closed = False
 
     @property
@@ -98,9 +102,9 @@ class Database:
     async def _ready(self, until: float) -> Connection:
         if self._closed:
             raise BrokerUnavailable(f"the connection to {self.place} was closed; nothing was stored")
-        if not self._migrated:
-            await self._migrate(until)
-            self._migrated = True
+        if not self._is_made:
+            await self._make(until)
+            self._is_made = True
         if self._connection is not None and (self._connection.closed or _is_hung_up(self._connection)):
             await self._connection.close()
             self._connection = None
@@ -108,24 +112,28 @@ class Database:
             self._connection = await self.connect()
         return self._connection
 
-    async def _migrate(self, until: float) -> None:
-        """Bring the schema up to this release; a newer one is left as it is, for it only ever adds."""
+    async def _make(self, until: float) -> None:
+        """Make the tables where there are none. Raises `CorruptStorage` where they are those of another release."""
         async with (
             await self.connect() as connection,
             cut_at(until, connection),
             connection.transaction(),
             connection.cursor() as cursor,
         ):
-            await cursor.execute("select pg_advisory_xact_lock(%s)", (_MIGRATING,))
+            await cursor.execute("select pg_advisory_xact_lock(%s)", (_MAKING,))
             await cursor.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(self.schema)))
-            await cursor.execute("create table if not exists migration (number integer primary key, at timestamptz not null default now())")
-            await cursor.execute("select coalesce(max(number), 0) from migration")
-            row = await cursor.fetchone()
-            assert row is not None
-            for number, name in enumerate(_MIGRATIONS, 1):
-                if number > int(row[0]):
-                    await cursor.execute(resources.files(__package__ or "").joinpath(name).read_bytes())
-                    await cursor.execute("insert into migration (number) values (%s)", (number,))
+            await cursor.execute("select to_regclass('message') is not null, to_regclass('made_by') is not null")
+            ((are_there, are_named),) = await cursor.fetchall()
+            if not are_there:
+                await cursor.execute(_TABLES)
+                await cursor.execute("insert into made_by values (%s)", (FINGERPRINT,))
+                return
+            found = await (await cursor.execute("select fingerprint from made_by")).fetchone() if are_named else None
+            if found != (FINGERPRINT,):
+                raise CorruptStorage(
+                    f'{self.place}: the schema "{self.schema}" has the tables of another release of Chappe; move what is in it with that '
+                    f'release (chappe move), then "drop schema {self.schema} cascade", or name another database'
+                )
 
     async def run(
         self, work: Callable[[Cursor], Awaitable[T]], *, writes: bool = True, repeatable: bool = False, soon: bool = False,

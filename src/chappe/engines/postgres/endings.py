@@ -24,7 +24,11 @@ from chappe.messages.envelope import Receipt
 _End = Callable[[Cursor, Sequence[Settlement]], Awaitable[list[Refusal]]]
 
 _THEN_AT_ONCE: Final = 500  # publications that leave in one transaction: it must end within the deadline
-_DONE: Final[LiteralString] = "delete from running where place = any(%s) and session = %s returning place"
+_DONE: Final[LiteralString] = """
+    with ended as (delete from running where place = any(%s) and session = %s returning place, queue),
+    counted as (insert into tally (queue, done) select queue, count(*) from ended group by queue)
+    select place from ended
+"""
 _END: Final[LiteralString] = """
     asked as (select * from unnest(%(places)s::bigint[], %(results)s::bytea[], %(errors)s::text[]) as t (place, result, error)),
     forgotten as (
@@ -44,6 +48,10 @@ _END: Final[LiteralString] = """
     heard as (
         select pg_notify('chappe_ended', message_id) from asker
         where message_id in (select message_id from told union all select message_id from told_too)
+    ),
+    counted as (
+        insert into tally (queue, done, died)
+        select queue, count(*) filter (where %(state)s = 'done'), count(*) filter (where %(state)s = 'dead') from ended group by queue
     )
     select place, (select count(*) from heard) from ended
 """
@@ -67,7 +75,8 @@ _RETRY: Final[LiteralString] = """
     ),
     failed as (
         insert into failure select queue, message_id, now_seconds(), attempt + 1, error from back where error is not null
-    )
+    ),
+    tallied as (insert into tally (queue, retried) select queue, count(*) from back where counted group by queue)
     insert into message (
         place, queue, rank, state, due, message_id, attempt, deaths, flags, key, note, budget, tenant, envelope, pending, version
     )

@@ -23,7 +23,8 @@ _TOLD: Final[LiteralString] = """
             ) chosen
         ) named
         where named.sessions is not null
-    )
+    ),
+    counted as (insert into tally (queue, published) select queue, count(*) from stored group by queue)
 """
 _PLAIN: Final[LiteralString] = (
     _KNOWN

@@ -40,7 +40,8 @@ _RETRY: Final[LiteralString] = """
         update tracked t set state = 'ready', error = null from back b
         where b.flags & 1 > 0 and (t.message_id = b.message_id or t.into_id = b.message_id)
     ),
-    sorted as (select * from back order by array_position(%(numbers)s::bigint[], number))
+    sorted as (select * from back order by array_position(%(numbers)s::bigint[], number)),
+    counted as (insert into tally (queue, published) select queue, count(*) from back group by queue)
     insert into message (queue, rank, state, message_id, flags, key, tenant, envelope)
     select queue, rank, case when key is null then 1 else 2 end, message_id, flags, key,
         case when (select fair from queue where id = sorted.queue) then coalesce(tenant, '') end, envelope from sorted

@@ -19,7 +19,7 @@ from chappe.engines.contract.results import ENDED as HAVE_ENDED
 from chappe.engines.contract.results import Merge, Start, State, ended_as
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.budgets import Budgets
-from chappe.engines.postgres.contents import Contents
+from chappe.engines.postgres.contents import Contents, Summary
 from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.desires import Desires
 from chappe.engines.postgres.letters import Letters
@@ -88,6 +88,7 @@ _ARCHIVED: Final = "select seq, at, exchange, routing_key, envelope from archive
 _LOOKED_AT_ONCE: Final = 1000
 _KEEP: Final = "insert into follower values (%s, %s) on conflict (name) do update set position = excluded.position"
 _WAIT_FOR_OTHERS: Final = "select seq from archive_head for share"  # who archives now may not have seen who listens
+_NOT_COUNTED: Final = (None, None, None, None)  # by a broker beside this one
 _AGAIN: Final = 1.0  # seconds after which somebody who waits for a result looks by himself
 
 
@@ -342,17 +343,19 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
         counts = await self._contents.count(list(declared))
         beside: Mapping[str, Depth] = {} if self._beside is None else await self._beside.counts(list(declared))
         serving = [set(client.info.get("queues", ())) for client in clients]
-        waits, paused = await self._contents.ages()
+        summaries = await self._contents.summaries()
         queues: list[QueueStatus] = []
         for name, known in sorted(declared.items()):
             (depth, is_estimate), more = counts[name], beside.get(name, Depth())
             bindings = tuple((b.exchange, b.key) for b in known.queue.bindings)
             consumers = sum(name in served for served in serving)
+            summary = summaries.get(name, Summary())
+            published, done, retried, died = summary.totals if self._beside is None else _NOT_COUNTED
             queues.append(
                 QueueStatus(
                     name, bindings, known.queue.origin, depth.ready + more.ready, depth.running + more.running, depth.delayed, depth.dead,
-                    consumers,
-                    is_estimate=is_estimate, paused=name in paused, oldest=waits.get(name),
+                    consumers, is_estimate=is_estimate, paused=summary.paused, oldest=summary.oldest, published=published, done=done,
+                    retried=retried, died=died,
                 )
             )  # fmt: skip
         return Overview(await self.engine(), queues, list(self._routes.exchanges.values()), clients)

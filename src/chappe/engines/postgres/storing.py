@@ -21,11 +21,15 @@ TELL: Final[LiteralString] = (
     "select pg_notify('chappe_ready', queue::text) from (select distinct queue from waiter where queue = any(%s)) w"
 )
 _INSERT: Final = """
-    insert into message (place, queue, rank, state, due, message_id, flags, key, pending, version, tenant, envelope)
-    select * from unnest(
-        %s::bigint[], %s::integer[], %s::bigint[], %s::smallint[], %s::float8[], %s::text[], %s::smallint[], %s::text[], %s::boolean[],
-        %s::bigint[], %s::text[], %s::bytea[]
-    ) on conflict (queue, key) where pending do nothing returning place
+    with stored as (
+        insert into message (place, queue, rank, state, due, message_id, flags, key, pending, version, tenant, envelope)
+        select * from unnest(
+            %s::bigint[], %s::integer[], %s::bigint[], %s::smallint[], %s::float8[], %s::text[], %s::smallint[], %s::text[], %s::boolean[],
+            %s::bigint[], %s::text[], %s::bytea[]
+        ) on conflict (queue, key) where pending do nothing returning place, queue
+    ),
+    counted as (insert into tally (queue, published) select queue, count(*) from stored group by queue)
+    select place from stored
 """
 _PENDING: Final[LiteralString] = """
     select queue, key, message_id, version, envelope from message

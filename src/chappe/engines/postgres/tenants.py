@@ -52,14 +52,14 @@ _CLAIM: Final[LiteralString] = (
     + MOVE
 )
 _CHARGE: Final[LiteralString] = """
-    insert into share as s (queue, tenant, used, last, estimate)
+    insert into share as s (queue, tenant, used, last, estimate, at)
     select t.queue, t.tenant, coalesce(max(l.least), 0) + sum(t.seconds) / coalesce(max(w.weight), 1),
-        sum(t.seconds) / coalesce(max(w.weight), 1), avg(t.seconds)
+        sum(t.seconds) / coalesce(max(w.weight), 1), avg(t.seconds), now_seconds()
     from unnest(%s::integer[], %s::text[], %s::float8[]) as t (queue, tenant, seconds)
     left join weight w on w.tenant = t.tenant left join turn l on l.queue = t.queue
     group by t.queue, t.tenant order by t.queue, t.tenant
     on conflict (queue, tenant) do update set used = greatest(s.used + excluded.last, excluded.used), last = excluded.last,
-        estimate = s.estimate + 0.2 * (excluded.estimate - s.estimate)
+        estimate = s.estimate + 0.2 * (excluded.estimate - s.estimate), at = excluded.at
 """
 _LEAST_SECONDS: Final = 1e-6
 

@@ -61,15 +61,23 @@ _TAKE_BACK: Final[LiteralString] = """
     sessions as (delete from session where number = any(%(gone)s))
     select queue, count(*) from back group by queue
 """
-_PRUNED: Final[dict[LiteralString, tuple[LiteralString, LiteralString]]] = {  # of each table: its key, and what is old
-    "tracked": ("message_id", "state in ('done', 'dead') and at < now_seconds() - 86400"),
-    "idempotency": ("name", "until < now_seconds()"),
-    "unique_key": ("name", "until < now_seconds()"),
-    "budget": ("name", "greatest(tat, closed) < now_seconds() - 86400"),
-    "adoption": ("tag", "at < now_seconds() - 86400"),
-    "stray_death": ("mark", "at < now_seconds() - 86400"),
-    "archive": ("seq", "at < now_seconds() - (select archive from exchange e where e.name = archive.exchange)"),
+_PRUNED: Final[dict[LiteralString, LiteralString]] = {  # of each table what is old
+    "tracked": "state in ('done', 'dead') and at < now_seconds() - 86400",
+    "idempotency": "until < now_seconds()",
+    "unique_key": "until < now_seconds()",
+    "budget": "greatest(tat, closed) < now_seconds() - 86400",
+    "adoption": "at < now_seconds() - 86400",
+    "stray_death": "at < now_seconds() - 86400",
+    # A tenant that has had no more than those that wait is as good as a new one.
+    "share": "at < now_seconds() - case when used <= (select least from turn t where t.queue = share.queue) then 600 else 86400 end",
+    "archive": "at < now_seconds() - (select archive from exchange e where e.name = archive.exchange)",
 }
+# Rows that others add meanwhile stay, and are added up the next time.
+_ADD_UP: Final[LiteralString] = """
+    with gone as (delete from tally where (select count(*) from (select 1 from tally limit %(most)s) found) = %(most)s returning *)
+    insert into tally select queue, sum(published), sum(done), sum(retried), sum(died) from gone
+    where exists (select 1 from queue where id = gone.queue) group by queue
+"""
 _TOO_MUCH: Final = """
     with sized as (
         select seq, archive_bytes, sum(octet_length(envelope)) over (partition by exchange order by seq desc) as bytes
@@ -135,6 +143,7 @@ class Tending:
         if now - self._swept >= _SWEEP:
             self._swept = now
             lost += [int(number) for (number,) in await self._database.once(_FORGOTTEN, (), repeatable=True)]
+            await self._database.once(_ADD_UP, {"most": _AT_ONCE}, repeatable=True)
         if is_due or lost:
             await self._database.run(lambda cursor: self._tend_once(cursor, lost))
             self._gone = {number: since for number, since in self._gone.items() if number not in lost}
@@ -167,11 +176,9 @@ class Tending:
         if not _first(await cursor.fetchall()):
             return True
         most, at_once = 0, 5 * _AT_ONCE
-        for table, (key, old) in _PRUNED.items():
-            await cursor.execute(
-                "delete from " + table + " where " + key + " in (select " + key + " from " + table + " where " + old + " limit %s)",
-                (at_once,),
-            )
+        for table, old in _PRUNED.items():
+            found = "select ctid from " + table + " where " + old + " limit %s"
+            await cursor.execute("delete from " + table + " where ctid = any(array(" + found + "))", (at_once,))
             most = max(most, cursor.rowcount)
         await cursor.execute(_TOO_MUCH, (at_once,))
         return max(most, cursor.rowcount) < at_once

@@ -6,6 +6,8 @@ create sequence session_number as integer minvalue 1 maxvalue 2147483647 cycle;
 create function now_seconds() returns double precision language sql volatile as
     'select extract(epoch from clock_timestamp())::double precision';
 
+create table made_by (fingerprint text not null);  -- of this file, so that a release finds out that the tables are not its own
+
 create table topology (version bigint not null);
 insert into topology values (0);
 
@@ -105,6 +107,12 @@ create table dead (
 );
 create index dead_by_queue on dead (queue, number);
 
+-- What became of each queue's messages since the last look, a row for each batch: nobody waits for anybody, and whoever tends adds them up.
+create table tally (
+    queue integer not null, published bigint not null default 0, done bigint not null default 0, retried bigint not null default 0,
+    died bigint not null default 0
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
 create table mark (message_id text not null, handler text not null, result bytea, primary key (message_id, handler));
 
 create table tracked (
@@ -148,7 +156,7 @@ create index gate_opens on gate (opens);
 -- What tenants have had of the workers' time, in seconds by weight; `last` is what was added last, `least` what those had that waited at the last look.
 create table share (
     queue integer not null, tenant text not null, used double precision not null, last double precision not null,
-    estimate double precision not null, primary key (queue, tenant)
+    estimate double precision not null, at double precision not null, primary key (queue, tenant)
 ) with (fillfactor = 80);
 create table turn (queue integer primary key, least double precision not null default 0) with (fillfactor = 50);
 create table weight (tenant text primary key, weight double precision not null);

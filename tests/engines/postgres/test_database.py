@@ -1,0 +1,50 @@
+"""The tables are made once, and are refused where they are those of another release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from chappe.engines.postgres.blocking import PostgresPublisher
+from chappe.engines.postgres.broker import PostgresBroker
+from chappe.errors import CorruptStorage
+from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.topology import Topology, bind
+
+from ...servers import shared
+
+# What older releases left: tables without a word of which they are, and with the word of another one.
+OLDER = {
+    "without a fingerprint": "create schema chappe; create table chappe.message (place bigint)",
+    "with another fingerprint": "create schema chappe; create table chappe.message (place bigint);"
+    " create table chappe.made_by (fingerprint text); insert into chappe.made_by values ('other')",
+    "with an empty table": "create schema chappe; create table chappe.message (place bigint); create table chappe.made_by (fingerprint text)",
+}
+
+
+@pytest.fixture
+def url(shared_servers: tuple[Path, int]) -> str:
+    return shared.database(*shared_servers).url
+
+
+@pytest.mark.parametrize("older", OLDER)
+async def test_tables_of_another_release_are_refused_with_what_to_do(url: str, older: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(OLDER[older].encode())
+    broker = PostgresBroker(url, deadline=60.0)
+    with pytest.raises(CorruptStorage, match=r'tables of another release of Chappe.*chappe move.*"drop schema chappe cascade"'):
+        await broker.queues()
+    publisher = PostgresPublisher(url, lambda: Topology(queues=(bind("q"),)), deadline=60.0)
+    assert not publisher.takes([Publication(Envelope("m", "t", b"{}"), "q")])
+    publisher.close()
+    await broker.close()
+
+
+async def test_tables_of_this_release_are_used_as_they_are(url: str) -> None:
+    for _ in range(2):
+        broker = PostgresBroker(url, deadline=60.0)
+        await broker.declare(Topology(queues=(bind("q"),)))
+        assert await broker.queues() == ["q"]
+        await broker.close()
