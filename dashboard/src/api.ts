@@ -86,6 +86,8 @@ export interface Overview {
   engine: { path: string; full?: boolean; pid?: number; started_at?: number; sqlite?: string; postgres?: string; broker?: string };
   queues: Queue[];
   exchanges: Exchange[];
+  /** How many were published to each exchange, and delivered to queues, where the engine counts that. */
+  passed?: Record<string, [published: number, delivered: number]>;
   hosts: Host[];
   clients: Client[];
 }

@@ -28,7 +28,7 @@ let ahead = 0;
 export const ALL = "";
 
 function sum(queues: Queue[]): Queue {
-  const all: Queue = { name: ALL, bindings: [], origin: "", ready: 0, running: 0, delayed: 0, dead: 0, consumers: 0 };
+  const all: Queue = { ...NONE };
   for (const queue of queues) {
     for (const state of ["ready", "running", "delayed", "dead"] as const) all[state] += queue[state];
     for (const what of ["published", "done", "died", "retried"] as const)
@@ -41,15 +41,23 @@ function sum(queues: Queue[]): Queue {
 /** All queues together, as they were told last. */
 export const all = computed(() => (overview.value ? sum(overview.value.queues) : null));
 
+const NONE: Queue = { name: ALL, bindings: [], origin: "", ready: 0, running: 0, delayed: 0, dead: 0, consumers: 0 };
+
+/** The name under which an exchange is kept, whose deliveries count as done: no queue has one with a slash at its beginning and end. */
+export function exchanged(name: string): string {
+  return `/${name}/`;
+}
+
 function hear(next: Overview): void {
   ahead = next.now - Date.now() / 1000;
-  for (const queue of [...next.queues, sum(next.queues)]) {
+  const exchanges = Object.entries(next.passed ?? {}).map(([name, [published, done]]): Queue => ({ ...NONE, name: exchanged(name), published, done }));
+  for (const queue of [...next.queues, ...exchanges, sum(next.queues)]) {
     const samples = past.get(queue.name) ?? [];
     past.set(queue.name, samples);
     samples.push({ at: next.now, queue });
     while (samples.length > 2 && samples[1]!.at < next.now - SPAN) samples.shift();
   }
-  const names = new Set(next.queues.map((queue) => queue.name));
+  const names = new Set([...next.queues, ...exchanges].map((queue) => queue.name));
   for (const known of past.keys()) if (known !== ALL && !names.has(known)) past.delete(known);
   now.value = next.now;
   overview.value = next;

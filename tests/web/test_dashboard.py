@@ -327,6 +327,16 @@ def test_m9_of_a_message_that_has_ended_the_page_shows_what_followed_from_it(hot
     page.wait_for_selector("table.trail :text-is('booked')")
 
 
+def test_h8_of_an_exchange_the_page_shows_what_is_published_and_delivered(hotel: Hotel, opened: Opened) -> None:
+    if not hotel.broker.startswith("sqlite"):
+        pytest.skip("this engine does not count what goes through exchanges")
+    for _ in range(5):
+        hotel.send("remind", guest="ada")
+    page = opened("exchanges")
+    page.wait_for_selector("section[aria-label='bookings'] header:has-text('/s published')")
+    page.wait_for_selector("section[aria-label='bookings'] [role=img][aria-label*='delivered/s']")
+
+
 def test_r19_a_number_of_processes_is_chosen_and_they_are_seen_to_come_up(hotel: Hotel, opened: Opened) -> None:
     page = opened("workers")
     page.click("button[aria-label='One process more in default']")

@@ -86,12 +86,16 @@ class ClientStatus(Struct, frozen=True, omit_defaults=True):
 
 
 class Overview(Struct, frozen=True):
-    """Everything that is declared and connected."""
+    """Everything that is declared and connected.
+
+    `passed` says of exchanges how many messages were published there and how many were delivered to queues, where the engine counts that.
+    """
 
     engine: EngineStatus
     queues: list[QueueStatus]
     exchanges: list[Exchange]
     clients: list[ClientStatus]
+    passed: dict[str, tuple[int, int]] = {}
 
     @property
     def supervisors(self) -> list[dict[str, Any]]:

@@ -53,6 +53,7 @@ class Intake:
             else:
                 receipts.append(self._publish_special(p, envelope, queues, flags, now))
             if p.exchange and receipts[-1][1:2] in ((), ("stored",)):
+                self._turn.passing.append((p.exchange, len(queues)))
                 exchange = self._turn.routes.exchanges[p.exchange]
                 if exchange.archive:
                     archived.append((now, p.exchange, p.routing_key, p.message_id, envelope, 1 if flags else None))

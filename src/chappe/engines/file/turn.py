@@ -47,6 +47,8 @@ class Turn:
         self.has_leftovers = True
         self.finished: list[str] = []  # tracked messages that end in this turn
         self._moves: list[tuple[bool, Sequence[Claim]]] = []  # what was lent (true) and ended (false) in this turn, in order
+        self.passing: list[tuple[str, int]] = []  # the exchanges of what is published in this turn, and to how many queues each went
+        self.passed: dict[str, tuple[int, int]] = {}  # what was published to each exchange since the start, and delivered to queues
         self.changed: set[QueueState] = set()  # the queues whose counters are stored with this turn
         self.routes = Routes(db)
         self.weights: dict[str, float] = {}  # of tenants
@@ -74,6 +76,10 @@ class Turn:
         self.writing = False
         self._moves.clear()
         self.changed.clear()
+        for exchange, queues in self.passing:
+            published, delivered = self.passed.get(exchange, (0, 0))
+            self.passed[exchange] = (published + 1, delivered + queues)
+        self.passing.clear()
 
     def undo(self) -> None:
         """Take back everything since the last commit; the lines of the queues begin anew after it."""
@@ -85,6 +91,7 @@ class Turn:
             (self.drop if lent else self.hold)(claims)
         self._moves.clear()
         self.changed.clear()
+        self.passing.clear()
         self.finished.clear()
         self.body_files.clear()
         self.routes.reload()

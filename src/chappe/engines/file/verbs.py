@@ -159,7 +159,8 @@ class Verbs:
         """Tell what an operator asks first; the engine adds its own process and its clients."""
         routes = self._turn.routes
         queues = sorted(routes.queues.values(), key=lambda queue: queue.name)
-        return Overview(self.engine(session), [_shown(queue, self._age_of(queue)) for queue in queues], list(routes.exchanges.values()), [])
+        shown = [_shown(queue, self._age_of(queue)) for queue in queues]
+        return Overview(self.engine(session), shown, list(routes.exchanges.values()), [], self._turn.passed)
 
     def _age_of(self, queue: QueueState) -> float | None:
         since = self._ledger.dispatch.oldest(queue)

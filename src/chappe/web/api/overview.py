@@ -30,7 +30,10 @@ _QUIET_LOOKS: Final = 15
 
 
 class Seen(Struct, frozen=True):
-    """What is declared, connected and waiting; `hosts` is what their supervisors tell of pools and pressure."""
+    """What is declared, connected and waiting; `hosts` is what their supervisors tell of pools and pressure.
+
+    `passed` says of exchanges how many messages were published there and how many were delivered to queues, where the engine counts that.
+    """
 
     application: str
     version: str
@@ -39,6 +42,7 @@ class Seen(Struct, frozen=True):
     engine: EngineStatus
     queues: list[QueueStatus]
     exchanges: list[Exchange]
+    passed: dict[str, tuple[int, int]]
     hosts: list[dict[str, Any]]
     clients: list[ClientStatus]
 
@@ -69,7 +73,7 @@ class Overviews:
         others = [client for client in overview.clients if client.role != "supervisor"]
         return Seen(
             self._app.name, self._version, self._app.bus.now(), "paused" if await self._intake.is_paused() else "open", overview.engine,
-            overview.queues, overview.exchanges, overview.supervisors, others,
+            overview.queues, overview.exchanges, overview.passed, overview.supervisors, others,
         )  # fmt: skip
 
     async def close(self) -> None:
