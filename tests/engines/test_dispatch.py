@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chappe.engines.dispatch import SUSPECT, Line, Row
+from chappe.engines.fairness import Shares
 
 
 class Shelf:
-    """The messages that wait: by number their rank, flags and key; `most` rows are read at once."""
+    """The messages that wait: by number their rank, flags, key and tenant; `most` rows are read at once."""
 
     def __init__(self, *, most: int = 100) -> None:
         self.rows: dict[int, Row] = {}
+        self.whose: dict[int, str] = {}
         self.most = most
         self.looks = 1_000
+        self.reads = 0
         self.line = Line()
         self.lent: set[int] = set()
 
-    def put(self, number: int, *, priority: int = 0, key: str | None = None, flags: int = 0) -> None:
+    def put(self, number: int, *, priority: int = 0, key: str | None = None, flags: int = 0, tenant: str | None = None) -> None:
         self.rows[number] = (number, -priority, flags, key)
-        self.line.rank(-priority).exhausted = False
+        if tenant is None:
+            self.line.rank(-priority).exhausted = False
+            return
+        if self.line.shares is None:
+            self.line.shares = Shares({})
+        self.whose[number] = tenant
+        self.line.lane(-priority, tenant, number - 1).arrive(number)
 
     def at(self, rank: int, number: int) -> Row | None:
         row = self.rows.get(number)
         return row if row is not None and row[1] == rank else None
 
-    def behind(self, rank: int, number: int, most: int, tenant: str | None) -> tuple[list[Row], bool]:
-        assert tenant is None
-        waiting = sorted(row for row in self.rows.values() if row[1] == rank and row[0] > number)
-        rows = waiting[: min(most, self.most, self.looks)]
+    def behind(self, rank: int, number: int, most: int) -> tuple[list[Row], bool]:
+        waiting = self._waiting(rank, number, None)
+        return self._read(waiting[: min(most, self.most, self.looks)]), min(most, self.most, self.looks) >= len(waiting)
+
+    def numbers(self, rank: int, tenant: str | None, number: int, most: int) -> list[int]:
+        self.reads += 1
+        return [row[0] for row in self._waiting(rank, number, tenant)][:most]
+
+    def those(self, rank: int, numbers: Sequence[int]) -> list[Row]:
+        return self._read([row for number in numbers if (row := self.at(rank, number)) is not None][: self.looks])
+
+    def _waiting(self, rank: int, number: int, tenant: str | None) -> list[Row]:
+        return sorted(row for row in self.rows.values() if row[1] == rank and row[0] > number and self.whose.get(row[0]) == tenant)
+
+    def _read(self, rows: list[Row]) -> list[Row]:
         self.looks -= len(rows)
-        return rows, len(rows) == len(waiting)
+        self.reads += 1
+        return rows
 
     @property
     def is_over(self) -> bool:
@@ -49,11 +70,20 @@ class Shelf:
         _, _, _, key = self.rows.pop(number)
         self.lent.discard(number)
         if key is not None and self.line.free(key):
-            self.line.hand_on(key, min(((row[1], row[0], None) for row in self.rows.values() if row[3] == key), default=None))
+            waits = [(row[1], row[0], self.whose.get(row[0])) for row in self.rows.values() if row[3] == key]
+            self.line.hand_on(key, min(waits, default=None))
 
     def give_back(self, number: int) -> None:
         self.lent.discard(number)
-        self.line.rank(self.rows[number][1]).give_back(number)
+        self.line.lane(self.rows[number][1], self.whose.get(number), number).give_back(number)
+
+    def begin_anew(self) -> None:
+        """Forget what is known of those that wait, as an engine that was restarted."""
+        held = {key: number for number, _, _, key in self.rows.values() if number in self.lent and key is not None}
+        self.line.restart(held, (), {row[1] for row in self.rows.values()})
+        for number, tenant in self.whose.items():
+            if number in self.rows:
+                self.line.lane(self.rows[number][1], tenant, 0).exhausted = False
 
 
 def shelf(*numbers: int, most: int = 100) -> Shelf:
@@ -157,23 +187,73 @@ def test_suspects_are_passed_over_and_taken_one_by_one_when_they_are_asked_for()
     assert made.line.suspects == [(0, 3)]
 
 
-_message = st.tuples(st.integers(-1, 1), st.sampled_from([None, None, "a", "b"]))
+def test_tenants_take_turns_and_each_keeps_its_order() -> None:
+    made = Shelf()
+    for number in range(1, 41):
+        made.put(number, tenant="a" if number < 31 else "b")
+    made.put(41)
+    assert made.take(6) == [41, 1, 31, 2, 32, 3]
+    assert made.line.whose == {41: "", 1: "a", 31: "b", 2: "a", 32: "b", 3: "a"}
+    rest = made.take(100)
+    assert sorted(rest) == [*range(4, 31), *range(33, 41)]
+    assert [number for number in rest if number < 31] == list(range(4, 31))
+    assert [number for number in rest if number >= 31] == list(range(33, 41))
 
 
-@given(st.lists(_message, max_size=30), st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=30), st.integers(1, 5))
+def test_a_take_among_a_thousand_tenants_reads_once_where_it_saw_them_come() -> None:
+    made = Shelf()
+    for number in range(1, 3001):
+        made.put(number, tenant=f"t{number % 1000:03}")
+    assert len(made.take(250)) == 250
+    assert made.reads == 2, "the messages, and whether there are any of no tenant"
+    made.begin_anew()
+    made.reads = 0
+    assert len(made.take(250)) == 250
+    assert made.reads <= 3 + 500, "also the numbers of each that has a turn, of whom the first are those that are lent"
+
+
+def test_keys_are_handed_on_to_a_tenant_of_whom_nothing_else_waits() -> None:
+    made = Shelf()
+    for number, tenant in ((1, "a"), (2, "a"), (3, "b"), (4, "b")):
+        made.put(number, tenant=tenant, key=f"k{number % 2}")
+    assert made.take() == [1, 2]
+    assert made.take() == []
+    made.end(1)
+    made.end(2)
+    assert made.take() == [3, 4]
+
+
+def test_what_could_not_be_read_of_the_tenants_comes_next() -> None:
+    made = Shelf()
+    for number in range(1, 11):
+        made.put(number, tenant=f"t{number % 3}")
+    made.looks = 4
+    first = made.take(10)
+    assert len(first) == 4
+    made.looks = 100
+    assert sorted([*first, *made.take(10)]) == list(range(1, 11))
+
+
+_message = st.tuples(st.integers(-1, 1), st.sampled_from([None, None, "a", "b"]), st.sampled_from([None, None, "x", "y"]))
+_take = st.tuples(st.integers(1, 4), st.sampled_from(["ends", "comes back", "begins anew"]))
+
+
+@given(st.lists(_message, max_size=30), st.lists(_take, max_size=30), st.integers(1, 5))
 def test_however_it_goes_all_are_lent_keys_never_twice_at_once_and_in_their_order(
-    messages: list[tuple[int, str | None]], steps: Iterable[tuple[int, bool]], most: int
+    messages: list[tuple[int, str | None, str | None]], steps: Iterable[tuple[int, str]], most: int
 ) -> None:
     made = Shelf(most=most)
     made.looks = 10**9
-    for number, (priority, key) in enumerate(messages, 1):
-        made.put(number, priority=priority, key=key)
+    for number, (priority, key, tenant) in enumerate(messages, 1):
+        made.put(number, priority=priority, key=key, tenant=tenant)
     rows, ended = dict(made.rows), list[int]()
-    for asked, comes_back in [*steps, *[(30, False)] * (len(messages) + 1)]:
+    for asked, what in [*steps, *[(30, "ends")] * (len(messages) + 1)]:
+        if what == "begins anew":
+            made.begin_anew()
         taken = made.take(asked)
         keys = [rows[number][3] for number in made.lent if rows[number][3] is not None]
         assert len(keys) == len(set(keys))
-        if comes_back:
+        if what == "comes back":
             for number in taken:
                 made.give_back(number)
         else:
@@ -182,5 +262,6 @@ def test_however_it_goes_all_are_lent_keys_never_twice_at_once_and_in_their_orde
                 ended.append(number)
     assert sorted(ended) == sorted(rows), "each is lent some day"
     for key in ("a", "b"):
-        of_key = [rows[number][1:2] + (number,) for number in ended if rows[number][3] == key]
-        assert all(first < second for first, second in pairwise(of_key))
+        for tenant in (None, "x", "y"):
+            of_both = [rows[number][1:2] + (number,) for number in ended if rows[number][3] == key and made.whose.get(number) == tenant]
+            assert all(first < second for first, second in pairwise(of_both))

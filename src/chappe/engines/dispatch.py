@@ -7,6 +7,7 @@ what came back, with the keys that are taken or waited for, and with the tenants
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -14,6 +15,7 @@ from chappe.engines.fairness import Shares
 
 FAIR: Final = 128  # among the flags of a message: it is of a tenant
 SUSPECT: Final = 64  # among the flags of a message: a worker died while it executed, so that it runs alone
+_AHEAD: Final = 16  # numbers of one tenant that are read at once, or known from when they came: memory for each tenant that waits
 
 Row = tuple[int, int, int, str | None, *tuple[Any, ...]]  # its number, rank, flags and key; what follows is the engine's
 
@@ -25,8 +27,16 @@ class Waiting(Protocol):
         """Return one message, if it is there."""
         ...
 
-    def behind(self, rank: int, number: int, most: int, tenant: str | None) -> tuple[Sequence[Row], bool]:
-        """Return up to `most` of a tenant, or of none, with larger numbers, in order, and whether that is all there is."""
+    def behind(self, rank: int, number: int, most: int) -> tuple[Sequence[Row], bool]:
+        """Return up to `most` of no tenant with larger numbers, in order, and whether that is all there is."""
+        ...
+
+    def numbers(self, rank: int, tenant: str | None, number: int, most: int) -> Sequence[int]:
+        """Return up to `most` larger numbers of those of a tenant, or of none, in order; fewer where that is all there is."""
+        ...
+
+    def those(self, rank: int, numbers: Sequence[int]) -> Sequence[Row]:
+        """Return the messages of some numbers that are there, in the order of the numbers, as far as may be read now."""
         ...
 
     @property
@@ -36,19 +46,38 @@ class Waiting(Protocol):
 
 
 class Lane:
-    """Messages that are served by `cursor`, but first what came back."""
+    """Messages that are served by `cursor`, but first what came back, and what is known already of those before the cursor."""
 
-    __slots__ = ("cursor", "exhausted", "returned")
+    __slots__ = ("ahead", "cursor", "exhausted", "returned")
 
     def __init__(self) -> None:
         self.cursor = 0
         self.exhausted = False
+        self.ahead: deque[int] = deque()
         self.returned: list[int] = []
 
     @property
     def servable(self) -> bool:
         """Whether there may be a message in it."""
-        return not self.exhausted or bool(self.returned)
+        return not self.exhausted or bool(self.returned or self.ahead)
+
+    def arrive(self, number: int) -> None:
+        """Hear that a message was stored behind all others."""
+        if self.exhausted and len(self.ahead) < _AHEAD:
+            self.ahead.append(number)
+            self.cursor = number
+        else:
+            self.exhausted = False
+
+    def is_past(self, number: int) -> bool:
+        """Tell whether the turn of a message is over."""
+        return number < self.ahead[0] if self.ahead else self.exhausted or number <= self.cursor
+
+    def pop(self, most: int) -> list[int]:
+        """Return up to `most` numbers that are next, as far as they are known."""
+        returned, ahead = self.returned, self.ahead
+        found = [heapq.heappop(returned) for _ in range(min(most, len(returned)))]
+        return found + [ahead.popleft() for _ in range(min(most - len(found), len(ahead)))]
 
     def give_back(self, number: int) -> None:
         """Remember a message that is ready again at its old place."""
@@ -68,10 +97,11 @@ class Rank(Lane):
 class Line:
     """The messages that wait in one queue, by what must be known to say which are next."""
 
-    __slots__ = ("_ranks", "blocked", "held", "order", "shares", "suspects")
+    __slots__ = ("_ranks", "blocked", "held", "order", "shares", "suspects", "whose")
 
     def __init__(self) -> None:
         self.shares: Shares | None = None  # of a queue of which a message has a tenant
+        self.whose: dict[int, str] = {}  # the tenants of what was taken last
         self.restart({}, (), ())
 
     def restart(self, held: Mapping[str, int], suspects: Iterable[tuple[int, int]], ranks: Iterable[int]) -> None:
@@ -81,6 +111,8 @@ class Line:
         self.suspects = sorted(suspects)  # a heap
         self._ranks = {rank: Rank() for rank in ranks}
         self.order = sorted(self._ranks)
+        if self.shares is not None:
+            self.shares.restart()
 
     def rank(self, rank: int) -> Rank:
         """Return the state of one priority."""
@@ -100,7 +132,7 @@ class Line:
             lane = found.lanes[tenant] = Lane()
             lane.cursor, lane.exhausted = number, True
             if self.shares is not None:
-                self.shares.arrive(tenant)
+                self.shares.wait(tenant, rank)
         return lane
 
     @property
@@ -112,38 +144,77 @@ class Line:
         """Return the next ones, in order. Each has its key from now on; what cannot be lent after all must be given back."""
         found: list[Row] = []
         again: set[int] = set()  # what came back and is not lent yet may be in front of a cursor
+        shares = self.shares
+        if shares is not None:
+            self._look(shares)
         for number in self.order:
             rank = self._ranks[number]
-            if rank.lanes and self.shares is not None:
-                self._take_fairly(rank, self.shares, number, most, waiting, lent, found, again)
+            if shares is not None:
+                self._take_fairly(rank, shares, number, most, waiting, lent, found, again)
             else:
-                self._take_of(rank, None, number, most, waiting, lent, found, again)
+                self._take_of(rank, number, most, waiting, lent, found, again)
             if len(found) >= most or waiting.is_over:
                 break
         return found
+
+    def _look(self, shares: Shares) -> None:
+        """Begin a take among tenants; those of no tenant are one that has no name."""
+        self.whose.clear()
+        for number, rank in self._ranks.items():
+            if rank.servable:
+                shares.wait("", number)
+        shares.look()
 
     def _take_fairly(
         self, rank: Rank, shares: Shares, number: int, most: int, waiting: Waiting, lent: Collection[int], found: list[Row],
         again: set[int],
     ) -> None:  # fmt: skip
-        """Take from the tenants of one priority, one message after the other; those of no tenant are one that has no name."""
-        turns = shares.turns({*rank.lanes, ""} if rank.servable else rank.lanes)
-        while turns and len(found) < most and not waiting.is_over:
-            turn, before = turns[0], len(found)
-            if turn.tenant == "" and rank.servable:
-                self._take_of(rank, None, number, before + 1, waiting, lent, found, again)
-            elif (lane := rank.lanes.get(turn.tenant)) is not None:
-                self._take_of(lane, turn.tenant, number, before + 1, waiting, lent, found, again)
-                if not lane.servable:
-                    del rank.lanes[turn.tenant]
+        """Take from the tenants of one priority, one message after the other."""
+        while len(found) < most and not waiting.is_over and (picked := self._pick(rank, shares, number, most - len(found), waiting)):
+            rows = waiting.those(number, list(picked))
+            for row in rows:
+                if self._admits(row, lent, again):
+                    again.add(row[0])
+                    found.append(row)
+                    self.whose[row[0]] = picked[row[0]]
+            if waiting.is_over:  # what was not read is still next
+                last = rows[-1][0] if rows else None
+                for place in reversed(picked):
+                    if place == last:
+                        break
+                    self.lane(number, picked[place], place).give_back(place)
+
+    def _pick(self, rank: Rank, shares: Shares, number: int, most: int, waiting: Waiting) -> dict[int, str]:
+        """Return the next numbers by the tenants' turns, each with its tenant."""
+        picked: dict[int, str] = {}
+        while len(picked) < most and (tenant := shares.next(number)) is not None:
+            lane = rank if tenant == "" and rank.servable else rank.lanes.get(tenant)
+            if lane is None:
+                shares.rest(tenant, number)
+            elif places := lane.pop(min(shares.in_a_row(tenant, most), most - len(picked))):
+                picked.update(dict.fromkeys(places, tenant))
+                shares.deal(tenant, number, len(places))
+            elif lane.exhausted:
+                del rank.lanes[tenant]
             else:
-                heapq.heappop(turns)
-            if len(found) > before:
-                heapq.heapreplace(turns, turn.next())
+                lane.ahead.extend(waiting.numbers(number, None if lane is rank else tenant, lane.cursor, _AHEAD))
+                lane.exhausted = len(lane.ahead) < _AHEAD
+                if lane.ahead:
+                    lane.cursor = lane.ahead[-1]
+        return picked
+
+    def _admits(self, row: Row, lent: Collection[int], again: Collection[int]) -> bool:
+        """Tell whether a message can be lent; it has its key from then on."""
+        if row[0] in lent or row[0] in again or row[2] & SUSPECT:
+            return False
+        key = row[3]
+        if key is not None and self.held.setdefault(key, row[0]) != row[0]:
+            self.blocked.add(key)
+            return False
+        return True
 
     def _take_of(
-        self, lane: Lane, tenant: str | None, number: int, most: int, waiting: Waiting, lent: Collection[int], found: list[Row],
-        again: set[int],
+        self, lane: Lane, number: int, most: int, waiting: Waiting, lent: Collection[int], found: list[Row], again: set[int],
     ) -> None:  # fmt: skip
         """Take from one lane until there are so many in all."""
         if lane.returned:
@@ -151,7 +222,7 @@ class Line:
             self._take_returned(lane, number, most, waiting, lent, found)
             again.update(row[0] for row in found[before:])
         while not lane.exhausted and len(found) < most and not waiting.is_over:
-            rows, lane.exhausted = waiting.behind(number, lane.cursor, most - len(found), tenant)
+            rows, lane.exhausted = waiting.behind(number, lane.cursor, most - len(found))
             for row in rows:
                 if row[0] in lent or row[0] in again or row[2] & SUSPECT:
                     continue
@@ -199,6 +270,6 @@ class Line:
         """Give a free key to the first that waits for it, by rank, number and tenant, if its turn is over; else it comes in its turn."""
         if first is None:
             self.blocked.discard(key)
-        elif first[1] <= (lane := self.lane(first[0], first[2], first[1])).cursor:
+        elif (lane := self.lane(first[0], first[2], first[1])).is_past(first[1]):
             self.held[key] = first[1]
             lane.give_back(first[1])

@@ -3,13 +3,16 @@
 The tenant that had least is next: the seconds that its messages took, divided by its weight, with an estimate for each that runs. It is
 start-time fair queueing (Goyal, Vin and Cheng, 1996) whose tags are corrected by what was measured, so that a changed weight counts from
 the next claim on, and messages that take longer cost more. Who comes when others have had much has no claim on what it did not ask for.
+
+The turns are kept in a heap, in which only those are put anew of whom something changed: a claim costs as much as it brings, whatever
+the number of tenants.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from chappe.errors import Rejected
 
@@ -18,92 +21,170 @@ _LEAST: Final = 1e-6  # seconds that a message costs: else one tenant would be f
 _LIGHTEST: Final = 0.001
 _HEAVIEST: Final = 1000.0
 _REMEMBERED: Final = 10_000  # tenants that have nothing waiting or running
+_QUANTUM: Final = 0.001  # seconds for which one tenant may be served in a row: nobody waits noticeably longer for it
+_IN_A_ROW: Final = 8  # messages of one tenant, of a claim of a hundred or more
 
-
-class Turn(NamedTuple):
-    """A tenant by what it has had: the smallest is next, of equals the one of which least runs."""
-
-    had: float
-    running: float
-    tenant: str
-    step: float  # what one message more adds to `had`
-
-    def next(self) -> Turn:
-        """Return what it is after one message more."""
-        return self._replace(had=self.had + self.step)
+_Turn = tuple[float, float, str]  # what a tenant has had, and what of it runs, both by weight: the smallest is next
 
 
 class _Account:
     """What is known of one tenant."""
 
-    __slots__ = ("estimate", "running", "used")
+    __slots__ = ("estimate", "in_a_row", "ranks", "running", "step", "turn", "used")
 
     def __init__(self, used: float) -> None:
         self.used = used  # seconds by weight
         self.running = 0
         self.estimate: float | None = None  # seconds of one message
+        self.ranks: set[int] = set()  # where something of it waits
+        self.step = 0.0  # what one message more adds to what it had
+        self.in_a_row = 1  # messages that are served at once, because they are short
+        self.turn: _Turn = (used, 0.0, "")
 
 
 class Shares:
-    """What the tenants of one queue have had."""
+    """What the tenants of one queue have had, and whose turn it is among those that have something waiting in a rank."""
 
     def __init__(self, weights: Mapping[str, float], least: float = 0.0) -> None:
-        """Begin with nothing; `weights` may change at any time, who is not in it has 1. `least` is what those had that wait."""
+        """Begin with nothing; who is not in `weights` has 1. `least` is what those had that wait."""
         self._weights = weights
         self._accounts: dict[str, _Account] = {}
+        self._room = _REMEMBERED
+        self._changed: dict[str, _Account] = {}  # since the last look
+        self._heaps: dict[int, list[_Turn]] = {}
         self._typical: float | None = None
-        self.least = least  # what those had that waited at the last look
+        self.least = least  # what those had whose turn it was
 
-    def turns(self, tenants: Iterable[str]) -> list[Turn]:
-        """Return the turns of those that wait, as a heap."""
-        found: list[Turn] = []
-        least: float | None = None
-        for tenant in tenants:
-            account, weight = self._account(tenant), self._weights.get(tenant, 1.0)
-            step = max(_LEAST, (1.0 if self._typical is None else self._typical) if account.estimate is None else account.estimate) / weight
-            least = account.used if least is None else min(least, account.used)
-            found.append(Turn(account.used + account.running * step, account.running / weight, tenant, step))
-        if least is not None:
-            self.least = max(self.least, least)
-        heapq.heapify(found)
+    # --- whose turn it is
+
+    def wait(self, tenant: str, rank: int = 0) -> None:
+        """Hear that something of a tenant waits where nothing waited: what it did not use is not kept for it."""
+        account = self._account(tenant)
+        if rank not in account.ranks:
+            if not account.running and not account.ranks:
+                account.used = max(account.used, self.least)
+            account.ranks.add(rank)
+            self._changed[tenant] = account
+
+    def rest(self, tenant: str, rank: int = 0) -> None:
+        """Hear that nothing of a tenant waits any more."""
+        self._account(tenant).ranks.discard(rank)
+
+    def restart(self) -> None:
+        """Have nothing wait."""
+        self._heaps.clear()
+        for account in self._accounts.values():
+            account.ranks.clear()
+
+    def look(self) -> None:
+        """Put everybody in turn by what is known now; what was only dealt out is forgotten."""
+        changed, self._changed = self._changed, {}
+        weights, typical = self._weights, 1.0 if self._typical is None else self._typical
+        is_much = 2 * len(changed) > len(self._accounts)
+        for tenant, account in changed.items():
+            weight = weights.get(tenant, 1.0)
+            seconds = typical if account.estimate is None else account.estimate
+            account.step = step = seconds / weight
+            account.in_a_row = max(1, min(_IN_A_ROW, int(_QUANTUM / seconds)))
+            account.turn = turn = (account.used + account.running * step, account.running / weight, tenant)
+            for rank in () if is_much else account.ranks:
+                heapq.heappush(self._heaps.setdefault(rank, []), turn)
+        if is_much or any(len(heap) > 2 * len(self._accounts) + 64 for heap in self._heaps.values()):
+            self._build()
+
+    def _build(self) -> None:
+        """Make the heaps of those that wait, without what is out of date."""
+        heaps: dict[int, list[_Turn]] = {}
+        for account in self._accounts.values():
+            for rank in account.ranks:
+                heaps.setdefault(rank, []).append(account.turn)
+        for heap in heaps.values():
+            heapq.heapify(heap)
+        self._heaps = heaps
+
+    def next(self, rank: int = 0) -> str | None:
+        """Return whose turn it is in a rank, as of the last look."""
+        heap, accounts = self._heaps.get(rank), self._accounts
+        while heap:
+            turn = heap[0]
+            account = accounts.get(turn[2])
+            if account is not None and account.turn is turn and rank in account.ranks:
+                self.least = max(self.least, account.used)
+                return turn[2]
+            heapq.heappop(heap)  # it was put elsewhere since
+        return None
+
+    def allot(self, count: int, rank: int = 0) -> list[str]:
+        """Return whose the next messages are, where each that waits has as many; see `deal`."""
+        found: list[str] = []
+        self.look()
+        while len(found) < count and (tenant := self.next(rank)) is not None:
+            more = min(self.in_a_row(tenant, count), count - len(found))
+            self.deal(tenant, rank, more)
+            found += [tenant] * more
         return found
+
+    def in_a_row(self, tenant: str, most: int) -> int:
+        """Return how many messages of who is `next` are served at once, of a claim of up to `most`: neighbours in the store cost less."""
+        return min(self._accounts[tenant].in_a_row, 1 + most * _IN_A_ROW // 100)
+
+    def deal(self, tenant: str, rank: int = 0, count: int = 1) -> None:
+        """Count messages more for who is `next`, until the next look: by then they are `lent`, or were none."""
+        account = self._changed[tenant] = self._accounts[tenant]
+        had, running, _ = account.turn
+        account.turn = turn = (had + count * account.step, running, tenant)
+        heapq.heapreplace(self._heaps[rank], turn)
+        if len(account.ranks) > 1:
+            for other in account.ranks - {rank}:
+                heapq.heappush(self._heaps.setdefault(other, []), turn)
+
+    # --- what they had
 
     def know(self, tenant: str, used: float, estimate: float | None, running: int) -> None:
         """Take what is stored of a tenant."""
-        account = self._account(tenant)
+        account = self._changing(tenant)
         account.used, account.estimate, account.running = max(used, self.least), estimate, running
         if estimate is not None:
-            self._typical = _learnt(self._typical, estimate)
-
-    def arrive(self, tenant: str) -> None:
-        """Hear that something of a tenant waits of which nothing waited: what it did not use is not kept for it."""
-        account = self._account(tenant)
-        if not account.running:
-            account.used = max(account.used, self.least)
+            self._typical = estimate if self._typical is None else self._typical + _LEARNS * (estimate - self._typical)
 
     def lent(self, tenant: str, count: int = 1) -> None:
         """Hear that so many more messages of a tenant run, or so many less."""
-        self._account(tenant).running += count
+        self._changing(tenant).running += count
 
     def took(self, tenant: str, seconds: float) -> None:
         """Hear how long a message of a tenant took."""
-        account, seconds = self._account(tenant), max(_LEAST, seconds)
+        account, typical = self._changing(tenant), self._typical
+        seconds = max(seconds, _LEAST)
         account.used += seconds / self._weights.get(tenant, 1.0)
-        account.estimate = _learnt(account.estimate, seconds)
-        self._typical = _learnt(self._typical, seconds)
+        account.estimate = seconds if account.estimate is None else account.estimate + _LEARNS * (seconds - account.estimate)
+        self._typical = seconds if typical is None else typical + _LEARNS * (seconds - typical)
+
+    def reweigh(self) -> None:
+        """Hear that weights have changed."""
+        self._changed.update(self._accounts)
+
+    def _changing(self, tenant: str) -> _Account:
+        """Return what is known of a tenant, to be put in turn anew at the next look."""
+        account = self._changed.get(tenant)
+        if account is None:
+            account = self._changed[tenant] = self._account(tenant)
+        return account
 
     def _account(self, tenant: str) -> _Account:
         account = self._accounts.get(tenant)
         if account is None:
-            if len(self._accounts) >= _REMEMBERED:
-                kept = {name: known for name, known in self._accounts.items() if known.running or known.used > self.least}
-                self._accounts = kept if len(kept) < _REMEMBERED else {name: one for name, one in kept.items() if one.running}
+            if len(self._accounts) >= self._room:
+                self._forget()
             account = self._accounts[tenant] = _Account(self.least)
         return account
 
-
-def _learnt(known: float | None, seconds: float) -> float:
-    return seconds if known is None else known + _LEARNS * (seconds - known)
+    def _forget(self) -> None:
+        """Forget those that have nothing waiting or running, first those who had no more than others."""
+        kept = {name: one for name, one in self._accounts.items() if one.ranks or one.running or one.used > self.least}
+        if len(kept) >= self._room:
+            kept = {name: one for name, one in kept.items() if one.ranks or one.running}
+        self._accounts, self._room = kept, max(_REMEMBERED, 2 * len(kept))
+        self._changed = {name: one for name, one in self._changed.items() if name in kept}
 
 
 def weights_of(desired: Iterable[tuple[str, str | None]]) -> dict[str, float]:
@@ -120,13 +201,3 @@ def weight_of(value: str) -> float:
     if not _LIGHTEST <= weight <= _HEAVIEST:
         raise Rejected(f"a weight is a number within {_LIGHTEST:g} and {_HEAVIEST:g}, not {value[:40]!r}")
     return weight
-
-
-def allotted(turns: list[Turn], count: int) -> list[str]:
-    """Return whose the next messages are, of a heap of tenants of which each may have as many waiting."""
-    found: list[str] = []
-    while turns and len(found) < count:
-        turn = turns[0]
-        found.append(turn.tenant)
-        heapq.heapreplace(turns, turn.next())
-    return found

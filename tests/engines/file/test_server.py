@@ -488,7 +488,7 @@ async def test_a_receive_reads_hardly_more_than_it_lends(engine: Engine, broker:
         await broker.publish([Publication(Envelope(f"m{n}", "t", b"x" * (1 << 20)), "q")])
     (queue,) = engine.ledger.turn.routes.queues.values()
     reading = Reading(engine.ledger.turn.db, queue, 3 << 20, 1000)
-    rows, whole = reading.behind(0, 0, 20, None)
+    rows, whole = reading.behind(0, 0, 20)
     assert len(rows) == 3
     assert not whole
     assert reading.is_over

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Raw
@@ -25,8 +25,8 @@ _AROUND: Final = 64  # bytes of an answer for each message beside what is of any
 
 _ROW = "select id, rank, flags, key, message_id, attempt, note, envelope from ready where queue = ? and rank = ?"
 _BEHIND = f"{_ROW} and id > ? order by id limit ?"
-_BEHIND_ALONE = f"{_ROW} and id > ? and flags & 128 = 0 order by id limit ?"
-_OF_TENANT = f"{_ROW.replace(' where', ' indexed by ready_by_tenant where')} and id > ? and tenant = ? order by id limit ?"
+_NUMBERS_ALONE = "select id from ready where queue = ? and rank = ? and id > ? and flags & 128 = 0 order by id limit ?"
+_NUMBERS = "select id from ready indexed by ready_by_tenant where queue = ? and rank = ? and id > ? and tenant = ? order by id limit ?"
 _NEXT_TENANT = """select tenant, rank from ready indexed by ready_by_tenant
     where queue = ? and (tenant, rank) > (?, ?) and tenant is not null order by tenant, rank limit 1"""
 _AT = f"{_ROW} and id = ?"
@@ -56,12 +56,11 @@ class Receiver:
 class Reading:
     """What one answer reads of a queue: hardly more than there is room for, and a bounded part of it in a turn."""
 
-    __slots__ = ("_db", "_is_fair", "_queue", "looks", "room")
+    __slots__ = ("_db", "_queue", "looks", "room")
 
     def __init__(self, db: Database, queue: QueueState, room: int, looks: int) -> None:
         self._db = db
         self._queue = queue.id
-        self._is_fair = queue.line.shares is not None
         self.room = room  # bytes
         self.looks = looks  # rows that may still be read
 
@@ -72,14 +71,27 @@ class Reading:
             self.room -= len(row[7]) + len(row[6] or "")
         return row
 
-    def behind(self, rank: int, number: int, most: int, tenant: str | None) -> tuple[list[Row], bool]:
+    def behind(self, rank: int, number: int, most: int) -> tuple[list[Row], bool]:
         """See `Waiting.behind`."""
-        rows: list[Row] = []
-        room, most = self.room, min(most, self.looks)
-        if tenant is not None:
-            found = self._db.execute(_OF_TENANT, (self._queue, rank, number, tenant, most))
+        most = min(most, self.looks)
+        rows = self._read(self._db.execute(_BEHIND, (self._queue, rank, number, most)))
+        return rows, len(rows) < most and self.room > 0
+
+    def numbers(self, rank: int, tenant: str | None, number: int, most: int) -> list[int]:
+        """See `Waiting.numbers`."""
+        if tenant is None:
+            found = self._db.execute(_NUMBERS_ALONE, (self._queue, rank, number, most))
         else:
-            found = self._db.execute(_BEHIND_ALONE if self._is_fair else _BEHIND, (self._queue, rank, number, most))
+            found = self._db.execute(_NUMBERS, (self._queue, rank, number, tenant, most))
+        return [number for (number,) in found]
+
+    def those(self, rank: int, numbers: Sequence[int]) -> list[Row]:
+        """See `Waiting.those`."""
+        return self._read(self._db.executemany(_AT, [(self._queue, rank, number) for number in numbers[: self.looks]]))
+
+    def _read(self, found: Iterable[Any]) -> list[Row]:
+        rows: list[Row] = []
+        room = self.room
         for row in found:
             rows.append(row)
             room -= len(row[7])
@@ -87,7 +99,7 @@ class Reading:
                 break
         self.room = room
         self.looks -= len(rows)
-        return rows, len(rows) < most and room > 0
+        return rows
 
     @property
     def is_over(self) -> bool:
@@ -155,7 +167,7 @@ class Dispatch:
             reading = Reading(self._turn.db, queue, room, self._looks)
             rows = queue.line.take(receiver.limit - len(lent), reading, self._turn.claims)
             self._looks = reading.looks
-            room = self._hold_all(queue, rows, receiver.session, lent, room)
+            room = self._hold_all(queue, rows, queue.line.whose, receiver.session, lent, room)
             self.unfinished = self._looks <= 0 or (reading.is_over and not lent)
             if reading.is_over or len(lent) >= receiver.limit:
                 break
@@ -166,14 +178,17 @@ class Dispatch:
         lent: list[Any] = []
         for queue in receiver.queues:
             if queue.line.suspects and not queue.paused and self.suspects.may_take(receiver.session, queue):
-                row = queue.line.take_suspect(Reading(self._turn.db, queue, 0, 0), self._turn.claims)
+                row: Any = queue.line.take_suspect(Reading(self._turn.db, queue, 0, 0), self._turn.claims)
                 self.suspects.taken(queue)
                 if row is not None:
-                    self._hold_all(queue, [row], receiver.session, lent, LENT_AT_ONCE)
+                    whose = {row[0]: named(row[7])} if row[2] & FAIR else {}
+                    self._hold_all(queue, [row], whose, receiver.session, lent, LENT_AT_ONCE)
                     break
         return lent
 
-    def _hold_all(self, queue: QueueState, rows: Sequence[Row], session: Session, lent: list[Any], room: int) -> int:
+    def _hold_all(
+        self, queue: QueueState, rows: Sequence[Row], whose: Mapping[int, str], session: Session, lent: list[Any], room: int
+    ) -> int:
         """Lend messages as far as there is room for them in the answer, and return what is left of it."""
         around = 4 * len(queue.name) + _AROUND
         claims: list[Claim] = []
@@ -182,13 +197,13 @@ class Dispatch:
             size = len(stored) + around + (0 if note is None else len(note.encode()))
             size = max(size, LENT_AT_ONCE) if flags & HAS_FILE else size
             if size > room and lent:
-                for number, rank, flags, *_, stored in rows[at:]:
-                    queue.line.lane(rank, named(stored) if flags & FAIR else None, number).give_back(number)
+                for number, rank, *_ in rows[at:]:
+                    queue.line.lane(rank, whose.get(number), number).give_back(number)
                 room = 0
                 break
             if flags & MERGES:
                 flags |= self._begin_merged(queue, key, number)
-            claim = self._claim(session, queue, rank, number, message_id, attempt, flags, key, stored)
+            claim = self._claim(session, queue, rank, number, message_id, attempt, flags, key, whose.get(number))
             claims.append(claim)
             try:
                 envelope = unseal(stored)
@@ -207,11 +222,11 @@ class Dispatch:
 
     def _claim(
         self, session: Session, queue: QueueState, rank: int, number: int, message_id: str, attempt: int, flags: int, key: str | None,
-        stored: bytes,
+        tenant: str | None,
     ) -> Claim:  # fmt: skip
-        if not flags & FAIR and queue.line.shares is None:
+        if tenant is None:
             return Claim(session, queue, rank, number, message_id, attempt, flags, key)
-        return Claim(session, queue, rank, number, message_id, attempt, flags, key, named(stored), self._turn.now())
+        return Claim(session, queue, rank, number, message_id, attempt, flags, key, tenant, self._turn.now())
 
     def _begin_merged(self, queue: QueueState, key: str | None, number: int) -> int:
         """Have nothing be merged any more into a message that is lent; return the flag of one that was lent before."""
@@ -236,7 +251,8 @@ class Dispatch:
                     flags |= self._begin_merged(queue, key, tag)
                 if key is not None:
                     queue.line.held[key] = tag
-                self._turn.hold([claim := self._claim(session, queue, rank, tag, message_id, attempt, flags, key, stored)])
+                tenant = None if queue.line.shares is None else named(stored)
+                self._turn.hold([claim := self._claim(session, queue, rank, tag, message_id, attempt, flags, key, tenant)])
                 return claim
         return None
 
@@ -279,7 +295,7 @@ class Dispatch:
             if keeps_place or flags & SUSPECT:
                 self._serve_again(queue, rank, new, flags, tenant)
             else:
-                queue.line.lane(rank, tenant, new - 1).exhausted = False
+                queue.arrive(rank, tenant, new)
             queue.rows += 1
             queue.delayed -= 1
             turn.changed.add(queue)

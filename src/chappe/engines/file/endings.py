@@ -46,8 +46,8 @@ class Endings:
 
     def charge(self, claim: Claim, took: float | None) -> None:
         """Charge a tenant with the seconds that a message ran, or else with those since it was lent."""
-        if claim.tenant is not None:
-            claim.queue.shares(self._turn.weights).took(claim.tenant, self._turn.now() - claim.lent_at if took is None else took)
+        if claim.tenant is not None and (shares := claim.queue.line.shares) is not None:
+            shares.took(claim.tenant, self._turn.now() - claim.lent_at if took is None else took)
 
     def ack(self, claims: Sequence[tuple[Claim, bytes | None, bool, str | None]]) -> None:
         """End claims as done, each with its result, whether handlers left marks, and why there is no result."""

@@ -103,8 +103,16 @@ class QueueState:
         self.rows, self.delayed, self.dead = counts.rows, counts.delayed, counts.dead
         self.published, self.done, self.retried, self.died = counts.published, counts.done, counts.retried, counts.died
 
+    def arrive(self, rank: int, tenant: str | None, number: int) -> None:
+        """Note that a message is ready, behind all others."""
+        lane = self.line.lane(rank, tenant, number - 1)
+        if tenant is None:
+            lane.exhausted = False
+        else:
+            lane.arrive(number)
+
     def arrived(self, rank: int, count: int, tenant: str | None = None, number: int = 0) -> None:
-        """Note that messages were stored behind the cursor; `number` is that of one with a tenant."""
-        self.line.lane(rank, tenant, number - 1).exhausted = False
+        """Note that messages were stored behind all others; `number` is that of one with a tenant."""
+        self.arrive(rank, tenant, number)
         self.rows += count
         self.published += count

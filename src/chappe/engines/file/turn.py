@@ -103,6 +103,9 @@ class Turn:
         """Take the weights of tenants as the file says them."""
         self.weights.clear()
         self.weights.update(weights_of(self.db.execute(_WEIGHTS).fetchall()))
+        for queue in self.routes.queues.values():
+            if queue.line.shares is not None:
+                queue.line.shares.reweigh()
 
     def close(self, *, held: int) -> None:
         """Close the file, remembering how many messages were lent."""
@@ -126,8 +129,8 @@ class Turn:
         for claim in claims:
             held[claim.id] = claim.session.claims[claim.id] = claim
             claim.queue.running += 1
-            if claim.tenant is not None:
-                claim.queue.shares(self.weights).lent(claim.tenant)
+            if claim.tenant is not None and (shares := claim.queue.line.shares) is not None:
+                shares.lent(claim.tenant)
         self._moves.append((True, claims))
 
     def drop(self, claims: Sequence[Claim]) -> None:
@@ -136,8 +139,8 @@ class Turn:
         for claim in claims:
             del held[claim.id], claim.session.claims[claim.id]
             claim.queue.running -= 1
-            if claim.tenant is not None:
-                claim.queue.shares(self.weights).lent(claim.tenant, -1)
+            if claim.tenant is not None and (shares := claim.queue.line.shares) is not None:
+                shares.lent(claim.tenant, -1)
         self._moves.append((False, claims))
 
     # --- what is counted

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, LiteralString
+from typing import Final, LiteralString, NamedTuple
 
 from chappe.engines.contract.broker import Retry, Settlement
-from chappe.engines.fairness import Shares, allotted
+from chappe.engines.fairness import Shares
 from chappe.engines.postgres.claims import MOVE, Held
 from chappe.engines.postgres.database import Cursor, Row
 
-_LOOK: Final = 0.1  # seconds after which it is looked who waits, where that is more than a few
+_LOOK: Final = 0.1  # seconds after which it is looked who waits and what they had, where that is more than a few
 _FEW: Final = 50
 _MOST: Final = 10_000  # tenants that are known at once
+_TRIES: Final = 3  # of one claim, where those whose turn it was have less than was thought
 # Claims of one queue come one after the other.
-_TURN: Final = "insert into turn (queue) values (%s) on conflict (queue) do update set least = turn.least returning least"
-_LEAST: Final = "update turn set least = %s where queue = %s"
+_TURN: Final[LiteralString] = """
+    insert into turn (queue, least) values (%s, %s) on conflict (queue) do update set least = greatest(turn.least, excluded.least)
+    returning least
+"""
 _WAITING: Final[LiteralString] = """
     with recursive t as (
         (
@@ -64,41 +67,62 @@ _CHARGE: Final[LiteralString] = """
 _LEAST_SECONDS: Final = 1e-6
 
 
+class _View(NamedTuple):
+    """What one consumer knows of the tenants of a queue: as of its last look, and what it has lent since."""
+
+    looked: float
+    ranks: list[int]  # in which somebody waits
+    shares: Shares
+    least: float  # what those had that waited
+    is_small: bool
+
+
 class Tenants:
     """Who waits in which queue, as one consumer saw it a moment ago."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._waiting: dict[int, dict[int, list[str]]] = {}
-        self._looked: dict[int, float] = {}
+        self._views: dict[int, _View] = {}
 
     async def claim(self, cursor: Cursor, queue: int, limit: int, session: int, most: int) -> list[Row]:
         """Lend the next messages of a queue, of ranks up to `most`, in the order of the tenants' turns."""
-        await cursor.execute(_TURN, (queue,))
+        view = self._views.get(queue)
+        await cursor.execute(_TURN, (queue, 0.0 if view is None else view.least))
         row = await cursor.fetchone()
         assert row is not None
         found: list[Row] = []
         for again in (False, True):
-            waiting = await self._who_waits(cursor, queue, again=again)
-            for rank in sorted(rank for rank in waiting if rank <= most):
-                values = {"queue": queue, "rank": rank, "session": session}
-                found += await self._claim(cursor, waiting[rank], limit - len(found), float(row[0]), values)
-                if len(found) >= limit:
-                    break
+            if again or view is None or view.is_small or self._now() - view.looked > _LOOK:
+                view = self._views[queue] = await self._look(cursor, queue, float(row[0]))
+            for rank in view.ranks:
+                if rank <= most and len(found) < limit:
+                    found += await self._claim(cursor, view.shares, limit - len(found), {"queue": queue, "rank": rank, "session": session})
             if found:
                 break
         return found
 
-    async def _claim(self, cursor: Cursor, tenants: list[str], limit: int, least: float, values: Mapping[str, int]) -> list[Row]:
-        """Lend messages of one rank; those of whom nothing waits any more are taken out of the list."""
-        await cursor.execute(_KNOWN, {**values, "tenants": tenants})
+    async def _look(self, cursor: Cursor, queue: int, least: float) -> _View:
+        """Look who waits, and what they had."""
+        await cursor.execute(_WAITING, {"queue": queue, "most": _MOST})
+        waiting = [(int(rank), str(tenant)) for rank, tenant in await cursor.fetchall()]
+        await cursor.execute(_KNOWN, {"queue": queue, "tenants": list({tenant for _, tenant in waiting})})
         known = await cursor.fetchall()
+        least = max(least, min((float(used) for _, used, *_ in known), default=0.0))
         shares = Shares({tenant: float(weight) for tenant, _, _, weight, _ in known}, least)
         for tenant, used, estimate, _, running in known:
             shares.know(tenant, float(used), estimate, int(running))
+        for rank, tenant in waiting:
+            shares.wait(tenant, rank)
+        return _View(self._now(), sorted({rank for rank, _ in waiting}), shares, least, len(waiting) < _FEW)
+
+    @staticmethod
+    async def _claim(cursor: Cursor, shares: Shares, limit: int, values: Mapping[str, int]) -> list[Row]:
+        """Lend messages of one rank; those of whom nothing waits any more have no turn until the next look."""
         found: list[Row] = []
-        while tenants and len(found) < limit:
-            order = allotted(shares.turns(tenants), limit - len(found))
+        rank = values["rank"]
+        for _ in range(_TRIES):
+            if not (order := shares.allot(limit - len(found), rank)):
+                break
             counts = Counter(order)
             await cursor.execute(_CLAIM, {**values, "tenants": list(counts), "counts": list(counts.values())})
             lent: dict[str, deque[Row]] = {}
@@ -107,22 +131,9 @@ class Tenants:
             for tenant, count in counts.items():
                 shares.lent(tenant, len(lent.get(tenant, ())))
                 if len(lent.get(tenant, ())) < count:
-                    tenants.remove(tenant)
+                    shares.rest(tenant, rank)
             found += [lent[tenant].popleft() for tenant in order if lent.get(tenant)]
-        await cursor.execute(_LEAST, (shares.least, values["queue"]))
         return found
-
-    async def _who_waits(self, cursor: Cursor, queue: int, *, again: bool) -> dict[int, list[str]]:
-        """Return the tenants that wait by their ranks, as of now or of a moment ago."""
-        now, known = self._now(), self._waiting.get(queue, {})
-        if again or sum(map(len, known.values())) < _FEW or now - self._looked[queue] > _LOOK:
-            await cursor.execute(_WAITING, {"queue": queue, "most": _MOST})
-            found: dict[int, list[str]] = {}
-            for rank, tenant in await cursor.fetchall():
-                found.setdefault(int(rank), []).append(str(tenant))
-            known = self._waiting[queue] = found
-            self._looked[queue] = now
-        return known
 
 
 async def charge(cursor: Cursor, settlements: Iterable[Settlement], held: Mapping[int, Held]) -> None:
