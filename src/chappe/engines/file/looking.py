@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec import Raw
@@ -31,7 +32,7 @@ _TABLES: Final = {
 _LOOK = """select {a}, {b}, {columns} from (select * from {table} where queue = ? and ({a}, {b}) > (?, ?) order by {a}, {b} limit ?)
     where {contains} limit ?"""
 _LAST = "select {a}, {b} from {table} where queue = ? and ({a}, {b}) > (?, ?) order by {a}, {b} limit 1 offset ?"
-_LENT = "select rank, id, {columns} from ready where queue = ? and rank = ? and id = ?"
+_LENT = "select 0, id, {columns} from ready where {contains} and queue = ? and rank = ? and id = ?"
 _AHEAD = {
     "ready": """select count(*) from (
         select 1 from ready r join ready mine on mine.queue = ?1 and mine.rank = ?2 and mine.id = ?3
@@ -63,51 +64,32 @@ class Looking:
         begin = _FIRST
         if cursor and (begin := _place_of(cursor)) is None:
             raise NotFound(f'"{cursor[:100]}" is no cursor of a list of messages; begin without one')
+        looked = _LOOKED_AT if containing else min(_LOOKED_AT, limit + (found.running if state == "ready" else 0))
+        parts = {"contains": " and ".join("instr(envelope, ?)" for _ in containing) or "true"}
+        parts |= dict(zip(("table", "a", "b", "columns"), _TABLES["ready" if state == "running" else state], strict=True))
         if state == "running":
-            return self._running(found, containing, begin[1], limit)
-        return self._stored(found, state, containing, begin, limit)
-
-    def _stored(
-        self, queue: QueueState, state: str, containing: list[bytes], begin: tuple[float, int], limit: int
-    ) -> tuple[list[Any], str | None]:
-        table, a, b, columns = _TABLES[state]
-        parts = {
-            "table": table,
-            "a": a,
-            "b": b,
-            "columns": columns,
-            "contains": " and ".join("instr(envelope, ?)" for _ in containing) or "true",
-        }
-        lent = queue.running if state == "ready" else 0
-        looked = _LOOKED_AT if containing else min(_LOOKED_AT, limit + lent)
-        rows = self._turn.db.execute(_LOOK.format(**parts), (queue.id, *begin, looked, *containing, looked))
+            rows = self._running(found, begin[1], parts, containing)
+        else:
+            rows = self._turn.db.execute(_LOOK.format(**parts), (found.id, *begin, looked, *containing, looked))
         shown: list[Any] = []
         room, last = _ROOM, begin
         for first, second, *row in rows:
-            if state == "ready" and second in self._turn.claims:
-                last = (first, second)
-                continue
-            room -= len(row[-1])
-            if shown and (len(shown) >= limit or room < 0):
-                return shown, json.dumps(last)
+            claim = self._turn.claims.get(second) if parts["table"] == "ready" else None
+            if state != "ready" or claim is None:
+                room -= len(row[-1])
+                if shown and (len(shown) >= limit or room < 0):
+                    return shown, json.dumps(last)
+                shown.append(self._shown(found, state, json.dumps((first, second)), row, claim))
             last = (first, second)
-            shown.append(self._shown(queue, state, json.dumps(last), row))
-        end = self._turn.db.execute(_LAST.format(**parts), (queue.id, *begin, looked - 1)).fetchone()
+        end = None if state == "running" else self._turn.db.execute(_LAST.format(**parts), (found.id, *begin, looked - 1)).fetchone()
         return shown, None if end is None else json.dumps(end)
 
-    def _running(self, queue: QueueState, containing: list[bytes], after: int, limit: int) -> tuple[list[Any], str | None]:
-        claims = sorted((c for c in self._turn.claims.values() if c.queue is queue and c.id > after), key=lambda c: c.id)
-        shown: list[Any] = []
-        room = _ROOM
-        for at, claim in enumerate(claims):
-            row = self._turn.db.execute(_LENT.format(columns=_TABLES["ready"][3]), (queue.id, claim.rank, claim.id)).fetchone()
-            if row is None or not all(needle in row[-1] for needle in containing):
-                continue
-            room -= len(row[-1])
-            if shown and (len(shown) >= limit or room < 0):
-                return shown, json.dumps((0, claims[at - 1].id))
-            shown.append(self._shown(queue, "running", json.dumps((0, claim.id)), row[2:], claim))
-        return shown, None
+    def _running(self, queue: QueueState, after: int, parts: dict[str, str], containing: list[bytes]) -> Iterator[Any]:
+        """Return what is lent of a queue by number, as the rows of `_LOOK`."""
+        for claim in sorted((c for c in self._turn.claims.values() if c.queue is queue and c.id > after), key=lambda c: c.id):
+            row = self._turn.db.execute(_LENT.format(**parts), (*containing, queue.id, claim.rank, claim.id)).fetchone()
+            if row is not None:
+                yield row
 
     def _shown(self, queue: QueueState, state: str, place: str, row: Any, claim: Claim | None = None) -> dict[str, Any]:
         number, rank, message_id, attempt, flags, key, due, budget, reason, error, died_at, deaths, tenant, stored = row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -116,3 +116,8 @@ class QueueState:
         self.arrive(rank, tenant, number)
         self.rows += count
         self.published += count
+
+
+def listed(names: object) -> list[object]:
+    """Return what a client says is a list, as one."""
+    return cast("list[object]", names) if isinstance(names, list) else []

@@ -152,15 +152,15 @@ class _Salvage:
         self._say(f"copying {self._sick}")
         for suffix in ("", "-wal"):
             source, copy = Path(f"{self._sick}{suffix}"), Path(f"{self._image}{suffix}")
-            if source.exists() or not suffix:
-                copy.touch(mode=0o600)
+            copy.touch(mode=0o600)
             if source.exists() and (refused := _copied(source, copy)):
                 self._faults.append(f"the disk gives an error for {counted(refused, 'byte')} of {source.name}")
-        with self._image.open("rb+") as image:
+        with self._image.open("rb+") as image, Path(f"{self._image}-wal").open("rb") as pages:
             log = writeahead.read(self._image, writeahead.page_size_of(image.read(32)), writeahead.index_of(self._sick))
-            for frame, page in writeahead.content(self._image, log):
+            for frame in log.frames:
+                pages.seek(frame.offset)
                 image.seek((frame.page - 1) * log.page_size)
-                image.write(page)
+                image.write(pages.read(log.page_size))
             if log.frames and not log.hurt:
                 image.truncate(log.frames[-1].size * log.page_size)
         Path(f"{self._image}-wal").unlink(missing_ok=True)

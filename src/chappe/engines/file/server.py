@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from chappe import errors
 from chappe.clocks import steady_clock
-from chappe.engines.contract.fleet import ClientStatus, EngineStatus
+from chappe.engines.contract.fleet import EngineStatus
 from chappe.engines.file.bodies import Leftovers
 from chappe.engines.file.connection import BrokenProtocol, Connection
 from chappe.engines.file.database import PASSING
@@ -30,7 +30,7 @@ from chappe.engines.file.purge import Purges
 from chappe.engines.file.reserve import Reserve
 from chappe.engines.file.room import Room
 from chappe.engines.file.verbs import DECODERS, Verbs
-from chappe.engines.file.waits import Waits, listed
+from chappe.engines.file.waits import Waits
 from chappe.engines.file.wire import UNASKED, UNREADABLE, Request, frame
 from chappe.errors import BrokerError, ChappeError
 from chappe.words import counted
@@ -64,6 +64,7 @@ class Engine:
             self._ownership.close()
             raise
         self.verbs = Verbs(self.ledger)
+        self.verbs.about, self.verbs.sessions = self._with_process, lambda: [connection.session for connection in self.connections]
         self.connections: set[Connection] = set()
         self.started_at = time.time()
         self.turns = 0
@@ -87,8 +88,7 @@ class Engine:
         self.special: dict[str, Callable[[Connection, Request], None]] = {  # verbs that wait, or are about the connection itself
             "hello": self.waits.say_hello, "receive": self.waits.receive, "cancel": self.waits.cancel, "result": self.waits.await_result,
             "await_archived": self.waits.await_archived,
-            "purge": self.purges.begin, "ping": self.ping, "engine": self.engine, "overview": self.overview, "tell": self.waits.tell,
-            "cancel_message": self.cancel_message,
+            "purge": self.purges.begin, "cancel_message": self.cancel_message,
         }  # fmt: skip
         self.ledger.dispatch.held_back = self.ledger.turn.was_held
         self._serve_after(grace if self.ledger.turn.was_held else 0.0)
@@ -342,30 +342,8 @@ class Engine:
 
     # --- verbs of the engine itself
 
-    def ping(self, connection: Connection, request: Request) -> None:
-        """Answer, to show that both sides live."""
-        connection.answer(request.serial, None)
-
-    def engine(self, connection: Connection, request: Request) -> None:
-        """Tell of this process and its file."""
-        connection.answer(request.serial, self._with_process(self.verbs.engine(connection.session)))
-
     def _with_process(self, engine: EngineStatus) -> EngineStatus:
         return replace(engine, pid=os.getpid(), started_at=self.started_at, turns=self.turns)
-
-    def overview(self, connection: Connection, request: Request) -> None:
-        """Tell what an operator asks first."""
-        named = [c.session for c in self.connections if c.session.name]
-        clients = [
-            ClientStatus(s.name, s.role, len(s.claims), {name: told for name, told in s.info.items() if name != "table"}) for s in named
-        ]
-        found = self.verbs.overview(connection.session)
-        owners = {queue.name: self.ledger.turn.routes.queue(queue.name).owner for queue in found.queues}
-        queues = [
-            replace(q, consumers=sum(c.name == owners[q.name] or q.name in listed(c.info.get("queues")) for c in clients))
-            for q in found.queues
-        ]
-        connection.answer(request.serial, replace(found, engine=self._with_process(found.engine), queues=queues, clients=clients))
 
     def cancel_message(self, connection: Connection, request: Request) -> None:
         """Cancel what waits of a message, and tell those who hold it."""

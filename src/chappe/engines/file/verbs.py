@@ -12,19 +12,21 @@ from msgspec import Meta, Raw
 
 from chappe.bounds import FURTHEST
 from chappe.engines.contract.broker import Dead, Retry
-from chappe.engines.contract.fleet import EngineStatus, Overview, QueueStatus
+from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
 from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.letters import Letters
 from chappe.engines.file.looking import Looking
 from chappe.engines.file.purge import Purge
-from chappe.engines.file.queues import Claim, QueueState, Session
+from chappe.engines.file.queues import Claim, QueueState, Session, listed
 from chappe.engines.file.records import Records
 from chappe.engines.file.transfer import Transfer
-from chappe.engines.file.wire import Number, Pace, Posted
+from chappe.engines.file.wire import Number, Pace, Posted, encode
 from chappe.errors import BrokerError, NotFound, Rejected
 from chappe.messages.topology import Queue, Topology
+
+_LARGEST_TOLD: Final = 1024 * 1024  # bytes: a supervisor tells of all its processes
 
 
 class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
@@ -66,6 +68,9 @@ class Verbs:
         self.records = Records(turn, self.intake)
         self.budgets = ledger.dispatch.budgets
         self.looking = Looking(turn, self.budgets)
+        # What an engine knows beside the file: its process, and the sessions of its clients.
+        self.about: Callable[[EngineStatus], EngineStatus] = lambda status: status
+        self.sessions: Callable[[], list[Session]] = list
 
     # Each verb takes the session if it is one of these, then what the wire brought. It raises before it writes, or not at all.
 
@@ -151,20 +156,36 @@ class Verbs:
             raise NotFound(f"message {message_id} is neither waiting nor running: it has ended, or never was")
         return state
 
+    def ping(self, session: Session) -> None:
+        """Answer, to show that both sides live."""
+
+    def tell(self, session: Session, info: dict[str, Any]) -> None:
+        """Take what a client says of itself now."""
+        if len(encode(info)) > _LARGEST_TOLD:
+            raise BrokerError(f"bad request: a client may tell {_LARGEST_TOLD} bytes of itself")
+        session.info = info
+
     def engine(self, session: Session) -> EngineStatus:
-        """Tell of the file without a look at its queues; the engine adds its own process."""
-        return EngineStatus(str(self._turn.path), self._turn.full, sqlite=apsw.sqlite_lib_version())
+        """Tell of the file without a look at its queues."""
+        return self.about(EngineStatus(str(self._turn.path), self._turn.full, sqlite=apsw.sqlite_lib_version()))
 
     def overview(self, session: Session) -> Overview:
-        """Tell what an operator asks first; the engine adds its own process and its clients."""
-        routes = self._turn.routes
-        queues = sorted(routes.queues.values(), key=lambda queue: queue.name)
-        shown = [_shown(queue, self._age_of(queue)) for queue in queues]
-        return Overview(self.engine(session), shown, list(routes.exchanges.values()), [], self._turn.passed)
+        """Tell what an operator asks first."""
+        routes, named = self._turn.routes, [session for session in self.sessions() if session.name]
+        served = [(s.name, listed(s.info.get("queues"))) for s in named]
+        queues = [self._shown(queue, served) for queue in sorted(routes.queues.values(), key=lambda queue: queue.name)]
+        clients = [ClientStatus(s.name, s.role, len(s.claims), {name: v for name, v in s.info.items() if name != "table"}) for s in named]
+        return Overview(self.engine(session), queues, list(routes.exchanges.values()), clients, self._turn.passed)
 
-    def _age_of(self, queue: QueueState) -> float | None:
+    def _shown(self, queue: QueueState, served: list[tuple[str, list[object]]]) -> QueueStatus:
         since = self._ledger.dispatch.oldest(queue)
-        return None if since is None else max(0.0, round(self._turn.now() - since, 3))
+        oldest = None if since is None else max(0.0, round(self._turn.now() - since, 3))
+        return QueueStatus(
+            queue.name, queue.bindings, queue.origin, queue.rows - queue.running, queue.running, queue.delayed, queue.dead,
+            sum(name == queue.owner or queue.name in queues for name, queues in served),
+            temporary=bool(queue.owner), paused=queue.paused, oldest=oldest,
+            published=queue.published, done=queue.done, retried=queue.retried, died=queue.died,
+        )  # fmt: skip
 
     def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
         return self.transfer.export_messages(session, queue, state, after, later, max(0, min(limit, 1000)))
@@ -184,14 +205,6 @@ def _has_run(settlement: AckRequest | RetryRequest | DeadRequest) -> bool:
     return settlement.took is not None or not isinstance(settlement, RetryRequest) or settlement.counted
 
 
-def _shown(queue: QueueState, oldest: float | None) -> QueueStatus:
-    return QueueStatus(
-        queue.name, queue.bindings, queue.origin, queue.rows - queue.running, queue.running, queue.delayed, queue.dead, 0,
-        temporary=bool(queue.owner), paused=queue.paused, oldest=oldest, published=queue.published, done=queue.done,
-        retried=queue.retried, died=queue.died,
-    )  # fmt: skip
-
-
 def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
     """Return for each verb the decoder of its arguments, without the first ones; extra or missing ones are refused."""
     found: dict[str, Callable[[Raw], tuple[Any, ...]]] = {}
@@ -204,7 +217,8 @@ def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dic
 
 
 _OWN: Final = (
-    "declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "engine", "overview", "export_messages",
+    "declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "ping", "tell", "engine", "overview",
+    "export_messages",
 )  # fmt: skip
 _OF_RECORDS: Final = (
     "mark", "marks", "begin_schedules", "fire", "last_fired", "state", "count_batch", "batches", "progress", "archived", "followers",

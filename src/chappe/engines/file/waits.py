@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Callable
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -13,6 +13,7 @@ from chappe.engines.contract.results import ENDED
 from chappe.engines.file.connection import BrokenProtocol, Connection, Hello
 from chappe.engines.file.dispatch import Receiver
 from chappe.engines.file.ledger import Ledger
+from chappe.engines.file.queues import listed
 from chappe.engines.file.records import Records
 from chappe.engines.file.turn import ARCHIVED
 from chappe.engines.file.wire import PROTOCOL, Number, Request, Wait, encode
@@ -21,11 +22,8 @@ from chappe.errors import BrokerError, ChappeError
 _MOST_WAITING: Final = 1_000  # requests of one client that wait for deliveries
 _LARGEST_INFO: Final = 64 * 1024  # bytes that a client may say of itself
 
-_LARGEST_TOLD: Final = 1024 * 1024  # in one that is connected: a supervisor tells of all its processes
-
 _hello: Final = msgspec.msgpack.Decoder(tuple[Hello]).decode
 _receive: Final = msgspec.msgpack.Decoder(tuple[list[str], Annotated[int, msgspec.Meta(le=1_000_000)], Wait]).decode
-_tell: Final = msgspec.msgpack.Decoder(tuple[dict[str, Any]]).decode
 _result: Final = msgspec.msgpack.Decoder(tuple[str, Wait]).decode
 _archived: Final = msgspec.msgpack.Decoder(tuple[Number, Wait]).decode
 _cancel: Final = msgspec.msgpack.Decoder(tuple[int]).decode
@@ -61,14 +59,6 @@ class Waits:
         session.serial = stored
         connection.refused = dict.fromkeys(refused, self._loop.time()) | connection.refused
         connection.answer(request.serial, {"kept": kept, "stored": stored, "refused": refused})
-
-    def tell(self, connection: Connection, request: Request) -> None:
-        """Take what a client says of itself now."""
-        (info,) = _tell(request.arguments)
-        if len(encode(info)) > _LARGEST_TOLD:
-            raise BrokerError(f"bad request: a client may tell {_LARGEST_TOLD} bytes of itself")
-        connection.session.info = info
-        connection.answer(request.serial, None)
 
     def receive(self, connection: Connection, request: Request) -> None:
         """Have a client wait for deliveries."""
@@ -163,8 +153,3 @@ class Waits:
             self._dispatch.leave(receiver)
         for wake in list(connection.waiting.values()):
             wake(None)
-
-
-def listed(names: object) -> list[object]:
-    """Return what a client says is a list, as one."""
-    return cast("list[object]", names) if isinstance(names, list) else []

@@ -9,10 +9,10 @@ process, counts a frame only when it is on the disk (sqlite.org/walformat.html, 
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import struct
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -30,7 +30,6 @@ _PAGE_SIZES: Final = frozenset(1 << n for n in range(9, 17))
 class Frame(NamedTuple):
     """One page as a commit left it; `size` is the size of the database in pages where the frame ends a commit, else 0."""
 
-    number: int
     page: int
     size: int
     offset: int
@@ -45,21 +44,20 @@ class Index(NamedTuple):
 
 
 class WriteAhead(NamedTuple):
-    """What a log holds.
+    """What a log holds: `frames` are those to apply to the database, in order.
 
-    `frames` are those to apply to the database, in order. `damaged` are the numbers of durable frames that are not whole, where 0 is
-    the header of the log; `missing` says how many durable frames are not there at all.
+    So many durable frames, or its header, are damaged, and so many are not there at all.
     """
 
     page_size: int
     frames: tuple[Frame, ...] = ()
-    damaged: tuple[int, ...] = ()
+    damaged: int = 0
     missing: int = 0
 
     @property
     def hurt(self) -> str | None:
         """Say what is wrong with the log, or nothing."""
-        said = [f"{len(self.damaged)} frames of the log are damaged"] if self.damaged else []
+        said = [f"{self.damaged} frames of the log are damaged"] if self.damaged else []
         said += [f"{self.missing} frames of the log are missing"] if self.missing else []
         return " and ".join(said) or None
 
@@ -67,28 +65,13 @@ class WriteAhead(NamedTuple):
 def read(database: Path, page_size: int | None, index: Index | None) -> WriteAhead:
     """Read the log of a database. `page_size` is the database's, for a log whose own header is damaged; `index` is its `index_of`."""
     try:
-        handle = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        with Path(f"{database}-wal").open("rb") as file:
+            whole_header, log = _read(file.fileno(), page_size, index)
+            if not whole_header and index is None and _is_written_back(file.fileno(), database, log):
+                return WriteAhead(log.page_size)  # a new log was begun over this one when the power failed
+            return log
     except FileNotFoundError:
         return _without_frames(page_size, index)
-    try:
-        log = _read(handle, page_size, index)
-        if 0 in log.damaged and index is None and _is_written_back(handle, database, log):
-            return WriteAhead(log.page_size)  # a new log was begun over this one when the power failed
-        return log
-    finally:
-        os.close(handle)
-
-
-def content(database: Path, log: WriteAhead) -> Iterator[tuple[Frame, bytes]]:
-    """Return the page of each frame that is to be applied."""
-    if not log.frames:
-        return
-    handle = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for frame in log.frames:
-            yield frame, os.pread(handle, log.page_size, frame.offset)
-    finally:
-        os.close(handle)
 
 
 def _is_written_back(handle: int, database: Path, log: WriteAhead) -> bool:
@@ -133,17 +116,18 @@ def _without_frames(page_size: int | None, index: Index | None) -> WriteAhead:
     return WriteAhead(page_size or 0, missing=index.durable - index.written_back if index else 0)
 
 
-def _read(handle: int, known_size: int | None, index: Index | None) -> WriteAhead:
+def _read(handle: int, known_size: int | None, index: Index | None) -> tuple[bool, WriteAhead]:
+    """Return whether the header of a log is whole, and what it holds."""
     header = os.pread(handle, _HEADER.size, 0)
     if len(header) < _HEADER.size:
-        return _without_frames(known_size, index)
+        return True, _without_frames(known_size, index)
     magic, _, page_size, _, _, _, first, second = _HEADER.unpack(header)
     big = bool(magic & 1)
     whole_header = magic | 1 == _MAGIC | 1 and checksum(header[:24], big=big) == (first, second)
     if not whole_header:
         page_size, big = known_size or page_size, sys.byteorder == "big"
     if page_size not in _PAGE_SIZES:
-        return _without_frames(known_size, index)
+        return True, _without_frames(known_size, index)
     all_salts = _salts(handle, page_size)
     own = header[16:24] if whole_header else next((salts for salts in all_salts if any(salts)), b"")
     last = max((number for number, salts in enumerate(all_salts, 1) if salts == own), default=0)
@@ -154,11 +138,11 @@ def _read(handle: int, known_size: int | None, index: Index | None) -> WriteAhea
         data = os.pread(handle, _FRAME.size + page_size, offset)
         page, size, _, _, first, second = _FRAME.unpack_from(data)
         whole = data[8:16] == own and page > 0 and checksum(data[:8] + data[_FRAME.size :], sums, big=big) == (first, second)
-        found.append((Frame(number, page, size, offset + _FRAME.size), whole))
+        found.append((Frame(page, size, offset + _FRAME.size), whole))
         sums = (first, second)  # as stored: the frame behind a damaged page can still be told to be whole
     if index is not None and index.salts != own:
         index = None  # it is of another log
-    return _judged(page_size, found, index, whole_header=whole_header)
+    return whole_header, _judged(page_size, found, index, whole_header=whole_header)
 
 
 def _judged(page_size: int, found: list[tuple[Frame, bool]], index: Index | None, *, whole_header: bool) -> WriteAhead:
@@ -168,25 +152,18 @@ def _judged(page_size: int, found: list[tuple[Frame, bool]], index: Index | None
     commits = [n for n, (frame, whole) in enumerate(found) if whole and frame.size]
     hurt = good < durable or sum(n >= good for n in commits) > 1
     end = max((n + 1 for n in commits if hurt or n < good), default=0)
-    frames = tuple(frame for frame, whole in found[:end] if whole and frame.number > written_back)
+    frames = tuple(frame for frame, whole in found[written_back:end] if whole)
     if not hurt:
         return WriteAhead(page_size, frames)
-    damaged = tuple(frame.number for frame, whole in found[: max(end, durable)] if not whole)
-    return WriteAhead(page_size, frames, damaged if whole_header else (0, *damaged), max(0, durable - max(len(found), written_back)))
+    damaged = sum(not whole for _, whole in found[: max(end, durable)]) + (not whole_header)
+    return WriteAhead(page_size, frames, damaged, max(0, durable - max(len(found), written_back)))
 
 
 def hides_commits(database: Path, taken: int, page_size: int | None, index: Index | None) -> WriteAhead | None:
     """Return the log if SQLite, which took so many frames of it, stopped at a damaged one; it costs next to nothing when it did not."""
-    try:
-        handle = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        handle = -1
     salts: list[bytes] = []
-    if handle >= 0:
-        try:
-            salts = _salts(handle, page_size or 4096)
-        finally:
-            os.close(handle)
+    with contextlib.suppress(FileNotFoundError), Path(f"{database}-wal").open("rb") as file:
+        salts = _salts(file.fileno(), page_size or 4096)
     own = salts[taken - 1] if 0 < taken <= len(salts) else next((found for found in salts if any(found)), b"")
     if own not in salts[taken:] and not (index and index.durable > max(taken, index.written_back)):
         return None
