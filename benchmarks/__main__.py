@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from benchmarks import backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
+from benchmarks import archive, backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
 from benchmarks.meters import Machine
 from benchmarks.peers import measure as peer
 from benchmarks.peers.catalogue import OVER_POSTGRES, PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
@@ -41,6 +41,7 @@ FAMILIES: dict[str, dict[str, Measure]] = {
     "neighbours": {"chappe": neighbours.measure},
     "gateway": {"chappe": gateway.measure},
     "idle": {"chappe": idle.measure},
+    "archive": {"chappe": archive.measure},
     "triggers": {"chappe": triggers.measure},
     "masks": {"chappe": masks.measure},
 }
@@ -61,6 +62,7 @@ POSTGRES: dict[str, dict[str, Measure]] = {
     "disk": {"limit": limit.disk},
     "latency": {"chappe": latency.measure, **_each(peer.latency, OVER_POSTGRES)},
     "backlog": {"chappe": backlog.measure},
+    "archive": {"chappe": archive.measure},
     "triggers": {"chappe": triggers.measure},
     "masks": {"chappe": masks.measure},
 }

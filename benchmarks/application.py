@@ -7,7 +7,7 @@ import os
 import time
 
 from benchmarks import tally
-from chappe import App, Command, replace
+from chappe import App, Command, Event, Exchange, replace
 
 app = App("bench")
 
@@ -63,6 +63,38 @@ class Burn(Command, queue="burn"):
     """Computes in Python without a pause."""
 
     seconds: float
+
+
+class Kept(Event, exchange=Exchange("kept", archive=30 * 86400.0), routing_key="kept"):
+    """An event of an exchange that is archived; 200 bytes of JSON as a command."""
+
+    id: int
+    name: str
+    user: str
+    tags: list[str]
+    note: str
+    ok: bool
+    ratio: float
+
+
+class Passing(Event, exchange=Exchange("passing", archive=0.0), routing_key="passing"):
+    """The same of an exchange that is not."""
+
+    id: int
+    name: str
+    user: str
+    tags: list[str]
+    note: str
+    ok: bool
+    ratio: float
+
+
+@app.on(Kept)
+async def heard_kept(event: Kept) -> None: ...
+
+
+@app.on(Passing)
+async def heard_passing(event: Passing) -> None: ...
 
 
 if os.environ.get("BENCH_NOTES"):  # where the broker cannot be asked a hundred times a second how much it has left

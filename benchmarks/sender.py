@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import cue
-from benchmarks.application import Block, Burn, Mask, Noop, Pause, Stamp, app
+from benchmarks.application import Block, Burn, Kept, Mask, Noop, Passing, Pause, Stamp, app
 from benchmarks.payload import FIELDS, stamped
-from chappe import Command
+from chappe import Command, Event
 
 _NOTE = "x" * 100
 
@@ -54,6 +54,13 @@ def hundreds(count: int) -> None:
     """Send a hundred with each call."""
     for _ in range(count // 100):
         app.send([Noop(**FIELDS) for _ in range(100)])
+
+
+def events(count: int, archived: int) -> None:
+    """Publish a hundred events with each call."""
+    event = (Kept if archived else Passing)(**FIELDS)
+    for _ in range(count // 100):
+        app.publish([event] * 100)
 
 
 async def fill(count: int) -> None:
@@ -140,12 +147,12 @@ _WAYS: dict[str, Callable[..., Any]] = {
     way.__name__: way
     for way in (
         one_by_one, awaited_one_by_one, tasks, threads, hundreds, fill, paced, awaited_paced, masks, awaited_masks, masks_by_hundreds,
-        pauses, blocks, burns,
+        pauses, blocks, burns, events,
     )
 }  # fmt: skip
 
 
-def _warm(how: str, sizes: dict[str, int]) -> Command | list[Mask]:
+def _warm(how: str, sizes: dict[str, int]) -> Command | Event | list[Mask]:
     """Return what is sent before the clock starts: it connects, and makes keys pending."""
     if "masks" in how:
         return [_mask(number, sizes["keys"]) for number in range(sizes["keys"])]
@@ -153,6 +160,8 @@ def _warm(how: str, sizes: dict[str, int]) -> Command | list[Mask]:
         return Stamp(**stamped(0.0))
     if how == "pauses":
         return Pause(at=0.0, seconds=0.0)
+    if how == "events":
+        return (Kept if sizes["archived"] else Passing)(**FIELDS)
     return Block(at=0.0, seconds=0.0) if how == "blocks" else Noop(**FIELDS)
 
 

@@ -139,6 +139,11 @@ IDLE_PSS = Work("ten idle workers and the engine: PSS", "MB", (at_most(250),))
 RUN_CPU = Work("chappe run with ten idle workers, without gateway: CPU", "% of one core")
 RUN_PSS = Work("chappe run with ten idle workers, without gateway: PSS", "MB")
 
+NOT_ARCHIVED = Work("publish by 100, an exchange that archives nothing", MESSAGES)
+_KEPT = (Bound(f"≥ 0.8 × {NOT_ARCHIVED.name}", _of("chappe", NOT_ARCHIVED.name, 0.8), at_least=True),)
+ARCHIVED = Work("publish by 100, an exchange that archives", MESSAGES, _KEPT, postgres=_KEPT)
+ARCHIVE_CPU = Work("publish by 100, CPU without the archive : with it", "ratio", (_UNHARMED,), postgres=(_UNHARMED,))
+
 PAUSES = Work("61 handlers of 0.8 s, one worker process", "s", (at_most(0.95),))
 BLOCKS = Work("61 handlers of 0.8 s in threads, one worker process", "s", (at_most(1.0),))
 
@@ -156,6 +161,7 @@ WORKS: Final = (
     DRAIN_BURNING, SEND_BURNING, DRAIN_STRANGER, SEND_STRANGER,
     POST, POST_P99, POST_CLIENT,
     IDLE_CPU, IDLE_PSS, RUN_CPU, RUN_PSS,
+    NOT_ARCHIVED, ARCHIVED, ARCHIVE_CPU,
     PAUSES, BLOCKS,
     MASK, AMASK, MASK_FOUR, MASK_HUNDREDS,
 )  # fmt: skip

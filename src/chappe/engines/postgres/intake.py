@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
@@ -32,13 +33,35 @@ _PLAIN: Final[LiteralString] = (
     stored as (
         insert into message (queue, rank, message_id, envelope)
         select queue, rank, id, envelope
-        from known, unnest(%(queues)s::integer[], %(ranks)s::bigint[], %(ids)s::text[], %(envelopes)s::bytea[])
+        from known, unnest(%(queues)s::integer[], %(ranks)s::bigint[], %(ids)b::text[], %(envelopes)b::bytea[])
             as t (queue, rank, id, envelope)
         where ok returning queue
     ),
     """
     + _TOLD
     + " select ok, (select count(*) from told) from known"
+)
+_ARCHIVED: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    sent as (
+        select * from unnest(%(exchanges)b::text[], %(keys)b::text[], %(ids)b::text[], %(envelopes)b::bytea[], %(places)s::integer[])
+            with ordinality as t (exchange, routing_key, id, envelope, place, number)
+    ),
+    stored as (
+        insert into message (queue, rank, message_id, envelope)
+        select queue, rank, id, envelope
+        from known, unnest(%(queues)s::integer[], %(ranks)s::bigint[], %(numbers)s::bigint[]) as t (queue, rank, number)
+            join sent using (number)
+        where ok returning queue
+    ),
+    head as (
+        update archive_head set seq = seq + %(count)s from known where ok returning seq - %(count)s as before, now_seconds() as at
+    ),
+    archived as (insert into archive select before + place, at, exchange, routing_key, id, envelope from head, sent where place > 0),
+    """
+    + _TOLD
+    + " select ok, (select count(*) from told), (select tell_archived() from head) from known"
 )
 _ALLOT: Final = "select now_seconds(), array(select nextval('place') from generate_series(1, %s)), version from topology"
 _ONE: Final[LiteralString] = (
@@ -101,6 +124,20 @@ def plain(topology: int, copies: Sequence[Copy]) -> tuple[LiteralString, dict[st
     return _PLAIN, {"topology": topology, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
 
 
+def _archiving(
+    topology: int, publications: Sequence[Publication], envelopes: list[bytes], taken: Sequence[list[Known]], kept: list[bool]
+) -> tuple[LiteralString, dict[str, Any]]:
+    """Return what stores plain messages, and archives some of them, if the topology is still this one."""
+    copies = [(known.id, -p.priority, n) for n, (p, queues) in enumerate(zip(publications, taken, strict=True), 1) for known in queues]
+    queues, ranks, numbers = (list(column) for column in zip(*copies, strict=True)) if copies else ([], [], [])
+    return _ARCHIVED, {
+        "topology": topology, "count": sum(kept), "queues": queues, "ranks": ranks, "numbers": numbers, "envelopes": envelopes,
+        "places": [place if is_kept else 0 for place, is_kept in zip(itertools.accumulate(map(int, kept)), kept, strict=True)],
+        "exchanges": [p.exchange for p in publications], "keys": [p.routing_key for p in publications],
+        "ids": [p.envelope.id for p in publications],
+    }  # fmt: skip
+
+
 class Intake:
     """Stores publications, alone or inside the transactions of others."""
 
@@ -119,17 +156,22 @@ class Intake:
     # --- in one journey
 
     async def _publish_plain(self, publications: Sequence[Publication]) -> list[Receipt] | None:
-        """Store publications that ask for nothing in one statement, if they all are, and the topology is as it is known."""
-        copies: list[Copy] = []
+        """Store publications that ask for nothing in one journey, if they all are, and the topology is as it is known."""
+        taken: list[list[Known]] = []
         for p in publications:
-            known = self._routes.known_takers(p.exchange, p.routing_key)
+            known = self._routes.known_takers(p.exchange, p.routing_key, archives=True)
             if p.options is not None or p.delay > 0 or known is None or any(k.queue.fair for k in known):
                 return None
-            envelope = encode(p.envelope)
-            copies += [(queue.id, -p.priority, p.envelope.id, envelope) for queue in known]
-        if not copies:
+            taken.append(known)
+        envelopes, kept = [encode(p.envelope) for p in publications], [self._routes.archives(p.exchange) for p in publications]
+        if any(kept):
+            statement = _archiving(self._routes.version, publications, envelopes, taken, kept)
+        elif any(taken):
+            whole = zip(publications, envelopes, taken, strict=True)
+            statement = plain(self._routes.version, [(q.id, -p.priority, p.envelope.id, envelope) for p, envelope, to in whole for q in to])
+        else:
             return None
-        rows = await self._database.once(*plain(self._routes.version, copies))
+        rows = await self._database.once(*statement)
         return [Receipt(p.envelope.id) for p in publications] if rows[0][0] else None
 
     async def _publish_mask(self, publications: Sequence[Publication]) -> list[Receipt] | None:

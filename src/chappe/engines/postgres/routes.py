@@ -117,10 +117,16 @@ class Routes:
             self._cache[exchange, routing_key] = found
         return found
 
-    def known_takers(self, exchange: str, routing_key: str) -> list[Known] | None:
-        """Return the same if they are known and nothing else is to be done; the long way asks anew, and says what is wrong."""
-        known = self.exchanges.get(exchange)
-        if known is not None and (known.archive or self.relay):
+    def archives(self, exchange: str) -> bool:
+        """Tell whether what goes through an exchange is archived here."""
+        return exchange in self.exchanges and bool(self.exchanges[exchange].archive) and self.relay is None
+
+    def known_takers(self, exchange: str, routing_key: str, *, archives: bool = False) -> list[Known] | None:
+        """Return the same if they are known and nothing else is to be done, unless the caller `archives` what is to be archived.
+
+        The long way asks anew, and says what is wrong.
+        """
+        if exchange in self.exchanges and (self.relay is not None or (self.archives(exchange) and not archives)):
             return None
         try:
             return self.takers(exchange, routing_key)

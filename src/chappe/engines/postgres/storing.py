@@ -64,13 +64,15 @@ _TRACK: Final = """
     from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) as t (id, type, queue, into_id) on conflict do nothing
 """
 _ARCHIVE: Final = """
-    with head as (update archive_head set seq = seq + %s returning seq - %s as before)
-    insert into archive select before + number, now_seconds(), exchange, routing_key, id, envelope
-    from head, unnest(%s::text[], %s::text[], %s::text[], %s::bytea[]) with ordinality as t (exchange, routing_key, id, envelope, number)
+    with head as (update archive_head set seq = seq + %s returning seq - %s as before, now_seconds() as at),
+    kept as (
+        insert into archive select before + number, at, exchange, routing_key, id, envelope
+        from head, unnest(%b::text[], %b::text[], %b::text[], %b::bytea[])
+            with ordinality as t (exchange, routing_key, id, envelope, number)
+    )
+    select tell_archived() from head
 """
 ARCHIVED: Final = ""  # what those ask for, in place of a message, who wait for the archive
-# A statement of its own: only what begins when it has the head sees everybody who listens.
-_TELL_ARCHIVED: Final = "select pg_notify('chappe_ended', '') where exists (select 1 from asker where message_id = '')"
 _ROUNDS: Final = 5
 
 
@@ -289,7 +291,6 @@ class Storing:
         if kept:
             columns = ([p.exchange for p in kept], [p.routing_key for p in kept], [p.envelope.id for p in kept])
             await self._cursor.execute(_ARCHIVE, (len(kept), len(kept), *columns, [encode(p.envelope) for p in kept]))
-            await self._cursor.execute(_TELL_ARCHIVED)
 
 
 def _options(p: Publication) -> Options:

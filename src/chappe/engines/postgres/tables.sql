@@ -174,6 +174,11 @@ create table archive (
 );
 create table archive_head (seq bigint not null);
 insert into archive_head values (0);
+-- A statement of its own: only what begins when it has the head sees everybody who listens.
+create function tell_archived() returns void language plpgsql volatile as $$
+begin
+    if exists (select 1 from asker where message_id = '') then perform pg_notify('chappe_ended', ''); end if;
+end $$;
 create table follower (name text primary key, position bigint not null);
 
 create table session (
