@@ -13,7 +13,7 @@ from ..waiting import until
 from .conftest import Mill
 
 APPLICATION = """
-import asyncio, os, pathlib, time
+import asyncio, os, pathlib, subprocess, time
 from typing import Iterator
 from chappe import App, Command, Context, Process, Reject, Retry, RetryLater
 from mill import write
@@ -73,6 +73,10 @@ class Refuse(Command, queue="press", process=True, retry=1):
     how: str
 
 
+class Strew(Command, queue="press", process=True, retry=1):
+    dies: bool
+
+
 @app.handles(Near)
 async def near(command: Near, context: Context):
     write("start", command.name, context.attempt)
@@ -124,6 +128,13 @@ def leave(command: Leave):
 @app.handles(Greedy)
 def greedy(command: Greedy):
     return len(bytearray(2 * 1024 ** 3))
+
+
+@app.handles(Strew)
+def strew(command: Strew):
+    write("left", str(subprocess.Popen(["sleep", "600"]).pid))
+    if command.dies:
+        os._exit(4)
 
 
 @app.handles(Refuse)
@@ -246,6 +257,31 @@ def test_nothing_that_it_started_outlives_a_worker_that_is_killed(press: Mill) -
     until(lambda: of(press, "end", "left") == [1], "it to run again, with no attempt spent")
 
 
+def runs(pid: int) -> bool:
+    """Tell whether a process is there and no zombie, which is its new parent's matter."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def ends_what_is_left(press: Mill) -> None:
+    """Have handlers leave processes behind: of one that dies at its work, and of one that is killed while it is kept for the next."""
+    before = len(press.lines("left"))
+    send(press, "Strew(dies=True)")
+    first = until(lambda: press.lines("left")[before:], "a process to be left")[0]
+    until(lambda: not runs(int(first.name)), "it to end with the handler that started it")
+    send(press, "Strew(dies=False)")
+    second = until(lambda: press.lines("left")[before + 1 :], "another to be left")[0]
+    until(lambda: press.queues()["press"]["running"] == 0, "its handler to end")
+    assert runs(int(second.name)), "its handler's process is kept for the next"
+    os.kill(second.pid, signal.SIGKILL)
+    until(lambda: not runs(int(second.name)), "it to end with that process")
+
+
+def test_what_a_handler_leaves_in_its_group_ends_with_its_process_however_that_ends(press: Mill) -> None:
+    ends_what_is_left(press)
+
+
 def test_where_nothing_is_forked_each_has_an_interpreter_of_its_own(press: Mill) -> None:
     """The last one: it ends what the others share."""
     press.end()
@@ -255,5 +291,6 @@ def test_where_nothing_is_forked_each_has_an_interpreter_of_its_own(press: Mill)
     pid = int(press.script(script).communicate(timeout=60)[0])
     assert psutil.Process(pid).parent() == psutil.Process(press.pid("press-1"))
     handler = psutil.Process(pid)
+    ends_what_is_left(press)
     press.end()
     until(lambda: not handler.is_running() or handler.status() == psutil.STATUS_ZOMBIE, "its process to end with it")

@@ -59,8 +59,13 @@ def _run(arguments: tuple[str, ...]) -> int:
     return 0
 
 
-def serve(control: socket.socket, run: Callable[[tuple[str, ...]], int], divide: Callable[[], None] = os.setsid) -> None:
-    """Fork what is asked for and tell who ended, until whoever asks is gone; `divide` has a process take no signals of ours."""
+def serve(
+    control: socket.socket, run: Callable[[tuple[str, ...]], int], divide: Callable[[], None] = os.setsid, *, ends_groups: bool = False
+) -> None:
+    """Fork what is asked for and tell who ended, until whoever asks is gone; `divide` has a process take no signals of ours.
+
+    With `ends_groups` what a process leaves behind in its group ends with it.
+    """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
@@ -74,7 +79,7 @@ def serve(control: socket.socket, run: Callable[[tuple[str, ...]], int], divide:
             if wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_read, 4096)
-                _reap(control)
+                _reap(control, ends_groups=ends_groups)
             if control in ready:
                 frame, handles, _, _ = socket.recv_fds(control, LARGEST, MOST_HANDLES)
                 if not frame:
@@ -114,16 +119,25 @@ def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], i
         end_now(code)
 
 
-def _reap(control: socket.socket) -> None:
+def _reap(control: socket.socket, *, ends_groups: bool) -> None:
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if ended is None:
             return
+        if ends_groups:
+            end_group(ended.si_pid)
+        pid, status = os.waitpid(ended.si_pid, 0)
         with contextlib.suppress(OSError):  # the supervisor is gone
             control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status))))
+
+
+def end_group(leader: int) -> None:
+    """Kill what is left of the group of a process that has ended and was not waited for: until then its number is nobody else's."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _nothing(_: int, __: FrameType | None) -> None:

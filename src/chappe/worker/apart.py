@@ -30,7 +30,7 @@ _NOT_READY_PAUSE: Final = 5.0
 
 
 class Process(Protocol):
-    """A process that was started."""
+    """A process that was started; whoever waits for it ends what is left of its group first."""
 
     @property
     def pid(self) -> int: ...
@@ -142,8 +142,10 @@ class _HandlerProcess:
     def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.wait = process.wait
         self.writer = writer
-        self._pid = process.pid
         self._reader = reader
+        self._handle: int | None = None  # its number may be somebody else's when it has ended
+        with contextlib.suppress(ProcessLookupError):
+            self._handle = os.pidfd_open(process.pid)
 
     @property
     def is_gone(self) -> bool:
@@ -171,11 +173,13 @@ class _HandlerProcess:
         raise ProcessLost(f"its process {how} while it ran this")
 
     async def end(self) -> None:
-        """Kill it, and what it started in its group, and wait until it has ended."""
+        """Kill it, and with it what it started in its group, and wait until it has ended."""
         self.writer.close()
-        for kill in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(self._pid, signal.SIGKILL)
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
         await self.wait()
 
 
