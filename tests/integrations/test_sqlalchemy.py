@@ -226,7 +226,7 @@ def test_one_that_is_refused_stays_with_its_reason_and_holds_up_no_other(
     assert scene.relay() == 0  # not before a minute
     with scene.engine.connect() as connection:
         assert "nowhere" in connection.scalar(sa.select(scene.outbox.table.c.error))
-    monkeypatch.setattr("chappe.integrations.sqlalchemy._AFTER_REFUSAL", -1.0)
+    monkeypatch.setattr("chappe.integrations.sqlalchemy.AFTER_REFUSAL", -1.0)
     scene.app.wait_for(declare(scene, "nowhere"))
     assert scene.relay() == 1
 

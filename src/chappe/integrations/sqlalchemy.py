@@ -15,30 +15,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, overload
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chappe.app import App
-from chappe.bus.draft import draft_of, listed
-from chappe.errors import BrokerError, DefinitionError, Rejected, StorageFull
-from chappe.messages.envelope import Publication, changed
+from chappe.errors import BrokerError
+from chappe.integrations.outbox import AFTER_REFUSAL, AT_ONCE, Row, decode, encode, parts, prepared, relay
 from chappe.messages.message import Message
 
 log = logging.getLogger("chappe.outbox")
 
-R = TypeVar("R")
-
 PAUSE: Final = 0.2
-_AT_ONCE: Final = 500
-_LARGEST: Final = 1024 * 1024  # bytes of bodies that are published together
 _AFTER_FAILURE: Final = 1.0
-_AFTER_REFUSAL: Final = 60.0
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Publication).decode
 
 
 class Outbox:
@@ -87,18 +78,11 @@ class Outbox:
 
         Raises `InvalidMessage`, and `DefinitionError` for an inline command. Nobody asks the broker meanwhile: it may be away.
         """
-        messages, many = listed(message)
-        rows = list[dict[str, Any]]()
-        ids = list[str]()
-        for one in messages:
-            if one.__spec__.inline:
-                raise DefinitionError(f"{type(one).__name__} is inline, so it cannot wait for a commit; handle it with app.send(…)")
-            draft = draft_of(one, delay=delay, priority=priority, idempotency_key=idempotency_key)
-            publication = _known_again(self.app.bus.prepare(one, draft))
-            rows.append({"type": publication.envelope.type, "publication": _encode(publication)})
-            ids.append(publication.envelope.id)
-        if rows:
+        publications, many = prepared(self.app, message, delay=delay, priority=priority, idempotency_key=idempotency_key)
+        if publications:
+            rows = [{"type": one.envelope.type, "publication": encode(one)} for one in publications]
             session.execute(sa.insert(self.table), rows)
+        ids = [one.envelope.id for one in publications]
         return ids if many else ids[0]
 
     # --- the relay's side
@@ -134,76 +118,27 @@ class Outbox:
         try:
             rows = await asyncio.to_thread(self._take, connection)
             left = 0
-            for part in _parts(rows):
-                gone, refused = await self._publish(part)
-                left += len(gone)
-                await asyncio.to_thread(self._note, connection, gone, refused)
+            for part in parts(rows):
+                relayed = await relay(self.app, part, self.table.name)
+                left += await asyncio.to_thread(self._note, connection, relayed)
             return left
         finally:
             await asyncio.to_thread(connection.close)
 
-    def _take(self, connection: sa.Connection) -> list[tuple[int, Publication]]:
+    def _take(self, connection: sa.Connection) -> list[Row]:
         """Read the next rows, on a server those that nobody else relays now."""
-        due = sa.or_(self.table.c.refused_at.is_(None), self.table.c.refused_at < time.time() - _AFTER_REFUSAL)
-        query = sa.select(self.table.c.id, self.table.c.publication).where(due).order_by(self.table.c.id).limit(_AT_ONCE)
-        rows = [(row[0], _decode(row[1])) for row in connection.execute(query.with_for_update(skip_locked=True))]
+        due = sa.or_(self.table.c.refused_at.is_(None), self.table.c.refused_at < time.time() - AFTER_REFUSAL)
+        query = sa.select(self.table.c.id, self.table.c.publication).where(due).order_by(self.table.c.id).limit(AT_ONCE)
+        rows = [(row[0], decode(row[1])) for row in connection.execute(query.with_for_update(skip_locked=True))]
         if not rows or connection.dialect.name == "sqlite":  # there, a transaction that has read could not write any more
             connection.rollback()
         return rows
 
-    async def _publish(self, rows: Sequence[tuple[int, Publication]]) -> tuple[list[int], dict[int, str]]:
-        """Publish rows together, or one by one where one of them is refused; return those that have left and why others have not."""
-        try:
-            await self.app.publish_all([_still_delayed(publication) for _, publication in rows])
-        except StorageFull:
-            raise
-        except Rejected as error:
-            if len(rows) == 1:
-                ((number, publication),) = rows
-                log.error("%s %s stays in %s: %s", publication.envelope.type, publication.envelope.id, self.table.name, error)
-                return [], {number: str(error)}
-            parts = [await self._publish([row]) for row in rows]
-            return [number for gone, _ in parts for number in gone], {
-                number: why for _, refused in parts for number, why in refused.items()
-            }
-        return [number for number, _ in rows], {}
-
-    def _note(self, connection: sa.Connection, gone: Sequence[int], refused: dict[int, str]) -> None:
-        if gone:
-            connection.execute(sa.delete(self.table).where(self.table.c.id.in_(gone)))
-        for number, why in refused.items():
-            connection.execute(sa.update(self.table).where(self.table.c.id == number).values(refused_at=time.time(), error=why))
+    def _note(self, connection: sa.Connection, relayed: dict[int, str | None]) -> int:
+        gone = [number for number, why in relayed.items() if why is None]
+        connection.execute(sa.delete(self.table).where(self.table.c.id.in_(gone)))
+        for number in relayed.keys() - gone:
+            refused = {"refused_at": time.time(), "error": relayed[number]}
+            connection.execute(sa.update(self.table).where(self.table.c.id == number).values(refused))
         connection.commit()
-
-
-def _known_again(publication: Publication) -> Publication:
-    """Return a publication that the broker knows again by its id, if its sender gave it no key of its own."""
-    options = publication.options
-    if options is not None and options.idempotency_key is not None:
-        return publication
-    key = f"outbox:{publication.envelope.id}"
-    return msgspec.structs.replace(publication, options=changed(options, idempotency_key=key, fingerprint="outbox"))
-
-
-def _still_delayed(publication: Publication) -> Publication:
-    """Return a publication whose delay counts from when it was sent."""
-    if not publication.delay:
-        return publication
-    left = publication.envelope.timestamp + publication.delay - time.time()
-    return msgspec.structs.replace(publication, delay=max(0.0, left))
-
-
-def _parts(rows: Sequence[tuple[int, Publication]]) -> list[list[tuple[int, Publication]]]:
-    """Divide rows into what is published at once: what merges goes alone, for merged with its neighbours it would not be known again."""
-    parts = list[list[tuple[int, Publication]]]()
-    room = 0
-    for row in rows:
-        options = row[1].options
-        merges = options is not None and options.merges
-        size = len(row[1].envelope.body)
-        if not parts or merges or size > room:
-            parts.append([])
-            room = _LARGEST
-        parts[-1].append(row)
-        room = 0 if merges else room - size
-    return parts
+        return len(gone)

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from chappe.errors import BrokerUnavailable
 from chappe.integrations.django import send_on_commit, sending
+from chappe.integrations.django.application import application
 from chappe.integrations.django.models import Outbox
 from chappe.testing import Trial
 from triggers.tasks import Fetch, FetchAll, Publish
@@ -39,10 +40,10 @@ def test_outside_a_transaction_it_leaves_at_once(t: Trial) -> None:
 
 @pytest.fixture
 def broker_away(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    def refuse(*_: Any) -> None:
+    async def refuse(*_: Any) -> None:
         raise BrokerUnavailable("nobody answers")
 
-    monkeypatch.setattr(sending, "_publish", refuse)
+    monkeypatch.setattr(sending, "relay", refuse)
     return monkeypatch
 
 
@@ -85,16 +86,39 @@ def test_a_message_that_was_sent_and_not_crossed_out_is_not_sent_twice(t: Trial,
     assert (len(t.sent(Fetch)), Outbox.objects.count()) == (1, 0)
 
 
-def test_a_message_that_this_release_does_not_know_waits_and_keeps_no_other(t: Trial, broker_away: pytest.MonkeyPatch) -> None:
+def undeclared(t: Trial, queue: str) -> None:
+    app = application()
+
+    async def remove() -> None:
+        await (await app.connection()).broker.purge(queue, delete=True)
+
+    app.wait_for(remove())
+
+
+def refused(t: Trial) -> list[tuple[str, str]]:
+    return [(row.type, str(row.error)) for row in Outbox.objects.all()]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_that_is_refused_stays_with_its_reason_and_holds_up_no_other(t: Trial, broker_away: pytest.MonkeyPatch, place: int) -> None:
+    sent = [Fetch(trigger=1), Fetch(trigger=2)]
     with transaction.atomic():
-        send_on_commit([Fetch(trigger=1), Fetch(trigger=2)])
+        send_on_commit([*sent[:place], Publish(trigger=9, account=9), *sent[place:]])
     broker_away.undo()
-    Outbox.objects.filter(pk=Outbox.objects.earliest("pk").pk).update(type="of.the.next.release")
+    undeclared(t, "publish")
     left_behind(60)
-    t.send(sending.RelayOutbox())
-    t.drain()
-    assert [one.trigger for one in t.sent(Fetch)] == [2]
-    assert [row.type for row in Outbox.objects.all()] == ["of.the.next.release"]
+    assert sending.relay_outbox(sending.RelayOutbox()) == 2  # not by a worker, which would declare the queue
+    assert t.sent(Fetch) == sent
+    ((kind, why),) = refused(t)
+    assert (kind, "publish" in why) == ("publish", True)
+
+
+def test_one_that_is_refused_at_its_commit_stays_with_its_reason_too(t: Trial) -> None:
+    undeclared(t, "publish")
+    with transaction.atomic():
+        send_on_commit([Fetch(trigger=1), Publish(trigger=9, account=9)])
+    assert t.sent(Fetch) == [Fetch(trigger=1)]
+    assert [kind for kind, _ in refused(t)] == ["publish"]
 
 
 def test_what_is_no_message_is_refused_at_once(t: Trial) -> None:

@@ -164,6 +164,6 @@ class CallAdmin(_Table):
 
 @admin.register(Outbox)
 class OutboxAdmin(_Table):
-    """What waits to be sent."""
+    """What waits to be sent, and why it was refused."""
 
-    list_display = ("type", "key", "due", "written_at")
+    list_display = ("type", "written_at", "refused_at", "error")

@@ -12,11 +12,10 @@ class Outbox(models.Model):
     """A message that leaves when the transaction that wrote this row is committed."""
 
     type = models.CharField(max_length=255)
-    body = models.BinaryField()
-    key = models.CharField(max_length=50, unique=True)
-    due = models.DateTimeField(null=True)
-    priority = models.IntegerField(null=True)
+    publication = models.BinaryField()
     written_at = models.DateTimeField(default=timezone.now)
+    refused_at = models.DateTimeField(null=True)
+    error = models.TextField(null=True)
 
     class Meta:
         """Named in the plural, as Django shows it."""
@@ -24,7 +23,7 @@ class Outbox(models.Model):
         verbose_name_plural = "outbox"
 
     def __str__(self) -> str:
-        return f"{self.type} {self.key}"
+        return f"{self.type} {self.pk}"
 
 
 class Call(models.Model):

@@ -58,11 +58,10 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("type", models.CharField(max_length=255)),
-                ("body", models.BinaryField()),
-                ("key", models.CharField(max_length=50, unique=True)),
-                ("due", models.DateTimeField(null=True)),
-                ("priority", models.IntegerField(null=True)),
+                ("publication", models.BinaryField()),
                 ("written_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("refused_at", models.DateTimeField(null=True)),
+                ("error", models.TextField(null=True)),
             ],
             options={
                 "verbose_name_plural": "outbox",
