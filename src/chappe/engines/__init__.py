@@ -91,7 +91,7 @@ def _postgres_broker(settings: Settings, setting: str, url: str, *, role: str, r
 def publisher(settings: Settings, topology: Callable[[], Topology], is_declared: Callable[[], bool]) -> Publisher:
     """Return what publishes for threads without an event loop."""
     if settings.is_file:
-        from chappe.engines.file.broker import FilePublisher
+        from chappe.engines.file.blocking import FilePublisher
 
         return FilePublisher(settings.path, topology, deadline=settings.deadline, large_body=settings.large_body)
     if settings.is_postgres:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from chappe.engines.file.blocking import BlockingClient
+from chappe.engines.file.blocking import FilePublisher
 from chappe.engines.file.client import decode_plain
 from chappe.errors import BrokerUnavailable, TopologyConflict, Unconfirmed, Unroutable
 from chappe.messages.capabilities import Exchange
@@ -40,7 +40,7 @@ class Host:
         until(self.answers, "the engine")
 
     def answers(self) -> bool:
-        return BlockingClient(self.path, Topology).is_reachable()
+        return FilePublisher(self.path, Topology).takes(())
 
     def end(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
@@ -61,56 +61,65 @@ def message(identity: str, queue: str = "q", **options: object) -> Publication:
     return Publication(Envelope(identity, "t", b"{}"), queue, options=Options(**options) if options else None)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
-def stored(client: BlockingClient) -> list[str]:
+def publish(client: FilePublisher, publications: Sequence[Publication]) -> list[str]:
+    """Publish without an event loop, and return the ids of the receipts."""
+    try:
+        client.publish(publications).send(None)
+    except StopIteration as ended:
+        return [receipt.id for receipt in ended.value]
+    raise AssertionError("it suspended")
+
+
+def stored(client: FilePublisher) -> list[str]:
     """Return the ids that are ready in the queue."""
-    assert client.is_reachable()
+    assert client.takes(())
     rows, _ = decode_plain(client._mine.link.ask("look", ("q", "ready", [], "", 1000), time.monotonic() + 5))
     return [row["envelope"][0] for row in rows]
 
 
 def test_a_publication_is_stored_and_answered(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY)
-    assert client.is_reachable()
-    assert decode_plain(client.publish([message("a"), message("b")])) == [["a"], ["b"]]
+    client = FilePublisher(host.path, lambda: TOPOLOGY)
+    assert client.takes(())
+    assert publish(client, [message("a"), message("b")]) == ["a", "b"]
     assert stored(client) == ["a", "b"]
     client.close()
 
 
 def test_where_no_engine_runs_it_says_so_and_stores_nothing(tmp_path: Path) -> None:
-    assert not BlockingClient(tmp_path / "chappe.db", lambda: TOPOLOGY).is_reachable()
+    assert not FilePublisher(tmp_path / "chappe.db", lambda: TOPOLOGY).takes(())
     assert not (tmp_path / "chappe.db").exists()
 
 
 def test_refusals_come_as_what_they_are_and_the_connection_stays(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY)
-    assert client.is_reachable()
+    client = FilePublisher(host.path, lambda: TOPOLOGY)
+    assert client.takes(())
     with pytest.raises(Unroutable, match="nowhere"):
-        client.publish([message("a", "nowhere")])
-    client.publish([message("b")])
+        publish(client, [message("a", "nowhere")])
+    publish(client, [message("b")])
     assert stored(client) == ["b"]
     with pytest.raises(TopologyConflict):
-        BlockingClient(host.path, lambda: Topology((Exchange("x", "topic"),), (bind("q", "x:#"),))).is_reachable()
+        FilePublisher(host.path, lambda: Topology((Exchange("x", "topic"),), (bind("q", "x:#"),))).takes(())
     client.close()
 
 
 def test_what_is_known_later_is_declared_over_the_same_connection(host: Host) -> None:
     known = [TOPOLOGY]
-    client = BlockingClient(host.path, lambda: known[-1])
-    assert client.is_reachable()
+    client = FilePublisher(host.path, lambda: known[-1])
+    assert client.takes(())
     link = client._mine.link
     known.append(Topology(queues=(*TOPOLOGY.queues, bind("later"))))
-    assert client.is_reachable() and client._mine.link is link
-    assert decode_plain(client.publish([message("a", "later")])) == [["a"]]
+    assert client.takes(()) and client._mine.link is link
+    assert publish(client, [message("a", "later")]) == ["a"]
     client.close()
 
 
 def test_each_thread_has_its_own_connection_and_all_is_stored(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY)
+    client = FilePublisher(host.path, lambda: TOPOLOGY)
 
     def send(number: int) -> None:
-        assert client.is_reachable()
+        assert client.takes(())
         for n in range(20):
-            client.publish([message(f"{number}-{n}")])
+            publish(client, [message(f"{number}-{n}")])
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -125,29 +134,29 @@ def test_each_thread_has_its_own_connection_and_all_is_stored(host: Host) -> Non
 
 
 def test_an_engine_that_was_restarted_between_two_sends_is_not_noticed(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY)
-    assert client.is_reachable()
-    client.publish([message("a")])
+    client = FilePublisher(host.path, lambda: TOPOLOGY)
+    assert client.takes(())
+    publish(client, [message("a")])
     host.end()
-    assert not client.is_reachable()
+    assert not client.takes(())
     host.start()
-    assert client.is_reachable()
-    client.publish([message("b")])
+    assert client.takes(())
+    publish(client, [message("b")])
     assert stored(client) == ["a", "b"]
     client.close()
 
 
 def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubles_nothing(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=60.0)
+    client = FilePublisher(host.path, lambda: TOPOLOGY, deadline=60.0)
     confirmed: list[str] = []
     failures: list[BaseException] = []
 
     def stream() -> None:
         try:
             for n in range(600):
-                if not client.is_reachable():
-                    until(client.is_reachable, "the engine")
-                client.publish([message(f"m{n}")])
+                if not client.takes(()):
+                    until(lambda: client.takes(()), "the engine")
+                publish(client, [message(f"m{n}")])
                 confirmed.append(f"m{n}")
         except BaseException as error:  # told to the test below
             failures.append(error)
@@ -165,9 +174,9 @@ def test_killing_the_engine_under_a_stream_of_publications_loses_and_doubles_not
     client.close()
 
 
-def lost_answer(host: Host, client: BlockingClient, publication: Publication, *, store: bool) -> Callable[[], object]:
+def lost_answer(host: Host, client: FilePublisher, publication: Publication, *, store: bool) -> Callable[[], object]:
     """Say a publication over a connection whose answer is lost, stored or not, and give what repeats it."""
-    assert client.is_reachable()
+    assert client.takes(())
     link = client._mine.link
     real = link.exchange
 
@@ -178,19 +187,19 @@ def lost_answer(host: Host, client: BlockingClient, publication: Publication, *,
         raise EOFError
 
     link.exchange = cut
-    return lambda: client.publish([publication])
+    return lambda: publish(client, [publication])
 
 
 @pytest.mark.parametrize("store", [True, False])
 def test_a_publication_whose_answer_was_lost_is_stored_once(host: Host, store: bool) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY)
+    client = FilePublisher(host.path, lambda: TOPOLOGY)
     lost_answer(host, client, message("a"), store=store)()
     assert stored(client) == ["a"]
     client.close()
 
 
 def test_a_merging_publication_whose_answer_was_lost_is_unconfirmed_rather_than_guessed(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY)
+    client = FilePublisher(host.path, lambda: TOPOLOGY)
     with pytest.raises(Unconfirmed):
         lost_answer(host, client, message("a", key="k", merges=True), store=True)()
     assert stored(client) == ["a"]
@@ -199,24 +208,24 @@ def test_a_merging_publication_whose_answer_was_lost_is_unconfirmed_rather_than_
 
 def test_a_frozen_engine_is_an_error_at_the_deadline_and_the_next_send_goes_on(host: Host) -> None:
     assert host.process is not None
-    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=60.0)
-    assert client.is_reachable()
+    client = FilePublisher(host.path, lambda: TOPOLOGY, deadline=60.0)
+    assert client.takes(())
     client._deadline = 1.0
     host.process.send_signal(signal.SIGSTOP)
     with pytest.raises(Unconfirmed):
-        client.publish([message("a")])
+        publish(client, [message("a")])
     host.process.send_signal(signal.SIGCONT)
     client._deadline = 60.0
-    until(client.is_reachable, "the engine")
-    client.publish([message("b")])
+    until(lambda: client.takes(()), "the engine")
+    publish(client, [message("b")])
     assert stored(client)[-1] == "b"
     client.close()
 
 
 def test_signals_do_not_put_off_the_deadline(host: Host) -> None:
     assert host.process is not None
-    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=60.0)
-    assert client.is_reachable()
+    client = FilePublisher(host.path, lambda: TOPOLOGY, deadline=60.0)
+    assert client.takes(())
     client._deadline = 0.5
     host.process.send_signal(signal.SIGSTOP)
     over = threading.Event()
@@ -230,9 +239,9 @@ def test_signals_do_not_put_off_the_deadline(host: Host) -> None:
     disturber.start()
     try:
         with pytest.raises(Unconfirmed):
-            client.publish([message("a")])
+            publish(client, [message("a")])
         with pytest.raises(BrokerUnavailable, match="did not answer in time"):
-            BlockingClient(host.path, lambda: TOPOLOGY, deadline=0.5).is_reachable()
+            FilePublisher(host.path, lambda: TOPOLOGY, deadline=0.5).takes(())
     finally:
         over.set()
         disturber.join()
@@ -246,43 +255,43 @@ def test_a_default_timeout_for_other_sockets_is_not_the_deadline(host: Host) -> 
     assert process is not None
     socket.setdefaulttimeout(0.1)
     try:
-        client = BlockingClient(host.path, lambda: TOPOLOGY)
-        assert client.is_reachable()
+        client = FilePublisher(host.path, lambda: TOPOLOGY)
+        assert client.takes(())
         process.send_signal(signal.SIGSTOP)
         threading.Timer(0.5, process.send_signal, (signal.SIGCONT,)).start()
-        client.publish([message("a", key="k", merges=True)])
+        publish(client, [message("a", key="k", merges=True)])
         client.close()
     finally:
         socket.setdefaulttimeout(None)
 
 
 def test_what_fills_the_socket_is_sent_as_the_engine_reads_it(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY, deadline=60.0)
-    assert client.is_reachable()
+    client = FilePublisher(host.path, lambda: TOPOLOGY, deadline=60.0)
+    assert client.takes(())
     large = [Publication(Envelope(f"m{n}", "t", b"{}" + b" " * 2_000_000), "q") for n in range(4)]
-    assert decode_plain(client.publish(large)) == [[f"m{n}"] for n in range(4)]
+    assert publish(client, large) == [f"m{n}" for n in range(4)]
     client.close()
 
 
 def test_a_child_process_does_not_speak_over_its_parents_socket(host: Host) -> None:
-    client = BlockingClient(host.path, lambda: TOPOLOGY)
-    assert client.is_reachable()
-    client.publish([message("parent")])
+    client = FilePublisher(host.path, lambda: TOPOLOGY)
+    assert client.takes(())
+    publish(client, [message("parent")])
     before = os.fstat(client._mine.link._socket.fileno()).st_ino
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            assert client.is_reachable()
+            assert client.takes(())
             assert os.fstat(client._mine.link._socket.fileno()).st_ino != before
-            client.publish([message("child")])
+            publish(client, [message("child")])
             client.close()
             code = 0
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     link = client._mine.link
-    assert client.is_reachable()
+    assert client.takes(())
     assert client._mine.link is link, "the parent's connection is as it was"
-    client.publish([message("again")])
+    publish(client, [message("again")])
     client.close()

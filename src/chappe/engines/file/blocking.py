@@ -16,32 +16,36 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from msgspec import Raw
 
 from chappe.clocks import steady
+from chappe.engines.file.bodies import LARGE, Bodies
 from chappe.engines.file.client import DEADLINE, decode_plain
 from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.wire import LARGEST_FRAME, PROTOCOL, UNREADABLE, Answer, Frames, decode_answer, encode, error_of, frame
 from chappe.errors import BrokerError, BrokerUnavailable, Rejected, Unconfirmed
-from chappe.messages.envelope import Publication
+from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology
 
 _RETRY: Final = 0.05
 _AT_ONCE: Final = 1 << 18
+_receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 
 
-class BlockingClient:
+class FilePublisher:
     """Publishes for any number of threads."""
 
-    def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float = DEADLINE) -> None:
+    def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float = DEADLINE, large_body: int = LARGE) -> None:
         """Prepare; `topology` is declared before the first publication, `deadline` is in seconds."""
         self._path = path
+        self._bodies = Bodies(path, large_body)
         self._topology = topology
         self._deadline = deadline
         self._mine = threading.local()
         self._declared: Topology | None = None
 
-    def is_reachable(self) -> bool:
+    def takes(self, publications: Sequence[Publication]) -> bool:
         """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""
         link: _Link | None = getattr(self._mine, "link", None)
         is_open = link is not None and link.is_alive()
@@ -63,11 +67,14 @@ class BlockingClient:
         self._mine.link = link
         return True
 
-    def publish(self, publications: Sequence[Publication]) -> Raw:
-        """Publish after `is_reachable`, and return the receipts as the engine wrote them.
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        """Publish after `takes`; it never suspends, so that it can be stepped without an event loop.
 
         Raises what the engine refuses with, `Unconfirmed` or `BrokerUnavailable` when the deadline is over.
         """
+        return self._bodies.shown(_receipts(self._publish(self._bodies.put(publications))))
+
+    def _publish(self, publications: Sequence[Publication]) -> Raw:
         link: _Link = self._mine.link
         until = steady() + self._deadline
         serial, body = link.request("publish", (publications,))

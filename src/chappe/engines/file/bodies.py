@@ -22,7 +22,7 @@ from chappe.engines.file.database import Database
 from chappe.engines.file.private_files import sync
 from chappe.engines.file.seal import DAMAGED, unseal
 from chappe.errors import CorruptStorage, StorageFull
-from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.envelope import Envelope, Publication, Receipt
 
 LARGE: Final = 1024 * 1024
 HEADER: Final = "chappe-body"
@@ -108,6 +108,10 @@ class Bodies:
         if not any([HEADER in one.envelope.headers for one in holders]):  # noqa: C419 - a generator costs more than there is to see
             return holders
         return await asyncio.to_thread(lambda: [replace(one, envelope=self.whole(one.envelope)) for one in holders])
+
+    def shown(self, receipts: Sequence[Receipt]) -> list[Receipt]:
+        """Return receipts that show what is pending with its body."""
+        return [r if r.pending is None else replace(r, pending=self.whole(r.pending)) for r in receipts]
 
 
 class Leftovers:

@@ -15,8 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from chappe.engines.contract.broker import Ack, Dead, Death, Delivery, Depth, Receipt, Refusal, Retry, Settlement
-from chappe.engines.file.blocking import BlockingClient
-from chappe.engines.file.bodies import LARGE, Bodies
+from chappe.engines.file.bodies import LARGE
 from chappe.engines.file.client import Client
 from chappe.engines.file.server import Engine
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
@@ -65,7 +64,7 @@ class FileBroker:
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         receipts = await self.client.call("publish", await self.client.bodies.aput(publications), decode=_receipts)
-        return whole(receipts, self.client.bodies)
+        return self.client.bodies.shown(receipts)
 
     @asynccontextmanager
     async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[FileConsumer]:
@@ -105,23 +104,6 @@ class FileBroker:
 
     async def preflight(self) -> list[Finding]:
         return []
-
-
-class FilePublisher:
-    """Publishes from threads without an event loop to the one process that owns the SQLite file."""
-
-    def __init__(self, path: Path, topology: Callable[[], Topology], *, deadline: float, large_body: int = LARGE) -> None:
-        self._bodies = Bodies(path, large_body)
-        self._client = BlockingClient(path, topology, deadline=deadline)
-        self.close = self._client.close
-
-    def takes(self, publications: Sequence[Publication]) -> bool:
-        """Tell whether this thread is connected to an engine, connecting it if need be; raises what the topology does."""
-        return self._client.is_reachable()
-
-    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
-        """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
-        return whole(_receipts(self._client.publish(self._bodies.put(publications))), self._bodies)
 
 
 class FileConsumer:
@@ -220,7 +202,7 @@ class FileConsumer:
                 log.error('a message is dropped (%s): a temporary queue like "%s" has no dead letters', settlement.reason, queue.name)
         stored = [await self._stored(one) if type(one) is Ack and one.then else one for one in held]
         refusals: list[Refusal] = await self._client.call("settle", stored, decode=_refusals)
-        refusals = [replace(r, receipts=tuple(whole(r.receipts, self._client.bodies))) if r.receipts else r for r in refusals]
+        refusals = [replace(r, receipts=tuple(self._client.bodies.shown(r.receipts))) if r.receipts else r for r in refusals]
         kept = {r.delivery for r in refusals if r.why != "stale"}
         for settlement in held:
             if settlement.delivery not in kept:
@@ -276,8 +258,3 @@ class FileConsumer:
         """Hear which deliveries a restarted engine gave to others."""
         for tag in tags:
             self._out.pop(tag, None)
-
-
-def whole(receipts: Sequence[Receipt], bodies: Bodies) -> list[Receipt]:
-    """Return receipts that show what is pending with its body."""
-    return [r if r.pending is None else replace(r, pending=bodies.whole(r.pending)) for r in receipts]

@@ -15,7 +15,6 @@ from chappe.engines.contract.fleet import Desired, EngineStatus, Overview
 from chappe.engines.contract.inspection import Look, MessageStatus
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, Start, State
-from chappe.engines.file.broker import whole
 from chappe.engines.file.client import Client
 from chappe.messages.envelope import Envelope, Publication, Receipt
 
@@ -46,7 +45,7 @@ class FileStore:
     async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
         bodies = self._client.bodies
         receipts = await self._client.call("mark", message_id, handler, await bodies.aput(then), result, decode=_receipts)
-        return whole(receipts, bodies)
+        return bodies.shown(receipts)
 
     async def marks(self, message_id: str) -> Mapping[str, bytes | None]:
         return await self._client.call("marks", message_id)
@@ -69,7 +68,7 @@ class FileStore:
             fired, receipts = await self._client.call("fire", schedule, slot, await self._client.bodies.aput(tried), decode=_fired)
             if not receipts or merge is None:
                 return fired
-            tried = merge(tried, whole(receipts, self._client.bodies))
+            tried = merge(tried, self._client.bodies.shown(receipts))
 
     async def last_fired(self, schedule: str) -> float | None:
         return await self._client.call("last_fired", schedule)
