@@ -65,6 +65,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.kept: dict[int, Letter] = {}
+        self.waiting: dict[int, Letter] = {}
         self.numbers = itertools.count(1)
         self.read = 0
         self.said: list[Desired] = []
@@ -79,6 +80,13 @@ class Kept:
         found = list(itertools.islice((letter for number, letter in sorted(self.kept.items()) if number > after), limit))
         self.read += len(found)
         return found
+
+    async def failing(self, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        return list(itertools.islice((letter for number, letter in sorted(self.waiting.items()) if number > after), limit))
+
+    def fail(self, id: str, error: str, at: float = 1000.0) -> None:
+        number = next(self.numbers)
+        self.waiting[number] = Letter(number, "orders", "", error, 1, at, Envelope(id, "order", b"{}"))
 
     async def overview(self) -> Overview:
         dead: dict[str, int] = {}
@@ -163,3 +171,27 @@ def test_an_edit_leaves_the_other_fields_as_they_are_in_json_and_messagepack() -
     for broken in (b"[1]", b"{", b"\xff"):
         with pytest.raises(InvalidMessage):
             edited(Letter(1, "q", "failed", None, 1, 0.0, Envelope("m", "order", broken)), {"a": 2})
+
+
+async def test_what_failed_and_waits_for_another_attempt_is_in_its_group_and_counted_once_when_it_dies(store: Kept) -> None:
+    now = 0.0
+    groups = FailureGroups(lambda: now)
+    store.die(placed(), at=100.0)
+    store.fail("a", placed(line=7), at=200.0)
+    store.fail("b", placed("other").replace("ValueError", "KeyError"), at=300.0)
+
+    async def told() -> list[tuple[str, int, int, str]]:
+        await groups.refresh(cast("Store", store))
+        return [(group.cause.error, len(group.numbers), group.waiting, group.place) for group in groups.groups()]
+
+    other = ("KeyError", 0, 1, "shop.prices:parse:4")
+    assert await told() == [other, ("ValueError", 1, 1, "shop.prices:parse:7")]
+    letter = next(one for one in store.waiting.values() if one.envelope.id == "a")
+    store.kept[99] = Letter(
+        99, "orders", "failed", placed(line=7), 2, 400.0, letter.envelope
+    )  # it dies, and what waits is not read again yet
+    groups._looks_at = 1.0  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    assert await told() == [("ValueError", 2, 0, "shop.prices:parse:7"), other]
+    store.waiting.clear()
+    now = 2.0
+    assert await told() == [("ValueError", 2, 0, "shop.prices:parse:7")]

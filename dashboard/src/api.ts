@@ -161,6 +161,8 @@ export interface Group {
   error: string;
   place: string | null;
   count: number;
+  /** Others that have failed of it and wait for another attempt. */
+  waiting?: number;
   first_at: number;
   last_at: number;
   state: "open" | "resolved" | "ignored";

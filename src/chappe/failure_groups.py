@@ -1,4 +1,4 @@
-"""Dead letters grouped by their cause: the same type, queue, class of error and place in the code are one failure."""
+"""What is dead or waits for another attempt by its cause: one type, queue, class of error and place in the code are one failure."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ RESOLVED: Final = "resolved"  # until it happens again
 IGNORED: Final = "ignored"
 OPEN: Final = "open"
 _PAGE: Final = 200  # letters that are read at once: each has a body
+_MOST_WAITING: Final = 10_000  # messages that wait for another attempt and are known
 _HOUR: Final = 3600
 _HOURS: Final = 7 * 24
 _REST: Final = 20  # times as long as reading everything again took, nothing is read again
@@ -68,7 +69,10 @@ def cause_of(kind: str, queue: str, reason: str, error: str | None) -> Cause:
 
 
 class Group(Struct):
-    """The letters of one cause: `line` is where its place was last, `text` what its last error said."""
+    """The letters of one cause: `line` is where its place was last, `text` what its last error said.
+
+    `waiting` is how many other messages have failed of it and wait for another attempt.
+    """
 
     cause: Cause
     line: int = 0
@@ -77,6 +81,7 @@ class Group(Struct):
     last_at: float = 0.0
     numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
     hours: dict[int, int] = msgspec.field(default_factory=dict[int, int])
+    waiting: int = 0
 
     def add(self, letter: Letter) -> None:
         """Count one more letter; they come in the order of their numbers."""
@@ -105,6 +110,39 @@ class Group(Struct):
         return OPEN if said.value == RESOLVED and self.last_at > said.at else said.value
 
 
+class _Waiting(Struct):
+    """Messages that have failed and wait for another attempt, by their cause, and by queue and id."""
+
+    groups: dict[str, Group] = msgspec.field(default_factory=dict[str, Group])
+    known: dict[tuple[str, str], tuple[Group, int]] = msgspec.field(default_factory=dict[tuple[str, str], tuple[Group, int]])
+
+    async def read(self, store: Store) -> None:
+        after = 0
+        while len(self.known) < _MOST_WAITING and (letters := await store.failing(after=after, limit=_PAGE)):
+            for letter in letters:
+                group = _group_of(self.groups, letter)
+                group.add(letter)
+                self.known[letter.queue, letter.envelope.id] = group, letter.number
+            after = letters[-1].number
+
+    def end(self, letter: Letter) -> None:
+        """Have a message that died be known as a dead letter only."""
+        group, number = self.known.pop((letter.queue, letter.envelope.id), (None, 0))
+        if group is not None:
+            group.numbers.remove(number)
+
+    def mark(self, groups: dict[str, Group]) -> None:
+        """Have the groups of dead letters tell how many wait beside them."""
+        for group in groups.values():
+            group.waiting = 0
+        for fingerprint, found in self.groups.items():
+            group = groups.setdefault(fingerprint, Group(found.cause))
+            group.waiting = len(found.numbers)
+            group.first_at = min(group.first_at, found.first_at) if group.last_at else found.first_at
+            if found.numbers and found.last_at > group.last_at:
+                group.last_at, group.line, group.text = found.last_at, found.line, found.text
+
+
 class _Letters(Struct):
     """What was read so far, and how many letters of each queue that were."""
 
@@ -113,11 +151,12 @@ class _Letters(Struct):
     dead: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     after: int = 0
 
-    async def read(self, store: Store) -> None:
+    async def read(self, store: Store, waiting: _Waiting) -> None:
+        """Read what is new, which waits no more."""
         while letters := await store.letters(after=self.after, limit=_PAGE):
             for letter in letters:
-                cause = cause_of(letter.envelope.type, letter.queue, letter.reason, letter.error)
-                self.groups.setdefault(cause.fingerprint, Group(cause)).add(letter)
+                _group_of(self.groups, letter).add(letter)
+                waiting.end(letter)
                 self.dead[letter.queue] = self.dead.get(letter.queue, 0) + 1
                 if letter.envelope.id[36:37] == ".":
                     self.batches.setdefault(letter.envelope.id.rpartition(".")[0], array("q")).append(letter.number)
@@ -130,6 +169,8 @@ class FailureGroups:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._letters = _Letters()
+        self._waiting = _Waiting()
+        self._looks_at = float("-inf")  # when it is read again what waits
         self._rests_until = float("-inf")
         self._said: dict[str, Desired] = {}
         self._known = 0
@@ -139,27 +180,37 @@ class FailureGroups:
         while said := await store.desired(after=self._known):
             self._known = said[-1].number
             self._said.update({one.what.removeprefix(FAILURE): one for one in said if one.what.startswith(FAILURE)})
+        if (began := self._now()) >= self._looks_at:
+            waiting = _Waiting()
+            await waiting.read(store)
+            self._waiting, self._looks_at = waiting, self._now() + _REST * (self._now() - began)
+        await self._read(store)
+        self._waiting.mark(self._letters.groups)
+
+    async def _read(self, store: Store) -> None:
         before, known, began = _dead_of((await store.overview()).queues), self._letters, self._now()
         is_first = not known.after
-        await known.read(store)
+        await known.read(store, self._waiting)
         if not is_first:
             after = _dead_of((await store.overview()).queues)
             if _agree(known.dead, before, after) or self._now() < self._rests_until:
                 return
             began, again = self._now(), _Letters()
-            await again.read(store)
+            await again.read(store, self._waiting)
             self._letters = again
         self._rests_until = self._now() + _REST * (self._now() - began)
 
     def groups(self) -> list[Group]:
-        """Return all that have letters, the latest first."""
-        return sorted((group for group in self._letters.groups.values() if group.numbers), key=lambda group: -group.last_at)
+        """Return all that have letters or what waits, the latest first."""
+        return sorted(
+            (group for group in self._letters.groups.values() if group.numbers or group.waiting), key=lambda group: -group.last_at
+        )
 
     def group(self, fingerprint: str) -> Group:
         """Return one group. Raises `NotFound`."""
         group = self._letters.groups.get(fingerprint)
-        if group is None or not group.numbers:
-            raise NotFound(f'no dead letter has the failure "{fingerprint[:100]}"; it may have been retried or discarded meanwhile')
+        if group is None or not (group.numbers or group.waiting):
+            raise NotFound(f'no message has the failure "{fingerprint[:100]}"; it may have been retried or discarded meanwhile')
         return group
 
     def said_of(self, fingerprint: str) -> Desired | None:
@@ -181,6 +232,11 @@ class FailureGroups:
             group.numbers = left
         for batch, numbers in self._letters.batches.items():
             self._letters.batches[batch] = _without(numbers, taken)
+
+
+def _group_of(groups: dict[str, Group], letter: Letter) -> Group:
+    cause = cause_of(letter.envelope.type, letter.queue, letter.reason, letter.error)
+    return groups.setdefault(cause.fingerprint, Group(cause))
 
 
 def _without(numbers: array[int], taken: set[int]) -> array[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chappe.engines.contract.broker import Dead
+from chappe.engines.contract.broker import Ack, Dead, Retry
 from chappe.failure_groups import FailureGroups, act_on, edited
 from chappe.messages.envelope import Publication
 
@@ -59,3 +59,28 @@ async def test_what_others_took_away_is_noticed_and_what_was_said_is_known_to_al
     said = others.said_of(group.cause.fingerprint)
     assert said is not None and (said.value, said.who, others.groups()[0].state(said)) == ("ignored", "anne", "ignored")
     assert [(one.what, one.value) for one in await peer.store.desired(every=True)][-1] == ("act:discard", "3 dead letters")
+
+
+async def test_what_has_failed_and_waits_for_another_attempt_is_listed_until_it_ends(peer: Peer) -> None:
+    await declare(peer, "q")
+    assert await peer.store.failing() == []
+    await peer.broker.publish([to("q", "{}") for _ in range(4)])
+    async with peer.broker.consume(["q"], prefetch=4) as consumer:
+        lent = await gather(consumer, 4)
+        texts = [PLACED.format(kind="ValueError", place="parse", n=n) for n in range(4)]
+        await settle(
+            consumer,
+            Retry(lent[0].tag, after=1000.0, error=texts[0]),
+            Retry(lent[1].tag, after=1000.0, error=texts[1]),
+            Dead(lent[2].tag, "failed", texts[2]),
+            Ack(lent[3].tag),
+        )
+    found = await peer.store.failing()
+    assert [(one.envelope.id, one.queue, one.error, one.attempts) for one in found] == [
+        (lent[n].envelope.id, "q", texts[n], 1) for n in (0, 1)
+    ]
+    assert [one.number for one in await peer.store.failing(after=found[0].number)] == [found[1].number]
+    assert len(await peer.store.failing(limit=1)) == 1
+    groups = FailureGroups()
+    await groups.refresh(peer.store)
+    assert [(len(group.numbers), group.waiting) for group in groups.groups()] == [(1, 2)]

@@ -37,8 +37,9 @@ function Line({ group }: { group: Group }) {
         <Bars counts={weekOf(group)} label={`${group.count} died, by six hours of the last week`} />
       </td>
       <td class="r num">
-        <strong class={group.state === "open" ? "dead" : ""}>{count(group.count)}</strong>
+        {group.count ? <strong class={group.state === "open" ? "dead" : ""}>{count(group.count)}</strong> : <span class="zero">0</span>}
       </td>
+      <td class="r num">{group.waiting ? <span class="delayed">{count(group.waiting)}</span> : <span class="zero">0</span>}</td>
       <td class="num wide">
         <Ago at={group.first_at} />
       </td>
@@ -71,7 +72,7 @@ export function Failures() {
         {({ groups }) =>
           groups.length === 0 ? (
             <Empty title={state === "open" ? "Nothing fails" : `No failure is ${state === "all" ? "known" : state}`}>
-              {state === "open" ? "What dies is grouped here by its cause: the type, the handler, the error and the place in the code." : undefined}
+              {state === "open" ? "What fails is grouped here by its cause, dead or waiting for another attempt: the type, the handler, the error and the place in the code." : undefined}
             </Empty>
           ) : (
             <table>
@@ -80,6 +81,7 @@ export function Failures() {
                   <th scope="col">Cause</th>
                   <th scope="col" class="wide">Last week</th>
                   <th scope="col" class="r">Dead</th>
+                  <th scope="col" class="r">Retried</th>
                   <th scope="col" class="wide">First</th>
                   <th scope="col">Last</th>
                   <th scope="col" class="wide">State</th>
@@ -147,6 +149,7 @@ export function useBulk(path: string, again: () => void): { run: (asked: Record<
 function Bulk({ group, again }: { group: Group; again: () => void }) {
   const [field, setField] = useState("");
   const [value, setValue] = useState("");
+  const none = group.count === 0;
   const { run, shown } = useBulk(`failures/${quoted(group.fingerprint)}`, again);
   const discard = async () => {
     const text = `${plural(group.count, "dead letter")} of this cause are deleted. This cannot be undone.`;
@@ -162,7 +165,7 @@ function Bulk({ group, again }: { group: Group; again: () => void }) {
         <legend>Retry with another value of a field, or as they are</legend>
         <input aria-label="Field" placeholder="field" class="mono" value={field} onInput={(event) => setField(event.currentTarget.value.trim())} />
         <input aria-label="Value" placeholder="value" class="mono" value={value} onInput={(event) => setValue(event.currentTarget.value)} />
-        <Act tone="primary" run={() => run({ action: "retry", ...(field ? { edit: { [field]: typed(value) } } : {}) })}>
+        <Act tone="primary" disabled={none} run={() => run({ action: "retry", ...(field ? { edit: { [field]: typed(value) } } : {}) })}>
           {field ? `Edit and retry ${count(group.count)}` : `Retry ${count(group.count)}`}
         </Act>
       </fieldset>
@@ -175,7 +178,7 @@ function Bulk({ group, again }: { group: Group; again: () => void }) {
         ) : (
           <Act run={say("reopen", "It is open again")}>Reopen</Act>
         )}
-        <Act tone="danger" run={discard}>
+        <Act tone="danger" disabled={none} run={discard}>
           Discard all
         </Act>
       </div>
@@ -243,6 +246,7 @@ export function Failure() {
                 ["Handler", group.handler],
                 ["Place", group.place && <span class="mono">{group.place}</span>],
                 ["Dead", <strong class="dead">{count(group.count)}</strong>],
+                ["Waiting", group.waiting ? <a href={to("messages", "", { queue: group.queue, type: group.type, state: "delayed" })}>{plural(group.waiting, "message")} for another attempt</a> : null],
                 ["First", <Ago at={group.first_at} />],
                 ["Last", <Ago at={group.last_at} />],
                 [group.state === "open" ? "Said" : "By", group.who],
@@ -255,10 +259,10 @@ export function Failure() {
             </div>
             <Bulk group={group} again={asked.again} />
           </Panel>
-          <section class="panel flush" aria-label="Dead letters">
+          {letters.length > 0 && <section class="panel flush" aria-label="Dead letters">
             <Letters letters={letters} known={group.error.split("\n")[0]} />
             <Pages cursors={cursors} next={cursor} turn={setCursors} />
-          </section>
+          </section>}
         </>
       )}
     </Loaded>

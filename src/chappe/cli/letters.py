@@ -42,22 +42,22 @@ def list_letters(ctx: click.Context, queue: str | None, after: int, limit: int, 
 @as_json_option
 @click.pass_context
 def list_groups(ctx: click.Context, as_json: bool) -> None:
-    """Show dead letters by their cause: the same type, queue, class of error and place in the code."""
+    """Show dead letters, and what has failed and waits for another attempt, by cause: type, queue, class of error and place in the code."""
 
     async def work(connection: Connection) -> list[dict[str, Any]]:
         groups = FailureGroups()
         await groups.refresh(connection.store)
         return [
             {
-                "group": group.cause.fingerprint, "letters": len(group.numbers), "queue": group.cause.queue, "type": group.cause.type,
-                "state": group.state(groups.said_of(group.cause.fingerprint)), "last": when(group.last_at), "place": group.place,
-                "last error": group.text,
+                "group": group.cause.fingerprint, "letters": len(group.numbers), "waiting": group.waiting, "queue": group.cause.queue,
+                "type": group.cause.type, "state": group.state(groups.said_of(group.cause.fingerprint)), "last": when(group.last_at),
+                "place": group.place, "last error": group.text,
             }
             for group in groups.groups()
         ]  # fmt: skip
 
     rows = ask(ctx, work)
-    show(rows, ("group", "letters", "queue", "type", "state", "last", "place", "last error"), as_json=as_json)
+    show(rows, ("group", "letters", "waiting", "queue", "type", "state", "last", "place", "last error"), as_json=as_json)
 
 
 @dead.command("show")

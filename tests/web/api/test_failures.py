@@ -24,8 +24,16 @@ class Invite(Command, queue="invites", retry=Retry(1), unique=Unique("{address}"
     address: str
 
 
+class Knock(Command, queue="knocks", retry=Retry(2, delay=1000.0)):
+    house: int
+
+
 def make() -> App:
     app = App("mill")
+
+    @app.handles(Knock)
+    async def knock(command: Knock) -> None:
+        raise ConnectionError(f"house {command.house} does not answer")
 
     @app.handles(Price)
     async def price(command: Price) -> float:
@@ -193,3 +201,15 @@ async def test_one_letter_is_shown_edited_retried_and_discarded(mill: Open) -> N
 )
 async def test_a_query_that_is_not_understood_is_422(mill: Open, path: str) -> None:
     assert (await mill.client.get(path)).status_code == 422
+
+
+async def test_what_waits_for_another_attempt_is_in_the_group_of_its_cause(mill: Open) -> None:
+    await failed(mill, *(Knock(house=n) for n in range(3)))
+    (group,) = await groups(mill, "open")
+    assert (group["count"], group["waiting"], group["error"]) == (0, 3, "ConnectionError: house 2 does not answer")
+    path = f"/api/failures/{group['fingerprint']}"
+    page = (await mill.client.get(path)).json()
+    assert (page["group"]["waiting"], page["letters"], page["cursor"]) == (3, [], None)
+    assert (await mill.client.post(path, json={"action": "retry"})).json() == {"done": 0, "left": 0, "refused": [], "cursor": None}
+    assert (await mill.client.post(path, json={"action": "ignore"})).status_code == 200
+    assert [one["waiting"] for one in await groups(mill, "ignored")] == [3]

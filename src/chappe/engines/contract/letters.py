@@ -53,6 +53,13 @@ class Letters(Protocol):
         """List dead letters by number."""
         ...
 
+    async def failing(self, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        """List messages that have failed and wait for another attempt, as if they had died of it.
+
+        Their numbers, by which they come, are none of dead letters, and a large body may be left out.
+        """
+        ...
+
     async def letter(self, number: int) -> Letter:
         """Return one dead letter. Raises `NotFound`."""
         ...

@@ -27,6 +27,13 @@ def listing(queue: int | None, after: int, limit: int) -> tuple[str, tuple[int, 
     return f"select {_COLUMNS} from dead where {where} order by number limit ?", bindings  # noqa: S608 - constant columns
 
 
+_WAITING = "select id, queue, attempt, message_id, envelope from {} where flags & 4 and id > ?1"  # HISTORY
+_FAILING = f"""select w.id, w.queue, '', f.error, w.attempt, f.at, x'90', 0, w.message_id, w.envelope
+    from ({_WAITING.format("delayed")} union all {_WAITING.format("ready")} order by id limit ?2) w
+    join failure f on f.message_id = w.queue || '/' || w.message_id
+    where f.rowid = (select max(l.rowid) from failure l where l.message_id = f.message_id) order by w.id"""  # noqa: S608 - constant
+
+
 class Letters:
     """The dead letters of one file."""
 
@@ -37,6 +44,11 @@ class Letters:
         """Return up to `limit` letters with a larger number, of one queue or of all."""
         identity = None if queue is None else self._turn.routes.queue(queue).id
         return [self._shown(row) for row in self._turn.db.execute(*listing(identity, after, limit))]
+
+    def list_failing(self, after: Number, limit: Number) -> tuple[list[Any], Number | None]:
+        """Return messages that failed and wait, but for those that run again, and the number behind which to go on."""
+        rows = self._turn.db.execute(_FAILING, (after, most := max(1, min(limit, 1000)))).fetchall()
+        return [self._shown(row) for row in rows if row[0] not in self._turn.claims], rows[-1][0] if len(rows) == most else None
 
     def letter(self, number: Number) -> Any:
         """Return one letter, or raise `NotFound`."""

@@ -22,6 +22,7 @@ _state: Final = msgspec.msgpack.Decoder(State).decode
 _Letter = tuple[int, str, str, str | None, int, float, Envelope, tuple[tuple[float, int, str], ...], int]
 _letter: Final = msgspec.msgpack.Decoder(_Letter).decode
 _letters: Final = msgspec.msgpack.Decoder(list[_Letter]).decode
+_failing: Final = msgspec.msgpack.Decoder(tuple[list[_Letter], int | None]).decode
 _look: Final = msgspec.msgpack.Decoder(tuple[list[MessageStatus], str | None]).decode
 _records: Final = msgspec.msgpack.Decoder(tuple[list[tuple[int, float, str, str, Envelope]], int, int, int]).decode
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
@@ -96,6 +97,14 @@ class FileStore:
     async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
         rows = await self._client.call("list_letters", queue, after, limit, decode=_letters)
         return await self._client.bodies.awhole([Letter(*row) for row in rows])
+
+    async def failing(self, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        found: list[Letter] = []
+        place: int | None = after
+        while place is not None and len(found) < limit:
+            rows, place = await self._client.call("list_failing", place, limit, decode=_failing)
+            found += [Letter(*row) for row in rows]
+        return found[:limit]
 
     async def letter(self, number: int) -> Letter:
         (found,) = await self._client.bodies.awhole([Letter(*await self._client.call("letter", number, decode=_letter))])

@@ -227,7 +227,7 @@ _OF_RECORDS: Final = (
 _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "records": (Records, _OF_RECORDS),
     "budgets": (Budgets, ("take", "throttle", "list_budgets")),
-    "letters": (Letters, ("list_letters", "letter", "retry_letters", "edit_letter", "discard_letters")),
+    "letters": (Letters, ("list_letters", "list_failing", "letter", "retry_letters", "edit_letter", "discard_letters")),
     "looking": (Looking, ("look", "ahead")),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }

@@ -23,6 +23,12 @@ _ALL: Final[LiteralString] = (
 _OF_QUEUE: Final[LiteralString] = (
     "select " + _COLUMNS + " from dead d join queue q on q.id = d.queue where d.queue = %s and d.number > %s order by d.number limit %s"
 )  # two of them: a plan for both, once it is prepared, would pass over all letters of other queues
+_FAILING: Final = """
+    select m.place, q.name, '', f.error, m.attempt, f.at, '[]'::jsonb, 0, m.envelope from message m join queue q on q.id = m.queue
+    join lateral (
+        select error, at from failure l where l.queue = m.queue and l.message_id = m.message_id order by at desc, l.attempt desc limit 1
+    ) f on true where m.flags & 4 > 0 and m.place > %s order by m.place limit %s
+"""
 _ONE: Final[LiteralString] = "select " + _COLUMNS + " from dead d join queue q on q.id = d.queue where d.number = %s"
 _TAKEN: Final = """
     select d.number, d.unique_name, coalesce(u.message_id, first.message_id) from dead d
@@ -71,6 +77,9 @@ class Letters:
             return [_shown(row) for row in await cursor.fetchall()]
 
         return await self._database.run(work, writes=False)
+
+    async def failing(self, *, after: int = 0, limit: int = 100) -> list[Letter]:
+        return [_shown(row) for row in await self._database.once(_FAILING, (after, max(0, min(limit, _MOST))), repeatable=True)]
 
     async def letter(self, number: int) -> Letter:
         rows = await self._database.once(_ONE, (number,), repeatable=True)

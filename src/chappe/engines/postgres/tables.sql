@@ -53,6 +53,7 @@ create index message_due on message (due, place) where state = 0;
 create index message_delayed on message (queue, due, place) where state = 0;
 create unique index message_pending on message (queue, key) where pending;
 create index message_tracked on message (message_id) where flags & 1 > 0;
+create index message_failed on message (place) where flags & 4 > 0;  -- and waits for another attempt
 
 -- What is lent, and to which session.
 create table running (

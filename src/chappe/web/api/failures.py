@@ -39,7 +39,10 @@ class ActionOnLetters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Shown(Struct, frozen=True):
-    """A failure as it is shown: `occurrences` are the hours of its last week and how many died in each, `who` has said its state."""
+    """A failure as it is shown: `count` letters, and `waiting` messages that have failed of it and wait for another attempt.
+
+    `occurrences` are the hours of its last week and how many died in each, `who` has said its state.
+    """
 
     fingerprint: str
     type: str
@@ -48,6 +51,7 @@ class Shown(Struct, frozen=True):
     error: str
     place: str
     count: int
+    waiting: int
     first_at: float
     last_at: float
     state: str
@@ -116,7 +120,7 @@ class Failures:
 
     @described(answers=_List, query=("state",))
     async def _list(self, request: Request) -> Response:
-        """List the causes of dead letters, the latest first: all that are open, or those of another state."""
+        """List the causes of what is dead or waits for another attempt, the latest first: those that are open, or of another state."""
         state = request.query_params.get("state", OPEN)
         if state not in (OPEN, RESOLVED, IGNORED, "all"):
             raise InvalidMessage("the query", {"state": f"it is {OPEN}, {RESOLVED}, {IGNORED} or all"})
@@ -203,8 +207,8 @@ class Failures:
         fingerprint, said = cause.fingerprint, self.groups.said_of(cause.fingerprint)
         state = group.state(said)
         return Shown(
-            fingerprint, cause.type, cause.queue, cause.handler, group.text, group.place,
-            len(group.numbers), group.first_at, group.last_at, state, group.occurrences(), said and said.who, said and said.at,
+            fingerprint, cause.type, cause.queue, cause.handler, group.text, group.place, len(group.numbers), group.waiting,
+            group.first_at, group.last_at, state, group.occurrences(), said and said.who, said and said.at,
         )  # fmt: skip
 
 
