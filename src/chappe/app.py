@@ -16,7 +16,7 @@ from chappe.archive.follow import Follower, Following, Since
 from chappe.archive.subscription import Subscription
 from chappe.blocking import Place, warn_of_blocking
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
-from chappe.bus.context import Context, Leaving, Ports
+from chappe.bus.context import NO_PORTS, Context, Leaving, Ports
 from chappe.bus.digest import digest_of
 from chappe.bus.draft import Draft, draft_of, listed
 from chappe.bus.handler import Handler
@@ -335,7 +335,7 @@ class App:
     async def handle_now(self, message: Message, identity: str) -> Any:
         """Run the handlers of a message in this process; what they send is stored when they are done, all of it or nothing."""
         is_limited = message.__spec__.rate is not None or bool(message.__spec__.budget)  # even an inline message
-        ports = await self.ports() if is_limited else None
+        ports = await self.ports() if is_limited else NO_PORTS
         context = Context(identity, sent_at=self.bus.now(), ports=ports, now=self.bus.now)
         try:
             with attempted(context, f"the handler of {message.__spec__.name} {identity}"):

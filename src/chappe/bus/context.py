@@ -7,6 +7,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from chappe.bus.draft import Draft, draft_of, listed
 from chappe.bus.loops import run_at
 from chappe.clocks import wall
@@ -25,7 +27,55 @@ REPLAYED: Final = "replayed"  # the header of an event that came by a replay, wi
 _ENDING: Final = threading.Lock()  # one for all: it is held for no longer than it takes to append to a list
 
 
-class Context:
+class Ports:
+    """The few things that handling needs from the store, so that the bus runs without one.
+
+    `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so. `declare` makes known to the
+    engine what was prepared since; it raises `TopologyConflict` or `NotFound` for what cannot be. They are to be called on `loop`,
+    where one is given.
+    """
+
+    __slots__ = ("declare", "loop", "mark", "marks", "progress", "take", "throttle")
+
+    def __init__(
+        self,
+        *,
+        mark: Mark,
+        marks: Marks,
+        progress: Progress,
+        take: Take,
+        throttle: Callable[[str, float | None], Coroutine[Any, Any, None]],
+        declare: Callable[[], Awaitable[object]] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.declare = declare or _forget
+        self.loop = loop
+        self.mark = mark
+        self.marks = marks
+        self.progress = progress
+        self.take = take
+        self.throttle = throttle
+
+
+async def _forget(*_: object) -> None: ...
+
+
+async def _no_marks(_: str) -> Mapping[str, bytes | None]:
+    return {}
+
+
+async def _no_mark(*_: object) -> bool:
+    return False
+
+
+async def _no_wait(*_: object, **__: object) -> Start:
+    return Start(granted=True, wait=0.0)
+
+
+NO_PORTS = Ports(mark=_no_mark, marks=_no_marks, progress=_forget, take=_no_wait, throttle=_forget)
+
+
+class Context(msgspec.Struct, eq=False, weakref=True):
     """One attempt at one message, the same wherever the message came from.
 
     `attempt` counts from 1. `then` holds what the handlers sent and yielded so far. `tag` is its number while it is lent, 0 for none,
@@ -33,42 +83,26 @@ class Context:
     time limit while it runs, and `on_send` is called with the draft of each message that is sent through it, when it is sent.
     """
 
-    __slots__ = (
-        "_ended", "_ports", "attempt", "budgets", "correlation_id", "headers", "id", "limit", "marked", "note", "now", "on_send", "queue",
-        "sent_at", "tag", "then", "waited",
-    )  # fmt: skip
+    id: str
+    attempt: int = 1
+    queue: str = ""
+    sent_at: float = 0.0
+    headers: Mapping[str, str] = NO_HEADERS
+    correlation_id: str | None = None
+    note: str | None = None
+    ports: Ports = NO_PORTS
+    now: Callable[[], float] = wall
+    tag: int = 0
+    then: Leaving = []
+    marked: bool = False
+    budgets: dict[str, float | None] = {}
+    waited: float = 0.0
+    limit: asyncio.Timeout | None = None
+    on_send: Callable[[Draft], None] | None = None
+    _ended: bool = False
 
-    def __init__(
-        self,
-        id: str,  # noqa: A002 - the word of the wire
-        *,
-        attempt: int = 1,
-        queue: str = "",
-        sent_at: float = 0.0,
-        headers: Mapping[str, str] = NO_HEADERS,
-        correlation_id: str | None = None,
-        note: str | None = None,
-        ports: Ports | None = None,
-        now: Callable[[], float] = wall,
-        tag: int = 0,
-    ) -> None:
-        self.id = id
-        self.attempt = attempt
-        self.queue = queue
-        self.sent_at = sent_at
-        self.headers = headers
-        self.correlation_id = correlation_id
-        self.note = note
-        self.then: Leaving = []
-        self.marked = False
-        self._ended = False
-        self._ports = ports
-        self.now = now
-        self.tag = tag
-        self.budgets: dict[str, float | None] = {}
-        self.waited = 0.0  # for other messages, to be handled together
-        self.limit: asyncio.Timeout | None = None
-        self.on_send: Callable[[Draft], None] | None = None
+    def __repr__(self) -> str:  # nothing of what the message says
+        return f"Context({self.id!r}, attempt={self.attempt}, queue={self.queue!r})"
 
     @property
     def is_replayed(self) -> bool:
@@ -79,11 +113,6 @@ class Context:
     def age(self) -> float:
         """The seconds since the message was sent; 0 if its sender did not say when."""
         return self.now() - self.sent_at if self.sent_at else 0.0
-
-    @property
-    def ports(self) -> Ports:
-        """What the bus reaches the store by."""
-        return self._ports or NO_PORTS
 
     def idempotency_key(self, effect: str = "") -> str:
         """Return a key that is the same in every attempt, to send to third parties with an effect."""
@@ -161,51 +190,3 @@ class Context:
         if not whole or not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"context.progress takes two whole numbers and a text, not {done!r}, {total!r} and {text!r}")
         return run_at(self.ports.loop, self.ports.progress(self.id, done, total, text))
-
-
-class Ports:
-    """The few things that handling needs from the store, so that the bus runs without one.
-
-    `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so. `declare` makes known to the
-    engine what was prepared since; it raises `TopologyConflict` or `NotFound` for what cannot be. They are to be called on `loop`,
-    where one is given.
-    """
-
-    __slots__ = ("declare", "loop", "mark", "marks", "progress", "take", "throttle")
-
-    def __init__(
-        self,
-        *,
-        mark: Mark,
-        marks: Marks,
-        progress: Progress,
-        take: Take,
-        throttle: Callable[[str, float | None], Coroutine[Any, Any, None]],
-        declare: Callable[[], Awaitable[object]] | None = None,
-        loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self.declare = declare or _forget
-        self.loop = loop
-        self.mark = mark
-        self.marks = marks
-        self.progress = progress
-        self.take = take
-        self.throttle = throttle
-
-
-async def _forget(*_: object) -> None: ...
-
-
-async def _no_marks(_: str) -> Mapping[str, bytes | None]:
-    return {}
-
-
-async def _no_mark(*_: object) -> bool:
-    return False
-
-
-async def _no_wait(*_: object, **__: object) -> Start:
-    return Start(granted=True, wait=0.0)
-
-
-NO_PORTS = Ports(mark=_no_mark, marks=_no_marks, progress=_forget, take=_no_wait, throttle=_forget)
