@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 BOUNDS: Final = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+_SHORTEST: Final = BOUNDS[0]
 LARGEST: Final = 3500  # bytes: what is written to a pipe at once up to 4,096 is never cut or mixed
 _A_QUEUE: Final = 250  # bytes at most, beside its name
 
@@ -75,7 +76,7 @@ class Clocked:
             else:
                 waits.counts[0] += 1
         runs = times.ran
-        runs.counts[bisect_left(BOUNDS, ran)] += 1
+        runs.counts[0 if ran <= _SHORTEST else bisect_left(BOUNDS, ran)] += 1
         runs.total += ran
 
     def take(self) -> list[Times]:
