@@ -127,6 +127,13 @@ def blocks(count: int, milliseconds: int) -> None:
     app.send([Block(at=time.time(), seconds=milliseconds / 1000)] * count)
 
 
+def blocks_one_by_one(count: int, milliseconds: int) -> None:
+    """Send triggers that block their thread, one with each call."""
+    began = time.time()
+    for _ in range(count):
+        app.send(Block(at=began, seconds=milliseconds / 1000))
+
+
 def burns(count: int, seconds: int) -> None:
     """Send what computes for so long."""
     app.send([Burn(seconds=float(seconds))] * count)
@@ -147,7 +154,7 @@ _WAYS: dict[str, Callable[..., Any]] = {
     way.__name__: way
     for way in (
         one_by_one, awaited_one_by_one, tasks, threads, hundreds, fill, paced, awaited_paced, masks, awaited_masks, masks_by_hundreds,
-        pauses, blocks, burns, events,
+        pauses, blocks, blocks_one_by_one, burns, events,
     )
 }  # fmt: skip
 
@@ -162,7 +169,7 @@ def _warm(how: str, sizes: dict[str, int]) -> Command | Event | list[Mask]:
         return Pause(at=0.0, seconds=0.0)
     if how == "events":
         return (Kept if sizes["archived"] else Passing)(**FIELDS)
-    return Block(at=0.0, seconds=0.0) if how == "blocks" else Noop(**FIELDS)
+    return Block(at=0.0, seconds=0.0) if "blocks" in how else Noop(**FIELDS)
 
 
 def main(how: str, sizes: dict[str, int]) -> None:

@@ -167,9 +167,9 @@ class Stage(Folder):
         return program
 
     @contextlib.asynccontextmanager
-    async def workers(self, count: int, queue: str, *, until_served: bool = True) -> AsyncGenerator[list[Program]]:
+    async def workers(self, count: int, queue: str, *, slots: int = 16, until_served: bool = True) -> AsyncGenerator[list[Program]]:
         """Run worker processes that all wait for messages of a queue."""
-        programs = [await self.chappe("worker", "-Q", queue) for _ in range(count)]
+        programs = [await self.chappe("worker", "-Q", queue, "-c", str(slots)) for _ in range(count)]
         try:
             if until_served:
                 await self.until_served(queue, count)

@@ -146,6 +146,9 @@ ARCHIVE_CPU = Work("publish by 100, CPU without the archive : with it", "ratio",
 
 PAUSES = Work("61 handlers of 0.8 s, one worker process", "s", (at_most(0.95),))
 BLOCKS = Work("61 handlers of 0.8 s in threads, one worker process", "s", (at_most(1.0),))
+AT_ONCE = Work("handlers of 5 ms, five at once, sent in one call", "handlers/s")
+_SINGLY = (Bound(f"≥ 0.8 × {AT_ONCE.name}", _of("chappe", AT_ONCE.name, 0.8), at_least=True),)
+ONE_BY_ONE = Work("handlers of 5 ms, five at once, sent one by one", "handlers/s", _SINGLY, far=_SINGLY, postgres=_SINGLY)
 
 MASK = Work("mask to a pending key, send one by one", MESSAGES, (at_least(5_000),))
 AMASK = Work("mask to a pending key, asend one by one", MESSAGES, (at_least(5_000),))
@@ -162,6 +165,6 @@ WORKS: Final = (
     POST, POST_P99, POST_CLIENT,
     IDLE_CPU, IDLE_PSS, RUN_CPU, RUN_PSS,
     NOT_ARCHIVED, ARCHIVED, ARCHIVE_CPU,
-    PAUSES, BLOCKS,
+    PAUSES, BLOCKS, AT_ONCE, ONE_BY_ONE,
     MASK, AMASK, MASK_FOUR, MASK_HUNDREDS,
 )  # fmt: skip

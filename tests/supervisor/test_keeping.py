@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -124,6 +125,27 @@ async def test_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_tol
         host.worker = READY
         await auntil(lambda: host.children("work-1"), "it to come back by itself")
         assert child.state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("worker", "number", "why"),
+    [
+        (READY, signal.SIGKILL, r"work-1 .*ended with -9"),
+        (READY, signal.SIGSEGV, r"work-1 .*ended with -11"),
+        (READY, signal.SIGTERM, r"work-1 .*ended with -15"),
+        (READY.replace("exec sleep 600", "sleep 0.01; exit 3"), None, r"work-1 .*ended with 3"),
+        (READY.replace("exec sleep 600", "sleep 0.01; exit 0"), None, r"work-1 .*ended with 0"),
+    ],
+    ids=["killed", "crashed", "terminated", "failed", "left"],
+)
+async def test_t8_no_process_stops_without_a_line_that_says_why(
+    host: Host, caplog: pytest.LogCaptureFixture, worker: str, number: signal.Signals | None, why: str
+) -> None:
+    async with host.running():
+        (child,) = host.children("work-1")
+        host.worker = worker
+        child.signal(number or signal.SIGKILL)
+        await auntil(lambda: re.search(why, caplog.text), "the line that says why")
 
 
 async def test_a_worker_above_its_memory_limit_is_killed(
