@@ -53,6 +53,18 @@ async def test_the_first_of_a_new_tenant_is_next_also_in_a_claim_of_many(peer: P
         assert "b" in [of(delivery) for delivery in claim[:2]]
 
 
+async def test_the_first_of_a_new_tenant_is_the_next_to_start_however_many_slots_another_has_filled(peer: Peer) -> None:
+    """Rows M8 and W18 by decisions: it waits for the end of one job, and for no other claim."""
+    await queued(peer, a=300)
+    async with peer.broker.consume(["q"], prefetch=42) as consumer:
+        held = await gather(consumer, 42)
+        assert {of(delivery) for delivery in held} == {"a"}
+        await send(peer, *[to("q", f"b{number}", tenant="b") for number in range(10)])
+        for ended in held[:10]:
+            await settle(consumer, Ack(ended.tag, took=1.0))
+            assert of(await one(consumer)) == "b"
+
+
 async def test_messages_of_one_tenant_keep_their_order(engine: EngineUnderTest, peer: Peer) -> None:
     await queued(peer, a=6, b=3)
     found = await drain(engine, peer, "q")

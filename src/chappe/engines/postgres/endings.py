@@ -16,7 +16,7 @@ from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.intake import Intake
 from chappe.engines.postgres.rows import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
 from chappe.engines.postgres.storing import TELL
-from chappe.engines.postgres.tenants import charge
+from chappe.engines.postgres.tenants import DONE_CHARGED, charge, seconds_of
 from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.failures import why_dead
 from chappe.messages.envelope import Receipt
@@ -154,7 +154,11 @@ class Endings:
         """End deliveries that are held as far as is known, and return those that were refused."""
         plain = [s.delivery for s in settlements if isinstance(s, Ack) and not s.then and not s.marked and _is_plain(held[s.delivery])]
         if len(plain) == len(settlements):
-            rows = await self._database.once(_DONE, (plain, session), repeatable=True)
+            if any(held[place].tenant is not None for place in plain):
+                seconds = [seconds_of(s, held[s.delivery]) for s in settlements]
+                rows = await self._database.once(DONE_CHARGED, (plain, seconds, session), repeatable=True)
+            else:
+                rows = await self._database.once(_DONE, (plain, session), repeatable=True)
             return [] if len(rows) == len(plain) else _stale(plain, {int(place) for (place,) in rows})
         refusals: list[Refusal] = []
         for batch in _batches(settlements):
@@ -270,7 +274,7 @@ class _Refused(Exception):
 
 def _is_plain(held: Held, *, keyed: bool = False) -> bool:
     """Tell whether nothing else is to be tidied up when a message ends."""
-    return not held.flags & (TRACKED | UNIQUE | HISTORY) and (keyed or (held.key is None and held.tenant is None))
+    return not held.flags & (TRACKED | UNIQUE | HISTORY) and (keyed or held.key is None)
 
 
 def _batches(settlements: Sequence[Settlement]) -> list[list[Settlement]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, LiteralString, NamedTuple
+from typing import Final, LiteralString
 
 from chappe.engines.contract.broker import Retry, Settlement
 from chappe.engines.fairness import Shares
 from chappe.engines.postgres.claims import MOVE, Held
 from chappe.engines.postgres.database import Cursor, Row
 
-_LOOK: Final = 0.1  # seconds after which it is looked who waits and what they had, where that is more than a few
+_LOOK: Final = 0.1  # seconds after which it is looked who came, where more than a few wait
+_WHOLE: Final = 1.0  # seconds after which it is looked who waits and what they had
 _FEW: Final = 50
 _MOST: Final = 10_000  # tenants that are known at once
 _TRIES: Final = 3  # of one claim, where those whose turn it was have less than was thought
@@ -22,7 +23,7 @@ _TURN: Final[LiteralString] = """
     returning least
 """
 _WAITING: Final[LiteralString] = """
-    with recursive t as (
+    recursive t as (
         (
             select rank, tenant from message where queue = %(queue)s and state = 1 and tenant is not null
                 and not (select paused from queue where id = %(queue)s) order by rank, tenant limit 1
@@ -32,17 +33,28 @@ _WAITING: Final[LiteralString] = """
             select rank, tenant from message where queue = %(queue)s and state = 1 and tenant is not null
                 and (rank, tenant) > (t.rank, t.tenant) order by rank, tenant limit 1
         ) m
+    ),
+    waits as materialized (select rank, tenant from t limit %(most)s)
+"""
+# What came since: the places of what is stored at the same time need not be in the order of the commits.
+_COME: Final[LiteralString] = """
+    waits as materialized (
+        select distinct rank, tenant from (
+            select rank, tenant from message where place > %(since)s and queue = %(queue)s and state = 1 and tenant is not null
+                and not (select paused from queue where id = %(queue)s) order by place limit %(most)s
+        ) m
     )
-    select rank, tenant from t limit %(most)s
 """
 _KNOWN: Final[LiteralString] = """
-    select t.tenant, coalesce(s.used, 0), s.estimate, coalesce(w.weight, 1), coalesce(r.count, 0)
-    from unnest(%(tenants)s::text[]) as t (tenant) left join share s on s.queue = %(queue)s and s.tenant = t.tenant
+    select t.rank, t.tenant, coalesce(s.used, 0), s.estimate, coalesce(w.weight, 1), coalesce(r.count, 0), (select last_value from place)
+    from waits t left join share s on s.queue = %(queue)s and s.tenant = t.tenant
     left join weight w on w.tenant = t.tenant
     left join (
         select tenant, count(*) as count from running where queue = %(queue)s and tenant is not null group by tenant
     ) r on r.tenant = t.tenant
 """
+_LOOK_AT_ALL: Final[LiteralString] = f"with {_WAITING} {_KNOWN}"
+_LOOK_AT_NEW: Final[LiteralString] = f"with {_COME} {_KNOWN}"
 _CLAIM: Final[LiteralString] = (
     """
     with first as (
@@ -58,23 +70,51 @@ _CHARGE: Final[LiteralString] = """
     insert into share as s (queue, tenant, used, last, estimate, at)
     select t.queue, t.tenant, coalesce(max(l.least), 0) + sum(t.seconds) / coalesce(max(w.weight), 1),
         sum(t.seconds) / coalesce(max(w.weight), 1), avg(t.seconds), now_seconds()
-    from unnest(%s::integer[], %s::text[], %s::float8[]) as t (queue, tenant, seconds)
-    left join weight w on w.tenant = t.tenant left join turn l on l.queue = t.queue
+    from {ended} left join weight w on w.tenant = t.tenant left join turn l on l.queue = t.queue where t.tenant is not null
     group by t.queue, t.tenant order by t.queue, t.tenant
     on conflict (queue, tenant) do update set used = greatest(s.used + excluded.last, excluded.used), last = excluded.last,
         estimate = s.estimate + 0.2 * (excluded.estimate - s.estimate), at = excluded.at
 """
+_GIVEN: Final[LiteralString] = "unnest(%s::integer[], %s::text[], %s::float8[]) as t (queue, tenant, seconds)"
+_CHARGE_THEM: Final[LiteralString] = _CHARGE.replace("{ended}", _GIVEN)
+DONE_CHARGED: Final[LiteralString] = f"""
+    with t as (
+        delete from running r using unnest(%s::bigint[], %s::float8[]) as a (place, seconds)
+        where r.place = a.place and r.session = %s returning r.place, r.queue, r.tenant, a.seconds
+    ),
+    counted as (insert into tally (queue, done) select queue, count(*) from t group by queue),
+    charged as ({_CHARGE.replace("{ended}", "t")})
+    select place from t
+"""
 _LEAST_SECONDS: Final = 1e-6
 
 
-class _View(NamedTuple):
-    """What one consumer knows of the tenants of a queue: as of its last look, and what it has lent since."""
+class _View:
+    """What one consumer knows of the tenants of a queue: as of its last looks, and what it has lent since."""
 
-    looked: float
-    ranks: list[int]  # in which somebody waits
-    shares: Shares
-    least: float  # what those had that waited
-    is_small: bool
+    def __init__(self, now: float, least: float, weights: dict[str, float]) -> None:
+        self.whole_at = self.looked_at = now
+        self.least = least  # what those had that waited
+        self.weights = weights
+        self.shares = Shares(weights, least)
+        self.waiting: set[tuple[int, str]] = set()
+        self.last = self.since = 0  # the places of the last look and of the one before
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """Take what a look brought; of those that are known, what was lent since is known better here."""
+        known = {tenant for _, tenant in self.waiting}
+        for rank, tenant, used, estimate, weight, running, last in rows:
+            if tenant not in known:
+                self.weights[tenant] = float(weight)
+                self.shares.know(tenant, float(used), estimate, int(running))
+            self.shares.wait(tenant, int(rank))
+            self.waiting.add((int(rank), tenant))
+            self.last = int(last)
+
+    @property
+    def ranks(self) -> list[int]:
+        """In which somebody waits."""
+        return sorted({rank for rank, _ in self.waiting})
 
 
 class Tenants:
@@ -92,8 +132,7 @@ class Tenants:
         assert row is not None
         found: list[Row] = []
         for again in (False, True):
-            if again or view is None or view.is_small or self._now() - view.looked > _LOOK:
-                view = self._views[queue] = await self._look(cursor, queue, float(row[0]))
+            view = self._views[queue] = await self._seen(cursor, queue, float(row[0]), None if again else view)
             for rank in view.ranks:
                 if rank <= most and len(found) < limit:
                     found += await self._claim(cursor, view.shares, limit - len(found), {"queue": queue, "rank": rank, "session": session})
@@ -101,19 +140,20 @@ class Tenants:
                 break
         return found
 
-    async def _look(self, cursor: Cursor, queue: int, least: float) -> _View:
-        """Look who waits, and what they had."""
-        await cursor.execute(_WAITING, {"queue": queue, "most": _MOST})
-        waiting = [(int(rank), str(tenant)) for rank, tenant in await cursor.fetchall()]
-        await cursor.execute(_KNOWN, {"queue": queue, "tenants": list({tenant for _, tenant in waiting})})
-        known = await cursor.fetchall()
-        least = max(least, min((float(used) for _, used, *_ in known), default=0.0))
-        shares = Shares({tenant: float(weight) for tenant, _, _, weight, _ in known}, least)
-        for tenant, used, estimate, _, running in known:
-            shares.know(tenant, float(used), estimate, int(running))
-        for rank, tenant in waiting:
-            shares.wait(tenant, rank)
-        return _View(self._now(), sorted({rank for rank, _ in waiting}), shares, least, len(waiting) < _FEW)
+    async def _seen(self, cursor: Cursor, queue: int, least: float, view: _View | None) -> _View:
+        """Return what is known now of those that wait: all of them where that is little or old, else with those that came since."""
+        now = self._now()
+        if view is None or len(view.waiting) < _FEW or now - view.whole_at > _WHOLE:
+            await cursor.execute(_LOOK_AT_ALL, {"queue": queue, "most": _MOST})
+            rows = await cursor.fetchall()
+            view = _View(now, max(least, min((float(row[2]) for row in rows), default=0.0)), {})
+        elif now - view.looked_at > _LOOK:
+            await cursor.execute(_LOOK_AT_NEW, {"queue": queue, "most": _MOST, "since": view.since})
+            rows, view.looked_at, view.since = await cursor.fetchall(), now, view.last
+        else:
+            return view
+        view.take(rows)
+        return view
 
     @staticmethod
     async def _claim(cursor: Cursor, shares: Shares, limit: int, values: Mapping[str, int]) -> list[Row]:
@@ -136,13 +176,18 @@ class Tenants:
         return found
 
 
+def seconds_of(settlement: Settlement, held: Held) -> float:
+    """Return what a tenant is charged with: the seconds that a message ran, or else those since it was lent."""
+    return max(_LEAST_SECONDS, time.monotonic() - held.lent_at if settlement.took is None else settlement.took)
+
+
 async def charge(cursor: Cursor, settlements: Iterable[Settlement], held: Mapping[int, Held]) -> None:
-    """Charge tenants with the seconds that their messages ran, or else with those since they were lent."""
-    now, rows = time.monotonic(), list[tuple[int, str, float]]()
-    for one in settlements:
-        known = held[one.delivery]
-        if known.tenant is not None and (one.took is not None or not isinstance(one, Retry) or one.counted):
-            rows.append((known.queue, known.tenant, max(_LEAST_SECONDS, now - known.lent_at if one.took is None else one.took)))
+    """Charge tenants with what has run of theirs."""
+    rows = [
+        (known.queue, known.tenant, seconds_of(one, known))
+        for one in settlements
+        if (known := held[one.delivery]).tenant is not None and (one.took is not None or not isinstance(one, Retry) or one.counted)
+    ]
     if rows:
         columns: Sequence[list[object]] = [list(column) for column in zip(*rows, strict=True)]
-        await cursor.execute(_CHARGE, tuple(columns))
+        await cursor.execute(_CHARGE_THEM, tuple(columns))
