@@ -32,6 +32,24 @@ class Column(NamedTuple):
     default: str | None
 
 
+class Select(NamedTuple):
+    """A statement that reads rows of a table, each behind whether it can be of that table."""
+
+    table: str
+    sql: str
+    names: tuple[str, ...]
+    texts: frozenset[str]
+
+    def rows(self, db: Database) -> Iterator[Row | None]:
+        """Return the rows; None for one that cannot be of the table."""
+        for fits, *values in db.execute(self.sql):
+            try:
+                row = {n: v.decode() if n in self.texts and isinstance(v, bytes) else v for n, v in zip(self.names, values, strict=True)}
+            except UnicodeDecodeError:
+                row = None
+            yield row if fits else None
+
+
 class Table(NamedTuple):
     """A table of the schema; one without a `key` has row ids that no column shows."""
 
@@ -40,21 +58,17 @@ class Table(NamedTuple):
     key: tuple[str, ...]
     columns: tuple[Column, ...]
 
-    def rows(self, db: Database, present: Collection[str], *, also: str = "true", backwards: bool = False) -> Iterator[Row | None]:
-        """Return the rows in the order of their keys with those columns that are there; None for one that cannot be of this table."""
+    def select(self, present: Collection[str], *, backwards: bool = False, probed: bool = False) -> Select:
+        """Return what reads the rows in the order of their keys with those columns that are there; of a `probe` those that fit."""
         columns = [column for column in self.columns if column.name in present]
         names = [column.name for column in columns] + ([] if self.key else ["rowid"])
         read = [f"case typeof({name}) when 'text' then cast({name} as blob) else {name} end" for name in names]
         typed = [f"typeof({c.name}) in ({_TYPES[c.kind]}{', ' + repr('null') if c.nullable else ''})" for c in columns if c.kind in _TYPES]
-        by = ", ".join(f"{name}{' desc' if backwards else ''}" for name in (self.key if not self.has_rowid else ("rowid",)))
-        sql = f"select {' and '.join([*typed, also])}, {', '.join(read)} from {self.name} order by {by}"  # noqa: S608 - names of our schema
-        texts = {column.name for column in columns if column.kind == "TEXT"}
-        for fits, *values in db.execute(sql):
-            try:
-                row = {n: v.decode() if n in texts and isinstance(v, bytes) else v for n, v in zip(names, values, strict=True)}
-            except UnicodeDecodeError:
-                row = None
-            yield row if fits else None
+        fits, order = " and ".join(["true", *typed]), ("rowid",) if self.has_rowid else self.key
+        where = f" where surplus is 'none' and {fits}" if probed else ""
+        by = ", ".join(f"{name}{' desc' if backwards else ''}" for name in order)
+        sql = f"select {fits}, {', '.join(read)} from {self.name}{where} order by {by}"  # noqa: S608 - names of our schema
+        return Select(self.name, sql, tuple(names), frozenset(column.name for column in columns if column.kind == "TEXT"))
 
     @property
     def probe(self) -> str:
@@ -95,7 +109,7 @@ class Pages:
         self._handle = os.open(image, os.O_RDWR | os.O_CLOEXEC)
         self.count = os.fstat(self._handle).st_size // page_size
         self.free = self._find_free()
-        self._tables = list(wanted)
+        wanted = list(wanted)
         empty = cast("Any", apsw.Connection(":memory:"))
         empty.execute(f"pragma page_size={page_size}; pragma user_version=1")
         first = bytearray(empty.serialize("main"))
@@ -104,8 +118,11 @@ class Pages:
         os.ftruncate(self._handle, self.count * page_size)
         self._db = cast("Database", apsw.Connection(str(image)))
         self._db.execute("pragma journal_mode=off").fetchall()
-        self._db.execute(";".join(table.probe for table in self._tables))
+        self._db.execute(";".join(table.probe for table in wanted))
         self._roots = dict(self._db.execute("select name, rootpage from sqlite_schema where rootpage > 0").fetchall())
+        self._selects: dict[bool, list[Select]] = {True: [], False: []}
+        for table in wanted:
+            self._selects[table.has_rowid].append(table.select({column.name for column in table.columns}, probed=True))
         (self._changes,) = struct.unpack(">I", os.pread(self._handle, 4, 24))
 
     def close(self) -> None:
@@ -138,17 +155,16 @@ class Pages:
         return found
 
     def _read(self, leaf: bytes, kind: int) -> dict[str, list[Row]]:
-        candidates = [table for table in self._tables if table.has_rowid == (kind == _TABLE_LEAF)]
-        for table in candidates:
-            os.pwrite(self._handle, leaf, (self._roots[table.name] - 1) * self._size)
+        selects = self._selects[kind == _TABLE_LEAF]
+        for select in selects:
+            os.pwrite(self._handle, leaf, (self._roots[select.table] - 1) * self._size)
         self._changes += 1
         os.pwrite(self._handle, struct.pack(">I", self._changes % 2**32), 24)  # so that SQLite reads them anew
-        found: dict[str, list[Row]] = {}
-        for table in candidates:
-            present = {column.name for column in table.columns}
-            if rows := [row for row in table.rows(self._db, present, also="surplus is 'none'") if row is not None]:
-                found[table.name] = rows
-        return found
+        self._db.execute("begin")
+        try:
+            return {select.table: rows for select in selects if (rows := [row for row in select.rows(self._db) if row is not None])}
+        finally:
+            self._db.execute("rollback")
 
     def _page(self, number: int) -> bytes:
         return os.pread(self._handle, self._size, (number - 1) * self._size)

@@ -210,7 +210,7 @@ class _Salvage:
         present = {str(row[1]) for row in db.execute(f"pragma table_info({table.name})").fetchall()}
         for backwards in (False, True):
             try:
-                for row in table.rows(db, present, backwards=backwards):
+                for row in table.select(present, backwards=backwards).rows(db):
                     if row is not None and is_credible(table.name, row, self._now):
                         self._store(table.name, row)
                     else:
