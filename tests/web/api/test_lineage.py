@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from chappe import App, Command, Context, Event, Reject, Settings
 from chappe.settings import Pool
@@ -74,3 +75,14 @@ async def test_lines_of_the_logs_of_this_host_are_part_of_the_trail(tmp_path: Pa
     app.configure(Settings(pools={"default": Pool(log=str(file))}))
     (node,) = Lineage(app)._logged({"m1"})
     assert (node.cause, node.text) == ("m1", "warning: attempt 1 of m1 failed")
+
+
+async def test_where_the_queues_take_all_the_time_the_archive_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chappe.web.api.lineage._WITHIN", 0.0)
+    async with testing(chain()) as t:
+        transport = httpx2.ASGITransport(app=of_this_user(gateway(t.app)))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:7070") as http:
+            begun = (await http.post("/commands/begin", json={"name": "one"})).json()["id"]
+            t.drain()
+            trail = (await http.get(f"/api/lineage/{begun}")).json()
+            assert ("begun" in {node["type"] for node in trail["nodes"]}, trail["is_all"]) == (True, False)

@@ -24,7 +24,7 @@ from chappe.errors import NotFound
 from chappe.messages.envelope import Envelope, sent_at
 from chappe.web.api.requests import answer
 
-_WITHIN: Final = 1.0  # seconds for which queues, and then the archive, are looked through
+_WITHIN: Final = 0.7  # seconds for which queues and the archive are looked through, half of them each
 _TAIL: Final = 1024 * 1024  # bytes at the end of a log file
 _MOST: Final = 500
 
@@ -57,10 +57,10 @@ class Lineage:
         """Tell what led to a message and what followed from it, in the order of time; `is_all` is false where the search was cut short."""
         store, identity = (await self._app.connection()).store, request.path_params["id"]
         found: dict[tuple[str, str | None], Node] = {}
-        root, is_all = identity, True
+        root, is_all, ends = identity, True, time.monotonic() + _WITHIN
         for _ in range(2):  # the second time with what began it, where the message itself names that
             begun = root
-            is_all = await self._collect(store, root, found)
+            is_all = await self._collect(store, root, found, ends)
             root = next((node.cause for node in found.values() if node.id == identity and node.cause), root)
             if root == begun:
                 break
@@ -71,20 +71,22 @@ class Lineage:
         nodes = sorted([*found.values(), *logged], key=lambda node: node.at or 0.0)
         return answer({"root": root, "nodes": nodes[:_MOST], "is_all": is_all and len(nodes) <= _MOST})
 
-    async def _collect(self, store: Store, root: str, found: dict[tuple[str, str | None], Node]) -> bool:
-        for kept in (_stored, _archived):
-            until = time.monotonic() + _WITHIN
+    async def _collect(self, store: Store, root: str, found: dict[tuple[str, str | None], Node], ends: float) -> bool:
+        is_all = True
+        for kept, share in ((_stored, 2), (_archived, 1)):
+            until = time.monotonic() + (ends - time.monotonic()) / share
             async with aclosing(kept(store, root)) as looked:
                 async for nodes in looked:
                     for node in nodes:
                         if node.queue is not None or (node.id, None) not in found:
                             found[node.id, node.queue] = node
                     if time.monotonic() > until or len(found) > _MOST:
-                        return False
+                        is_all = False
+                        break
         for identity in {root, *(node.id for node in found.values())}:
             if (node := await _tracked(store, identity, root)) is not None and not any(one == identity for one, queue in found if queue):
                 found[identity, node.queue] = node
-        return True
+        return is_all
 
     def _logged(self, ids: set[str]) -> Iterator[Node]:
         """Return the lines of our logs that name one of them, from the end of the files of the pools of this host."""
