@@ -41,7 +41,7 @@ class Demo:
         self._stage = stage
         self._console = console
         self._lines = 0
-        self._table = Table("sweep", "triggers", "items", "took", title="sweeps", title_justify="left")
+        self._table = Table("sweep", "triggers", "items", "took", "must", title="sweeps", title_justify="left")
 
     def people(self, count: int) -> None:
         """Make so many triggers, 61 of each user, with four accounts; the admin's is admin, password admin."""
@@ -94,7 +94,7 @@ class Demo:
         asked = Trigger.objects.filter(is_active=True)
         count = asked.count()
         seconds = self._time(FetchAll(at_once=True), lambda: not asked.exclude(checked_at__gte=began).exists(), what)
-        self._row(f"fetch: {what}", count, Item.objects.count() - before, seconds)
+        self._row(f"fetch: {what}", count, Item.objects.count() - before, seconds, max(2.0, count / 60))
         return seconds
 
     def publish(self, what: str) -> float:
@@ -105,17 +105,19 @@ class Demo:
         waiting = Item.objects.filter(done_at=None)
         count, triggers = waiting.count(), waiting.values("trigger").distinct().count()
         seconds = self._time(PublishAll(), lambda: not waiting.exists(), what)
-        self._row(f"publish: {what}", triggers, count, seconds)
+        self._row(f"publish: {what}", triggers, count, seconds, max(2.0, triggers / 60))
         return seconds
 
     def idle(self) -> None:
         """Sweep where nothing is due and nothing waits."""
+        from triggers.models import Trigger
         from triggers.tasks import FetchAll, PublishAll, app
 
+        must = max(0.1, Trigger.objects.count() / 3600)
         for name, command in (("fetch", FetchAll()), ("publish", PublishAll())):
             began = time.perf_counter()
             count = app.ask(command, returns=int)
-            self._row(f"{name}: nothing to do", count, 0, time.perf_counter() - began)
+            self._row(f"{name}: nothing to do", count, 0, time.perf_counter() - began, must)
 
     def _time(self, command: Command, done: Callable[[], bool], what: str) -> float:
         from triggers.tasks import app
@@ -127,8 +129,9 @@ class Demo:
         self._stage.wait_for(self._stage.idle, "the workers to be done")  # what is not settled yet would be refused as a double
         return seconds
 
-    def _row(self, sweep: str, triggers: int, items: int, seconds: float) -> None:
-        self._table.add_row(sweep, str(triggers), str(items), f"{seconds:.2f} s")
+    def _row(self, sweep: str, triggers: int, items: int, seconds: float, must: float) -> None:
+        verdict = "" if seconds <= must else ", missed"
+        self._table.add_row(sweep, str(triggers), str(items), f"{seconds:.2f} s", f"≤ {must:.3g} s{verdict}")
         self._console.print(f"[bold]{sweep}[/]")
         lines = self.log()[self._lines :]
         self._lines += len(lines)

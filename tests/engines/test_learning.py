@@ -78,7 +78,20 @@ def test_where_nobody_says_how_long_to_wait_the_window_is_found_by_trying(kind: 
     taught = call_all(provider, 30)
     refused, allowed = provider.windows(provider.refused, 30), provider.windows(provider.allowed, 30)
     assert (taught.learned.window, max(refused[1:])) == (QUARTER, 1)
-    assert sum(allowed[1:]) >= 0.85 * 29 * 15
+    assert sum(allowed[1:]) >= 0.9 * 29 * 15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("limit", "later", "share"), [(5, 5, 0.9), (15, 15, 0.9), (15, 8, 0.9), (15, 30, 0.88), (60, 60, 0.84)])
+def test_m6_where_nobody_says_how_long_to_wait_nine_tenths_are_used_too(
+    kind: dict[str, float], limit: int, later: int, share: float
+) -> None:
+    provider = Provider(limit, tells=False, **kind)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    call_all(provider, 48, lambda window: limit if window < 24 else later)
+    refused, allowed = provider.windows(provider.refused, 48), provider.windows(provider.allowed, 48)
+    assert sum(allowed[1:]) >= share * (23 * limit + 24 * later)
+    assert sum(refused[1:]) <= 24, "one in two windows"
+    assert max(refused[1:]) <= 2, "two where the limit changes"
 
 
 @pytest.mark.parametrize("limit", [1, 5, 60])

@@ -12,7 +12,8 @@ WINDOWS: Final = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 86400.0)  # in which li
 _MOST: Final = 256  # starts that are remembered: of more, every second one
 _BACK: Final = 0.7  # what is left of a limit that was lowered, until it is known better (beta of CUBIC, RFC 9438)
 _INEXACT: Final = 1.0  # second by which it is wrong how long to wait, since that is said in whole ones and on another's clock
-_STEP: Final = 0.05  # by which a pace that was not refused for a window grows, twice as much each time
+_SURE: Final = 2.0  # windows for which a limit that was found again, where nobody says how long to wait, is not tried further
+_STEP: Final = 0.05  # by which a pace that was not refused for a window grows, three times as much each time
 
 
 class Learned(Struct, frozen=True, array_like=True):
@@ -89,7 +90,9 @@ def _silent(known: Learned, now: float) -> Learned:
     if not known.passed:  # refused again by the first start: the limit is lower than was thought
         return _learned(known, now, known.window, known.limit * _BACK, known.window)
     wait = known.window * max(0.0, 1 - 1 / known.pace) + known.interval
-    return _learned(known, now, known.window, float(min(known.limit * known.pace, known.count(now - known.window))), wait)
+    found = _learned(known, now, known.window, float(min(known.limit * known.pace, known.count(now - known.window))), wait)
+    is_known = abs(found.limit - known.limit) <= max(1.0, known.limit / 20)
+    return replace(found, grown=found.grown + _SURE * known.window) if is_known else found
 
 
 def _learned(known: Learned, now: float, window: float, limit: float, wait: float) -> Learned:
@@ -104,4 +107,4 @@ def _grown(known: Learned, now: float) -> Learned:
         return known
     if known.count(now - known.window) < 0.8 * known.limit * known.pace:  # nobody asks for more
         return replace(known, grown=now)
-    return replace(known, pace=known.pace + known.step, step=min(1.0, 2 * known.step), grown=now)
+    return replace(known, pace=known.pace + known.step, step=min(1.0, 3 * known.step), grown=now)
