@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import apsw
@@ -205,15 +205,12 @@ def _has_run(settlement: AckRequest | RetryRequest | DeadRequest) -> bool:
     return settlement.took is not None or not isinstance(settlement, RetryRequest) or settlement.counted
 
 
-def argument_decoders(verbs: type, names: Iterable[str], *, skipped: int) -> dict[str, Callable[[Raw], tuple[Any, ...]]]:
-    """Return for each verb the decoder of its arguments, without the first ones; extra or missing ones are refused."""
-    found: dict[str, Callable[[Raw], tuple[Any, ...]]] = {}
-    for name in names:
-        verb = getattr(verbs, name)
-        hints = inspect.get_annotations(verb, eval_str=True)
-        types = [hints[p] for p in list(inspect.signature(verb).parameters)[skipped:]]
-        found[name] = msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode
-    return found
+def _decoder(kind: type, name: str) -> Callable[[Raw], tuple[Any, ...]]:
+    """Return the decoder of a verb's arguments, without the session; extra or missing ones are refused."""
+    verb = getattr(kind, name)
+    hints = inspect.get_annotations(verb, eval_str=True)
+    types = [hints[p] for p in inspect.signature(verb).parameters if p not in ("self", "session")]
+    return msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode
 
 
 _OWN: Final = (
@@ -232,6 +229,4 @@ _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }
 _PART_OF: Final = {name: part for part, (_, names) in _OF_PARTS.items() for name in names}
-DECODERS: Final = argument_decoders(Verbs, _OWN, skipped=2) | {
-    name: decode for kind, names in _OF_PARTS.values() for name, decode in argument_decoders(kind, names, skipped=1).items()
-}
+DECODERS: Final = {name: _decoder(kind, name) for kind, names in ((Verbs, _OWN), *_OF_PARTS.values()) for name in names}
