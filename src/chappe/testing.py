@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from concurrent.futures import thread as pools
@@ -37,7 +37,7 @@ from chappe.app import App
 from chappe.bus.draft import Draft, new_id
 from chappe.bus.portal import Portal
 from chappe.clocks import steady, wall
-from chappe.connection import Setting
+from chappe.connection import Connection, Setting
 from chappe.engines.contract.broker import Delivery
 from chappe.engines.contract.fleet import QueueStatus
 from chappe.engines.contract.letters import Letter
@@ -147,11 +147,12 @@ class Trial:
     @property
     def dead(self) -> list[Letter]:
         """The dead letters, with their reasons and errors."""
-        return self._run(self._letters())
+        return self._run(self._asked(lambda connection: connection.store.letters(limit=1000)))
 
     def depth(self, queue: str) -> tuple[int, int]:
         """Tell how many messages of a queue are ready, and how many delayed. Raises `NotFound`."""
-        return self._run(self._depth(queue))
+        found = self._run(self._asked(lambda connection: connection.broker.depth(queue)))
+        return found.ready, found.delayed
 
     # --- entering and leaving
 
@@ -382,14 +383,8 @@ class Trial:
         connection = await self.app.connection()
         return (await connection.store.overview()).queues
 
-    async def _letters(self) -> list[Letter]:
-        connection = await self.app.connection()
-        return await connection.store.letters(limit=1000)
-
-    async def _depth(self, queue: str) -> tuple[int, int]:
-        connection = await self.app.connection()
-        found = await connection.broker.depth(queue)
-        return found.ready, found.delayed
+    async def _asked(self, work: Callable[[Connection], Awaitable[R]]) -> R:
+        return await work(await self.app.connection())
 
 
 class _Worker(Worker):

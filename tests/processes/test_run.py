@@ -1,5 +1,6 @@
 """`chappe run`: one for each file, nothing outlives it, and it refuses what is unsafe."""
 
+import json
 import os
 import re
 import signal
@@ -112,6 +113,7 @@ def test_each_slot_of_a_schedule_fires_once_with_two_schedulers(mill: Mill) -> N
         "import os\nos.dup2(os.open('second', os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)\nfrom chappe.cli import main\nmain(['scheduler'])"
     )
     until(lambda: len(mill.lines("tick")) >= 8)
+    until(lambda: [one["role"] for one in json.loads(mill.chappe("status", "--json").stdout)[0]["clients"]].count("scheduler") == 2)
     second.terminate()
     assert second.wait(60) == 0
     if second.stdout:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from chappe.engines.file.running_tables import folder_of
 from chappe.settings import Pool, Settings
 from chappe.supervisor.child import Child
+from chappe.supervisor.launcher import ExecLauncher
 from chappe.supervisor.supervisor import Supervisor
 from chappe.worker.running_table import RunningTable
 
@@ -33,11 +34,16 @@ class Host:
         self.suspects = self.worker = READY
         monkeypatch.setenv("TABLE", str(self.table.path))
         monkeypatch.setattr("chappe.supervisor.launcher.child_command", self._command)
+        monkeypatch.setattr("chappe.supervisor.release.open_launcher", self._open)
         monkeypatch.setattr(Child, "silence", lambda *_: 0.0)  # a shell gives no signs of life
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
-        script = "exit 0" if arguments[0] == "launcher" else self.suspects if "--suspects" in arguments else self.worker
+        script = self.suspects if "--suspects" in arguments else self.worker
         return [script] if script.startswith("/") else ["sh", "-c", script, *arguments]
+
+    async def _open(self, environment: Mapping[str, str], seconds: float, *, fork: bool) -> ExecLauncher:
+        assert not fork
+        return ExecLauncher(environment)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

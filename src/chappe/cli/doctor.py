@@ -44,20 +44,18 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     if settings.is_file and settings.store is not None:
         place.append(("broker", _broker))
     checks = [("python", _python), *place, ("limits", _limits), ("bind", _bind), ("application", _application)]
-    rows: list[dict[str, str]] = []
+    found: list[Finding] = []
     for name, check in checks:
         try:
-            rows.append({"check": name, "verdict": "ok", "text": check(settings)})
+            found.append(Finding(name, "ok", check(settings)))
         except (ChappeError, OSError) as error:
-            rows.append({"check": name, "verdict": "wrong", "text": str(error)})
+            found.append(Finding(name, "wrong", str(error)))
         except UserWarning as warning:
-            rows.append({"check": name, "verdict": "warning", "text": str(warning)})
-    if not settings.is_file:
-        rows += [{"check": found.check, "verdict": found.verdict, "text": found.text} for found in _servers(settings)]
-    rows = [{**row, "text": without_secrets(row["text"])} for row in rows]
+            found.append(Finding(name, "warning", str(warning)))
+    found += [] if settings.is_file else _servers(settings)
+    rows = [{"check": one.check, "verdict": one.verdict, "text": without_secrets(one.text)} for one in found]
     show(rows, ("check", "verdict", "text"), as_json=as_json)
-    if any(row["verdict"] == "wrong" for row in rows):
-        ctx.exit(1)
+    ctx.exit(any(one.verdict == "wrong" for one in found))
 
 
 def _python(_: Settings) -> str:

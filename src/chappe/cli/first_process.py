@@ -6,8 +6,10 @@ verb in a process of its own and does nothing else, and no child of the verb's i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _PASSED_ON: Final = frozenset(
@@ -32,19 +34,19 @@ def divide_first_process() -> None:
         if found.si_signo != signal.SIGCHLD:
             if found.si_code <= 0:  # what a terminal sends, it has sent to the child too
                 os.kill(child, found.si_signo)
-        elif (code := _clear_away(child)) is not None:
-            os._exit(code)
+        else:
+            for ended, code in ended_children():
+                if ended == child:
+                    os._exit(code if code >= 0 else 128 - code)
 
 
-def _clear_away(child: int) -> int | None:
-    """Take the exit codes of all that ended; return that of the child, a signal as 128 and its number, if it is among them."""
-    while True:
-        try:
-            ended, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if ended == 0:
-            return None
-        if ended == child:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+def ended_children(tell: Callable[[int], None] = lambda _: None) -> Iterator[tuple[int, int]]:
+    """Take and yield the exit codes of all children that have ended, a signal as its number, negative.
+
+    `tell` is told each while its number is nobody else's.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            tell(ended.si_pid)
+            child, status = os.waitpid(ended.si_pid, 0)
+            yield child, os.waitstatus_to_exitcode(status)

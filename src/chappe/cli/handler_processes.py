@@ -10,7 +10,6 @@ import subprocess
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 import click
 import setproctitle
@@ -74,7 +73,7 @@ def _fork_handlers(app: App, control: socket.socket) -> None:
     os.setsid()
     setproctitle.setproctitle("chappe handlers")
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _nothing)
+        signal.signal(number, lambda _, __: None)  # a handler, which is none any more in what a handler starts
     settle_down()
     parent = os.getpid()
     serve_forks(control, lambda _: _run(app, parent), os.setpgrp, ends_groups=True)
@@ -116,7 +115,3 @@ class _Interpreter:
         os.close(self._handle)
         end_group(self.pid)
         self._code.set_result(self._process.wait())
-
-
-def _nothing(_: int, __: FrameType | None) -> None:
-    """Be a handler, which is none any more in what a handler starts."""

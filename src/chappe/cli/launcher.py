@@ -11,12 +11,12 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType
 
 import click
 import msgspec
 import setproctitle
 
+from chappe.cli.first_process import ended_children
 from chappe.cli.inherited import opened, unshareable
 from chappe.cli.loading import find_app, hold, settings_of
 from chappe.cli.logs import set_up
@@ -26,20 +26,17 @@ from chappe.supervisor.launcher import CONTROL_VARIABLE, LARGEST, MOST_HANDLES, 
 
 
 @click.command(hidden=True)
-@click.option("--check", is_flag=True, help="Only import the application.")
 @click.pass_context
-def launcher(ctx: click.Context, check: bool) -> None:
+def launcher(ctx: click.Context) -> None:
     """Import the application, then fork the processes that the supervisor asks for."""
     settings = msgspec.structs.replace(settings_of(ctx), token=None)
     set_up(settings, "launcher")
     setproctitle.setproctitle("chappe launcher")
-    for module in () if check else ("chappe.cli.processes", "chappe.web.gateway", "chappe.web.http_protocol", "uvicorn"):
+    for module in ("chappe.cli.processes", "chappe.web.gateway", "chappe.web.http_protocol", "uvicorn"):
         importlib.import_module(module)  # once for all, and before there is a project's folder in which they may be found
     before = opened()
     find_app(settings)
     kept = unshareable(before)
-    if check:
-        return
     hold(settings)
     os.close(int(os.environ.pop(PARENT_VARIABLE)))  # the control socket tells the same
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_VARIABLE)))
@@ -70,7 +67,7 @@ def serve(
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, _nothing)
+    signal.signal(signal.SIGCHLD, lambda _, __: None)  # a handler, so that the signal wakes the selector
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         selector.register(wake_read, selectors.EVENT_READ)
@@ -79,7 +76,9 @@ def serve(
             if wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_read, 4096)
-                _reap(control, ends_groups=ends_groups)
+                for child, code in ended_children(end_group if ends_groups else lambda _: None):
+                    with contextlib.suppress(OSError):  # the supervisor is gone
+                        control.send(encode(Ended(child, code)))
             if control in ready:
                 frame, handles, _, _ = socket.recv_fds(control, LARGEST, MOST_HANDLES)
                 if not frame:
@@ -119,26 +118,7 @@ def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], i
         end_now(code)
 
 
-def _reap(control: socket.socket, *, ends_groups: bool) -> None:
-    while True:
-        try:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if ended is None:
-            return
-        if ends_groups:
-            end_group(ended.si_pid)
-        pid, status = os.waitpid(ended.si_pid, 0)
-        with contextlib.suppress(OSError):  # the supervisor is gone
-            control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status))))
-
-
 def end_group(leader: int) -> None:
     """Kill what is left of the group of a process that has ended and was not waited for: until then its number is nobody else's."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _nothing(_: int, __: FrameType | None) -> None:
-    """Be a handler, so that the signal wakes the selector."""

@@ -134,13 +134,10 @@ def _place(trace: TracebackType | None) -> str:
     found = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(trace)
-        if not frame.f_code.co_filename.startswith(("<", _OURS)) and not _is_of_python(frame.f_code.co_filename)
+        if not frame.f_code.co_filename.startswith(("<", _OURS))
+        and not (frame.f_code.co_filename.startswith(_STANDARD) and "-packages" not in frame.f_code.co_filename)
     ]
     return f"{found[-1][0]}:{found[-1][1]}: " if found else ""
-
-
-def _is_of_python(file: str) -> bool:
-    return file.startswith(_STANDARD) and "-packages" not in file
 
 
 def _shadowed(error: BaseException) -> str:

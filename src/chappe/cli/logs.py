@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
@@ -109,12 +108,9 @@ class PassOn(logging.Handler):
     """Hands our records to the handlers that the application gave the root logger, which may take their time, but for those that print."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if handlers := _handlers_of_root(record.levelno):
+        handlers = [one for one in logging.root.handlers if not isinstance(one, LogHandler) and record.levelno >= one.level]
+        if handlers:
             _passing.put((record, handlers))
-
-
-def _handlers_of_root(level: int) -> list[logging.Handler]:
-    return [handler for handler in logging.root.handlers if not isinstance(handler, LogHandler) and level >= handler.level]
 
 
 def _pass(item: tuple[logging.LogRecord, list[logging.Handler]]) -> bool:
@@ -171,7 +167,7 @@ class ForPrograms(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        extra = _extra(record.__dict__)
+        extra = {name: value for name, value in record.__dict__.items() if name not in _KNOWN and not name.startswith("_")}
         try:
             return escaped_json({**extra, **line}, indent=0)
         except (TypeError, ValueError, RecursionError):
@@ -197,7 +193,3 @@ class ForPeople(logging.Formatter):
             parts.append(record.stack_info)
         text = printable("\n".join(parts)).replace("\n", "\n    ")
         return f"{at} {shown} {text}"
-
-
-def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in _KNOWN and not name.startswith("_")}

@@ -30,19 +30,15 @@ def queues(ctx: click.Context, as_json: bool) -> None:
     """Show the queues and how many messages are in each state."""
     rows = [msgspec.to_builtins(queue) for queue in ask(ctx, lambda connection: connection.store.overview()).queues]
     if not as_json:
-        rows = [
-            {"queue": q["name"], **q, "ready": _about(q), "oldest": _age(q), "paused": "paused" if q.get("paused") else ""} for q in rows
-        ]
+        ages = [duration(q["oldest"]) if "oldest" in q else "" for q in rows]
+        paused = ["paused" if q.get("paused") else "" for q in rows]
+        rows = [{**q, "queue": q["name"], "ready": _about(q), "oldest": a, "paused": p} for q, a, p in zip(rows, ages, paused, strict=True)]
     show(rows, _COUNTS, as_json=as_json)
 
 
 def _about(queue: dict[str, Any]) -> object:
     """Return how many are ready, and say so if that is not exact."""
     return f"about {queue['ready']}" if queue.get("is_estimate") else queue["ready"]
-
-
-def _age(queue: dict[str, Any]) -> str:
-    return duration(queue["oldest"]) if "oldest" in queue else ""
 
 
 @click.command()

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -74,35 +74,28 @@ def engine(ctx: click.Context) -> None:
     gc.set_threshold(50_000, 50, 50)
 
     async def own() -> None:
-        serving[:] = [_opened(settings.path)]
-        preflight.guard(settings.path)
-        await serve(settings.path, line.come_up, engine=serving[0])
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, ended.set)
         patience = time.monotonic() + _LOCK_PATIENCE
-        while not ended.is_set():
-            served, ending = loop.create_task(own()), loop.create_task(ended.wait())
-            await asyncio.wait((served, ending), return_when=asyncio.FIRST_COMPLETED)
-            ending.cancel()
-            served.cancel()
+        while True:
             try:
-                await served
+                serving[:] = [_opened(settings.path)]
+                preflight.guard(settings.path)
+                return await serve(settings.path, line.come_up, engine=serving[0])
             except AlreadyOwned as error:
                 if time.monotonic() > patience:
                     raise
                 log.info("waiting for the file: %s", error)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), 0.05)
-                continue
-            except asyncio.CancelledError:
-                pass
-            return
+                await asyncio.sleep(0.05)
 
-    asyncio.run(main())
+    asyncio.run(_until_told(own()))
+
+
+async def _until_told(work: Coroutine[Any, Any, None]) -> None:
+    """Go on until a signal asks for the end, which is waited for; one that comes meanwhile changes nothing."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        loop.add_signal_handler(number, lambda: task.cancelling() or task.cancel())
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _opened(path: Path) -> Engine:
@@ -273,13 +266,10 @@ def scheduler(ctx: click.Context) -> None:
             merging=app.merger,
             now=steady_clock(),
         )
-        loop = asyncio.get_running_loop()
-        task = asyncio.gather(turning.run(), *(source() for source in app.sources))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, task.cancel)
         line.come_up()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await app.aclose()
+        try:
+            await asyncio.gather(turning.run(), *(source() for source in app.sources))
+        finally:
+            await app.aclose()
 
-    asyncio.run(main())
+    asyncio.run(_until_told(main()))

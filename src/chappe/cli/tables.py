@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -22,38 +23,35 @@ from chappe.words import counted
 _WHOLE: Final = frozenset({"id", "merged_into", "number", "queue", "pid"})  # what is typed or copied is never broken over lines
 
 
+_WIDEST: Final = 1_000_000_000  # characters of a line
+
 as_json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, title: str = "") -> None:
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     """Print rows to stdout; control characters in them are escaped."""
     if as_json:
         click.echo(escaped_json(rows))
         return
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     numbers = [bool(rows) and all(isinstance(row.get(column), int) for row in rows) for column in columns]
-    if not sys.stdout.isatty():
-        _print_lines([list(columns), *cells], numbers)
-        return
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    is_read_by_people = sys.stdout.isatty()
+    if not is_read_by_people:  # another program reads each row as one line, however long it is
+        cells = [[cell.replace("\n", "\\n") for cell in row] for row in cells]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for at, (column, number) in enumerate(zip(columns, numbers, strict=True)):
         whole = max((cell_len(row[at]) for row in cells), default=0) if column in _WHOLE else None
         table.add_column(column, justify="right" if number else "left", overflow="fold", min_width=whole)
     for row in cells:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
-
-
-def _print_lines(rows: Sequence[Sequence[str]], numbers: Sequence[bool]) -> None:
-    """Print each row as one line, however long it is: another program reads it."""
-    flat = [[cell.replace("\n", "\\n") for cell in row] for row in rows]
-    widths = [max(cell_len(cell) for cell in column) for column in zip(*flat, strict=True)]
-    for row in flat:
-        padded = [
-            " " * (width - cell_len(cell)) + cell if number else cell + " " * (width - cell_len(cell))
-            for cell, width, number in zip(row, widths, numbers, strict=True)
-        ]
-        click.echo("  ".join(padded).rstrip())
+    if is_read_by_people:
+        Console(highlight=False, markup=False).print(table)
+        return
+    written = Console(file=io.StringIO(), width=_WIDEST, color_system=None, highlight=False, markup=False)
+    with written.capture() as lines:
+        written.print(table)
+    for line in lines.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def body_of(envelope: Envelope) -> Any:

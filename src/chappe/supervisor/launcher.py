@@ -104,23 +104,6 @@ class ExecLauncher:
         return
 
 
-async def check(environment: Mapping[str, str], seconds: float) -> None:
-    """Import the application in a process that ends again; raises `ChildFailed` if that does not succeed."""
-    process = await ExecLauncher(environment).start(("launcher", "--check"), {}, {})
-    try:
-        async with asyncio.timeout(seconds):
-            code = await process.wait()
-    except TimeoutError:
-        _kill(process)
-        await process.wait()
-        raise ChildFailed(f"the application was not imported within {seconds:g} s") from None
-    except BaseException:
-        _kill(process)
-        raise
-    if code != 0:
-        raise ChildFailed("the application cannot be imported; see what was said above")
-
-
 class ForkLauncher:
     """Forks processes from one that has imported the application and opened nothing (design §10)."""
 
@@ -241,11 +224,11 @@ def _kill(process: asyncio.subprocess.Process) -> None:
             os.kill(process.pid, signal.SIGKILL)
 
 
-async def open_launcher(environment: Mapping[str, str], seconds: float) -> Launcher:
-    """Return a launcher that has imported the application; raises `ChildFailed` if it cannot.
+async def open_launcher(environment: Mapping[str, str], seconds: float, *, fork: bool) -> Launcher:
+    """Return what starts processes of an application that can be imported; raises `ChildFailed` if it cannot.
 
-    Where the application started threads while it was imported, which a forked process lacks, or opened what all would share, forking is
-    not safe: each process then has its own interpreter.
+    Where they are not to be forked, or the application started threads while it was imported, which a forked process lacks, or opened
+    what all would share, each process has its own interpreter.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     life_read, life_write = os.pipe()
@@ -272,12 +255,13 @@ async def open_launcher(environment: Mapping[str, str], seconds: float) -> Launc
     except BaseException:
         _kill(process)
         raise
-    if kept:
+    if kept and fork:
         log.warning(
             "the application starts or opens what forked processes cannot share while it is imported (%s), so its processes are not "
             "forked; do so in functions that it provides, or set fork = false",
             ", ".join(kept),
         )
+    if kept or not fork:
         await launcher.close()
         return ExecLauncher(environment)
     return launcher

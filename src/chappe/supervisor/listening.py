@@ -62,26 +62,20 @@ def refuse_address(host: str, port: int, path: Path) -> str:
 
     A gateway whose supervisor died is let be: it is about to end, and is waited for when the next one starts.
     """
-    fault = _fault(host, port)
-    if fault is None:
+    try:
+        bound(host, port).close()
         return ""
+    except OSError as error:
+        fault = error
     if fault.errno != errno.EADDRINUSE:
         raise InvalidSettings(f"the gateway cannot listen on {place_of(host, port)}: {fault.strerror or fault}; see --host and --port")
-    holder, text = _holder(port, _supervisor_of(path))
-    if holder is None:
+    is_ours, text = _holder(port, _supervisor_of(path))
+    if not is_ours:
         raise InvalidSettings(
             f"the gateway cannot listen on {place_of(host, port)}: {text} has that port; end it, "
             "or take another port: --port, CHAPPE_PORT, or port in chappe.toml"
         )
     return text
-
-
-def _fault(host: str, port: int) -> OSError | None:
-    try:
-        bound(host, port).close()
-    except OSError as error:
-        return error
-    return None
 
 
 def _supervisor_of(path: Path) -> int | None:
@@ -91,8 +85,8 @@ def _supervisor_of(path: Path) -> int | None:
         return None
 
 
-def _holder(port: int, supervisor: int | None) -> tuple[int | None, str]:
-    """Return the process that listens there if it is ours or ends soon, and words for it."""
+def _holder(port: int, supervisor: int | None) -> tuple[bool, str]:
+    """Tell whether the process that listens there is ours or ends soon, and return words for it."""
     import psutil  # 1 MB that is needed in this case only
 
     try:
@@ -100,7 +94,7 @@ def _holder(port: int, supervisor: int | None) -> tuple[int | None, str]:
         process = psutil.Process(next(pid for pid in found if pid))
         name, above = process.name(), [parent for parent in (process, *process.parents()) if parent.name().startswith("chappe")]
     except (psutil.Error, StopIteration):
-        return None, "another process"
+        return False, "another process"
     try:
         place = f" in {process.cwd()}"
     except psutil.Error:
@@ -108,4 +102,4 @@ def _holder(port: int, supervisor: int | None) -> tuple[int | None, str]:
     text = f"process {process.pid} ({name}{place})"
     ours = any(one.pid == supervisor for one in above)
     left = bool(above) and above[0].pid == process.pid and not any(one.name().startswith("chappe superv") for one in above)
-    return (process.pid if ours or left else None), text
+    return ours or left, text

@@ -9,7 +9,7 @@ from typing import Final
 
 from chappe.errors import ChildFailed
 from chappe.settings import Settings
-from chappe.supervisor.launcher import ExecLauncher, ForkLauncher, Launcher, check, open_launcher
+from chappe.supervisor.launcher import ExecLauncher, ForkLauncher, Launcher, open_launcher
 
 log = logging.getLogger("chappe.supervisor")
 
@@ -32,10 +32,7 @@ class Release:
 
     async def open(self) -> None:
         """Import the application; raises `ChildFailed` if that does not succeed."""
-        if self.settings.fork:
-            self._launcher = await open_launcher(self._environment, IMPORTED_WITHIN)
-        else:
-            await check(self._environment, IMPORTED_WITHIN)
+        self._launcher = await open_launcher(self._environment, IMPORTED_WITHIN, fork=self.settings.fork)
 
     async def restore(self) -> None:
         """Import the application again if the process that held it has died."""
@@ -43,7 +40,7 @@ class Release:
             if isinstance(self._launcher, ForkLauncher) and self._launcher.ended.done():
                 log.error("the process that holds the application ended; it is imported again, as it is on the disk now")
                 try:
-                    self._launcher = await open_launcher(self._environment, IMPORTED_WITHIN)
+                    await self.open()
                 except ChildFailed as error:
                     log.error("%s; what runs goes on, nothing new is started", error)
 

@@ -69,7 +69,11 @@ def guarded(routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:
     """Have each route serve only who may. Raises `DefinitionError` for a route of which it is not said who that is."""
     for route in routes:
         assert isinstance(route, (Route, WebSocketRoute, Mount))
-        methods = sorted((route.methods or set()) - {"HEAD"}) if isinstance(route, Route) else [_kind(route)]
+        methods = (
+            sorted((route.methods or set()) - {"HEAD"})
+            if isinstance(route, Route)
+            else [type(route).__name__.removesuffix("Route").upper()]
+        )
         needs: dict[str, str] = {}
         for method in methods:
             if (need := NEEDED.get(f"{method} {route.path}")) is None:
@@ -111,7 +115,3 @@ class _Checked:
 def _name(scope: Scope) -> str:
     caller = scope.get(CALLER)
     return caller.name if isinstance(caller, Caller) else "this request"
-
-
-def _kind(route: BaseRoute) -> str:
-    return "WEBSOCKET" if isinstance(route, WebSocketRoute) else "MOUNT"

@@ -98,7 +98,11 @@ class Alerts:
         return sorted(changes, key=lambda change: change.fired.name)
 
     def _wrong(self, now: float, overview: Overview, events: Mapping[str, int]) -> Iterator[tuple[Fired, Alert]]:
-        self._idle = {queue.name: self._idle.get(queue.name, now) for queue in overview.queues if _is_idle(queue)}
+        self._idle = {
+            queue.name: self._idle.get(queue.name, now)
+            for queue in overview.queues
+            if queue.ready and not queue.running and not queue.paused
+        }
         for name, rule in self._rules.items():
             for queue in overview.queues:
                 if not queue.temporary and fnmatch.fnmatchcase(queue.name, rule.queue):
@@ -111,10 +115,6 @@ class Alerts:
                 for host, process, crashes in _given_up(overview):
                     text = f"host {host}: process {process} does not stay up"
                     yield Fired(f"{name} crash_loop {host}/{process}", text, now, float(crashes)), rule
-
-
-def _is_idle(queue: QueueStatus) -> bool:
-    return queue.ready > 0 and queue.running == 0 and not queue.paused
 
 
 def _faults(rule: Alert, queue: QueueStatus, idle: float) -> Iterator[tuple[str, float, str]]:

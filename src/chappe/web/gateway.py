@@ -21,7 +21,7 @@ from chappe.app import App
 from chappe.clocks import wall
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
-from chappe.web.access import guarded
+from chappe.web.access import NEEDED, guarded
 from chappe.web.api.actions import Actions
 from chappe.web.api.alerts import AlertRoutes
 from chappe.web.api.audit import Audit
@@ -35,6 +35,7 @@ from chappe.web.api.lineage import Lineage
 from chappe.web.api.messages import Messages
 from chappe.web.api.overview import Overviews
 from chappe.web.api.processes import Processes
+from chappe.web.api.requests import answer
 from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
@@ -46,20 +47,7 @@ from chappe.web.pages import pages
 from chappe.web.problems import problem, problem_of
 from chappe.web.watching import Watching
 
-_ROUTES = (
-    "commands",
-    "messages",
-    "batches",
-    "events",
-    "livez",
-    "healthz",
-    "readyz",
-    "metrics",
-    "openapi.json",
-    "asyncapi.json",
-    "api",
-    "dashboard",
-)
+_ROUTES = frozenset(path.split("/")[1] for path in NEEDED if "/" in path)  # the others are counted together: strangers think of many
 _STREAMS = ("/events", "/api/changes")  # they may last for days
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
 VERSION = importlib.metadata.version("chappe")
@@ -71,22 +59,9 @@ def gateway(app: App) -> ASGIApp:
     refuse_open_bind(settings)
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
     watching, failures = Watching(app), Failures(app)
-    parts = (
-        overviews,
-        Actions(app),
-        Processes(app),
-        Schedules(app),
-        Budgets(app),
-        failures,
-        Batches(app, failures),
-        Letters(app),
-        Messages(app),
-        Lineage(app),
-        Audit(app),
-        HistoryRoutes(watching, wall),
-        AlertRoutes(app),
-    )
     live = Live(app, commands.post)
+    single = [part(app) for part in (Actions, Processes, Schedules, Budgets, Letters, Messages, Lineage, Audit, AlertRoutes)]
+    parts = (overviews, failures, Batches(app, failures), HistoryRoutes(watching, wall), *single)
     api = [route for part in parts for route in part.routes()]
     documents = {
         "/openapi.json": encode_json(with_routes(document(app, VERSION), api)),
@@ -94,7 +69,7 @@ def gateway(app: App) -> ASGIApp:
     }
 
     async def livez(_: Request) -> Response:
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
         try:
@@ -104,7 +79,7 @@ def gateway(app: App) -> ASGIApp:
             return problem_of(error if isinstance(error, BrokerError) else BrokerError(str(error)))
         if engine.full:
             return problem_of(StorageFull("the disk of the engine is full: new messages are refused until there is room again"))
-        return _json({"status": "ok", "engine": engine.pid or engine.path})
+        return answer({"status": "ok", "engine": engine.pid or engine.path})
 
     async def show_metrics(_: Request) -> Response:
         connection = await app.connection()
@@ -161,9 +136,9 @@ class _Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        status = 500
-        route = _route_of(path_of(scope))
+        started, status = time.perf_counter(), 500
+        first = path_of(scope).partition("/")[2].partition("/")[0]
+        route = first if first in _ROUTES else "other"
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -182,11 +157,6 @@ class _Measured:
                 self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
-def _route_of(path: str) -> str:
-    first = path.split("/", 2)[1] if path.count("/") else ""
-    return first if first in _ROUTES else "other"
-
-
 async def _http_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
@@ -202,7 +172,3 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _failure(_: Request, error: Exception) -> Response:
     return problem(500, "The gateway failed", type(error).__name__)
-
-
-def _json(value: object) -> Response:
-    return Response(encode_json(value), media_type="application/json")

@@ -67,27 +67,6 @@ class Pool(NamedTuple):
     apart: Callable[[], Starter] | None = None  # makes what starts the processes of handlers, where some need them
 
 
-class _Pause:
-    """Takes TSTP and CONT from the first moment: operators see a process before it can take messages."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._worker: Worker | None = None
-        self._quiet = False
-        loop.add_signal_handler(signal.SIGTSTP, self._say, True)
-        loop.add_signal_handler(signal.SIGCONT, self._say, False)
-
-    def _say(self, quiet: bool) -> None:
-        self._quiet = quiet
-        if self._worker is not None:
-            self._worker.quiet(quiet)
-
-    def hold(self, worker: Worker) -> None:
-        """Tell this worker, from now on and what was said before."""
-        self._worker = worker
-        if self._quiet:
-            worker.quiet(True)
-
-
 async def work(app: Program, pool: Pool, settings: Settings, line: Lifeline) -> int:
     """Take messages of the queues of a pool until told to end or due for renewal, and return the exit code."""
     async with contextlib.nullcontext() if pool.apart is None else Apart(app.bus, pool.apart()):
@@ -103,18 +82,10 @@ async def _work(app: Program, pool: Pool, settings: Settings, line: Lifeline) ->
     stop = asyncio.Event()
     told = {"queues": queues, "concurrency": concurrency, "pool": name, "pid": os.getpid(), "table": table.path.name}
     connecting = loop.create_task(connect(app, told | {"suspects": True} if for_suspects else told))
-
-    def warm() -> None:
-        if stop.is_set():
-            cold.set()
-        stop.set()
-        connecting.cancel()
-
-    loop.add_signal_handler(signal.SIGTERM, lambda: (stop.set(), connecting.cancel()))
-    loop.add_signal_handler(signal.SIGINT, warm)
-    loop.add_signal_handler(signal.SIGQUIT, lambda: (cold.set(), warm()))
+    said: list[bool] = []  # to be quiet or not, as operators say also before this process can take messages
+    _take_signals(loop, stop, cold, connecting)
+    _take_pauses(loop, said.append)
     tell_stacks(loop, table.path)
-    pause = _Pause(loop)
     try:
         connection = await connecting
     except asyncio.CancelledError:
@@ -151,7 +122,9 @@ async def _work(app: Program, pool: Pool, settings: Settings, line: Lifeline) ->
 
         heartbeat = Heartbeat(beat, table.blame_task)
         heartbeat.start()
-        pause.hold(working)
+        _take_pauses(loop, working.quiet)
+        if said[-1:] == [True]:
+            working.quiet(True)
         log.info("%s serves %s with %s", name, ", ".join(queues), counted(concurrency, "slot"))
         code = await _until_the_end(working, lambda: line.ready(table.path), stop, cold, grace=settings.grace, limits=limits)
         heartbeat.stop()
@@ -159,6 +132,26 @@ async def _work(app: Program, pool: Pool, settings: Settings, line: Lifeline) ->
     table.close()
     await app.aclose()
     return code
+
+
+def _take_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, cold: asyncio.Event, connecting: asyncio.Task[Any]) -> None:
+    """Have TERM and INT stop this process in order, a second INT and QUIT at once."""
+
+    def warm() -> None:
+        if stop.is_set():
+            cold.set()
+        stop.set()
+        connecting.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, lambda: (stop.set(), connecting.cancel()))
+    loop.add_signal_handler(signal.SIGINT, warm)
+    loop.add_signal_handler(signal.SIGQUIT, lambda: (cold.set(), warm()))
+
+
+def _take_pauses(loop: asyncio.AbstractEventLoop, say: Callable[[bool], None]) -> None:
+    """Have TSTP say that nothing more is to be taken, and CONT that it is."""
+    loop.add_signal_handler(signal.SIGTSTP, say, True)
+    loop.add_signal_handler(signal.SIGCONT, say, False)
 
 
 def _speak_with_supervisor(working: Worker, line: Lifeline) -> None:
