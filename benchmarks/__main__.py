@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from benchmarks import archive, backlog, drain, gateway, idle, latency, masks, neighbours, sending, triggers
+from benchmarks import archive, backlog, drain, fair, gateway, idle, latency, masks, neighbours, sending, supervision, triggers
 from benchmarks.meters import Machine
 from benchmarks.peers import measure as peer
 from benchmarks.peers.catalogue import OVER_POSTGRES, PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
@@ -44,6 +44,8 @@ FAMILIES: dict[str, dict[str, Measure]] = {
     "archive": {"chappe": archive.measure},
     "triggers": {"chappe": triggers.measure},
     "masks": {"chappe": masks.measure},
+    "fair": {"chappe": fair.measure},
+    "supervision": {"chappe": supervision.measure},
 }
 FAR: dict[str, dict[str, Measure]] = {
     "drain": {"chappe": drain.measure, **_each(peer.drain, WORKING_FAR)},
@@ -65,6 +67,7 @@ POSTGRES: dict[str, dict[str, Measure]] = {
     "archive": {"chappe": archive.measure},
     "triggers": {"chappe": triggers.measure},
     "masks": {"chappe": masks.measure},
+    "fair": {"chappe": fair.measure},
 }
 _BROKERS = {"file": FAMILIES, "postgres": POSTGRES, "rabbitmq": FAR}
 _RESULTS = {"file": "results.json", "postgres": "postgres.json", "rabbitmq": "rabbitmq.json"}

@@ -45,6 +45,15 @@ class Mask(Command, queue="mask", key="{property_id}"):
         return replace(self, nights=self.nights | newer.nights)
 
 
+class Shared(Command, queue="shared", fair="{user}"):
+    """What a tenant sends."""
+
+    user: str
+    at: float
+    seconds: float
+    note: str
+
+
 class Pause(Command, queue="pause"):
     """A trigger that waits for somebody else's server."""
 
@@ -116,6 +125,13 @@ async def stamp(command: Stamp) -> None:
 
 @app.handles(Mask)
 async def mask(command: Mask) -> None: ...
+
+
+@app.handles(Shared)
+async def shared(command: Shared) -> None:
+    tally.since(command.at)
+    if command.seconds:
+        await asyncio.sleep(command.seconds)
 
 
 @app.handles(Pause)

@@ -109,7 +109,7 @@ def _must_go_on(workers: Sequence[Program], deadline: float) -> None:
 
 
 async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
-    """Drain with one and with two worker processes, and while somebody sends."""
+    """Drain with one and with two worker processes; the 160,000 in a minute of row W2 are 2,667 a second."""
     async with session.stage() as stage:
         one = await drained(stage, 1, scale.drained)
         yield Figure(DRAIN_ONE, one.rate)

@@ -34,6 +34,10 @@ class Scale:
     masks: int = 20_000
     maskers: int = 4
     masks_by_hundreds: int = 20_000
+    kills: int = 15
+    supervised: int = 70
+    many: int = 400
+    crashing: int = 60
 
 
 SCALES: Final = {
@@ -46,5 +50,6 @@ SCALES: Final = {
         drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, syncs=20, stamped=20, shallow=200, deep=4_000,
         deep_far=4_000, rounds=1, blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20,
         masks=40, masks_by_hundreds=200, handlers_short=20,
+        kills=1, supervised=2, many=3, crashing=2,
     ),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import cue
-from benchmarks.application import Block, Burn, Kept, Mask, Noop, Passing, Pause, Stamp, app
+from benchmarks.application import Block, Burn, Kept, Mask, Noop, Passing, Pause, Shared, Stamp, app
 from benchmarks.payload import FIELDS, stamped
 from chappe import Command, Event
 
@@ -76,6 +76,19 @@ async def fill(count: int) -> None:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+
+
+async def fill_shared(count: int, tenants: int, milliseconds: int = 0) -> None:
+    """Make a backlog of tenants that send in turns."""
+    for first in range(0, count, 500):
+        numbers = range(first, min(count, first + 500))
+        await app.asend([Shared(user=f"t{n % tenants}", at=0.0, seconds=milliseconds / 1000, note=_NOTE) for n in numbers])
+
+
+async def behind(count: int, firsts: int, milliseconds: int) -> None:
+    """Have one tenant send behind the backlog of another."""
+    await fill_shared(count, 1, milliseconds)
+    await app.asend([Shared(user="late", at=time.time(), seconds=milliseconds / 1000, note=_NOTE) for _ in range(firsts)])
 
 
 def paced(count: int) -> None:
@@ -154,7 +167,7 @@ _WAYS: dict[str, Callable[..., Any]] = {
     way.__name__: way
     for way in (
         one_by_one, awaited_one_by_one, tasks, threads, hundreds, fill, paced, awaited_paced, masks, awaited_masks, masks_by_hundreds,
-        pauses, blocks, blocks_one_by_one, burns, events,
+        pauses, blocks, blocks_one_by_one, burns, events, fill_shared, behind,
     )
 }  # fmt: skip
 

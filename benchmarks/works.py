@@ -155,6 +155,18 @@ AMASK = Work("mask to a pending key, asend one by one", MESSAGES, (at_least(5_00
 MASK_FOUR = Work("masks to pending keys, four processes send one by one", MESSAGES, far=(at_least(1_500),), postgres=(at_least(4_000),))
 MASK_HUNDREDS = Work("masks to pending keys, send by 100", MESSAGES, (at_least(40_000),))
 
+FAIR_DRAIN = Work(
+    "drain, a thousand tenants : without", "ratio", (at_least(0.5),), far=(at_least(0.5),), postgres=(at_least(0.5),)
+)  # fmt: skip
+FAIR_FIRST = Work("first start of a tenant behind 100,000 of another, jobs of 10 ms", "ms", (at_most(110),))
+
+SUPERVISED_REPLACED = Work("killed worker to its replacement's first message, p50", "ms", (at_most(300),))
+SUPERVISED_PSS = Work("70 forked workers : 70 interpreters, PSS", "ratio", (at_most(0.25),), (at_most(0.125),))
+SUPERVISED_MANY = Work("400 processes up", "s", (at_most(60),))
+SUPERVISED_ORPHANS = Work("killed supervisor to the end of the last of its 400 processes", "s", (at_most(15),))
+SUPERVISED_TAKEOVER = Work("killed supervisor to the next in charge", "s", (at_most(3),))
+SUPERVISED_CRASHING = Work("send to handler start beside 60 that crash : without, p50", "ratio", (at_most(1.5),))
+
 WORKS: Final = (
     DRAIN_ONE, DRAIN_TWO, WORKER_CPU,
     SEND, ASEND, EIGHT_TASKS, EIGHT_THREADS, EIGHT_PROCESSES, SEND_HUNDREDS, DISK_SYNC,
@@ -167,4 +179,6 @@ WORKS: Final = (
     NOT_ARCHIVED, ARCHIVED, ARCHIVE_CPU,
     PAUSES, BLOCKS, AT_ONCE, ONE_BY_ONE,
     MASK, AMASK, MASK_FOUR, MASK_HUNDREDS,
+    FAIR_DRAIN, FAIR_FIRST,
+    SUPERVISED_REPLACED, SUPERVISED_PSS, SUPERVISED_MANY, SUPERVISED_ORPHANS, SUPERVISED_TAKEOVER, SUPERVISED_CRASHING,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from chappe.cli.tailing import tail
 from .conftest import Chappe
 
 
-def test_the_last_lines_of_a_pool_are_printed(chappe: Chappe, tmp_path: Path) -> None:
+def test_w7_the_last_lines_of_a_pool_are_printed(chappe: Chappe, tmp_path: Path) -> None:
     (tmp_path / "chappe.toml").write_text('[pools.push]\nlog = "push.log"\n[pools.rest]\n')
     assert "push.log does not exist yet: no process of push has started" in chappe("logs", "push", code=1).err
     (tmp_path / "push.log").write_bytes(b"".join(b"line %d\n" % number for number in range(100)) + b"\x1b[2Jnasty\n")
@@ -22,7 +22,7 @@ def test_the_last_lines_of_a_pool_are_printed(chappe: Chappe, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("how", ["appended", "moved", "emptied"])
-def test_what_is_written_later_is_followed_also_into_the_next_file(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_w7_what_is_written_later_is_followed_also_into_the_next_file(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "log"
     file.write_text("one\ntwo\nhal")
     lines = tail(file, 1, follow=True)

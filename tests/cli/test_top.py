@@ -38,7 +38,7 @@ def shown(found: Overview, rates: dict[str, float] | None = None) -> list[str]:
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
-def test_what_is_left_ends_at_the_rate_of_now() -> None:
+def test_w16_what_is_left_ends_at_the_rate_of_now() -> None:
     lines = shown(overview(queue("a", 550, 50, oldest=75.0), queue("b", 30)), {"a": 10.0})
     assert lines[0] == "chappe top 12:00:00 chappe.db"
     assert lines[1] == "630 left 10.0/s ends in 1 m 3 s, at 12:01:03"
@@ -82,7 +82,7 @@ def test_rates_are_those_of_the_broker_or_where_it_does_not_count_of_the_workers
     assert rates.look(overview(queue("a"), times=[["a", [[0], 0.0], [[4, 5], 1.0]]]), 2.0) == {"a": 4.0}
 
 
-def test_top_prints_one_picture_where_stdout_is_no_terminal(chappe: Chappe) -> None:
+def test_w16_top_prints_one_picture_where_stdout_is_no_terminal(chappe: Chappe) -> None:
     chappe("send", "order", "customer=Ada")
     out = chappe("top").out
     assert "1 left" in out

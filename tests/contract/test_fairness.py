@@ -35,7 +35,7 @@ async def worked(consumer: Consumer, count: int, **seconds: float) -> str:
     return found
 
 
-async def test_who_sends_ten_is_not_behind_one_who_sent_a_hundred(peer: Peer) -> None:
+async def test_w18_who_sends_ten_is_not_behind_one_who_sent_a_hundred(peer: Peer) -> None:
     await queued(peer, a=100)
     async with peer.broker.consume(["q"], prefetch=10) as consumer:
         assert await worked(consumer, 5) == "aaaaa"
@@ -53,8 +53,8 @@ async def test_the_first_of_a_new_tenant_is_next_also_in_a_claim_of_many(peer: P
         assert "b" in [of(delivery) for delivery in claim[:2]]
 
 
-async def test_the_first_of_a_new_tenant_is_the_next_to_start_however_many_slots_another_has_filled(peer: Peer) -> None:
-    """Rows M8 and W18 by decisions: it waits for the end of one job, and for no other claim."""
+async def test_w18_m8_the_first_of_a_new_tenant_is_the_next_to_start_however_many_slots_another_has_filled(peer: Peer) -> None:
+    """It waits for the end of one job, and for no other claim."""
     await queued(peer, a=300)
     async with peer.broker.consume(["q"], prefetch=42) as consumer:
         held = await gather(consumer, 42)
@@ -72,14 +72,14 @@ async def test_messages_of_one_tenant_keep_their_order(engine: EngineUnderTest, 
     assert [one for one in found if one[0] == "b"] == [f"b{number}" for number in range(3)]
 
 
-async def test_shares_are_of_time_and_not_of_messages(peer: Peer) -> None:
+async def test_m8_shares_are_of_time_and_not_of_messages(peer: Peer) -> None:
     await queued(peer, a=120, b=120)
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         taken = Counter(await worked(consumer, 110, a=10.0, b=1.0))
     assert taken["b"] / taken["a"] == pytest.approx(10, rel=0.2)
 
 
-async def test_a_weight_counts_from_the_next_claim_on_and_can_be_taken_back(peer: Peer) -> None:
+async def test_m8_a_weight_counts_from_the_next_claim_on_and_can_be_taken_back(peer: Peer) -> None:
     await queued(peer, a=120, b=120)
     async with peer.broker.consume(["q"], prefetch=1) as consumer:
         assert Counter(await worked(consumer, 20)) == {"a": 10, "b": 10}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
 
 from chappe.engines.contract.broker import Delivery, Depth
+from chappe.worker.prefetch import ahead
 
 from .engine import EngineUnderTest, Peer
 from .scenes import (
@@ -190,6 +192,18 @@ async def test_competing_consumers_never_share_a_message(engine: EngineUnderTest
     await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
     assert sorted(seen) == sorted(sent)
     await depth_becomes(peer, "q")
+
+
+async def test_w10_42_who_ask_for_as_much_as_a_slow_worker_does_all_get_something_which_one_without_a_bound_would_have_had(
+    peer: Peer,
+) -> None:
+    await declare(peer, "q")
+    await send(peer, *[to("q", f"m{number}") for number in range(84)])
+    async with peer.broker.consume(["q"], prefetch=1000) as hoarder:
+        assert len(await gather(hoarder, 84)) == 84
+    async with contextlib.AsyncExitStack() as stack:
+        consumers = [await stack.enter_async_context(peer.broker.consume(["q"], prefetch=1 + ahead(0.0, 1))) for _ in range(42)]
+        assert {len(await gather(consumer, 2)) for consumer in consumers} == {2}
 
 
 async def test_one_message_goes_to_one_of_those_who_wait(engine: EngineUnderTest, peer: Peer) -> None:

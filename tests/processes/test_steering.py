@@ -26,7 +26,7 @@ def names(mill: Mill) -> list[str]:
     return [name for name in mill.rows() if name.startswith("mill-")]
 
 
-def test_pools_are_scaled_queues_paused_and_the_intake_closed_and_a_reload_asked_for_while_all_runs(mill: Mill) -> None:
+def test_w6_w15_pools_are_scaled_queues_paused_and_the_intake_closed_and_a_reload_asked_for_while_all_runs(mill: Mill) -> None:
     mill.configure(POOLS)
     mill.run("--no-scheduler")
 

@@ -22,7 +22,7 @@ concurrency = {slots}
 """
 
 
-def test_what_a_killed_worker_ran_runs_elsewhere_at_once(mill: Mill) -> None:
+def test_w9_what_a_killed_worker_ran_runs_elsewhere_at_once(mill: Mill) -> None:
     mill.configure(TWO.replace("concurrency = 4", "concurrency = 1"))
     mill.run("--no-gateway", "--no-scheduler")
     mill.send(*(f"Work(name='w{n}', seconds=30)" for n in range(6)))
@@ -161,7 +161,7 @@ def test_hup_replaces_the_workers_one_by_one_and_nothing_is_lost(mill: Mill) -> 
     mill.end()
 
 
-def test_renewal_after_so_many_messages_is_no_crash_and_costs_no_pause(mill: Mill) -> None:
+def test_w5_r12_renewal_after_so_many_messages_is_no_crash_and_costs_no_pause(mill: Mill) -> None:
     mill.configure(ONE.format(slots=4) + "max_messages = 20\n")
     mill.run("--no-gateway", "--no-scheduler")
     mill.send(*(f"Work(name='w{n}')" for n in range(50)))

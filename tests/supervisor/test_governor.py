@@ -54,7 +54,7 @@ def windows(seen: list[tuple[float, int, float]], seconds: float = 10.0) -> list
 
 
 @pytest.mark.parametrize("has_probe", [False, True])
-def test_the_processors_stay_below_the_ceiling_in_nearly_all_windows(has_probe: bool) -> None:
+def test_w12_the_processors_stay_below_the_ceiling_in_nearly_all_windows(has_probe: bool) -> None:
     machine = Machine(has_probe=has_probe)
     found = windows(machine.run(600.0, lambda _: 20.0))
     assert sum(load <= 80.0 for load in found) >= 0.95 * len(found)
@@ -62,7 +62,7 @@ def test_the_processors_stay_below_the_ceiling_in_nearly_all_windows(has_probe: 
 
 
 @pytest.mark.parametrize("has_probe", [False, True])
-def test_a_burst_of_others_cuts_within_two_seconds_and_the_slots_come_back_within_thirty(has_probe: bool) -> None:
+def test_w12_a_burst_of_others_cuts_within_two_seconds_and_the_slots_come_back_within_thirty(has_probe: bool) -> None:
     machine = Machine(has_probe=has_probe, cost=0.8)  # what runs waits most of the time
     machine.run(60.0, lambda _: 10.0)
     assert machine.limit == SLOTS

@@ -109,7 +109,7 @@ async def test_a_process_for_suspects_is_replaced_with_the_release_whenever_it_w
 
 
 @pytest.mark.parametrize("worker", ["exit 3", "/nowhere/python"], ids=["ends", "cannot be started"])
-async def test_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_told_once(
+async def test_w8_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_told_once(
     worker: str, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("chappe.supervisor.backoff._PAUSES", (0.0, 0.01))
@@ -167,7 +167,7 @@ async def test_a_worker_above_its_memory_limit_is_killed(
         assert "holds 101 MiB, more than its memory_limit of 100, and is killed" in caplog.text
 
 
-async def test_a_pool_has_as_many_processes_as_are_wanted_of_it(host: Host) -> None:
+async def test_w4_r11_a_pool_has_as_many_processes_as_are_wanted_of_it(host: Host) -> None:
     async with host.running():
         host.supervisor.pools.want("work", "3")
         await host.supervisor.fit()

@@ -21,7 +21,7 @@ def test_the_default_is_a_worker_for_each_core_a_scheduler_and_a_gateway_which_a
     assert specs[0].arguments == ("worker", "--name", "default", "-c", "16", "-Q", "*")
 
 
-def test_pools_become_workers_with_their_options() -> None:
+def test_w3_r14_pools_become_workers_with_their_options() -> None:
     pools = {
         "push": Pool(
             queues=("push.*", "mail"), exclude=("push.slow",), processes=2, concurrency=5, max_messages=100, max_age=60.0, max_memory=512

@@ -22,5 +22,5 @@ def test_what_is_held_ahead(rate: float, concurrency: int, count: int) -> None:
     assert ahead(rate, concurrency) == count
 
 
-def test_a_worker_of_slow_handlers_never_hoards() -> None:
+def test_w10_a_worker_of_slow_handlers_never_hoards() -> None:
     assert max(ahead(1 / seconds, 100) for seconds in (0.1, 1.0, 60.0)) == 1
