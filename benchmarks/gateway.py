@@ -13,7 +13,7 @@ CONNECTIONS = 64
 
 
 async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
-    """Post from a process of its own; engine, gateway and client share the machine's cores. Row W22's 2,500 visitors are one second of it."""
+    """Post from a process of its own on the same cores; the 2,500 visitors of row W22 are a second of it."""
     async with session.stage() as stage:
         gateway = await stage.chappe("gateway", "--port", "0")
         await until(lambda: re.search(r"gateway listens on", gateway.log.read_text()), "the gateway")
