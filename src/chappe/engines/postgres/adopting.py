@@ -9,37 +9,22 @@ from chappe.engines.contract.stray import Stray
 from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.rows import encode
 
-_FRESH: Final[LiteralString] = """
+_ADOPT: Final[LiteralString] = """
     with given as (
         select t.*, nextval('place') as place
         from unnest(%(tags)s::bigint[], %(queues)s::integer[], %(ids)s::text[], %(envelopes)s::bytea[])
             as t (tag, queue, message_id, envelope)
     ),
     fresh as (insert into adoption select tag, place, now_seconds() from given on conflict do nothing returning tag, place),
+    stored as (
+        insert into {} (place, queue, rank, message_id, flags, tenant, envelope, attempt, deaths{})
+        select g.place, g.queue, 0, g.message_id, {}, case when (select fair from queue where id = g.queue) then '' end, g.envelope, 0, 0{}
+        from given g join fresh using (tag)
+    )
+    select tag, place from fresh
 """
-_LEND: Final[LiteralString] = (
-    _FRESH
-    + """
-    stored as (
-        insert into running (place, queue, rank, message_id, attempt, deaths, flags, session, tenant, envelope)
-        select g.place, g.queue, 0, g.message_id, 0, 0, 0, %(session)s, case when (select fair from queue where id = g.queue) then '' end,
-            g.envelope
-        from given g join fresh using (tag)
-    )
-    select tag, place from fresh
-    """
-)
-_QUEUE: Final[LiteralString] = (
-    _FRESH
-    + """
-    stored as (
-        insert into message (place, queue, rank, message_id, flags, tenant, envelope)
-        select g.place, g.queue, 0, g.message_id, 8, case when (select fair from queue where id = g.queue) then '' end, g.envelope
-        from given g join fresh using (tag)
-    )
-    select tag, place from fresh
-    """
-)
+_LEND: Final[LiteralString] = _ADOPT.format("running", ", session", "0", ", %(session)s")
+_QUEUE: Final[LiteralString] = _ADOPT.format("message", "", "8", "")
 
 
 async def lend_strays(cursor: Cursor, session: int, strays: Sequence[Stray], queues: Mapping[str, int]) -> dict[int, int]:

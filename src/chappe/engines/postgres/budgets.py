@@ -11,15 +11,20 @@ from chappe.engines.contract.results import Start
 from chappe.engines.postgres.database import Cursor, Database
 
 # Generic cell rate algorithm (ITU-T I.371), as `chappe.engines.budget` says it.
-_TAKE: Final = """
+_BEFORE: Final[LiteralString] = """
+    select 1 from (
+        select queue, rank, place from running where place = %(tag)s
+        union all select %(queue)s::integer, 0, %(tag)s where %(queue)s::integer is not null
+    ) r join message m on m.queue = r.queue and m.budget = %(name)s and (m.rank, m.place) < (r.rank, r.place)
+"""
+_TAKE: Final[LiteralString] = (
+    """
     with taken as (
         insert into budget as b (name, tat, pace, burst)
         select %(name)s, now_seconds() + %(interval)s, %(interval)s, %(burst)s where not exists (
-            select 1 from (
-                select queue, rank, place from running where place = %(tag)s
-                union all select %(queue)s::integer, 0, %(tag)s where %(queue)s::integer is not null
-            ) r join message m on m.queue = r.queue and m.budget = %(name)s and (m.rank, m.place) < (r.rank, r.place)
-        )
+"""
+    + _BEFORE
+    + """)
         on conflict (name) do update set tat = greatest(b.tat, b.closed, now_seconds()) + %(interval)s,
             pace = %(interval)s, burst = %(burst)s
         where greatest(b.tat - %(slack)s, b.closed) - now_seconds() <= %(within)s
@@ -28,14 +33,10 @@ _TAKE: Final = """
     select true, wait from taken union all select false, greatest(0, tat - %(slack)s - now_seconds(), closed - now_seconds())
     from (select 1) asked left join budget on name = %(name)s where not exists (select 1 from taken)
 """
-_LEARNED: Final = """
-    select tat, pace, burst, closed, learned, now_seconds(), exists (
-        select 1 from (
-            select queue, rank, place from running where place = %(tag)s
-            union all select %(queue)s::integer, 0, %(tag)s where %(queue)s::integer is not null
-        ) r join message m on m.queue = r.queue and m.budget = %(name)s and (m.rank, m.place) < (r.rank, r.place)
-    ) from budget where name = %(name)s for update
-"""
+)
+_LEARNED: Final[LiteralString] = (
+    "select tat, pace, burst, closed, learned, now_seconds(), exists (" + _BEFORE + ") from budget where name = %(name)s for update"
+)
 _LEARN: Final = "update budget set tat = %s, pace = %s, burst = %s, closed = %s, learned = %s where name = %s"
 _ALL: Final = "select name, tat, pace, burst, closed, learned, now_seconds() from budget order by name limit %s"
 _THROTTLE: Final = """
@@ -79,12 +80,11 @@ NEXT: Final[LiteralString] = "(select min(opens) from gate)"
 
 
 class Budgets:
-    """The budgets that all hosts share."""
+    """The store's side of the budgets that all hosts share."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    _database: Database
 
-    async def take(self, budget: str, interval: float | None, burst: int, within: float, tag: int, queue: int | None = None) -> Start:
+    async def take_in(self, budget: str, interval: float | None, burst: int, within: float, tag: int, queue: int | None) -> Start:
         """See `Results.take`; a message of the broker beside this one is not here, but of this `queue`, behind all that wait in it."""
         if interval is None:
             return await self._take_learned(budget, within, tag, queue)
@@ -111,8 +111,6 @@ class Budgets:
         return await self._database.run(work)
 
     async def throttle(self, budget: str, until: float | None) -> None:
-        """See `Results.throttle`."""
-
         async def work(cursor: Cursor) -> None:
             await cursor.execute(_LEARNED, {"name": budget, "tag": 0, "queue": None})
             rows = await cursor.fetchall()
@@ -125,8 +123,7 @@ class Budgets:
 
         await self._database.run(work)
 
-    async def all(self, limit: int) -> list[BudgetStatus]:
-        """See `Results.budgets`."""
+    async def budgets(self, limit: int = 1000) -> list[BudgetStatus]:
         rows = await self._database.once(_ALL, (limit,), repeatable=True)
         return [status_of(name, Budget(*row), learned, now) for name, *row, learned, now in rows]
 

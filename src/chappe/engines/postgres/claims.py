@@ -67,7 +67,6 @@ class Held(NamedTuple):
 
     queue: int
     name: str
-    rank: int
     attempt: int
     flags: int
     key: str | None
@@ -108,14 +107,14 @@ class Floors:
 
 def held_of(row: Row, queue: int, name: str) -> tuple[int, Held]:
     """Return the tag of a claimed row, and what is to be known of it."""
-    place, rank, attempt, flags, key, _, message_id, _, tenant = row
-    return int(place), Held(queue, name, int(rank), int(attempt), int(flags), key, message_id, tenant, time.monotonic())
+    place, _, attempt, flags, key, _, message_id, _, tenant = row
+    return int(place), Held(queue, name, int(attempt), int(flags), key, message_id, tenant, time.monotonic())
 
 
 def held_of_stray(stray: Stray, queues: Mapping[str, int]) -> Held:
     """Return what is to be known of a message that was adopted; `queues` has numbers by names."""
     name = stray.queue or ""
-    return Held(queues[name], name, 0, 0, RETURNED, None, stray.envelope.id)
+    return Held(queues[name], name, 0, RETURNED, None, stray.envelope.id)
 
 
 def delivery_of(row: Row, name: str) -> Delivery:

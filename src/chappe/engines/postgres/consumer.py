@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, LiteralString, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from chappe.engines.contract.broker import Dead, Delivery, Refusal, Retry, Settlement
@@ -233,29 +233,23 @@ class PostgresConsumer:
 
     async def _claim_of(self, known: Known, limit: int, session: int, most: int) -> list[Delivery]:
         if known.queue.fair:
-            return self._took(await self._fairly(known, limit, session, most), known)
+            fairly = self._database.run(lambda cursor: self._tenants.claim(cursor, known.id, limit, session, most), soon=True)
+            return self._took(await self._heard(fairly), known)
         rank, floor = self._floors.of(known.id)
         values = {"queue": known.id, "limit": limit, "session": session, "rank": rank, "floor": floor, "most": most}
-        rows = await self._said(CLAIM, values)
+        rows = await self._heard(self._database.once(CLAIM, values, soon=True))
         if most == ALL or len(rows) == limit:
             self._floors.claimed(known.id, rows, limit)
         return self._took(rows, known)
 
     async def _claim_alone(self, known: Known, session: int) -> list[Delivery]:
-        return self._took(await self._said(CLAIM_ALONE, {"queue": known.id, "session": session}), known)
+        alone = self._database.once(CLAIM_ALONE, {"queue": known.id, "session": session}, soon=True)
+        return self._took(await self._heard(alone), known)
 
-    async def _fairly(self, known: Known, limit: int, session: int, most: int) -> list[Row]:
-        """Return what a claim of a queue with tenants brings, as `_said` does."""
-        try:
-            return await self._database.run(lambda cursor: self._tenants.claim(cursor, known.id, limit, session, most), soon=True)
-        except Unconfirmed:
-            await self._presence.renew()
-            return []
-
-    async def _said(self, statement: LiteralString, values: Mapping[str, Any]) -> list[Row]:
+    async def _heard(self, claim: Awaitable[list[Row]]) -> list[Row]:
         """Return what a claim brings; of one whose answer was lost nobody knows, and so it is no longer this session's."""
         try:
-            return await self._database.once(statement, values, soon=True)
+            return await claim
         except Unconfirmed:
             await self._presence.renew()
             return []

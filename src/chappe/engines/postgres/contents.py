@@ -9,6 +9,7 @@ from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.results import CANCELLED
 from chappe.engines.postgres import counting, lines
 from chappe.engines.postgres.database import Cursor, Database, Row
+from chappe.engines.postgres.endings import TIDY
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.storing import TELL
 from chappe.engines.postgres.tending import Tending
@@ -33,39 +34,29 @@ _LOOK: Final = """
         select queue, sum(published) as published, sum(done) as done, sum(retried) as retried, sum(died) as died from tally group by queue
     ) t on t.queue = q.id
 """
-# What was remembered of messages that are `gone` before they ended; `why` is told of them.
-FORGET: Final[LiteralString] = """
-    unmarked as (delete from mark m using gone where m.message_id = gone.message_id),
-    unique_again as (delete from unique_key u using gone where gone.flags & 2 > 0 and u.message_id = gone.message_id and u.until is null),
-    forgiven as (delete from failure f using gone where gone.flags & 4 > 0 and f.queue = gone.queue and f.message_id = gone.message_id),
-    ended as (
-        update tracked t set state = 'dead', error = %(why)s, at = now_seconds() from gone
-        where gone.flags & 1 > 0 and t.message_id = gone.message_id returning t.message_id
-    ),
-    ended_too as (
-        update tracked t set state = 'dead', error = %(why)s, at = now_seconds() from gone
-        where gone.flags & 1 > 0 and t.into_id = gone.message_id returning t.message_id
-    ),
-    told as (
-        select pg_notify('chappe_ended', message_id) from asker
-        where message_id in (select message_id from ended union all select message_id from ended_too)
-    )
-"""
+# Those that have `ended` before they ran; `why` is told of them, and `state` is dead.
+FORGET: Final[LiteralString] = (
+    """
+    asked as (select place, null::bytea as result, %(why)s::text as error from ended),
+    unmarked as (delete from mark m using ended e where m.message_id = e.message_id),
+    """
+    + TIDY
+)
 _PURGE: Final[LiteralString] = (
     """
-    with gone as (delete from message where queue = %(queue)s returning place, queue, key, message_id, flags),
-    lines as (delete from line l using gone where l.queue = gone.queue and l.key = gone.key and l.head = gone.place),
+    with ended as (delete from message where queue = %(queue)s returning place, queue, key, message_id, flags),
+    lines as (delete from line l using ended e where l.queue = e.queue and l.key = e.key and l.head = e.place),
     """
     + FORGET
-    + " select (select count(*) from gone), (select count(*) from told)"
+    + " select (select count(*) from ended), (select count(*) from heard)"
 )
 
 
 # By the index of what is tracked first: of the others nobody knows where they are, and everything that waits is looked through.
 _CANCEL: Final[LiteralString] = (
-    "with gone as (delete from message where message_id = %(id)s and flags & 1 {} returning place, queue, key, message_id, flags, state),"
+    "with ended as (delete from message where message_id = %(id)s and flags & 1 {} returning place, queue, key, message_id, flags, state),"
     + FORGET
-    + " select queue, key, case state when 0 then 'delayed' else 'ready' end, (select count(*) from told) from gone"
+    + " select queue, key, case state when 0 then 'delayed' else 'ready' end, (select count(*) from heard) from ended"
 )
 _CANCEL_TRACKED: Final = _CANCEL.replace("{}", "> 0")
 _CANCEL_OTHER: Final = _CANCEL.replace("{}", "= 0")
@@ -129,7 +120,7 @@ class Contents:
             running = bool(await cursor.fetchall())
             for statement in (_CANCEL_TRACKED, _CANCEL_OTHER):
                 if not gone and not running:
-                    await cursor.execute(statement, {"id": message_id, "why": CANCELLED})
+                    await cursor.execute(statement, {"id": message_id, "why": CANCELLED, "state": "dead"})
                     gone = await cursor.fetchall()
             if woken := await lines.leave(cursor, [(queue, key) for queue, key, *_ in gone if key is not None]):
                 await cursor.execute(TELL, (woken,))
@@ -146,7 +137,7 @@ class Contents:
 
         async def work(cursor: Cursor) -> int:
             known = await self.routes.find(cursor, queue)
-            await cursor.execute(_PURGE, {"queue": known.id, "why": "purged"})
+            await cursor.execute(_PURGE, {"queue": known.id, "why": "purged", "state": "dead"})
             row = await cursor.fetchone()
             if delete:
                 await self.routes.remove(cursor, queue)

@@ -13,13 +13,12 @@ from chappe.engines.postgres import budgets, lines
 from chappe.engines.postgres.adopting import lend_strays
 from chappe.engines.postgres.claims import Held, held_of_stray
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.intake import Intake
+from chappe.engines.postgres.intake import Intake, MergeFirst
 from chappe.engines.postgres.rows import HISTORY, MERGES, RETURNED, SUSPECT, TRACKED, UNIQUE
 from chappe.engines.postgres.storing import TELL
 from chappe.engines.postgres.tenants import DONE_CHARGED, charge, seconds_of
 from chappe.errors import BrokerUnavailable, Rejected, Unconfirmed
 from chappe.failures import why_dead
-from chappe.messages.envelope import Receipt
 
 _End = Callable[[Cursor, Sequence[Settlement]], Awaitable[list[Refusal]]]
 
@@ -29,8 +28,8 @@ _DONE: Final[LiteralString] = """
     counted as (insert into tally (queue, done) select queue, count(*) from ended group by queue)
     select place from ended
 """
-_END: Final[LiteralString] = """
-    asked as (select * from unnest(%(places)s::bigint[], %(results)s::bytea[], %(errors)s::text[]) as t (place, result, error)),
+# What was remembered of messages that have `ended` goes, and who asked for it hears what they ended with, which `asked` says.
+TIDY: Final[LiteralString] = """
     forgotten as (
         delete from failure f using ended e where e.flags & 4 > 0 and f.queue = e.queue and f.message_id = e.message_id
     ),
@@ -48,13 +47,21 @@ _END: Final[LiteralString] = """
     heard as (
         select pg_notify('chappe_ended', message_id) from asker
         where message_id in (select message_id from told union all select message_id from told_too)
-    ),
+    )
+"""
+_END: Final[LiteralString] = (
+    """
+    asked as (select * from unnest(%(places)s::bigint[], %(results)s::bytea[], %(errors)s::text[]) as t (place, result, error)),
+    """
+    + TIDY
+    + """,
     counted as (
         insert into tally (queue, done, died)
         select queue, count(*) filter (where %(state)s = 'done'), count(*) filter (where %(state)s = 'dead') from ended group by queue
     )
     select place, (select count(*) from heard) from ended
 """
+)
 _ACK: Final[LiteralString] = (
     """
     with ended as (delete from running where place = any(%(places)s) and session = %(session)s returning place, queue, message_id, flags),
@@ -178,7 +185,7 @@ class Endings:
                 raise Rejected(f"{count} publications of one message cannot be stored together: {late}") from None
             half = len(settlements) // 2
             return [*await self._settle(settlements[:half], end), *await self._settle(settlements[half:], end)]
-        except (_Refused, Rejected) as refused:
+        except (MergeFirst, Rejected) as refused:
             if len(settlements) > 1:  # whose it is shows when each is tried by itself
                 with_more = [s for s in settlements if isinstance(s, Ack) and s.then]
                 without = [s for s in settlements if not (isinstance(s, Ack) and s.then)]
@@ -187,7 +194,7 @@ class Endings:
                     refusals += await self._settle([settlement], end)
                 return refusals
             (settlement,) = settlements
-            if isinstance(refused, _Refused):
+            if isinstance(refused, MergeFirst):
                 return [Refusal(settlement.delivery, "pending", "merge with the pending message first", tuple(refused.receipts))]
             if isinstance(settlement, Ack) and settlement.then:
                 return [Refusal(settlement.delivery, "unroutable", str(refused))]
@@ -212,10 +219,7 @@ class Endings:
         return _stale([s.delivery for s in settlements], ended)
 
     async def _store_then(self, cursor: Cursor, acks: Sequence[Ack]) -> None:
-        if then := [p for ack in acks for p in ack.then]:
-            receipts = await self._intake.store_whole(cursor, then)
-            if any(receipt.outcome == "pending" for receipt in receipts):
-                raise _Refused(receipts)
+        await self._intake.store_whole(cursor, [p for ack in acks for p in ack.then])
 
     async def _ack(self, cursor: Cursor, session: int, acks: Sequence[Ack], held: Mapping[int, Held]) -> set[int]:
         places = [ack.delivery for ack in acks]
@@ -263,13 +267,6 @@ class Endings:
             },
         )  # fmt: skip
         return {int(row[0]) for row in await cursor.fetchall()}
-
-
-class _Refused(Exception):
-    """Takes a transaction back; it never leaves this file."""
-
-    def __init__(self, receipts: list[Receipt]) -> None:
-        self.receipts = receipts
 
 
 def _is_plain(held: Held, *, keyed: bool = False) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, LiteralString
 
 from chappe.engines.postgres.database import Cursor, Database
@@ -138,6 +138,13 @@ def _archiving(
     }  # fmt: skip
 
 
+class MergeFirst(Exception):
+    """Takes a transaction back in which something must be merged before; it never leaves this room."""
+
+    def __init__(self, receipts: Iterable[Receipt]) -> None:
+        self.receipts = list(receipts)
+
+
 class Intake:
     """Stores publications, alone or inside the transactions of others."""
 
@@ -215,14 +222,15 @@ class Intake:
 
     # --- in a transaction
 
-    async def store_whole(self, cursor: Cursor, publications: Sequence[Publication]) -> list[Receipt]:
-        """Store publications, or return receipts of which some are *pending*: then the caller must take everything back."""
+    async def store_whole(self, cursor: Cursor, publications: Sequence[Publication]) -> None:
+        """Store publications. Raises `MergeFirst`, which takes the transaction back, where some of them are *pending*."""
         receipts = await self.store(cursor, publications)
-        mine = {r.id for r in receipts if r.outcome == "stored"}
-        return [
-            Receipt(p.envelope.id, "pending") if r.outcome == "pending" and r.id in mine else r
-            for p, r in zip(publications, receipts, strict=True)
-        ]
+        if any(r.outcome == "pending" for r in receipts):
+            mine = {r.id for r in receipts if r.outcome == "stored"}
+            raise MergeFirst(
+                Receipt(p.envelope.id, "pending") if r.outcome == "pending" and r.id in mine else r
+                for p, r in zip(publications, receipts, strict=True)
+            )
 
     async def store(self, cursor: Cursor, publications: Sequence[Publication]) -> list[Receipt]:
         """Store publications, all or none, but for those that are *duplicate* or *pending*."""

@@ -17,7 +17,6 @@ HISTORY: Final = 4  # failures are remembered
 RETURNED: Final = 8  # it was lent before, and who had it then may have begun it
 MERGES: Final = 32
 SUSPECT: Final = 16  # it runs alone, because a worker died while it ran it
-PASSING: Final = HISTORY | RETURNED | SUSPECT  # what a dead letter does not keep
 
 DELAYED: Final = 0
 READY: Final = 1

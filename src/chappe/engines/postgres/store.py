@@ -11,7 +11,6 @@ from typing import Any, Final, LiteralString, Protocol, cast
 import msgspec
 
 from chappe.bounds import CLOCKS_APART
-from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
@@ -22,6 +21,7 @@ from chappe.engines.postgres.budgets import Budgets
 from chappe.engines.postgres.contents import Contents, Summary
 from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.desires import Desires
+from chappe.engines.postgres.intake import MergeFirst
 from chappe.engines.postgres.letters import Letters
 from chappe.engines.postgres.looking import Looking
 from chappe.engines.postgres.presence import ENDED, LIVES
@@ -120,7 +120,7 @@ class Beside(Protocol):
         ...
 
 
-class PostgresStore(Letters, Looking, Transfer, Desires):
+class PostgresStore(Budgets, Letters, Looking, Transfer, Desires):
     """What many hosts remember together."""
 
     def __init__(self, broker: PostgresBroker, beside: Beside | None = None) -> None:
@@ -131,7 +131,6 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
         self._presence = broker.presence
         self._intake = broker.intake
         self._contents: Contents = broker
-        self._budgets = Budgets(self._database)
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._listening: int | None = None  # the session that is told when something is archived
         self._presence.on_told.append(self._hear)
@@ -147,7 +146,7 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
 
         try:
             await self._database.run(work)
-        except _MergeFirst as first:
+        except MergeFirst as first:
             return first.receipts
         return []
 
@@ -158,13 +157,7 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
     async def take(self, budget: str, interval: float | None, burst: int, *, within: float = 0.0, tag: int = 0) -> Start:
         name = None if self._beside is None else self._beside.queue_of(tag)
         known = None if name is None else self._routes.queues.get(name)
-        return await self._budgets.take(budget, interval, burst, within, tag, None if known is None else known.id)
-
-    async def throttle(self, budget: str, until: float | None) -> None:
-        await self._budgets.throttle(budget, until)
-
-    async def budgets(self, limit: int = 1000) -> list[BudgetStatus]:
-        return await self._budgets.all(limit)
+        return await self.take_in(budget, interval, burst, within, tag, None if known is None else known.id)
 
     async def begin_schedules(self, application: str, definitions: Mapping[str, str], now: float) -> None:
         names = sorted(definitions)
@@ -189,7 +182,7 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
         while True:
             try:
                 return await self._database.run(work)
-            except _MergeFirst as first:
+            except MergeFirst as first:
                 if merge is None:
                     return False
                 tried = merge(tried, first.receipts)
@@ -199,9 +192,7 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
         return float(rows[0][0]) if rows else None
 
     async def _store_whole(self, cursor: Cursor, publications: Sequence[Publication]) -> None:
-        receipts = await self._intake.store_whole(cursor, publications)
-        if any(receipt.outcome == "pending" for receipt in receipts):
-            raise _MergeFirst(receipts)
+        await self._intake.store_whole(cursor, publications)
         if self._beside is not None:
             self._beside.relay(publications)
 
@@ -362,10 +353,3 @@ class PostgresStore(Letters, Looking, Transfer, Desires):
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         await self._presence.tell(info)
-
-
-class _MergeFirst(Exception):
-    """Takes a transaction back; it never leaves this file."""
-
-    def __init__(self, receipts: list[Receipt]) -> None:
-        self.receipts = receipts

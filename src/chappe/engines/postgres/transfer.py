@@ -34,14 +34,14 @@ _DEAD: Final = """
 """
 _DELETE: Final[LiteralString] = (
     """
-    with gone as (
+    with ended as (
         delete from message m where queue = %(queue)s and state = 0 and not pending and place = any(%(places)s)
         and not exists (select 1 from line l where l.queue = m.queue and l.key = m.key and l.head = m.place)
         returning place, queue, message_id, key, flags
     ),
     """
     + FORGET
-    + " select place, (select count(*) from told) from gone"
+    + " select place, (select count(*) from heard) from ended"
 )
 _BURY: Final = """
     insert into dead (queue, rank, message_id, attempts, flags, key, reason, error, died_at, history, envelope)
@@ -79,7 +79,7 @@ class Transfer:
     async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
         async def work(cursor: Cursor) -> list[int]:
             known = await self._routes.find(cursor, queue)
-            await cursor.execute(_DELETE, {"queue": known.id, "places": list(places), "why": "moved to another engine"})
+            await cursor.execute(_DELETE, {"queue": known.id, "places": list(places), "why": "moved to another engine", "state": "dead"})
             return [int(row[0]) for row in await cursor.fetchall()]
 
         return await self._database.run(work)
