@@ -54,6 +54,7 @@ def states(*names: str) -> list[dict[str, Any]]:
         ("governor", {}, {}, {"hosts": [host({"limit": 2, "slots": 8})]}, None),
         ("alone", {"alone": True, "deaths": 1}, {}, {}, None),
         ("running", {"state": "running", "holder": "worker"}, {}, {}, None),
+        ("busy", {"state": "running", "holder": "worker", "begun": False}, {}, {}, None),
         ("dead", {"state": "dead", "reason": "failed", "error": "E: no\nmore", "number": 7}, {}, {}, None),
     ],
 )

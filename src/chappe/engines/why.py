@@ -39,6 +39,8 @@ class Facts(Struct, frozen=True):
 
 def why(message: MessageStatus, facts: Facts) -> list[Reason]:
     """Return every reason, those first that end last; one that is next to run has the reason *next*."""
+    if message.state == "running" and not message.begun:
+        return [Reason("busy", f"it is the next in {message.holder}, whose slots are all busy")]
     if message.state == "running":
         return [Reason("running", f"attempt {message.attempt} runs in {message.holder or 'a process that is not connected any more'}")]
     if message.state == "dead":

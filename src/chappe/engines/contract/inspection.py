@@ -19,7 +19,8 @@ class MessageStatus(Struct, frozen=True, omit_defaults=True):
     `attempt` is the one that comes or runs, or how many there were of a dead one, whose `number`, `reason` and `died_at` are set.
     `due` says when what is delayed is ready, and since when what was delayed is; of what waits for a `budget` it is when the next
     start may be, and `pace` the seconds from one start to the next. `tenant` is whose share of a fair queue it counts against.
-    `held_by` is the message that has its `key`, `holder` the process that runs it, and `error` says how the last attempt failed.
+    `held_by` is the message that has its `key`, `holder` the process that runs it, or, as far as is known, has not `begun` it yet, and
+    `error` says how the last attempt failed.
     """
 
     queue: str
@@ -37,6 +38,7 @@ class MessageStatus(Struct, frozen=True, omit_defaults=True):
     pace: float | None = None
     alone: bool = False
     holder: str | None = None
+    begun: bool = True
     number: int | None = None
     reason: str | None = None
     error: str | None = None

@@ -10,8 +10,9 @@ from msgspec import Raw
 
 from chappe.engines.contract.inspection import MOST_AHEAD
 from chappe.engines.dispatch import SUSPECT
+from chappe.engines.file import running_tables
 from chappe.engines.file.budgets import Budgets
-from chappe.engines.file.queues import HISTORY, Claim, QueueState
+from chappe.engines.file.queues import HISTORY, Claim, QueueState, Session
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
 from chappe.engines.file.wire import Number
@@ -72,6 +73,7 @@ class Looking:
         else:
             rows = self._turn.db.execute(_LOOK.format(**parts), (found.id, *begin, looked, *containing, looked))
         shown: list[Any] = []
+        begun: dict[Session, frozenset[int] | None] = {}
         room, last = _ROOM, begin
         for first, second, *row in rows:
             claim = self._turn.claims.get(second) if parts["table"] == "ready" else None
@@ -79,7 +81,11 @@ class Looking:
                 room -= len(row[-1])
                 if shown and (len(shown) >= limit or room < 0):
                     return shown, json.dumps(last)
-                shown.append(self._shown(found, state, json.dumps((first, second)), row, claim))
+                if claim is not None and claim.session not in begun:
+                    begun[claim.session] = self._begun(claim.session)
+                known = None if claim is None else begun[claim.session]
+                told = self._shown(found, state, json.dumps((first, second)), row, claim)
+                shown.append(told | {"begun": known is None or second in known})
             last = (first, second)
         end = None if state == "running" else self._turn.db.execute(_LAST.format(**parts), (found.id, *begin, looked - 1)).fetchone()
         return shown, None if end is None else json.dumps(end)
@@ -90,6 +96,12 @@ class Looking:
             row = self._turn.db.execute(_LENT.format(**parts), (*containing, queue.id, claim.rank, claim.id)).fetchone()
             if row is not None:
                 yield row
+
+    def _begun(self, session: Session) -> frozenset[int] | None:
+        """Return what a worker has begun of what it was lent; nothing of a client that does not tell."""
+        table = running_tables.table_named(self._turn.path, session.info.get("table"))
+        account = None if table is None else running_tables.read_table(table)
+        return None if account is None else account.begun
 
     def _shown(self, queue: QueueState, state: str, place: str, row: Any, claim: Claim | None = None) -> dict[str, Any]:
         number, rank, message_id, attempt, flags, key, due, budget, reason, error, died_at, deaths, tenant, stored = row

@@ -32,16 +32,23 @@ _WAITING: Final[LiteralString] = (
         where l.queue = m.queue and l.key = m.key and l.head <> m.place),
     (select greatest(b.tat - b.pace * (b.burst - 1), b.closed) from budget b where b.name = m.budget),
     (select b.pace from budget b where b.name = m.budget),
-    null, null, m.envelope"""
+    null, null, true, m.envelope"""
 )
+# A worker begins what it was lent in order: what has as many before it there as it has slots waits in it.
+_BEGUN: Final[LiteralString] = """(select count(*) from running r where r.session = m.session and (r.rank, r.place) < (m.rank, m.place))
+    < coalesce((
+        select (convert_from(s.info, 'UTF8')::jsonb ->> 'concurrency')::bigint from session s where s.number = m.session
+    ), 2147483647)"""
 _RUNNING: Final[LiteralString] = (
     """m.place, m.rank, m.message_id, m.attempt, m.deaths, m.flags, m.key, m.tenant, null, null, null,
     (select name from session s where s.number = m.session), """
     + _ERROR
-    + ", null, null, null, null, null, m.envelope"
+    + ", null, null, null, null, null, "
+    + _BEGUN
+    + ", m.envelope"
 )
 _DEAD: Final[LiteralString] = """m.number, m.rank, m.message_id, m.attempts, m.deaths, m.flags, m.key, m.tenant, null, null, null,
-    null, m.error, null, null, null, m.reason, m.died_at, m.envelope"""
+    null, m.error, null, null, null, m.reason, m.died_at, true, m.envelope"""
 
 
 class _Section(NamedTuple):
@@ -171,7 +178,7 @@ async def _looked(cursor: Cursor, section: _Section, values: dict[str, Any]) -> 
 def _shown(queue: str, state: str, row: Sequence[Any]) -> MessageStatus:
     (
         place, rank, message_id, attempt, deaths, flags, key, tenant, section, due, budget, holder, error, held_by, opens, pace, reason,
-        died_at, envelope,
+        died_at, begun, envelope,
     ) = row  # fmt: skip
     del message_id
     is_dead = state == "dead"
@@ -179,5 +186,5 @@ def _shown(queue: str, state: str, row: Sequence[Any]) -> MessageStatus:
         queue, state, str(place), decode(envelope), attempt if is_dead else attempt + 1, -rank, deaths, key, held_by,
         due=opens if budget is not None else due, tenant=tenant, budget=budget, pace=pace,
         alone=section == ALONE or bool(flags & SUSPECT), holder=holder, number=place if is_dead else None, reason=reason, error=error,
-        died_at=died_at,
+        died_at=died_at, begun=begun,
     )  # fmt: skip
