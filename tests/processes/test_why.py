@@ -210,8 +210,7 @@ def test_the_governor_that_holds_the_slots_back_is_named(reasons: Reasons) -> No
     mill.configure(POOLS.replace("concurrency = 2", "concurrency = 10") + "[governor]\ncpu = 1\n")  # every machine does more
     mill.run("--no-scheduler", "--no-gateway")
     sent = [reasons.send("long", name=f"{n}", key=f"{n}") for n in range(4)]
-    governor = reasons.told(sent[-1], "governor")
-    assert "slots of 31: the machine is busy" in governor["text"] or "slot of 31" in governor["text"] or " of " in governor["text"]
+    assert reasons.told(sent[-1], "governor")["text"].endswith("the machine is busy")
 
 
 @pytest.mark.proof
