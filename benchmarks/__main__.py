@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from benchmarks import archive, backlog, drain, fair, gateway, idle, latency, masks, neighbours, sending, supervision, triggers
+from benchmarks import archive, backlog, drain, fair, gateway, idle, latency, masks, neighbours, push, sending, supervision, triggers
 from benchmarks.meters import Machine
 from benchmarks.peers import measure as peer
 from benchmarks.peers.catalogue import OVER_POSTGRES, PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
@@ -42,6 +42,7 @@ FAMILIES: dict[str, dict[str, Measure]] = {
     "gateway": {"chappe": gateway.measure},
     "idle": {"chappe": idle.measure},
     "archive": {"chappe": archive.measure},
+    "push": {"chappe": push.measure, **{how: functools.partial(push.measure_peer, how) for how in ("send_text", "raw")}},
     "triggers": {"chappe": triggers.measure},
     "masks": {"chappe": masks.measure},
     "fair": {"chappe": fair.measure},

@@ -29,6 +29,8 @@ class Scale:
     idlers: int = 10
     handlers: int = 61
     handlers_short: int = 3_000
+    listeners: int = 2_000
+    pushed: int = 100
     pause: float = 0.8
     keys: int = 1_000
     masks: int = 20_000
@@ -44,12 +46,13 @@ SCALES: Final = {
     "full": Scale(),
     "quick": Scale(
         drained=40_000, drained_slowly=8_000, sent=2_000, sent_by_hundreds=20_000, stamped=150, deep=200_000, deep_far=200_000,
-        rounds=1, blocks=5, posting=2.0, settling=1.0, idling=3.0, handlers_short=1_000, masks=2_000, masks_by_hundreds=10_000,
+        rounds=1, blocks=5, posting=2.0, settling=1.0, idling=3.0, handlers_short=1_000,
+        listeners=500, pushed=30, masks=2_000, masks_by_hundreds=10_000,
     ),
     "tiny": Scale(
         drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, syncs=20, stamped=20, shallow=200, deep=4_000,
         deep_far=4_000, rounds=1, blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20,
-        masks=40, masks_by_hundreds=200, handlers_short=20,
+        masks=40, masks_by_hundreds=200, handlers_short=20, listeners=20, pushed=3,
         kills=1, supervised=2, many=3, crashing=2,
     ),
 }  # fmt: skip

@@ -56,6 +56,13 @@ def hundreds(count: int) -> None:
         app.send([Noop(**FIELDS) for _ in range(100)])
 
 
+def paced_events(count: int) -> None:
+    """Publish ten events a second."""
+    for _ in range(count):
+        app.publish(Kept(**FIELDS))
+        time.sleep(0.1)
+
+
 def events(count: int, archived: int) -> None:
     """Publish a hundred events with each call."""
     event = (Kept if archived else Passing)(**FIELDS)
@@ -167,7 +174,7 @@ _WAYS: dict[str, Callable[..., Any]] = {
     way.__name__: way
     for way in (
         one_by_one, awaited_one_by_one, tasks, threads, hundreds, fill, paced, awaited_paced, masks, awaited_masks, masks_by_hundreds,
-        pauses, blocks, blocks_one_by_one, burns, events, fill_shared, behind,
+        pauses, blocks, blocks_one_by_one, burns, events, paced_events, fill_shared, behind,
     )
 }  # fmt: skip
 
@@ -176,6 +183,8 @@ def _warm(how: str, sizes: dict[str, int]) -> Command | Event | list[Mask]:
     """Return what is sent before the clock starts: it connects, and makes keys pending."""
     if "masks" in how:
         return [_mask(number, sizes["keys"]) for number in range(sizes["keys"])]
+    if how == "paced_events":
+        return Pause(at=0.0, seconds=0.0)
     if "paced" in how:
         return Stamp(**stamped(0.0))
     if how == "pauses":

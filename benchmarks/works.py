@@ -146,6 +146,18 @@ ARCHIVE_CPU = Work("publish by 100, CPU without the archive : with it", "ratio",
 
 PAUSES = Work("61 handlers of 0.8 s, one worker process", "s", (at_most(0.95),))
 BLOCKS = Work("61 handlers of 0.8 s in threads, one worker process", "s", (at_most(1.0),))
+
+
+def _push(work: str) -> tuple[tuple[Bound, ...], tuple[Bound, ...]]:
+    must = Bound("≤ 0.8 × send_text", _of("send_text", work, 0.8), at_least=False)
+    return (must,), (Bound("≤ 1.2 × raw", _of("raw", work, 1.2), at_least=False),)
+
+
+_PUSH_P50, _PUSH_P99 = "push to the last WebSocket, p50", "push to the last WebSocket, p99"
+PUSH_P50, PUSH_P99 = Work(_PUSH_P50, "ms", *_push(_PUSH_P50)), Work(_PUSH_P99, "ms", *_push(_PUSH_P99))
+PUSH_SSE_P50 = Work("push to the last stream of server-sent events, p50", "ms", *_push(_PUSH_P50))
+PUSH_SSE_P99 = Work("push to the last stream of server-sent events, p99", "ms", *_push(_PUSH_P99))
+
 AT_ONCE = Work("handlers of 5 ms, five at once, sent in one call", "handlers/s")
 _SINGLY = (Bound(f"≥ 0.8 × {AT_ONCE.name}", _of("chappe", AT_ONCE.name, 0.8), at_least=True),)
 ONE_BY_ONE = Work("handlers of 5 ms, five at once, sent one by one", "handlers/s", _SINGLY, far=_SINGLY, postgres=_SINGLY)
@@ -177,6 +189,7 @@ WORKS: Final = (
     POST, POST_P99, POST_CLIENT,
     IDLE_CPU, IDLE_PSS, RUN_CPU, RUN_PSS,
     NOT_ARCHIVED, ARCHIVED, ARCHIVE_CPU,
+    PUSH_P50, PUSH_P99, PUSH_SSE_P50, PUSH_SSE_P99,
     PAUSES, BLOCKS, AT_ONCE, ONE_BY_ONE,
     MASK, AMASK, MASK_FOUR, MASK_HUNDREDS,
     FAIR_DRAIN, FAIR_FIRST,

@@ -94,5 +94,7 @@ PROMISES: Final[Mapping[str, str]] = {
         for peer in (HUEY, HUEY_DEFAULTS, DJANGO, DRAMATIQ, DRAMATIQ_CONFIRMED, CELERY, CELERY_CONFIRMED, PIKA, PROCRASTINATE, PGQUEUER)
     },
     "limit": "none: it only moves messages",
+    "send_text": "none: a loop over all clients",
+    "raw": "none: asyncio alone",
 }
 """All systems, in the order in which they are shown."""
