@@ -85,7 +85,7 @@ def bus_of(*handlers: Any, middleware: tuple[Middleware, ...] = ()) -> Bus:
     return Bus(registry, Providers(), middleware)
 
 
-async def test_middleware_runs_in_the_order_one_reads_on_both_sides() -> None:
+async def test_d7_middleware_runs_in_the_order_one_reads_on_both_sides() -> None:
     log: list[str] = []
 
     async def handler(command: Work) -> str:

@@ -1,4 +1,4 @@
-"""Temporary queues: a consumer's own, which goes with it."""
+"""Temporary queues: a consumer's own, which goes with it (row H3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Sentry hears of handlers, by its own SDK with a transport that keeps what it is given."""
+"""What Sentry hears of handlers, by its own SDK with a transport that keeps what it is given (row D22)."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Reloads: a new release takes over without a refused request, and one that cannot run changes nothing."""
+"""Reloads: a new release takes over without a refused request, and one that cannot run changes nothing (row D19)."""
 
 import os
 import signal

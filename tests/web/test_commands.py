@@ -29,7 +29,7 @@ async def test_a_command_is_answered_with_202_and_where_to_ask_after_it(shop: Op
     assert (state["id"], state["type"], state["state"], state["queue"]) == (body["id"], "order", "ready", "orders")
 
 
-async def test_202_is_sent_only_after_the_commit(tmp_path: Path) -> None:
+async def test_d8_202_is_sent_only_after_the_commit(tmp_path: Path) -> None:
     """Another connection to the file sees the message at the moment when the answer begins."""
     seen: list[int] = []
 
