@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from chappe.engines.rabbitmq.confirms import Outgoing, Properties
+from pika import BasicProperties
+
+from chappe.engines.rabbitmq.confirms import Outgoing
 from chappe.engines.rabbitmq.link import Link
 
 
-def publish(link: Link, exchange: str, routing_key: str, body: bytes, properties: Properties) -> asyncio.Future[None]:
+def publish(link: Link, exchange: str, routing_key: str, body: bytes, properties: BasicProperties) -> asyncio.Future[None]:
     """Send a message; the future ends when RabbitMQ has confirmed it, and raises what it was refused with."""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -21,7 +23,7 @@ def publish(link: Link, exchange: str, routing_key: str, body: bytes, properties
             future.set_exception(error)
             future.exception()  # who gave up waiting has no use for it
 
-    outcomes = link.publish([Outgoing(exchange, routing_key, body, properties)])
+    outcomes = link.publish([Outgoing(exchange, routing_key, body, b"".join(properties.encode()))])
     if outcomes.done():
         answered(outcomes)
     else:

@@ -12,15 +12,19 @@ from chappe.errors import BrokerUnavailable
 DEADLINE = 60.0
 
 
+def encoded(**properties: object) -> bytes:
+    return b"".join(BasicProperties(**properties).encode())  # pyright: ignore[reportArgumentType] - names of properties
+
+
 def put(confirms: Confirms, text: str, *, key: str = "k", waits: float = DEADLINE, **properties: object) -> Batch:
-    message = Outgoing("x", key, text.encode(), BasicProperties(**properties))  # pyright: ignore[reportArgumentType] - names of properties
+    message = Outgoing("x", key, text.encode(), encoded(**properties))
     batch = Batch([message], waits)
     confirms.add(batch, 0)
     return batch
 
 
 def give_back(confirms: Confirms, text: str, *, key: str = "k", **properties: object) -> bool:
-    return confirms.give_back("NO_ROUTE", "x", key, text.encode(), BasicProperties(**properties))  # pyright: ignore[reportArgumentType] - see above
+    return confirms.give_back("NO_ROUTE", "x", key, text.encode(), encoded(**properties))
 
 
 def ends(*batches: Batch) -> list[str]:
@@ -119,7 +123,7 @@ async def test_what_may_wait_for_less_time_than_what_was_published_before_is_fai
 
 async def test_a_batch_is_answered_with_its_last_message_and_tells_what_became_of_each() -> None:
     confirms = Confirms()
-    messages = [Outgoing("x", "k", text.encode(), BasicProperties(message_id=text)) for text in "abc"]
+    messages = [Outgoing("x", "k", text.encode(), encoded(message_id=text)) for text in "abc"]
     batch = Batch(messages, DEADLINE)
     for number in range(3):
         confirms.add(batch, number)

@@ -175,11 +175,6 @@ class Link:
         """How many bytes came so far."""
         return self._protocol.received
 
-    @property
-    def unconfirmed(self) -> int:
-        """How many publications RabbitMQ has not answered; nothing here bounds them."""
-        return len(self._confirms)
-
     def publish(self, messages: Sequence[Outgoing], within: float | None = None) -> asyncio.Future[list[Exception | None]]:
         """Send messages; the future tells what became of each when RabbitMQ has confirmed all, or after the deadline.
 
@@ -189,7 +184,7 @@ class Link:
         for number, (exchange, routing_key, body, properties) in enumerate(messages):
             try:
                 self.check()
-                frames = publication(self.channel.number, exchange, routing_key, body, b"".join(properties.encode()), self._most)
+                frames = publication(self.channel.number, exchange, routing_key, body, properties, self._most)
             except BrokerUnavailable as error:
                 batch.tell(number, error)
                 continue
@@ -323,7 +318,8 @@ class Link:
                 self.is_doubtful = True
                 self._confirms.settle(method.delivery_tag, multiple=method.multiple, stored=False)
             case Basic.Return():
-                if not self._confirms.give_back(method.reply_text, text(method.exchange), text(method.routing_key), body, properties):
+                sent = text(method.exchange), text(method.routing_key), body, b"".join(properties.encode())
+                if not self._confirms.give_back(method.reply_text, *sent):
                     log.error("RabbitMQ at %s returned a message that nobody waits for", self.where)
             case Basic.Cancel():
                 channel.cancelled(method.consumer_tag)

@@ -39,7 +39,6 @@ class Outlet:
         self._opened = 0.0
         self._lasts = _LASTS
         self._doubted: set[Link] = set()  # those that are being asked whether they live
-        self._retired: set[Link] = set()
         self._tasks = Tasks("publishing")
 
     async def link(self, until: float) -> Link:
@@ -72,12 +71,11 @@ class Outlet:
         return link.ended.done() or (link.is_doubtful and asyncio.get_running_loop().time() - self._opened > self._lasts)
 
     async def _retire(self, link: Link) -> None:
-        """Close a connection when what was sent over it is answered, or not."""
-        self._retired.add(link)
-        if link.unconfirmed:
-            await asyncio.wait([link.ended], timeout=self._deadline)  # by then each has its answer
-        await link.close()
-        self._retired.discard(link)
+        """Close a connection when what was sent over it has its answer, or gets none."""
+        try:
+            await asyncio.wait([link.ended], timeout=self._deadline)
+        finally:
+            await link.close()
 
     async def publish(self, messages: Sequence[Outgoing], *, known: bool) -> None:
         """Have messages stored, and return when all are. Raises `Rejected` if none can be, and `Unconfirmed` if some may be.
@@ -147,4 +145,5 @@ class Outlet:
     async def close(self) -> None:
         """Say goodbye."""
         await self._tasks.close()
-        await asyncio.gather(*(link.close() for link in {*self._retired, self._link} if link is not None))
+        if self._link is not None:
+            await self._link.close()

@@ -72,7 +72,7 @@ async def _use(link: Link, deadline: float) -> None:
     """Do what Chappe does: declare, publish confirmed, consume."""
     name, came = f"chappe.doctor.{uuid4().hex}", asyncio.Event()
     await link.queue(name, durable=False, exclusive=True, auto_delete=True)
-    raise_if_refused(await link.publish([Outgoing("", name, b"", BasicProperties(delivery_mode=1))]))
+    raise_if_refused(await link.publish([Outgoing("", name, b"", b"".join(BasicProperties().encode()))]))
     tag = await link.channel.consume(name, lambda _: came.set(), prefetch=1, on_cancelled=came.set)
     try:
         async with asyncio.timeout(deadline):

@@ -42,22 +42,11 @@ _USUAL: Final = (  # what each of our messages has, in the order in which it is 
 )
 
 
-class Written:
-    """The properties of a message as they go over the wire."""
+def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> bytes:
+    """Return the properties of a message as they go over the wire; `ours` are headers of Chappe's own.
 
-    __slots__ = ("encoded", "message_id")
-
-    def __init__(self, message_id: str, encoded: bytes) -> None:
-        self.message_id = message_id
-        self.encoded = encoded
-
-    def encode(self) -> list[bytes]:
-        """Return the pieces, as pika's own properties do."""
-        return [self.encoded]
-
-
-def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> Written:
-    """Return the properties of a message; `ours` are headers of Chappe's own. Raises `Rejected` for what AMQP cannot carry."""
+    Raises `Rejected` for what AMQP cannot carry.
+    """
     flags, correlation_id, reply_to = _USUAL, envelope.correlation_id, envelope.reply_to
     try:
         stamp, now = repr(envelope.timestamp).encode(), repr(time.time()).encode()
@@ -72,13 +61,12 @@ def properties_of(envelope: Envelope, ours: Mapping[str, str] = NO_HEADERS) -> W
             flags |= BasicProperties.FLAG_REPLY_TO
             asked += short(reply_to)
         second = _TIME.pack(max(0, int(envelope.timestamp)))
-        encoded = b"".join(
+        return b"".join(
             (_SIGNS.pack(flags), _short(envelope.content_type), _LONG.pack(len(headers)), headers, _PERSISTENT, asked,
              short(envelope.id), second, _short(envelope.type))
         )  # fmt: skip
     except ValueError as error:  # this is what a text that is no UTF-8 raises, too
         raise Rejected(f"{envelope.type[:60]} {envelope.id[:60]} cannot be sent by AMQP: {error}") from None
-    return Written(envelope.id, encoded)
 
 
 def refuse_unencodable(publications: Sequence[Publication]) -> None:
