@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from chappe.engines.contract.broker import Ack, Delivery, Refusal, Retry, Settlement
+from chappe.engines.rabbitmq.channel import Channel
 from chappe.engines.rabbitmq.kept import KeptConsumer, is_kept, is_stray
 from chappe.engines.rabbitmq.pushed import Item
 from chappe.engines.rabbitmq.pushing import Pushing, Ways, is_untouched
@@ -123,9 +125,8 @@ class RabbitConsumer:
             if self._subscriptions.queues:
                 await self._kept.attend()
                 left = min(left, max(0.0, self._looks_at - loop.time()))
-            away = [source.absent_for for source in self._subscriptions.all() if source.absent_for]
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min([left, *away])):
+                async with asyncio.timeout(left):
                     await self._arrived.wait()
         return []
 
@@ -204,7 +205,6 @@ class RabbitConsumer:
         refusals: list[Refusal] = []
         by_way: dict[str, list[tuple[Settlement, Item]]] = {way: [] for way in ("back", "here", "publish", "move")}
         seen: set[int] = set()
-        link = self._subscriptions.link
         done: list[Item] = []
         for settlement in settlements:
             tag = settlement.delivery
@@ -220,23 +220,21 @@ class RabbitConsumer:
                 if way in ("back", "here"):
                     del self._out[tag]
         back = [item for _, item in by_way["back"]]
-        self.pushing.end(done, [])  # at once: a number is of this connection only
+        ended: defaultdict[Channel, list[int]] = defaultdict(list)
+        self._end(done, ended)  # at once: a number is of this connection only
         for settlement, item in by_way["here"]:
             self.pushing.settle_temporary(settlement, item)
         await self.pushing.give_back(back)
-        ended = [item.tag for item in done]
         unsure: list[BaseException] = []
         if by_way["publish"]:
             refusals += await self._settle_publishing(by_way["publish"], ended, unsure)
         if by_way["move"]:
             refusals += await self._settle_moving(by_way["move"])
-        if ended:
+        for channel, tags in ended.items():
             try:
-                if link is None or link is not self._subscriptions.link:
-                    raise BrokerUnavailable("the connection was lost meanwhile")
-                await link.channel.sync()
+                await channel.sync()
             except BrokerUnavailable as error:
-                refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in ended]
+                refusals += [Refusal(tag, "stale", f"{error}; the message may come again") for tag in tags]
         if unsure:
             raise unsure[0]  # what ended meanwhile is refused as stale when it is said again
         return refusals
@@ -245,14 +243,14 @@ class RabbitConsumer:
         """Tell how a message ends that does not just end: after something was published, or it was moved, or RabbitMQ has it back."""
         if isinstance(settlement, Ack):
             return "move" if settlement.marked or any(is_kept(p) for p in settlement.then) else "publish"
-        if isinstance(settlement, Retry) and is_untouched(settlement) and self.pushing.is_unsettled(item):
+        if isinstance(settlement, Retry) and is_untouched(settlement) and item.is_unsettled:
             return "back"
         return "move" if item.source.temporary is None else "here"
 
     async def _settle_publishing(
-        self, publishing: Sequence[tuple[Settlement, Item]], ended: list[int], unsure: list[BaseException]
+        self, publishing: Sequence[tuple[Settlement, Item]], ended: defaultdict[Channel, list[int]], unsure: list[BaseException]
     ) -> list[Refusal]:
-        """Publish what RabbitMQ takes, and only then have it forget; `ended` gets those tags, `unsure` what nobody knows the outcome of."""
+        """Publish what RabbitMQ takes, and only then have it forget; `ended` gets their tags, `unsure` what nobody knows the outcome of."""
         refusals: list[Refusal] = []
         done: list[Item] = []
         outcomes = await asyncio.gather(
@@ -265,11 +263,17 @@ class RabbitConsumer:
                 unsure.append(outcome)
             elif self._out.pop(ack.delivery, None) is not None:
                 done.append(item)
-                ended.append(ack.delivery)
             else:
                 refusals.append(Refusal(ack.delivery, "stale", "the delivery was lost while its messages were published"))
-        self.pushing.end(done, [])
+        self._end(done, ended)
         return refusals
+
+    def _end(self, done: Sequence[Item], ended: defaultdict[Channel, list[int]]) -> None:
+        """Have RabbitMQ forget these, and note over which channel it was told."""
+        for item in done:
+            if item.source.channel is not None:
+                ended[item.source.channel].append(item.tag)
+        self.pushing.end(done, [])
 
     async def _settle_moving(self, moving: Sequence[tuple[Settlement, Item]]) -> list[Refusal]:
         """Have them end where things are kept, and only then have RabbitMQ forget."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +18,7 @@ from chappe.engines.rabbitmq.pushed import Item, Said, Source
 from chappe.engines.rabbitmq.reading import Message
 from chappe.engines.rabbitmq.subscribing import Hears, Subscriptions
 from chappe.engines.rabbitmq.tasks import Tasks
-from chappe.errors import BrokerError, BrokerUnavailable
+from chappe.errors import BrokerError
 from chappe.messages.envelope import Publication
 from chappe.messages.topology import Queue
 
@@ -61,7 +61,7 @@ class Pushing:
     ) -> None:
         """Prepare; `arrived` is set when something is ready, and `told` called when there may be more of what is kept."""
         self.subscriptions = Subscriptions(
-            queues, temporary, open_link=ways.open_link, declare=ways.declare, hears=Hears(self._came, self._lost, arrived.set)
+            queues, temporary, open_link=ways.open_link, declare=ways.declare, hears=Hears(self._came, self._lost, self._ended, arrived.set)
         )
         self.out: dict[int, Item] = {}
         self.waiting = 0
@@ -71,7 +71,6 @@ class Pushing:
         self._told = told
         self._turns = list(self.subscriptions.sources)
         self._later: dict[Item, asyncio.TimerHandle] = {}  # what of temporary queues waits for its next attempt
-        self._unsettled: dict[int, Item] = {}  # by RabbitMQ's number, in the order in which it came
         self._idle: asyncio.TimerHandle | None = None
         self._tasks = Tasks("receiving from RabbitMQ")
         self.begin = self._tasks.begin  # what goes on in the background
@@ -118,7 +117,7 @@ class Pushing:
 
     async def make_room(self) -> None:
         """Return to others what waits here while something runs alone."""
-        if sources := [source for source in self.subscriptions.all() if any(map(self.is_unsettled, source.ready))]:
+        if sources := [source for source in self.subscriptions.all() if any(item.is_unsettled for item in source.ready)]:
             async with self.subscriptions.changing:
                 await self._let_go(sources)
 
@@ -137,9 +136,7 @@ class Pushing:
             self._turns.append(self._turns.pop(0))
         return taken
 
-    def _came(self, link: Link, source: Source, generation: int, message: Message) -> None:
-        if link is not self.subscriptions.link:
-            return
+    def _came(self, source: Source, generation: int, message: Message) -> None:
         headers: Mapping[str, Any] = message.properties.headers or {}
         properties = message.properties
         fallback = "" if properties.type else self._type_of(source.queue, message.exchange, message.routing_key)
@@ -147,7 +144,7 @@ class Pushing:
         is_ours = source.temporary is None  # what is relayed is kept for our queues, and for no temporary one
         tag = tag_of(source.queue, envelope.id)
         item = Item(message.tag, source, generation, envelope, tag, message.redelivered and is_ours)
-        self._unsettled[message.tag] = item
+        source.unsettled[message.tag] = item
         if generation == source.generation:
             source.used += 1
         if COPIES in headers and is_ours:
@@ -169,7 +166,7 @@ class Pushing:
     async def _admit(self, source: Source) -> None:
         """Have what a worker died with be kept elsewhere, where it waits until it runs alone; what was given back is lent on."""
         try:
-            while (link := self.subscriptions.live) is not None and source.incoming and not self._closed:
+            while (channel := source.channel) is not None and source.incoming and not self._closed:
                 batch = list(source.incoming)
                 again = [item for item in batch if item.again]
                 try:
@@ -185,7 +182,7 @@ class Pushing:
                     log.exception("what came again cannot be kept; trying again")
                     await asyncio.sleep(_KEPT_PAUSE)
                     continue
-                if link is not self.subscriptions.live:
+                if channel is not source.channel:
                     return  # RabbitMQ lends it once more, to somebody
                 for item in batch:
                     source.incoming.popleft()
@@ -200,13 +197,8 @@ class Pushing:
     async def shrink(self, prefetch: int) -> None:
         """Have nothing pushed into room that there is no more: what has to go back may lose its place to what is asked for right after."""
         async with self.subscriptions.changing:
-            if (link := self.subscriptions.live) is not None:
-                with contextlib.suppress(BrokerError):
-                    await self.subscriptions.end(link, [one for one in self.subscriptions.all() if one.credit > prefetch])
-
-    def is_unsettled(self, item: Item) -> bool:
-        """Tell whether RabbitMQ has lent it, and heard nothing of it yet."""
-        return self._unsettled.get(item.number) is item
+            with contextlib.suppress(BrokerError):
+                await self.subscriptions.end([one for one in self.subscriptions.all() if one.credit > prefetch])
 
     def settle_temporary(self, settlement: Settlement, item: Item) -> None:
         """Keep what came through a temporary queue for its next attempt, or drop it: nothing of such a queue is kept elsewhere."""
@@ -247,29 +239,14 @@ class Pushing:
             self.end([], back)
 
     def end(self, done: Sequence[Item], back: Sequence[Item]) -> None:
-        """Tell RabbitMQ what is done and what goes back to its place; as little as possible has to be said."""
-        link = self.subscriptions.live
-        if link is None:
-            return
-        with contextlib.suppress(BrokerUnavailable):  # it ended meanwhile, and RabbitMQ has everything back
-            for item in back:
-                if self.is_unsettled(item):
-                    del self._unsettled[item.number]
-                    item.source.ended(item)
-                    link.channel.nack(item.number)
-            left = {item.number: item for item in done if self.is_unsettled(item)}
-            upto = 0
-            for number in list(itertools.takewhile(left.__contains__, self._unsettled)):
-                item = self._unsettled.pop(number)
-                item.source.ended(item)
-                del left[number]
-                upto = number
-            if upto:
-                link.channel.ack(upto, multiple=True)
-            for number, item in left.items():
-                del self._unsettled[number]
-                item.source.ended(item)
-                link.channel.ack(number)
+        """Tell RabbitMQ what is done and what goes back to its place."""
+        for item in back:
+            item.source.give_back(item)
+        by_source: defaultdict[Source, list[Item]] = defaultdict(list)
+        for item in done:
+            by_source[item.source].append(item)
+        for source, items in by_source.items():
+            source.acknowledge(items)
         if not self.out and self._kept.is_alone:
             self._arrived.set()
 
@@ -287,10 +264,8 @@ class Pushing:
         self._arrived.set()  # who waits asks for it again
 
     async def _let_go(self, sources: Sequence[Source], *, out_too: bool = False) -> None:
-        link = self.subscriptions.live
         with contextlib.suppress(BrokerError):
-            if link is not None:
-                await self.subscriptions.end(link, sources)
+            await self.subscriptions.end(sources)
             if admissions := [source.admission for source in sources if source.admission is not None]:
                 await asyncio.wait(admissions, timeout=_KEPT_PAUSE)
             items = [item for source in sources for item in source.ready]
@@ -298,24 +273,22 @@ class Pushing:
                 items += self.out.values()
                 self.out.clear()
             for source in sources:
-                here = [item for item in source.ready if source.temporary is not None and not self.is_unsettled(item)]
+                here = [item for item in source.ready if source.temporary is not None and not item.is_unsettled]
                 source.ready.clear()
                 source.ready.extend(here)  # RabbitMQ has no place for it any more
             self.end([], sorted(items, key=lambda item: item.number))
-            if link is not None:
-                await link.channel.sync()
+            await asyncio.gather(*(source.channel.sync() for source in sources if source.channel is not None))
 
-    def _lost(self, link: Link) -> None:
-        """Hear that the connection is gone: RabbitMQ gives what was lent over it to others."""
-        if link is not self.subscriptions.link:
-            return
-        self.out.clear()
-        self._unsettled.clear()
-        for source in self.subscriptions.all():
-            source.forget()
+    def _lost(self, source: Source) -> None:
+        """Hear that a channel is gone: RabbitMQ gives what was lent over it to others."""
+        for item in [item for item in self.out.values() if item.source is source]:
+            del self.out[item.tag]
+        source.forget()
         self._arrived.set()
+
+    def _ended(self, why: asyncio.Future[str]) -> None:
         if not self._closed:
-            log.warning("the connection to RabbitMQ that receives was lost (%s); opening another", link.ended.result())
+            log.warning("the connection to RabbitMQ that receives was lost (%s); opening another", why.result())
             if any(source.temporary is not None for source in self.subscriptions.all()):
                 self.begin(self._open_again())
 

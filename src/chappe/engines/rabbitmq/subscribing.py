@@ -18,20 +18,18 @@ from chappe.messages.topology import Queue
 
 log = logging.getLogger("chappe.rabbitmq")
 
-_AGAIN: Final = 0.1  # seconds between two tries to prove that a queue answers
 _SOONEST, _LATEST = 0.1, 3.0  # seconds between two looks for a queue that is gone, while the others are served
-_PROMPT: Final = 1.5  # seconds in which RabbitMQ begins to push, if the queue has a leader; else its channel stands still for five
-_ALWAYS_THERE: Final = "amq.direct"
-_PROVERS: Final = 4  # connections at most by which queues are asked whether they have a leader again
+_PROMPT: Final = 1.5  # seconds in which RabbitMQ begins to push, if the queue has a leader; else the queue's channel stands still
 _FEW: Final = 4
 _ADMITTED: Final = 1.0  # seconds at most that others wait until what came again is kept elsewhere
 
 
 class Hears(NamedTuple):
-    """Whom subscriptions tell: of a message that `came`, of a connection that was `lost`, and that there is something to look at anew."""
+    """Whom subscriptions tell: that a message `came`, all of a queue was `lost`, the connection `ended`, or something `changed`."""
 
-    came: Callable[[Link, Source, int, Message], None]
-    lost: Callable[[Link], None]
+    came: Callable[[Source, int, Message], None]
+    lost: Callable[[Source], None]
+    ended: Callable[[asyncio.Future[str]], None]
     changed: Callable[[], None]
 
 
@@ -54,14 +52,13 @@ class Subscriptions:
         self.queues = list(queues)
         self.paused: set[str] = set()  # queues of which nothing is asked for
         self.sources = {queue: Source(queue, queue) for queue in queues}
-        self.sources |= {queue.name: Source(queue.name, "", temporary=queue) for queue in temporary}
+        self.sources |= {queue.name: Source(queue.name, "", queue) for queue in temporary}
         self.link: Link | None = None
         self.changing = asyncio.Lock()  # held while RabbitMQ is told what to push
         self._open_link = open_link
         self._declare = declare
         self._hears = hears
-        self._provers = asyncio.Semaphore(_PROVERS)
-        self._proving = Tasks("asking for a queue")
+        self._tasks = Tasks("asking for a queue")
         self._closed = False
 
     def all(self) -> list[Source]:
@@ -82,53 +79,31 @@ class Subscriptions:
         """Bind the temporary queues as if it had never been done: exchanges of others may have gone and come back."""
         with contextlib.suppress(BrokerUnavailable):
             async with self.changing:
-                for source in self.all():
-                    if source.temporary is not None and (link := self.live) is not None:
-                        source.is_bound = False
-                        await self._made(link, source, source.temporary)
+                if (link := self.live) is not None:
+                    await self._make_all(link)
 
     async def ask(self, wanted: Callable[[], int]) -> None:
-        """Have RabbitMQ push so many. Raises `BrokerUnavailable`, or `NotFound` for a queue that is gone."""
+        """Have RabbitMQ push so many; a queue that does not answer soon is served when it does. Raises `BrokerUnavailable`."""
         if self.live is not None and not self._short(wanted()):
             return
         async with self.changing:
             link = await self._linked()
             short = self._short(wanted())
-            missing: NotFound | None = None
-            gone: list[Source] = []
             for source in short:
-                try:
-                    async with asyncio.timeout(_PROMPT):
-                        await self._subscribe(link, source, wanted())
-                except TimeoutError:
-                    await self._hear_nothing(link, source, [one for one in short if one.subscription is None])
-                    return
-                except NotFound as error:
-                    missing, source.made_on = error, None
-                    if not source.absent_for and source.temporary is None:
-                        gone.append(source)
-                    self._miss(source, error)
-                else:
-                    source.absent_for = 0.0
-            if gone:
-                await self._declare_again(link, gone)
-            sources = [source for source in self.all() if source.subscription is not None]
-            if not sources and missing is not None and not gone:
-                raise missing
-            if short and len(sources) > 1:
+                source.asking = self._tasks.begin(self._subscribe(link, source, self._share(wanted())))
+            asked = [source.asking for source in short if source.asking is not None]
+            if asked and (await asyncio.wait(asked, timeout=_PROMPT))[1]:
+                await self._hear_something(link)
+            if asked and len(self.sources) > 1:
                 await self._came(link)
 
-    async def _declare_again(self, link: Link, gone: Sequence[Source]) -> None:
-        """Have queues that are gone be there again, and say which were: what RabbitMQ only has not found yet cannot be declared."""
-        await self._declare()
-        for source in gone:
-            with contextlib.suppress(BrokerError):
-                await link.queue(source.name, passive=True)
-                log.error(
-                    'the queue "%s" was not in RabbitMQ any more, and is declared again: the plain messages that waited in it are lost, '
-                    "those with a key, a delay, a priority, a result or an earlier attempt are in PostgreSQL and are not",
-                    source.name,
-                )
+    async def _hear_something(self, link: Link) -> None:
+        """Look whether it is RabbitMQ itself that is silent. Raises `BrokerUnavailable`."""
+        try:
+            async with asyncio.timeout(_PROMPT):
+                await link.channel.sync()
+        except TimeoutError:
+            raise BrokerUnavailable(f"RabbitMQ at {link.where} does not answer") from None
 
     async def came(self) -> None:
         """Return when what RabbitMQ has to push has come, so that what is there can be chosen from."""
@@ -139,22 +114,23 @@ class Subscriptions:
     async def _came(self, link: Link) -> None:
         sources = [source for source in self.all() if source.subscription is not None]
         for source in sources:
-            await link.queue(source.name, passive=True)
-        await link.channel.sync()
+            with contextlib.suppress(NotFound):  # its consumer hears of it
+                await link.queue(source.name, passive=True)
+        await asyncio.gather(*(source.channel.sync() for source in sources if source.channel is not None))
         if admissions := [source.admission for source in sources if source.admission is not None]:
             await asyncio.wait(admissions, timeout=_ADMITTED)
 
-    async def end(self, link: Link, sources: Sequence[Source]) -> None:
+    async def end(self, sources: Sequence[Source]) -> None:
         """Have nothing more pushed of these; what is on its way still comes."""
         for source in sources:
-            if source.subscription is not None:
+            if source.subscription is not None and source.channel is not None:
                 tag, source.subscription = source.subscription, None
-                await link.channel.cancel(tag)
+                await source.channel.cancel(tag)
 
     async def close(self) -> None:
         """Hang up."""
         self._closed = True
-        await self._proving.close()
+        await self._tasks.close()
         if self.link is not None:
             await self.link.close()
 
@@ -166,26 +142,56 @@ class Subscriptions:
     # --- asking for one
 
     def _short(self, wanted: int) -> list[Source]:
-        now, share = asyncio.get_running_loop().time(), self._share(wanted)
-        return [source for source in self.all() if source.is_short(share) and not source.is_away(now) and source.queue not in self.paused]
+        share = self._share(wanted)
+        return [one for one in self.all() if one.asking is None and one.queue not in self.paused and one.is_short(share)]
 
     def _share(self, wanted: int) -> int:
         """Return how much of what is asked for each queue should have on its way: with many queues, each has a part of it."""
         return wanted if len(self.sources) <= _FEW else max(1, _FEW * wanted // len(self.sources))
 
-    async def _subscribe(self, link: Link, source: Source, wanted: int) -> None:
-        await self.end(link, [source])
-        credit = credit_for(self._share(wanted))
-        generation = source.begin(credit)
-        if source.temporary is not None:
-            await _make(link, source, source.temporary)
-        await link.queue(source.name, passive=True)  # refused, consuming would end the connection
-        source.subscription = await link.channel.consume(
-            source.name,
-            lambda message: self._hears.came(link, source, generation, message),
-            prefetch=credit,
-            on_cancelled=lambda: self._cancelled(source, generation),
-        )
+    async def _subscribe(self, link: Link, source: Source, need: int) -> None:
+        """Ask for a queue; one that is gone is declared again, and looked for until it is there."""
+        try:
+            if source.channel is None:
+                source.channel = await link.lending(lambda: self._hears.lost(source))
+            await self.end([source])
+            credit = credit_for(need)
+            generation = source.begin(credit)
+            if source.temporary is not None:
+                await _make(link, source)
+            source.subscription = await source.channel.consume(
+                source.name,
+                lambda message: self._hears.came(source, generation, message),
+                prefetch=credit,
+                on_cancelled=lambda: self._cancelled(source, generation),
+            )
+            source.absent_for = 0.0
+        except NotFound as error:
+            await self._miss(link, source, error)
+        except BrokerUnavailable as error:
+            if not link.ended.done():
+                log.warning('RabbitMQ does not push what "%s" has (%s): does the queue have a leader?', source.name, error)
+        finally:
+            source.asking = None
+            self._hears.changed()
+
+    async def _miss(self, link: Link, source: Source, error: NotFound) -> None:
+        """Have a queue that is gone be there again, and say so if it takes long: RabbitMQ finds its queues a moment after its start."""
+        if "no queue" in str(error):
+            source.made_on = None
+        if not source.absent_for and source.temporary is None:
+            await self._declare()
+            with contextlib.suppress(BrokerError):  # what RabbitMQ only has not found yet cannot be declared
+                await link.queue(source.name, passive=True)
+                log.error(
+                    'the queue "%s" was not in RabbitMQ any more, and is declared again: the plain messages that waited in it are lost, '
+                    "those with a key, a delay, a priority, a result or an earlier attempt are in PostgreSQL and are not",
+                    source.name,
+                )
+        elif source.absent_for < 1.0 <= 2 * source.absent_for:
+            log.error('"%s" cannot be served (%s): it is looked for again, and the others are served', source.queue, error)
+        source.absent_for = min(_LATEST, max(_SOONEST, 2 * source.absent_for))
+        await asyncio.sleep(source.absent_for)
 
     def _cancelled(self, source: Source, generation: int) -> None:
         if source.generation == generation:
@@ -200,78 +206,26 @@ class Subscriptions:
             if self.link is not None:
                 await self._declare()
             link = self.link = await self._open_link()
-            link.ended.add_done_callback(lambda _: self._hears.lost(link))
-            for source in self.all():
-                if source.temporary is not None:
-                    await self._made(link, source, source.temporary)
+            link.ended.add_done_callback(self._hears.ended)
+            await self._make_all(link)
         return link
 
-    async def _made(self, link: Link, source: Source, queue: Queue) -> None:
-        try:
-            await _make(link, source, queue)
-        except NotFound as error:
-            self._miss(source, error)
-
-    # --- queues that do not answer
-
-    def _miss(self, source: Source, error: NotFound) -> None:
-        """Look for a queue later, and say so if it takes long: after its start RabbitMQ needs a moment to find its queues."""
-        source.looked_at = asyncio.get_running_loop().time()
-        if source.absent_for < 1.0 <= 2 * source.absent_for:
-            log.error('"%s" cannot be served (%s): it is looked for again, and the others are served', source.queue, error)
-        source.absent_for = min(_LATEST, max(_SOONEST, 2 * source.absent_for))
-
-    async def _hear_nothing(self, link: Link, mute: Source, others: Sequence[Source]) -> None:
-        """Go on without a queue that has no leader: what else is asked on a channel that waits for one waits too, so this needs another.
-
-        Those that were to be asked next may have none either: all of them have to prove that they have. Raises `BrokerUnavailable` if it is
-        RabbitMQ itself that is silent: then nothing is gained by giving back what is out.
-        """
-        try:
-            async with asyncio.timeout(_PROMPT):
-                await link.exchange(_ALWAYS_THERE, "direct", passive=True)
-        except TimeoutError:
-            raise BrokerUnavailable(f"RabbitMQ at {link.where} does not answer") from None
-        log.warning('RabbitMQ does not push what "%s" has: does the queue have a leader? The others are served', mute.name)
-        for source in others:
-            if source.temporary is None:
-                source.is_mute = True
-                self._proving.begin(self._prove(source))
-            else:
-                source.looked_at, source.absent_for = asyncio.get_running_loop().time(), _LATEST
-        link.cut()
-
-    async def _prove(self, source: Source) -> None:
-        """Ask for a queue over connections that nobody else needs, until it answers."""
-        while not self._closed:
-            try:
-                async with self._provers, asyncio.timeout(_PROMPT):
-                    link = await self._open_link()
-                    try:
-                        await link.queue(source.name, passive=True)
-                        await link.channel.consume(source.name, lambda _: None, prefetch=1, on_cancelled=lambda: None)
-                    finally:
-                        link.cut()  # what came goes back
-            except NotFound:
-                break  # whoever asks for it next says so
-            except (TimeoutError, BrokerError):
-                await asyncio.sleep(_AGAIN)
-            else:
-                break
-        source.is_mute = False
-        self._hears.changed()
+    async def _make_all(self, link: Link) -> None:
+        for source in self.all():
+            if source.temporary is not None:
+                with contextlib.suppress(NotFound):  # who asks for it says so
+                    await _make(link, source)
 
 
-async def _make(link: Link, source: Source, queue: Queue) -> None:
-    """Make a temporary queue exist on its connection. Raises `NotFound` for an exchange that is not there.
+async def _make(link: Link, source: Source) -> None:
+    """Make a temporary queue exist on its connection, and bind it. Raises `NotFound` for an exchange that is not there.
 
     Its name is new each time: RabbitMQ may not have heard yet that an earlier connection is gone, and with it the queue.
     """
+    assert source.temporary is not None
     if source.made_on is not link:
-        name = f"{queue.name}.{uuid4().hex}"
+        name = f"{source.queue}.{uuid4().hex}"
         await link.queue(name, durable=False, exclusive=True, arguments={"x-queue-type": "classic"})
-        source.name, source.made_on, source.is_bound = name, link, False
-    if not source.is_bound:
-        for binding in queue.bindings:
-            await link.bind(source.name, binding.exchange, binding.key)
-        source.is_bound = True
+        source.name, source.made_on = name, link
+    for binding in source.temporary.bindings:
+        await link.bind(source.name, binding.exchange, binding.key)
