@@ -75,6 +75,17 @@ async def test_what_is_published_at_once_leaves_no_gap(engine: EngineUnderTest, 
         assert [b for b in shown(records) if b.startswith(f"{number}.")] == [f"{number}.{n}" for n in range(10)]
 
 
+async def test_what_is_published_at_once_may_be_much(peer: Peer) -> None:
+    many = 20_000  # a step for each pair of them would take longer than any deadline
+    await send(peer, *[event("kept", "taken.x", str(n)) for n in range(many)])
+
+    async def archived() -> bool:
+        return len((await peer.store.archived(many - 2, 10)).records) == 2
+
+    await eventually(archived, True)
+    assert (await peer.broker.depth("q")).ready == many
+
+
 async def test_only_archiving_exchanges_are_archived(peer: Peer) -> None:
     await send(peer, event("plain", "x", "plain"), to("q", "default"), event("kept", "taken.x", "kept"))
     assert shown((await peer.store.archived(0, 10)).records) == ["kept"]

@@ -45,15 +45,15 @@ _ARCHIVED: Final[LiteralString] = (
     _KNOWN
     + """,
     sent as (
-        select * from unnest(%(exchanges)b::text[], %(keys)b::text[], %(ids)b::text[], %(envelopes)b::bytea[], %(places)s::integer[])
-            with ordinality as t (exchange, routing_key, id, envelope, place, number)
+        select * from unnest(
+            %(exchanges)b::text[], %(keys)b::text[], %(ids)b::text[], %(envelopes)b::bytea[], %(places)s::integer[], %(ranks)s::bigint[],
+            %(queues)b::text[]
+        ) as t (exchange, routing_key, id, envelope, place, rank, queues)
     ),
     stored as (
         insert into message (queue, rank, message_id, envelope)
         select queue, rank, id, envelope
-        from known, unnest(%(queues)s::integer[], %(ranks)s::bigint[], %(numbers)s::bigint[]) as t (queue, rank, number)
-            join sent using (number)
-        where ok returning queue
+        from known, sent, unnest(sent.queues::integer[]) as queue where ok returning queue
     ),
     head as (
         update archive_head set seq = seq + %(count)s from known where ok returning seq - %(count)s as before, now_seconds() as at
@@ -128,10 +128,9 @@ def _archiving(
     topology: int, publications: Sequence[Publication], envelopes: list[bytes], taken: Sequence[list[Known]], kept: list[bool]
 ) -> tuple[LiteralString, dict[str, Any]]:
     """Return what stores plain messages, and archives some of them, if the topology is still this one."""
-    copies = [(known.id, -p.priority, n) for n, (p, queues) in enumerate(zip(publications, taken, strict=True), 1) for known in queues]
-    queues, ranks, numbers = (list(column) for column in zip(*copies, strict=True)) if copies else ([], [], [])
     return _ARCHIVED, {
-        "topology": topology, "count": sum(kept), "queues": queues, "ranks": ranks, "numbers": numbers, "envelopes": envelopes,
+        "topology": topology, "count": sum(kept), "ranks": [-p.priority for p in publications], "envelopes": envelopes,
+        "queues": [f"{{{','.join(str(known.id) for known in queues)}}}" for queues in taken],
         "places": [place if is_kept else 0 for place, is_kept in zip(itertools.accumulate(map(int, kept)), kept, strict=True)],
         "exchanges": [p.exchange for p in publications], "keys": [p.routing_key for p in publications],
         "ids": [p.envelope.id for p in publications],
