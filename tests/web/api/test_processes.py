@@ -44,13 +44,13 @@ async def test_w7_the_last_lines_of_a_log_are_told_and_then_what_is_added(shop: 
 @pytest.mark.parametrize("how", ["moved", "emptied"])
 async def test_what_is_written_to_a_file_that_takes_the_place_of_another_is_told_from_its_beginning(shop: Open, how: str) -> None:
     log = shop.folder / "till.log"
-    log.write_text("old\n" * 10)
+    log.write_text("what came before\n" * 10)
     cursor = (await told(shop))["cursor"]
     if how == "moved":
         log.rename(shop.folder / "till.log.1")
-    log.write_text("new\n")
+    log.write_text("what comes now\n")
     found = await told(shop, cursor=cursor)
-    assert (found["lines"], found["is_new"]) == (["new"], True)
+    assert (found["lines"], found["is_new"]) == (["what comes now"], True)
 
 
 async def test_what_a_log_holds_cannot_deceive_who_reads_it(shop: Open) -> None:
