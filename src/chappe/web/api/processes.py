@@ -101,8 +101,9 @@ def _read(file: Path, cursor: str | None, limit: int) -> _Log:
         log.seek(begin)
         data = log.read(_READ)
     end = data.rfind(b"\n") + 1 or (len(data) if len(data) == _READ else 0)
-    lines = data[:end].removesuffix(b"\n").split(b"\n") if end else []
+    text = without_secrets(data[:end].removesuffix(b"\n").decode("utf-8", "backslashreplace"))  # all at once: each look costs as much
+    lines = text.split("\n") if end else []
     if cursor is None:
         lines = lines[1 if begin and len(lines) > 1 else 0 :][-limit:] if limit else []
-    shown = [printable(without_secrets(line.decode("utf-8", "backslashreplace")).rstrip("\r"))[:_LONGEST] for line in lines]
+    shown = [printable(line.rstrip("\r"))[:_LONGEST] for line in lines]
     return _Log(str(file), shown, f"{found.st_ino}-{begin + end}", is_new)
