@@ -86,16 +86,8 @@ class Kept(Event, exchange=Exchange("kept", archive=30 * 86400.0), routing_key="
     ratio: float
 
 
-class Passing(Event, exchange=Exchange("passing", archive=0.0), routing_key="passing"):
+class Passing(Kept, exchange=Exchange("passing", archive=0.0), routing_key="passing"):
     """The same of an exchange that is not."""
-
-    id: int
-    name: str
-    user: str
-    tags: list[str]
-    note: str
-    ok: bool
-    ratio: float
 
 
 @app.on(Kept)
