@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import socket
-import weakref
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -39,6 +38,7 @@ from chappe.engines.file.wire import (
     frame,
 )
 from chappe.errors import AlreadyOwned, BrokerError, BrokerUnavailable, ChappeError, Rejected, Unconfirmed, UnsafeStorage
+from chappe.forking import in_child
 from chappe.messages.envelope import Publication
 
 DEADLINE: Final = 5.0
@@ -55,17 +55,6 @@ _HARMLESS: Final = frozenset({  # they only read, or may be said again: a proces
 Decode = Callable[[Raw], Any]
 _publications: Final = msgspec.msgpack.Decoder(tuple[list[Publication]]).decode
 decode_plain: Final[Decode] = msgspec.msgpack.Decoder().decode
-_clients: Final[weakref.WeakSet[Client]] = weakref.WeakSet()  # of this process
-
-
-def _leave_all() -> None:
-    """Forget in a forked child the connections of its parent: what the child wrote into them would be taken for the parent's word."""
-    for client in list(_clients):
-        client.leave()
-    _clients.clear()
-
-
-os.register_at_fork(after_in_child=_leave_all)
 
 
 class _Call(msgspec.Struct, eq=False):
@@ -127,7 +116,7 @@ class Client:
         self._sweep_at = self._loop.time() + _SWEEP
         self._sweeper = self._loop.call_at(self._sweep_at, self._sweep)
         self._beat_at = self._loop.time() + _BEAT
-        _clients.add(self)
+        in_child(self.leave)  # what the child wrote into the connection would be taken for its parent's word
 
     # --- calling
 
