@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
 
 import msgspec
@@ -45,20 +45,20 @@ def tell_stacks(loop: asyncio.AbstractEventLoop, table: Path) -> None:
 
 def stacks_of(loop: asyncio.AbstractEventLoop, interrupted: FrameType | None) -> list[Stack]:
     """Return the stacks of all tasks of an event loop and of all other threads; `interrupted` is where its own thread was."""
-    current, found = asyncio.current_task(loop), list[Stack]()
+    current, found, places = asyncio.current_task(loop), list[Stack](), _Places()
     for task in sorted(asyncio.all_tasks(loop), key=lambda one: one.get_name())[:_MOST]:
         is_current = task is current and interrupted is not None
         frames = [one for one, _ in traceback.walk_stack(interrupted)][::-1] if is_current else _awaited(task.get_coro())
         envelope = getattr(getattr(task, "runs", None), "envelope", None)
-        found.append(Stack(f"task {task.get_name()}", getattr(envelope, "id", None), _shown(frames)))
+        found.append(Stack(f"task {task.get_name()}", getattr(envelope, "id", None), places.shown(frames)))
     own = sys._getframe()  # noqa: SLF001 - documented  # pyright: ignore[reportPrivateUsage]
     threads: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001 - the documented way to see threads  # pyright: ignore[reportPrivateUsage]
     for identity, innermost in threads.items():
         frames = [one for one, _ in traceback.walk_stack(innermost)][::-1]
         if own not in frames:
-            found.append(Stack(f"thread {identity}", _message_in(frames), _shown(frames)))
+            found.append(Stack(f"thread {identity}", _message_in(frames), places.shown(frames)))
         elif current is None and interrupted is not None:
-            found.append(Stack("the event loop", None, _shown([one for one, _ in traceback.walk_stack(interrupted)][::-1])))
+            found.append(Stack("the event loop", None, places.shown([one for one, _ in traceback.walk_stack(interrupted)][::-1])))
     return found
 
 
@@ -78,12 +78,19 @@ def _message_in(frames: Sequence[FrameType]) -> str | None:
     return next((context.id for context in contexts if isinstance(context, Context)), None)
 
 
-def _shown(frames: Iterable[FrameType]) -> list[tuple[str, str]]:
-    return [(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}", _code(frame)) for frame in list(frames)[-_DEEPEST:]]
+class _Places(dict[tuple[CodeType, int], tuple[str, str]]):
+    """The places of one look, each with the code there: hundreds of tasks wait in the same few, and this is said in a signal handler."""
 
+    def shown(self, frames: Iterable[FrameType]) -> list[tuple[str, str]]:
+        """Return what is said of the innermost frames."""
+        return [self._said_of(frame) for frame in list(frames)[-_DEEPEST:]]
 
-def _code(frame: FrameType) -> str:
-    return _clean(linecache.getline(frame.f_code.co_filename, frame.f_lineno, frame.f_globals).strip())
+    def _said_of(self, frame: FrameType) -> tuple[str, str]:
+        code, line = frame.f_code, frame.f_lineno
+        if (known := self.get((code, line))) is None:
+            source = _clean(linecache.getline(code.co_filename, line, frame.f_globals).strip())
+            known = self[code, line] = f"{code.co_filename}:{line} {code.co_name}", source
+        return known
 
 
 def _clean(text: str) -> str:
