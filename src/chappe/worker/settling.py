@@ -28,7 +28,9 @@ _MEASURE = 0.05
 class Settler:
     """Settles what is put into `waiting`, a batch at a time, soon after `soon` was called."""
 
-    def __init__(self, consumer: Consumer, merging: Merger, ports: Ports, after: Callable[[], None], settled: Callable[[], None]) -> None:
+    def __init__(
+        self, consumer: Consumer, merging: Merger, ports: Ports, *, after: Callable[[], None], settled: Callable[[], None]
+    ) -> None:
         """Prepare; `after` is called when a batch has left, `settled` when the broker has heard one."""
         self._consumer = consumer
         self._merging = merging

@@ -80,7 +80,7 @@ class Worker:
         self._plans = Plans(bus, deploy_window)
         self._idle: list[asyncio.Future[None]] = []
         self._slots: dict[int, OwnTask[None]] = {}
-        self._settler = Settler(consumer, merging, ports, self._ask, self._finish_if_due)
+        self._settler = Settler(consumer, merging, ports, after=self._ask, settled=self._finish_if_due)
         self._settlements = self._settler.waiting
         self._exits: dict[int, Settlement] = {}
         self._receives: set[asyncio.Task[float]] = set()
