@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chappe import redaction
 from chappe.settings import Pool
 
 from ..shop import Open, make, opened
@@ -56,6 +57,13 @@ async def test_what_is_written_to_a_file_that_takes_the_place_of_another_is_told
 async def test_what_a_log_holds_cannot_deceive_who_reads_it(shop: Open) -> None:
     (shop.folder / "till.log").write_bytes(b"\x1b[31mred\x07\n" + "\u202eevil\u2066 \x9b1m \u200b".encode() + b"\nnot \xff UTF-8\n")
     assert (await told(shop))["lines"] == ["\\x1b[31mred\\x07", "\\u202eevil\\u2066 \\x9b1m \\u200b", "not \\xff UTF-8"]
+
+
+async def test_no_secret_that_is_known_here_is_shown_of_a_log(shop: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_known", set[str]())  # it is forgotten again
+    redaction.remember({"broker": "postgresql://till:open-sesame@localhost/shop"})
+    (shop.folder / "till.log").write_text("before\ncannot reach till:open-sesame@localhost\nafter\n")
+    assert (await told(shop))["lines"] == ["before", "cannot reach till:***@localhost", "after"]
 
 
 async def test_no_answer_holds_more_of_a_log_than_it_may(shop: Open) -> None:
