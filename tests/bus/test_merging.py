@@ -13,7 +13,7 @@ from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
 from chappe.errors import Rejected
 from chappe.messages.envelope import Envelope, Options, Publication, changed
-from chappe.middleware.keys import Keys, Uniqueness
+from chappe.middleware.queueing import Queueing
 
 
 class Sync(Command, queue="sync", key="{house}"):
@@ -30,7 +30,7 @@ class Plain(Command, queue="plain"):
 
 @pytest.fixture
 def merger() -> Merger:
-    return Merger(Bus(Registry(), Providers(), (Keys(), Uniqueness())))
+    return Merger(Bus(Registry(), Providers(), (Queueing(),)))
 
 
 def sync(merger: Merger, identity: str, house: int, *what: str) -> Publication:

@@ -188,10 +188,12 @@ def merge_drops_a_field() -> None:
 
 @planted("storm", "messages of one key run side by side")
 def key_order_ignored() -> None:
-    from chappe.middleware.keys import Keys
+    from msgspec.structs import replace
 
-    wrap = Keys.wrap_send
-    Keys.wrap_send = lambda self, spec, call_next: wrap(self, spec, call_next) if spec.merges else call_next
+    from chappe.middleware.queueing import Queueing
+
+    wrap = Queueing.wrap_send
+    Queueing.wrap_send = lambda self, spec, call_next: wrap(self, spec if spec.merges else replace(spec, key=None), call_next)
 
 
 @planted("storm", "after a reconnection the client takes what was in flight for stored")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from chappe.bus.bus import Middleware
-from chappe.middleware.delivery import Delivery
-from chappe.middleware.keys import Fairness, Keys, Tracking, Uniqueness
 from chappe.middleware.limits import Expiry, TimeLimits
+from chappe.middleware.queueing import Queueing
 from chappe.middleware.rates import Rates
 from chappe.middleware.retries import Retries
 
@@ -13,7 +12,7 @@ from chappe.middleware.retries import Retries
 def defaults() -> list[Middleware]:
     """Return the default middleware, outermost first.
 
-    Retries is outside everything, so that whatever fails inside is another attempt. Expiry comes before Rates, so
+    Retries is outside everything, so that what has no attempt left is not begun. Expiry comes before Rates, so
     that a stale message takes no one's turn; Rates before TimeLimits, so that waiting is not working.
     """
-    return [Retries(), Expiry(), Rates(), TimeLimits(), Delivery(), Keys(), Fairness(), Uniqueness(), Tracking()]
+    return [Retries(), Expiry(), Rates(), TimeLimits(), Queueing()]

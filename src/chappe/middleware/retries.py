@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from chappe.bus.bus import Handle, Middleware
@@ -16,58 +16,39 @@ from chappe.messages.capabilities import MessageSpec, Retry
 
 
 class Retries(Middleware):
-    """Turns an exception into another attempt, until the attempts are spent."""
+    """Has what failed be handled again, until the attempts are spent: `judge` is what a worker asks, whoever raised the error."""
 
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
         self._chance = chance
 
     def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
-        retry = spec.retry
+        attempts = spec.retry.attempts
 
-        async def retried(message: Any, context: Context) -> Any:
-            if not context.queue:  # inline: the caller sees the error itself
-                return await call_next(message, context)
-            if context.attempt > retry.attempts:  # a worker died in the last one
+        def begun(message: Any, context: Context) -> Awaitable[Any]:
+            if context.queue and context.attempt > attempts:  # a worker died in the last one
                 raise Reject("attempts spent")
-            try:
-                return await call_next(message, context)
-            except BaseException as error:  # whatever a handler raises is a failed attempt, also sys.exit() of a script
-                verdict = self.judge(retry, context, error)
-                if verdict is error:
-                    raise
-                raise verdict from verdict.__cause__
+            return call_next(message, context)
 
-        return retried
+        return begun
 
     def judge(self, retry: Retry, context: Context, error: BaseException) -> BaseException:
         """Return the verdict that an error amounts to, with the error as its cause; a cancellation by the worker stays what it is."""
-        failed = verdict_of(error)
-        after: float | None = None
+        failed, asked, after = verdict_of(error), "", None
         if isinstance(failed, RetryLater):
-            after, cause = failed.after, failed.__cause__
-        elif isinstance(failed, Verdict) or _is_end_of_worker(failed):
+            asked, after, cause = f": {failed}", failed.after, failed.__cause__
+        elif isinstance(failed, Verdict):
             return failed
         else:
-            cause = failed = _cause(failed)
-        verdict = again(retry, context.attempt, self._chance, failed, after)
+            why = interruption() if isinstance(failed, asyncio.CancelledError) else None
+            if isinstance(why, asyncio.CancelledError):
+                return failed
+            cause = failed = why or failed
+        if context.attempt >= retry.attempts:
+            verdict: Verdict = Reject(f"attempts spent{asked}")
+        else:
+            verdict = RetryLater(summarize(failed), after=backoff(retry, context.attempt, self._chance()) if after is None else after)
         verdict.__cause__ = cause
         return verdict
-
-
-def _is_end_of_worker(error: BaseException) -> bool:
-    return isinstance(error, asyncio.CancelledError) and isinstance(interruption(), asyncio.CancelledError)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what failed: for a cancellation by the worker, why it cancelled."""
-    return (interruption() if isinstance(error, asyncio.CancelledError) else None) or error
-
-
-def again(retry: Retry, attempt: int, chance: Callable[[], float], error: BaseException, after: float | None) -> Verdict:
-    """Decide between another attempt and the end."""
-    if attempt >= retry.attempts:
-        return Reject(f"attempts spent: {error}" if isinstance(error, RetryLater) else "attempts spent")
-    return RetryLater(summarize(error), after=backoff(retry, attempt, chance()) if after is None else after)
 
 
 def backoff(retry: Retry, attempt: int, chance: float) -> float:

@@ -66,7 +66,7 @@ class Plans(dict[tuple[str, str, str], Plan]):
 
 
 async def _plan_of(bus: Bus, name: str, queue: str, content_type: str) -> Plan:
-    """Return a plan in which `Retries` judges also what is raised outside of it, so that all that fails follows one policy."""
+    """Return a plan in which `Retries`, where it is there, judges all that is raised."""
     kind = bus.registry.message(name)
     retries = next((m for m in bus.middleware if isinstance(m, Retries)), None)
     judge = _as_it_is if retries is None else functools.partial(retries.judge, kind.__spec__.retry)
