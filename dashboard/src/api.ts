@@ -105,6 +105,8 @@ export interface Message {
   key?: string | null;
   budget?: string | null;
   runs_on?: string | null;
+  /** Whether it has started there, of what is running; true where nothing is said. */
+  begun?: boolean;
   size?: number;
   number?: number | null;
   reason?: string | null;

@@ -28,7 +28,7 @@ function momentsOf(life: Life): Moment[] {
     const words: Record<string, string> = {
       delayed: place.due ? "Delayed until" : "Delayed",
       ready: "Ready",
-      running: `Attempt ${place.attempt} runs${place.runs_on ? ` on ${place.runs_on}` : ""}`,
+      running: place.begun === false ? `Attempt ${place.attempt} waits for a slot of ${place.runs_on}` : `Attempt ${place.attempt} runs${place.runs_on ? ` on ${place.runs_on}` : ""}`,
       dead: `Dead: ${place.reason ?? "it failed"}`,
       done: "Done",
     };
@@ -171,12 +171,13 @@ export function Message() {
                       ["Priority", place?.priority ? String(place.priority) : null],
                       ["Key", place?.key && <span class="mono">{place.key}</span>],
                       ["Budget", place?.budget && <span class="mono">{place.budget}</span>],
-                      ["Runs on", place?.runs_on],
+                      ["Sent", place?.sent_at && <Ago at={place.sent_at} />],
+                      [place?.begun === false ? "Waits in" : "Runs on", place?.runs_on],
                       ["Merged into", life.tracked?.merged_into && <a href={to("message", life.tracked.merged_into)}>{life.tracked.merged_into}</a>],
                     ]}
                   />
                 </Panel>
-                {life.places.map((one) => one.state === "running" && one.runs_on && <RunningStack key={one.queue} message={id} process={one.runs_on} />)}
+                {life.places.map((one) => one.state === "running" && one.begun !== false && one.runs_on && <RunningStack key={one.queue} message={id} process={one.runs_on} />)}
                 <Panel title="Its life">
                   <TimeLine life={life} />
                 </Panel>

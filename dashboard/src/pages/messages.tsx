@@ -35,6 +35,7 @@ function Rows({ messages, queue }: { messages: Message[]; queue?: string }) {
                 {one.type}
               </a>
               <span class="mono dim">{one.id}</span>
+              {one.begun === false && <span class="dim">waits for a slot of {one.runs_on}</span>}
               {one.error && <span class="dead">{one.error}</span>}
             </td>
             {!queue && (

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from chappe.engines.file import looking
+from chappe.engines.file.running_tables import folder_of
 from chappe.messages.envelope import Envelope, Publication
+from chappe.worker.running_table import RunningTable
 
 from ..shop import Open
 
@@ -92,3 +94,16 @@ async def test_many_are_looked_through_in_bounded_steps(shop: Open, monkeypatch:
     ids = await asyncio.gather(*(sent(shop, "invite", {"address": f"a{n}"}) for n in range(30)))
     assert [one["id"] for one in await listed(shop, text='"a29"')] == [ids[29]]
     assert await reasons(shop, ids[29]) == ["no_worker"]
+
+
+async def test_what_a_process_has_and_has_not_begun_says_so(shop: Open) -> None:
+    table = RunningTable(folder_of(shop.folder / "chappe.db"), 1)
+    broker = (await shop.app.connection({"table": table.path.name})).broker
+    begun, waits = [await sent(shop, "invite", {"address": name}) for name in ("ada", "bob")]
+    async with broker.consume(["invites"], prefetch=2) as consumer:
+        first, _ = await consumer.receive(2, 60.0)
+        table.begin(0, first.tag)
+        assert {one["id"]: one.get("begun", True) for one in await listed(shop)} == {begun: True, waits: False}
+        (place,) = (await shop.client.get(f"/api/messages/{waits}")).json()["places"]
+        assert (place["begun"], place["why"][0]["reason"]) == (False, "busy")
+    table.close()

@@ -25,7 +25,7 @@ _WITHIN: Final = 0.5  # seconds for which one request looks on, where few of man
 
 
 class Listed(Struct, frozen=True, omit_defaults=True):
-    """A message in a list; `runs_on` is the process that runs it."""
+    """A message in a list; `runs_on` is the process that runs it, or has it and, as far as is known, has not `begun` it yet."""
 
     id: str
     type: str
@@ -40,6 +40,7 @@ class Listed(Struct, frozen=True, omit_defaults=True):
     key: str | None = None
     budget: str | None = None
     runs_on: str | None = None
+    begun: bool = True
     number: int | None = None
     reason: str | None = None
     error: str | None = None
@@ -126,7 +127,8 @@ def _fields(message: MessageStatus) -> dict[str, Any]:
         "id": envelope.id, "type": envelope.type, "queue": message.queue, "state": message.state, "attempt": message.attempt,
         "size": len(envelope.body), "priority": message.priority, "deaths": message.deaths,
         "sent_at": envelope.timestamp or sent_at(envelope.id), "due": message.due, "key": message.key, "budget": message.budget,
-        "runs_on": message.holder, "number": message.number, "reason": message.reason, "error": message.error, "died_at": message.died_at,
+        "runs_on": message.holder, "begun": message.begun, "number": message.number, "reason": message.reason, "error": message.error,
+        "died_at": message.died_at,
     }  # fmt: skip
 
 
