@@ -104,7 +104,7 @@ export function Queue() {
               [
                 "In use",
                 <span class="use">
-                  <Meter used={queue.running} of={slots} label={`Slots in use of ${slots}`} /> {queue.running} of {plural(slots, "slot")}
+                  <Meter used={queue.running} of={slots} label={`Slots in use of ${slots}`} /> {Math.min(queue.running, slots)} of {plural(slots, "slot")}
                 </span>,
               ],
               ["Consumers", queue.consumers ? String(queue.consumers) : <span class="dead">none: nothing takes from this queue</span>],
