@@ -208,7 +208,7 @@ async def test_what_a_frozen_engine_lends_to_a_receive_that_was_given_up_is_give
     [
         ("depth", ("q",), BrokerUnavailable),
         ("declare", (Topology(queues=(bind("q"),)),), BrokerUnavailable),
-        ("purge", ("q", False), Unconfirmed),
+        ("purge", ("q", False, None), Unconfirmed),
         ("retry_letters", ([1],), Unconfirmed),
         ("discard_letters", ([1],), Unconfirmed),
         ("mark", ("m1", "h", (), None), Unconfirmed),

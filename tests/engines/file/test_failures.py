@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from chappe.engines.contract.broker import Ack, Dead, Depth, Retry
-from chappe.engines.file import server
+from chappe.engines.file import endings, server
 from chappe.engines.file.broker import FileBroker
-from chappe.engines.file.purge import Purge
+from chappe.engines.file.endings import Endings
 from chappe.engines.file.reserve import Reserve
 from chappe.engines.file.server import Engine
 from chappe.engines.file.wire import PROTOCOL, decode_answer, decode_request, frame
@@ -46,18 +46,19 @@ async def broker(engine: Engine) -> AsyncIterator[FileBroker]:
     await made.close()
 
 
-async def test_nothing_is_taken_for_a_queue_that_is_being_deleted(
+async def test_what_comes_while_a_queue_is_being_deleted_goes_with_it(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Purge.step, "__defaults__", (5,))
+    monkeypatch.setattr(endings, "_PURGED_AT_ONCE", 5)
     await broker.publish([message(f"m{n}") for n in range(40)] + [message(f"d{n}", delay=0.01) for n in range(40)])
     deleting = asyncio.ensure_future(broker.purge("q", delete=True))
     await asyncio.sleep(0)
     await broker.publish([message("other", "r")])
+    await broker.publish([message("late"), message("later", delay=60.0)])
     assert not deleting.done()
+    assert await deleting == 82
     with pytest.raises(Unroutable):
-        await broker.publish([message("late")])
-    assert await deleting == 80
+        await broker.publish([message("after")])
     rows = engine.ledger.turn.db.execute("select (select count(*) from ready), (select count(*) from delayed)").fetchone()
     assert rows == (1, 0), "only what waits in the other queue is left"
     await broker.declare(Topology(queues=(bind("q"),)))
@@ -65,7 +66,7 @@ async def test_nothing_is_taken_for_a_queue_that_is_being_deleted(
 
 
 async def test_a_deletion_that_is_refused_half_way_leaves_the_queue_in_use(broker: FileBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Purge.step, "__defaults__", (5,))
+    monkeypatch.setattr(endings, "_PURGED_AT_ONCE", 5)
     await broker.publish([message(f"m{n}") for n in range(40)])
     async with broker.consume(["q"], prefetch=1) as consumer:
         deleting = asyncio.ensure_future(broker.purge("q", delete=True))
@@ -391,15 +392,16 @@ async def test_a_purge_that_finds_room_at_the_second_try_is_answered_with_what_i
 async def test_a_purge_that_ends_in_a_turn_that_is_undone_is_refused_and_nothing_else(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Purge.step
+    purge = Endings.purge
+    monkeypatch.setattr(endings, "_PURGED_AT_ONCE", 1)
 
-    def last_step_meets_a_full_disk(purge: Purge) -> bool:
-        done = step(purge, 1)
-        if done:
+    def last_step_meets_a_full_disk(self: Endings, *asked: Any) -> Any:
+        answer = purge(self, *asked)
+        if answer[1] is None:
             full_once(engine, monkeypatch)
-        return done
+        return answer
 
-    monkeypatch.setattr(Purge, "step", last_step_meets_a_full_disk)
+    monkeypatch.setattr(Endings, "purge", last_step_meets_a_full_disk)
     await broker.publish([message("a"), message("b")])
     with pytest.raises(StorageFull):
         await broker.purge("q")
@@ -426,21 +428,19 @@ async def test_a_receive_that_was_served_in_a_turn_that_is_undone_is_served_in_t
 async def test_a_deletion_that_is_refused_half_way_leaves_no_message_of_a_key_behind(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Purge.step
-    steps = 0
+    purge = Endings.purge
+    monkeypatch.setattr(endings, "_PURGED_AT_ONCE", 1)
 
-    def refused_at_the_second(purge: Purge) -> bool:
-        nonlocal steps
-        steps += 1
-        if steps == 2:
+    def refused_at_the_second(self: Endings, queue: str, delete: bool, place: Any) -> Any:
+        if place is not None:
             raise BrokerError("a message began to run")
-        return step(purge)
+        return purge(self, queue, delete, place)
 
     await broker.publish([message(f"k{n}", key="k") for n in range(3)])
     async with broker.consume(["q"], prefetch=5) as consumer:
         (first,) = await consumer.receive(5, 1.0)
         await consumer.settle([Retry(first.tag, 3600.0)])  # it keeps the turn of its key, and is the first that the deletion removes
-        monkeypatch.setattr(Purge, "step", refused_at_the_second)
+        monkeypatch.setattr(Endings, "purge", refused_at_the_second)
         with pytest.raises(BrokerError, match="began to run"):
             await broker.purge("q", delete=True)
         assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["k1"]

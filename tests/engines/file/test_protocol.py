@@ -14,7 +14,7 @@ import pytest
 from chappe.engines.contract.broker import Ack
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.connection import Connection
-from chappe.engines.file.purge import Purge
+from chappe.engines.file.endings import Endings
 from chappe.engines.file.server import Engine
 from chappe.engines.file.verbs import DECODERS
 from chappe.engines.file.wire import PROTOCOL, Frames, decode_answer, decode_request, frame
@@ -89,10 +89,9 @@ HELLO = {"protocol": PROTOCOL, "name": "stranger"}
         [(1, "hello", HELLO), (2, "hello", {**HELLO, "name": "another"})],
         [(1, "hello", HELLO), (1, "hello", HELLO)],
         [(1, "hello", {**HELLO, "info": {"queues": "x" * 100_000}})],
-        [(1, "purge", "theirs", False), (1, "purge", "theirs", True)],
         [(n, "receive", ["q"], 1, 60.0) for n in range(1001)],
     ],
-    ids=["receives twice", "has two names", "says hello twice", "says much of itself", "purges twice", "asks too often"],
+    ids=["receives twice", "has two names", "says hello twice", "says much of itself", "asks too often"],
 )
 async def test_who_breaks_the_protocol_is_refused_and_dropped(
     engine: Engine, broker: FileBroker, caplog: pytest.LogCaptureFixture, said: list[Any]
@@ -150,7 +149,7 @@ async def test_a_request_at_which_the_engine_fails_is_refused_and_the_turn_done_
     posted = message("before", "theirs")
     other.say(1, "publish", [posted])
     other.say(2, "receive", ["theirs"], 1, 60.0)
-    other.say(3, "purge", "q", False)
+    other.say(3, "purge", "q", False, None)
     stranger.say(2, verb)
     other.say(4, "depth", "theirs")
     await auntil(lambda: len(other.answers) == 4, "every answer")
@@ -165,12 +164,12 @@ async def test_a_request_at_which_the_engine_fails_is_refused_and_the_turn_done_
 async def test_a_purge_at_which_the_engine_fails_ends_with_its_client(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(purge: Purge, most: int = 0) -> bool:
+    def failing(*_: Any) -> None:
         raise KeyError("strange")
 
-    monkeypatch.setattr(Purge, "step", failing)
+    monkeypatch.setattr(Endings, "purge", failing)
     stranger = Stranger(engine)
-    stranger.say(1, "purge", "theirs", True)
+    stranger.say(1, "purge", "theirs", True, None)
     await auntil(lambda: stranger.aborted, "the client to be dropped")
     await serves(broker)
     await broker.publish([message("again", "theirs")])
@@ -264,7 +263,7 @@ class Talk:
                 chance.choice((0.0, 0.001, 60.0)),
             ],
             "cancel": [chance.choice((1, 2, 3))],
-            "purge": [self._queue(), chance.random() < 0.3],
+            "purge": [self._queue(), chance.random() < 0.3, None],
             "publish": [[self._posted() for _ in range(chance.randrange(4))]],
             "settle": [[self._settlement(others) for _ in range(chance.randrange(4))]],
             "result": [f"m{chance.randrange(5)}", chance.choice((0.0, 0.001, 60.0))],

@@ -17,11 +17,10 @@ import pytest
 
 from chappe.engines.contract.broker import Ack, Depth, Retry
 from chappe.engines.contract.fleet import EngineStatus
-from chappe.engines.file import deaths, server
+from chappe.engines.file import deaths, endings, server
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.dispatch import Dispatch, Reading
 from chappe.engines.file.owner import is_of_this_user, socket_path
-from chappe.engines.file.purge import Purge
 from chappe.engines.file.running_tables import HEADER, SLOT, folder_of
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
@@ -420,7 +419,7 @@ async def test_a_long_line_of_one_key_is_passed_over_in_several_turns(
 async def test_a_long_queue_is_purged_in_several_turns_while_others_are_served(
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Purge.step, "__defaults__", (50,))
+    monkeypatch.setattr(endings, "_PURGED_AT_ONCE", 50)
     await broker.declare(Topology(queues=(bind("other"),)))
     await broker.publish([message(n) for n in range(500)] + [msgspec.structs.replace(message(n), delay=99.0) for n in range(120)])
     before = engine.turns

@@ -72,7 +72,7 @@ def settled_by_another(house: House) -> Answer:
         assert house.running("shop.on.sold") == 1, "its owner lost it"
     until(lambda: house.running("shop.on.sold") == 0)
     with house.wire() as wire:
-        assert wire.ask("purge", "shop.on.sold", False) == ("done", "1")
+        assert wire.ask("purge", "shop.on.sold", False, None) == ("done", "[1, null]")
     return Answer("done" if not stolen else "stolen", answers[-1])
 
 

@@ -49,13 +49,12 @@ class Promises:
         self._letters = 0
         self._seq = 0
         self._envelopes: dict[int, bytes] = {}
-        self._doomed: dict[tuple[str, int], frozenset[Fact]] = {}
 
     def copy(self) -> Promises:
         """Return a copy that goes its own way."""
         twin = Promises()
         twin.facts = dict(self.facts)
-        twin._letters, twin._seq, twin._envelopes, twin._doomed = self._letters, self._seq, self._envelopes, dict(self._doomed)
+        twin._letters, twin._seq, twin._envelopes = self._letters, self._seq, self._envelopes
         return twin
 
     def take(self, asked: Asked, answered: Answered | None) -> None:
@@ -124,13 +123,10 @@ class Promises:
                 self._store(p, asked.now)
             self.facts["schedule", schedule] = slot
 
-    def _purge(self, asked: Asked, count: int | None, queue: str, delete: bool) -> None:
-        """Take away what was there when it began; the engine does what is delayed in its first step, and what is ready in the next."""
-        place = (asked.client, asked.serial)
-        state = "ready" if place in self._doomed else "delayed"
-        doomed = self._doomed.setdefault(place, frozenset(name for name in self.facts if name[:2] == ("message", queue)))
-        for name in doomed:
-            if name in self.facts and self.facts[name].state == state:
+    def _purge(self, asked: Asked, value: Any, queue: str, delete: bool, place: Any) -> None:
+        """Take away what waits; there is less than the engine removes at once."""
+        for name in [name for name in self.facts if name[:2] == ("message", queue)]:
+            if self.facts[name].state in ("ready", "delayed"):
                 del self.facts[name]
                 self._end(queue, name[2], "dead", asked.now)
 

@@ -43,7 +43,6 @@ class WitnessedEngine(Engine):
         self._tape = tape
         self._called: dict[Connection, str] = {}
         self._receives: dict[str, set[int]] = {}
-        self._purging: dict[tuple[Connection, int], tuple[Any, ...]] = {}
         self._listen()
 
     def attach(self, send: Callable[[bytes], None], abort: Callable[[], None] = lambda: None) -> Connection:
@@ -68,23 +67,15 @@ class WitnessedEngine(Engine):
 
     def _perform(self, connection: Connection, request: Request) -> None:
         name, verb = self._called[connection], request.verb
-        if verb == "purge":
-            self._purging[connection, request.serial] = DECODERS[verb](request.arguments)
         if verb == "receive":
             self._receives[name].add(request.serial)
-        elif verb in _WRITES and verb != "purge":
+        elif verb in _WRITES:
             arguments = DECODERS[verb](request.arguments)
             if verb == "settle":
                 held = connection.session.claims
                 arguments = (*arguments, {tag: (c.queue.name, c.message_id) for tag, c in held.items()})
             self._tape.ask(verb, arguments, self.ledger.turn.now(), (name, request.serial), connection.session.name)
         super()._perform(connection, request)
-
-    def _step_purges(self) -> None:
-        for connection, serial in self.purges.going:
-            arguments = self._purging[connection, serial]
-            self._tape.ask("purge", arguments, self.ledger.turn.now(), (self._called[connection], serial), connection.session.name)
-        super()._step_purges()
 
     def _listen(self) -> None:
         """Have the engine's own work on the tape: what falls due, what lost clients held, what was kept long enough."""

@@ -97,7 +97,7 @@ class FileBroker:
         return await self.client.call("depth", queue, decode=_depth)
 
     async def purge(self, queue: str, *, delete: bool = False) -> int:
-        return await self.client.call("purge", queue, delete)
+        return await _purge(self.client, queue, delete=delete)
 
     async def cancel(self, message_id: str) -> str:
         return await self.client.call("cancel_message", message_id)
@@ -239,7 +239,7 @@ class FileConsumer:
         """Remove a temporary queue, and tell whether the engine answers; what it does not hear it does itself, when this client is gone."""
         for _ in range(_TRIES):
             try:
-                await self._client.call("purge", name, True)
+                await _purge(self._client, name, delete=True)
             except NotFound:
                 break
             except (BrokerUnavailable, Unconfirmed):
@@ -258,3 +258,12 @@ class FileConsumer:
         """Hear which deliveries a restarted engine gave to others."""
         for tag in tags:
             self._out.pop(tag, None)
+
+
+async def _purge(client: Client, queue: str, *, delete: bool) -> int:
+    count, place = 0, None
+    while True:
+        gone, place = await client.call("purge", queue, delete, place)
+        count += gone
+        if place is None:
+            return count

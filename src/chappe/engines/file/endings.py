@@ -14,7 +14,10 @@ from chappe.engines.file.dispatch import Dispatch
 from chappe.engines.file.queues import HAS_FILE, HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
 from chappe.engines.file.running_tables import KILL_AFTER, Account
 from chappe.engines.file.turn import DELAY, Turn
+from chappe.engines.file.wire import Number
+from chappe.errors import BrokerError
 from chappe.failures import why_dead
+from chappe.words import counted
 
 NEVER: Final = float("inf")  # when a message is due that waits for a budget
 _PASSING: Final = HISTORY | HOLDER | RETURNED | SUSPECT  # what a dead letter does not keep
@@ -28,6 +31,11 @@ _KEEP_UNIQUE = "update dead set unique_name = (select name from unique_key where
 
 _READY = "select queue, rank, id, message_id, flags, key from ready where message_id = ?"
 _DELAYED = "select queue, due, id, message_id, flags, key from delayed where message_id = ?"
+_PURGED_READY = (
+    "select rank, id, message_id, flags, key from ready where queue = ? and (rank, id) > (?, ?) and id <= ? order by rank, id limit ?"
+)
+_PURGED_DELAYED = "select due, id, message_id, flags, key from delayed where queue = ? and id <= ? limit ?"
+_PURGED_AT_ONCE: Final = 5_000  # what others ask waits meanwhile
 
 Removed = tuple[int, str, int, str | None]  # the number, id, flags and key of a message that was removed before it ended
 
@@ -261,3 +269,36 @@ class Endings:
                 self.removed(queue, [(number, *rest)], CANCELLED)
                 self._dispatch.refresh(queue)
         return state
+
+    def purge(self, queue: str, delete: bool, place: tuple[Number, Number, Number] | None) -> tuple[int, tuple[int, int, int] | None]:
+        """Remove some of what is ready and delayed in a queue, and return how many and the place at which to go on, if that was not all.
+
+        What comes or becomes due after the first step may stay. With `delete` it goes too, and the queue with the last: raises
+        `BrokerError` where messages of it are running or dead, and `NotFound`.
+        """
+        turn, most = self._turn, _PURGED_AT_ONCE
+        if place is not None and queue not in turn.routes.queues:
+            return 0, None  # another one was faster
+        found = turn.routes.queue(queue)
+        if delete and (found.running or found.dead):
+            raise BrokerError(
+                f'queue "{queue}" has {found.running} running and {counted(found.dead, "dead message")}; '
+                "end or discard them before deleting it"
+            )
+        turn.write()
+        until, rank, number = place or (2**62 if delete else turn.next_id(), -(2**62), 0)
+        delayed = turn.db.execute(_PURGED_DELAYED, (found.id, until, most)).fetchall()
+        turn.db.executemany("delete from delayed where due = ? and id = ?", [row[:2] for row in delayed])
+        seen = turn.db.execute(_PURGED_READY, (found.id, rank, number, until, most - len(delayed))).fetchall()
+        ready = [row for row in seen if row[1] not in turn.claims]
+        turn.db.executemany("delete from ready where queue = ? and rank = ? and id = ?", [(found.id, *row[:2]) for row in ready])
+        found.delayed -= len(delayed)
+        found.rows -= len(ready)
+        self.removed(found, [row[1:] for row in (*delayed, *ready)], "purged")
+        self._dispatch.refresh(found)  # what waited for a key whose message was removed is behind the cursor
+        if is_over := len(delayed) + len(seen) < most:
+            if delete:
+                turn.routes.remove(found)
+        elif seen:
+            rank, number, *_ = seen[-1]
+        return len(delayed) + len(ready), None if is_over else (until, rank, number)

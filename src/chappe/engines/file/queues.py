@@ -83,7 +83,6 @@ class QueueState:
     done: int = 0
     retried: int = 0
     died: int = 0
-    closed: bool = False
     paused: bool = False  # whether nothing of it is lent
     line: Line = field(default_factory=Line)
 

@@ -86,11 +86,6 @@ class Routes:
         for queue in self.queues.values():
             queue.paused = queue.name in paused
 
-    def close(self, queue: QueueState, *, closed: bool) -> None:
-        """Route nothing more to a queue that is about to be removed, or route to it again."""
-        queue.closed = closed
-        self._cache.clear()
-
     def remove(self, queue: QueueState) -> None:
         """Forget a queue that is empty, and its bindings."""
         self._db.execute("delete from queue where id = ?", (queue.id,))
@@ -110,8 +105,8 @@ class Routes:
         return found
 
     def _match(self, exchange: str, routing_key: str) -> tuple[QueueState, ...]:
-        open_ = {queue.name: queue.bindings for queue in self.queues.values() if not queue.closed}
-        return tuple(self.queues[name] for name in takers(self.exchanges, open_, exchange, routing_key))
+        bound = {queue.name: queue.bindings for queue in self.queues.values()}
+        return tuple(self.queues[name] for name in takers(self.exchanges, bound, exchange, routing_key))
 
 
 def _declared(state: QueueState) -> Queue:

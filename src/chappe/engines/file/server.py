@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import apsw
-from msgspec import Raw
 from msgspec.structs import replace
 
 from chappe import errors
@@ -26,7 +25,7 @@ from chappe.engines.file.database import PASSING
 from chappe.engines.file.deaths import Deaths
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.owner import Ownership
-from chappe.engines.file.purge import Purges
+from chappe.engines.file.queues import QueueState
 from chappe.engines.file.reserve import Reserve
 from chappe.engines.file.room import Room
 from chappe.engines.file.verbs import DECODERS, Verbs
@@ -70,7 +69,6 @@ class Engine:
         self.turns = 0
         self._inbox: list[tuple[Connection, Request]] = []
         self._at: tuple[Connection, Request] | None = None  # the request that is being performed
-        self._stepping = False  # whether the purges are
         self._lost: list[Connection] = []
         self._dropped: list[Connection] = []
         self._scheduled = False
@@ -82,13 +80,14 @@ class Engine:
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         self.room = Room(self.ledger.turn, reserve, self._give_up)
         self.waits = Waits(self.ledger, self.verbs.records, self._touched)
-        self.purges = Purges(self.ledger)
+        self._left: set[QueueState] = set()  # temporary queues whose owners were not here at the last look
+        self._removing: list[QueueState] = []  # those of owners that were missed before too, and do not come back
         self._deaths = Deaths(self.ledger)
         self._leftovers = Leftovers(path, self.ledger.turn.db)
         self.special: dict[str, Callable[[Connection, Request], None]] = {  # verbs that wait, or are about the connection itself
             "hello": self.waits.say_hello, "receive": self.waits.receive, "cancel": self.waits.cancel, "result": self.waits.await_result,
             "await_archived": self.waits.await_archived,
-            "purge": self.purges.begin, "cancel_message": self.cancel_message,
+            "cancel_message": self.cancel_message,
         }  # fmt: skip
         self.ledger.dispatch.held_back = self.ledger.turn.was_held
         self._serve_after(grace if self.ledger.turn.was_held else 0.0)
@@ -170,7 +169,7 @@ class Engine:
     def _store(self, inbox: list[tuple[Connection, Request]], lost: list[Connection]) -> Exception | None:
         """Do what came in and commit it; return what went wrong, after which nothing of it is stored."""
         ledger, touched = self.ledger, self._touched
-        self._at, self._stepping = None, False
+        self._at = None
         try:
             for connection in lost:
                 self._deaths.end(connection.session)
@@ -183,7 +182,7 @@ class Engine:
                 touched.add(connection)
                 self._perform(connection, request)
             self._at = None
-            self._step_purges()
+            self._remove_left()
             if self._pruning:
                 self._pruning = not self.verbs.records.prune()
             ledger.dispatch.promote()
@@ -199,6 +198,13 @@ class Engine:
             return error
         return None
 
+    def _remove_left(self) -> None:
+        """Remove temporary queues that were left, a bounded part of them in each turn."""
+        there = self.ledger.turn.routes.by_id
+        self._removing = [queue for queue in self._removing if there.get(queue.id) is queue and not (queue.running or queue.dead)]
+        for queue in self._removing:
+            self.ledger.endings.purge(queue.name, True, None)
+
     def _take_back(self, failure: Exception, inbox: list[tuple[Connection, Request]], lost: list[Connection]) -> bool:
         """Undo a turn that failed, and say whether its requests are refused; else it is done again, without the one that is at fault."""
         try:
@@ -208,13 +214,12 @@ class Engine:
             return False
         self._lost[:0] = lost
         self._deaths.undo()
-        self.purges.undo()
         self._pruning = False
         self._take_back_answers(inbox)
         if isinstance(failure, errors.StorageFull):
             if self.room.make():
                 log.error("%s: what is new is refused, what is stored goes on from the reserve", failure)
-                self._begin_again(inbox, failure)
+                self._begin_again(inbox)
                 return False
             refusal: ChappeError = failure
         else:
@@ -223,21 +228,15 @@ class Engine:
                 connection, request = self._at
                 log.error('the request "%s" failed: the turn is done again without it', request.verb, exc_info=failure)
                 self._drop(connection, request, BrokerError(what))
-                self._begin_again(inbox, BrokerError(what) if self._stepping else None)
+                self._begin_again(inbox)
                 return False
             log.error("a turn of %s failed and was undone", counted(len(inbox), "request"), exc_info=failure)
             refusal = errors.Rejected(what)
         self._refuse_all(inbox, refusal)
-        self.purges.refuse(refusal)
         return True
 
-    def _begin_again(self, inbox: list[tuple[Connection, Request]], refusal: ChappeError | None = None) -> None:
-        """Do a turn again that was undone; `refusal` is for the purges that had been going on."""
-        for connection, request in inbox:
-            if request.verb == "purge":
-                self.purges.forget(connection, request.serial)  # it begins again with its request
-        if refusal is not None:
-            self.purges.refuse(refusal)
+    def _begin_again(self, inbox: list[tuple[Connection, Request]]) -> None:
+        """Do a turn again that was undone."""
         self._inbox[:0] = [(c, request) for c, request in inbox if not (request.verb == "receive" and request.serial in c.receiving)]
         self.schedule()
 
@@ -245,7 +244,7 @@ class Engine:
         """Refuse a request, and have its client closed at the end of the turn: whoever breaks the protocol may not disturb others."""
         connection.refuse(request.serial, error)
         self._touched.add(connection)
-        if not (connection.dropped or connection is self.purges.nobody):
+        if not connection.dropped:
             connection.dropped = True
             self._dropped.append(connection)
             session = connection.session
@@ -260,14 +259,13 @@ class Engine:
     def _tidy(self) -> None:
         """Do what follows a turn, when its answers are on their way."""
         ledger = self.ledger
-        self.purges.tidy()
         self._deaths.tidy()
         self.room.keep_log_short()
         if ledger.turn.has_leftovers:
             ledger.turn.has_leftovers = False
             self._leftovers.remove(ledger.turn.body_files)
             ledger.turn.body_files.clear()
-        if ledger.dispatch.unfinished or self.purges.going or self._pruning or ledger.turn.next_due <= ledger.turn.now():
+        if ledger.dispatch.unfinished or self._removing or self._pruning or ledger.turn.next_due <= ledger.turn.now():
             self.schedule()
 
     def _perform(self, connection: Connection, request: Request) -> None:
@@ -331,14 +329,6 @@ class Engine:
             log.critical("%s is damaged (%s); the engine stops, the file is left as it is: see chappe recover", self._path, error)
         if not self.stopped.done():
             self.stopped.set_result(error)
-
-    def _step_purges(self) -> None:
-        self._stepping = True
-        for connection, serial in self.purges.going:
-            self._at = (connection, Request(serial, "purge", Raw(b"")))
-            if self.purges.step(connection, serial):
-                self._touched.add(connection)
-        self._at = None
 
     # --- verbs of the engine itself
 
@@ -405,6 +395,9 @@ class Engine:
                 log.warning("client %s was silent for %g s while holding %s, given to others now", session.name, FENCE, held)
                 self.detach(connection)
                 connection.abort()
-        if self.purges.clear_after({connection.session.name for connection in self.connections}):
+        here = {connection.session.name for connection in self.connections}
+        left = {queue for queue in self.ledger.turn.routes.queues.values() if queue.owner and queue.owner not in here}
+        self._removing, self._left = list(left & self._left), left
+        if self._removing:
             self.schedule()
         self._timers.append(self._loop.call_later(FENCE / 4, self._fence))

@@ -14,11 +14,11 @@ from chappe.bounds import FURTHEST
 from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
 from chappe.engines.file.budgets import Budgets
+from chappe.engines.file.endings import Endings
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.letters import Letters
 from chappe.engines.file.looking import Looking
-from chappe.engines.file.purge import Purge
 from chappe.engines.file.queues import Claim, QueueState, Session, listed
 from chappe.engines.file.records import Records
 from chappe.engines.file.transfer import Transfer
@@ -61,7 +61,7 @@ class Verbs:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._turn = turn = ledger.turn
-        self._endings = ledger.endings
+        self.endings = ledger.endings
         self.intake = Intake(turn)
         self.letters = Letters(turn)
         self.transfer = Transfer(turn, ledger.endings)
@@ -94,7 +94,7 @@ class Verbs:
         return self.intake.publish(posted)
 
     def settle(self, session: Session, settlements: list[AckRequest | RetryRequest | DeadRequest]) -> list[Any]:
-        endings = self._endings
+        endings = self.endings
         refused: list[Any] = []
         done: list[tuple[Claim, AckRequest]] = []
         seen: set[int] = set()
@@ -137,19 +137,9 @@ class Verbs:
         found = self._turn.routes.queue(queue)
         return (found.rows - found.running, found.running, found.delayed, found.dead)
 
-    def purge(self, session: Session, queue: str, delete: bool = False) -> int:
-        purge = Purge(self._ledger, queue, delete=delete)
-        try:
-            while not purge.step():
-                pass
-        except BaseException:
-            purge.abandon()
-            raise
-        return purge.count
-
     def cancel_message(self, session: Session, message_id: str) -> str:
         """Remove what waits of a message; the engine tells the clients that hold it."""
-        state = self._endings.withdraw(message_id)
+        state = self.endings.withdraw(message_id)
         if any(claim.message_id == message_id for claim in self._turn.claims.values()):
             return "running"
         if state is None:
@@ -214,7 +204,7 @@ def _decoder(kind: type, name: str) -> Callable[[Raw], tuple[Any, ...]]:
 
 
 _OWN: Final = (
-    "declare", "subscribe", "publish", "settle", "depth", "purge", "cancel_message", "ping", "tell", "engine", "overview",
+    "declare", "subscribe", "publish", "settle", "depth", "cancel_message", "ping", "tell", "engine", "overview",
     "export_messages",
 )  # fmt: skip
 _OF_RECORDS: Final = (
@@ -226,6 +216,7 @@ _OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
     "budgets": (Budgets, ("take", "throttle", "list_budgets")),
     "letters": (Letters, ("list_letters", "list_failing", "letter", "retry_letters", "edit_letter", "discard_letters")),
     "looking": (Looking, ("look", "ahead")),
+    "endings": (Endings, ("purge",)),
     "transfer": (Transfer, ("delete_delayed", "import_letters")),
 }
 _PART_OF: Final = {name: part for part, (_, names) in _OF_PARTS.items() for name in names}
