@@ -1,7 +1,11 @@
-"""The tables are made once, and are refused where they are those of another release."""
+"""The tables are made once, and are refused where they are those of another release; what is said over the connection is answered in turn."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psycopg
@@ -9,6 +13,7 @@ import pytest
 
 from chappe.engines.postgres.blocking import PostgresPublisher
 from chappe.engines.postgres.broker import PostgresBroker
+from chappe.engines.postgres.database import Cursor, Database
 from chappe.errors import CorruptStorage
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
@@ -48,3 +53,38 @@ async def test_tables_of_this_release_are_used_as_they_are(url: str) -> None:
         await broker.declare(Topology(queues=(bind("q"),)))
         assert await broker.queues() == ["q"]
         await broker.close()
+
+
+async def _in_turn(cursor: Cursor) -> None:
+    for statement in ("select 1", "select 2"):
+        await cursor.execute(statement)
+
+
+SAID: dict[str, Callable[[Database], Awaitable[object]]] = {
+    "one statement": lambda database: database.once("select 1", ()),
+    "a transaction": lambda database: database.run(_in_turn),
+    "statements in a pipeline": lambda database: database.together([("select 1", ()), ("select 2", ())]),
+}
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "again while it ends"])
+@pytest.mark.parametrize("said", SAID)
+async def test_what_is_said_after_something_was_cancelled_has_its_own_answer(url: str, said: str, times: int) -> None:
+    database = Database(url, deadline=60.0)
+    ((backend,),) = await database.once("select pg_backend_pid()", ())
+    os.kill(backend, signal.SIGSTOP)  # nothing is answered
+    try:
+        saying = asyncio.ensure_future(SAID[said](database))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for _ in range(times):
+            saying.cancel()
+            await asyncio.sleep(0)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    with pytest.raises(asyncio.CancelledError):
+        await saying
+    async with asyncio.timeout(60.0):
+        assert [await database.once("select %s::bigint", (number,)) for number in (7, 8, 9)] == [[(7,)], [(8,)], [(9,)]]
+        assert await database.together([("select 3", ()), ("select 4", ())]) == [[(3,)], [(4,)]]
+    await database.close()

@@ -15,6 +15,7 @@ from typing import Any, Final, LiteralString, TypeVar
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from chappe.errors import BrokerUnavailable, CorruptStorage, Rejected, StorageFull, Unconfirmed
 
@@ -226,13 +227,17 @@ class Database:
 
 @asynccontextmanager
 async def cut_at(until: float, connection: Connection) -> AsyncGenerator[None]:
-    """End what is said over a connection at a time of the loop, as if the network had failed.
+    """End what is said over a connection at a time of the loop, as if the network had failed; close it when somebody was interrupted.
 
     Whoever is only cancelled has psycopg ask the server to end the statement, for ten seconds if the server stands still.
     """
     late = asyncio.get_running_loop().call_at(until, _cut, connection)
     try:
         yield
+    except BaseException as error:  # psycopg may still be in its midst, and take what comes then for the answer to the next statement
+        if isinstance(error, asyncio.CancelledError) or connection.info.transaction_status != TransactionStatus.IDLE:
+            await connection.close()
+        raise
     finally:
         late.cancel()
 
