@@ -76,10 +76,11 @@ class Lifeline:
         return True
 
     def come_up(self) -> None:
-        """Say that this process can work, and then that it lives for as long as the running event loop turns."""
+        """Say that this process can work, and then that it lives for as long as the running event loop turns; once is enough."""
         settle_down()
-        self.ready()
-        self._beat_from_loop()
+        if not self._ready:
+            self.ready()
+            self._beat_from_loop()
 
     def _beat_from_loop(self) -> None:
         self.beat()

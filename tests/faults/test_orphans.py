@@ -30,13 +30,12 @@ def test_an_engine_that_waits_for_the_file_ends_when_it_is_told_to(mill: Mill) -
     until(lambda: (mill.folder / "chappe.db.sock").exists())
     waits = mill.start("engine")
     until(lambda: "waiting for the file" in mill.errors())
-    for _ in range(3):  # it looks for the file many times a second: it must hear a signal at any of them
+    for count in range(1, 4):  # it looks for the file many times a second: it must hear a signal at any of them
         time.sleep(0.13)
         waits.send_signal(signal.SIGTERM)
         assert waits.wait(AT_ONCE) == 0
         waits = mill.start("engine")
-        before = mill.errors().count("waiting for the file")
-        until(lambda: mill.errors().count("waiting for the file") > before + 1)  # noqa: B023 - called at once
+        until(lambda: mill.errors().count("waiting for the file") > count)  # noqa: B023 - called at once
 
 
 def test_a_gateway_that_waits_for_the_engine_ends_when_it_is_told_to(mill: Mill) -> None:

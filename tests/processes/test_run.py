@@ -68,6 +68,28 @@ def test_a_new_run_takes_over_after_a_killed_supervisor(mill: Mill) -> None:
     mill.end()
 
 
+def test_a_new_run_is_in_charge_while_a_worker_of_the_killed_one_still_finishes_what_it_runs(mill: Mill) -> None:
+    mill.configure("grace = 3600\n[pools.mill]\nprocesses = 1\nconcurrency = 2\n")
+    mill.run("--no-gateway", "--no-scheduler")
+    assert mill.process is not None
+    mill.send("Work(name='long', seconds=600)")
+    until(lambda: "long" in mill.names("start"))
+    mill.process.kill()
+    mill.process.wait()
+    mill.run("--no-gateway", "--no-scheduler")
+    mill.send("Once(name='after')")
+    until(lambda: "after" in mill.names("end"))
+    assert "long" not in mill.names("end")
+    before, engine = mill.lines("start")[0].pid, mill.pid("engine")
+    mill.release()
+    until(lambda: has_ended(before), "the worker to end with its message")
+    until(lambda: (mill.folder / "chappe.db.lock").read_text() == str(engine), "the engine of the new run to have the file")
+    mill.send("Once(name='later')")
+    until(lambda: "later" in mill.names("end"))
+    assert mill.names("start") == ["long", "after", "later"], "nothing ran twice"
+    mill.end()
+
+
 def test_a_second_run_for_the_same_file_is_refused_naming_the_first(mill: Mill) -> None:
     mill.run("--no-gateway", "--no-scheduler")
     assert mill.process is not None

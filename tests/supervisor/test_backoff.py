@@ -22,6 +22,10 @@ def test_crashes_in_a_row(crashes: int, code: int, lived: float, after: int) -> 
     assert crashes_after(crashes, code, lived) == after
 
 
+def test_what_others_kill_has_not_failed_by_itself() -> None:
+    assert crashes_after(5, -9, 0.1, by_others=True) == 1
+
+
 def test_the_first_crash_costs_nothing_and_the_pause_never_exceeds_a_minute() -> None:
     pauses = [pause(crashes) for crashes in range(20)]
     assert pauses[:6] == [0.0, 0.0, 0.5, 1.0, 2.0, 4.0]

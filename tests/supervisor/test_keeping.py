@@ -154,6 +154,19 @@ async def test_t8_no_process_stops_without_a_line_that_says_why(
         await auntil(lambda: re.search(why, caplog.text), "the line that says why")
 
 
+async def test_w4_a_worker_that_others_kill_again_and_again_is_replaced_at_once_each_time(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("chappe.supervisor.backoff._PAUSES", (0.0, 3600.0))
+    async with host.running():
+        (child,) = host.children("work-1")
+        for kills in range(1, 8):
+            os.kill(child.pid or 0, signal.SIGKILL)
+            await auntil(lambda: child.starts == kills + 1 and child.ready.is_set(), "the replacement")  # noqa: B023
+        assert child.state == "ready"
+        assert "FATAL" not in caplog.text
+
+
 async def test_a_worker_above_its_memory_limit_is_killed(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,8 +30,9 @@ from chappe.cli.logs import set_up
 from chappe.cli.seconds import SECONDS
 from chappe.clocks import steady_clock
 from chappe.engines.file import preflight
+from chappe.engines.file.connection import Connection
 from chappe.engines.file.database import PASSING
-from chappe.engines.file.owner import Ownership
+from chappe.engines.file.owner import Ownership, is_served
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.errors import AlreadyOwned, ChappeError, InvalidSettings
@@ -46,7 +47,7 @@ from chappe.worker.process import Pool, connect, work
 log = logging.getLogger("chappe.process")
 
 _LOCK_PATIENCE = 60.0
-_LOOK = 0.1
+_LOOK = 0.05
 _BROKEN = 70
 
 
@@ -65,16 +66,19 @@ def engine(ctx: click.Context) -> None:
     if not settings.is_file:
         raise InvalidSettings("only a file has an engine; PostgreSQL and RabbitMQ have servers of their own")
     serving: list[Engine] = []
+    left: list[set[Connection]] = []  # the workers that were there when the supervisor died
 
     def unneeded() -> bool:
-        """Tell whether the workers, which finish what they run when their supervisor dies, have ended; others find the next engine."""
-        return not any(c.session.role == "worker" for engine in serving for c in list(engine.connections))
+        """Tell whether the workers, which finish what they run when their supervisor dies, have ended; those of the next one need not."""
+        workers = {c for engine in serving for c in list(engine.connections) if c.session.role == "worker"}
+        left[:] = left or [workers]
+        return left[0].isdisjoint(workers)
 
     line = _start(settings, "engine", 5.0, delay=settings.grace, over=unneeded)
     gc.set_threshold(50_000, 50, 50)
 
     async def own() -> None:
-        patience = time.monotonic() + _LOCK_PATIENCE
+        patience, waits, is_up = time.monotonic() + _LOCK_PATIENCE, False, False
         while True:
             try:
                 serving[:] = [_opened(settings.path)]
@@ -83,8 +87,13 @@ def engine(ctx: click.Context) -> None:
             except AlreadyOwned as error:
                 if time.monotonic() > patience:
                     raise
-                log.info("waiting for the file: %s", error)
-                await asyncio.sleep(0.05)
+                if not waits:
+                    log.info("waiting for the file: %s", error)
+                    waits = True
+                if not is_up and is_served(settings.path):  # by the engine of a supervisor that was killed, also to our workers
+                    line.come_up()
+                    is_up = True
+                await asyncio.sleep(_LOOK)
 
     asyncio.run(_until_told(own()))
 

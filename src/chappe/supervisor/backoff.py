@@ -16,11 +16,11 @@ def is_planned(code: int, lived: float, *, asked: bool) -> bool:
     return code == RENEWED or (code == 0 and (asked or lived >= HEALTHY_AFTER))
 
 
-def crashes_after(crashes: int, code: int, lived: float, *, asked: bool = False) -> int:
-    """Return the number of crashes in a row after a process ended; a long life begins anew."""
+def crashes_after(crashes: int, code: int, lived: float, *, asked: bool = False, by_others: bool = False) -> int:
+    """Return the number of crashes in a row after a process ended; after a long life, or one that others ended, it is the first."""
     if is_planned(code, lived, asked=asked):
         return 0
-    return 1 if lived >= HEALTHY_AFTER else crashes + 1
+    return 1 if lived >= HEALTHY_AFTER or by_others else crashes + 1
 
 
 def pause(crashes: int, retries: int | None = None) -> float:

@@ -40,7 +40,7 @@ class Child:
         self.planned_ends = 0
         self.was_ready = False
         self.came_up = False  # in its latest start
-        self.asked = False
+        self.asked = self.killed = False  # by us, in its latest start
         self.retired = False
         self.started_at = 0.0
         self.heard_at = 0.0
@@ -61,7 +61,7 @@ class Child:
         It inherits the reading end of a pipe whose other end only we hold: when we die, it sees the end of it.
         """
         self.ready.clear()
-        self.asked = self.came_up = False
+        self.asked = self.killed = self.came_up = False
         self.beat, self.slots_told = Beat(), None
         ready_read, ready_write = os.pipe()
         life_read, life_write = os.pipe()
@@ -157,6 +157,7 @@ class Child:
         """Send a signal if it runs."""
         if self.pid is not None:
             self.asked = self.asked or number == signal.SIGTERM
+            self.killed = self.killed or number == signal.SIGKILL
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 

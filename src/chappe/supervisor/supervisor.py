@@ -99,11 +99,11 @@ class Supervisor:
         self._take_signals()
         try:
             settings = self._release.settings
-            if self._gateway:
-                self._listener = await listen(settings.host, settings.port, self._stopping)
             if self._engine is not None:
                 self._spawn(self._run(self._engine))
-            opening = asyncio.create_task(self._open(self._release))
+            opening = self._spawn(self._open(self._release))
+            if self._gateway:
+                self._listener = await listen(settings.host, settings.port, self._stopping)
             if self._engine is not None:
                 await self._until_ready(self._engine, _ENGINE_READY)
             await opening
@@ -150,10 +150,11 @@ class Supervisor:
         counts = self.pools.counts(release.settings)
         return [*filter(None, apart), *plan(release.settings, counts, gateway=self._gateway, scheduler=self._scheduler)]
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _until_ready(self, child: Child, seconds: float) -> None:
         await self._unless_stopping(child.ready.wait(), seconds)
@@ -245,7 +246,8 @@ class Supervisor:
             self._stopping.set()
             return
         running = child.running_now()
-        crashes = crashes_after(child.crashes, code, lived, asked=child.asked)
+        by_others = child.came_up and not child.killed and code == -signal.SIGKILL
+        crashes = crashes_after(child.crashes, code, lived, asked=child.asked, by_others=by_others)
         if crashes and running:
             log.warning("%s ended with %d after %.1f s while it ran messages, and is replaced at once", child.spec.name, code, lived)
             self._isolate(child)
