@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 AHEAD: Final = 0.02  # seconds of work to have at hand: longer than an answer of the broker takes
-MOST: Final = 500
+MOST: Final = 1000
 
 
 def ahead(rate: float, concurrency: int) -> int:

@@ -43,7 +43,7 @@ _WAIT = 20.0
 _SHORT = 0.05
 _LAST_WAIT = 2.0  # for handlers to end that were cut off
 _LINGER = 0.05  # for what is on its way to be in a call that is due
-_TOGETHER = 64  # settlements that leave together, while the next messages run: the broker works at the same time
+_TOGETHER = 250  # settlements that leave together, while the next messages run: the broker works at the same time
 
 
 class _Cancelled(BaseException):
@@ -188,7 +188,7 @@ class Worker:
             return
         limit = wanted if self._receives or wanted < 100 else wanted // 2 + 1
         self._wanted += limit
-        self._consumer.resize(capacity + 2 * self._places)
+        self._consumer.resize(2 * capacity + self._places)  # what is settled is out until the broker has heard it
         task = OwnTask(self._receive(limit), loop=self._loop)
         self._receives.add(task)
         task.add_done_callback(lambda done: self._received(done, limit))
