@@ -63,6 +63,10 @@ async def test_the_document_describes_the_api_with_what_each_route_takes_answers
     assert operation["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/api.ActedOnLetters"}
     assert operation["description"] == "It needs the permission act."
     assert found["paths"]["/api/letters/{number}"]["get"]["parameters"][0]["schema"] == {"type": "integer"}
+    asked = {one["name"]: one["schema"] for one in found["paths"]["/api/messages"]["get"]["parameters"]}
+    assert (asked["limit"], asked["state"]["anyOf"][0]["enum"]) == (
+        {"type": "integer", "minimum": 0, "maximum": 500}, ["dead", "delayed", "ready", "running"],
+    )  # fmt: skip
     assert {f"{method.upper()} {path}" for path, methods in found["paths"].items() for method in methods if path.startswith("/api/")} >= {
         "GET /api/overview", "GET /api/me", "POST /api/schedules/{name}", "GET /api/history", "GET /api/alerts",
     }  # fmt: skip

@@ -12,22 +12,21 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chappe.app import App
-from chappe.clocks import wall
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
-from chappe.web.access import NEEDED, guarded
+from chappe.roles import FOLLOW, READ, SEND
+from chappe.web.access import ANYBODY, OPEN, guarded
 from chappe.web.api.actions import Actions
 from chappe.web.api.alerts import AlertRoutes
 from chappe.web.api.audit import Audit
 from chappe.web.api.batches import Batches
 from chappe.web.api.budgets import Budgets
-from chappe.web.api.described import with_routes
 from chappe.web.api.failures import Failures
 from chappe.web.api.history import HistoryRoutes
 from chappe.web.api.letters import Letters
@@ -35,11 +34,10 @@ from chappe.web.api.lineage import Lineage
 from chappe.web.api.messages import Messages
 from chappe.web.api.overview import Overviews
 from chappe.web.api.processes import Processes
-from chappe.web.api.requests import answer
 from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
-from chappe.web.guard import BodyTooLarge, Guard, path_of, refuse_open_bind
+from chappe.web.guard import OPEN_PATHS, BodyTooLarge, Guard, path_of, refuse_open_bind
 from chappe.web.live import Live
 from chappe.web.metrics import Metrics
 from chappe.web.openapi import document
@@ -47,7 +45,6 @@ from chappe.web.pages import pages
 from chappe.web.problems import problem, problem_of
 from chappe.web.watching import Watching
 
-_ROUTES = frozenset(path.split("/")[1] for path in NEEDED if "/" in path)  # the others are counted together: strangers think of many
 _STREAMS = ("/events", "/api/changes")  # they may last for days
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
 VERSION = importlib.metadata.version("chappe")
@@ -61,15 +58,15 @@ def gateway(app: App) -> ASGIApp:
     watching, failures = Watching(app), Failures(app)
     live = Live(app, commands.post)
     single = [part(app) for part in (Actions, Processes, Schedules, Budgets, Letters, Messages, Lineage, Audit, AlertRoutes)]
-    parts = (overviews, failures, Batches(app, failures), HistoryRoutes(watching, wall), *single)
-    api = [route for part in parts for route in part.routes()]
+    parts = (overviews, failures, Batches(app, failures), HistoryRoutes(app, watching), *single)
+    operations = [operation for part in parts for operation in part.operations()]
     documents = {
-        "/openapi.json": encode_json(with_routes(document(app, VERSION), api)),
+        "/openapi.json": encode_json(document(app, VERSION, operations)),
         "/asyncapi.json": encode_json(asyncapi_document(app, VERSION)),
     }
 
     async def livez(_: Request) -> Response:
-        return answer({"status": "ok"})
+        return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
         try:
@@ -79,7 +76,7 @@ def gateway(app: App) -> ASGIApp:
             return problem_of(error if isinstance(error, BrokerError) else BrokerError(str(error)))
         if engine.full:
             return problem_of(StorageFull("the disk of the engine is full: new messages are refused until there is room again"))
-        return answer({"status": "ok", "engine": engine.pid or engine.path})
+        return JSONResponse({"status": "ok", "engine": engine.pid or engine.path})
 
     async def show_metrics(_: Request) -> Response:
         connection = await app.connection()
@@ -103,34 +100,36 @@ def gateway(app: App) -> ASGIApp:
         await live.hub.close()
         await app.aclose()
 
-    routes = [
-        Route("/commands/{name}", commands.post, methods=["POST"]),
-        Route("/messages/{id}", commands.get, methods=["GET"]),
-        Route("/batches/{id}", commands.get_batch, methods=["GET"]),
-        Route("/events", live.get, methods=["GET"]),
-        WebSocketRoute("/events", live.listen),
-        Route("/livez", livez, methods=["GET"]),
-        Route("/healthz", livez, methods=["GET"]),
-        Route("/readyz", readyz, methods=["GET"]),
-        Route("/metrics", show_metrics, methods=["GET"]),
-        *(Route(path, describe, methods=["GET"]) for path in documents),
-        *api,
-        Route("/chappe.js", client, methods=["GET"]),
-        *pages(),
-        *([Mount("/", StaticFiles(directory=settings.pages, html=True))] if settings.pages else []),
-    ]
+    routes = guarded([
+        (SEND, Route("/commands/{name}", commands.post, methods=["POST"])),
+        (f"{SEND} {READ}", Route("/messages/{id}", commands.get, methods=["GET"])),
+        (f"{SEND} {READ}", Route("/batches/{id}", commands.get_batch, methods=["GET"])),
+        (FOLLOW, Route("/events", live.get, methods=["GET"])),
+        (FOLLOW, WebSocketRoute("/events", live.listen)),
+        *((OPEN, Route(path, livez, methods=["GET"])) for path in sorted(OPEN_PATHS)),
+        (ANYBODY, Route("/readyz", readyz, methods=["GET"])),
+        (READ, Route("/metrics", show_metrics, methods=["GET"])),
+        *((ANYBODY, Route(path, describe, methods=["GET"])) for path in documents),
+        *((one.need, Route(one.path, one, methods=[one.method])) for one in operations),
+        (ANYBODY, Route("/chappe.js", client, methods=["GET"])),
+        *((OPEN, route) for route in pages()),
+        *([(ANYBODY, Mount("/", StaticFiles(directory=settings.pages, html=True)))] if settings.pages else []),
+    ])  # fmt: skip
     handlers = {HTTPException: _http_problem, ChappeError: _refused, Exception: _failure}
-    inner = Starlette(routes=guarded(routes), lifespan=lifespan, exception_handlers=handlers)
+    inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     inner.router.redirect_slashes = False  # to send a command to another address is not what a client expects of a POST
-    return _Measured(Guard(inner, settings, app.name), metrics)
+    return _Measured(
+        Guard(inner, settings, app.name), metrics, frozenset(route.path.partition("/")[2].partition("/")[0] for route in routes)
+    )
 
 
 class _Measured:
     """Counts requests by route, and sets the headers that every answer has."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, names: frozenset[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._names = names  # the others are counted together: strangers think of many
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -138,7 +137,7 @@ class _Measured:
             return
         started, status = time.perf_counter(), 500
         first = path_of(scope).partition("/")[2].partition("/")[0]
-        route = first if first in _ROUTES else "other"
+        route = first if first in self._names - {""} else "other"
 
         async def watched(message: Message) -> None:
             nonlocal status

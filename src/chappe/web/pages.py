@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -42,7 +42,7 @@ class _Files(StaticFiles):
         return response
 
 
-def pages(built: Path = BUILT) -> list[BaseRoute]:
+def pages(built: Path = BUILT) -> list[Route | Mount]:
     """Return the routes of the dashboard; their addresses are relative, so that they work below any path."""
 
     async def folder(_: Request) -> Response:

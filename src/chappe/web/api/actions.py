@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from chappe.app import App
-from chappe.engines.contract.fleet import INTAKE, PAUSED, POOL, QUEUE, RELOAD, TENANT
+from chappe.engines.contract.fleet import INTAKE, PAUSED, POOL, QUEUE, RELOAD, TENANT, Desired
 from chappe.engines.fairness import weight_of
 from chappe.errors import InvalidMessage, NotFound, Rejected
+from chappe.roles import ACT, ADMIN, Caller
 from chappe.settings import processes_of
-from chappe.web.api.requests import answer, noted, wanted, who
+from chappe.web.api.operations import Part, noted, post, said_by
 
 
 class Pausing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,59 +26,51 @@ class _Weighing(Struct, frozen=True, forbid_unknown_fields=True):
     weight: float | None
 
 
-class Actions:
+class Actions(Part):
     """The routes that change what is desired."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    async def _desire(self, caller: Caller, what: str, value: str | None) -> Desired:
+        return await (await self._store()).desire(what, value, said_by(caller))
 
-    def routes(self) -> list[Route]:
-        """Return the routes of what can be done."""
-        return [
-            Route("/api/queues/{name:path}", self._pause_queue, methods=["POST"]),
-            Route("/api/intake", self._pause_intake, methods=["POST"]),
-            Route("/api/pools/{name}", self._scale, methods=["POST"]),
-            Route("/api/tenants/{name:path}", self._weigh, methods=["POST"]),
-            Route("/api/reload", self._reload, methods=["POST"]),
-            Route("/api/messages/{id}/cancel", self._cancel, methods=["POST"]),
-        ]
+    @post("/api/queues/{name:path}", ACT)
+    async def pause_queue(self, name: str, asked: Pausing, caller: Caller) -> Desired:
+        """Pause a queue, or have it go on."""
+        return await self._desire(caller, f"{QUEUE}{name}", PAUSED if asked.paused else None)
 
-    async def _desire(self, request: Request, what: str, value: str | None) -> Response:
-        store = (await self._app.connection()).store
-        return answer(await store.desire(what, value, who(request)))
+    @post("/api/intake", ADMIN)
+    async def pause_intake(self, asked: Pausing, caller: Caller) -> Desired:
+        """Take no new commands over HTTP, or take them again."""
+        return await self._desire(caller, INTAKE, PAUSED if asked.paused else None)
 
-    async def _pause_queue(self, request: Request) -> Response:
-        pausing = await wanted(request, Pausing)
-        return await self._desire(request, f"{QUEUE}{request.path_params['name']}", PAUSED if pausing.paused else None)
-
-    async def _pause_intake(self, request: Request) -> Response:
-        pausing = await wanted(request, Pausing)
-        return await self._desire(request, INTAKE, PAUSED if pausing.paused else None)
-
-    async def _scale(self, request: Request) -> Response:
-        scaling, name = await wanted(request, _Scaling), request.path_params["name"]
+    @post("/api/pools/{name}", ADMIN)
+    async def scale(self, name: str, asked: _Scaling, caller: Caller) -> Desired:
+        """Choose the number of processes of a pool."""
         pools = self._app.settings.pools
         if name not in pools:
             raise NotFound(f'no pool is called "{name[:100]}"; the pools of chappe.toml are: {", ".join(pools)}')
         try:
-            processes_of(scaling.processes or "auto")
+            processes_of(asked.processes or "auto")
         except ValueError as error:
             raise InvalidMessage("the number of processes", {"$.processes": str(error)}) from None
-        return await self._desire(request, f"{POOL}{name}", scaling.processes or None)
+        return await self._desire(caller, f"{POOL}{name}", asked.processes or None)
 
-    async def _weigh(self, request: Request) -> Response:
-        weighing = await wanted(request, _Weighing)
+    @post("/api/tenants/{name:path}", ADMIN)
+    async def weigh(self, name: str, asked: _Weighing, caller: Caller) -> Desired:
+        """Choose what share of the workers' time a tenant has."""
         try:
-            weight = None if weighing.weight is None else str(weight_of(str(weighing.weight)))
+            weight = None if asked.weight is None else str(weight_of(str(asked.weight)))
         except Rejected as error:
             raise InvalidMessage("the weight", {"$.weight": str(error)}) from None
-        return await self._desire(request, f"{TENANT}{request.path_params['name']}", weight)
+        return await self._desire(caller, f"{TENANT}{name}", weight)
 
-    async def _reload(self, request: Request) -> Response:
-        return await self._desire(request, RELOAD, None)
+    @post("/api/reload", ADMIN)
+    async def reload(self, caller: Caller) -> Desired:
+        """Have all hosts take a new release into use."""
+        return await self._desire(caller, RELOAD, None)
 
-    async def _cancel(self, request: Request) -> Response:
-        message = request.path_params["id"]
-        state = await self._app.acancel(message)
-        await noted((await self._app.connection()).store, request, "cancel", f"message {message}, which was {state}")
-        return answer({"state": state})
+    @post("/api/messages/{id}/cancel", ACT)
+    async def cancel(self, id: str, caller: Caller) -> dict[str, str]:
+        """Cancel a message, and tell in which state it was."""
+        state = await self._app.acancel(id)
+        await noted(await self._store(), caller, "cancel", f"message {id}, which was {state}")
+        return {"state": state}

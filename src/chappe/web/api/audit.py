@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from typing import Annotated
 
-from chappe.app import App
-from chappe.web.api.described import described
-from chappe.web.api.requests import answer, caller_of, number_in
+import msgspec
+from msgspec import Meta, Struct
+
+from chappe.roles import READ, Caller
+from chappe.web.access import ANYBODY
+from chappe.web.api.operations import Part, get
 
 
 class Entry(Struct, frozen=True):
@@ -33,25 +33,16 @@ class Me(Struct, frozen=True):
     permissions: list[str]
 
 
-class Audit:
+class Audit(Part):
     """The routes of the audit trail."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def routes(self) -> list[Route]:
-        """Return the routes of the audit trail."""
-        return [Route("/api/audit", self._list, methods=["GET"]), Route("/api/me", self._me, methods=["GET"])]
-
-    @described(answers=Me)
-    async def _me(self, request: Request) -> Response:
+    @get("/api/me", ANYBODY)
+    async def me(self, caller: Caller) -> Me:
         """Tell who asks, and what they may do."""
-        caller = caller_of(request)
-        return answer(Me(caller.name, sorted(caller.permissions)))
+        return Me(caller.name, sorted(caller.permissions))
 
-    @described(answers=_List, query=("limit",))
-    async def _list(self, request: Request) -> Response:
+    @get("/api/audit", READ)
+    async def entries(self, *, limit: Annotated[int, Meta(ge=0, le=1000)] = 100) -> _List:
         """List who wanted and did what, the latest first."""
-        store = (await self._app.connection()).store
-        said = await store.desired(every=True, limit=number_in(request, "limit", 100, most=1000))
-        return answer(_List([Entry(one.number, one.at, one.who, one.what, one.value) for one in reversed(said)]))
+        said = await (await self._store()).desired(every=True, limit=limit)
+        return _List(msgspec.convert(said[::-1], list[Entry], from_attributes=True))

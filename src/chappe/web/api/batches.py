@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from msgspec import Meta, Struct
 
 from chappe.app import App
 from chappe.batches import state_of
 from chappe.connection import Connection
 from chappe.errors import InvalidMessage, NotFound
 from chappe.messages.envelope import sent_at
-from chappe.web.api.described import described
-from chappe.web.api.failures import ActedOnLetters, ActionOnLetters, Failures
+from chappe.roles import ACT, READ, Caller
+from chappe.web.api.failures import ActedOnLetters, ActionOnLetters, Failures, Limit
 from chappe.web.api.letters import Listed
-from chappe.web.api.requests import answer, number_in, wanted
+from chappe.web.api.operations import Number, Part, get, post
 
 _HOLDS: Final = 1.0  # seconds for which what was counted holds
 _HOLDS_OVER: Final = 10.0  # of a batch that is over: its dead letters may be retried
@@ -67,35 +64,27 @@ class _Counted(Struct, frozen=True):
     until: float
 
 
-class Batches:
+class Batches(Part):
     """The routes of the batches of one application, with what this gateway has counted of them."""
 
     def __init__(self, app: App, failures: Failures) -> None:
-        self._app = app
+        super().__init__(app)
         self._failures = failures
         self._known: dict[str, _Counted] = {}
         self._counting: asyncio.Task[None] | None = None
 
-    def routes(self) -> list[Route]:
-        """Return the routes of batches."""
-        return [
-            Route("/api/batches", self._list, methods=["GET"]),
-            Route("/api/batches/{id}", self._get, methods=["GET"]),
-            Route("/api/batches/{id}", self._post, methods=["POST"]),
-        ]
-
-    @described(answers=_List, query=("cursor", "limit"))
-    async def _list(self, request: Request) -> Response:
+    @get("/api/batches", READ)
+    async def batches(self, *, cursor: str = "", limit: Annotated[int, Meta(ge=0, le=100)] = 25) -> _List:
         """List the batches of which anything is known, the latest first."""
-        connection, limit = await self._app.connection(), max(1, number_in(request, "limit", 25, most=100))
-        ids = await connection.store.batches(request.query_params.get("cursor", ""), limit)
+        connection, limit = await self._app.connection(), max(1, limit)
+        ids = await connection.store.batches(cursor, limit)
         if self._counting is None or self._counting.done():
             self._counting = asyncio.ensure_future(self._count(connection, ids))
         await asyncio.wait({self._counting}, timeout=_PATIENCE)
         if self._counting.done():
             self._counting.result()
         shown = [self._known[id_].shown if id_ in self._known else _uncounted(id_) for id_ in ids]
-        return answer(_List(shown, ids[-1] if len(ids) == limit else None))
+        return _List(shown, ids[-1] if len(ids) == limit else None)
 
     async def _count(self, connection: Connection, ids: Sequence[str]) -> None:
         while len(self._known) > _MOST_KNOWN:
@@ -129,27 +118,26 @@ class Batches:
         self._known[id_] = _Counted(shown, ended + max(_HOLDS_OVER if state.is_over else _HOLDS, _REST * (ended - began)))
         return shown
 
-    @described(answers=_Page, query=("cursor", "limit"))
-    async def _get(self, request: Request) -> Response:
+    @get("/api/batches/{id}", READ)
+    async def batch(self, id: str, *, cursor: Number = 0, limit: Limit = 50) -> _Page:
         """Show one batch with its dead letters."""
-        id_, (connection, _) = request.path_params["id"], await self._failures.fresh()
-        known = self._known.get(id_)
-        shown = known.shown if known is not None and known.until > time.monotonic() else await self._counted(connection, id_)
-        numbers = self._failures.groups.of_batch(id_)
-        letters, cursor = await self._failures.page(request, connection, numbers)
-        return answer(_Page(shown, letters, len(numbers), cursor))
+        connection, _ = await self._failures.fresh()
+        known = self._known.get(id)
+        shown = known.shown if known is not None and known.until > time.monotonic() else await self._counted(connection, id)
+        numbers = self._failures.groups.of_batch(id)
+        letters, following = await self._failures.page(connection, numbers, cursor, limit)
+        return _Page(shown, letters, len(numbers), following)
 
-    @described(takes=ActionOnLetters, answers=ActedOnLetters)
-    async def _post(self, request: Request) -> Response:
+    @post("/api/batches/{id}", ACT)
+    async def act(self, id: str, asked: ActionOnLetters, caller: Caller) -> ActedOnLetters:
         """Retry or discard the dead letters of a batch; what is left is done by sending the cursor of the answer."""
-        asked, id_ = await wanted(request, ActionOnLetters), request.path_params["id"]
         if asked.action not in ("retry", "discard") or asked.edit is not None:
             raise InvalidMessage("the body", {"$.action": "the letters of a batch are retried or discarded as they are"})
         connection, _ = await self._failures.fresh()
-        await self._counted(connection, id_)
-        told = await self._failures.act(request, connection, self._failures.groups.of_batch(id_), asked, f"batch {id_}")
-        self._known.pop(id_, None)
-        return answer(told)
+        await self._counted(connection, id)
+        told = await self._failures.act(caller, connection, self._failures.groups.of_batch(id), asked, f"batch {id}")
+        self._known.pop(id, None)
+        return told
 
 
 def _uncounted(id_: str) -> Batch:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from msgspec import Struct
 
-from chappe.app import App
-from chappe.web.api.requests import answer
+from chappe.engines.budget import BudgetStatus
+from chappe.roles import READ
+from chappe.web.api.operations import Part, get
 
 
-class Budgets:
+class _List(Struct, frozen=True):
+    budgets: list[BudgetStatus]
+
+
+class Budgets(Part):
     """The route of budgets."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def routes(self) -> list[Route]:
-        """Return the route of budgets."""
-        return [Route("/api/budgets", self._get, methods=["GET"])]
-
-    async def _get(self, _: Request) -> Response:
+    @get("/api/budgets", READ)
+    async def budgets(self) -> _List:
         """List the budgets by name: what is left, what was learned, and since when."""
-        found = await (await self._app.connection()).store.budgets()
-        return answer({"budgets": [msgspec.structs.asdict(one) for one in found]})
+        return _List(await (await self._store()).budgets())

@@ -6,21 +6,18 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from msgspec import Meta, Struct
 
 from chappe.app import App
 from chappe.connection import Connection
 from chappe.engines.contract.letters import Letter
 from chappe.errors import InvalidMessage, NotFound
-from chappe.failure_groups import FAILURE, IGNORED, OPEN, RESOLVED, Done, FailureGroups, Group, act_on
-from chappe.web.api.described import described
+from chappe.failure_groups import FAILURE, IGNORED, RESOLVED, Done, FailureGroups, Group, act_on
+from chappe.roles import ACT, READ, Caller
 from chappe.web.api.letters import Edits, Listed, listed
-from chappe.web.api.requests import answer, noted, number_in, wanted, who
+from chappe.web.api.operations import Number, Part, get, noted, post, said_by
 
 _LOOK: Final = 1.0  # seconds for which what was read holds
 _PATIENCE: Final = 0.7  # seconds that a request waits for reading to come to its end
@@ -28,6 +25,7 @@ _WORK: Final = 1.0  # seconds for which one request goes on to retry or discard
 _CHUNK: Final = 100
 _MOST_REFUSED: Final = 5  # that are told
 _SAID: Final = {"resolve": RESOLVED, "ignore": IGNORED, "reopen": None}
+Limit = Annotated[int, Meta(ge=0, le=200)]
 
 
 class ActionOnLetters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,24 +82,16 @@ class ActedOnLetters(Struct, frozen=True):
     cursor: str | None
 
 
-class Failures:
+class Failures(Part):
     """The routes of the failures of one application, with what this gateway has read of them."""
 
     def __init__(self, app: App, now: Callable[[], float] = time.monotonic) -> None:
-        self._app = app
+        super().__init__(app)
         self._now = now
         self.groups = FailureGroups()
         self._edits = Edits(app)
         self._reading: asyncio.Task[None] | None = None
         self._read_at = float("-inf")
-
-    def routes(self) -> list[Route]:
-        """Return the routes of failures."""
-        return [
-            Route("/api/failures", self._list, methods=["GET"]),
-            Route("/api/failures/{fingerprint}", self._get, methods=["GET"]),
-            Route("/api/failures/{fingerprint}", self._post, methods=["POST"]),
-        ]
 
     async def fresh(self) -> tuple[Connection, bool]:
         """Read what is new, together with all who ask, and tell whether that came to its end in time."""
@@ -118,27 +108,23 @@ class Failures:
         await reading
         return connection, True
 
-    @described(answers=_List, query=("state",))
-    async def _list(self, request: Request) -> Response:
+    @get("/api/failures", READ)
+    async def failures(self, *, state: Literal["open", "resolved", "ignored", "all"] = "open") -> _List:
         """List the causes of what is dead or waits for another attempt, the latest first: those that are open, or of another state."""
-        state = request.query_params.get("state", OPEN)
-        if state not in (OPEN, RESOLVED, IGNORED, "all"):
-            raise InvalidMessage("the query", {"state": f"it is {OPEN}, {RESOLVED}, {IGNORED} or all"})
         _, is_whole = await self.fresh()
         shown = [self._shown(group) for group in self.groups.groups()]
-        return answer(_List([one for one in shown if state in (one.state, "all")], is_whole))
+        return _List([one for one in shown if state in (one.state, "all")], is_whole)
 
-    @described(answers=_Page, query=("cursor", "limit"))
-    async def _get(self, request: Request) -> Response:
+    @get("/api/failures/{fingerprint}", READ)
+    async def failure(self, fingerprint: str, *, cursor: Number = 0, limit: Limit = 50) -> _Page:
         """Show one cause with its letters."""
         connection, _ = await self.fresh()
-        group = self.groups.group(request.path_params["fingerprint"])
-        letters, cursor = await self.page(request, connection, group.numbers)
-        return answer(_Page(self._shown(group), letters, cursor))
+        group = self.groups.group(fingerprint)
+        letters, following = await self.page(connection, group.numbers, cursor, limit)
+        return _Page(self._shown(group), letters, following)
 
-    async def page(self, request: Request, connection: Connection, numbers: Sequence[int]) -> tuple[list[Listed], str | None]:
+    async def page(self, connection: Connection, numbers: Sequence[int], after: int, limit: int) -> tuple[list[Listed], str | None]:
         """Return those of some letters that a request asks for, and the cursor that goes on."""
-        after, limit = number_in(request, "cursor", 0), number_in(request, "limit", 50, most=200)
         first = bisect_right(numbers, after)
         found = numbers[first : first + limit + 1]
         letters = await _letters(connection, found[:limit])
@@ -146,22 +132,21 @@ class Failures:
         shown = [listed(letter) for letter in letters.values() if letter is not None]
         return shown, str(found[limit - 1]) if len(found) > limit else None
 
-    @described(takes=ActionOnLetters, answers=ActedOnLetters)
-    async def _post(self, request: Request) -> Response:
+    @post("/api/failures/{fingerprint}", ACT)
+    async def judge(self, fingerprint: str, asked: ActionOnLetters, caller: Caller) -> ActedOnLetters:
         """Retry, discard or judge all letters of a cause; what is left is done by sending the cursor of the answer."""
-        asked = await wanted(request, ActionOnLetters)
         if asked.edit is not None and asked.action != "retry":
             raise InvalidMessage("the body", {"$.edit": "fields are edited where letters are retried"})
         connection, _ = await self.fresh()
-        group = self.groups.group(request.path_params["fingerprint"])
+        group = self.groups.group(fingerprint)
         if asked.action in _SAID:
-            await connection.store.desire(f"{FAILURE}{group.cause.fingerprint}", _SAID[asked.action], who(request))
+            await connection.store.desire(f"{FAILURE}{group.cause.fingerprint}", _SAID[asked.action], said_by(caller))
             self._read_at = float("-inf")
-            return answer(ActedOnLetters(len(group.numbers), 0, [], None))
+            return ActedOnLetters(len(group.numbers), 0, [], None)
         self._edits.check(group.cause.type, asked.edit)
-        return answer(await self.act(request, connection, group.numbers, asked, f"failure {group.cause.fingerprint}"))
+        return await self.act(caller, connection, group.numbers, asked, f"failure {group.cause.fingerprint}")
 
-    async def act(self, request: Request, connection: Connection, all_: Sequence[int], asked: ActionOnLetters, of: str) -> ActedOnLetters:
+    async def act(self, caller: Caller, connection: Connection, all_: Sequence[int], asked: ActionOnLetters, of: str) -> ActedOnLetters:
         """Retry or discard some letters for a while; the trail says of what they are."""
         after, until = _span(asked.cursor, all_)
         numbers = all_[bisect_right(all_, after) : bisect_right(all_, until)]
@@ -169,7 +154,7 @@ class Failures:
         self.groups.forget(told.gone)
         left = numbers[reached:]
         what = f"{told.done} dead letters of {of}"
-        await noted(connection.store, request, asked.action, f"{what}, edited: {', '.join(asked.edit)}" if asked.edit else what)
+        await noted(connection.store, caller, asked.action, f"{what}, edited: {', '.join(asked.edit)}" if asked.edit else what)
         cursor = f"{numbers[reached - 1]}-{until}" if left else None
         return ActedOnLetters(told.done, len(left), told.refused[:_MOST_REFUSED], cursor)
 

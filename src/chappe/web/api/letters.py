@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from chappe.app import App
 from chappe.engines.contract.letters import Letter
@@ -18,8 +15,8 @@ from chappe.failure_groups import act_on, cause_of, edited
 from chappe.failures import first_line
 from chappe.messages.codec import decode_plain, decoder
 from chappe.messages.message import Message
-from chappe.web.api.described import described
-from chappe.web.api.requests import answer, noted, number_in, wanted
+from chappe.roles import ACT, READ, Caller
+from chappe.web.api.operations import Number, Part, get, noted, post
 
 
 class Listed(Struct, frozen=True):
@@ -96,51 +93,39 @@ class Edits:
         return body
 
 
-class Letters:
+class Letters(Part):
     """The routes of dead letters."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._edits = Edits(app)
-
-    def routes(self) -> list[Route]:
-        """Return the routes of dead letters."""
-        return [
-            Route("/api/letters", self._list, methods=["GET"]),
-            Route("/api/letters/{number:int}", self._get, methods=["GET"]),
-            Route("/api/letters/{number:int}", self._post, methods=["POST"]),
-        ]
-
-    @described(answers=_List, query=("queue", "cursor", "limit"))
-    async def _list(self, request: Request) -> Response:
+    @get("/api/letters", READ)
+    async def letters(self, *, queue: str | None = None, cursor: Number = 0, limit: Annotated[int, Meta(ge=0, le=200)] = 50) -> _List:
         """List dead letters by number."""
-        store = (await self._app.connection()).store
-        limit = number_in(request, "limit", 50, most=200)
-        letters = await store.letters(request.query_params.get("queue"), after=number_in(request, "cursor", 0), limit=limit)
-        cursor = str(letters[-1].number) if len(letters) == limit else None
-        return answer(_List([listed(letter) for letter in letters], cursor))
+        letters = await (await self._store()).letters(queue, after=cursor, limit=limit)
+        return _List([listed(letter) for letter in letters], str(letters[-1].number) if len(letters) == limit else None)
 
-    @described(answers=_Whole)
-    async def _get(self, request: Request) -> Response:
+    @get("/api/letters/{number:int}", READ)
+    async def letter(self, number: int) -> _Whole:
         """Show one dead letter with everything that is known of it."""
-        return answer(_whole(await (await self._app.connection()).store.letter(_number(request))))
+        return _whole(await self._known(number))
 
-    @described(takes=_Wanted, answers=_Acted)
-    async def _post(self, request: Request) -> Response:
+    @post("/api/letters/{number:int}", ACT)
+    async def act(self, number: int, asked: _Wanted, caller: Caller) -> _Acted:
         """Retry a dead letter, also with another body, or discard it."""
-        asked, number = await wanted(request, _Wanted), _number(request)
-        store = (await self._app.connection()).store
-        letter = await store.letter(number)
+        letter, store = await self._known(number), await self._store()
         text = f"dead letter {number}, message {letter.envelope.id}"
         if not isinstance(asked.body, UnsetType):
             if asked.action != "retry" or letter.envelope.content_type.partition(";")[0] not in ("", "application/json"):
                 raise InvalidMessage("the body", {"$.body": "the body of a letter in JSON can be replaced where it is retried"})
-            self._edits.refuse_invalid(letter, bytes(asked.body))
+            Edits(self._app).refuse_invalid(letter, bytes(asked.body))
             await store.edit_letter(number, bytes(asked.body))
             text += ", with another body"
         told = await act_on(store, [number], asked.action)
-        await noted(store, request, asked.action, text)
-        return answer(_Acted(told.done, told.refused))
+        await noted(store, caller, asked.action, text)
+        return _Acted(told.done, told.refused)
+
+    async def _known(self, number: int) -> Letter:
+        if number >= 2**63:
+            raise NotFound.letter(number)
+        return await (await self._store()).letter(number)
 
 
 def listed(letter: Letter) -> Listed:
@@ -163,10 +148,3 @@ def _whole(letter: Letter) -> _Whole:
     return _Whole(
         **few, fingerprint=fingerprint, body=body, headers=dict(envelope.headers or {}), traceback=letter.error, history=letter.history
     )
-
-
-def _number(request: Request) -> int:
-    number: int = request.path_params["number"]
-    if number >= 2**63:
-        raise NotFound.letter(number)
-    return number

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from chappe.app import App
 from chappe.archive.follow import AT_ONCE, position_at
 from chappe.engines.contract.store import Store
 from chappe.engines.finding import pages
 from chappe.errors import NotFound
 from chappe.messages.envelope import Envelope, sent_at
-from chappe.web.api.requests import answer
+from chappe.roles import READ
+from chappe.web.api.operations import Part, get
 
 _WITHIN: Final = 0.7  # seconds for which queues and the archive are looked through, half of them each
 _TAIL: Final = 1024 * 1024  # bytes at the end of a log file
@@ -43,33 +40,33 @@ class Node(Struct, frozen=True, omit_defaults=True):
     text: str | None = None
 
 
-class Lineage:
+class _Trail(Struct, frozen=True):
+    root: str
+    nodes: list[Node]
+    is_all: bool
+
+
+class Lineage(Part):
     """The route of one message's trail."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def routes(self) -> list[Route]:
-        """Return the route of lineage."""
-        return [Route("/api/lineage/{id}", self._get, methods=["GET"])]
-
-    async def _get(self, request: Request) -> Response:
+    @get("/api/lineage/{id}", READ)
+    async def trail(self, id: str) -> _Trail:
         """Tell what led to a message and what followed from it, in the order of time; `is_all` is false where the search was cut short."""
-        store, identity = (await self._app.connection()).store, request.path_params["id"]
+        store = await self._store()
         found: dict[tuple[str, str | None], Node] = {}
-        root, is_all, ends = identity, True, time.monotonic() + _WITHIN
+        root, is_all, ends = id, True, time.monotonic() + _WITHIN
         for _ in range(2):  # the second time with what began it, where the message itself names that
             begun = root
             is_all = await self._collect(store, root, found, ends)
-            root = next((node.cause for node in found.values() if node.id == identity and node.cause), root)
+            root = next((node.cause for node in found.values() if node.id == id and node.cause), root)
             if root == begun:
                 break
         if not found:
-            raise NotFound(f"nothing is kept of message {identity[:100]}, nor of what followed from it")
+            raise NotFound(f"nothing is kept of message {id[:100]}, nor of what followed from it")
         ids = {node.id for node in found.values()}
         logged = await asyncio.to_thread(lambda: list(self._logged(ids)))
         nodes = sorted([*found.values(), *logged], key=lambda node: node.at or 0.0)
-        return answer({"root": root, "nodes": nodes[:_MOST], "is_all": is_all and len(nodes) <= _MOST})
+        return _Trail(root, nodes[:_MOST], is_all and len(nodes) <= _MOST)
 
     async def _collect(self, store: Store, root: str, found: dict[tuple[str, str | None], Node], ends: float) -> bool:
         is_all = True

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from msgspec import Meta, Struct
 
-from chappe.app import App
 from chappe.archive.follow import body_of
 from chappe.engines.contract.inspection import STATES, MessageStatus
 from chappe.engines.finding import explain, find
 from chappe.engines.why import Reason
 from chappe.errors import InvalidMessage, NotFound
 from chappe.messages.envelope import sent_at
-from chappe.web.api.requests import answer, number_in
+from chappe.roles import READ
+from chappe.web.api.operations import Part, get
 
 _WITHIN: Final = 0.5  # seconds for which one request looks on, where few of many fit
 
@@ -56,59 +53,64 @@ class Place(Listed, frozen=True, omit_defaults=True):
     why: list[Reason] = []
 
 
-class Messages:
+class _Page(Struct, frozen=True):
+    """Some messages; `cursor` goes on."""
+
+    messages: list[Listed]
+    cursor: str | None
+
+
+class _Life(Struct, frozen=True):
+    """A message in each queue where it is, and its state if it is tracked."""
+
+    id: str
+    places: list[Place]
+    tracked: dict[str, Any] | None
+
+
+class Messages(Part):
     """The routes of messages."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def routes(self) -> list[Route]:
-        """Return the routes of messages."""
-        return [
-            Route("/api/messages", self._list, methods=["GET"]),
-            Route("/api/messages/{id}", self._show, methods=["GET"]),
-        ]
-
-    async def _list(self, request: Request) -> Response:
+    @get("/api/messages", READ)
+    async def messages(
+        self, *, queue: str | None = None, state: Literal["running", "ready", "delayed", "dead"] | None = None, type: str = "",
+        text: str = "", id: str = "", cursor: str = "", limit: Annotated[int, Meta(ge=0, le=500)] = 50,
+    ) -> _Page:  # fmt: skip
         """List messages of all queues or one, in the order in which they are served, in each state or one; `cursor` goes on."""
-        query = request.query_params
-        if (state := query.get("state")) is not None and state not in STATES:
-            raise InvalidMessage("the query", {"state": f"it is one of {', '.join(STATES)}"})
-        limit, store = max(1, number_in(request, "limit", 50, most=500)), (await self._app.connection()).store
-        queues = [queue.name for queue in (await store.overview()).queues if query.get("queue") in (None, queue.name)]
+        store = await self._store()
+        queues = [one.name for one in (await store.overview()).queues if queue in (None, one.name)]
         if not queues:
-            raise NotFound(f'no queue is called "{query.get("queue", "")[:100]}"')
-        lists = [(queue, one) for one in ((state,) if state else STATES) for queue in queues]
-        containing = [text.encode() for name in ("type", "text", "id") if (text := query.get(name))]
-        at, cursor = _begun(query.get("cursor"), lists)
+            raise NotFound(f'no queue is called "{(queue or "")[:100]}"')
+        lists = [(name, one) for one in ((state,) if state else STATES) for name in queues]
+        containing = [one.encode() for one in (type, text, id) if one]
+        (at, behind), limit = _begun(cursor, lists), max(1, limit)
         found: list[MessageStatus] = []
         until = time.monotonic() + _WITHIN
         while at < len(lists) and len(found) < limit and time.monotonic() < until:
-            queue, one = lists[at]
-            page = await store.look(queue, one, containing=containing, cursor=cursor, limit=limit - len(found))
-            found += [message for message in page.messages if query.get("type") in (None, "", message.envelope.type)]
-            at, cursor = (at + 1, "") if page.cursor is None else (at, page.cursor)
-        following = None if at >= len(lists) else json.dumps([*lists[at], cursor])
-        return answer({"messages": [_listed(message) for message in found], "cursor": following})
+            page = await store.look(*lists[at], containing=containing, cursor=behind, limit=limit - len(found))
+            found += [message for message in page.messages if type in ("", message.envelope.type)]
+            at, behind = (at + 1, "") if page.cursor is None else (at, page.cursor)
+        following = None if at >= len(lists) else json.dumps([*lists[at], behind])
+        return _Page([Listed(**_fields(message)) for message in found], following)
 
-    async def _show(self, request: Request) -> Response:
+    @get("/api/messages/{id}", READ)
+    async def message(self, id: str) -> _Life:
         """Show one message wherever it is, its state if it is tracked, and why it does not run."""
-        identity, store = request.path_params["id"], (await self._app.connection()).store
+        store = await self._store()
         try:
-            tracked = await store.state(identity)
+            tracked = await store.state(id)
         except NotFound:
             tracked = None
-        found = await find(store, identity, queue=None if tracked is None else tracked.queue)
+        found = await find(store, id, queue=None if tracked is None else tracked.queue)
         if tracked is None and not found:
-            raise NotFound(f"message {identity[:100]} is nowhere: it has ended untracked, waits in RabbitMQ as a plain one, or never was")
+            raise NotFound(f"message {id[:100]} is nowhere: it has ended untracked, waits in RabbitMQ as a plain one, or never was")
         told = await explain(store, found, self._app.bus.now(), self._app.registry.takes)
         places = [_place(message, reasons) for message, reasons in zip(found, told, strict=True)]
         result = None if tracked is None or tracked.result is None else msgspec.json.decode(tracked.result)
-        known = None if tracked is None else {**msgspec.structs.asdict(tracked), "result": result}
-        return answer({"id": identity, "places": places, "tracked": known})
+        return _Life(id, places, tracked and msgspec.structs.asdict(tracked) | {"result": result})
 
 
-def _begun(cursor: str | None, lists: list[tuple[str, str]]) -> tuple[int, str]:
+def _begun(cursor: str, lists: list[tuple[str, str]]) -> tuple[int, str]:
     """Return in which list to go on, and where in it. Raises `InvalidMessage`."""
     if not cursor:
         return 0, ""
@@ -130,10 +132,6 @@ def _fields(message: MessageStatus) -> dict[str, Any]:
         "runs_on": message.holder, "begun": message.begun, "number": message.number, "reason": message.reason, "error": message.error,
         "died_at": message.died_at,
     }  # fmt: skip
-
-
-def _listed(message: MessageStatus) -> Listed:
-    return Listed(**_fields(message))
 
 
 def _place(message: MessageStatus, reasons: list[Reason]) -> Place:

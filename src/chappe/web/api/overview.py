@@ -10,23 +10,21 @@ from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from chappe.app import App
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, QueueStatus
 from chappe.errors import ChappeError
 from chappe.messages.capabilities import Exchange
 from chappe.messages.codec import encode_json
-from chappe.web.api.described import described
-from chappe.web.api.requests import answer
+from chappe.roles import READ
+from chappe.web.api.operations import Part, get
 from chappe.web.intake import Intake
 from chappe.web.problems import problem
 from chappe.web.push import PUSH, Push
 
 LOOK: Final = 1.0  # seconds between two looks while somebody watches
 _MOST_WATCHERS: Final = 100
-_QUIET: Final = b": nothing has changed\n\n"  # so that whoever stands between does not take the connection for dead
-_QUIET_LOOKS: Final = 15
+_QUIET_LOOKS: Final = 15  # after which it is told again, so that whoever stands between does not take the connection for dead
 
 
 class Seen(Struct, frozen=True):
@@ -47,29 +45,26 @@ class Seen(Struct, frozen=True):
     clients: list[ClientStatus]
 
 
-class Overviews:
+class _Queues(Struct, frozen=True):
+    queues: list[QueueStatus]
+
+
+class Overviews(Part):
     """Looks at the engine for one gateway."""
 
     def __init__(self, app: App, version: str) -> None:
-        self._app = app
+        super().__init__(app)
         self._version = version
         self._intake = Intake(app)
-        self._watchers: set[asyncio.Queue[bytes]] = set()
+        self._watchers = 0
         self._watching: asyncio.Task[None] | None = None
         self._last = b""
+        self._next: asyncio.Future[None]  # done when there is a newer one
 
-    def routes(self) -> list[Route]:
-        """Return the routes of the overview."""
-        return [
-            Route("/api/overview", self._get, methods=["GET"]),
-            Route("/api/changes", self._watch, methods=["GET"]),
-            Route("/api/queues", self._queues, methods=["GET"]),
-        ]
-
+    @get("/api/overview", READ)
     async def look(self) -> Seen:
-        """Return the present state. Raises `BrokerUnavailable`."""
-        store = (await self._app.connection()).store
-        overview = await store.overview()
+        """Tell what is declared, connected and waiting."""
+        overview = await (await self._store()).overview()
         others = [client for client in overview.clients if client.role != "supervisor"]
         return Seen(
             self._app.name, self._version, self._app.bus.now(), "paused" if await self._intake.is_paused() else "open", overview.engine,
@@ -82,41 +77,37 @@ class Overviews:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
 
-    @described(answers=Seen)
-    async def _get(self, _: Request) -> Response:
-        """Tell what is declared, connected and waiting."""
-        return answer(await self.look())
-
-    async def _queues(self, _: Request) -> Response:
+    @get("/api/queues", READ)
+    async def queues(self) -> _Queues:
         """List the queues."""
-        return answer({"queues": (await (await self._app.connection()).store.overview()).queues})
+        return _Queues((await (await self._store()).overview()).queues)
 
-    async def _watch(self, request: Request) -> Response:
+    @get("/api/changes", READ)
+    async def watch(self, request: Request) -> Response:
         """Send the overview whenever it has changed, at most once a second."""
-        if len(self._watchers) >= _MOST_WATCHERS:
+        if self._watchers >= _MOST_WATCHERS:
             return problem(503, "Too many are watching", "close a page of the dashboard", headers={"Retry-After": "10"})
         push: Push | None = request.scope.get("extensions", {}).get(PUSH)
         leaving = asyncio.get_running_loop().create_future() if push is None else push.leaving
-        return StreamingResponse(self._told(leaving), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        return StreamingResponse(self._watched(leaving), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
-    async def _told(self, leaving: asyncio.Future[None]) -> AsyncGenerator[bytes]:
+    async def _watched(self, leaving: asyncio.Future[None]) -> AsyncGenerator[bytes]:
         """Yield the latest overview each time there is a newer one; who reads slowly misses those between."""
-        latest: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
-        self._watchers.add(latest)
+        self._watchers += 1
         if self._watching is None or self._watching.done():
+            self._last, self._next = b"", asyncio.get_running_loop().create_future()
             self._watching = asyncio.ensure_future(self._tell())
-        elif self._last:
-            latest.put_nowait(self._last)
-        getting = asyncio.ensure_future(latest.get())
+        newer = self._next
         try:
+            if self._last:
+                yield self._last
             while not leaving.done():
-                await asyncio.wait((getting, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if getting.done():
-                    yield getting.result()
-                    getting = asyncio.ensure_future(latest.get())
+                await asyncio.wait((leaving, newer), return_when=asyncio.FIRST_COMPLETED)
+                if newer.done():
+                    newer = self._next
+                    yield self._last
         finally:
-            getting.cancel()
-            self._watchers.discard(latest)
+            self._watchers -= 1
 
     async def _tell(self) -> None:
         """Tell the watchers what has changed, until nobody watches."""
@@ -128,17 +119,10 @@ class Overviews:
                 seen = str(error)
             quiet = quiet + 1 if _is_as(told, seen) else 0
             if not quiet or quiet % _QUIET_LOOKS == 0:
-                self._last = _frame(seen)
-                for watcher in self._watchers:
-                    _replace(watcher, _QUIET if quiet else self._last)
+                self._last, newer, self._next = _frame(seen), self._next, asyncio.get_running_loop().create_future()
+                newer.set_result(None)
             told = seen
             await asyncio.sleep(LOOK)
-
-
-def _replace(latest: asyncio.Queue[bytes], frame: bytes) -> None:
-    if latest.full():
-        latest.get_nowait()
-    latest.put_nowait(frame)
 
 
 def _frame(seen: Seen | str) -> bytes:

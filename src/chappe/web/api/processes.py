@@ -8,25 +8,23 @@ import re
 import stat
 import time
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
-from starlette.requests import Request
+from msgspec import Meta, Struct
 from starlette.responses import Response
-from starlette.routing import Route
 
 from chappe.app import App
 from chappe.engines.stacks import Stack, ask
 from chappe.errors import InvalidMessage, NotFound
 from chappe.failures import printable
 from chappe.redaction import without_secrets
-from chappe.web.api.described import described
-from chappe.web.api.requests import answer, number_in
+from chappe.roles import LOGS
+from chappe.web.api.operations import Part, get, post
 from chappe.web.problems import problem
 
 _READ: Final = 256 * 1024  # bytes of a log that one answer may hold
 _LONGEST: Final = 4000  # characters of a line
-_CURSOR: Final = re.compile(r"(\d{1,20})-(\d{1,18})")
+_CURSOR: Final = re.compile(r"(\d{1,20})-(\d{1,18})", re.ASCII)
 
 
 class _Log(Struct, frozen=True):
@@ -44,49 +42,40 @@ class _Stacks(Struct, frozen=True):
     stacks: list[Stack]
 
 
-class Processes:
+class Processes(Part):
     """The routes of the processes of this host."""
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        super().__init__(app)
         self._asking = asyncio.Lock()
 
-    def routes(self) -> list[Route]:
-        """Return the routes of processes."""
-        return [
-            Route("/api/pools/{name}/logs", self._log, methods=["GET"]),
-            Route("/api/processes/{pid:int}/stacks", self._stacks, methods=["POST"]),
-        ]
-
-    @described(answers=_Log, query=("cursor", "limit"))
-    async def _log(self, request: Request) -> Response:
+    @get("/api/pools/{name}/logs", LOGS)
+    async def log(self, name: str, *, cursor: str | None = None, limit: Annotated[int, Meta(ge=0, le=2000)] = 200) -> _Log | Response:
         """Tell what the processes of a pool wrote last on this host, or what they wrote behind a cursor."""
-        name, pools = request.path_params["name"], self._app.settings.pools
+        pools = self._app.settings.pools
         if name not in pools:
             raise NotFound(f'no pool is called "{printable(name[:100])}"; the pools of chappe.toml are: {", ".join(pools)}')
         if (file := pools[name].log) is None:
             raise NotFound(f'pool {name} has no log, so that it writes where chappe run writes; set log = "{name}.log" in chappe.toml')
-        cursor, limit = request.query_params.get("cursor"), number_in(request, "limit", 200, most=2000)
         if cursor is not None and not _CURSOR.fullmatch(cursor):
             raise InvalidMessage("the query", {"cursor": "send it as an earlier answer had it"})
         try:
-            return answer(await asyncio.to_thread(_read, Path(file), cursor, limit))
+            return await asyncio.to_thread(_read, Path(file), cursor, limit)
         except FileNotFoundError:
             raise NotFound(f"{file} does not exist on this host: no process of {name} has started here") from None
         except OSError as error:
             return problem(503, "The log cannot be read", f"{file}: {error.strerror}")
 
-    @described(answers=_Stacks)
-    async def _stacks(self, request: Request) -> Response:
+    @post("/api/processes/{pid:int}/stacks", LOGS)
+    async def stacks(self, pid: int) -> _Stacks | Response:
         """Ask a worker of this host what it does now, and tell it: the stack of each of its tasks and threads."""
-        pid: int = request.path_params["pid"]
         async with self._asking:
             stacks = await ask(self._app.settings.path, pid)
         if stacks is None:
             return problem(
                 503, "The process does not say what it does", f"process {pid} is frozen, or in a call that does not come back to Python"
             )
-        return answer(_Stacks(pid, time.time(), stacks))
+        return _Stacks(pid, time.time(), stacks)
 
 
 def _read(file: Path, cursor: str | None, limit: int) -> _Log:
