@@ -9,7 +9,7 @@ import pytest
 
 from chappe import Command, Context, Event, Exchange
 from chappe.bus.bus import Bus, CallNext, Handle, Middleware, Send
-from chappe.bus.context import NO_PORTS, Leaving, Ports
+from chappe.bus.context import Leaving, Ports
 from chappe.bus.draft import Draft, new_id
 from chappe.bus.handler import Handler
 from chappe.bus.providers import Providers
@@ -75,7 +75,7 @@ class Memory:
 
         async def progress(message_id: str, done: int, total: int, text: str) -> None: ...
 
-        return Ports(mark=mark, marks=marks, progress=progress, take=NO_PORTS.take, throttle=NO_PORTS.throttle)
+        return Ports(mark=mark, marks=marks, progress=progress)
 
 
 def bus_of(*handlers: Any, middleware: tuple[Middleware, ...] = ()) -> Bus:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chappe import Command, Context, Event, InvalidMessage
-from chappe.bus.context import NO_PORTS, Ports
+from chappe.bus.context import Ports
 from chappe.engines.contract.results import Start
 from chappe.errors import DefinitionError, TooLate
 
@@ -33,7 +33,7 @@ async def test_progress_goes_to_the_store_under_the_messages_id() -> None:
     async def progress(message_id: str, done: int, total: int, text: str) -> None:
         told.append((message_id, done, total, text))
 
-    ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=progress, take=NO_PORTS.take, throttle=NO_PORTS.throttle)
+    ports = Ports(progress=progress)
     await Context("id", ports=ports).progress(3, 10, "pages")
     assert told == [("id", 3, 10, "pages")]
 
@@ -102,8 +102,7 @@ class Shown:
         self.told.append((done, total, text))
 
     def context(self) -> Context:
-        kept = {"mark": NO_PORTS.mark, "marks": NO_PORTS.marks, "take": NO_PORTS.take, "throttle": NO_PORTS.throttle}
-        return Context("id", ports=Ports(progress=self.progress, loop=self.home, **kept))
+        return Context("id", ports=Ports(progress=self.progress, loop=self.home))
 
 
 async def test_in_a_thread_progress_is_shown_when_it_returns() -> None:

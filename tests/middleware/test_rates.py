@@ -8,7 +8,7 @@ import pytest
 from chappe import Budget as BudgetOf
 from chappe import Command, Context, Rate
 from chappe.bounds import FURTHEST, STARTS_AHEAD
-from chappe.bus.context import NO_PORTS, Ports
+from chappe.bus.context import Ports
 from chappe.engines.contract.results import Start
 from chappe.errors import DefinitionError, InvalidCapability, Throttled
 from chappe.middleware.rates import Rates
@@ -48,7 +48,7 @@ class Budget:
         async def throttle(budget: str, until: float | None) -> None:
             self.throttled.append((budget, until))
 
-        ports = Ports(mark=NO_PORTS.mark, marks=NO_PORTS.marks, progress=NO_PORTS.progress, take=take, throttle=throttle)
+        ports = Ports(take=take, throttle=throttle)
         return Context("id", note=note, queue=queue, ports=ports, now=lambda: self.now, tag=tag)
 
 

@@ -6,12 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from chappe.archive.follow import AT_ONCE, WAIT, begin_at, loss_of, loss_since, refuse_no_since
+from chappe.connection import Connection
 from chappe.engines.contract.archive import Archive
-from chappe.engines.contract.broker import Broker
-from chappe.engines.contract.store import Store
 from chappe.errors import BrokerError, DefinitionError
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Options, Publication
@@ -24,22 +23,12 @@ _AGAIN: Final = 0.2
 _STEPS_BACK: Final = 2.0  # seconds for which a process leaves the work to another one that does it too
 
 
-class Connected(Protocol):
-    """The connection of an event loop."""
-
-    @property
-    def broker(self) -> Broker: ...
-
-    @property
-    def store(self) -> Store: ...
-
-
 class Subscription:
     """Puts into a queue what the archive holds of an exchange, and goes on with what comes; several processes may do it at once."""
 
     def __init__(
         self,
-        connection: Callable[[], Awaitable[Connected]],
+        connection: Callable[[], Awaitable[Connection]],
         queue: str,
         exchange: Exchange,
         pattern: str,
@@ -58,7 +47,7 @@ class Subscription:
         self._since = since
         self._now = now
         self._name = f"@queue:{queue}"  # no application is called so
-        self._begun: Connected | None = None
+        self._begun: Connection | None = None
         self._position = self._kept = -1
         self._is_first = False
 

@@ -18,46 +18,12 @@ from chappe.messages.envelope import NO_HEADERS, Publication
 from chappe.messages.message import Message
 
 Leaving: TypeAlias = list[tuple[Message, Draft] | Publication]
-Progress = Callable[[str, int, int, str], Coroutine[Any, Any, None]]
-Marks = Callable[[str], Awaitable[Mapping[str, bytes | None]]]
-Take = Callable[..., Awaitable[Start]]
-Mark = Callable[[str, str, Leaving, Any], Awaitable[bool]]
 
 REPLAYED: Final = "replayed"  # the header of an event that came by a replay, with its place in the archive
 _ENDING: Final = threading.Lock()  # one for all: it is held for no longer than it takes to append to a list
 
 
-class Ports:
-    """The few things that handling needs from the store, so that the bus runs without one.
-
-    `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so. `declare` makes known to the
-    engine what was prepared since; it raises `TopologyConflict` or `NotFound` for what cannot be. They are to be called on `loop`,
-    where one is given.
-    """
-
-    __slots__ = ("declare", "loop", "mark", "marks", "progress", "take", "throttle")
-
-    def __init__(
-        self,
-        *,
-        mark: Mark,
-        marks: Marks,
-        progress: Progress,
-        take: Take,
-        throttle: Callable[[str, float | None], Coroutine[Any, Any, None]],
-        declare: Callable[[], Awaitable[object]] | None = None,
-        loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self.declare = declare or _forget
-        self.loop = loop
-        self.mark = mark
-        self.marks = marks
-        self.progress = progress
-        self.take = take
-        self.throttle = throttle
-
-
-async def _forget(*_: object) -> None: ...
+async def _nothing(*_: object) -> None: ...
 
 
 async def _no_marks(_: str) -> Mapping[str, bytes | None]:
@@ -72,7 +38,24 @@ async def _no_wait(*_: object, **__: object) -> Start:
     return Start(granted=True, wait=0.0)
 
 
-NO_PORTS = Ports(mark=_no_mark, marks=_no_marks, progress=_forget, take=_no_wait, throttle=_forget)
+class Ports(msgspec.Struct, frozen=True):
+    """The few things that handling needs from the store, so that the bus runs without one.
+
+    `mark` remembers durably that a handler finished, publishes what was sent so far with it, and says so. `declare` makes known to the
+    engine what was prepared since; it raises `TopologyConflict` or `NotFound` for what cannot be. They are to be called on `loop`,
+    where one is given.
+    """
+
+    mark: Callable[[str, str, Leaving, Any], Awaitable[bool]] = _no_mark
+    marks: Callable[[str], Awaitable[Mapping[str, bytes | None]]] = _no_marks
+    progress: Callable[[str, int, int, str], Coroutine[Any, Any, None]] = _nothing
+    take: Callable[..., Awaitable[Start]] = _no_wait
+    throttle: Callable[[str, float | None], Coroutine[Any, Any, None]] = _nothing
+    declare: Callable[[], Awaitable[object]] = _nothing
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+NO_PORTS: Final = Ports()
 
 
 class Context(msgspec.Struct, eq=False, weakref=True):

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from chappe.bus.bus import Bus
-from chappe.bus.context import NO_PORTS, Context, Ports
+from chappe.bus.context import Context, Ports
 from chappe.bus.loop import attempted
 from chappe.errors import RetryLater, Snooze, Verdict
 from chappe.failures import describe, summarize, verdict_of
@@ -176,16 +176,11 @@ def _context(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Context:
     async def throttle(budget: str, until: float | None) -> None:
         say(Throttle(budget, until))
 
-    ports = Ports(
-        mark=NO_PORTS.mark, marks=NO_PORTS.marks, take=NO_PORTS.take, progress=progress, throttle=throttle,
-        loop=asyncio.get_running_loop(),
-    )  # fmt: skip
-    context = Context(
+    return Context(
         call.id, attempt=call.attempt, queue=call.queue, sent_at=call.sent_at, headers=call.headers, correlation_id=call.correlation_id,
-        note=call.note, ports=ports, now=bus.now,
+        note=call.note, ports=Ports(progress=progress, throttle=throttle, loop=asyncio.get_running_loop()), now=bus.now,
+        budgets=call.budgets,
     )  # fmt: skip
-    context.budgets = call.budgets
-    return context
 
 
 def _failed(error: BaseException, memory: int | None) -> Failed:

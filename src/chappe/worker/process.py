@@ -17,7 +17,7 @@ from chappe.bus.bus import Bus
 from chappe.bus.context import Ports
 from chappe.bus.merging import Merger
 from chappe.bus.registry import Registry
-from chappe.engines.contract.broker import Broker
+from chappe.connection import Connection
 from chappe.engines.file.running_tables import folder_of
 from chappe.errors import BrokerUnavailable
 from chappe.lifetime import BEAT, RENEWED, Lifeline, memory_of, settle_down
@@ -35,13 +35,6 @@ log = logging.getLogger("chappe.process")
 _RENEW_CHECK = 1.0
 
 
-class Connected(Protocol):
-    """The connection of an event loop."""
-
-    @property
-    def broker(self) -> Broker: ...
-
-
 class Program(Protocol):
     """What a worker process needs of an application."""
 
@@ -49,7 +42,7 @@ class Program(Protocol):
     merger: Merger
     registry: Registry
 
-    async def connection(self, info: dict[str, Any] | None = None) -> Connected: ...
+    async def connection(self, info: dict[str, Any] | None = None) -> Connection: ...
 
     async def ports(self) -> Ports: ...
 
