@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from chappe.archive.follow import Follower, Following, Since
+from chappe.archive.follow import Following, Since
 from chappe.archive.subscription import Subscription
 from chappe.blocking import Place, warn_of_blocking
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
@@ -373,7 +373,7 @@ class App:
             return (await self.connection()).store
 
         kept = name and f"{self.name}:{name}"
-        return Following(Follower(archive, pattern, since=since, name=kept, acks=acks, catches_up=catches_up), self.bus.opened)
+        return Following(archive, pattern, self.bus.opened, since=since, name=kept, acks=acks, catches_up=catches_up)
 
     def cancel(self, message_id: str) -> str:
         """Have a message not be handled, and return where it was: *delayed* or *ready*, and it is gone, or *running*.

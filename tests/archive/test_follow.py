@@ -85,7 +85,7 @@ async def test_without_since_only_what_comes_is_heard(trial: Trial) -> None:
     await raised(app, 1)
     following = app.follow("bid.*")
     task = asyncio.ensure_future(take(following, 1))
-    while following._follower.position < 0:
+    while following.position < 0:
         await asyncio.sleep(0.001)
     await raised(app, 2)
     assert amounts(await task) == [2]
@@ -119,7 +119,7 @@ async def test_h10_a_follower_with_a_name_goes_on_where_it_was(trial: Trial) -> 
     await raised(app, 0)
     following = app.follow("bid.*", name="screen", since="last")
     task = asyncio.ensure_future(take(following, 3))
-    while following._follower.position < 0:
+    while following.position < 0:
         await asyncio.sleep(0.001)
     await raised(app, 1, 2, 3)
     assert amounts(await task) == [1, 2, 3]
@@ -149,7 +149,7 @@ async def test_h9_a_follower_that_does_not_catch_up_hears_how_much_it_missed(tri
     await app.asend(BidLost(lot="vase"))
     following = app.follow("bid.raised", name="lamp", catches_up=False)
     task = asyncio.ensure_future(take(following, 2))
-    while following._follower.position < 4:
+    while following.position < 4:
         await asyncio.sleep(0.001)
     await raised(app, 4)
     missed, heard = await task

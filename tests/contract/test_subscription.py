@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from chappe.archive.follow import Following
 from chappe.archive.subscription import Subscription
+from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Ack
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Topology, bind
@@ -89,15 +91,12 @@ async def test_m4_a_process_that_ends_before_it_notes_how_far_it_is_repeats_noth
     class PowerCut(Exception):
         pass
 
-    async def cut(self: Subscription, archive: object) -> None:
+    async def cut(self: Following, page: Page, *, at_once: bool = False) -> None:
         raise PowerCut
 
     with monkeypatch.context() as patched, pytest.raises(PowerCut):
-        first = subscription(peer)
-        await first._begin(peer.store)
-        first._begun = peer
-        patched.setattr(Subscription, "_keep", cut)
-        await first.turn()
+        patched.setattr(Following, "passed", cut)
+        await subscription(peer).turn()
     await raised(peer, 2)
     while await subscription(peer).turn():
         pass

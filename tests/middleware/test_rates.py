@@ -159,9 +159,9 @@ async def test_a_handler_of_several_budgets_says_which_one_refused_and_needs_no_
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (lambda: BudgetOf(""), "it needs a name"),
+        (lambda: BudgetOf(""), "length >= 1"),
         (lambda: BudgetOf("pocket", "often"), 'write it like "10/s"'),
-        (lambda: BudgetOf("pocket", "1/s", burst=0), "at least 1"),
+        (lambda: BudgetOf("pocket", "1/s", burst=0), ">= 1"),
         (lambda: new_class("Bad", (Command,), {"queue": "q", "budget": "pocket:{who}"}), 'names "who"'),
         (lambda: new_class("Bad", (Command,), {"queue": "q", "budget": 5}), "budget"),
     ],

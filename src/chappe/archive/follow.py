@@ -110,12 +110,14 @@ async def position_at(archive: Archive, moment: float) -> int:
     return last
 
 
-async def begin_at(archive: Archive, since: Since | None) -> int:
+async def begin_at(archive: Archive, since: Since | None, now: Callable[[], float] | None = None) -> int:
     """Return the position that a `since` means; nothing and "last" mean the end."""
     if isinstance(since, int):
         return max(0, since)
-    if isinstance(since, datetime | timedelta):
-        return await position_at(archive, since.timestamp() if isinstance(since, datetime) else time.time() - since.total_seconds())
+    if isinstance(since, timedelta):
+        return await position_at(archive, (now or time.time)() - since.total_seconds())
+    if isinstance(since, datetime):
+        return await position_at(archive, since.timestamp())
     return (await archive.archived(0, 0)).end
 
 
@@ -129,18 +131,23 @@ def loss_since(since: Since | None, after: int, page: Page) -> int:
     return loss_of(after, page) if isinstance(since, int) and since > 0 else 0
 
 
-class Follower:
-    """Reads an archive from one position on, and remembers how far it is where it has a name."""
+class Following:
+    """Reads an archive from one position on, and remembers how far it is where it has a name.
+
+    It is what `App.follow` returns, the events one after the other: `async for heard in app.follow("bid.*"): …`.
+    """
 
     def __init__(
         self,
         archive: Callable[[], Awaitable[Archive]],
         pattern: str,
+        opens: Opens = lambda _: None,
         *,
-        since: Since | None,
-        name: str | None,
+        since: Since | None = None,
+        name: str | None = None,
         acks: bool = False,
         catches_up: bool = True,
+        now: Callable[[], float] | None = None,
     ) -> None:
         """Prepare; `acks` says that only `ack` moves the kept position, `catches_up` that what came while it was away is heard.
 
@@ -154,40 +161,82 @@ class Follower:
             refuse_no_since(since, "follow")
         self._archive = archive
         self._pattern = pattern
+        self._opens = opens
         self._since: Since | None = since
         self._name = name
         self._acks = acks
         self._catches_up = catches_up
+        self._now = now
         self.position = -1  # behind what was handed out; -1 before it is known
         self._is_first = False  # whether the next page is the first after where `since` begins
         self._kept = -1
         self._kept_at = 0.0
+        self._events = self._heard()
+
+    def __aiter__(self) -> AsyncGenerator[Heard]:
+        return self._events
+
+    async def ack(self, heard: Heard) -> None:
+        """Keep the position behind this event, where `acks=True` was said: who follows by this name later hears what is behind it."""
+        assert self._name is not None, "only a follower with a name keeps a position"
+        await (await self._archive()).keep_position(self._name, heard.seq)
+
+    async def aclose(self) -> None:
+        """Keep the position, and follow no more."""
+        await self._events.aclose()
+
+    async def _heard(self) -> AsyncGenerator[Heard]:
+        pages = self.pages()
+        try:
+            async for loss, page in pages:
+                if loss:
+                    many = loss if loss > 0 else "some"
+                    log.warning("%s events before seq %d are not heard: they are kept no more, or were passed over", many, page.cursor + 1)
+                    yield lost_before(page, loss)
+                for record in page.records:
+                    yield heard_of(record, self._opens)
+                    self.position = record.seq
+                    await self._keep(at_once=False)
+        finally:
+            await pages.aclose()
+            await asyncio.shield(self._keep(at_once=True))
 
     async def pages(self) -> AsyncGenerator[tuple[int, Page]]:
         """Yield pages for ever, each with the loss before it; what the broker refuses for a while is waited for."""
         while True:
             try:
-                archive = await self._archive()
-                if self.position < 0 and (missed := await self._begin(archive)):
-                    yield missed, Page([], self.position, self.position)
-                page = await archive.archived(self.position, AT_ONCE, pattern=self._pattern, wait=WAIT)
+                loss, page = await self.page(WAIT)
             except BrokerError as error:
                 log.warning("cannot read the archive (%s); trying again", error)
                 await asyncio.sleep(_AGAIN)
                 continue
-            loss = loss_since(self._since, self.position, page) if self._is_first else loss_of(self.position, page)
-            self._is_first = False
             if page.records or loss:
                 yield loss, page
-            self.position = page.cursor
-            await self.keep(at_once=False)
+            await self.passed(page)
+
+    async def page(self, wait: float = 0.0) -> tuple[int, Page]:
+        """Return the next page and how many events are missing before it; it is so until it is `passed`. Raises `BrokerError`."""
+        archive = await self._archive()
+        if self.position < 0 and (missed := await self._begin(archive)):
+            return missed, Page([], self.position, self.position)
+        page = await archive.archived(self.position, AT_ONCE, pattern=self._pattern, wait=wait)
+        return loss_since(self._since, self.position, page) if self._is_first else loss_of(self.position, page), page
+
+    async def passed(self, page: Page, *, at_once: bool = False) -> None:
+        """Go on behind a page, and keep that now or if it was not done for a while."""
+        self.position, self._is_first = page.cursor, False
+        await self._keep(at_once=at_once)
+
+    def begin_again(self) -> None:
+        """Go on from what is kept: of another engine, or by another process of this name."""
+        self.position = -1
 
     async def _begin(self, archive: Archive) -> int:
         """Find the position to begin at, and return how many events that fit are passed over on the way there."""
         if self._name is not None and (kept := (await archive.followers()).get(self._name)) is not None:
             self.position = self._kept = kept
             return 0 if self._catches_up else await self._pass_over(archive)
-        self.position = await begin_at(archive, self._since)
+        self.position = await begin_at(archive, self._since, self._now)
         self._is_first = True
         if self._name is not None:
             await archive.keep_position(self._name, self.position)
@@ -203,12 +252,7 @@ class Follower:
         self.position = end
         return missed
 
-    async def ack(self, seq: int) -> None:
-        """Keep this position: whoever follows by this name later hears what is behind it."""
-        assert self._name is not None, "only a follower with a name keeps a position"
-        await (await self._archive()).keep_position(self._name, seq)
-
-    async def keep(self, *, at_once: bool) -> None:
+    async def _keep(self, *, at_once: bool) -> None:
         """Keep how far it is, now or if that was not done for a while; what cannot be kept is heard again."""
         now = time.monotonic()
         if self._name is None or self._acks or self.position == self._kept or not (at_once or now - self._kept_at >= _KEEP_EVERY):
@@ -221,40 +265,3 @@ class Follower:
             )
             return
         self._kept, self._kept_at = self.position, now
-
-
-class Following:
-    """The events of `App.follow`, one after the other: `async for heard in app.follow("bid.*"): …`."""
-
-    def __init__(self, follower: Follower, opens: Opens) -> None:
-        self._follower = follower
-        self._opens = opens
-        self._events = self._all()
-
-    def __aiter__(self) -> AsyncGenerator[Heard]:
-        return self._events
-
-    async def ack(self, heard: Heard) -> None:
-        """Keep the position behind this event, where `acks=True` was said."""
-        await self._follower.ack(heard.seq)
-
-    async def aclose(self) -> None:
-        """Keep the position, and follow no more."""
-        await self._events.aclose()
-
-    async def _all(self) -> AsyncGenerator[Heard]:
-        follower = self._follower
-        pages = follower.pages()
-        try:
-            async for loss, page in pages:
-                if loss:
-                    many = loss if loss > 0 else "some"
-                    log.warning("%s events before seq %d are not heard: they are kept no more, or were passed over", many, page.cursor + 1)
-                    yield lost_before(page, loss)
-                for record in page.records:
-                    yield heard_of(record, self._opens)
-                    follower.position = record.seq
-                    await follower.keep(at_once=False)
-        finally:
-            await pages.aclose()
-            await asyncio.shield(follower.keep(at_once=True))

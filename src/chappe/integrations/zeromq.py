@@ -23,7 +23,7 @@ import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
 from chappe.app import App
-from chappe.archive.follow import Follower
+from chappe.archive.follow import Following
 from chappe.bus.draft import new_id
 from chappe.engines.contract.archive import Archive
 from chappe.errors import DefinitionError, InvalidSettings
@@ -144,7 +144,7 @@ class Doors:
         async def archive() -> Archive:
             return (await self._app.connection()).store
 
-        async for _, page in Follower(archive, self._pattern, since=None, name=None).pages():
+        async for _, page in Following(archive, self._pattern).pages():
             for record in page.records:
                 await socket.send_multipart([record.routing_key.encode(), said_of(record).text])
 

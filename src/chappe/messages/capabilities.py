@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Mapping
-from typing import Any, Final, Literal, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal, TypedDict, get_args, get_origin
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from chappe.bounds import FURTHEST
 from chappe.errors import InvalidCapability
 
-_PERIODS: Final = {
-    "s": 1.0,
-    "sec": 1.0,
-    "second": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "minute": 60.0,
-    "h": 3600.0,
-    "hour": 3600.0,
-    "d": 86400.0,
-    "day": 86400.0,
-}
-
-
+_PERIODS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RATE: Final = re.compile(
+    r"\s*0*([1-9]\d{0,8})\s*/\s*(?:0*([1-9]\d{0,5}))?\s*(s(?:ec(?:ond)?)?|m(?:in(?:ute)?)?|h(?:our)?|d(?:ay)?)\s*", re.ASCII
+)
 _NAMED: Final = re.compile(r"[^\s,*\x00-\x1f\x7f-\x9f](?:[^,*\x00-\x1f\x7f-\x9f]*[^\s,*\x00-\x1f\x7f-\x9f])?")
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 1 <= value < 2**31
-
-
-def _within(value: Any, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= value <= most  # NaN is not
+Count = Annotated[int, Meta(ge=1, lt=2**31)]
+Seconds = Annotated[float, Meta(ge=0, le=FURTHEST)]
+Duration = Annotated[float, Meta(gt=0, le=FURTHEST)]
 
 
 def refuse_bad_name(what: str, name: object) -> None:
@@ -45,28 +33,46 @@ def refuse_bad_name(what: str, name: object) -> None:
         raise InvalidCapability(f"{what} {shown}: a name has 1 to 255 bytes, no comma, asterisk or control character, no space at its ends")
 
 
-class Retry(Struct, frozen=True):
+@functools.cache
+def _types_of(kind: type[Struct]) -> Mapping[str, Any]:
+    return {field.name: field.type for field in msgspec.structs.fields(kind)}
+
+
+class Checked(Struct, frozen=True):
+    """A record whose fields are checked by their types when it is made, too; raises `InvalidCapability`."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _types_of(type(self)).items():
+            value = getattr(self, name)
+            try:
+                msgspec.convert(value, kind)
+            except msgspec.ValidationError as error:
+                known = ", ".join(f'"{one}"' for one in get_args(kind)) if get_origin(kind) is Literal else ""
+                raise InvalidCapability(f"{type(self).__name__}({name}={value!r}): {(known and f'known are {known}') or error}") from None
+
+
+class Retry(Checked, frozen=True):
     """How often and how soon a failed message is handled again.
 
     `attempts` counts all of them, the first included; the pause before attempt *n* + 1 is
     `delay * factor ** (n - 1)` seconds, at most `most`, less a random part of up to `jitter` of it.
     """
 
-    attempts: int = 8
-    delay: float = 1.0
-    factor: float = 3.0
-    most: float = 3600.0
-    jitter: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not _is_count(self.attempts):
-            raise InvalidCapability(f"Retry(attempts={self.attempts!r}): at least one attempt is needed, as a whole number")
-        times = _within(self.delay, 0, FURTHEST) and _within(self.most, 0, FURTHEST)
-        if not times or not _within(self.factor, 1, 1000) or not _within(self.jitter, 0, 1):
-            raise InvalidCapability(f"{self}: delay and most must be >= 0 and finite, factor within 1..1000, jitter within 0..1")
+    attempts: Count = 8
+    delay: Seconds = 1.0
+    factor: Annotated[float, Meta(ge=1, le=1000)] = 3.0
+    most: Seconds = 3600.0
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
 
 
-class Rate(Struct, frozen=True):
+def _interval(owner: str, limit: str) -> float:
+    match = _RATE.fullmatch(limit)
+    if match is None:
+        raise InvalidCapability(f'{owner}("{limit[:40]}"): write it like "10/s", "100/min" or "5/10s"')
+    return _PERIODS[match[3][0]] * int(match[2] or 1) / int(match[1])
+
+
+class Rate(Checked, frozen=True):
     """How many messages may start in a period, across all workers: `Rate("10/s", key="{channel}")`.
 
     The message waits its turn without holding a slot. `key` splits the budget by fields; `burst` is how
@@ -75,14 +81,11 @@ class Rate(Struct, frozen=True):
 
     limit: str
     key: str = ""
-    burst: int = 1
+    burst: Count = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.interval
-        if not _is_count(self.burst):
-            raise InvalidCapability(f"Rate(burst={self.burst!r}): at least 1 is needed, as a whole number")
-        if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
-            raise InvalidCapability(f'Rate(key={self.key!r}): write fields in braces, like "{{channel}}"')
 
     @property
     def interval(self) -> float:
@@ -90,30 +93,19 @@ class Rate(Struct, frozen=True):
         return _interval("Rate", self.limit)
 
 
-def _interval(owner: str, limit: object) -> float:
-    match = re.fullmatch(r"\s*0*([1-9]\d{0,8})\s*/\s*(?:0*([1-9]\d{0,5}))?\s*([a-z]+)\s*", str(limit), re.ASCII)
-    period = _PERIODS.get(match[3]) if match else None
-    if match is None or period is None:
-        raise InvalidCapability(f'{owner}("{str(limit)[:40]}"): write it like "10/s", "100/min" or "5/10s"')
-    return period * int(match[2] or 1) / int(match[1])
-
-
-class Budget(Struct, frozen=True):
+class Budget(Checked, frozen=True):
     """An account of a third party that several kinds of messages call: `Budget("pocket:{user}", "15/15min")`.
 
     Fields in braces make one for each account. Without a limit it is learned from what is refused: see `Context.throttle`.
     """
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     limit: str | None = None
-    burst: int = 1
+    burst: Count = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.interval
-        if not _is_count(self.burst):
-            raise InvalidCapability(f"Budget(burst={self.burst!r}): at least 1 is needed, as a whole number")
-        if not isinstance(self.name, str) or not self.name:  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
-            raise InvalidCapability(f'Budget({self.name!r}): it needs a name, like "pocket:{{user}}"')
 
     @property
     def interval(self) -> float | None:
@@ -121,36 +113,26 @@ class Budget(Struct, frozen=True):
         return None if self.limit is None else _interval("Budget", self.limit)
 
 
-class Unique(Struct, frozen=True):
+class Unique(Checked, frozen=True):
     """At most one message per key: `Unique("{user_id}")`.
 
     Without `window` the key is free again when the message is done or dead; with it, after so many seconds.
     """
 
     key: str
-    window: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not everybody runs a type checker
-            raise InvalidCapability(f'Unique(key={self.key!r}): write fields in braces, like "{{user_id}}"')
-        if self.window is not None and not (_within(self.window, 0, FURTHEST) and self.window > 0):
-            raise InvalidCapability(f"Unique(window={self.window!r}): seconds above 0 are needed, or nothing")
+    window: Duration | None = None
 
 
-class Process(Struct, frozen=True):
+class Process(Checked, frozen=True):
     """Handle each message in a process of its own, for what computes for long: `Process(memory=512)`.
 
     `memory` is how many MiB of memory such a process may hold, the application itself included.
     """
 
-    memory: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.memory is not None and not _is_count(self.memory):
-            raise InvalidCapability(f"Process(memory={self.memory!r}): MiB are needed, as a whole number above 0, or nothing")
+    memory: Count | None = None
 
 
-class Exchange(Struct, frozen=True):
+class Exchange(Checked, frozen=True):
     """A named exchange; what is published there is archived for `archive` seconds (0: not at all).
 
     With `archive_bytes`, the oldest of it goes earlier where all of it is larger; RabbitMQ, whose archive is one for all exchanges, does
@@ -160,8 +142,8 @@ class Exchange(Struct, frozen=True):
 
     name: str
     kind: Literal["direct", "topic", "fanout"] = "topic"
-    archive: float = 0.0
-    archive_bytes: int = 0
+    archive: Seconds = 0.0
+    archive_bytes: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     durable: bool = True
     auto_delete: bool = False
     passive: bool = False
@@ -174,14 +156,7 @@ class Exchange(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         refuse_bad_name("exchange", self.name)
-        if self.kind not in ("direct", "topic", "fanout"):
-            raise InvalidCapability(f'exchange "{self.name}": kind={self.kind!r} must be "direct", "topic" or "fanout"')
-        if not _within(self.archive, 0, FURTHEST):
-            raise InvalidCapability(f'exchange "{self.name}": archive={self.archive!r} must be seconds, 0 for not at all')
-        if not isinstance(self.archive_bytes, int) or not 0 <= self.archive_bytes < 2**63:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidCapability(
-                f'exchange "{self.name}": archive_bytes={self.archive_bytes!r} must be a number of bytes, 0 for no bound'
-            )
+        super().__post_init__()
         if self.archive_bytes and not self.archive:
             raise InvalidCapability(f'exchange "{self.name}": archive_bytes bounds an archive, and there is none without archive=seconds')
 
@@ -234,20 +209,24 @@ class MessageSpec(Struct, frozen=True):
     merges: bool = False
     fair: str | None = None
     unique: Unique | None = None
-    priority: int = 0
-    delay: float = 0.0
+    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] = 0
+    delay: Seconds = 0.0
     retry: Retry = Retry()
     rate: Rate | None = None
     budget: tuple[Budget, ...] = ()
-    timeout: float | None = None
-    kill_after: float | None = None
+    timeout: Duration | None = None
+    kill_after: Duration | None = None
     process: Process | None = None
-    ttl: float | None = None
+    ttl: Duration | None = None
     results: bool = False
 
 
 KNOWN: Final = frozenset(Capabilities.__annotations__)
 DEFAULT_QUEUE: Final = "default"
+_SHORT: Final[dict[str, tuple[type, Callable[[Any], Any]]]] = {
+    "retry": (int, Retry), "rate": (str, Rate), "unique": (str, Unique), "exchange": (str, Exchange),
+    "process": (bool, lambda wanted: Process() if wanted else None),
+}  # fmt: skip
 _NEED_A_QUEUE: Final = (
     "queue", "exchange", "routing_key", "key", "fair", "unique", "priority", "delay", "retry", "kill_after", "process",
     "ttl", "results",
@@ -276,19 +255,12 @@ def complete(owner: str, given: Mapping[str, Any], *, merges: bool, is_command: 
     """
     refuse_unknown(owner, given)
     values: dict[str, Any] = {"name": wire_name(owner), **given}
-    if type(values.get("retry")) is int:
-        values["retry"] = Retry(values["retry"])
-    if isinstance(values.get("rate"), str):
-        values["rate"] = Rate(values["rate"])
+    for keyword, (short, make) in _SHORT.items():
+        if type(values.get(keyword)) is short:
+            values[keyword] = make(values[keyword])
     if "budget" in values:
         budgets = values["budget"] if type(values["budget"]) in (tuple, list) else (values["budget"],)
         values["budget"] = tuple(Budget(one) if isinstance(one, str) else one for one in budgets)
-    if isinstance(values.get("unique"), str):
-        values["unique"] = Unique(values["unique"])
-    if type(values.get("process")) is bool:
-        values["process"] = Process() if values["process"] else None
-    if isinstance(values.get("exchange"), str):
-        values["exchange"] = Exchange(values["exchange"])
     if is_command and "queue" not in values and "exchange" not in values and values.get("inline") is not True:
         values["queue"] = DEFAULT_QUEUE
     try:
@@ -311,13 +283,6 @@ def _refuse_inline(owner: str, given: Mapping[str, Any], *, is_command: bool) ->
 
 
 def _refuse_contradictions(owner: str, values: Mapping[str, Any], *, merges: bool) -> None:
-    for keyword in ("timeout", "kill_after", "ttl"):
-        if keyword in values and not (_within(values[keyword], 0, FURTHEST) and values[keyword] > 0):
-            raise InvalidCapability(f"{owner}: {keyword}={values[keyword]} must be more than 0 seconds, and finite")
-    if not _within(values.get("delay", 0), 0, FURTHEST):
-        raise InvalidCapability(f"{owner}: delay={values['delay']} must not be negative, and at most {FURTHEST:g} seconds")
-    if not -(2**31) <= values.get("priority", 0) < 2**31:
-        raise InvalidCapability(f"{owner}: priority={values['priority']} must fit into 32 bits")
     if "queue" in values:
         refuse_bad_name(f"{owner}: queue", values["queue"])
     if merges and "key" not in values:

@@ -169,7 +169,7 @@ ROWS = [
     Row("wire-unbound", "a queue of an exchange that is none", "`declare` a queue bound to nothing", "NotFound",
         'queue "q" is bound to exchange "nothing", which is not declared',
         asked("declare", {"exchanges": [], "queues": [{"name": "q", "bindings": [{"exchange": "nothing", "key": "a"}]}]})),
-    Row("wire-archive-nan", "an archive for no time", "`declare` an archive of NaN seconds", "InvalidCapability", "archive=nan must be seconds, 0 for not at all",
+    Row("wire-archive-nan", "an archive for no time", "`declare` an archive of NaN seconds", "BrokerError", "Expected `float` >= 0.0 - at `$[0].exchanges[0].archive`",
         asked("declare", {"exchanges": [{"name": "x", "kind": "topic", "archive": NAN}], "queues": []})),
     Row("wire-queue-name", "a queue without a name", "`declare` the queue of no name", "InvalidCapability", "a name has 1 to 255 bytes",
         asked("declare", {"exchanges": [], "queues": [{"name": ""}]})),
