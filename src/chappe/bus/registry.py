@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -18,13 +18,7 @@ from chappe.messages.message import Command, Event, Message, examined_of
 from chappe.messages.template import expand, fields_of
 from chappe.messages.topology import EVENTS, Binding, Queue, Topology, bind, refuse_conflict, refuse_other_kind
 
-
-@dataclass(frozen=True)
-class Route:
-    """The handlers of one message type in one queue, in order; queue `None` is any."""
-
-    message: type[Message]
-    handlers: list[Handler] = field(default_factory=list[Handler])
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class Registry:
         """Begin empty, for the application of this name, which stands in the names of queues that were given none."""
         self.name = name
         self.messages: dict[str, type[Message]] = {}
-        self.routes: dict[tuple[type[Message], str | None], Route] = {}
+        self.routes: dict[tuple[type[Message], str | None], list[Handler]] = {}  # in order, of one queue or of any
         self.subscribers: dict[str, Subscriber] = {}
         self.exchanges: dict[str, Exchange] = {EVENTS.name: EVENTS}
         self.queues: dict[str, Queue] = {}
@@ -98,10 +92,10 @@ class Registry:
                 f'{handler.origin}: {message.__name__} is published to exchange "{spec.exchange.name}"; say the queue of this handler: '
                 f'@app.handles({message.__name__}, queue=bind("name", "{spec.exchange.name}:{spec.routing_key}"))'
             )
-        route = self.routes.setdefault((message, queue.name if queue else None), Route(message))
-        if any(h.name == handler.name for h in route.handlers):
+        handlers = self.routes.setdefault((message, queue.name if queue else None), [])
+        if any(h.name == handler.name for h in handlers):
             raise DuplicateName(f"{handler.origin} handles {message.__name__} twice; write a function of its own name for the second")
-        route.handlers.append(handler)
+        handlers.append(handler)
 
     def add_subscriber(
         self, what: type[Event] | str, handler: Handler, name: str | None, *, temporary: bool = False, is_bound: bool = True
@@ -183,13 +177,14 @@ class Registry:
 
     def commands(self) -> list[type[Command]]:
         """Return the commands by name, each once."""
-        found = {m.__spec__.name: m for m in self.messages.values() if issubclass(m, Command)}
-        return [found[name] for name in sorted(found)]
+        return self._named(Command)
 
     def events(self) -> list[type[Event]]:
         """Return the events by name, each once."""
-        found = {m.__spec__.name: m for m in self.messages.values() if issubclass(m, Event)}
-        return [found[name] for name in sorted(found)]
+        return self._named(Event)
+
+    def _named(self, kind: type[M]) -> list[type[M]]:
+        return sorted({m for m in self.messages.values() if issubclass(m, kind)}, key=lambda m: m.__spec__.name)
 
     def handlers_of(self, message: type[Message], queue: str | None) -> list[Handler]:
         """Return the handlers of a message that came through a queue, in order; raises `NoHandler`."""
@@ -202,7 +197,7 @@ class Registry:
             raise NoHandler(
                 f"nothing handles {message.__name__}{where}; write a function and decorate it with @app.handles({message.__name__})"
             )
-        return route.handlers
+        return route
 
     def takes(self, queue: str, name: str) -> bool:
         """Tell whether a message of this name is handled when it comes from a queue; of the queues of others nothing is known."""
@@ -214,11 +209,11 @@ class Registry:
     @property
     def waiting_places(self) -> int:
         """How many messages a worker may hold beside those in its slots: they wait for others to be handled with."""
-        return sum(2 * h.digest.batch for route in self.routes.values() for h in route.handlers if h.digest is not None)
+        return sum(2 * h.digest.batch for _, _, handlers in self._ways() for h in handlers if h.digest is not None)
 
     def consumed_queues(self) -> list[str]:
         """Return the queues that this application's handlers serve."""
-        return sorted({*self.subscribers, *(name for route in self.routes for name in self._queues_of(*route))})
+        return sorted({name for _, names, _ in self._ways() for name in names})
 
     def served(self, names: Sequence[str]) -> tuple[list[str], list[Queue]]:
         """Return those of the consumed queues that are declared for all, and the temporary ones, as `Broker.consume` takes them."""
@@ -228,9 +223,15 @@ class Registry:
 
     def needs_processes(self, queues: Sequence[str]) -> bool:
         """Tell whether something that comes through these queues is handled in a process of its own."""
-        named = [(s.message, [queue]) for queue, s in self.subscribers.items() if s.message is not None]
-        named += [(message, list(self._queues_of(message, queue))) for message, queue in self.routes]
-        return any(message.__spec__.process is not None and not set(queues).isdisjoint(names) for message, names in named)
+        apart = [names for message, names, _ in self._ways() if message is not None and message.__spec__.process is not None]
+        return any(not set(queues).isdisjoint(names) for names in apart)
+
+    def _ways(self) -> Iterator[tuple[type[Message] | None, Sequence[str], list[Handler]]]:
+        """Yield each message that is handled, nothing for those of a pattern, with the queues through which it comes and its handlers."""
+        for name, subscriber in self.subscribers.items():
+            yield subscriber.message, [name], [subscriber.handler]
+        for (message, queue), handlers in self.routes.items():
+            yield message, self._queues_of(message, queue), handlers
 
     def topology(self) -> Topology:
         """Return all exchanges, lasting queues and bindings, the same object until something new is known.
@@ -238,15 +239,8 @@ class Registry:
         Raises `TopologyConflict` if two declarations disagree, and `DuplicateName` if the queue of a command is that of a temporary
         subscriber.
         """
-        known = (
-            len(self.messages),
-            len(self.exchanges),
-            len(self.queues),
-            len(self.temporary),
-            len(self.subscribers),
-            len(self.routes),
-            self._is_lasting,
-        )
+        declared = (self.messages, self.exchanges, self.queues, self.temporary, self.subscribers, self.routes)
+        known = (*map(len, declared), self._is_lasting)
         if self._topology is None or self._topology[0] != known:
             self._topology = (known, self._made_topology())
         return self._topology[1]
@@ -266,8 +260,7 @@ class Registry:
                     known = queues.setdefault(name, queue)
                     if bindings:
                         refuse_conflict(known, queue)
-        types = self._types()
-        fair = self._fair()
+        types, fair = self._types(), self._fair()
         named = (
             replace(queue, type=queue.type or types.get(name, ""), fair=queue.fair or name in fair)
             for name, queue in sorted(queues.items())
@@ -276,19 +269,17 @@ class Registry:
 
     def _fair(self) -> set[str]:
         """Return the queues in which there are messages of tenants."""
-        routes = [*self.routes, *((message, None) for message in self.messages.values())]
-        found = {name for message, queue in routes if message.__spec__.fair for name in self._queues_of(message, queue)}
-        return found | {name for name, s in self.subscribers.items() if s.message is not None and s.message.__spec__.fair}
+        ways = [(message, names) for message, names, _ in self._ways()]
+        ways += [(message, self._queues_of(message, None)) for message in self.messages.values()]
+        return {name for message, names in ways if message is not None and message.__spec__.fair for name in names}
 
     def _types(self) -> dict[str, str]:
         """Return the type of what comes through each queue in which there is only one."""
         found: dict[str, set[str]] = {}
-        for name, subscriber in self.subscribers.items():
-            if subscriber.message is not None:
-                found.setdefault(name, set()).add(subscriber.message.__spec__.name)
-        for message, queue in self.routes:
-            for name in self._queues_of(message, queue):
-                found.setdefault(name, set()).add(message.__spec__.name)
+        for message, names, _ in self._ways():
+            if message is not None:
+                for name in names:
+                    found.setdefault(name, set()).add(message.__spec__.name)
         return {name: types.pop() for name, types in found.items() if len(types) == 1}
 
     def _queues_of(self, message: type[Message], queue: str | None) -> Sequence[str]:
@@ -300,9 +291,7 @@ class Registry:
 
     def check(self, unmet: Callable[[Handler], list[str]]) -> None:
         """Raise `DefinitionError` for handlers that ask for what nothing provides."""
-        handlers: list[Handler] = [h for route in self.routes.values() for h in route.handlers]
-        handlers += [s.handler for s in self.subscribers.values()]
-        for handler in handlers:
+        for handler in [one for _, _, handlers in self._ways() for one in handlers]:
             missing = unmet(handler)
             if missing:
                 raise DefinitionError(
