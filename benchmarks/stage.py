@@ -24,7 +24,7 @@ from chappe.connection import Setting, connect
 from chappe.engines.contract.broker import Broker, Depth
 from chappe.engines.contract.store import Store
 from chappe.engines.file.broker import FileBroker
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.errors import BrokerError
 from chappe.settings import Settings
 
@@ -145,7 +145,7 @@ class Stage(Folder):
         if urls is None:
             self.environment["CHAPPE_BROKER"] = f"sqlite:///{path}/chappe.db"
             broker = FileBroker(path / "chappe.db", may_own_file=False, deadline=PATIENCE)
-            self.broker, self.store, self._leave = broker, FileStore(broker.client), broker.close
+            self.broker, self.store, self._leave = broker, store_of(broker), broker.close
         else:
             self.environment |= {**urls, "BENCH_NOTES": "1", "CHAPPE_STATE_DIR": str(path / "state")}
             settings = Settings(broker=urls["CHAPPE_BROKER"], store=urls.get("CHAPPE_STORE"), deadline=PATIENCE)

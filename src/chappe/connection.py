@@ -43,9 +43,8 @@ class Setting(msgspec.Struct, frozen=True):
 def connect(settings: Settings, setting: Setting, info: dict[str, Any]) -> Connection:
     """Return what is connected when it is first used; `info` is what the engine shows of this process."""
     if settings.is_file:
-        broker = engines.file_broker(settings, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
-        broker.client.info = info
-        return Connection(broker, engines.file_store(broker.client), broker.close)
+        broker, store = engines.sqlite(settings, info, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
+        return Connection(broker, store, broker.close)
     if settings.is_postgres:
         postgres, store = engines.postgresql(settings, role=setting.role)
         postgres.presence.info = info

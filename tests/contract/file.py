@@ -17,7 +17,7 @@ from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.client import Client
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 
 from ..commands import FORK
 from .engine import EngineUnderTest, Peer
@@ -47,11 +47,11 @@ class _FileEngine(EngineUnderTest):
 
     def _peer(self, broker: FileBroker) -> Peer:
         self._brokers.append(broker)
-        return Peer(broker, FileStore(broker.client), close=broker.close, vanish=broker.client.close, cut=lambda: _cut(broker.client))
+        return Peer(broker, store_of(broker), close=broker.close, vanish=broker.close, cut=lambda: _cut(broker))
 
     async def drop_peers(self) -> None:
         for broker in self._brokers:
-            await broker.client.close()
+            await broker.close()
         self._brokers.clear()
 
 

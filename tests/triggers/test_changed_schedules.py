@@ -13,9 +13,10 @@ from chappe.bus.bus import Bus
 from chappe.bus.merging import Merger
 from chappe.bus.providers import Providers
 from chappe.bus.registry import Registry
+from chappe.engines.contract.store import Store
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.server import Engine
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
 from chappe.triggers.schedule import Schedule, Trigger
@@ -29,7 +30,7 @@ class Tick(Command, queue="q"):
 class Host:
     """A file engine and the schedulers that come and go beside it, with one clock."""
 
-    def __init__(self, store: FileStore, fired: Callable[[], int]) -> None:
+    def __init__(self, store: Store, fired: Callable[[], int]) -> None:
         self._store = store
         self._fired = fired
         self.now = 0.0
@@ -62,7 +63,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     engine = Engine(tmp_path / "chappe.db", grace=0.0)
     broker = FileBroker(tmp_path / "chappe.db", engine=engine)
     await broker.declare(Topology(queues=(bind("q"),)))
-    yield Host(FileStore(broker.client), lambda: engine.ledger.turn.routes.queue("q").published)
+    yield Host(store_of(broker), lambda: engine.ledger.turn.routes.queue("q").published)
     await broker.close()
     engine.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chappe.errors import InvalidSettings
 from chappe.messages.topology import Topology
@@ -13,10 +13,9 @@ from chappe.settings import Settings
 
 if TYPE_CHECKING:
     from chappe.engines.contract.broker import Publisher
+    from chappe.engines.contract.store import Store
     from chappe.engines.file.broker import FileBroker
-    from chappe.engines.file.client import Client
     from chappe.engines.file.server import Engine
-    from chappe.engines.file.store import FileStore
     from chappe.engines.postgres.broker import PostgresBroker
     from chappe.engines.postgres.store import PostgresStore
     from chappe.engines.rabbitmq.broker import RabbitBroker
@@ -30,20 +29,18 @@ def load(settings: Settings) -> None:
                 importlib.import_module(f"chappe.engines.{module}")
 
 
-def file_broker(settings: Settings, *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None) -> FileBroker:
-    """Return the broker of a file, inside a running event loop; it connects with its first verb."""
+def sqlite(
+    settings: Settings, info: dict[str, Any], *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None
+) -> tuple[FileBroker, Store]:
+    """Return a file as broker and store, inside a running event loop; they connect with the first verb."""
     from chappe.engines.file.broker import FileBroker
+    from chappe.engines.file.store import store_of
 
-    return FileBroker(
-        settings.path, role=role, may_own_file=may_own_file, engine=engine, deadline=settings.deadline, large_body=settings.large_body
-    )
-
-
-def file_store(client: Client) -> FileStore:
-    """Return the store that shares the connection of the file's broker."""
-    from chappe.engines.file.store import FileStore
-
-    return FileStore(client)
+    broker = FileBroker(
+        settings.path,
+        role=role, info=info, may_own_file=may_own_file, engine=engine, deadline=settings.deadline, large_body=settings.large_body,
+    )  # fmt: skip
+    return broker, store_of(broker)
 
 
 def postgresql(settings: Settings, *, role: str = "client") -> tuple[PostgresBroker, PostgresStore]:

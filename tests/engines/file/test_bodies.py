@@ -14,7 +14,7 @@ from chappe.engines.file.bodies import HEADER, folder_of
 from chappe.engines.file.broker import FileBroker, FileConsumer
 from chappe.engines.file.seal import DAMAGED
 from chappe.engines.file.server import Engine
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.errors import Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -41,7 +41,7 @@ class Host:
     async def start(self) -> None:
         self.engine = Engine(self.path, grace=0.0)
         self.broker = FileBroker(self.path, engine=self.engine, large_body=LARGE)
-        self.store = FileStore(self.broker.client)
+        self.store = store_of(self.broker)
         await self.broker.declare(TOPOLOGY)
 
     async def stop(self) -> None:

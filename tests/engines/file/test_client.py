@@ -90,7 +90,7 @@ async def test_a_sender_makes_no_new_file_where_the_folder_is_gone(tmp_path: Pat
 async def test_where_nothing_runs_waiting_fails_within_its_deadline(tmp_path: Path) -> None:
     broker = FileBroker(tmp_path / "chappe.db", deadline=0.3)
     with pytest.raises(BrokerUnavailable, match="chappe run"):
-        await broker.client.call("result", "m1", 0.1, deadline=0.5)
+        await broker.call("result", "m1", 0.1, deadline=0.5)
     await broker.close()
 
 
@@ -155,16 +155,16 @@ async def test_a_worker_keeps_what_it_holds_over_the_death_of_the_engine(engine:
 async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guessed(engine: EngineProcess) -> None:
     broker = FileBroker(engine.path, may_own_file=False, deadline=60.0)
     await broker.declare(Topology(queues=(bind("q"),)))
-    serial = broker.client.serial
+    serial = broker.serial
     call = asyncio.ensure_future(broker.publish([message(1, Options(key="k", merges=True))]))
     await auntil(call.done)
-    sent = broker.client._calls
+    sent = broker._calls
     assert not sent
-    assert broker.client.serial > serial
+    assert broker.serial > serial
     # The successor says that the request was stored, but not what was answered: only a plain one can be confirmed.
     future = asyncio.get_running_loop().create_future()
     body = frame((99, "publish", ([message(1, Options(key="k", merges=True))],)))
-    broker.client._confirm(_Call(99, "publish", body, lambda value: value, 0.0, future))
+    broker._confirm(_Call(99, "publish", body, lambda value: value, 0.0, future))
     with pytest.raises(Unconfirmed, match="idempotency key"):
         await future
     await broker.close()
@@ -173,7 +173,7 @@ async def test_a_merging_publication_in_flight_is_unconfirmed_rather_than_guesse
 async def test_a_frozen_engine_is_an_error_within_the_deadline_never_a_hang(engine: EngineProcess) -> None:
     broker = FileBroker(engine.path, may_own_file=False, deadline=60.0)
     await broker.declare(Topology(queues=(bind("q"),)))
-    broker.client.deadline = 0.5
+    broker.deadline = 0.5
     engine.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(Unconfirmed):
@@ -190,16 +190,16 @@ async def test_what_a_frozen_engine_lends_to_a_receive_that_was_given_up_is_give
     await broker.declare(Topology(queues=(bind("q"),)))
     await broker.publish([message(1)])
     async with broker.consume(["q"], prefetch=1) as consumer:
-        broker.client.deadline = 0.3
+        broker.deadline = 0.3
         engine.process.send_signal(signal.SIGSTOP)
         try:
             assert await consumer.receive(1, 0.1) == []
         finally:
             engine.process.send_signal(signal.SIGCONT)
-        broker.client.deadline = 60.0
+        broker.deadline = 60.0
         (delivery,) = await auntil(lambda: consumer.receive(1, 1.0), "the message")
         assert (delivery.envelope.id, delivery.attempt) == ("m1", 1), "it counts as no attempt"
-        assert broker.client._abandoned == set()
+        assert broker._abandoned == set()
     await broker.close()
 
 
@@ -220,11 +220,11 @@ async def test_only_what_certainly_changed_nothing_is_said_to_have_changed_nothi
 ) -> None:
     broker = FileBroker(engine.path, may_own_file=False, deadline=60.0)
     await broker.declare(Topology(queues=(bind("q"),)))
-    broker.client.deadline = 0.3
+    broker.deadline = 0.3
     engine.process.send_signal(signal.SIGSTOP)
     with pytest.raises(kind):
-        await broker.client.call(verb, *arguments)
-    closed = broker.client.call(verb, *arguments)
+        await broker.call(verb, *arguments)
+    closed = broker.call(verb, *arguments)
     await broker.close()
     with pytest.raises(kind, match="closed before the answer"):
         await closed
@@ -247,7 +247,7 @@ async def test_an_engine_of_another_protocol_refuses_every_call_and_its_connecti
             with pytest.raises(BrokerError, match="the client 99; restart both"):
                 await broker.declare(Topology(queues=(bind("q"),)))
     await broker.declare(Topology(queues=(bind("q"),)))
-    assert [shown["name"] for shown in (await broker.client.call("overview"))["clients"]] == [broker.client.name]
+    assert [shown["name"] for shown in (await broker.call("overview"))["clients"]] == [broker.name]
     await broker.close()
 
 
@@ -320,7 +320,7 @@ async def test_a_link_lost_before_its_maker_hears_of_it_is_made_again(engine: En
         transport, link = await connect(factory, path)
         if tries == 1:
             transport.abort()
-            await auntil(lambda: broker.client._write is None, "the link to be lost")
+            await auntil(lambda: broker._write is None, "the link to be lost")
         return transport, link
 
     monkeypatch.setattr(loop, "create_unix_connection", lose_the_first)
@@ -334,7 +334,7 @@ async def test_a_momentary_owner_confirms_what_its_dead_engine_had_stored(tmp_pa
     broker = FileBroker(tmp_path / "chappe.db")
     await broker.declare(Topology(queues=(bind("q"),)))
     ledger = Ledger(tmp_path / "chappe.db", time.time)
-    ledger.turn.remember_serial(broker.client.name, 1000, [1000])
+    ledger.turn.remember_serial(broker.name, 1000, [1000])
     ledger.turn.commit()
     ledger.close()
     futures = [asyncio.get_running_loop().create_future() for _ in range(2)]
@@ -342,8 +342,8 @@ async def test_a_momentary_owner_confirms_what_its_dead_engine_had_stored(tmp_pa
         body = frame((serial, "publish", ([message(serial)],)))
         call = _Call(serial, "publish", body, lambda value: value, 1e12, future)
         call.sent = True
-        broker.client._calls[serial] = call
-    broker.client._own_for_a_moment()
+        broker._calls[serial] = call
+    broker._own_for_a_moment()
     assert all(future.done() for future in futures)
     assert (await broker.depth("q")).ready == 1, "only the refused one is stored now"
     await broker.close()
@@ -365,14 +365,14 @@ def forked(act: Callable[[], None]) -> int:
 async def test_a_forked_child_has_no_connection_and_says_nothing_over_its_parents(engine: EngineProcess) -> None:
     broker = FileBroker(engine.path)
     await broker.declare(Topology(queues=(bind("q"),)))
-    unsent = broker.client.call("publish", [message(1)])
+    unsent = broker.call("publish", [message(1)])
 
     def speak() -> None:
         with pytest.raises(BrokerUnavailable, match="make another one in the child"):
-            broker.client.call("publish", [message(2)])
-        broker.client._flush()
-        broker.client.received(broker.client._link, b"")
-        asyncio.run(broker.client.close())
+            broker.call("publish", [message(2)])
+        broker._flush()
+        broker.received(broker._link, b"")
+        asyncio.run(broker.close())
 
     assert os.waitstatus_to_exitcode(os.waitpid(forked(speak), 0)[1]) == 0
     await unsent
@@ -393,10 +393,10 @@ async def test_what_a_client_held_is_ready_again_when_it_dies_though_a_child_of_
     async with broker.consume(["q"], prefetch=1) as consumer:
         assert len(await consumer.receive(1, 10.0)) == 1
         child = forked(live)
-        link = broker.client._link
+        link = broker._link
         assert isinstance(link, client._Link)
         assert link._transport is not None
-        broker.client.unlinked = lambda _: None  # type: ignore[method-assign]
+        broker.unlinked = lambda _: None  # type: ignore[method-assign]
         link._transport.abort()  # as its death does
 
         async def is_back() -> bool:
@@ -408,5 +408,5 @@ async def test_what_a_client_held_is_ready_again_when_it_dies_though_a_child_of_
             os.close(write)
             os.close(read)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        broker.client._closed = "it is dead"
+        broker._closed = "it is dead"
     await other.close()

@@ -12,7 +12,7 @@ import pytest
 from chappe.engines.contract.broker import Ack, Dead, Retry, Settlement
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.server import Engine
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.errors import Rejected
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
@@ -21,7 +21,7 @@ EXPECTED = {"published": 3, "done": 1, "retried": 1, "died": 1}
 
 
 async def counts(broker: FileBroker) -> dict[str, int]:
-    (queue,) = (await FileStore(broker.client).overview()).queues
+    (queue,) = (await store_of(broker).overview()).queues
     return {name: getattr(queue, name) for name in EXPECTED}
 
 

@@ -141,9 +141,9 @@ async def test_a_turn_that_is_undone_and_done_again_is_counted_once(
 async def test_a_refusal_is_remembered_with_what_was_stored_later(engine: Engine, broker: FileBroker) -> None:
     with pytest.raises(Unroutable):
         await broker.publish([message("a", "nowhere")])
-    refused = broker.client.serial
+    refused = broker.serial
     await broker.publish([message("b")])
-    assert engine.ledger.turn.stored_of(broker.client.name) == (broker.client.serial, [refused])
+    assert engine.ledger.turn.stored_of(broker.name) == (broker.serial, [refused])
 
 
 class Raw:
@@ -295,9 +295,9 @@ async def test_a_request_that_fails_in_a_strange_way_is_rejected_and_nothing_is_
         patch.setattr(engine.ledger.dispatch, "promote", strange)
         with pytest.raises(Rejected, match="strange"):
             await broker.publish([message("a")])
-        refused = broker.client.serial
+        refused = broker.serial
     await broker.publish([message("b")])
-    assert engine.ledger.turn.stored_of(broker.client.name) == (broker.client.serial, [refused])
+    assert engine.ledger.turn.stored_of(broker.name) == (broker.serial, [refused])
     assert await broker.depth("q") == Depth(ready=1)
 
 
@@ -318,8 +318,8 @@ async def test_a_receive_behind_a_request_that_met_a_full_disk_is_answered(
     await other.depth("q")
     with monkeypatch.context() as patch:
         full_at(engine, patch, "settle")
-        settling = broker.client.call("settle", [("ack", 1)])
-        receiving = broker.client.call("receive", ["q"], 1, 20.0, deadline=25.0)  # in the same write, and so in the same turn
+        settling = broker.call("settle", [("ack", 1)])
+        receiving = broker.call("receive", ["q"], 1, 20.0, deadline=25.0)  # in the same write, and so in the same turn
         with pytest.raises(StorageFull):
             await settling
     await other.publish([message("a")])
@@ -335,9 +335,9 @@ async def test_a_receive_that_is_cancelled_in_a_turn_that_fails_is_answered(
         await auntil(lambda: engine.ledger.dispatch.receivers, "the receive to wait")
         with monkeypatch.context() as patch:
             full_at(engine, patch, "settle")
-            broker.client.cancel(broker.client.serial)
+            broker.hurry(broker.serial)
             with pytest.raises(StorageFull):
-                await broker.client.call("settle", [("ack", 1)])
+                await broker.call("settle", [("ack", 1)])
         assert await asyncio.wait_for(receiving, 60) == []
 
 
@@ -469,7 +469,7 @@ async def test_nothing_is_merged_into_a_mask_that_may_have_been_begun(tmp_path: 
             assert [d.envelope.id for d in await takes.receive(2, 60.0)] == ["new"]
         await other.close()
         engine.close()
-        worker.client.deadline = 0.1  # nobody answers it
+        worker.deadline = 0.1  # nobody answers it
     await worker.close()
 
 
@@ -489,5 +489,5 @@ async def test_an_engine_that_stood_still_itself_waits_again_for_those_who_held_
         assert engine.ledger.dispatch.held_back
         await auntil(lambda: not engine.ledger.dispatch.held_back, "the messages to be given to others")
         engine.close()
-        worker.client.deadline = 0.1  # nobody answers it
+        worker.deadline = 0.1  # nobody answers it
     await worker.close()

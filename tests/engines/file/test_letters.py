@@ -12,7 +12,7 @@ from chappe.engines.contract.broker import Ack, Dead, Settlement
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.letters import listing
 from chappe.engines.file.server import Engine
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.errors import Rejected
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
@@ -23,7 +23,7 @@ class File:
 
     def __init__(self, broker: FileBroker) -> None:
         self.broker = broker
-        self.store = FileStore(broker.client)
+        self.store = store_of(broker)
 
     async def send(self, name: str, *, window: float | None = None) -> str:
         options = Options(unique="task:1", unique_for=window)

@@ -76,7 +76,7 @@ async def serves(broker: FileBroker, number: int = 0) -> None:
         (delivery,) = await consumer.receive(1, SERVED_WITHIN)
         assert delivery.envelope.id == f"good-{number}"
         assert await consumer.settle([Ack(delivery.tag)]) == []
-    await broker.client.call("overview")
+    await broker.call("overview")
 
 
 HELLO = {"protocol": PROTOCOL, "name": "stranger"}

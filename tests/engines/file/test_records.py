@@ -12,7 +12,7 @@ from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Ack
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.server import Engine
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.errors import NotFound
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -56,7 +56,7 @@ def prune(engine: Engine) -> None:
 
 
 async def test_a_result_is_kept_for_its_time_and_a_waiting_message_for_ever(engine: Engine, broker: FileBroker, clock: Clock) -> None:
-    store = FileStore(broker.client)
+    store = store_of(broker)
     await broker.publish([message("done", Options(tracked=True)), message("waiting", Options(tracked=True))])
     async with broker.consume(["q"], prefetch=1) as consumer:
         (delivery,) = await consumer.receive(1, 1.0)
@@ -85,7 +85,7 @@ async def test_an_idempotency_key_may_be_used_again_after_its_time(engine: Engin
 
 
 async def test_the_archive_loses_only_its_old_end_and_stays_without_gaps(engine: Engine, broker: FileBroker, clock: Clock) -> None:
-    store = FileStore(broker.client)
+    store = store_of(broker)
     for n in range(5):
         await broker.publish([message(str(n), exchange="news", key="a.b")])
         clock.now += 30
@@ -101,7 +101,7 @@ async def test_the_archive_loses_only_its_old_end_and_stays_without_gaps(engine:
 async def test_what_one_exchange_keeps_for_long_does_not_keep_what_lies_behind_it_of_another(
     engine: Engine, broker: FileBroker, clock: Clock
 ) -> None:
-    store = FileStore(broker.client)
+    store = store_of(broker)
     await broker.declare(Topology((Exchange("ledgers", "topic", archive=10_000.0),)))
     for n in range(3):
         await broker.publish([message(f"long-{n}", exchange="ledgers", key="a"), message(f"short-{n}", exchange="news", key="a")])
@@ -119,7 +119,7 @@ async def test_what_one_exchange_keeps_for_long_does_not_keep_what_lies_behind_i
 
 
 async def test_a_budget_that_nobody_used_for_a_day_is_forgotten(engine: Engine, broker: FileBroker, clock: Clock) -> None:
-    await FileStore(broker.client).take("pocket", 1.0, 1)
+    await store_of(broker).take("pocket", 1.0, 1)
     clock.now += BUDGETS_KEPT + 2
     prune(engine)
     assert engine.ledger.turn.db.execute("select count(*) from budget").fetchone() == (0,)
@@ -129,7 +129,7 @@ async def test_m4_an_archive_that_is_too_large_loses_its_oldest_and_the_loss_is_
     engine: Engine, broker: FileBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chappe.engines.file.records._DELETED_AT_ONCE", 4)
-    store = FileStore(broker.client)
+    store = store_of(broker)
     await broker.declare(Topology((Exchange("small", "topic", archive=1e6, archive_bytes=5_000),)))
 
     async def publish(*names: str) -> None:

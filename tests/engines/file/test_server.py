@@ -24,7 +24,7 @@ from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.running_tables import HEADER, SLOT, folder_of
 from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.engines.file.wire import LARGEST_FRAME, decode_request, frame
 from chappe.errors import BrokerError, Rejected, StorageFull
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -60,13 +60,13 @@ async def test_the_engine_tells_of_itself_without_a_look_at_its_queues_and_its_f
     broker = FileBroker(path, engine=engine)
     await broker.declare(Topology(queues=(bind("q"),)))
     monkeypatch.setattr(Dispatch, "oldest", None)
-    status = await FileStore(broker.client).engine()
+    status = await store_of(broker).engine()
     assert (status.path, status.full, status.pid, status.started_at) == (str(path), False, os.getpid(), engine.started_at)
     assert status.sqlite == apsw.sqlite_lib_version()
     await broker.close()
     engine.close()
     broker = FileBroker(path)
-    assert await FileStore(broker.client).engine() == EngineStatus(str(path), sqlite=apsw.sqlite_lib_version())
+    assert await store_of(broker).engine() == EngineStatus(str(path), sqlite=apsw.sqlite_lib_version())
     await broker.close()
 
 
@@ -76,16 +76,16 @@ async def test_temporary_queues_of_a_client_that_does_not_come_back_after_a_rest
     monkeypatch.setattr(server, "FENCE", 0.4)
     before = Engine(tmp_path / "chappe.db", grace=0.0)
     gone, here = (FileBroker(before.ledger.turn.path, engine=before) for _ in range(2))
-    await gone.client.call("subscribe", bind("theirs"))
-    await here.client.call("subscribe", bind("ours"))
+    await gone.call("subscribe", bind("theirs"))
+    await here.call("subscribe", bind("ours"))
     await here.publish([message(1, "theirs"), message(2, "ours")])
-    assert [queue["temporary"] for queue in (await here.client.call("overview"))["queues"]] == [True, True]
+    assert [queue["temporary"] for queue in (await here.call("overview"))["queues"]] == [True, True]
     for broker in (gone, here):
         await broker.close()
     before.close()
     engine = Engine(tmp_path / "chappe.db", grace=0.0)
     again = FileBroker(engine.ledger.turn.path, engine=engine)
-    again.client.name = here.client.name  # as a client has it that lives on
+    again.name = here.name  # as a client has it that lives on
     try:
         assert await again.depth("theirs") == Depth(ready=1)
         await auntil(lambda: list(engine.ledger.turn.routes.queues) == ["ours"], "the removal")
@@ -120,7 +120,7 @@ async def test_requests_of_one_moment_share_a_commit(engine: Engine, broker: Fil
 )
 async def test_a_wrong_request_is_refused_and_the_next_one_served(broker: FileBroker, verb: str, arguments: tuple[object, ...]) -> None:
     with pytest.raises(BrokerError, match="bad request"):
-        await broker.client.call(verb, *arguments)
+        await broker.call(verb, *arguments)
     assert (await broker.depth("q")).ready == 0
 
 
@@ -189,7 +189,7 @@ async def test_a_connection_lost_while_the_disk_is_full_gives_back_later(
             raise apsw.FullError("database or disk is full")
 
         monkeypatch.setattr(engine.ledger.dispatch, "promote", full)
-        await other.client.close()
+        await other.close()
     monkeypatch.setattr(engine.ledger.dispatch, "promote", promote)
 
     async def back() -> bool:
@@ -205,7 +205,7 @@ async def test_a_client_that_is_silent_while_it_holds_messages_is_given_up(
     silent = FileBroker(engine.ledger.turn.path, engine=engine)
     async with silent.consume(["q"], prefetch=1) as consumer:
         (lost,) = await consumer.receive(1, 1.0)
-        monkeypatch.setattr(silent.client, "unlinked", lambda _: None)  # it does not even hear that it is cut off
+        monkeypatch.setattr(silent, "unlinked", lambda _: None)  # it does not even hear that it is cut off
         monkeypatch.setattr(server, "FENCE", -1.0)
         engine._fence()
         monkeypatch.setattr(server, "FENCE", 1e9)
@@ -218,13 +218,13 @@ async def test_a_client_that_is_silent_while_it_holds_messages_is_given_up(
             (again,) = await other.receive(1, 1.0)
             assert again.tag == lost.tag
             assert (await broker.depth("q")).running == 1
-        silent.client.deadline = 0.1  # nobody answers it
+        silent.deadline = 0.1  # nobody answers it
 
 
 async def test_nothing_is_left_of_a_wait_for_a_result_when_the_client_that_waited_is_gone(engine: Engine, broker: FileBroker) -> None:
     await broker.publish([msgspec.structs.replace(message(1), options=Options(tracked=True))])
     other = FileBroker(engine.ledger.turn.path, engine=engine)
-    waits = [other.client.call("result", message(1).envelope.id, 1e9, deadline=1e9) for _ in range(2)]
+    waits = [other.call("result", message(1).envelope.id, 1e9, deadline=1e9) for _ in range(2)]
     await auntil(lambda: sum(map(len, engine.waits._waiters.values())) == 2, "the waits to have begun")
     await other.close()
     await asyncio.gather(*waits, return_exceptions=True)
@@ -315,7 +315,7 @@ async def test_the_table_of_a_worker_stays_while_it_lives_and_goes_when_it_is_de
     async def end() -> None:
         """Connect with the table, and end."""
         worker = FileBroker(engine.ledger.turn.path, engine=engine)
-        worker.client.info = {"table": table.path.name}
+        worker.info = {"table": table.path.name}
         async with worker.consume(["q"], prefetch=1) as consumer:
             if holds:
                 assert len(await consumer.receive(1, 1.0)) == 1
@@ -367,13 +367,13 @@ async def test_a_client_that_names_what_is_not_its_table_is_given_up_like_others
     os.mkfifo(tables / "1-d.running")
     await broker.publish([message(1)])
     worker = FileBroker(engine.ledger.turn.path, engine=engine)
-    worker.client.info = {"table": name.format(folder=tmp_path) if isinstance(name, str) else name}
+    worker.info = {"table": name.format(folder=tmp_path) if isinstance(name, str) else name}
     async with worker.consume(["q"], prefetch=1) as consumer:
         (delivery,) = await consumer.receive(1, 1.0)
         assert delivery.tag in (1, 2)
         await worker.close()
     assert await broker.depth("q") == Depth(ready=1)
-    (given,) = (await FileStore(broker.client).look("q", "ready")).messages
+    (given,) = (await store_of(broker).look("q", "ready")).messages
     assert given.attempt == 1, "nothing outside the folder of the tables says what was running"
     assert [file.stat().st_size for file in precious] == [24, 24]
     assert len(list(tables.iterdir())) == 4
@@ -439,7 +439,7 @@ async def test_a_message_that_the_disk_changed_is_a_dead_letter_and_never_handle
         rows("update ready set envelope = cast(replace(envelope, 'm1', 'm7') as blob) where message_id = 'm1'")
     async with broker.consume(["q"], prefetch=5) as consumer:
         assert [d.envelope.id for d in await consumer.receive(5, 1.0)] == ["m2"]
-    (letter,) = await FileStore(broker.client).letters("q")
+    (letter,) = await store_of(broker).letters("q")
     assert letter.reason == "damaged"
     assert letter.envelope.id == "m1"
     assert b"m7" in letter.envelope.body
@@ -503,7 +503,7 @@ async def test_a_send_that_is_too_large_is_refused_at_once_and_certainly_not_sto
 async def test_a_number_that_sqlite_cannot_hold_is_one_clients_mistake(
     broker: FileBroker, verb: str, arguments: tuple[object, ...]
 ) -> None:
-    wrong, right = await asyncio.gather(broker.client.call(verb, *arguments), broker.publish([message(1)]), return_exceptions=True)
+    wrong, right = await asyncio.gather(broker.call(verb, *arguments), broker.publish([message(1)]), return_exceptions=True)
     assert isinstance(wrong, BrokerError)
     assert "bad request" in str(wrong)
     assert right[0].outcome == "stored"  # type: ignore[index]

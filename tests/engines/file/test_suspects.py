@@ -14,7 +14,7 @@ from chappe.engines.contract.letters import Letter
 from chappe.engines.file.broker import FileBroker, FileConsumer
 from chappe.engines.file.running_tables import BLOCKED, KILL_AFTER, folder_of
 from chappe.engines.file.server import Engine
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.engines.file.suspects import AWAITED, DRAINED_AFTER
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
@@ -47,7 +47,7 @@ class Host:
         self.path = path
         self.engine = Engine(path, grace=0.0, now=self.clock)
         self.broker = FileBroker(path, engine=self.engine)
-        self.store = FileStore(self.broker.client)
+        self.store = store_of(self.broker)
 
     async def restart(self) -> None:
         """End the engine in order and start another."""
@@ -55,7 +55,7 @@ class Host:
         self.engine.close()
         self.engine = Engine(self.path, grace=0.0, now=self.clock)
         self.broker = FileBroker(self.path, engine=self.engine)
-        self.store = FileStore(self.broker.client)
+        self.store = store_of(self.broker)
 
     async def worker(self, **info: Any) -> Mortal:
         worker = Mortal(self)
@@ -81,9 +81,9 @@ class Mortal:
         self.broker = FileBroker(host.path, engine=host.engine)
 
     async def open(self, info: dict[str, Any]) -> None:
-        self.broker.client.info = {"table": self.table.path.name, "pool": "shop", "pid": 4242, **info}
-        self.consumer = FileConsumer(self.broker.client, ["q"], 100)
-        await self.broker.client.call("ping")
+        self.broker.info = {"table": self.table.path.name, "pool": "shop", "pid": 4242, **info}
+        self.consumer = FileConsumer(self.broker, ["q"], 100)
+        await self.broker.call("ping")
 
     async def take(self, limit: int = 10) -> list[Delivery]:
         return await self.consumer.receive(limit, WAIT)
@@ -98,7 +98,7 @@ class Mortal:
             self.table.step(slot, executing)
 
     async def die(self) -> None:
-        await self.broker.client.close()
+        await self.broker.close()
         turns = self._host.engine.turns
         await auntil(lambda: self._host.engine.turns > turns, "the engine to hear of the death")
 

@@ -143,7 +143,7 @@ async def _publish(path: Path, engine: subprocess.Popen[bytes], told: _Told) -> 
         await asyncio.gather(*(_store(broker, name, engine, told) for broker, name in zip(brokers, "abc", strict=True)))
     finally:
         for broker in brokers:
-            await broker.client.close()
+            await broker.close()
     if engine.poll() is None and sum(map(len, (told.confirmed, told.refused, told.unknown))) >= _ENOUGH:
         engine.terminate()
         engine.wait(_PATIENCE)

@@ -79,7 +79,7 @@ REQUESTS: dict[str, tuple[Any, ...]] = {
     "declare": ({"exchanges": [{"name": "e", "kind": "topic", "archive": 5.0}], "queues": [{"name": "q", "bindings": [{"exchange": "e", "key": "#"}]}]},),
     "publish": ([POSTED],), "settle": ([("ack", 1, [POSTED], b"r", True), ("retry", 2, 1.0, True, "e", "n"), ("dead", 3, "r", "e")],),
     "mark": ("01a1", "h", [POSTED], b"{}"), "take": ("b", 0.1, 2), "fire": ("s", 1.0, [POSTED]), "progress": ("01a1", 1, 2, "t"),
-    "archived": (0, 10, "a.#"), "list_letters": ("q", 0, 10), "retry_letters": ([1, 2],), "edit_letter": (1, b"{}"), "purge": ("q", True, [9, -(2**62), 0]),
+    "archived": (0, 10, "a.#"), "letters": ("q", 0, 10), "retry_letters": ([1, 2],), "edit_letter": (1, b"{}"), "purge": ("q", True, [9, -(2**62), 0]),
     "look": ("q", "ready", [b"x"], "", 5), "ahead": ("q", "[0, 5]"), "depth": ("q",), "await_archived": (3, 1.0), "keep_position": ("f", 7),
 }  # fmt: skip
 SPECIAL: dict[str, Callable[[Raw], Any]] = {

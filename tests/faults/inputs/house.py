@@ -216,7 +216,7 @@ class House:
     def letters(self) -> list[Answer]:
         """List the dead letters of the parcels: each with its reason and its error."""
         with self.wire() as wire:
-            found = json.loads(wire.ask("list_letters", "parcels", 0, 1000).text)
+            found = json.loads(wire.ask("letters", "parcels", 0, 1000).text)
         return [Answer(reason, str(error)) for _, _, reason, error, *_ in found]
 
     def assert_unharmed(self) -> None:

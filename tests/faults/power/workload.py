@@ -15,7 +15,7 @@ from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.contract.broker import Ack, Dead, Delivery, Receipt, Retry, Settlement
 from chappe.engines.file.broker import FileBroker, FileConsumer
 from chappe.engines.file.running_tables import HEADER, SLOT, folder_of
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.errors import Unroutable
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -90,7 +90,7 @@ class Mill:
             engine.ledger.turn._set_meta = lambda *_: None  # type: ignore[method-assign]
         engine.close()
         for broker in [*self._brokers, *(broker for broker, _, _ in self._consumers)]:
-            await broker.client.close()
+            await broker.close()
         self._engine = None
 
     async def send_alone(self) -> None:
@@ -105,8 +105,8 @@ class Mill:
 
     async def _hire(self) -> None:
         broker = self._connect()
-        consumer = FileConsumer(broker.client, _CONSUMED, 30)
-        broker._consumers.add(consumer)
+        consumer = FileConsumer(broker, _CONSUMED, 30)
+        broker.consumers.add(consumer)
         self._consumers.append((broker, consumer, []))
         await broker.depth("work")
 
@@ -237,7 +237,7 @@ class Mill:
         if held:
             delivery = self._random.choice(held)
             handler = f"handler {self._random.randint(1, 2)}"
-            await FileStore(broker.client).mark(delivery.envelope.id, handler, self._several(), b"half")
+            await store_of(broker).mark(delivery.envelope.id, handler, self._several(), b"half")
 
     async def _vanish(self) -> None:
         """Have a worker die; it was running some of what it held."""
@@ -247,9 +247,9 @@ class Mill:
         started = [delivery.tag for delivery in held if self._random.random() < 0.3]
         slots = b"".join(SLOT.pack(tag, 1, 0) for tag in started)
         table.write_bytes(HEADER.pack(time.monotonic(), 0, 0, 0, 0.0, 0.0) + slots)
-        (connection,) = (c for c in self._connections() if c.session.name == broker.client.name)
+        (connection,) = (c for c in self._connections() if c.session.name == broker.name)
         connection.session.info["table"] = table.name
-        await broker.client.close()
+        await broker.close()
         await self._hire()
 
     def _connections(self) -> list[Any]:
@@ -260,10 +260,10 @@ class Mill:
 
     async def _fire(self) -> None:
         self._slot += self._random.choice((0, 60.0))
-        await FileStore(self._sender().client).fire(f"schedule {self._random.randint(1, 2)}", self._slot, self._several())
+        await store_of(self._sender()).fire(f"schedule {self._random.randint(1, 2)}", self._slot, self._several())
 
     async def _read_letters(self) -> None:
-        store = FileStore(self._sender().client)
+        store = store_of(self._sender())
         letters = await store.letters(limit=20)
         if not letters:
             return

@@ -20,7 +20,7 @@ from chappe.engines.contract.broker import Ack, Dead, Retry
 from chappe.engines.file import preflight
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.server import Engine
-from chappe.engines.file.store import FileStore
+from chappe.engines.file.store import store_of
 from chappe.errors import ChappeError
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -82,7 +82,7 @@ async def _live(path: Path, count: int, *, checkpoint: bool) -> dict[str, set[st
     """Publish, settle, retry and bury, then leave the file as kill -9 does."""
     engine = Engine(path, grace=0.0)
     broker = FileBroker(path, engine=engine)
-    store = FileStore(broker.client)
+    store = store_of(broker)
     names: dict[str, set[str]] = {state: set() for state in ("ready", "delayed", "dead", "archived")}
     await broker.declare(TOPOLOGY)
     await store.fire("nightly", 1_700_000_000.0, ())
@@ -211,7 +211,7 @@ async def _read(broker: FileBroker, found: _Found, queues: list[str]) -> None:
             while deliveries := await consumer.receive(1000, 0.002):
                 found.see(delivery.envelope for delivery in deliveries)
                 await consumer.settle([Ack(delivery.tag) for delivery in deliveries])
-    store = FileStore(broker.client)
+    store = store_of(broker)
     for queue in queues:
         for state in ("ready", "delayed"):  # what is still ready waits for a key that a delayed message holds
             found.see(message.envelope for message in (await store.look(queue, state, limit=1000)).messages)

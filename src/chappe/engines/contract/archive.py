@@ -10,7 +10,7 @@ from msgspec import Struct
 from chappe.messages.envelope import Envelope
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, array_like=True):
     """One archived event: `seq` grows by one from each to the next, but where those of an exchange that keeps them shorter were between."""
 
     seq: int
@@ -20,7 +20,7 @@ class Record(Struct, frozen=True):
     envelope: Envelope
 
 
-class Page(Struct, frozen=True):
+class Page(Struct, frozen=True, array_like=True):
     """What was found from one position on: read on from `cursor`, which moves on also where no record fits.
 
     `end` is the `seq` of the last event that was archived, kept or not. `lost` counts the events between the position and `cursor` that

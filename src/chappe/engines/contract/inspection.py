@@ -45,7 +45,7 @@ class MessageStatus(Struct, frozen=True, omit_defaults=True):
     died_at: float | None = None
 
 
-class Look(Struct, frozen=True):
+class Look(Struct, frozen=True, array_like=True):
     """Some of the messages of a queue and state; `cursor` goes on behind what was looked at, and is None at the end."""
 
     messages: list[MessageStatus]

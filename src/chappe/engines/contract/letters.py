@@ -10,7 +10,7 @@ from msgspec import Struct
 from chappe.messages.envelope import Envelope
 
 
-class Letter(Struct, frozen=True):
+class Letter(Struct, frozen=True, array_like=True):
     """A dead letter, with everything needed to understand and repeat it.
 
     `attempts` counts those of its handlers, the one that it died in included; `deaths` the workers that died while they ran it.

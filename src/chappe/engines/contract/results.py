@@ -29,7 +29,7 @@ class State(Struct, frozen=True):
     merged_into: str | None = None
 
 
-class Start(Struct, frozen=True):
+class Start(Struct, frozen=True, array_like=True):
     """Whether a message may start: `wait` are the seconds until then, or else until its budget may have room."""
 
     granted: bool

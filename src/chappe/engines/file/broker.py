@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
@@ -15,9 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from chappe.engines.contract.broker import Ack, Dead, Death, Delivery, Depth, Receipt, Refusal, Retry, Settlement
-from chappe.engines.file.bodies import LARGE
 from chappe.engines.file.client import Client
-from chappe.engines.file.server import Engine
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unconfirmed
 from chappe.messages.envelope import Publication
 from chappe.messages.finding import Finding
@@ -34,73 +31,45 @@ _refusals: Final = msgspec.msgpack.Decoder(list[Refusal]).decode
 _depth: Final = msgspec.msgpack.Decoder(Depth).decode
 
 
-class FileBroker:
-    """Speaks to the one process that owns the SQLite file."""
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        role: str = "client",
-        may_own_file: bool = True,
-        engine: Engine | None = None,
-        deadline: float = 5.0,
-        large_body: int = LARGE,
-    ) -> None:
-        """Prepare a broker inside a running event loop; see `chappe.engines.file.client.Client`."""
-        self.client = Client(path, role=role, may_own_file=may_own_file, engine=engine, deadline=deadline, large_body=large_body)
-        self.client.held = self._held
-        self.client.on_lost = self._lost
-        self.client.on_cancel = self._cancelled
-        self.client.keeps_connection = lambda: any(consumer.has_temporary for consumer in self._consumers)
-        self._consumers: set[FileConsumer] = set()
-
-    async def close(self) -> None:
-        """Close the connection; what consumers held is ready again."""
-        await self.client.close()
+class FileBroker(Client):
+    """Speaks to the one process that owns the SQLite file, from inside a running event loop."""
 
     async def declare(self, topology: Topology) -> None:
-        await self.client.call("declare", topology)
+        await self.call("declare", topology)
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
-        receipts = await self.client.call("publish", await self.client.bodies.aput(publications), decode=_receipts)
-        return self.client.bodies.shown(receipts)
+        receipts = await self.call("publish", await self.bodies.aput(publications), decode=_receipts)
+        return self.bodies.shown(receipts)
 
     @asynccontextmanager
     async def consume(self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()) -> AsyncGenerator[FileConsumer]:
         for queue in queues:
             await self.depth(queue)
-        consumer = FileConsumer(self.client, queues, prefetch, temporary)
-        self._consumers.add(consumer)
+        consumer = FileConsumer(self, queues, prefetch, temporary)
+        self.consumers.add(consumer)
         try:
             await consumer.open()
             yield consumer
         finally:
             await consumer.close()
-            self._consumers.discard(consumer)
-
-    def _held(self) -> list[tuple[str, int]]:
-        return [place for consumer in self._consumers for place in consumer.held()]
-
-    def _lost(self, tags: set[int]) -> None:
-        for consumer in self._consumers:
-            consumer.lose(tags)
-
-    def _cancelled(self, tag: int) -> None:
-        for consumer in self._consumers:
-            consumer.cancelled(tag)
+            self.consumers.discard(consumer)
 
     async def blame(self, death: Death) -> None:
         """Say nothing: the engine reads the tables of dead workers by itself, before it lends their messages again."""
 
     async def depth(self, queue: str) -> Depth:
-        return await self.client.call("depth", queue, decode=_depth)
+        return await self.call("depth", queue, decode=_depth)
 
     async def purge(self, queue: str, *, delete: bool = False) -> int:
-        return await _purge(self.client, queue, delete=delete)
+        count, place = 0, None
+        while True:
+            gone, place = await self.call("purge", queue, delete, place)
+            count += gone
+            if place is None:
+                return count
 
     async def cancel(self, message_id: str) -> str:
-        return await self.client.call("cancel_message", message_id)
+        return await self.call("cancel_message", message_id)
 
     async def preflight(self) -> list[Finding]:
         return []
@@ -109,7 +78,7 @@ class FileBroker:
 class FileConsumer:
     """Receives from the file engine."""
 
-    def __init__(self, client: Client, queues: Sequence[str], prefetch: int, temporary: Sequence[Queue] = ()) -> None:
+    def __init__(self, client: FileBroker, queues: Sequence[str], prefetch: int, temporary: Sequence[Queue] = ()) -> None:
         self._client = client
         self._temporary = {f"{queue.name}.{uuid4().hex}": queue for queue in temporary}
         self._queues = (*queues, *self._temporary)
@@ -154,7 +123,7 @@ class FileConsumer:
         try:
             deliveries: list[Delivery] = await self._client.bodies.awhole(await asyncio.shield(future))
         except asyncio.CancelledError:
-            self._client.cancel(serial)
+            self._client.hurry(serial)
             future.add_done_callback(self._return)
             raise
         except NotFound as error:
@@ -219,7 +188,7 @@ class FileConsumer:
     def stop(self) -> None:
         """Have a waiting `receive` answer at once."""
         for serial in self._asked:
-            self._client.cancel(serial)
+            self._client.hurry(serial)
 
     async def close(self) -> None:
         """Return what is out, at once and without counting an attempt."""
@@ -239,7 +208,7 @@ class FileConsumer:
         """Remove a temporary queue, and tell whether the engine answers; what it does not hear it does itself, when this client is gone."""
         for _ in range(_TRIES):
             try:
-                await _purge(self._client, name, delete=True)
+                await self._client.purge(name, delete=True)
             except NotFound:
                 break
             except (BrokerUnavailable, Unconfirmed):
@@ -258,12 +227,3 @@ class FileConsumer:
         """Hear which deliveries a restarted engine gave to others."""
         for tag in tags:
             self._out.pop(tag, None)
-
-
-async def _purge(client: Client, queue: str, *, delete: bool) -> int:
-    count, place = 0, None
-    while True:
-        gone, place = await client.call("purge", queue, delete, place)
-        count += gone
-        if place is None:
-            return count

@@ -64,7 +64,7 @@ class Budgets:
         elif until is not None:
             self._store(budget, known._replace(closed=max(known.closed, until)))
 
-    def list_budgets(self, limit: Number) -> list[BudgetStatus]:
+    def budgets(self, limit: Number) -> list[BudgetStatus]:
         """Return how all budgets are, by their names."""
         now = self._turn.now()
         return [status_of(name, Budget(*row), learned, now) for name, *row, learned in self._turn.db.execute(_ALL, (limit,))]

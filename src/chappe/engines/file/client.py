@@ -10,9 +10,9 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from msgspec import Raw
@@ -69,6 +69,16 @@ class _Call(msgspec.Struct, eq=False):
     sent: bool = False
 
 
+class Holding(Protocol):
+    """What is lent over a client's connection."""
+
+    @property
+    def has_temporary(self) -> bool: ...
+    def held(self) -> list[tuple[str, int]]: ...
+    def lose(self, tags: set[int]) -> None: ...
+    def cancelled(self, tag: int) -> None: ...
+
+
 class Client:
     """Speaks the engine's verbs from one event loop."""
 
@@ -93,10 +103,7 @@ class Client:
         self.deadline = deadline
         self.role = role
         self.info = info or {}
-        self.held: Callable[[], Sequence[tuple[str, int]]] = tuple
-        self.on_cancel: Callable[[int], None] = lambda _: None
-        self.on_lost: Callable[[set[int]], None] = lambda _: None
-        self.keeps_connection: Callable[[], bool] = lambda: False  # though nothing is asked or held
+        self.consumers = set[Holding]()
         self.name = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
         self._may_own_file = may_own_file
         self._engine = engine
@@ -147,7 +154,7 @@ class Client:
             self._connector = self._loop.create_task(self._connect())
         return future
 
-    def cancel(self, serial: int) -> None:
+    def hurry(self, serial: int) -> None:
         """Ask that a waiting `receive` be answered now."""
         if serial in self._calls and self._write is not None:
             self.call("cancel", serial)
@@ -235,7 +242,7 @@ class Client:
         self._close_link = close
         self._serial += 1
         self._hello = self._serial
-        held = list(self.held())
+        held = self.held()
         hello = {"protocol": PROTOCOL, "name": self.name, "role": self.role, "info": self.info, "held": held}
         write(frame((self._hello, "hello", (hello,))))
         self._held = {tag for _, tag in held}
@@ -258,7 +265,11 @@ class Client:
     @property
     def _wanted(self) -> bool:
         """Whether a connection is needed: somebody waits for an answer, or what is held must be claimed again."""
-        return self.keeps_connection() or bool(self._calls) or bool(self.held())
+        return bool(self._calls or any(consumer.has_temporary for consumer in self.consumers) or self.held())
+
+    def held(self) -> list[tuple[str, int]]:
+        """Return the queue and tag of everything that is out."""
+        return [place for consumer in self.consumers for place in consumer.held()]
 
     def received(self, link: object, data: bytes) -> None:
         """Take bytes from the engine."""
@@ -268,7 +279,9 @@ class Client:
         for body in self._frames.feed(data):
             answer = decode_answer(body)
             if answer.serial == UNASKED:
-                self.on_cancel(decode_plain(answer.value))
+                tag = decode_plain(answer.value)
+                for consumer in self.consumers:
+                    consumer.cancelled(tag)
                 continue
             if answer.serial == self._hello:
                 self._welcomed(answer.failure, answer.value)
@@ -306,8 +319,8 @@ class Client:
             return
         welcome = decode_plain(value)
         lost = self._held - set(welcome["kept"])
-        if lost:
-            self.on_lost(lost)
+        for consumer in self.consumers:
+            consumer.lose(lost)
         stored, refused = int(welcome["stored"]), frozenset[int](welcome["refused"])
         for call in list(self._calls.values()):
             if self._is_stored(call, stored, refused):

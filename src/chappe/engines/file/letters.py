@@ -40,12 +40,12 @@ class Letters:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
 
-    def list_letters(self, queue: str | None, after: Number, limit: Number) -> list[Any]:
+    def letters(self, queue: str | None, after: Number, limit: Number) -> list[Any]:
         """Return up to `limit` letters with a larger number, of one queue or of all."""
         identity = None if queue is None else self._turn.routes.queue(queue).id
         return [self._shown(row) for row in self._turn.db.execute(*listing(identity, after, limit))]
 
-    def list_failing(self, after: Number, limit: Number) -> tuple[list[Any], Number | None]:
+    def failing(self, after: Number, limit: Number) -> tuple[list[Any], Number | None]:
         """Return messages that failed and wait, but for those that run again, and the number behind which to go on."""
         rows = self._turn.db.execute(_FAILING, (after, most := max(1, min(limit, 1000)))).fetchall()
         return [self._shown(row) for row in rows if row[0] not in self._turn.claims], rows[-1][0] if len(rows) == most else None

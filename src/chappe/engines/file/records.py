@@ -137,7 +137,7 @@ class Records:
                 return "delayed"
         return "ready"
 
-    def count_batch(self, batch: str, after: str) -> tuple[dict[str, int], str | None]:
+    def batch(self, batch: str, after: str) -> tuple[dict[str, int], str | None]:
         """Count some of the tracked messages of a batch, whose ids begin with its own, and tell behind which to go on."""
         rows = self._turn.db.execute(_BATCH, (after or f"{batch}.", f"{batch}/", _COUNTED_AT_ONCE)).fetchall()
         counts = {state: count for state, count, _ in rows}

@@ -11,7 +11,7 @@ from chappe.engines.file.endings import INSERT_DEAD, NEVER, Endings
 from chappe.engines.file.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engines.file.seal import seal, unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Imported, Number, encode
+from chappe.engines.file.wire import Imported, Number, Pace, encode
 from chappe.errors import Rejected
 
 _MORE = """(select name from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1),
@@ -38,9 +38,9 @@ class Transfer:
         self._turn = turn
         self._endings = endings
 
-    def export_messages(self, session: Session, queue: str, state: str, after: int, later: float, limit: int) -> list[Any]:
+    def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
         """Show what is delayed for longer than `later` seconds, dead with a number above `after`, or running at this session."""
-        turn = self._turn
+        turn, limit = self._turn, max(0, min(limit, 1000))
         found = turn.routes.queue(queue)
         if state == "delayed":
             rows = turn.db.execute(_DELAYED, (found.id, turn.now() + later, limit))

@@ -13,6 +13,7 @@ from msgspec import Meta, Raw
 from chappe.bounds import FURTHEST
 from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
+from chappe.engines.contract.store import Store
 from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.endings import Endings
 from chappe.engines.file.intake import Intake
@@ -177,17 +178,13 @@ class Verbs:
             published=queue.published, done=queue.done, retried=queue.retried, died=queue.died,
         )  # fmt: skip
 
-    def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
-        return self.transfer.export_messages(session, queue, state, after, later, max(0, min(limit, 1000)))
-
     def perform(self, session: Session, verb: str, arguments: Raw) -> Any:
         """Do what a client asks and return the answer; raises its refusal, and one of `UNREADABLE` for what is no such request."""
         if verb not in DECODERS:
             raise BrokerError(f'bad request: no verb is called "{verb}"')
-        decoded, part = DECODERS[verb](arguments), _PART_OF.get(verb)
-        if part is None:
-            return getattr(self, verb)(session, *decoded)
-        return getattr(getattr(self, part), verb)(*decoded)
+        decoded, part = DECODERS[verb](arguments), _PART_OF[verb]
+        said = getattr(getattr(self, part) if part else self, verb)
+        return said(session, *decoded) if verb in _OF_SESSIONS else said(*decoded)
 
 
 def _has_run(settlement: AckRequest | RetryRequest | DeadRequest) -> bool:
@@ -195,29 +192,29 @@ def _has_run(settlement: AckRequest | RetryRequest | DeadRequest) -> bool:
     return settlement.took is not None or not isinstance(settlement, RetryRequest) or settlement.counted
 
 
-def _decoder(kind: type, name: str) -> Callable[[Raw], tuple[Any, ...]]:
+def _takes_session(verb: Any) -> bool:
+    return callable(verb) and "session" in inspect.signature(verb).parameters
+
+
+def _decoder(verb: Any) -> Callable[[Raw], tuple[Any, ...]]:
     """Return the decoder of a verb's arguments, without the session; extra or missing ones are refused."""
-    verb = getattr(kind, name)
     hints = inspect.get_annotations(verb, eval_str=True)
     types = [hints[p] for p in inspect.signature(verb).parameters if p not in ("self", "session")]
     return msgspec.msgpack.Decoder(tuple[tuple(types)] if types else tuple[()]).decode
 
 
-_OWN: Final = (
-    "declare", "subscribe", "publish", "settle", "depth", "cancel_message", "ping", "tell", "engine", "overview",
-    "export_messages",
-)  # fmt: skip
-_OF_RECORDS: Final = (
-    "mark", "marks", "begin_schedules", "fire", "last_fired", "state", "count_batch", "batches", "progress", "archived", "followers",
-    "keep_position", "desire", "desired",
-)  # fmt: skip
-_OF_PARTS: Final[dict[str, tuple[type, tuple[str, ...]]]] = {
-    "records": (Records, _OF_RECORDS),
-    "budgets": (Budgets, ("take", "throttle", "list_budgets")),
-    "letters": (Letters, ("list_letters", "list_failing", "letter", "retry_letters", "edit_letter", "discard_letters")),
-    "looking": (Looking, ("look", "ahead")),
-    "endings": (Endings, ("purge",)),
-    "transfer": (Transfer, ("delete_delayed", "import_letters")),
+_PARTS: Final = {
+    "records": Records, "budgets": Budgets, "letters": Letters, "looking": Looking, "transfer": Transfer, "endings": Endings,
+}  # fmt: skip
+_VERBS: Final = {
+    **{name: ("", verb) for name, verb in vars(Verbs).items() if name != "perform" and not name.startswith("_") and _takes_session(verb)},
+    **{
+        name: (part, verb)
+        for part, kind in _PARTS.items()
+        for name, verb in vars(kind).items()
+        if name in {*dir(Store), "purge"} and name[0] != "_"
+    },
 }
-_PART_OF: Final = {name: part for part, (_, names) in _OF_PARTS.items() for name in names}
-DECODERS: Final = {name: _decoder(kind, name) for kind, names in ((Verbs, _OWN), *_OF_PARTS.values()) for name in names}
+_PART_OF: Final = {name: part for name, (part, _) in _VERBS.items()}
+_OF_SESSIONS: Final = frozenset(name for name, (_, verb) in _VERBS.items() if _takes_session(verb))
+DECODERS: Final = {name: _decoder(verb) for name, (_, verb) in _VERBS.items()}
