@@ -32,7 +32,9 @@ class Intake:
         now = self._turn.now()
         receipts: list[Any] = []
         rows: list[tuple[Any, ...]] = []
+        arrived: dict[tuple[QueueState, int], int] = {}
         archived: list[tuple[Any, ...]] = []
+        next_id = self._turn.next_id
         for p, queues in zip(posted, routes, strict=True):
             options = p.options
             envelope = seal(p.envelope)
@@ -46,9 +48,8 @@ class Intake:
                         self._turn.write()
                         self._insert(queue, rank, p, envelope, flags, None, now)
                         continue
-                    rows.append((queue.id, rank, self._turn.next_id(), p.message_id, 0, flags, None, None, envelope))
-                    queue.arrived(rank, 1)
-                    self._turn.changed.add(queue)
+                    rows.append((queue.id, rank, next_id(), p.message_id, 0, flags, None, None, envelope))
+                    arrived[queue, rank] = arrived.get((queue, rank), 0) + 1
                 receipts.append((p.message_id,))
             else:
                 receipts.append(self._publish_special(p, envelope, queues, flags, now))
@@ -61,6 +62,9 @@ class Intake:
             self._turn.write()
         if rows:
             self._turn.db.executemany(INSERT, rows)
+        for (queue, rank), count in arrived.items():
+            queue.arrived(rank, count)
+            self._turn.changed.add(queue)
         if archived:
             self._turn.finished.append(ARCHIVED)
             self._turn.db.executemany(
