@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chappe.engines.contract.broker import Dead, Retry
-from chappe.engines.file.running_tables import KILL_AFTER, Account, Blame, read_table
+from chappe.engines.file.running_tables import read_table
 from chappe.worker import hardlimits
 from chappe.worker.hardlimits import HardLimits
 from chappe.worker.running_table import RunningTable
@@ -53,4 +53,5 @@ def test_a_log_record_that_cannot_be_made_keeps_no_process_alive(
     HardLimits(table, end=ended.set).begin(beyond, 0.0, "push 1")
     assert ended.wait(60)
     account = read_table(table.path)
-    assert account == Account(frozenset({7}), frozenset({7}), Blame(KILL_AFTER, is_last, 0.0, after))
+    assert account is not None and account.begun == {7}
+    assert (account.death.deliveries, account.death.is_last, account.death.after) == ((7,), is_last, after)

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from chappe.engines.contract.broker import Broker, Death
-from chappe.engines.file.running_tables import KILL_AFTER, Account, folder_of, orphans, read_table
+from chappe.engines.contract.broker import Broker
+from chappe.engines.file.running_tables import folder_of, orphans, read_table
 from chappe.errors import BrokerError
 from chappe.words import counted
 
@@ -67,18 +67,7 @@ async def tell_deaths(broker: Broker, path: Path) -> None:
     """Tell each death by the tables beside this path, which go when they are told. Raises `BrokerError`."""
     for table in orphans(path):
         account = read_table(table)
-        if account is not None and account.suspects:
-            log.warning("a worker died while it ran %s", counted(len(account.suspects), "message"))
-            await broker.blame(death_of(table.name, account))
+        if account is not None and account.death.deliveries:
+            log.warning("a worker died while it ran %s", counted(len(account.death.deliveries), "message"))
+            await broker.blame(account.death)
         table.unlink(missing_ok=True)
-
-
-def death_of(worker: str, account: Account) -> Death:
-    """Return what is told of a worker by the account of its table."""
-    deliveries, blame = tuple(sorted(account.suspects)), account.blame
-    if blame is None:
-        return Death(worker, deliveries, is_sure=account.is_sure)
-    if blame.reason == KILL_AFTER:
-        error = f"its worker was ended: it ran longer than its kill_after of {blame.limit:g} s"
-        return Death(worker, deliveries, error, after=blame.after, is_last=blame.is_last)
-    return Death(worker, deliveries, f"its worker was ended: it kept the event loop for {blame.limit:g} s")

@@ -11,12 +11,12 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from chappe.engines.contract.broker import Death
 from chappe.engines.file import ledger, log, server, turn
 from chappe.engines.file.client import Client
 from chappe.engines.file.connection import Connection
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.queues import Session
-from chappe.engines.file.running_tables import Account
 from chappe.engines.file.server import Engine
 from chappe.engines.file.verbs import DECODERS, Verbs
 from chappe.engines.file.wire import Frames, Request, decode_answer, decode_request
@@ -87,11 +87,11 @@ class WitnessedEngine(Engine):
                 tape.ask("promote", (), ledger.turn.now())
             promote()
 
-        def giving_back(session: Session, account: Account | None, who: str) -> None:
-            suspects = account.suspects if account is not None else ()
+        def giving_back(session: Session, death: Death | None, who: str) -> None:
+            suspects = death.deliveries if death is not None else ()
             held = [(c.queue.name, c.message_id, tag in suspects) for tag, c in session.claims.items()]
             tape.ask("give_back", (held,), ledger.turn.now())
-            give_back(session, account, who)
+            give_back(session, death, who)
 
         def pruning() -> bool:
             tape.ask("prune", (), ledger.turn.now())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -96,6 +96,9 @@ class Depth(Struct, frozen=True, array_like=True):
     dead: int = 0
 
 
+DIED: Final = "its worker died while it ran this"
+
+
 class Death(Struct, frozen=True):
     """The death of a worker of this host, by the name of its table, and the deliveries that may have caused it.
 
@@ -105,7 +108,7 @@ class Death(Struct, frozen=True):
 
     worker: str
     deliveries: tuple[int, ...]
-    error: str = "its worker died while it ran this"
+    error: str = DIED
     is_sure: bool = True
     after: float | None = None
     is_last: bool = False

@@ -30,7 +30,8 @@ class Deaths:
         table = self._table_of(session)
         if session.claims:
             who = f'worker "{session.info.get("pool", session.name)}" (process {session.info.get("pid", "unknown")})'
-            self._ledger.endings.give_back(session, running_tables.read_table(table) if table else None, who)
+            account = running_tables.read_table(table) if table else None
+            self._ledger.endings.give_back(session, account and account.death, who)
         self._ledger.dispatch.suspects.close(session)
         if table:
             self._read.append(table)
@@ -47,10 +48,8 @@ class Deaths:
     def blame_orphans(self) -> None:
         """Blame what workers ran that died with the engine before."""
         for table in self._orphans:
-            if is_of_this_boot(table):
-                account = running_tables.read_table(table) or running_tables.NOBODY
-                for tag in account.suspects:
-                    self._ledger.endings.blame(tag, account)
+            if is_of_this_boot(table) and (account := running_tables.read_table(table)):
+                self._ledger.endings.blame(account.death)
             self._read.append(table)
 
     def undo(self) -> None:

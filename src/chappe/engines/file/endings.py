@@ -8,11 +8,11 @@ from typing import Final
 import msgspec
 
 from chappe.bounds import DEATHS_ALLOWED
+from chappe.engines.contract.broker import DIED, Death
 from chappe.engines.contract.results import CANCELLED
 from chappe.engines.dispatch import SUSPECT
 from chappe.engines.file.dispatch import Dispatch
 from chappe.engines.file.queues import HAS_FILE, HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
-from chappe.engines.file.running_tables import KILL_AFTER, Account
 from chappe.engines.file.turn import DELAY, Turn
 from chappe.engines.file.wire import Number
 from chappe.errors import BrokerError
@@ -147,43 +147,39 @@ class Endings:
 
     # --- of sessions that are gone
 
-    def give_back(self, session: Session, account: Account | None, who: str = "its worker") -> None:
-        """Take everything from a session that ended; `account` is what the table of a worker says of it."""
+    def give_back(self, session: Session, death: Death | None, who: str = "its worker") -> None:
+        """Take everything from a session that ended; `death` is what the table of a worker says of it."""
         for tag, claim in list(session.claims.items()):
-            if account is None or tag not in account.suspects:
+            if death is None or tag not in death.deliveries:
                 self._return(claim, untouched=False)
             else:
-                self._blame(claim, account, f"{who} died while it ran this")
+                self._blame(claim, death, f"{who} died while it ran this")
 
-    def blame(self, tag: int, account: Account) -> None:
-        """Count a death for a message that was running when its worker and the engine died in the same moment."""
-        for queue in self._turn.routes.queues.values():
-            claim = self._dispatch.hold(Session(), queue, tag)
-            if claim is not None:
-                self._blame(claim, account, "its worker died while it ran this, and the engine with it")
-                return
+    def blame(self, death: Death) -> None:
+        """Count a death for the messages that were running when their worker and the engine died in the same moment."""
+        for tag in death.deliveries:
+            held = (self._dispatch.hold(Session(), queue, tag) for queue in self._turn.routes.queues.values())
+            if (claim := next((claim for claim in held if claim is not None), None)) is not None:
+                self._blame(claim, death, f"{DIED}, and the engine with it")
 
-    def _blame(self, claim: Claim, account: Account, error: str) -> None:
+    def _blame(self, claim: Claim, death: Death, died: str) -> None:
         """Count the death of its worker for a message, and have it run alone from now on; what ran out of its time has failed an attempt.
 
         Where nothing executed, it runs alone after its second death only: else a worker that is killed from outside would have all that
         waited in it run one by one.
         """
-        db, blame = self._turn.db, account.blame
+        db, error = self._turn.db, died if death.error == DIED else death.error
         self._turn.write()
-        if blame is not None and blame.reason == KILL_AFTER:
-            error = f"its worker was ended: it ran longer than its kill_after of {blame.limit:g} s"
-            if blame.is_last:
+        if death.after is not None:
+            if death.is_last:
                 self.dead_letter(claim, "attempts spent", error)
             else:
-                self.retry(claim, blame.after, counted=True, error=error, note=None, suspect=True)
+                self.retry(claim, death.after, counted=True, error=error, note=None, suspect=True)
             return
-        if blame is not None:
-            error = f"its worker was ended: it kept the event loop for {blame.limit:g} s"
         db.execute("insert into death values (?, 1) on conflict do update set count = count + 1", (claim.scope,))
         self._remember(claim, error)
         (deaths,) = db.execute("select count from death where message_id = ?", (claim.scope,)).fetchone()
-        flags = claim.flags & ~RETURNED | HISTORY | (SUSPECT if account.is_sure or int(deaths) > 1 else 0)
+        flags = claim.flags & ~RETURNED | HISTORY | (SUSPECT if death.is_sure or int(deaths) > 1 else 0)
         if int(deaths) >= DEATHS_ALLOWED:
             why = f"{deaths} workers died while they ran this; the last time {error}"
             self.dead_letter(msgspec.structs.replace(claim, flags=flags), "worker_lost", why)

@@ -17,7 +17,12 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-HEADER: Final = struct.Struct("<dQIIdd")  # the heartbeat; then the message that is blamed, and the four fields of `Blame`
+from chappe.engines.contract.broker import Death
+
+# The heartbeat; then the message that is blamed, why, if its attempts are spent, the seconds it had, and when it is tried again.
+HEADER: Final = struct.Struct("<dQIIdd")
+    "<dQIIdd"
+)  # the heartbeat; then the message that is blamed, why, if its attempts are spent, the seconds that it had, and after how many it is tried again
 SLOT: Final = struct.Struct("<QII")  # what it has begun; whether that executes in the event loop, and in a thread
 KILL_AFTER: Final = 1
 BLOCKED: Final = 2
@@ -34,34 +39,17 @@ def table_named(database: Path, name: object) -> Path | None:
     return folder_of(database) / name if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
-class Blame(NamedTuple):
-    """Why a worker ended itself because of one message: it took longer than its `kill_after`, or kept the event loop.
-
-    `limit` are the seconds that it had; `is_last` says that its attempts are spent, else it is tried again `after` seconds.
-    """
-
-    reason: int
-    is_last: bool
-    limit: float
-    after: float
-
-
 class Account(NamedTuple):
-    """What a table says: which messages had begun, which of them may have killed the worker, and why if the worker said it.
-
-    `is_sure` is false where nothing executed: the worker was most likely killed from outside, while all that it ran waited.
-    """
+    """What a table says: which messages had begun, and the death of its worker if it is dead."""
 
     begun: frozenset[int]
-    suspects: frozenset[int]
-    blame: Blame | None = None
-    is_sure: bool = True
+    death: Death
 
 
-NOBODY: Final = Account(frozenset(), frozenset())
+NOBODY: Final = Account(frozenset(), Death("", ()))
 
 
-def account_of(table: bytes) -> Account:
+def account_of(table: bytes, worker: str = "") -> Account:
     """Return what the bytes of a table say. Pure.
 
     Only what the worker blames can have killed it; else what executed at that moment, or where nothing did, all that had begun.
@@ -72,17 +60,20 @@ def account_of(table: bytes) -> Account:
     rows = [row for row in SLOT.iter_unpack(slots[: len(slots) // SLOT.size * SLOT.size]) if row[0]]
     begun = frozenset(int(tag) for tag, _, _ in rows)
     _, blamed, reason, is_last, limit, after = HEADER.unpack_from(table)
-    if blamed in begun:
-        return Account(begun, frozenset({blamed}), Blame(reason, bool(is_last), limit, after))
-    executing = frozenset(int(tag) for tag, in_loop, in_thread in rows if in_loop or in_thread)
-    return Account(begun, executing or begun, is_sure=bool(executing) or not begun)
+    if blamed not in begun:
+        executing = frozenset(int(tag) for tag, in_loop, in_thread in rows if in_loop or in_thread)
+        return Account(begun, Death(worker, tuple(sorted(executing or begun)), is_sure=bool(executing) or not begun))
+    if reason == KILL_AFTER:
+        error = f"its worker was ended: it ran longer than its kill_after of {limit:g} s"
+        return Account(begun, Death(worker, (blamed,), error, after=after, is_last=bool(is_last)))
+    return Account(begun, Death(worker, (blamed,), f"its worker was ended: it kept the event loop for {limit:g} s"))
 
 
 def read_table(path: Path) -> Account | None:
     """Return what a table says; None if there is no table to be read."""
     try:
         with _opened(path) as file:
-            return account_of(file.read())
+            return account_of(file.read(), path.name)
     except OSError:
         return None
 
