@@ -21,8 +21,6 @@ from chappe.engines.contract.broker import Death
 
 # The heartbeat; then the message that is blamed, why, if its attempts are spent, the seconds it had, and when it is tried again.
 HEADER: Final = struct.Struct("<dQIIdd")
-    "<dQIIdd"
-)  # the heartbeat; then the message that is blamed, why, if its attempts are spent, the seconds that it had, and after how many it is tried again
 SLOT: Final = struct.Struct("<QII")  # what it has begun; whether that executes in the event loop, and in a thread
 KILL_AFTER: Final = 1
 BLOCKED: Final = 2
