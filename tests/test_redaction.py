@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 import pytest
 
+from chappe.binding import refuse_open_bind
 from chappe.errors import InvalidSettings
 from chappe.redaction import secrets_in, shown, without_secrets
 from chappe.settings import Settings, load
-from chappe.web.guard import refuse_open_bind
 
 PASSWORD = "S3cr-Et.pa55"
 MALFORMED = [

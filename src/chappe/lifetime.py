@@ -20,7 +20,8 @@ PARENT_VARIABLE: Final = "CHAPPE_PARENT_FD"
 READY_VARIABLE: Final = "CHAPPE_READY_FD"
 RENEWED: Final = 77  # the exit code of a worker that ends after its messages, age or memory
 BEAT: Final = 1.0  # seconds between two signs of life
-_LAST_GRACE = 10.0
+_ALONE: Final = 10.0  # seconds that a process may take to end in order when its supervisor died
+_LAST_GRACE: Final = 3.0
 _LOOK = 0.1
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -31,8 +32,8 @@ class Lifeline:
     def __init__(self, grace: float, *, delay: float = 0.0, over: Callable[[], bool] = lambda: True) -> None:
         """Take the pipes over from the environment, so that no child of ours inherits them by name.
 
-        When the supervisor dies, this process is ended in order, and by force when that takes longer than its grace; it goes on for up to
-        `delay` seconds until it is `over` for those that need it.
+        When the supervisor dies, this process is ended in order, and at once when that takes longer than its grace or ten seconds, so that
+        nothing is left of it after fifteen; until then it goes on, for up to `delay` seconds, until it is `over` for those that need it.
         """
         self.on_told: Callable[[str], None] = lambda _: None  # what the supervisor says, in a thread of its own
         parent = os.environ.pop(PARENT_VARIABLE, None)
@@ -49,11 +50,14 @@ class Lifeline:
         with open(handle, "rb") as said:
             for line in said:
                 self.on_told(line.decode().strip())
-        deadline = time.monotonic() + delay
+        deadline = time.monotonic() + min(delay, _ALONE + 1.0)
         while time.monotonic() < deadline and not over():
             time.sleep(_LOOK)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(grace + _LAST_GRACE)
+        time.sleep(min(grace, _ALONE))
+        if callable(signal.getsignal(signal.SIGQUIT)):  # a worker gives back what it runs
+            os.kill(os.getpid(), signal.SIGQUIT)
+        time.sleep(_LAST_GRACE)
         end_now(70)
 
     def ready(self, table: Path | None = None) -> None:

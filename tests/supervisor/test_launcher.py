@@ -1,7 +1,6 @@
 """What the supervisor believes of the process that forks the others."""
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -15,13 +14,10 @@ async def launcher() -> AsyncIterator[tuple[ForkLauncher, socket.socket]]:
     """A launcher, and the end of its control socket that the process would hold."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    life, ends = os.pipe()
-    process = await asyncio.create_subprocess_exec("sleep", "600")
-    launcher = ForkLauncher(ours, process, ends)
+    launcher = ForkLauncher(ours)
     yield launcher, theirs
     await launcher.close()
     theirs.close()
-    os.close(life)
 
 
 async def test_the_end_of_a_process_that_the_application_started_is_no_end_of_the_one_that_gets_its_id_later(

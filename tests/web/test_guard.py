@@ -9,10 +9,10 @@ import httpx2
 import pytest
 
 from chappe import App, Settings
+from chappe.binding import refuse_open_bind
 from chappe.errors import InvalidSettings
 from chappe.settings import is_loopback
 from chappe.web.gateway import gateway
-from chappe.web.guard import refuse_open_bind
 
 from .shop import TOKEN, Open, opened
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 import click
 
+from chappe.binding import refuse_open_bind
 from chappe.cli.loading import bare_app, chosen_queues, find_app, run_with, settings_of
 from chappe.cli.tables import as_json_option, show
 from chappe.connection import Connection
@@ -25,7 +26,6 @@ from chappe.messages.finding import Finding
 from chappe.redaction import without_secrets
 from chappe.settings import Settings, place_of
 from chappe.supervisor.listening import refuse_address
-from chappe.web.guard import refuse_open_bind
 from chappe.words import counted
 
 _LOW_DISK = 1024**3

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import subprocess
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -24,9 +23,8 @@ from chappe.cli.loading import find_app, settings_of, variables_of
 from chappe.cli.logs import set_up
 from chappe.lifetime import settle_down
 from chappe.output import end_now
-from chappe.search_path import child_command
 from chappe.settings import Settings
-from chappe.supervisor.launcher import ForkLauncher, Launcher
+from chappe.supervisor.launcher import ExecLauncher, ForkLauncher, Launcher
 from chappe.worker.handler_process import serve
 
 
@@ -53,7 +51,7 @@ def launcher_of(app: App, settings: Settings, config: Path | None, before: dict[
     """
     if not settings.fork or unshareable(before):
         environment = {**os.environ, **variables_of(settings, config)}
-        return lambda: _Interpreters(environment)
+        return lambda: ExecLauncher(environment, _reap)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
         try:
@@ -79,39 +77,7 @@ def _fork_handlers(app: App, control: socket.socket) -> None:
     serve_forks(control, lambda _: _run(app, parent), os.setpgrp, ends_groups=True)
 
 
-class _Interpreters:
-    """Starts an interpreter for each handler process."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> _Interpreter:
-        environment = {**self._environment, **variables, **{name: str(handle) for name, handle in handles.items()}}
-        return _Interpreter(arguments, environment, tuple(handles.values()))
-
-    async def close(self) -> None:
-        return
-
-
-class _Interpreter:
-    """A process that is waited for only when its group has ended too."""
-
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], handles: tuple[int, ...]) -> None:
-        """Start it here and in no other thread: it ends with the thread that started it."""
-        self._process = subprocess.Popen(
-            child_command(arguments), stdin=subprocess.DEVNULL, pass_fds=handles, start_new_session=True, env=environment
-        )  # fmt: skip
-        self.pid = self._process.pid
-        self._loop = asyncio.get_running_loop()
-        self._code: asyncio.Future[int] = self._loop.create_future()
-        self._handle = os.pidfd_open(self.pid)
-        self._loop.add_reader(self._handle, self._ended)
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self._code)
-
-    def _ended(self) -> None:
-        self._loop.remove_reader(self._handle)
-        os.close(self._handle)
-        end_group(self.pid)
-        self._code.set_result(self._process.wait())
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a process that has ended, when what is left of its group has ended too."""
+    end_group(process.pid)
+    return process.wait()

@@ -20,7 +20,7 @@ from chappe.cli.first_process import ended_children
 from chappe.cli.inherited import opened, unshareable
 from chappe.cli.loading import find_app, hold, settings_of
 from chappe.cli.logs import set_up
-from chappe.lifetime import PARENT_VARIABLE, settle_down
+from chappe.lifetime import settle_down
 from chappe.output import end_now
 from chappe.supervisor.launcher import CONTROL_VARIABLE, LARGEST, MOST_HANDLES, Ended, Loaded, Start, Started, decode_start, encode
 
@@ -38,7 +38,6 @@ def launcher(ctx: click.Context) -> None:
     find_app(settings)
     kept = unshareable(before)
     hold(settings)
-    os.close(int(os.environ.pop(PARENT_VARIABLE)))  # the control socket tells the same
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_VARIABLE)))
     settle_down()
     control.send(encode(Loaded(kept)))

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 import setproctitle
 
+from chappe.binding import refuse_open_bind
 from chappe.cli.loading import make_state_dir, named_app, settings_of, variables_of
 from chappe.cli.logs import set_up
 from chappe.engines.file.preflight import refuse_folder
 from chappe.settings import Settings
 from chappe.supervisor.listening import refuse_address
 from chappe.supervisor.supervisor import Supervisor
-from chappe.web.guard import refuse_open_bind
 
 
 @click.command()

@@ -8,13 +8,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol, assert_never
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, assert_never
 
 import msgspec
 
 from chappe.errors import ChildFailed
-from chappe.lifetime import PARENT_VARIABLE
 from chappe.search_path import child_command
 
 log = logging.getLogger("chappe.supervisor")
@@ -62,65 +62,85 @@ decode_start: Final = msgspec.msgpack.Decoder(Start).decode
 encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Process(Protocol):
-    """A process that was started."""
+class Process:
+    """A process that was started; whoever is told of its end says so."""
 
-    @property
-    def pid(self) -> int: ...
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._loop = asyncio.get_running_loop()
+        self._code: asyncio.Future[int] = self._loop.create_future()
 
     async def wait(self) -> int:
         """Wait for its end and return the exit code; a signal is its number, negative."""
-        ...
+        return await asyncio.shield(self._code)
 
+    def end(self, code: int) -> None:
+        """Hear that it ended."""
+        if not self._code.done():
+            self._code.set_result(code)
 
-class Launcher(Protocol):
-    """Starts processes of one release of the application."""
+    def watch(self, code: Callable[[], int]) -> None:
+        """Have the system tell when it ends, and then ask for its exit code. Raises `OSError`."""
+        handle = os.pidfd_open(self.pid)
 
-    async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> Process:
-        """Start `chappe` with these arguments, variables and descriptors, each named by a variable. Raises `OSError`."""
-        ...
+        def ended() -> None:
+            self._loop.remove_reader(handle)
+            os.close(handle)
+            self.end(code())
 
-    async def close(self) -> None:
-        """Release what starting needs; processes that run go on."""
-        ...
+        self._loop.add_reader(handle, ended)
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        if not self._code.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class ExecLauncher:
     """Starts an interpreter for each process, which imports the application itself."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], reap: Callable[[subprocess.Popen[bytes]], int] = subprocess.Popen[bytes].wait
+    ) -> None:
+        """Take the variables of all processes; `reap` returns the exit code of one that has ended."""
         self._environment = environment
+        self._reap = reap
 
-    async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *child_command(arguments),
-            stdin=asyncio.subprocess.DEVNULL,
+    async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> Process:
+        """Start `chappe` with these arguments, variables and descriptors, each named by a variable. Raises `OSError`."""
+        started = subprocess.Popen(  # noqa: ASYNC220 - in this thread, with which some are to end; it takes a millisecond
+            child_command(arguments),
+            stdin=subprocess.DEVNULL,
             pass_fds=tuple(handles.values()),
             start_new_session=True,  # a Ctrl-C in the terminal is for us; we tell the children
             env={**self._environment, **variables, **{name: str(handle) for name, handle in handles.items()}},
         )  # fmt: skip
+        process = Process(started.pid)
+        process.watch(lambda: self._reap(started))
+        return process
 
     async def close(self) -> None:
-        return
+        """Do nothing: each process stands by itself."""
 
 
 class ForkLauncher:
     """Forks processes from one that has imported the application and opened nothing (design §10)."""
 
-    def __init__(self, control: socket.socket, process: asyncio.subprocess.Process | None = None, life: int | None = None) -> None:
+    def __init__(self, control: socket.socket, process: Process | None = None) -> None:
         """Take over a launcher process that was just started; see `open_launcher`. One that was forked from here ends with its socket."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.loaded: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._process = process
         self._control = control
-        self._life = life
         self._serial = 0
-        self._starting: dict[int, asyncio.Future[_Forked]] = {}
-        self._running: dict[int, _Forked] = {}
+        self._starting: dict[int, asyncio.Future[Process]] = {}
+        self._running: dict[int, Process] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(control, self._readable)
 
     async def start(self, arguments: Sequence[str], variables: Mapping[str, str], handles: Mapping[str, int]) -> Process:
+        """Start `chappe` with these arguments, variables and descriptors, each named by a variable. Raises `OSError`."""
         if self.ended.done():
             raise ConnectionResetError("the launcher of processes has ended")
         self._serial += 1
@@ -137,7 +157,7 @@ class ForkLauncher:
         """End the launcher process; what it forked runs on, and its ends are watched without it."""
         self._lose()
         if self._process is not None:
-            _kill(self._process)
+            self._process.kill()
             await self._process.wait()
 
     def _readable(self) -> None:
@@ -157,7 +177,7 @@ class ForkLauncher:
             case Started(serial, pid, fault):
                 future = self._starting.get(serial)
                 if pid:
-                    self._running[pid] = _Forked(pid, self._loop)
+                    self._running[pid] = Process(pid)
                 if future is not None and not future.done():
                     future.set_exception(OSError(fault)) if fault else future.set_result(self._running[pid])
             case Ended(pid, code):
@@ -173,55 +193,20 @@ class ForkLauncher:
         self.ended.set_result(None)
         self._loop.remove_reader(self._control)
         self._control.close()
-        if self._life is not None:
-            os.close(self._life)
         for future in (*self._starting.values(), self.loaded):
             if not future.done():
                 future.set_exception(ConnectionResetError("the launcher of processes has ended"))
         if not self.loaded.cancelled():
             self.loaded.exception()  # nobody may wait for it any more, which asyncio would report
         for forked in self._running.values():
-            forked.watch()
+            try:
+                forked.watch(lambda: UNKNOWN_END)
+            except OSError:
+                forked.end(UNKNOWN_END)
         self._running.clear()
 
 
-class _Forked:
-    """A process that the launcher forked."""
-
-    def __init__(self, pid: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.pid = pid
-        self._loop = loop
-        self._code: asyncio.Future[int] = loop.create_future()
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self._code)
-
-    def end(self, code: int) -> None:
-        """Hear that it ended."""
-        if not self._code.done():
-            self._code.set_result(code)
-
-    def watch(self) -> None:
-        """Have the system tell when it ends, where its parent cannot any more."""
-        try:
-            handle = os.pidfd_open(self.pid)
-        except OSError:
-            self.end(UNKNOWN_END)
-            return
-
-        def ended() -> None:
-            self._loop.remove_reader(handle)
-            os.close(handle)
-            self.end(UNKNOWN_END)
-
-        self._loop.add_reader(handle, ended)
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a process that may have ended: asyncio's own verb would take the exit code away from who waits for it."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+Launcher = ExecLauncher | ForkLauncher
 
 
 async def open_launcher(environment: Mapping[str, str], seconds: float, *, fork: bool) -> Launcher:
@@ -231,18 +216,15 @@ async def open_launcher(environment: Mapping[str, str], seconds: float, *, fork:
     what all would share, each process has its own interpreter.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    life_read, life_write = os.pipe()
     try:
-        process = await ExecLauncher(environment).start(("launcher",), {}, {CONTROL_VARIABLE: theirs.fileno(), PARENT_VARIABLE: life_read})
+        process = await ExecLauncher(environment).start(("launcher",), {}, {CONTROL_VARIABLE: theirs.fileno()})
     except BaseException:
         ours.close()
-        os.close(life_write)
         raise
     finally:
         theirs.close()
-        os.close(life_read)
     ours.setblocking(False)
-    launcher = ForkLauncher(ours, process, life_write)
+    launcher = ForkLauncher(ours, process)
     try:
         async with asyncio.timeout(seconds):
             kept = await asyncio.shield(launcher.loaded)
@@ -253,7 +235,7 @@ async def open_launcher(environment: Mapping[str, str], seconds: float, *, fork:
         await launcher.close()
         raise ChildFailed("the application cannot be imported; see what was said above") from None
     except BaseException:
-        _kill(process)
+        process.kill()
         raise
     if kept and fork:
         log.warning(

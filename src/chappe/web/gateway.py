@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chappe.app import App
+from chappe.binding import refuse_open_bind
 from chappe.errors import BrokerError, ChappeError, StorageFull
 from chappe.messages.codec import encode_json
 from chappe.roles import FOLLOW, READ, SEND
@@ -37,7 +38,7 @@ from chappe.web.api.processes import Processes
 from chappe.web.api.schedules import Schedules
 from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
-from chappe.web.guard import OPEN_PATHS, BodyTooLarge, Guard, path_of, refuse_open_bind
+from chappe.web.guard import OPEN_PATHS, BodyTooLarge, Guard, path_of
 from chappe.web.live import Live
 from chappe.web.metrics import Metrics
 from chappe.web.openapi import document

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import os
 import pwd
-import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chappe.errors import InvalidSettings
+from chappe.binding import users_of
 from chappe.failures import printable
 from chappe.roles import PROXY, ROLES, Caller
-from chappe.settings import Settings, is_loopback
+from chappe.settings import Settings
 from chappe.web.access import CALLER
 from chappe.web.passes import Passes
 from chappe.web.peer import user_behind
@@ -41,32 +40,6 @@ class BodyTooLarge(HTTPException):
     def __init__(self, most: int) -> None:
         super().__init__(413, "The body is too large", {"Connection": "close"})
         self.most = most
-
-
-def refuse_open_bind(settings: Settings) -> None:
-    """Raise `InvalidSettings` for a bind that others can reach while no token is set, and for allowed users that nobody is."""
-    users_of(settings)
-    if not is_loopback(settings.host) and not settings.token and not settings.tokens and not settings.token_secret:
-        raise InvalidSettings(
-            f"host {settings.host} can be reached from other machines and no token is set; set CHAPPE_TOKEN, or bind to 127.0.0.1"
-        )
-    if settings.token is not None and not re.fullmatch(r"[\x21-\x7e]+", settings.token):
-        raise InvalidSettings("the token has characters that no header can carry; use letters, digits and signs without spaces")
-    if settings.token is not None and len(settings.token) < 16:
-        raise InvalidSettings(
-            "the token is shorter than 16 characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-        )
-
-
-def users_of(settings: Settings) -> frozenset[int]:
-    """Return the ids of the users who are served without a token beside who runs this and root."""
-    found: set[int] = set()
-    for user in settings.allowed_users:
-        try:
-            found.add(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid)
-        except (KeyError, OverflowError):
-            raise InvalidSettings(f'allowed_users: no user of this machine is called "{user}"; see getent passwd') from None
-    return frozenset(found)
 
 
 def _tokens_of(settings: Settings) -> list[tuple[bytes, Caller]]:
