@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from benchmarks import archive, backlog, drain, fair, gateway, idle, latency, masks, neighbours, push, sending, supervision, triggers
+from benchmarks import archive, backlog, drain, fair, gateway, held, idle, latency, masks, neighbours, push, sending, supervision, triggers
 from benchmarks.meters import Machine
 from benchmarks.peers import measure as peer
 from benchmarks.peers.catalogue import OVER_POSTGRES, PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
@@ -65,6 +65,7 @@ POSTGRES: dict[str, dict[str, Measure]] = {
     "disk": {"limit": limit.disk},
     "latency": {"chappe": latency.measure, **_each(peer.latency, OVER_POSTGRES)},
     "backlog": {"chappe": backlog.measure},
+    "held": {"chappe": held.measure, **_each(held.measure_peer, OVER_POSTGRES)},
     "archive": {"chappe": archive.measure},
     "triggers": {"chappe": triggers.measure},
     "masks": {"chappe": masks.measure},

@@ -12,6 +12,8 @@ class Scale:
 
     drained: int = 100_000
     drained_slowly: int = 20_000
+    held: int = 200_000
+    held_slowly: int = 50_000
     sent: int = 5_000
     sent_by_hundreds: int = 60_000
     senders: int = 8
@@ -47,12 +49,12 @@ SCALES: Final = {
     "quick": Scale(
         drained=40_000, drained_slowly=8_000, sent=2_000, sent_by_hundreds=20_000, stamped=150, deep=200_000, deep_far=200_000,
         rounds=1, blocks=5, posting=2.0, settling=1.0, idling=3.0, handlers_short=1_000,
-        listeners=500, pushed=30, masks=2_000, masks_by_hundreds=10_000,
+        listeners=500, pushed=30, held_slowly=10_000, masks=2_000, masks_by_hundreds=10_000,
     ),
     "tiny": Scale(
         drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, syncs=20, stamped=20, shallow=200, deep=4_000,
         deep_far=4_000, rounds=1, blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20,
         masks=40, masks_by_hundreds=200, handlers_short=20, listeners=20, pushed=3,
-        kills=1, supervised=2, many=3, crashing=2,
+        held=2_000, held_slowly=500, kills=1, supervised=2, many=3, crashing=2,
     ),
 }  # fmt: skip

@@ -28,6 +28,7 @@ class Place:
 
     def __init__(self, folder: Folder, peer: Peer) -> None:
         self.tally = folder.tally
+        self.environment = folder.environment
         self._folder = folder
         self._peer = peer
 
@@ -82,7 +83,7 @@ async def _end(program: Program) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _place(session: Session, peer: Peer) -> AsyncGenerator[Place]:
+async def place(session: Session, peer: Peer) -> AsyncGenerator[Place]:
     """Return a place to a peer; what goes wrong there is the peer's, and others are measured all the same."""
     if not (SCRIPTS / "python").exists():
         raise NotMeasured(f"{SCRIPTS.parent} is missing: `make bench` installs it")
@@ -101,12 +102,12 @@ async def _place(session: Session, peer: Peer) -> AsyncGenerator[Place]:
 async def drain(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Start workers on a backlog that waits."""
     for processes, commands in enumerate((peer.one, peer.two), start=1):
-        async with _place(session, peer) as place:
+        async with place(session, peer) as there:
             count = scale.drained_slowly
-            await place.send_by(2, "one_by_one", count=count // 2 - 1)
-            await place.must_wait(count)
-            async with place.workers(commands) as workers:
-                found = await watched(place.tally, workers, count, processes)
+            await there.send_by(2, "one_by_one", count=count // 2 - 1)
+            await there.must_wait(count)
+            async with there.workers(commands) as workers:
+                found = await watched(there.tally, workers, count, processes)
         yield Figure(works.DRAIN_ONE if processes == 1 else works.DRAIN_TWO, found.rate)
         if processes == 1:
             yield Figure(works.WORKER_CPU, found.cpu)
@@ -115,27 +116,27 @@ async def drain(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Fi
 async def send(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Send one by one and by eight at once while nobody handles it; none of the peers sends many with one call."""
     sent, figures = 0, list[Figure]()
-    async with _place(session, peer) as place:
+    async with place(session, peer) as there:
         for work, how, senders, count in (
             (works.SEND, "one_by_one", 1, scale.sent),
             (works.EIGHT_THREADS, "threads", 1, 2 * scale.sent),
             (works.EIGHT_PROCESSES, "one_by_one", scale.senders, 2 * scale.sent),
         ):
-            figures.append(Figure(work, rate(count, await place.send_by(senders, how, count=count // senders))))
+            figures.append(Figure(work, rate(count, await there.send_by(senders, how, count=count // senders))))
             sent += count + senders
-        await place.must_wait(sent)
-        await place.forget()
+        await there.must_wait(sent)
+        await there.forget()
     for figure in figures:
         yield figure
 
 
 async def latency(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Stamp each message before the verb is called, and look at the clock first of all in its handler."""
-    async with _place(session, peer) as place, place.workers(peer.one):
-        await _warm(place)
-        await place.send_by(1, "paced", count=scale.stamped)
-        await until(lambda: place.tally.count() >= 1 + scale.stamped, "all messages to be handled")
-        took = place.tally.values()
+    async with place(session, peer) as there, there.workers(peer.one):
+        await _warm(there)
+        await there.send_by(1, "paced", count=scale.stamped)
+        await until(lambda: there.tally.count() >= 1 + scale.stamped, "all messages to be handled")
+        took = there.tally.values()
     yield Figure(works.SEND_P50, 1e3 * percentile(took, 0.5))
     yield Figure(works.SEND_P99, 1e3 * percentile(took, 0.99))
 
@@ -143,15 +144,15 @@ async def latency(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[
 async def together(peer: Peer, session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Send and drain at once, from the first send to the last message done."""
     count = scale.drained_slowly
-    async with _place(session, peer) as place, place.workers(peer.one):
-        await _warm(place)
-        (sent,) = await place.send_by(1, "one_by_one", count=count)
-        await until(lambda: place.tally.count() >= 2 + count, "all messages to be handled")
+    async with place(session, peer) as there, there.workers(peer.one):
+        await _warm(there)
+        (sent,) = await there.send_by(1, "one_by_one", count=count)
+        await until(lambda: there.tally.count() >= 2 + count, "all messages to be handled")
         passed = time.time() - sent["started"]
     yield Figure(works.TOGETHER, count / passed)
 
 
-async def _warm(place: Place) -> None:
+async def _warm(there: Place) -> None:
     """Wait until a worker handled a first message."""
-    await place.send_by(1, "one_by_one", count=0)
-    await until(lambda: place.tally.count() == 1, "the worker to be ready")
+    await there.send_by(1, "one_by_one", count=0)
+    await until(lambda: there.tally.count() == 1, "the worker to be ready")
