@@ -8,7 +8,7 @@ import pytest
 
 from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.contract.inspection import STATES, MessageStatus
-from chappe.engines.finding import explain, find
+from chappe.engines.finding import explain
 from chappe.errors import NotFound
 from chappe.messages.envelope import Publication
 
@@ -99,6 +99,27 @@ async def test_who_waits_for_a_key_names_the_message_that_has_it(peer: Peer) -> 
         assert held["second"] == first.envelope.id, "it keeps its key while it waits for its retry"
 
 
+async def test_a_message_is_found_by_its_id_in_each_queue_and_state(peer: Peer) -> None:
+    await send(peer, seen("m"), seen("another"), seen("later", delay=3600.0))
+    (later,) = await looked(peer, "delayed")
+    ids = {message.envelope.body.decode(): message.envelope.id for message in await looked(peer, "ready")}
+
+    async def state() -> list[tuple[str, str]]:
+        found = await peer.store.find(ids["m"])
+        assert called(found) == ["m"] * len(found)
+        return [(message.queue, message.state) for message in found]
+
+    assert await state() == [("q", "ready")]
+    assert [message.state for message in await peer.store.find(later.envelope.id)] == ["delayed"]
+    assert await peer.store.find(ids["m"], queue="other") == await peer.store.find("nothing") == []
+    assert called(await peer.store.find(ids["m"], queue="q")) == ["m"]
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+        delivery = await one(consumer)
+        assert await state() == [("q", "running")]
+        await settle(consumer, Dead(delivery.tag, "rejected", "no"))
+    assert await state() == [("q", "dead")]
+
+
 async def test_it_is_said_how_many_are_served_before_a_message(peer: Peer) -> None:
     await send(peer, *(seen(f"{n}") for n in range(6)), seen("first", priority=9))
     found = await looked(peer, "ready")
@@ -144,7 +165,7 @@ async def test_what_is_not_there_is_said(peer: Peer) -> None:
 async def causes(peer: Peer, engine: EngineUnderTest, called_: str) -> list[str]:
     """Return the reasons for which a message does not run."""
     (found,) = [one for state in STATES for one in await looked(peer, state) if one.envelope.body.decode() == called_]
-    (same,) = await find(peer.store, found.envelope.id)
+    (same,) = await peer.store.find(found.envelope.id)
     (told,) = await explain(peer.store, [same], engine.now(), lambda _, name: name == "test.message")
     return [reason.reason for reason in told]
 

@@ -14,7 +14,7 @@ from chappe.cli.terminal import escaped_json, say
 from chappe.connection import Connection
 from chappe.engines.budget import BudgetStatus
 from chappe.engines.contract.fleet import PROCESS_STATES
-from chappe.engines.finding import explain, find
+from chappe.engines.finding import explain
 from chappe.errors import NotFound
 from chappe.failures import printable
 from chappe.triggers.firings import firings
@@ -171,7 +171,7 @@ def why(ctx: click.Context, message_id: str, as_json: bool) -> None:
     app = find_app(settings_of(ctx))
 
     async def work(connection: Connection) -> list[dict[str, Any]]:
-        found = await find(connection.store, message_id)
+        found = await connection.store.find(message_id)
         if not found:
             state = await connection.store.state(message_id)
             return [{"queue": state.queue, "state": state.state, "reason": state.state, "text": state.error or "it has ended", "until": ""}]

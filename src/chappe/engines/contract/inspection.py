@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
 
+from chappe.engines.contract.fleet import QueueStatus
 from chappe.messages.envelope import Envelope
 
 STATES: Final = ("running", "ready", "delayed", "dead")
@@ -63,6 +64,24 @@ class Inspection(Protocol):
         """
         ...
 
+    async def find(self, message_id: str, *, queue: str | None = None) -> list[MessageStatus]:
+        """Return a message in each queue where it is, or in `queue`; several subscribers may have one event."""
+        ...
+
     async def ahead(self, queue: str, place: str) -> int:
         """Return how many messages, of its tenant if it has one, are served before a place that `look` told, up to `MOST_AHEAD`."""
         ...
+
+
+async def pages(store: Inspection, queues: Iterable[QueueStatus], text: str) -> AsyncGenerator[list[MessageStatus]]:
+    """Yield, page by page, the messages of queues whose stored envelope has a text somewhere in it; a page may be empty.
+
+    It takes as long as looking through all that waits: about half a second for a million.
+    """
+    for queue in queues:
+        for state in STATES:
+            cursor: str | None = "" if getattr(queue, state) or queue.is_estimate else None
+            while cursor is not None:
+                page = await store.look(queue.name, state, containing=(text.encode(),), cursor=cursor, limit=100)
+                yield page.messages
+                cursor = page.cursor

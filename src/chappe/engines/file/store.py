@@ -6,13 +6,14 @@ import asyncio
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from chappe.engines.contract.archive import Page
-from chappe.engines.contract.inspection import Look
+from chappe.engines.contract.inspection import Look, MessageStatus, pages
 from chappe.engines.contract.letters import Exported, Letter
 from chappe.engines.contract.results import Merge, State
 from chappe.engines.contract.store import Store
@@ -81,6 +82,17 @@ class _FileStore(Store):
     async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
         found: Look = await self._call("look", queue, state, list(containing), cursor, limit, decode=_look)
         return replace(found, messages=await self._bodies.awhole(found.messages))
+
+    async def find(self, message_id: str, *, queue: str | None = None) -> list[MessageStatus]:
+        found: list[MessageStatus] = []
+        for one in (await self.overview()).queues:
+            async with aclosing(pages(self, [one] if queue in (None, one.name) else [], message_id)) as looked:
+                async for messages in looked:
+                    same = [message for message in messages if message.envelope.id == message_id]
+                    found += same
+                    if same:
+                        break  # a queue has a message once
+        return found
 
     async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
         return await self._bodies.awhole(await self._call("export_messages", queue, state, after, later, limit, decode=_carried))

@@ -8,7 +8,7 @@ from typing import Final, LiteralString, NamedTuple
 from chappe.engines.contract.broker import Depth
 from chappe.engines.contract.results import CANCELLED
 from chappe.engines.postgres import counting, lines
-from chappe.engines.postgres.database import Cursor, Database, Row
+from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.endings import TIDY
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.storing import TELL
@@ -51,15 +51,15 @@ _PURGE: Final[LiteralString] = (
     + " select (select count(*) from ended), (select count(*) from heard)"
 )
 
-
-# By the index of what is tracked first: of the others nobody knows where they are, and everything that waits is looked through.
 _CANCEL: Final[LiteralString] = (
-    "with ended as (delete from message where message_id = %(id)s and flags & 1 {} returning place, queue, key, message_id, flags, state),"
+    """
+    with ended as (
+        delete from message where message_id collate "C" = %(id)s returning place, queue, key, message_id, flags, state
+    ),
+    """
     + FORGET
     + " select queue, key, case state when 0 then 'delayed' else 'ready' end, (select count(*) from heard) from ended"
 )
-_CANCEL_TRACKED: Final = _CANCEL.replace("{}", "> 0")
-_CANCEL_OTHER: Final = _CANCEL.replace("{}", "= 0")
 _TELL_CANCELLED: Final = "select pg_notify('chappe_cancelled', place::text) from running where message_id = %s"
 
 
@@ -115,16 +115,14 @@ class Contents:
         """Remove a message where it waits, and tell who runs it. Raises `NotFound`."""
 
         async def work(cursor: Cursor) -> str | None:
-            gone: list[Row] = []
             await cursor.execute(_TELL_CANCELLED, (message_id,))
-            running = bool(await cursor.fetchall())
-            for statement in (_CANCEL_TRACKED, _CANCEL_OTHER):
-                if not gone and not running:
-                    await cursor.execute(statement, {"id": message_id, "why": CANCELLED, "state": "dead"})
-                    gone = await cursor.fetchall()
+            if await cursor.fetchall():
+                return "running"
+            await cursor.execute(_CANCEL, {"id": message_id, "why": CANCELLED, "state": "dead"})
+            gone = await cursor.fetchall()
             if woken := await lines.leave(cursor, [(queue, key) for queue, key, *_ in gone if key is not None]):
                 await cursor.execute(TELL, (woken,))
-            return "running" if running else str(gone[0][2]) if gone else None
+            return str(gone[0][2]) if gone else None
 
         await self.tending.take_back()
         state = await self.database.run(work)

@@ -7,15 +7,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 
-from psycopg import sql
-
 from chappe.engines.contract.inspection import MOST_AHEAD, Look, MessageStatus
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import ALONE, SUSPECT, decode
 from chappe.errors import NotFound
 
-_LOOKED_AT: Final = 5000  # rows of one answer
+_LOOKED_AT: Final = 20_000  # rows of one answer
 _ROOM: Final = 4 * 1024 * 1024  # bytes of envelopes in one answer, or one envelope
 _CONTAINS: Final[LiteralString] = (
     "(select bool_and(position(needle in envelope) > 0) from unnest(%(containing)s::bytea[]) needle) is not false"
@@ -51,44 +49,52 @@ _DEAD: Final[LiteralString] = """m.number, m.rank, m.message_id, m.attempts, m.d
     null, m.error, null, null, null, m.reason, m.died_at, true, m.envelope"""
 
 
+# Of what is looked at, that which fits is shown, and the last also where it does not: behind it another look goes on.
+_LOOK: Final[LiteralString] = """
+    with looked as (
+        select m.*, {contains} as fits, row_number() over (order by {order}) as nth
+        from {table} and m.queue = %(queue)s and ({order}) > ({after}) order by {order} limit %(looked)s
+    )
+    select json_build_array({order})::text, fits, nth = %(looked)s, {columns} from looked m
+    where fits or nth = %(looked)s order by {order} limit %(limit)s
+"""
+
+
 class _Section(NamedTuple):
     """A part of a state that one index has in order: `begin` is before all of it."""
 
-    columns: LiteralString
-    table: LiteralString
-    order: LiteralString
-    after: LiteralString
+    look: LiteralString
     begin: tuple[str | int | float, ...]
+
+
+def _section(columns: LiteralString, table: LiteralString, order: LiteralString, after: LiteralString, *begin: float | str) -> _Section:
+    return _Section(_LOOK.format(columns=columns, table=table, order=order, after=after, contains=_CONTAINS), begin)
 
 
 _BEFORE_ALL: Final = -(2**62)
 _SECTIONS: Final[dict[str, tuple[_Section, ...]]] = {
     "ready": (
-        *(
-            _Section(_WAITING, table, "m.rank, m.place", "%(a)s::bigint, %(b)s::bigint", (_BEFORE_ALL, 0))
-            for table in ("message m where m.state = 3", "message m where m.state = 1")
-        ),
-        _Section(
+        _section(_WAITING, "message m where m.state = 3", "m.rank, m.place", "%(a)s::bigint, %(b)s::bigint", _BEFORE_ALL, 0),
+        _section(_WAITING, "message m where m.state = 1", "m.rank, m.place", "%(a)s::bigint, %(b)s::bigint", _BEFORE_ALL, 0),
+        _section(
             _WAITING, "message m where m.state = 2", "m.key, m.rank, m.place", "%(a)s::text, %(b)s::bigint, %(c)s::bigint",
-            ("", _BEFORE_ALL, 0),
+            "", _BEFORE_ALL, 0,
         ),
     ),
-    "delayed": (
-        _Section(_WAITING, "message m where m.state = 0", "m.due, m.place", "%(a)s::float8, %(b)s::bigint", (-math.inf, 0)),
-    ),
-    "running": (_Section(_RUNNING, "running m where true", "m.place", "%(a)s::bigint", (0,)),),
-    "dead": (_Section(_DEAD, "dead m where true", "m.number", "%(a)s::bigint", (0,)),),
+    "delayed": (_section(_WAITING, "message m where m.state = 0", "m.due, m.place", "%(a)s::float8, %(b)s::bigint", -math.inf, 0),),
+    "running": (_section(_RUNNING, "running m where true", "m.place", "%(a)s::bigint", 0),),
+    "dead": (_section(_DEAD, "dead m where true", "m.number", "%(a)s::bigint", 0),),
 }  # fmt: skip
-_LOOK: Final[LiteralString] = """
-    with looked as materialized (
-        select m.* from {table} and m.queue = %(queue)s and ({order}) > ({after}) order by {order} limit %(looked)s
-    )
-    select json_build_array({order})::text, {columns} from looked m where {contains} order by {order} limit %(limit)s
+# Wherever it is, as of one moment.
+_FOUND: Final[LiteralString] = """
+    select q.name, {state}, {columns} from {table} m join queue q on q.id = m.queue
+    where m.message_id collate "C" = %(id)s and (%(queue)s::text is null or q.name = %(queue)s)
 """
-_LAST: Final[LiteralString] = """
-    select json_build_array({order})::text from {table} and m.queue = %(queue)s and ({order}) > ({after}) order by {order}
-    limit 1 offset %(looked)s - 1
-"""
+_FIND: Final[LiteralString] = " union all ".join((
+    _FOUND.format(state="'dead'", columns=_DEAD, table="dead"),
+    _FOUND.format(state="case m.state when 0 then 'delayed' else 'ready' end", columns=_WAITING, table="message"),
+    _FOUND.format(state="'running'", columns=_RUNNING, table="running"),
+))  # fmt: skip
 _AHEAD: Final = """
     select count(*) from (
         select 1 from message mine join message m on m.queue = mine.queue and (m.rank, m.place) < (mine.rank, mine.place)
@@ -120,20 +126,24 @@ class Looking:
             for number, section in enumerate(sections[first:], first):
                 order = behind if number == first else section.begin
                 values.update(zip("abc", order, strict=False))
-                rows, end = await _looked(execute, section, {**values, "limit": limit - len(shown)})
-                for place, *row in rows:
-                    room -= len(row[-1])
+                await execute.execute(section.look, {**values, "limit": limit - len(shown)})
+                rows = await execute.fetchall()
+                for place, fits, _, *row in rows:
+                    room -= len(row[-1]) if fits else 0
                     if shown and room < 0:
                         return Look(shown, json.dumps((number, *order)))
                     order = json.loads(place)
-                    shown.append(_shown(queue, state, row))
-                if len(shown) >= limit:
+                    if fits:
+                        shown.append(_shown(queue, state, row))
+                if len(shown) >= limit or (rows and rows[-1][2]):
                     return Look(shown, json.dumps((number, *order)))
-                if end is not None:
-                    return Look(shown, json.dumps((number, *json.loads(end))))
             return Look(shown)
 
         return await self._database.run(work, writes=False)
+
+    async def find(self, message_id: str, *, queue: str | None = None) -> list[MessageStatus]:
+        rows = await self._database.once(_FIND, {"id": message_id, "queue": queue}, repeatable=True)
+        return [_shown(name, state, row) for name, state, *row in rows]
 
     async def ahead(self, queue: str, place: str) -> int:
         async def work(cursor: Cursor) -> int:
@@ -160,19 +170,6 @@ def _begun(cursor: str, sections: Sequence[_Section]) -> tuple[int, tuple[Any, .
     except (ValueError, TypeError, IndexError, OverflowError):
         raise NotFound(f'"{cursor[:100]}" is no cursor of a list of messages; begin without one') from None
     return int(number), behind
-
-
-async def _looked(cursor: Cursor, section: _Section, values: dict[str, Any]) -> tuple[list[Any], str | None]:
-    """Return what is shown of a section, and the last that was looked at unless that is all of it."""
-    parts = {
-        "columns": sql.SQL(section.columns), "table": sql.SQL(section.table), "order": sql.SQL(section.order),
-        "after": sql.SQL(section.after), "contains": sql.SQL(_CONTAINS),
-    }  # fmt: skip
-    await cursor.execute(sql.SQL(_LOOK).format(**parts), values)
-    rows = await cursor.fetchall()
-    await cursor.execute(sql.SQL(_LAST).format(**parts), values)
-    last = await cursor.fetchone()
-    return rows, None if last is None else str(last[0])
 
 
 def _shown(queue: str, state: str, row: Sequence[Any]) -> MessageStatus:

@@ -51,7 +51,7 @@ _STATE: Final[LiteralString] = (
     """
     select t.type, t.state, t.queue, t.result, t.error, t.progress, t.into_id,
         (select case m.state when 0 then 'delayed' else 'ready' end from message m
-            where m.message_id = coalesce(t.into_id, t.message_id) and m.flags & 1 > 0 limit 1),
+            where m.message_id collate "C" = coalesce(t.into_id, t.message_id) and m.flags & 1 > 0 limit 1),
         (select 'running' from running r
             where r.message_id = coalesce(t.into_id, t.message_id) and r.flags & 1 > 0
                 and exists (select 1 from pg_locks where """

@@ -52,7 +52,7 @@ create index message_budget on message (queue, budget, rank, place) where budget
 create index message_due on message (due, place) where state = 0;
 create index message_delayed on message (queue, due, place) where state = 0;
 create unique index message_pending on message (queue, key) where pending;
-create index message_tracked on message (message_id) where flags & 1 > 0;
+create index message_by_id on message (message_id collate "C");
 create index message_failed on message (place) where flags & 4 > 0;  -- and waits for another attempt
 
 -- What is lent, and to which session.
@@ -107,6 +107,7 @@ create table dead (
     envelope bytea not null
 );
 create index dead_by_queue on dead (queue, number);
+create index dead_by_id on dead (message_id collate "C");
 
 -- What became of each queue's messages since the last look, a row for each batch: nobody waits for anybody, and whoever tends adds them up.
 create table tally (

@@ -14,8 +14,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from chappe.archive.follow import AT_ONCE, position_at
+from chappe.engines.contract.inspection import MessageStatus, pages
 from chappe.engines.contract.store import Store
-from chappe.engines.finding import pages
 from chappe.errors import NotFound
 from chappe.messages.envelope import Envelope, sent_at
 from chappe.roles import READ
@@ -101,13 +101,10 @@ class Lineage(Part):
 
 
 async def _stored(store: Store, root: str) -> AsyncGenerator[list[Node]]:
-    """Yield what waits, runs or is dead, page by page."""
+    """Yield what waits, runs or is dead, page by page: first what is found by its id, however much waits."""
+    yield [_of_queue(one) for one in await store.find(root)]
     async for messages in pages(store, (await store.overview()).queues, root):
-        yield [
-            _node(one.envelope, "command", state=one.state, queue=one.queue, ended_at=one.died_at, text=one.error)
-            for one in messages
-            if _belongs(one.envelope, root)
-        ]
+        yield [_of_queue(one) for one in messages if _belongs(one.envelope, root)]
 
 
 async def _archived(store: Store, root: str) -> AsyncGenerator[list[Node]]:
@@ -138,6 +135,10 @@ async def _tracked(store: Store, identity: str, root: str) -> Node | None:
 
 def _belongs(envelope: Envelope, root: str) -> bool:
     return root in (envelope.id, envelope.correlation_id)
+
+
+def _of_queue(one: MessageStatus) -> Node:
+    return _node(one.envelope, "command", state=one.state, queue=one.queue, ended_at=one.died_at, text=one.error)
 
 
 def _node(envelope: Envelope, kind: str, *, state: str, at: float | None = None, **more: Any) -> Node:

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from chappe.archive.follow import body_of
 from chappe.engines.contract.inspection import STATES, MessageStatus
-from chappe.engines.finding import explain, find
+from chappe.engines.finding import explain
 from chappe.engines.why import Reason
 from chappe.errors import InvalidMessage, NotFound
 from chappe.messages.envelope import sent_at
@@ -101,7 +101,7 @@ class Messages(Part):
             tracked = await store.state(id)
         except NotFound:
             tracked = None
-        found = await find(store, id, queue=None if tracked is None else tracked.queue)
+        found = await store.find(id, queue=None if tracked is None else tracked.queue)
         if tracked is None and not found:
             raise NotFound(f"message {id[:100]} is nowhere: it has ended untracked, waits in RabbitMQ as a plain one, or never was")
         told = await explain(store, found, self._app.bus.now(), self._app.registry.takes)
