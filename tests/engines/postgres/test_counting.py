@@ -46,3 +46,12 @@ async def test_up_to_the_bound_counts_are_exact_and_beyond_they_are_estimates(
     found = await seen(broker)
     assert found["small"].ready == 99
     assert 1500 <= found["large"].ready <= 6000, "some pages stand for all"
+
+
+async def test_of_what_was_just_stored_the_beginning_of_an_index_is_counted(broker: PostgresBroker) -> None:
+    await broker.publish([Publication(Envelope(f"new-{n}", "t", b"{}"), "large") for n in range(3000)])
+    await broker.database.once("update pg_class set reltuples = 1e6, relpages = 40 where oid = 'message'::regclass", ())
+    rows = await broker.database.once("explain " + counting._COUNT, {"queues": [1, 2, 3], "most": 100})
+    plan = "\n".join(row[0] for row in rows)
+    assert "Bitmap" not in plan, plan
+    assert "Sort Key: m" not in plan, plan
