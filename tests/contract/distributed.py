@@ -156,6 +156,7 @@ class DistributedEngine(EngineUnderTest):
     soon = 60.0
     keeps_order_of_losses = False
     pauses_at_once = False
+    counts_exchanges = False
 
     def __init__(self, servers: SharedServers | OwnServers) -> None:
         self._servers = servers

@@ -33,7 +33,8 @@ class EngineUnderTest(ABC):
     by much costs no time, so that days can pass. time_stands: time passes by `advance` only. soon: a delay that is short for this
     engine, yet long enough to look before it has passed. peers_survive: peers connected before a restart may be used after it.
     keeps_order_of_losses: what several peers lost, or retried one by one, comes back in the order of publishing, not in that of their
-    deaths or retries. pauses_at_once: a queue that was paused lends nothing more, not even for a second.
+    deaths or retries. pauses_at_once: a queue that was paused lends nothing more, not even for a second. counts_exchanges: the overview
+    tells what passed through exchanges, with the servers that the tests have.
     """
 
     quiet: float = 0.0
@@ -44,6 +45,7 @@ class EngineUnderTest(ABC):
     peers_survive: bool = False
     keeps_order_of_losses: bool = True
     pauses_at_once: bool = True
+    counts_exchanges: bool = True
 
     @abstractmethod
     async def start(self) -> None:

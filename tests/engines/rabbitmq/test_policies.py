@@ -11,8 +11,9 @@ import pytest
 
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.link import Link
+from chappe.engines.rabbitmq.management import _get
 from chappe.engines.rabbitmq.names import QUORUM
-from chappe.engines.rabbitmq.policies import _ask, policies
+from chappe.engines.rabbitmq.policies import policies
 from chappe.messages.finding import Finding
 
 from ...servers.ports import LOOPBACK, free_ports
@@ -98,7 +99,7 @@ def test_the_password_does_not_follow_a_redirect() -> None:
                 thread.start()
             try:
                 with pytest.raises(OSError, match="302"):
-                    _ask(Address.parse(f"amqp://u:canary@h/?management={named.server_port}"), "127.0.0.1", "/api/queues/x", 30.0)
+                    _get(Address.parse(f"amqp://u:canary@h/?management={named.server_port}"), "127.0.0.1", "/api/queues/x", 30.0)
             finally:
                 other.shutdown()
                 named.shutdown()

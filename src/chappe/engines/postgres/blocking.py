@@ -108,14 +108,8 @@ class PostgresPublisher:
     def _store(self, publications: Sequence[Publication], until: float) -> None:
         envelopes = [encode(p.envelope) for p in publications]
         for _ in range(_ROUNDS):
-            rows = [
-                (known.id, -p.priority, p.envelope.id, envelope)
-                for p, envelope in zip(publications, envelopes, strict=True)
-                for known in self._routes.takers(p.exchange, p.routing_key)
-            ]
-            if not rows:
-                return
-            if self._said(*plain(self._routes.version, rows), until):
+            taken = [self._routes.takers(p.exchange, p.routing_key) for p in publications]
+            if not any(taken) or self._said(*plain(self._routes.version, publications, envelopes, taken), until):
                 return
             self._read(until)  # somebody declared something meanwhile
         raise BrokerUnavailable(

@@ -34,6 +34,7 @@ _LOOK: Final = """
         select queue, sum(published) as published, sum(done) as done, sum(retried) as retried, sum(died) as died from tally group by queue
     ) t on t.queue = q.id
 """
+_PASSED: Final = "select exchange, sum(passed)::bigint, sum(published)::bigint from tally where exchange <> '' group by exchange"
 # Those that have `ended` before they ran; `why` is told of them, and `state` is dead.
 FORGET: Final[LiteralString] = (
     """
@@ -100,6 +101,11 @@ class Contents:
             name: Summary(paused, max(0.0, round(now - at, 3)) if (at := due or sent_at(message_id or "")) else None, (p, d, r, x))
             for name, paused, now, due, message_id, p, d, r, x in await self.database.once(_LOOK, (), repeatable=True)
         }
+
+    async def passed(self) -> dict[str, tuple[int, int]]:
+        """Return how many messages were published to each exchange, and how many were delivered to queues."""
+        rows = await self.database.once(_PASSED, (), repeatable=True)
+        return {exchange: (published, delivered) for exchange, published, delivered in rows}
 
     async def count(self, queues: Sequence[str]) -> dict[str, tuple[Depth, bool]]:
         """Count the messages of queues as far as that costs little, and tell whether more is an estimate. Raises `NotFound`."""

@@ -9,7 +9,7 @@ from typing import Any, Final, LiteralString
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.engines.postgres.rows import encode
-from chappe.engines.postgres.storing import Storing, pending_of
+from chappe.engines.postgres.storing import Storing, pending_of, tally
 from chappe.errors import Unroutable
 from chappe.messages.envelope import Options, Publication, Receipt
 
@@ -25,8 +25,19 @@ _TOLD: Final[LiteralString] = """
         ) named
         where named.sessions is not null
     ),
-    counted as (insert into tally (queue, published) select queue, count(*) from stored group by queue)
 """
+_TOLD_OF_ONE: Final[LiteralString] = (
+    _TOLD + "counted as (insert into tally (queue, published, exchange, passed) select queue, 1, %(exchange)s, %(passed)s from stored)"
+)
+_TOLD_OF_ALL: Final[LiteralString] = (
+    _TOLD
+    + """
+    counted as (
+        insert into tally (queue, exchange, published, passed) select t.*
+        from known, unnest(%(tallied)s::integer[], %(through)b::text[], %(delivered)s::bigint[], %(passed)s::bigint[]) as t where ok
+    )
+"""
+)
 _PLAIN: Final[LiteralString] = (
     _KNOWN
     + """,
@@ -38,7 +49,7 @@ _PLAIN: Final[LiteralString] = (
         where ok returning queue
     ),
     """
-    + _TOLD
+    + _TOLD_OF_ALL
     + " select ok, (select count(*) from told) from known"
 )
 _ARCHIVED: Final[LiteralString] = (
@@ -60,7 +71,7 @@ _ARCHIVED: Final[LiteralString] = (
     ),
     archived as (insert into archive select before + place, at, exchange, routing_key, id, envelope from head, sent where place > 0),
     """
-    + _TOLD
+    + _TOLD_OF_ALL
     + " select ok, (select count(*) from told), (select tell_archived() from head) from known"
 )
 _ALLOT: Final = "select now_seconds(), array(select nextval('place') from generate_series(1, %s)), version from topology"
@@ -72,7 +83,7 @@ _ONE: Final[LiteralString] = (
         select %(queue)s, %(rank)s, %(id)s, %(envelope)s from known where ok returning queue
     ),
     """
-    + _TOLD
+    + _TOLD_OF_ONE
     + " select ok, (select count(*) from told) from known"
 )
 # One message that may be merged, alone in its call, is what is sent most often: two statements in one journey. The first chooses by what it
@@ -93,7 +104,7 @@ _FIRST: Final[LiteralString] = (
         insert into line select %(queue)s, %(key)s, place from stored on conflict (queue, key) do update set head = line.head returning head
     ),
     """
-    + _TOLD
+    + _TOLD_OF_ONE
     + """
     select ok, pending.message_id, pending.version, pending.envelope, stored.place,
         (select count(*) from told) + (select count(*) from joined)
@@ -112,16 +123,29 @@ _CHANGE: Final = """
 """
 _ROUNDS: Final = 5
 
-Copy = tuple[int, int, str, bytes]  # a plain message of one queue: the queue, its rank, its id and envelope
+
+def plain(
+    topology: int, publications: Sequence[Publication], envelopes: Sequence[bytes], taken: Sequence[list[Known]]
+) -> tuple[LiteralString, dict[str, Any]]:
+    """Return what stores plain messages if the topology is still this one: one of one queue by its values, several by columns."""
+    if len(publications) == 1 == len(taken[0]):
+        (p,), (envelope,), ((known,),) = publications, envelopes, taken
+        return _ONE, {
+            "topology": topology, "queue": known.id, "rank": -p.priority, "id": p.envelope.id, "envelope": envelope,
+            "exchange": p.exchange, "passed": 1 if p.exchange else 0,
+        }  # fmt: skip
+    copies = [
+        (known.id, -p.priority, p.envelope.id, envelope)
+        for p, envelope, to in zip(publications, envelopes, taken, strict=True)
+        for known in to
+    ]
+    queues, ranks, ids, contents = (list(column) for column in zip(*copies, strict=True))
+    columns = {"topology": topology, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": contents}
+    return _PLAIN, columns | _tallied(publications, taken)
 
 
-def plain(topology: int, copies: Sequence[Copy]) -> tuple[LiteralString, dict[str, Any]]:
-    """Return what stores plain messages if the topology is still this one: one by its values, several by columns."""
-    if len(copies) == 1:
-        ((queue, rank, identity, envelope),) = copies
-        return _ONE, {"topology": topology, "queue": queue, "rank": rank, "id": identity, "envelope": envelope}
-    queues, ranks, ids, envelopes = (list(column) for column in zip(*copies, strict=True))
-    return _PLAIN, {"topology": topology, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": envelopes}
+def _tallied(publications: Sequence[Publication], taken: Sequence[list[Known]]) -> dict[str, list[Any]]:
+    return dict(zip(("tallied", "through", "delivered", "passed"), tally(zip(publications, taken, strict=True)), strict=True))
 
 
 def _archiving(
@@ -133,7 +157,7 @@ def _archiving(
         "queues": [f"{{{','.join(str(known.id) for known in queues)}}}" for queues in taken],
         "places": [place if is_kept else 0 for place, is_kept in zip(itertools.accumulate(map(int, kept)), kept, strict=True)],
         "exchanges": [p.exchange for p in publications], "keys": [p.routing_key for p in publications],
-        "ids": [p.envelope.id for p in publications],
+        "ids": [p.envelope.id for p in publications], **_tallied(publications, taken),
     }  # fmt: skip
 
 
@@ -173,8 +197,7 @@ class Intake:
         if any(kept):
             statement = _archiving(self._routes.version, publications, envelopes, taken, kept)
         elif any(taken):
-            whole = zip(publications, envelopes, taken, strict=True)
-            statement = plain(self._routes.version, [(q.id, -p.priority, p.envelope.id, envelope) for p, envelope, to in whole for q in to])
+            statement = plain(self._routes.version, publications, envelopes, taken)
         else:
             return None
         rows = await self._database.once(*statement)
@@ -191,7 +214,7 @@ class Intake:
             return None
         values = {
             "topology": self._routes.version, "queue": known[0].id, "key": options.key, "id": p.envelope.id, "rank": -p.priority,
-            "envelope": encode(p.envelope), "replaces": options.replaces,
+            "envelope": encode(p.envelope), "replaces": options.replaces, "exchange": p.exchange, "passed": 1 if p.exchange else 0,
         }  # fmt: skip
         if options.replaces is not None:
             return await self._change(p, values)

@@ -29,6 +29,7 @@ from chappe.engines.postgres.rows import decode
 from chappe.engines.postgres.storing import ARCHIVED
 from chappe.engines.postgres.transfer import Transfer
 from chappe.errors import NotFound
+from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import passes
 
@@ -105,6 +106,10 @@ class Beside(Protocol):
 
     async def holding(self) -> Mapping[int, int]:
         """Tell how many of its deliveries each session has."""
+        ...
+
+    async def passed(self, exchanges: Sequence[Exchange]) -> dict[str, tuple[int, int]]:
+        """Return how many messages were published to exchanges, and how many were delivered to queues, as far as it is known."""
         ...
 
     async def about(self) -> str:
@@ -349,7 +354,9 @@ class PostgresStore(Budgets, Letters, Looking, Transfer, Desires):
                     retried=retried, died=died,
                 )
             )  # fmt: skip
-        return Overview(await self.engine(), queues, list(self._routes.exchanges.values()), clients)
+        exchanges = list(self._routes.exchanges.values())
+        passed = await (self._contents.passed() if self._beside is None else self._beside.passed(exchanges))
+        return Overview(await self.engine(), queues, exchanges, clients, passed)
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         await self._presence.tell(info)

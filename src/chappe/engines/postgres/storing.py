@@ -5,8 +5,8 @@ They are refused, merged, remembered by their keys and archived here; where they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, LiteralString, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, LiteralString, NamedTuple
 
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.contract.stray import wrapped
@@ -20,16 +20,16 @@ from chappe.messages.envelope import Options, Publication, Receipt
 TELL: Final[LiteralString] = (
     "select pg_notify('chappe_ready', queue::text) from (select distinct queue from waiter where queue = any(%s)) w"
 )
+_COUNT_AND_TELL: Final[LiteralString] = (
+    "with counted as (insert into tally (queue, exchange, published, passed)"
+    " select * from unnest(%s::integer[], %s::text[], %s::bigint[], %s::bigint[])) " + TELL
+)
 _INSERT: Final = """
-    with stored as (
-        insert into message (place, queue, rank, state, due, message_id, flags, key, pending, version, tenant, envelope)
-        select * from unnest(
-            %s::bigint[], %s::integer[], %s::bigint[], %s::smallint[], %s::float8[], %s::text[], %s::smallint[], %s::text[], %s::boolean[],
-            %s::bigint[], %s::text[], %s::bytea[]
-        ) on conflict (queue, key) where pending do nothing returning place, queue
-    ),
-    counted as (insert into tally (queue, published) select queue, count(*) from stored group by queue)
-    select place from stored
+    insert into message (place, queue, rank, state, due, message_id, flags, key, pending, version, tenant, envelope)
+    select * from unnest(
+        %s::bigint[], %s::integer[], %s::bigint[], %s::smallint[], %s::float8[], %s::text[], %s::smallint[], %s::text[], %s::boolean[],
+        %s::bigint[], %s::text[], %s::bytea[]
+    ) on conflict (queue, key) where pending do nothing returning place
 """
 _PENDING: Final[LiteralString] = """
     select queue, key, message_id, version, envelope from message
@@ -121,9 +121,9 @@ class Storing:
         await self._remember()
         await self._track()
         await self._archive()
-        stored = {known.id for n, queues in enumerate(self._taken) if self._receipts[n].outcome == "stored" for known in queues}
-        if stored:
-            await self._cursor.execute(TELL, (sorted(stored),))
+        counted = tally((p, self._taken[n]) for n, p in enumerate(self._all) if self._is(n, "stored"))
+        if counted:
+            await self._cursor.execute(_COUNT_AND_TELL, (*counted, counted[0]))
         return [self._receipts[n] for n in range(len(self._all))]
 
     def _is(self, n: int, outcome: str) -> bool:
@@ -291,6 +291,21 @@ class Storing:
         if kept:
             columns = ([p.exchange for p in kept], [p.routing_key for p in kept], [p.envelope.id for p in kept])
             await self._cursor.execute(_ARCHIVE, (len(kept), len(kept), *columns, [encode(p.envelope) for p in kept]))
+
+
+def tally(stored: Iterable[tuple[Publication, Sequence[Known]]]) -> list[list[Any]]:
+    """Return what to count of messages that were stored: columns of queues, exchanges, what was delivered, and what was published."""
+    counts: dict[tuple[int, str], list[int]] = {}
+    for p, queues in stored:
+        passed = 1 if p.exchange else 0
+        for known in queues:
+            count = counts.setdefault((known.id, p.exchange), [0, 0])
+            count[0] += 1
+            count[1] += passed
+            passed = 0
+        if passed:
+            counts.setdefault((0, p.exchange), [0, 0])[1] += passed
+    return [list(column) for column in zip(*((*key, *count) for key, count in counts.items()), strict=True)]
 
 
 def _options(p: Publication) -> Options:

@@ -110,9 +110,10 @@ create index dead_by_queue on dead (queue, number);
 create index dead_by_id on dead (message_id collate "C");
 
 -- What became of each queue's messages since the last look, a row for each batch: nobody waits for anybody, and whoever tends adds them up.
+-- `passed` counts what was published to an `exchange`: once, in the row of the first queue that took it, or of no queue (0).
 create table tally (
     queue integer not null, published bigint not null default 0, done bigint not null default 0, retried bigint not null default 0,
-    died bigint not null default 0
+    died bigint not null default 0, exchange text not null default '', passed bigint not null default 0
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
 create table mark (message_id text not null, handler text not null, result bytea, primary key (message_id, handler));

@@ -75,8 +75,8 @@ _PRUNED: Final[dict[LiteralString, LiteralString]] = {  # of each table what is 
 # Rows that others add meanwhile stay, and are added up the next time.
 _ADD_UP: Final[LiteralString] = """
     with gone as (delete from tally where (select count(*) from (select 1 from tally limit %(most)s) found) = %(most)s returning *)
-    insert into tally select queue, sum(published), sum(done), sum(retried), sum(died) from gone
-    where exists (select 1 from queue where id = gone.queue) group by queue
+    insert into tally select coalesce(id, 0), sum(published), sum(done), sum(retried), sum(died), exchange, sum(passed)
+    from gone left join queue on id = gone.queue where id is not null or exchange <> '' group by id, exchange
 """
 _TOO_MUCH: Final = """
     with sized as (

@@ -26,7 +26,7 @@ _LONGEST_HEARTBEAT: Final = 3600
 class Address(Struct, frozen=True):
     """Hosts that are tried in turn, and what each of them is told; no text of it shows the password.
 
-    `heartbeat`: seconds, 0 for none. `management`: the port of RabbitMQ's management plugin, for `chappe doctor`. The options of TLS
+    `heartbeat`: seconds, 0 for none. `management`: the port of RabbitMQ's management plugin. The options of TLS
     are those of RabbitMQ's own URLs.
     """
 

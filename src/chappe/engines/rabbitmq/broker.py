@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Consumer, Death, Depth
-from chappe.engines.rabbitmq import archive
+from chappe.engines.rabbitmq import archive, management
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.confirms import raise_if_refused
 from chappe.engines.rabbitmq.consuming import RabbitConsumer
@@ -28,13 +28,16 @@ from chappe.engines.rabbitmq.properties import refuse_unencodable
 from chappe.engines.rabbitmq.pushed import Said
 from chappe.engines.rabbitmq.pushing import Ways
 from chappe.engines.rabbitmq.relay import Relay
+from chappe.engines.rabbitmq.tasks import Tasks
 from chappe.errors import BrokerError, BrokerUnavailable, NotFound, Unroutable
+from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
 
 _LOOKS, _LOOKS_AT_MANY = 20, 4
 _SETTLING: Final = 2.0  # seconds: killed within one (3.10.8) after it made a quorum queue, RabbitMQ has it, but never finds its log
+_PROMPT: Final = 0.3
 _BIND: Final = 3.0  # seconds between two looks at exchanges that others may delete and make again: our bindings go with them
 
 
@@ -57,7 +60,10 @@ class RabbitBroker:
         self._relay = Relay(
             lambda: kept.consume([RELAY], prefetch=1000), Outlet(self.address, name=f"chappe {role} relays", deadline=deadline)
         )
-        self._binding: asyncio.Task[None] | None = None
+        self._tasks = Tasks("looking after exchanges")
+        self._binds = False
+        self._passing: asyncio.Task[None] | None = None
+        self._passed: dict[str, tuple[int, int]] = {}
 
     async def _open(self, what: str) -> Link:
         return await Link.open(self.address, name=f"chappe {self._role} {what}", deadline=self._deadline)
@@ -71,9 +77,7 @@ class RabbitBroker:
 
     async def close(self) -> None:
         """Close the connections; what consumers held is ready again."""
-        if self._binding is not None:
-            self._binding.cancel()
-            await asyncio.wait([self._binding])
+        await self._tasks.close()
         for consumer in list(self._consumers):
             await consumer.close()
         await self._relay.close()
@@ -188,8 +192,9 @@ class RabbitBroker:
             self._declared.lend(temporary)
             self._consumers.add(consumer)
             self._relay.begin()
-            if self._binding is None:
-                self._binding = asyncio.get_running_loop().create_task(self._bind_again())
+            if not self._binds:
+                self._binds = True
+                self._tasks.begin(self._bind_again())
             try:
                 if temporary:
                     await consumer.pushing.subscriptions.open()
@@ -230,6 +235,20 @@ class RabbitBroker:
         """Tell which server answers, for people."""
         link = await self._link()
         return f"RabbitMQ {link.server_version} at {link.where}"
+
+    async def passed(self, exchanges: Sequence[Exchange]) -> dict[str, tuple[int, int]]:
+        """Return what the management plugin told last of exchanges, nothing without one; a port that is silent keeps nobody waiting."""
+        if self._passing is None or self._passing.done():
+            host = (await self._link()).where.rpartition(":")[0]
+            self._passing = self._tasks.begin(self._look_at(host, exchanges))
+        await asyncio.wait([self._passing], timeout=_PROMPT)
+        return self._passed
+
+    async def _look_at(self, host: str, exchanges: Sequence[Exchange]) -> None:
+        try:
+            self._passed = await management.passed(self.address, host, exchanges, self._deadline)
+        except BrokerError:
+            self._passed = {}
 
     async def counts(self, queues: Sequence[str]) -> Mapping[str, Depth]:
         """Count the messages of RabbitMQ's own in queues."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import http
-import http.client
 from collections.abc import Collection
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
 from chappe.engines.rabbitmq.address import Address
+from chappe.engines.rabbitmq.management import ask
 from chappe.engines.rabbitmq.names import QUORUM
+from chappe.errors import BrokerError
 from chappe.messages.finding import Finding
 
 _CHECK: Final = "rabbitmq policies"
@@ -33,21 +30,18 @@ class _Queue(Struct):
     effective_policy_definition: dict[str, Any] | list[Any] = {}  # an empty array where there is none
 
 
-_queues: Final = msgspec.json.Decoder(list[_Queue]).decode
+_queues: Final = msgspec.json.Decoder(list[_Queue])
 
 
 async def policies(address: Address, host: str, queues: Collection[str], deadline: float) -> Finding:
     """Look at the policies of these AMQP queues by the management plugin of a host."""
-    where = f"{'https' if address.tls else 'http'}://{host}:{address.management}"
     try:
-        path = f"/api/queues/{quote(address.vhost, safe='')}?columns=name,policy,operator_policy,effective_policy_definition"
-        found = _queues(await asyncio.to_thread(_ask, address, host, path, deadline))
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
-        told = f"cannot be seen over AMQP, and the management plugin does not tell them at {where} ({str(error) or repr(error)})"
+        found = await ask(address, host, "queues", "name,policy,operator_policy,effective_policy_definition", _queues, deadline)
+    except BrokerError as error:
         remedy = (
             'enable it, give this user the tag "management", name its port by ?management=… in the URL, or read rabbitmqctl list_policies'
         )
-        return Finding(_CHECK, "warning", f"{told}: {remedy}")
+        return Finding(_CHECK, "warning", f"cannot be seen over AMQP, and {error}: {remedy}")
     ours = [queue for queue in found if queue.name in queues]
     loses, refuses = ([told for queue in ours for told in _told(queue, effects)] for effects in (_LOSES, _REFUSES))
     if loses:
@@ -55,24 +49,6 @@ async def policies(address: Address, host: str, queues: Collection[str], deadlin
     if refuses:
         return Finding(_CHECK, "warning", f"{'; '.join(refuses)}: their senders are told so, nothing is lost")
     return Finding(_CHECK, "ok", f"none deletes or refuses anything of {len(ours)} queues")
-
-
-def _ask(address: Address, host: str, path: str, deadline: float) -> bytes:
-    """Ask the plugin, and nobody to whom it or a proxy's setting would send us on: the password is for the host that was named."""
-    context = address.context()
-    if context is None:
-        connection = http.client.HTTPConnection(host, address.management, timeout=deadline)
-    else:
-        connection = http.client.HTTPSConnection(host, address.management, timeout=deadline, context=context)
-    entrance = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
-    try:
-        connection.request("GET", path, headers={"Authorization": f"Basic {entrance}"})
-        answer = connection.getresponse()
-        if answer.status != http.HTTPStatus.OK:
-            raise OSError(f"{answer.status} {answer.reason}")
-        return answer.read()
-    finally:
-        connection.close()
 
 
 def _told(queue: _Queue, effects: dict[str, str]) -> list[str]:
