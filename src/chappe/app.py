@@ -32,7 +32,7 @@ from chappe.engines.file.server import Engine
 from chappe.errors import CommandFailed, DefinitionError, DuplicateName, ResultTimeout, TooLate
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
-from chappe.messages.message import Command, Event, Message
+from chappe.messages.message import Command, Event, Message, writer_of
 from chappe.messages.topology import Queue
 from chappe.messages.values import result_as, result_of
 from chappe.middleware.defaults import defaults
@@ -171,7 +171,7 @@ class App:
         if message.__spec__.inline:
             raise DefinitionError(f"{type(message).__name__} is inline, so no worker could handle it when it is due; leave out inline=True")
         self.knows(type(message))
-        _ = self.bus.writer_of(type(message))(message)  # what cannot be written is said here, not at each slot
+        _ = writer_of(type(message))(message)  # what cannot be written is said here, not at each slot
         schedule = Schedule(f"{self.name}:{name or f'{message.__spec__.name}:{trigger}'}", trigger, message, misfire)
         if any(known.name == schedule.name for known in self.schedules):
             raise DuplicateName(f'two schedules are called "{schedule.name}"; give one of them name="..."')

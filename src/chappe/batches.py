@@ -26,7 +26,7 @@ from chappe.connection import Connection
 from chappe.errors import DefinitionError, InvalidMessage, NotFound, Snooze
 from chappe.messages.codec import decode_body
 from chappe.messages.envelope import Publication, changed, sent_at
-from chappe.messages.message import Command
+from chappe.messages.message import Command, writer_of
 
 MOST: Final = 1_000_000
 _SOONEST: Final = 0.5
@@ -111,7 +111,7 @@ class Batches:
             draft.options = changed(draft.options, tracked=True)
             publications.append(self._app.bus.prepare(message, draft))
         if then is not None:
-            body = self._app.bus.writer_of(type(then))(then).decode()
+            body = writer_of(type(then))(then).decode()
             publications.append(self._app.bus.prepare(WatchBatch(batch=batch, then=then.__spec__.name, body=body), Draft(new_id())))
         await self._app.publish_all(publications)
         return batch

@@ -46,6 +46,7 @@ from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.engines.file.wire import Posted
 from chappe.errors import NoHandler, ResultTimeout, UnknownMessage
+from chappe.messages.codec import decoder
 from chappe.messages.envelope import Envelope, Receipt
 from chappe.messages.message import Command, Event, Message
 from chappe.settings import Settings
@@ -142,7 +143,7 @@ class Trial:
     def sent(self, kind: type[M]) -> list[M]:
         """Return the messages of a type that were stored so far, in order; for merged ones, what each became."""
         names = {kind.__spec__.name, *kind.__spec__.aliases}
-        return [self.app.bus.decoder_of(kind, e.content_type)(e.body) for e in list(self._stored) if e.type in names]
+        return [decoder(kind, e.content_type)(e.body) for e in list(self._stored) if e.type in names]
 
     @property
     def dead(self) -> list[Letter]:

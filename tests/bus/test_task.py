@@ -8,7 +8,6 @@ import pytest
 
 from chappe import App, Command, Context, InvalidMessage, Retry
 from chappe.errors import DefinitionError
-from chappe.messages.schema import schema
 from chappe.testing import testing
 
 from .decorators import bare, wrapped
@@ -156,7 +155,7 @@ def test_the_constraints_of_a_parameter_are_those_of_the_field() -> None:
     for task in (pay, pay_later):
         with pytest.raises(InvalidMessage, match=r"\$.amount: Expected `int` >= 1"):
             task.send(-5)
-        assert schema(task.command)["$defs"][task.command.__name__]["properties"]["amount"]["minimum"] == 1
+        assert msgspec.json.schema(task.command)["$defs"][task.command.__name__]["properties"]["amount"]["minimum"] == 1
 
 
 def positional(a: int, /, b: int, *, c: int = 3) -> list[int]:

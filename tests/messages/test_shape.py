@@ -10,7 +10,6 @@ from chappe.cli.sending import parse
 from chappe.errors import DefinitionError, InvalidCapability
 from chappe.messages.codec import decode_body
 from chappe.messages.message import decoder, writer_of
-from chappe.messages.schema import schema
 from chappe.testing import testing
 
 
@@ -81,7 +80,7 @@ def test_a_message_is_built_by_its_names_in_python_and_travels_by_those_in_json(
     assert msgspec.json.decode(body) == sent
     assert decoder(kind)(body) == decode_body(kind, "x", body) == message
     assert replace(message, **values) == message
-    (shape,) = [definition for name, definition in schema(kind)["$defs"].items() if name == kind.__name__]
+    (shape,) = [definition for name, definition in msgspec.json.schema(kind)["$defs"].items() if name == kind.__name__]
     assert set(sent) <= set(shape["properties"])
 
 

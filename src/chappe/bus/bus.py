@@ -80,8 +80,6 @@ class Bus:
         self.isolate: Isolate | None = None  # what runs handlers in processes of their own, where this process may start some
         self._frozen = False
         self._sends: dict[type[Message], Send] = {}
-        self._decoders: dict[tuple[type[Message], str], Callable[[bytes], Any]] = {}
-        self._writers: dict[type[Message], Callable[[Any], bytes]] = {}
         self._thread_count = CONCURRENCY
         self._bound = PerLoop(lambda: _Bound(self._thread_count))
 
@@ -129,34 +127,20 @@ class Bus:
         self._frozen = True
         self.registry.add_routable(kind)
         spec = self.registry.spec_of(kind)
-        send = _seal(kind, spec, self.writer_of(kind), self.now, self.registry.name)
+        send = _seal(kind, spec, writer_of(kind), self.now, self.registry.name)
         for middleware in reversed(self._middleware):
             send = middleware.wrap_send(spec, send)
         return send
 
     # --- in
 
-    def decoder_of(self, kind: type[Message], content_type: str = JSON) -> Callable[[bytes], Any]:
-        """Return the function that decodes bodies of a message."""
-        found = self._decoders.get((kind, content_type))
-        if found is None:
-            found = self._decoders[kind, content_type] = decoder(kind, content_type)
-        return found
-
     def opened(self, envelope: Envelope) -> Message | None:
         """Return the message in an envelope, or nothing where no class has its name or its body does not fit."""
         kind = self.registry.messages.get(envelope.type)
         try:
-            return None if kind is None else self.decoder_of(kind, envelope.content_type)(envelope.body)
+            return None if kind is None else decoder(kind, envelope.content_type)(envelope.body)
         except Exception:  # also what a message's own __post_init__ raises
             return None
-
-    def writer_of(self, kind: type[Message]) -> Callable[[Any], bytes]:
-        """Return the function that writes bodies of a message."""
-        found = self._writers.get(kind)
-        if found is None:
-            found = self._writers[kind] = writer_of(kind)
-        return found
 
     async def handle(self, message: Message, context: Context, queue: str | None = None) -> Any:
         """Run the handlers of a message inside the middleware and return the last result."""

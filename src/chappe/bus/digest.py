@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from chappe.bus.context import Context
 from chappe.bus.loop import interruption
-from chappe.bus.steps import Suspended, executes_in_thread
+from chappe.bus.steps import Slot, Suspended, current_slot
 from chappe.errors import DefinitionError, Snooze
 from chappe.messages.capabilities import MessageSpec
 
@@ -44,34 +43,9 @@ def refuse_impatient(origin: str, digest: Digest, spec: MessageSpec) -> None:
         raise DefinitionError(f"{origin}: {spec.name} is inline and comes alone; leave out inline=True, or batch=")
     if spec.process is not None:
         raise DefinitionError(f"{origin}: {spec.name} is handled in a process of its own, one by one; leave out process=, or batch=")
-    if spec.process is not None:
-        raise DefinitionError(f"{origin}: {spec.name} is handled in a process of its own and comes alone; leave out process=, or batch=")
     for name, limit in (("timeout", spec.timeout), ("kill_after", spec.kill_after)):
         if limit is not None and limit <= digest.within:
             raise DefinitionError(f"{origin}: {spec.name} waits up to {digest.within:g} s for others, so its {name} must be longer")
-
-
-class Room(NamedTuple):
-    """What a slot lets a message do that waits for others.
-
-    `hold` counts those for which no slot is needed now, `leave_later` calls when the oldest has waited for so many seconds, and `step`
-    notes whether code of the handler executes.
-    """
-
-    hold: Callable[[int], None]
-    leave_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle | None]
-    step: Callable[[bool], None]
-
-
-def _call_later(seconds: float, leave: Callable[[], None]) -> asyncio.TimerHandle:
-    return asyncio.get_running_loop().call_later(seconds, leave)
-
-
-def _nothing(_: object) -> None: ...
-
-
-_NO_SLOT: Final = Room(_nothing, _call_later, _nothing)
-room: Final = contextvars.ContextVar("room", default=_NO_SLOT)
 
 
 class _Outcome(NamedTuple):
@@ -91,8 +65,7 @@ class _Item(NamedTuple):
     message: Any
     context: Context
     ended: asyncio.Future[_Outcome]
-    step: Callable[[bool], None]
-    in_thread: Callable[[bool], None]
+    slot: Slot
 
 
 class _Group:
@@ -111,11 +84,11 @@ class _Group:
 
     def executes(self, on: bool) -> None:
         for item in self.items:
-            item.step(on)
+            item.slot.step(on)
 
     def in_thread(self, on: bool) -> None:
         for item in self.items:
-            item.in_thread(on)
+            item.slot.in_thread(on)
 
 
 class Gathering:
@@ -133,14 +106,14 @@ class Gathering:
         """
         if context.attempt > 1:
             return _each(await self._invoke([message], [context]), 1)[0].given()
-        slot, loop, joined = room.get(), asyncio.get_running_loop(), time.monotonic()
+        here, loop, joined = current_slot.get(), asyncio.get_running_loop(), time.monotonic()
         group = self._open
         left = self._digest.within - context.age
         if group is None:
-            group = self._open = _Group(slot.hold)
+            group = self._open = _Group(here.hold)
             opened = group
-            group.timer = slot.leave_later(min(left, self._digest.within), lambda: self._leave(opened))
-        item = _Item(message, context, loop.create_future(), slot.step, executes_in_thread.get())
+            group.timer = here.leave_later(min(left, self._digest.within), lambda: self._leave(opened))
+        item = _Item(message, context, loop.create_future(), here)
         group.items.append(item)
         group.hold(1)
         if len(group.items) == self._digest.batch:
@@ -179,7 +152,7 @@ class Gathering:
 
     async def _run(self, group: _Group) -> None:
         together = list(group.items)
-        executes_in_thread.set(group.in_thread)
+        current_slot.set(current_slot.get()._replace(in_thread=group.in_thread))
         began = time.monotonic()
         try:
             outcomes = _each(await self._stepped(group, together), len(together))

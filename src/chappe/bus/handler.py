@@ -20,7 +20,7 @@ from chappe.bus.digest import Digest, Gathering
 from chappe.bus.outcome import iterated, outcome_of
 from chappe.bus.providers import Providers
 from chappe.bus.signature import NOTHING, Declaration, members, needs_of, plain
-from chappe.bus.steps import executes_in_thread
+from chappe.bus.steps import current_slot
 from chappe.errors import DefinitionError
 from chappe.messages.message import Message
 
@@ -166,7 +166,7 @@ def _threaded(call: Callable[[Message, Context], Any], threads: ThreadPoolExecut
         return iterated(cast("Iterator[Any]", returned), context) if isinstance(returned, Iterator) else returned
 
     async def invoke(message: Message, context: Context) -> Any:
-        run = _Run(executes_in_thread.get())
+        run = _Run(current_slot.get().in_thread)
         variables = contextvars.copy_context()
         running = asyncio.get_running_loop().run_in_executor(threads, lambda: variables.run(run, inner, message, context))
         try:

@@ -12,9 +12,9 @@ import msgspec
 from chappe.bus.bus import Bus
 from chappe.errors import Rejected
 from chappe.failures import summarize
-from chappe.messages.codec import encode_json
+from chappe.messages.codec import decoder, encode_json
 from chappe.messages.envelope import Envelope, Publication, Receipt, changed
-from chappe.messages.message import Message
+from chappe.messages.message import Message, writer_of
 
 _REMEMBERED: Final = 5_000
 _LARGEST_REMEMBERED: Final = 8 * 1024  # bytes of a body: 40 MB for all of them at most
@@ -136,11 +136,11 @@ class Merger:
     def _into(self, older: Envelope, newer: Envelope) -> Envelope:
         """Return the older envelope with the body that its message's `merge` makes of both."""
         kind = self.registry.message(older.type)
-        decode = self.bus.decoder_of(kind)
+        decode = decoder(kind)
         try:
             pending, unknown = _opened(kind, decode, older.body)
             merged: Message = pending.merge(decode(newer.body))
-            body = self.bus.writer_of(kind)(merged)
+            body = writer_of(kind)(merged)
             decode(body)  # merge may have used replace of another library: what cannot be decoded must not be stored
             if unknown:
                 body = encode_json({**_FIELDS.decode(body), **unknown})

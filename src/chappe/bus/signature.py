@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from chappe.errors import DefinitionError
-from chappe.messages.around import names_around
 from chappe.messages.fields import ADVICE
+from chappe.messages.shape import names_around
 
 NOTHING: Final = inspect.Parameter.empty
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -1,14 +1,37 @@
-"""The rest of a coroutine that suspended, with a note of when it executes and when it waits."""
+"""The slot that a message is handled in, and the rest of a coroutine that suspended: when it executes and when it waits."""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-executes_in_thread: contextvars.ContextVar[Callable[[bool], None]] = contextvars.ContextVar("executes_in_thread", default=lambda _: None)
+
+def _nothing(_: object) -> None: ...
+
+
+def _call_later(seconds: float, leave: Callable[[], None]) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(seconds, leave)
+
+
+class Slot(NamedTuple):
+    """What a message tells its slot, and what a slot lets a message do that waits for others.
+
+    `step` and `in_thread` note whether code of the handler executes on the event loop and in a thread, `hold` counts the messages for
+    which no slot is needed now, and `leave_later` calls when the oldest of them has waited for so many seconds.
+    """
+
+    step: Callable[[bool], None] = _nothing
+    in_thread: Callable[[bool], None] = _nothing
+    hold: Callable[[int], None] = _nothing
+    leave_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle | None] = _call_later
+
+
+_NO_SLOT: Final = Slot()
+current_slot: Final = contextvars.ContextVar("current_slot", default=_NO_SLOT)
 
 
 class Suspended(Generic[T]):

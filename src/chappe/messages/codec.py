@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
@@ -16,6 +17,7 @@ MSGPACK: Final = "application/msgpack"
 encode_json: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
 
 
+@functools.cache
 def decoder(message: type[Any], content_type: str = JSON) -> Callable[[bytes], Any]:
     """Return the function that turns bytes into a checked message; it raises `msgspec.ValidationError`."""
     match content_type.partition(";")[0].strip().lower():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Unpack, dataclass_transform
 
@@ -97,6 +98,7 @@ def examined_of(message: type[Message]) -> Examined:
     return known
 
 
+@functools.cache
 def writer_of(message: type[Message]) -> Callable[[Any], bytes]:
     """Return the function that writes messages of a class; see `values.writer`."""
     return writer(message.__spec__.name, examined_of(message), decoder(message))

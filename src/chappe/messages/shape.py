@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chappe.errors import DefinitionError, InvalidCapability
-from chappe.messages.around import names_around
 
 # What msgspec offers and a message cannot be: the value that is refused, and why.
 _NO_OPTIONS = {
@@ -34,6 +33,17 @@ def refuse_field_names(owner: str, fields: Sequence[str]) -> None:
                 f'{owner}: a field cannot be called "{field}", which means something else of a message; '
                 f'call it otherwise, with msgspec.field(name="{field}") to keep the name in JSON'
             )
+
+
+def names_around(qualname: str, module: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the local names of the running functions and class bodies in which something of this qualified name is declared."""
+    names: dict[str, Any] = {}
+    frame = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the way to see where a declaration stands
+    while frame is not None:
+        if frame.f_globals is module and qualname.startswith(f"{frame.f_code.co_qualname}."):
+            names = {**frame.f_locals, **names}
+        frame = frame.f_back
+    return names
 
 
 def resolve_local_names(namespace: dict[str, Any]) -> None:

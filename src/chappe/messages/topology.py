@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from msgspec import Struct
@@ -186,21 +187,11 @@ def _fits(pattern: Sequence[str], words: Sequence[str]) -> bool:
 
 def match(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
     """Return the names that fit any of the patterns, where `*` stands for anything; in time that only their lengths decide."""
-    wanted = list(patterns)
-    return [name for name in names if any(_globs(pattern, name) for pattern in wanted)]
+    wanted = [_globbed(pattern) for pattern in patterns]
+    return [name for name in names if any(fits(name) for fits in wanted)]
 
 
-def _globs(pattern: str, name: str) -> bool:
-    first, *others = pattern.split("*")
-    if not others:
-        return name == pattern
-    *middle, last = others
-    at, end = len(first), len(name) - len(last)
-    if at > end or not name.startswith(first) or not name.endswith(last):
-        return False
-    for part in middle:  # the first place is as good as any: what follows can only be further to the right
-        found = name.find(part, at, end)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
+def _globbed(pattern: str) -> Callable[[str], object]:
+    first, *others = map(re.escape, pattern.split("*"))
+    middle = "".join(f"(?>.*?{part})" for part in others[:-1])  # the first place is as good as any: what follows is only further right
+    return re.compile(first + middle + (f".*{others[-1]}" if others else ""), re.DOTALL).fullmatch

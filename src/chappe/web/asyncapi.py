@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from chappe.app import App
 from chappe.messages.message import Command, Event, Message
-from chappe.messages.schema import components
 from chappe.settings import place_of
-from chappe.web.openapi import schemes_of, summary_of
+from chappe.web.openapi import OF_MESSAGES, schemes_of, summary_of
 
 
 def document(app: App, version: str) -> dict[str, Any]:
     """Return the document of an application's events and commands."""
     commands = app.registry.commands()
     events = app.registry.events()
-    schemas, definitions = components([*commands, *events])
+    schemas, definitions = msgspec.json.schema_components([*commands, *events], ref_template=OF_MESSAGES)
     bodies = dict(zip([*commands, *events], schemas, strict=True))
     messages = {command.__spec__.name: _asked(command, bodies[command]) for command in commands}
     messages |= {event.__spec__.name: _heard(event, bodies[event]) for event in events}

@@ -13,12 +13,12 @@ import msgspec
 
 from chappe.app import App
 from chappe.messages.message import Command, Message
-from chappe.messages.schema import components
 from chappe.web.api.operations import Operation
 
 _ALWAYS: Final = Path(__file__).parent / "openapi.json"
 _ERRORS: Final = ("400", "401", "403", "409", "413", "415", "421", "422", "431", "503")
 _ERRORS_OF_API: Final = ("400", "401", "403", "404", "421", "422", "431", "503")
+OF_MESSAGES: Final = "#/components/schemas/{name}"
 _REFERENCE: Final = "#/components/schemas/api.{name}"  # no class of an application has such a name
 
 
@@ -27,7 +27,7 @@ def document(app: App, version: str, operations: Sequence[Operation] = ()) -> di
     found: dict[str, Any] = json.loads(_ALWAYS.read_bytes())
     found["info"] |= {"title": app.name, "version": version}
     commands = app.registry.commands()
-    schemas, definitions = components(commands)
+    schemas, definitions = msgspec.json.schema_components(commands, ref_template=OF_MESSAGES)
     found["components"]["schemas"] = {**definitions, **found["components"]["schemas"]}
     found["paths"] |= {f"/commands/{c.__spec__.name}": {"post": _command(c, s)} for c, s in zip(commands, schemas, strict=True)}
     kinds = [kind for one in operations for kind in (one.answers, one.takes, *one.query.values())]

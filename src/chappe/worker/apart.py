@@ -19,7 +19,7 @@ from chappe.bus.context import Context
 from chappe.bus.handler import Handler, Invoke
 from chappe.errors import ProcessLost, Reject, RetryLater, Snooze
 from chappe.failures import Elsewhere
-from chappe.messages.message import Message
+from chappe.messages.message import Message, writer_of
 from chappe.messages.values import NoResult
 from chappe.worker.handler_process import SOCKET_VARIABLE, Begun, Call, Done, Failed, Progress, Throttle, decode_said, read, write
 
@@ -60,7 +60,7 @@ class Apart:
 
     def invoke_of(self, handler: Handler, kind: type[Message], queue: str | None) -> Invoke:
         """Return what has a handler run in a process of its own."""
-        spec, write_body = kind.__spec__, self._bus.writer_of(kind)
+        spec, write_body = kind.__spec__, writer_of(kind)
         memory = None if spec.process is None else spec.process.memory
 
         async def invoke(message: Any, context: Context) -> Any:

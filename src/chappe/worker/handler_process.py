@@ -22,6 +22,7 @@ from chappe.bus.context import Context, Ports
 from chappe.bus.loop import attempted
 from chappe.errors import RetryLater, Snooze, Verdict
 from chappe.failures import describe, summarize, verdict_of
+from chappe.messages.codec import decoder
 from chappe.messages.envelope import Publication
 from chappe.messages.topology import Topology
 from chappe.messages.values import result_of
@@ -158,7 +159,7 @@ async def _answer(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Done |
         _limit_memory(call.memory)
         try:
             with attempted(context, f"the handler of {call.type} {call.id}"):
-                result = await invoke(bus.decoder_of(kind)(call.body), context)
+                result = await invoke(decoder(kind)(call.body), context)
         finally:
             _limit_memory(None)
             context.end()

@@ -15,6 +15,7 @@ from chappe.bus.context import Context
 from chappe.engines.contract.broker import Dead, Delivery, Retry
 from chappe.errors import NoHandler, UnknownMessage
 from chappe.failures import summarize
+from chappe.messages.codec import decoder
 from chappe.middleware.retries import Retries
 from chappe.worker.verdict import not_understood
 
@@ -72,7 +73,7 @@ async def _plan_of(bus: Bus, name: str, queue: str, content_type: str) -> Plan:
     judge = _as_it_is if retries is None else functools.partial(retries.judge, kind.__spec__.retry)
     spec = kind.__spec__
     ends_worker = None if spec.process is not None and bus.isolate is not None else spec.kill_after
-    return Plan(bus.decoder_of(kind, content_type), await bus.handle_of(kind, queue), ends_worker, judge, spec.fair is not None)
+    return Plan(decoder(kind, content_type), await bus.handle_of(kind, queue), ends_worker, judge, spec.fair is not None)
 
 
 def _as_it_is(_: Context, error: BaseException) -> BaseException:

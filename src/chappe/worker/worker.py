@@ -20,10 +20,9 @@ from chappe.beats import Clocked
 from chappe.bus import forked
 from chappe.bus.bus import Bus
 from chappe.bus.context import Context, Ports
-from chappe.bus.digest import Room, room
 from chappe.bus.loop import OwnTask, interruption
 from chappe.bus.merging import Merger
-from chappe.bus.steps import Suspended, executes_in_thread
+from chappe.bus.steps import Slot, Suspended, current_slot
 from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Retry, Settlement
 from chappe.engines.contract.results import CANCELLED
 from chappe.errors import BrokerError, NoHandler, UnknownMessage
@@ -272,8 +271,7 @@ class Worker:
         buffer, table, run, holds, settler, limits = self._buffer, self._table, self._run, self._consumer.holds, self._settler, self._limits
         me = self._slots[index]
         executes = functools.partial(self._step, index)
-        executes_in_thread.set(functools.partial(table.in_thread, index))
-        room.set(Room(self._hold, self._leave_later, executes))
+        current_slot.set(Slot(executes, functools.partial(table.in_thread, index), self._hold, self._leave_later))
         self._leave(index)
         variables = len(contextvars.copy_context())
         clock, turn_ends = time.monotonic, 0.0

@@ -9,7 +9,7 @@ from django.db import close_old_connections
 
 from chappe.bus.bus import Handle, Middleware
 from chappe.bus.context import Context
-from chappe.bus.steps import executes_in_thread
+from chappe.bus.steps import current_slot
 from chappe.messages.capabilities import MessageSpec
 
 
@@ -21,18 +21,18 @@ class Connections(Middleware):
         submit = SyncToAsync.single_thread_executor.submit
 
         async def around(message: Any, context: Context) -> Any:
-            worker = executes_in_thread.get()
+            here = current_slot.get()
 
             def executes(begins: bool) -> None:
                 close_old_connections()
-                worker(begins)
+                here.in_thread(begins)
 
-            token = executes_in_thread.set(executes)
+            token = current_slot.set(here._replace(in_thread=executes))
             submit(close_old_connections)
             try:
                 return await call_next(message, context)
             finally:
-                executes_in_thread.reset(token)
+                current_slot.reset(token)
                 submit(close_old_connections)
 
         return around
