@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
+from chappe.archive.feeding import Subscription
 from chappe.archive.follow import Following, Since
-from chappe.archive.subscription import Subscription
 from chappe.blocking import Place, warn_of_blocking
 from chappe.bus.bus import Bus, Middleware, MiddlewareFunction
 from chappe.bus.context import NO_PORTS, Context, Leaving, Ports

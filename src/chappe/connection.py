@@ -19,10 +19,10 @@ from chappe.settings import Settings
 class Connection:
     """The broker and store of one event loop."""
 
-    def __init__(self, broker: Broker, kept: Store, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, broker: Broker, store: Store) -> None:
         self.broker = broker
-        self.store = kept
-        self.close = close
+        self.store = store
+        self.close = broker.close
         self.declaring = asyncio.Lock()
         self.declared: Topology | None = None
 
@@ -42,13 +42,4 @@ class Setting(msgspec.Struct, frozen=True):
 
 def connect(settings: Settings, setting: Setting, info: dict[str, Any]) -> Connection:
     """Return what is connected when it is first used; `info` is what the engine shows of this process."""
-    if settings.is_file:
-        broker, store = engines.sqlite(settings, info, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine)
-        return Connection(broker, store, broker.close)
-    if settings.is_postgres:
-        postgres, store = engines.postgresql(settings, role=setting.role)
-        postgres.presence.info = info
-        return Connection(postgres, store, postgres.close)
-    rabbit, kept, store = engines.rabbitmq_beside_postgresql(settings, role=setting.role)
-    kept.presence.info = info
-    return Connection(rabbit, store, rabbit.close)
+    return Connection(*engines.connected(settings, info, role=setting.role, may_own_file=setting.may_own_file, engine=setting.engine))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from chappe.bus import forked
+from chappe.bus.loop import end_copy
 
 
 class _Ended(BaseException):
@@ -20,6 +20,6 @@ def test_the_name_of_a_message_commands_no_terminal(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "write", lambda _, text: written.append(text))
     monkeypatch.setattr(os, "_exit", end)
     with pytest.raises(_Ended, match="70"):
-        forked.end("the handler of a\x1b[2J\u202e\x9b b\ud800\nforged")
+        end_copy("the handler of a\x1b[2J\u202e\x9b b\ud800\nforged")
     assert written[0].startswith(rb"the handler of a\x1b[2J\u202e\x9b b\ud800 called os.fork()")
     assert written[0].count(b"\n") == 1

@@ -70,7 +70,8 @@ async def _last(command: Begin) -> None: ...
 @asynccontextmanager
 async def working(app: App, peer: Peer, folder: Path) -> AsyncGenerator[None]:
     """Run a worker of an application over a peer."""
-    app.connections._opened[asyncio.get_running_loop()] = Connection(peer.broker, peer.store, peer.close)
+    connection = app.connections._opened[asyncio.get_running_loop()] = Connection(peer.broker, peer.store)
+    connection.close = peer.close
     connection = await app.connection()
     table = RunningTable(folder / "slots", 2)
     async with connection.broker.consume(app.registry.consumed_queues(), prefetch=4) as consumer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chappe.archive.replay import replay
+from chappe.archive.feeding import replay
 from chappe.engines.contract.broker import Ack
 from chappe.errors import NotFound
 from chappe.messages.capabilities import Exchange

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from chappe.archive.feeding import Subscription
 from chappe.archive.follow import Following
-from chappe.archive.subscription import Subscription
 from chappe.engines.contract.archive import Page
 from chappe.engines.contract.broker import Ack
 from chappe.messages.capabilities import Exchange

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from chappe.bus.context import Context
 from chappe.bus.loop import interruption
-from chappe.bus.steps import Slot, Suspended, current_slot
+from chappe.bus.steps import Slot, current_slot, suspended
 from chappe.errors import DefinitionError, Snooze
 from chappe.messages.capabilities import MessageSpec
 
@@ -171,7 +171,7 @@ class Gathering:
             waits_for = handling.send(None)
         except StopIteration as ended:
             return ended.value
-        return await Suspended(handling, waits_for, group.executes)
+        return await suspended(handling, waits_for, group.executes)
 
 
 def _each(returned: Any, count: int) -> list[_Outcome]:

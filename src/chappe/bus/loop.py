@@ -13,11 +13,10 @@ import logging
 import os
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
-from chappe.bus import forked
 from chappe.errors import Snooze
-from chappe.failures import summarize, verdict_of
+from chappe.failures import one_line, summarize, verdict_of
 from chappe.forking import in_child
 
 log = logging.getLogger("chappe.worker")
@@ -25,10 +24,21 @@ log = logging.getLogger("chappe.worker")
 R = TypeVar("R")
 
 _RUN: Final = cast("Any", asyncio.Handle)._run.__code__  # noqa: SLF001 - nothing public tells whose callback an error left
+COPY_ENDED: Final = 70  # the exit code of a forked child
 _TURNS: Final = 10  # of the loop, within which whoever awaits a task hears how it ended
 
 # The attempt that runs, also in the tasks and callbacks that it started; nothing in ours.
 attempt: Final[contextvars.ContextVar[object]] = contextvars.ContextVar("chappe_attempt", default=None)
+
+
+def end_copy(name: str) -> NoReturn:
+    """End this forked child, which came back from the code of a handler, and say why on stderr: what it would do, its parent does."""
+    line = (
+        f"{one_line(name)} called os.fork() and its child ({os.getpid()}) came back from it; the child is ended, its parent goes on: "
+        "use subprocess or multiprocessing, or end the child with os._exit() in the handler\n"
+    )
+    os.write(2, line.encode("utf-8", "backslashreplace"))  # not by a logger, whose thread may be the parent's
+    os._exit(COPY_ENDED)
 
 
 class OwnTask(asyncio.Task[R]):
@@ -92,7 +102,7 @@ def attempted(what: object, name: str) -> Generator[None]:
         raise own.interruption from None
     finally:
         if os.getpid() != process:
-            forked.end(name)
+            end_copy(name)
         if own is not None:
             if own.interruption is not None:
                 own.uncancel()
@@ -133,7 +143,7 @@ class LastingLoop(asyncio.SelectorEventLoop):
     def disown(self) -> None:
         """Be the copy of a loop in a forked child, which ends before anything else runs in it."""
         with contextlib.suppress(RuntimeError):  # it is closed, or in debug mode and of another thread
-            self.call_soon(forked.end, "a task of this process", context=contextvars.Context())
+            self.call_soon(end_copy, "a task of this process", context=contextvars.Context())
             cast("Any", self)._ready.rotate(1)  # noqa: SLF001 - what was ready is its parent's to run
 
     def stop(self) -> None:

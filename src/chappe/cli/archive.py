@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from chappe.archive.feeding import replay
 from chappe.archive.follow import Heard, Since, begin_at, heard_of, loss_since, since_of
-from chappe.archive.replay import replay
 from chappe.bus.draft import new_id
 from chappe.cli.loading import ask, bare_app, settings_of
 from chappe.cli.tables import as_json_option, show, when

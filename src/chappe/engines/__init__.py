@@ -12,12 +12,10 @@ from chappe.messages.topology import Topology
 from chappe.settings import Settings
 
 if TYPE_CHECKING:
-    from chappe.engines.contract.broker import Publisher
+    from chappe.engines.contract.broker import Broker, Publisher
     from chappe.engines.contract.store import Store
-    from chappe.engines.file.broker import FileBroker
     from chappe.engines.file.server import Engine
     from chappe.engines.postgres.broker import PostgresBroker
-    from chappe.engines.postgres.store import PostgresStore
     from chappe.engines.rabbitmq.broker import RabbitBroker
 
 
@@ -29,30 +27,33 @@ def load(settings: Settings) -> None:
                 importlib.import_module(f"chappe.engines.{module}")
 
 
-def sqlite(
+def connected(
     settings: Settings, info: dict[str, Any], *, role: str = "client", may_own_file: bool = True, engine: Engine | None = None
-) -> tuple[FileBroker, Store]:
-    """Return a file as broker and store, inside a running event loop; they connect with the first verb."""
-    from chappe.engines.file.broker import FileBroker
-    from chappe.engines.file.store import store_of
+) -> tuple[Broker, Store]:
+    """Return the engine of the settings as broker and store, inside a running event loop; they connect with the first verb.
 
-    broker = FileBroker(
-        settings.path,
-        role=role, info=info, may_own_file=may_own_file, engine=engine, deadline=settings.deadline, large_body=settings.large_body,
-    )  # fmt: skip
-    return broker, store_of(broker)
+    `info` is what the engine shows of this process. Raises `InvalidSettings` if a client is not installed, or cannot read its URL.
+    """
+    if settings.is_file:
+        from chappe.engines.file.broker import FileBroker
+        from chappe.engines.file.store import store_of
 
-
-def postgresql(settings: Settings, *, role: str = "client") -> tuple[PostgresBroker, PostgresStore]:
-    """Return PostgreSQL as broker and store. Raises `InvalidSettings` if its client is not installed, or cannot read the URL."""
-    broker = _postgres_broker(settings, "broker", settings.broker, role=role)
+        file = FileBroker(
+            settings.path,
+            role=role, info=info, may_own_file=may_own_file, engine=engine, deadline=settings.deadline, large_body=settings.large_body,
+        )  # fmt: skip
+        return file, store_of(file)
+    if settings.is_postgres:
+        rabbit, kept = None, _postgres_broker(settings, "broker", settings.broker, role=role)
+    else:
+        rabbit, kept = _rabbitmq_beside_postgresql(settings, role=role)
     from chappe.engines.postgres.store import PostgresStore
 
-    return broker, PostgresStore(broker)
+    kept.presence.info = info
+    return rabbit or kept, PostgresStore(kept, rabbit)
 
 
-def rabbitmq_beside_postgresql(settings: Settings, *, role: str = "client") -> tuple[RabbitBroker, PostgresBroker, PostgresStore]:
-    """Return RabbitMQ, and PostgreSQL as what keeps messages beside it and as the store; see `postgresql`."""
+def _rabbitmq_beside_postgresql(settings: Settings, *, role: str) -> tuple[RabbitBroker, PostgresBroker]:
     assert settings.store is not None
     try:
         from chappe.engines.rabbitmq.broker import RabbitBroker
@@ -60,10 +61,7 @@ def rabbitmq_beside_postgresql(settings: Settings, *, role: str = "client") -> t
     except ImportError as error:
         raise InvalidSettings(f'broker amqp://… needs more ({error}): pip install "chappe[rabbitmq,postgres]"') from None
     kept = _postgres_broker(settings, "store", settings.store, role=role, relay=RELAY)
-    from chappe.engines.postgres.store import PostgresStore
-
-    broker = RabbitBroker(settings.broker, kept, role=role, deadline=settings.deadline)
-    return broker, kept, PostgresStore(kept, broker)
+    return RabbitBroker(settings.broker, kept, role=role, deadline=settings.deadline), kept
 
 
 def _postgres_broker(settings: Settings, setting: str, url: str, *, role: str, relay: str | None = None) -> PostgresBroker:

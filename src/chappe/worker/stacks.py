@@ -68,7 +68,7 @@ def _awaited(coroutine: Any) -> Iterator[FrameType]:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is not None:
             yield frame
-        stepped = None if frame is None or not hasattr(coroutine, "gi_frame") else frame.f_locals.get("coroutine")  # of `Suspended`
+        stepped = None if frame is None or not hasattr(coroutine, "gi_frame") else frame.f_locals.get("coroutine")  # of `suspended`
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or stepped
 
 

@@ -17,12 +17,11 @@ from collections.abc import Callable
 import msgspec
 
 from chappe.beats import Clocked
-from chappe.bus import forked
 from chappe.bus.bus import Bus
 from chappe.bus.context import Context, Ports
-from chappe.bus.loop import OwnTask, interruption
+from chappe.bus.loop import OwnTask, end_copy, interruption
 from chappe.bus.merging import Merger
-from chappe.bus.steps import Slot, Suspended, current_slot
+from chappe.bus.steps import Slot, current_slot, suspended
 from chappe.engines.contract.broker import Ack, Consumer, Dead, Delivery, Retry, Settlement
 from chappe.engines.contract.results import CANCELLED
 from chappe.errors import BrokerError, NoHandler, UnknownMessage
@@ -297,7 +296,7 @@ class Worker:
             try:
                 handling = run(delivery)
                 for waits_for in handling.__await__():  # never, if it does not suspend: unlike send() this costs no exception
-                    await Suspended(handling, waits_for, executes)
+                    await suspended(handling, waits_for, executes)
                     break
             except GeneratorExit:
                 if (left := self._exits.pop(delivery.tag, None)) is None:
@@ -305,7 +304,7 @@ class Worker:
                 self._settlements.append(left)
             finally:
                 if self._is_copy:
-                    forked.end(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
+                    end_copy(f"the handler of {delivery.envelope.type} {delivery.envelope.id}")
                 self.busy -= 1
                 if limits.watched:
                     limits.end(delivery.tag)
@@ -346,7 +345,7 @@ class Worker:
     def _step(self, index: int, executes: bool) -> None:
         """Note whether a slot executes code of a handler, or waits."""
         if self._is_copy:
-            forked.end(f"the handler in slot {index}")
+            end_copy(f"the handler in slot {index}")
         self._table.step(index, executes)
 
     async def _run(self, delivery: Delivery) -> None:

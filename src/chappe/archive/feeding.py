@@ -1,4 +1,4 @@
-"""A durable subscriber that begins in the past: the archive feeds its queue, in order, each event once."""
+"""Archived events into one queue: for a subscriber that begins in the past, in order, each once, and again for one that asks for it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
-from chappe.archive.follow import WAIT, Following, refuse_no_since
+from msgspec.structs import replace as changed
+
+from chappe.archive.follow import AT_ONCE, WAIT, Following, Since, begin_at, refuse_no_since
+from chappe.bus.context import REPLAYED
 from chappe.connection import Connection
 from chappe.engines.contract.archive import Archive, Record
-from chappe.errors import BrokerError, DefinitionError
+from chappe.engines.contract.broker import Broker
+from chappe.engines.contract.fleet import QueueStatus
+from chappe.engines.contract.store import Store
+from chappe.errors import BrokerError, DefinitionError, NotFound
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Options, Publication
 from chappe.messages.topology import passes
 
+Kind = Literal["direct", "topic", "fanout"]
+
 log = logging.getLogger("chappe.archive")
 
 _ONCE: Final = "archive {queue} {seq} {id}"  # the idempotency key of each: what is said again, or by another process, is not heard twice
+_TWICE: Final = "replay {run} {queue} {seq}"  # the idempotency key of each: what is said again after a lost answer is not heard twice
 _AGAIN: Final = 0.2
 _STEPS_BACK: Final = 2.0  # seconds for which a process leaves the work to another one that does it too
 
@@ -84,3 +93,38 @@ class Subscription:
 def _fed(queue: str, record: Record) -> Publication:
     options = Options(idempotency_key=_ONCE.format(queue=queue, seq=record.seq, id=record.envelope.id))
     return Publication(record.envelope, queue, options=options)
+
+
+async def replay(broker: Broker, store: Store, queue: str, since: Since | None, *, until: int | None = None, run: str) -> int:
+    """Put into a queue what its bindings took since then, up to the end of the archive as it is now, and say how many that were.
+
+    Each message has the header `replayed` with its `seq`. `run` names this replay: one that broke off goes on under the same name
+    without doubles. Raises `NotFound` for a queue that is not declared, or is bound to nothing.
+    """
+    overview = await store.overview()
+    found = next((known for known in overview.queues if known.name == queue), None)
+    if found is None:
+        raise NotFound(f'no queue is called "{queue}"; declared are: {", ".join(known.name for known in overview.queues) or "none"}')
+    if not found.bindings:
+        raise NotFound(f'queue "{queue}" is bound to no exchange: nothing says which events it takes')
+    kinds: dict[str, Kind] = {exchange.name: exchange.kind for exchange in overview.exchanges}
+    position, end, count = await begin_at(store, since), (await store.archived(0, 0)).end, 0
+    end = end if until is None else min(until, end)
+    while position < end:
+        page = await store.archived(position, AT_ONCE)
+        fitting = [record for record in page.records if record.seq <= end and _takes(found, kinds, record)]
+        if fitting:
+            await broker.publish([_again(record, queue, run) for record in fitting])
+        position, count = page.cursor, count + len(fitting)
+    return count
+
+
+def _takes(queue: QueueStatus, kinds: dict[str, Kind], record: Record) -> bool:
+    return any(
+        exchange == record.exchange and passes(kinds.get(exchange, "topic"), key, record.routing_key) for exchange, key in queue.bindings
+    )
+
+
+def _again(record: Record, queue: str, run: str) -> Publication:
+    envelope = changed(record.envelope, headers={**record.envelope.headers, REPLAYED: str(record.seq)})
+    return Publication(envelope, queue, options=Options(idempotency_key=_TWICE.format(run=run, queue=queue, seq=record.seq)))
