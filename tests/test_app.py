@@ -1059,3 +1059,9 @@ def test_whether_a_message_can_be_sent_does_not_depend_on_what_was_sent_before(t
     app = App("threads")
     assert [app.send(message).outcome for message in (FirstSent(), SecondSent())] == ["stored"] * 2
     app.close()
+
+
+def test_a_program_that_imports_chappe_does_not_pay_for_the_engine_which_it_may_never_run() -> None:
+    told = "import sys, chappe; print([name for name in sys.modules if name.startswith('chappe.engines.file.')])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == "[]\n"

@@ -8,7 +8,7 @@ import re
 from asyncio.events import _get_running_loop  # listed in its __all__, and much faster than an exception
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -28,7 +28,6 @@ from chappe.bus.task import Task, TaskMaker
 from chappe.connection import Connection, Setting
 from chappe.connections import Connections
 from chappe.engines.contract.archive import Archive
-from chappe.engines.file.server import Engine
 from chappe.errors import CommandFailed, DefinitionError, DuplicateName, ResultTimeout, TooLate
 from chappe.messages.capabilities import Capabilities
 from chappe.messages.envelope import Publication, Receipt, changed
@@ -38,6 +37,9 @@ from chappe.messages.values import result_as, result_of
 from chappe.middleware.defaults import defaults
 from chappe.settings import Settings
 from chappe.triggers.schedule import Schedule, Trigger
+
+if TYPE_CHECKING:
+    from chappe.engines.file.server import Engine  # 2 MB that only a process which owns a file needs
 
 log = logging.getLogger("chappe.app")
 

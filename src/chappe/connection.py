@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from chappe import engines
 from chappe.engines.contract.broker import Broker
 from chappe.engines.contract.store import Store
-from chappe.engines.file.server import Engine
 from chappe.messages.topology import Topology
 from chappe.settings import Settings
+
+if TYPE_CHECKING:
+    from chappe.engines.file.server import Engine  # 2 MB that only a process which owns a file needs
 
 
 class Connection:

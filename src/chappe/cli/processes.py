@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -175,9 +174,7 @@ def worker(
     except BaseException:  # whatever it is: a process that stays without its loop would be taken for one that works
         log.critical("%s ends by an error that it cannot handle", name, exc_info=True)
         code = _BROKEN
-    closing = threading.Thread(target=_close_logs, daemon=True)  # the application's handlers may wait for somebody who reads
-    closing.start()
-    closing.join(output.LAST_WAIT)
+    output.last_reports.append(_close_logs)  # the application's handlers may wait for somebody who reads
     output.end_now(code)  # a synchronous handler that ignores its end would keep the interpreter waiting for its thread
 
 

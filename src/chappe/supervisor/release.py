@@ -17,27 +17,22 @@ IMPORTED_WITHIN: Final = 60.0
 
 
 class Release:
-    """What `chappe run` starts processes from until the next reload."""
+    """What `chappe run` starts processes from until the next reload, by its `launcher`."""
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self.settings = settings
         self._environment = environment
-        self._launcher: Launcher = ExecLauncher(environment)
+        self.launcher: Launcher = ExecLauncher(environment)
         self._restoring = asyncio.Lock()
-
-    @property
-    def launcher(self) -> Launcher:
-        """What starts processes of this release."""
-        return self._launcher
 
     async def open(self) -> None:
         """Import the application; raises `ChildFailed` if that does not succeed."""
-        self._launcher = await open_launcher(self._environment, IMPORTED_WITHIN, fork=self.settings.fork)
+        self.launcher = await open_launcher(self._environment, IMPORTED_WITHIN, fork=self.settings.fork)
 
     async def restore(self) -> None:
         """Import the application again if the process that held it has died."""
         async with self._restoring:
-            if isinstance(self._launcher, ForkLauncher) and self._launcher.ended.done():
+            if isinstance(self.launcher, ForkLauncher) and self.launcher.ended.done():
                 log.error("the process that holds the application ended; it is imported again, as it is on the disk now")
                 try:
                     await self.open()
@@ -46,4 +41,4 @@ class Release:
 
     async def close(self) -> None:
         """End what only starting needed."""
-        await self._launcher.close()
+        await self.launcher.close()
