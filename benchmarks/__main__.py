@@ -12,7 +12,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from benchmarks import archive, backlog, drain, fair, gateway, held, idle, latency, masks, neighbours, push, sending, supervision, triggers
+from benchmarks import (
+    archive,
+    backlog,
+    drain,
+    fair,
+    gateway,
+    held,
+    idle,
+    latency,
+    masks,
+    neighbours,
+    push,
+    sending,
+    supervision,
+    triggers,
+    watched,
+)
 from benchmarks.meters import Machine
 from benchmarks.peers import measure as peer
 from benchmarks.peers.catalogue import OVER_POSTGRES, PROMISES, SENDING, SENDING_FAR, WORKING, WORKING_FAR, Peer
@@ -40,6 +56,7 @@ FAMILIES: dict[str, dict[str, Measure]] = {
     "backlog": {"chappe": backlog.measure},
     "neighbours": {"chappe": neighbours.measure},
     "gateway": {"chappe": gateway.measure},
+    "watched": {"chappe": watched.measure},
     "idle": {"chappe": idle.measure},
     "archive": {"chappe": archive.measure},
     "push": {"chappe": push.measure, **{how: functools.partial(push.measure_peer, how) for how in ("send_text", "raw")}},
@@ -65,6 +82,7 @@ POSTGRES: dict[str, dict[str, Measure]] = {
     "disk": {"limit": limit.disk},
     "latency": {"chappe": latency.measure, **_each(peer.latency, OVER_POSTGRES)},
     "backlog": {"chappe": backlog.measure},
+    "watched": {"chappe": watched.measure},
     "held": {"chappe": held.measure, **_each(held.measure_peer, OVER_POSTGRES)},
     "archive": {"chappe": archive.measure},
     "triggers": {"chappe": triggers.measure},

@@ -6,20 +6,26 @@ import re
 from collections.abc import AsyncGenerator
 
 from benchmarks.scale import Scale
-from benchmarks.stage import Session, until
+from benchmarks.stage import Program, Session, until
 from benchmarks.works import POST, POST_CLIENT, POST_P99, Figure
 
 CONNECTIONS = 64
 
 
+async def listening(gateway: Program) -> int:
+    """Return the port on which a gateway listens, as soon as it does."""
+    pattern = r"gateway listens on http://[\d.]+:(\d+)"
+    await until(lambda: re.search(pattern, gateway.log.read_text()), "the gateway")
+    found = re.search(pattern, gateway.log.read_text())
+    assert found is not None
+    return int(found[1])
+
+
 async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     """Post from a process of its own on the same cores; the 2,500 visitors of row W22 are a second of it."""
     async with session.stage() as stage:
-        gateway = await stage.chappe("gateway", "--port", "0")
-        await until(lambda: re.search(r"gateway listens on", gateway.log.read_text()), "the gateway")
-        found = re.search(r"gateway listens on http://[\d.]+:(\d+)", gateway.log.read_text())
-        assert found is not None
-        poster = await stage.python("benchmarks.poster", found[1], str(CONNECTIONS), str(scale.posting))
+        port = await listening(await stage.chappe("gateway", "--port", "0"))
+        poster = await stage.python("benchmarks.poster", str(port), str(CONNECTIONS), str(scale.posting))
         told = await poster.line()
         stored = (await stage.depth("noop")).ready
         if told["others"] or stored < told["answers"]:

@@ -103,6 +103,7 @@ DRAIN_ONE = Work(
 DRAIN_TWO = Work(_DRAIN_TWO, MESSAGES, (not_below(_DRAIN),), far=(times(2, "dramatiq", _DRAIN_TWO),), postgres=(not_below(_DRAIN),))
 WORKER_CPU = Work("drain, one worker process: worker CPU for each message", "µs", (at_most(12),))
 DRAIN_HELD = Work("drain beside a transaction held open : without", "ratio", postgres=(_UNHARMED,))
+DRAIN_WATCHED = Work("drain watched by three pages of the dashboard : without", "ratio", (at_least(0.95),), postgres=(at_least(0.95),))
 
 SEND = Work(_SEND, MESSAGES, (at_least(6_000),), far=(times(1, "pika", _SEND),))
 ASEND = Work("asend one by one", MESSAGES)
@@ -181,7 +182,7 @@ SUPERVISED_TAKEOVER = Work("killed supervisor to the next in charge", "s", (at_m
 SUPERVISED_CRASHING = Work("send to handler start beside 60 that crash : without, p50", "ratio", (at_most(1.5),))
 
 WORKS: Final = (
-    DRAIN_ONE, DRAIN_TWO, WORKER_CPU, DRAIN_HELD,
+    DRAIN_ONE, DRAIN_TWO, WORKER_CPU, DRAIN_HELD, DRAIN_WATCHED,
     SEND, ASEND, EIGHT_TASKS, EIGHT_THREADS, EIGHT_PROCESSES, SEND_HUNDREDS, DISK_SYNC,
     TOGETHER,
     SEND_P50, SEND_P99, ASEND_P50, ASEND_P99,
