@@ -243,3 +243,41 @@ async def test_what_is_known_later_is_declared_before_it_is_sent(postgres: Datab
     assert await asyncio.to_thread(send_both) == ["a"]
     assert await waiting(postgres.url, later) == ["a"]
     publisher.close()
+
+
+def test_a_thread_that_waited_long_for_others_does_not_wait_for_a_new_connection_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher, now, opened = make("postgresql://nobody@127.0.0.1:1/none", "q", deadline=20.0), [100.0], list[object]()
+    monkeypatch.setattr("chappe.engines.postgres.blocking.steady", lambda: now[0])
+    monkeypatch.setattr("chappe.engines.postgres.blocking._Bounded.connect", lambda *_, **__: opened.append(1))
+
+    class Contended:
+        """A lock that another thread gives back when most of the deadline is over."""
+
+        def acquire(self, timeout: float) -> bool:
+            now[0] += 15.0
+            return timeout >= 15.0
+
+        def release(self) -> None:
+            opened.append("released")
+
+    monkeypatch.setattr(publisher, "_using", Contended())
+    with pytest.raises(BrokerUnavailable, match="other threads"):
+        stepped(publisher, to("q"))
+    assert opened == ["released"]
+    monkeypatch.undo()
+
+
+def test_where_the_server_is_silent_a_thread_says_so_and_no_event_loop_waits_as_long_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, now = make("postgresql://nobody@127.0.0.1:1/none", "q", deadline=20.0), [100.0]
+    monkeypatch.setattr("chappe.engines.postgres.blocking.steady", lambda: now[0])
+
+    def connect(*_: object, **__: object) -> None:
+        now[0] += 8.0
+        raise psycopg.OperationalError("connection timeout expired")
+
+    assert not publisher.takes([to("q")]), "what is refused at once an event loop tries again"
+    monkeypatch.setattr("chappe.engines.postgres.blocking._Bounded.connect", connect)
+    with pytest.raises(BrokerUnavailable, match="did not answer"):
+        publisher.takes([to("q")])

@@ -16,7 +16,7 @@ from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.database import Cursor
 from chappe.engines.postgres.store import PostgresStore
 from chappe.errors import BrokerError
-from chappe.messages.envelope import Envelope, Publication
+from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
 
 from ...faults.rounds.wire import Wire
@@ -199,3 +199,29 @@ def test_a_thread_that_publishes_gets_an_error_from_a_silent_network_and_publish
         assert isinstance(attempt(), BrokerError)
     assert attempt() == "published"
     publisher.close()
+
+
+async def test_what_one_send_asks_one_after_the_other_has_one_deadline_together(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network may swallow each of the statements: their waits do not add up."""
+    loop, ends = asyncio.get_running_loop(), list[float]()
+    bounded = asyncio.timeout_at
+
+    async def slow(*_: object, **__: object) -> list[object]:
+        await asyncio.sleep(0.1)
+        return []
+
+    def seen(when: float) -> asyncio.Timeout:
+        ends.append(when)
+        return bounded(when)
+
+    await broker.queues()
+    monkeypatch.setattr(broker.database, "once", slow)
+    monkeypatch.setattr("chappe.engines.postgres.database.asyncio.timeout_at", seen)
+    latest = loop.time() + broker.database.deadline
+    began = loop.time()
+    await broker.publish([Publication(Envelope("m", "t", b"{}"), "q", options=Options(key="k", merges=True))])
+    assert loop.time() - began >= 0.1, "the first look was slow"
+    assert ends
+    assert max(ends) < latest + 0.1, "what comes after it has only what is left"

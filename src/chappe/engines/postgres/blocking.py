@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 _inherited: Final[list[object]] = []  # what a forked child never touches
 _ROUNDS: Final = 5
+# Parts of the deadline: what must be left of it for a new connection, and after which a server is silent.
+_CONNECTING: Final = 0.4
+_SLOW: Final = 0.1
 
 
 class PostgresPublisher:
@@ -53,9 +56,12 @@ class PostgresPublisher:
         if any(p.options is not None or p.delay > 0 for p in publications):
             return False
         if self._declared is not self._topology():
+            began = steady()
             try:
                 self._alone(self._declare)
-            except (psycopg.Error, OSError, ChappeError):
+            except (psycopg.Error, OSError, ChappeError) as error:
+                if steady() - began > _SLOW * self._deadline:  # an event loop would wait as long once more
+                    raise self._silent(error) from None
                 return False  # an event loop makes the schema, or says what is wrong
         return all(map(self._is_taken, publications))
 
@@ -79,8 +85,11 @@ class PostgresPublisher:
 
     def _alone(self, work: Callable[[float], T]) -> T:
         until = steady() + self._deadline * LATE
-        if not self._using.acquire(timeout=self._deadline):
-            raise BrokerUnavailable(f"{self._database.place}: other threads were in the way for {self._deadline:g} s; nothing was stored")
+        is_mine = self._using.acquire(timeout=self._deadline * LATE)
+        if not is_mine or (self._connection is None and until - steady() < self._deadline * _CONNECTING):
+            if is_mine:
+                self._using.release()
+            raise BrokerUnavailable(f"{self._database.place}: other threads were in the way for too long; nothing was stored, try again")
         self._user = threading.get_ident()
         try:
             return work(until)
@@ -111,7 +120,10 @@ class PostgresPublisher:
             taken = [self._routes.takers(p.exchange, p.routing_key) for p in publications]
             if not any(taken) or self._said(*plain(self._routes.version, publications, envelopes, taken), until):
                 return
-            self._read(until)  # somebody declared something meanwhile
+            try:
+                self._read(until)  # somebody declared something meanwhile
+            except (psycopg.Error, OSError) as error:
+                raise self._silent(error) from None
         raise BrokerUnavailable(
             f"{self._database.place}: what is declared changed {_ROUNDS} times meanwhile; nothing was stored, try again"
         )
@@ -122,13 +134,13 @@ class PostgresPublisher:
         try:
             cursor = self._connected(until).cursor(binary=True)
         except (psycopg.Error, OSError) as error:
-            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({reason(error)}); nothing was stored") from None
+            raise self._silent(error) from None
         try:
             row = cursor.execute(statement, values, prepare=True).fetchone()
         except psycopg.errors.DiskFull as error:
             raise StorageFull(f"{place} has no room to store more ({reason(error)}); nothing was lost") from None
         except psycopg.errors.QueryCanceled as error:
-            raise BrokerUnavailable(f"{place} did not answer within {self._deadline:g} s ({reason(error)}); nothing was stored") from None
+            raise self._silent(error) from None
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
             raise Unconfirmed(f"{place} was lost while it stored something ({reason(error)}): it may be stored or not") from None
         except psycopg.DataError as error:
@@ -136,6 +148,9 @@ class PostgresPublisher:
         except psycopg.Error as error:
             raise BrokerUnavailable(f"{place} refused: {reason(error)}; nothing was stored") from None
         return row is not None and bool(row[0])
+
+    def _silent(self, error: BaseException) -> BrokerUnavailable:
+        return BrokerUnavailable(f"{self._database.place} did not answer within {self._deadline:g} s ({reason(error)}); nothing was stored")
 
     def _connected(self, until: float) -> _Bounded:
         """Return the connection, after opening it if that is needed. Raises `psycopg.Error`."""

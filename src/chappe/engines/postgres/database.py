@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from importlib import resources
 from typing import Any, Final, LiteralString, TypeVar
 
@@ -47,7 +49,8 @@ _PLANS: Final = "-c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c en
 _SLOWLY: Final = "select set_config('statement_timeout', %s, true)"
 _TRIES: Final = 10
 _PAUSE: Final = 0.05
-_LAST: Final = 0.2  # seconds after the deadline, in which a connection that was cut is given up
+_LAST: Final = 0.2  # seconds before the deadline ends, in which a connection that was cut is given up
+_ENDS: Final = ContextVar("chappe_postgres_ends", default=math.inf)  # the time of the loop when a verb of several transactions has ended
 # Parts of the deadline. A network may swallow what is said: what may be said again is so over another connection, well before the deadline.
 _CONNECTING: Final = 0.4
 _SOON: Final = 0.6
@@ -158,6 +161,15 @@ class Database:
 
         return await self._persist(transaction, soon or repeatable or not writes, deadlines)
 
+    @contextmanager
+    def one_deadline(self) -> Generator[None]:
+        """Have all that is said within this block end within one deadline together."""
+        token = _ENDS.set(min(_ENDS.get(), asyncio.get_running_loop().time() + self.deadline))
+        try:
+            yield
+        finally:
+            _ENDS.reset(token)
+
     async def once(self, statement: LiteralString, values: Values, *, repeatable: bool = False, soon: bool = False) -> list[Row]:
         """Execute one statement, which is a transaction of its own, and return its rows; see `run` for what it takes and raises."""
 
@@ -183,9 +195,10 @@ class Database:
     async def _persist(self, doing: Callable[[Cursor, _Said], Awaitable[T]], soon: bool, deadlines: int = 1) -> T:
         said, cause, tries, loop = _Said(), "", 0, asyncio.get_running_loop()
         time = self.deadline * deadlines
-        until = loop.time() + time
+        last = min(_LAST, time / 10)
+        until = min(loop.time() + time, _ENDS.get()) - last
         try:
-            async with asyncio.timeout_at(until + _LAST):
+            async with asyncio.timeout_at(until + last):
                 while True:
                     said.is_final = said.is_final and said.is_repeatable
                     try:

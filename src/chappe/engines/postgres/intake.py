@@ -180,8 +180,9 @@ class Intake:
         """See `Broker.publish`."""
         if not publications:
             return []
-        stored = await self._publish_plain(publications) or await self._publish_mask(publications)
-        return stored or await self._database.run(lambda cursor: self.store(cursor, publications))
+        with self._database.one_deadline():
+            stored = await self._publish_plain(publications) or await self._publish_mask(publications)
+            return stored or await self._database.run(lambda cursor: self.store(cursor, publications))
 
     # --- in one journey
 
