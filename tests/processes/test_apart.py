@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -220,10 +221,14 @@ def test_kill_after_ends_the_process_and_not_the_worker(press: Mill) -> None:
     until(lambda: "its process was ended: it ran longer than its kill_after of 0.5 s" in press.errors(), "the log to say why")
 
 
-def test_cancel_ends_what_burns_in_the_midst_of_it(press: Mill, beside: int) -> None:
+def test_what_burns_leaves_the_processor_to_others_and_cancel_ends_it_in_the_midst_of_it(press: Mill, beside: int) -> None:
     sent = send(press, "Burn(name='cancelled')")
     burner = until(lambda: [line.pid for line in press.lines("start") if line.name == "cancelled"])[0]
     assert burner != beside
+    threads = [int(thread.name) for thread in Path(f"/proc/{burner}/task").iterdir()]
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
+    if (shares := Path(f"/proc/{burner}/autogroup")).exists():
+        until(lambda: shares.read_text().endswith(" nice 10\n"), "its session to be nicer than the worker's")
     assert "was running" in press.chappe("cancel", *sent).stdout
     until(lambda: not psutil.pid_exists(burner), "its process to be gone")
     until(lambda: press.queues()["press"]["running"] == 1, "only the neighbour to run")

@@ -10,7 +10,7 @@ from ..waiting import until
 from .conftest import Mill
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
-MESSAGES = 10_000
+MESSAGES = 50_000
 APPLICATION = f"""
 import pathlib, time
 from chappe import App, Command
