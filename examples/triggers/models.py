@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import msgspec
@@ -67,17 +68,12 @@ class Trigger(models.Model):
         known = msgspec.json.decode(self.state, type=Feed) if self.state else Feed(self.url)
         return known if known.url == self.url else Feed(self.url)
 
-    @transaction.atomic
     def keep(self, poll: Poll) -> int:
         """Remember what a poll found, items and feed in one transaction, and say how many items are to be published."""
         fresh = poll.items if self.feed.digest else poll.items[-NEWEST:]
-        Item.objects.bulk_create(
-            [
-                Item(trigger=self, key=_key(one.id), title=one.title[:300], link=one.link[:1000], date=_moment(one.published))
-                for one in fresh
-            ],
-            ignore_conflicts=True,
-        )
+        items = [
+            Item(trigger=self, key=_key(one.id), title=one.title[:300], link=one.link[:1000], date=_moment(one.published)) for one in fresh
+        ]
         changed: dict[str, Any] = {
             "url": poll.feed.url,
             "state": msgspec.json.encode(poll.feed).decode(),
@@ -85,8 +81,12 @@ class Trigger(models.Model):
             "checked_at": _moment(poll.feed.polled_at),
             "next_check": _moment(poll.feed.next_poll),
         }
-        Trigger.objects.filter(pk=self.pk).update(**changed)
-        return len(fresh)
+        # Where nothing is new one statement is the transaction: nobody waits for the lock while this process has others to run.
+        with transaction.atomic() if items else nullcontext():
+            if items:
+                Item.objects.bulk_create(items, ignore_conflicts=True)
+            Trigger.objects.filter(pk=self.pk).update(**changed)
+        return len(items)
 
 
 class Item(models.Model):

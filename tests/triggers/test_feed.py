@@ -2,7 +2,10 @@
 
 import time
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
+import feedparser
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -39,6 +42,16 @@ def polled(*bodies: bytes, feed: Feed | None = None) -> list[Poll]:
 
 def ids(poll: Poll) -> list[str]:
     return [one.id for one in poll.items]
+
+
+def test_t6_what_many_users_follow_is_parsed_once_and_each_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    library: Any = feedparser  # it has no types
+    parsed = Mock(wraps=library.parse)
+    monkeypatch.setattr(library, "parse", parsed)
+    body = rss("<item><title>A</title><guid>popular</guid><link>/a</link></item>")
+    polls = [read(Feed(f"http://{user}.test/feed"), answered(body), NOW + user) for user in range(60)]
+    assert parsed.call_count == 1
+    assert [(one.link, one.published) for found in polls for one in found.items] == [(f"http://{u}.test/a", NOW + u) for u in range(60)]
 
 
 @pytest.mark.skipif(not REAL, reason="the real feeds are in shared/data, which is absent")

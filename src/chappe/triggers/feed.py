@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import hashlib
 import io
 import math
@@ -23,6 +24,7 @@ from chappe.triggers.pace import WEEK, decayed, interval, not_before
 
 _REMEMBERED: Final = 1000  # ids beyond those of the newest document
 _LONGEST_TROUBLE: Final = 300
+_COMMON: Final = 256 * 1024  # bytes of a document that is kept in case that others follow it too
 _LIBRARY: Any = feedparser  # it has no types
 _HARMLESS: Final = (feedparser.CharacterEncodingOverride, feedparser.NonXMLContentType)
 _PERIODS: Final = {"hourly": 3600.0, "daily": 86400.0, "weekly": WEEK, "monthly": 30 * 86400.0, "yearly": 365 * 86400.0}
@@ -66,6 +68,14 @@ class Answer(Struct, frozen=True):
     moved_to: str | None = None
 
 
+class _Document(Struct, frozen=True):
+    """What is read of an answer, whoever asks: items as they are written there, the newest first and dated never where there is no date."""
+
+    items: tuple[Item, ...]
+    trouble: str
+    ttl: float
+
+
 class Poll(Struct, frozen=True):
     """What a poll found: the new items, oldest first, and the feed as it is to be remembered, both or neither."""
 
@@ -99,13 +109,15 @@ def read(feed: Feed, answer: Answer, now: float) -> Poll:
     digest = hashlib.blake2s(answer.body, digest_size=16).hexdigest()
     if digest == feed.digest:
         return _settled(_validated(here, answer), now, pause)
-    found = _parsed(answer)
+    # Without the address of the document: ids would be made relative to it, and be others where it moves.
+    parse = _document if len(answer.body) <= _COMMON else _document.__wrapped__
+    found = parse(answer.body, answer.headers.get("content-type", "application/xml"))
     if isinstance(found, str):
         return failed(feed, found, now, pause)
-    fresh, seen = _fresh(found.entries, here, now)
+    fresh, seen = _fresh(found.items, here, now)
     recent = sum(item.published > now - WEEK for item in fresh)
-    known = replace(_validated(here, answer), seen=seen, digest=digest, trouble=_oddity(found))
-    return Poll(_settled(known, now, max(pause, _ttl(found.feed)), recent).feed, fresh)
+    known = replace(_validated(here, answer), seen=seen, digest=digest, trouble=found.trouble)
+    return Poll(_settled(known, now, max(pause, found.ttl), recent).feed, fresh)
 
 
 def _settled(feed: Feed, now: float, pause: float, new: int = 0) -> Poll:
@@ -137,22 +149,22 @@ def _refusal(status: int, pause: float) -> str:
             return f"The server answered {status} in place of a feed; it is asked again later."
 
 
-def _parsed(answer: Answer) -> Any:
+@functools.lru_cache(64)  # many users follow the same feed, and reading it costs more than everything else of a poll
+def _document(body: bytes, content_type: str) -> _Document | str:
     """Return the document, or a sentence that says why it is none."""
-    # Without the address of the document: ids would be made relative to it, and be others where it moves.
-    said = {"content-type": answer.headers.get("content-type", "application/xml")}
-    if (bomb := _bomb(answer.body, said)) is not None:
+    said = {"content-type": content_type}
+    if (bomb := _bomb(body, said)) is not None:
         return bomb
     try:
-        found: Any = _LIBRARY.parse(io.BytesIO(answer.body), response_headers=said)  # a stream: a text would be opened if it were a path
+        found: Any = _LIBRARY.parse(io.BytesIO(body), response_headers=said)  # a stream: a text would be opened if it were a path
     except Exception as error:  # a parser of others' documents: one feed must not stop the others
         return f"The feed cannot be read: {type(error).__name__}: {error}"
     if not found.get("version") and not found.entries:
-        page = re.search(rb"<html[\s>]|<!doctype html", answer.body[:2000], re.IGNORECASE)
+        page = re.search(rb"<html[\s>]|<!doctype html", body[:2000], re.IGNORECASE)
         return (
             f"There is no feed at this address, but {'a web page' if page else 'something else'}: give the trigger the feed's own address."
         )
-    return found
+    return _Document(tuple(map(_item, found.entries)), _oddity(found), _ttl(found.feed))
 
 
 def _bomb(body: bytes, said: dict[str, str]) -> str | None:
@@ -180,28 +192,27 @@ def _oddity(found: Any) -> str:
     return f"The feed is not well-formed ({said or type(error).__name__}{line}); it was read as far as it goes."[:_LONGEST_TROUBLE]
 
 
-def _fresh(entries: Sequence[Any], feed: Feed, now: float) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+def _fresh(written: Sequence[Item], feed: Feed, now: float) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """Return the items that were not seen, oldest first, and all ids to remember: those of this document, and the latest before."""
     known, here, items = frozenset(feed.seen), dict[str, None](), list[Item]()
-    for entry in reversed(entries):  # documents begin with the newest
-        item = _item(entry, feed.url, now)
+    for item in reversed(written):  # documents begin with the newest
         short = hashlib.blake2s(item.id.encode(errors="replace"), digest_size=9).hexdigest() if item.id else ""
         if not short or short in here:
             continue
         here[short] = None
         if short not in known:
-            items.append(item)
+            items.append(replace(item, link=_address(feed.url, item.link), published=min(now, item.published)))
     before = [one for one in feed.seen if one not in here][-_REMEMBERED:]
     return tuple(sorted(items, key=lambda item: item.published)), (*before, *here)
 
 
-def _item(entry: Any, base: str, now: float) -> Item:
+def _item(entry: Any) -> Item:
     title, summary, link = (str(entry.get(name) or "") for name in ("title", "summary", "link"))
     dates: dict[str, Any] = {**entry}  # its own get guesses, and warns
     moments = (_moment(dates.get(name)) for name in ("published_parsed", "updated_parsed"))
-    moment = next((moment for moment in moments if moment is not None), now)
+    moment = next((moment for moment in moments if moment is not None), math.inf)
     identity = str(entry.get("id") or "") or link or f"{title}\n{summary}".strip()
-    return Item(identity, title, _address(base, link), summary, min(now, moment))
+    return Item(identity, title, link, summary, moment)
 
 
 def _address(base: str, link: str) -> str:
