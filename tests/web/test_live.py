@@ -14,6 +14,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from chappe import App, Command, Event, Exchange, Settings
+from chappe.engines.contract.archive import Page, Record
 from chappe.engines.file.server import Engine
 from chappe.messages.envelope import Envelope, Publication
 from chappe.web import live, push
@@ -41,6 +42,10 @@ class Divide(Command, inline=True):
 
 class Keep(Command):
     text: str
+
+
+def record(seq: int) -> Record:
+    return Record(seq, 1.0, "x", "a.b", Envelope(f"m{seq}", "t", b"{}"))
 
 
 class Door:
@@ -203,7 +208,6 @@ async def test_without_since_only_what_comes_is_heard_and_the_position_is_told_a
 
 async def test_m4_no_hole_and_no_repeat_while_clients_come_and_go_at_random(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "AT_ONCE", 7)
-    monkeypatch.setattr(live, "_KEPT", 5)
     total = 400
 
     async def publish() -> None:
@@ -439,3 +443,42 @@ async def test_a_listener_is_not_taken_for_a_request_that_does_not_come(door: Do
         (connection,) = [c for c in door.server.server_state.connections if isinstance(c, PushWebSocket)]
         assert connection.silence is None
         assert not [c for c in door.server.server_state.connections if isinstance(c, HttpProtocol) and c._stage == "upgraded"]
+
+
+async def test_a_listener_hears_what_comes_once_whether_it_has_read_further_than_others_or_the_archive_is_another_one() -> None:
+    pages = [Page([], 5, 5), Page([record(6), record(7), record(8)], 8, 8), Page([record(1)], 1, 1), Page([record(2)], 2, 2)]
+    told: dict[str, list[int]] = {"with": [], "ahead": [], "behind": []}
+    joined, ended = asyncio.Event(), asyncio.Event()
+
+    class Archive:
+        async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
+            if wait:
+                await joined.wait()
+            if not pages:
+                ended.set()
+                await asyncio.Event().wait()
+            return pages.pop(0)
+
+    class Pushed:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def push(self, data: bytes) -> bool:
+            told[self.name] += json.loads(data)
+            return True
+
+    async def archive() -> Any:
+        return Archive()
+
+    def make(said: list[Any]) -> bytes:
+        return json.dumps([one.seq for one in said]).encode()
+
+    hub = live.Hub(archive)
+    await hub.ready()
+    listeners = {name: live.Listener(Pushed(name), "#", make, at) for name, at in (("with", 5), ("ahead", 7), ("behind", 4))}  # type: ignore[arg-type]
+    assert [hub.join(listener) for listener in listeners.values()] == [True, True, False]
+    joined.set()
+    async with asyncio.timeout(PATIENCE):
+        await ended.wait()
+    await hub.close()
+    assert told == {"with": [6, 7, 8, 0, 1, 2], "ahead": [8, 0, 1, 2], "behind": []}

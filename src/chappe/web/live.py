@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, cast
 
@@ -45,8 +44,6 @@ log = logging.getLogger("chappe.web")
 
 HEARTBEAT: Final = 15.0  # seconds of silence after which the position is told
 _LONGEST_POLL: Final = 30.0
-_KEPT: Final = 2000  # events that are kept to hand over between catching up and listening
-_KEPT_BYTES: Final = 4 * 1024 * 1024
 _READ_WITHIN: Final = 60.0  # seconds for a client to read a page
 _AGAIN: Final = 0.2
 _LONGEST_PATTERN: Final = 255
@@ -68,11 +65,7 @@ class Listener:
         self.pattern = pattern
         self.make = make
         self.position = position
-
-    def hear(self, said: list[Said]) -> bool:
-        """Take what is new and fits; used between catching up and listening with all others."""
-        new = [one for one in said if one.seq > self.position and _concerns(one, self.pattern)]
-        return not new or self.push.push(self.make(new))
+        self.ahead = 0  # how far it has read, where that is further than who tells it what comes
 
 
 class Hub:
@@ -81,10 +74,6 @@ class Hub:
     def __init__(self, archive: Callable[[], Awaitable[Archive]]) -> None:
         self._archive = archive
         self._groups: dict[tuple[str, Make], dict[Listener, None]] = {}
-        self._ahead: list[Listener] = []  # who has read further than this hub
-        self._recent: deque[Said] = deque()
-        self._recent_bytes = 0
-        self._begin = 0  # the position from which on everything is in `_recent`
         self.position = -1
         self._task: asyncio.Task[None] | None = None
         self._read = asyncio.Event()
@@ -105,21 +94,15 @@ class Hub:
                 await self._task
 
     def join(self, listener: Listener) -> bool:
-        """Hand over what came since the listener's position, and have it hear what comes; False if it must read on by itself first."""
-        if listener.position < self._begin:
+        """Have a listener hear what comes behind its position; False if it must read on by itself first."""
+        if listener.position < self.position:
             return False
-        if listener.position > self.position:
-            self._ahead.append(listener)
-        else:
-            if listener.position < self.position:
-                listener.hear(list(self._recent))
-            self._groups.setdefault((listener.pattern, listener.make), {})[listener] = None
+        listener.ahead = listener.position if listener.position > self.position else 0
+        self._groups.setdefault((listener.pattern, listener.make), {})[listener] = None
         return True
 
     def leave(self, listener: Listener) -> None:
         """Have a listener hear no more."""
-        with contextlib.suppress(ValueError):
-            self._ahead.remove(listener)
         group = self._groups.get((listener.pattern, listener.make), {})
         group.pop(listener, None)
         if not group:
@@ -130,7 +113,7 @@ class Hub:
             try:
                 archive = await self._archive()
                 if self.position < 0:
-                    self.position = self._begin = (await archive.archived(0, 0)).end
+                    self.position = (await archive.archived(0, 0)).end
                 self._read.set()
                 page = await archive.archived(self.position, AT_ONCE, wait=min(WAIT, HEARTBEAT))
             except Exception as error:  # whatever it is: those who listen would hear nothing any more
@@ -147,35 +130,22 @@ class Hub:
             elif now - self._told_at >= HEARTBEAT:
                 self._told_at, said = now, [position_of(page.cursor)]
             self._publish(said, page.cursor)
-            if loss:
-                self._recent.clear()
-                self._recent_bytes, self._begin = 0, page.cursor
 
     def _publish(self, said: list[Said], cursor: int) -> None:
-        """Write to all without waiting: no listener can come or go meanwhile."""
+        """Write to all without waiting: no listener can come or go meanwhile; one that has read further is told only what is new to it."""
         for (pattern, make), listeners in list(self._groups.items()):
-            if concerned := [one for one in said if _concerns(one, pattern)]:
-                data = make(concerned)
-                for listener in list(listeners):
-                    if not listener.push.push(data):
-                        log.warning("a client that did not read is closed: it was sent everything up to seq %d", self.position)
-                        self.leave(listener)
-        for listener in list(self._ahead):
-            if not listener.hear(said) or listener.position <= cursor:
-                self._ahead.remove(listener)
-                if not listener.push.transport.is_closing():
-                    self._groups.setdefault((listener.pattern, listener.make), {})[listener] = None
+            concerned = [one for one in said if _concerns(one, pattern)]
+            data = make(concerned) if concerned else b""
+            for listener in list(listeners):
+                new = data
+                if listener.ahead:
+                    behind = [one for one in concerned if one.seq > listener.ahead]
+                    new = make(behind) if behind else b""
+                    listener.ahead = listener.ahead if listener.ahead > cursor else 0
+                if new and not listener.push.push(new):
+                    log.warning("a client that did not read is closed: it was sent everything up to seq %d", self.position)
+                    self.leave(listener)
         self.position = cursor
-        self._remember(said)
-
-    def _remember(self, said: list[Said]) -> None:
-        events = [one for one in said if one.key not in (LOST, POSITION)]
-        self._recent.extend(events)
-        self._recent_bytes += sum(len(one.text) for one in events)
-        while len(self._recent) > _KEPT or self._recent_bytes > _KEPT_BYTES:
-            old = self._recent.popleft()
-            self._recent_bytes -= len(old.text)
-            self._begin = old.seq
 
 
 class Wanted(NamedTuple):

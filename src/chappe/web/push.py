@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
@@ -14,15 +14,6 @@ MOST_BUFFERED: Final = 1024 * 1024  # bytes that are kept for a client that does
 LARGEST_FRAME: Final = 64 * 1024  # bytes of a message that a client may send
 MOST_FRAGMENTS: Final = 1024  # of one message
 SPREAD: Final = 3.0  # seconds over which clients are sent away when a gateway ends, so that they do not come to the next all at once
-
-
-class Transport(Protocol):
-    """What is used of asyncio's and uvloop's transports."""
-
-    def is_closing(self) -> bool: ...
-    def abort(self) -> None: ...
-    def write(self, data: bytes) -> None: ...
-    def get_write_buffer_size(self) -> int: ...
 
 
 class Push:
@@ -43,7 +34,7 @@ class Push:
 
     def push(self, data: bytes) -> bool:
         """Write without waiting; False if the client is gone, or is hung up on because it does not read."""
-        transport: Transport = self.transport
+        transport: asyncio.Transport = self.transport
         if self.close_sent or transport.is_closing():
             return False
         if self.choked and transport.get_write_buffer_size() > MOST_BUFFERED:
