@@ -17,7 +17,7 @@ from chappe.alerting import post
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
 from chappe.errors import InvalidSettings
 from chappe.settings import Alert, load
-from chappe.web.alerts import Alerts, Fired, FiredAlerts
+from chappe.web.alerts import Alerts, Fired, fired_alerts
 from chappe.web.watching import Watching
 
 from ..waiting import PATIENCE
@@ -220,7 +220,7 @@ async def test_events_that_do_not_come_and_that_come_too_often_are_told(tmp_path
 
         async def fired() -> list[str]:
             await watching.look()
-            return sorted(one.name for one in await FiredAlerts().look(store))
+            return sorted(one.name for one in await fired_alerts(store))
 
         assert await fired() == [], "what was there before the first look does not count"
         await house.app.asend([Bid(house="a")])

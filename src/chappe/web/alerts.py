@@ -24,24 +24,16 @@ class Fired(Struct, frozen=True):
     value: float
 
 
-class FiredAlerts:
-    """The alerts that all gateways agree on, as the desired state of the engine has them."""
-
-    def __init__(self) -> None:
-        self._known = 0
-        self._fired: dict[str, Fired] = {}
-
-    async def look(self, store: Fleet) -> list[Fired]:
-        """Return those that are not over."""
-        while said := await store.desired(after=self._known):
-            self._known = said[-1].number
-            for one in said:
-                if one.what.startswith(ALERT):
-                    name, (value, _, text) = one.what.removeprefix(ALERT), (one.value or "").partition(": ")
-                    self._fired.pop(name, None)
-                    if text:
-                        self._fired[name] = Fired(name, text, one.at, float(value))
-        return list(self._fired.values())
+async def fired_alerts(store: Fleet) -> list[Fired]:
+    """Return the alerts that are not over, as all gateways agree on in the desired state of the engine."""
+    known, fired = 0, list[Fired]()
+    while said := await store.desired(after=known):
+        known = said[-1].number
+        for one in said:
+            value, _, text = (one.value or "").partition(": ")
+            if one.what.startswith(ALERT) and text:
+                fired.append(Fired(one.what.removeprefix(ALERT), text, one.at, float(value)))
+    return fired
 
 
 async def is_first_to_say(store: Fleet, change: Change, who: str) -> bool:

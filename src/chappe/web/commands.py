@@ -23,7 +23,7 @@ from chappe.messages.envelope import changed
 from chappe.messages.message import Command
 from chappe.messages.values import result_of
 from chappe.web.access import limits_of
-from chappe.web.intake import Intake
+from chappe.web.intake import Intake, refused
 from chappe.web.problems import problem, problem_of
 
 LONGEST_WAIT: Final = 60.0
@@ -72,8 +72,8 @@ class Commands:
             raise
         if command.__spec__.inline:
             return await self._run_now(command)
-        if (refusal := await self._intake.refusal()) is not None:
-            return refusal
+        if await self._intake.is_paused():
+            return refused()
         return await self._store(request, command, body, key)
 
     async def _store(self, request: Request, command: Command, body: bytes, key: str | None) -> Response:

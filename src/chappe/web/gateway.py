@@ -24,18 +24,15 @@ from chappe.messages.codec import encode_json
 from chappe.roles import FOLLOW, READ, SEND
 from chappe.web.access import ANYBODY, OPEN, guarded
 from chappe.web.api.actions import Actions
-from chappe.web.api.alerts import AlertRoutes
-from chappe.web.api.audit import Audit
 from chappe.web.api.batches import Batches
-from chappe.web.api.budgets import Budgets
 from chappe.web.api.failures import Failures
-from chappe.web.api.history import HistoryRoutes
 from chappe.web.api.letters import Letters
 from chappe.web.api.lineage import Lineage
 from chappe.web.api.messages import Messages
 from chappe.web.api.overview import Overviews
 from chappe.web.api.processes import Processes
 from chappe.web.api.schedules import Schedules
+from chappe.web.api.watched import Watched
 from chappe.web.asyncapi import document as asyncapi_document
 from chappe.web.commands import Commands
 from chappe.web.guard import OPEN_PATHS, BodyTooLarge, Guard, path_of
@@ -58,8 +55,8 @@ def gateway(app: App) -> ASGIApp:
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
     watching, failures = Watching(app), Failures(app)
     live = Live(app, commands.post)
-    single = [part(app) for part in (Actions, Processes, Schedules, Budgets, Letters, Messages, Lineage, Audit, AlertRoutes)]
-    parts = (overviews, failures, Batches(app, failures), HistoryRoutes(app, watching), *single)
+    single = [part(app) for part in (Actions, Processes, Schedules, Letters, Messages, Lineage)]
+    parts = (overviews, failures, Batches(app, failures), Watched(app, watching), *single)
     operations = [operation for part in parts for operation in part.operations()]
     documents = {
         "/openapi.json": encode_json(document(app, VERSION, operations)),

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import pwd
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -84,9 +85,6 @@ class Guard:
         is_http = scope["type"] == "http"
         await self._app(scope, _limited(receive, self._max_body) if is_http else receive, send)
 
-    def _too_large(self) -> Response:
-        return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
-
     def _refuse(self, scope: Scope, found: dict[bytes, bytes]) -> Response | None:
         """Return the answer to what nobody may send, and put its headers into a dict."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -114,7 +112,7 @@ class Guard:
             return problem(403, "Another site may not speak to the gateway", "a browser says that this request comes from another site")
         length = found.get(b"content-length")
         if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self._max_body):
-            return self._too_large()
+            return problem(413, "The body is too large", f"at most {self._max_body} bytes are taken", headers={"Connection": "close"})
         return None
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
@@ -162,8 +160,9 @@ class Guard:
         return Caller(name, ROLES[role])
 
     def _serves(self, host: str) -> bool:
-        name, port = _split(host)
-        return (port == "" or port.isdigit()) and (name in self._hosts or host in self._hosts)
+        """Tell whether a Host header, a name or an address in brackets and perhaps a port (RFC 9110 §7.2), is one of ours."""
+        found = re.fullmatch(r"(\[[^]]*\]|[^:\[][^:]*|)(?::[0-9]+)?", host)
+        return found is not None and (found[1] in self._hosts or host in self._hosts)
 
     def _known(self, authorization: bytes) -> Caller | None:
         scheme, _, token = authorization.partition(b" ")
@@ -215,15 +214,6 @@ def _oversized(scope: Scope) -> Response | None:
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_ADDRESS:
         return problem(414, "The address is too long", f"at most {LONGEST_ADDRESS} bytes are taken; send long values in the body")
     return None
-
-
-def _split(host: str) -> tuple[str, str]:
-    """Return the name and the port of a Host header (RFC 9110 §7.2); an IPv6 address keeps its brackets."""
-    if host.startswith("["):
-        name, _, rest = host.partition("]")
-        return f"{name}]", rest.removeprefix(":") if rest.startswith(":") or not rest else "?"
-    name, separator, port = host.partition(":")
-    return name, port if not separator or port else "?"
 
 
 def _limited(receive: Receive, most: int) -> Callable[[], Awaitable[Message]]:

@@ -13,7 +13,6 @@ from chappe.engines.contract.fleet import INTAKE, PAUSED
 from chappe.web.problems import problem
 
 LOOK: Final = 1.0  # seconds for which an answer of the store holds
-RETRY_AFTER: Final = "60"
 
 
 class Intake:
@@ -37,12 +36,8 @@ class Intake:
             self._looked_at = self._now()
         return self.was_paused
 
-    async def refusal(self) -> Response | None:
-        """Return the answer to a new command while the intake is paused."""
-        return refused() if await self.is_paused() else None
-
 
 def refused() -> Response:
     """Return the answer to what comes while the intake is paused."""
     detail = "new commands are not taken now; what was taken goes on"
-    return problem(503, "The intake is paused", detail, headers={"Retry-After": RETRY_AFTER})
+    return problem(503, "The intake is paused", detail, headers={"Retry-After": "60"})

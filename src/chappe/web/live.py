@@ -9,9 +9,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, cast
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chappe.app import App
@@ -199,7 +200,7 @@ class Live:
         self._archive = archive
         self.hub = Hub(archive)
 
-    async def get(self, request: Request) -> Response:
+    async def get(self, request: Request) -> ASGIApp:
         """`GET /events`: a page, a long-poll with `live=long-poll`, or server-sent events with `live=sse` or by `Accept`."""
         live = request.query_params.get("live", "")
         is_stream = live == "sse" or (not live and "text/event-stream" in request.headers.get("accept", ""))
@@ -238,11 +239,31 @@ class Live:
             return Response(status_code=304, headers=headers)
         return Response(b"[" + b",".join(one.text for one in said) + b"]", 200, headers, "application/json")
 
-    def _stream(self, request: Request, wanted: Wanted, left: float | None) -> Response:
+    def _stream(self, request: Request, wanted: Wanted, left: float | None) -> ASGIApp:
+        """Return the answer that does not end until its client goes."""
         push = request.scope.get("extensions", {}).get(PUSH)
         if push is None or request.scope["http_version"] == "1.0":
             return problem(505, "Events cannot be streamed over this connection", "use HTTP/1.1, or ask with live=long-poll")
-        return _EventStream(self, push, wanted, left)
+        query = request.query_params
+        is_durable, cursor = "offset" in query, cursor_of(query.get("cursor", ""))  # then it hears the events of Durable Streams
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no"}
+
+        async def streamed(scope: Scope, receive: Receive, send: Send) -> None:
+            async def say(said: list[Said], end: int | None) -> None:
+                if body := as_durable_events(said, cursor, end) if is_durable else as_events(said):
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+            async def gone() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    continue
+
+            await send({"type": "http.response.start", "status": 200, "headers": Headers(headers).raw})
+            if scope["method"] != "HEAD":
+                await send({"type": "http.response.body", "body": b"retry: 1000\n\n", "more_body": True})
+                await self.serve(push, wanted, as_durable_chunk if is_durable else as_chunk, say, gone, left=left)
+            await send({"type": "http.response.body", "body": b""})
+
+        return streamed
 
     async def listen(self, websocket: WebSocket) -> None:
         """`GET /events` as a WebSocket, over which commands are taken too."""
@@ -319,36 +340,3 @@ class Live:
             listener = Listener(push, wanted.pattern, make, position)
             if page.cursor >= page.end and self.hub.join(listener):
                 return listener
-
-
-class _EventStream(Response):
-    """The answer that does not end until its client goes; who asks for an `offset` hears the events of Durable Streams."""
-
-    def __init__(self, live: Live, push: Push, wanted: Wanted, left: float | None) -> None:
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no"}
-        super().__init__(b"", headers=headers)
-        del self.headers["content-length"]
-        self._live = live
-        self._push = push
-        self._wanted = wanted
-        self._left = left
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return
-        query = Request(scope).query_params
-        is_durable, cursor = "offset" in query, cursor_of(query.get("cursor", ""))
-
-        async def say(said: list[Said], end: int | None) -> None:
-            if body := as_durable_events(said, cursor, end) if is_durable else as_events(said):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-
-        async def gone() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                continue
-
-        await send({"type": "http.response.body", "body": b"retry: 1000\n\n", "more_body": True})
-        await self._live.serve(self._push, self._wanted, as_durable_chunk if is_durable else as_chunk, say, gone, left=self._left)
-        await send({"type": "http.response.body", "body": b""})

@@ -17,7 +17,7 @@ from chappe.app import App
 from chappe.clocks import wall
 from chappe.engines.contract.fleet import Overview
 from chappe.errors import ChappeError
-from chappe.web.alerts import Alerts, Change, FiredAlerts, is_first_to_say
+from chappe.web.alerts import Alerts, Change, fired_alerts, is_first_to_say
 from chappe.web.event_counts import EventCounts
 from chappe.web.history import MINUTE, Counts, History, counts_of, points_of
 
@@ -70,7 +70,7 @@ class Watching:
             await self._record(minute, overview)
         if rules:
             if self._alerts is None:
-                self._alerts = Alerts(rules, await FiredAlerts().look(store))
+                self._alerts = Alerts(rules, await fired_alerts(store))
                 self._counts = {name: EventCounts(rule, now) for name, rule in rules.items() if rule.events is not None}
             counts = {name: await counted.count(store, now) for name, counted in self._counts.items()}
             known = {name: count for name, count in counts.items() if count is not None}

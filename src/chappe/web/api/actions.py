@@ -1,15 +1,19 @@
-"""What an operator does over HTTP to queues, pools, tenants and the intake: each is remembered with who said it."""
+"""What an operator does over HTTP to queues, pools, tenants and the intake, and the audit trail, which remembers who did what."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
 
 from chappe.engines.contract.fleet import INTAKE, PAUSED, POOL, QUEUE, RELOAD, TENANT, Desired
 from chappe.engines.fairness import weight_of
 from chappe.errors import InvalidMessage, NotFound, Rejected
-from chappe.roles import ACT, ADMIN, Caller
+from chappe.roles import ACT, ADMIN, READ, Caller
 from chappe.settings import processes_of
-from chappe.web.api.operations import Part, noted, post, said_by
+from chappe.web.access import ANYBODY
+from chappe.web.api.operations import Part, get, noted, post, said_by
 
 
 class Pausing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,8 +30,40 @@ class _Weighing(Struct, frozen=True, forbid_unknown_fields=True):
     weight: float | None
 
 
+class Entry(Struct, frozen=True):
+    """One thing that somebody wanted or did: `what` is what a desired state is of, or `act:` and what was done."""
+
+    number: int
+    at: float
+    who: str
+    what: str
+    value: str | None
+
+
+class _Trail(Struct, frozen=True):
+    entries: list[Entry]
+
+
+class Me(Struct, frozen=True):
+    """Who asks."""
+
+    name: str
+    permissions: list[str]
+
+
 class Actions(Part):
-    """The routes that change what is desired."""
+    """The routes that change what is desired, and tell who did."""
+
+    @get("/api/me", ANYBODY)
+    async def me(self, caller: Caller) -> Me:
+        """Tell who asks, and what they may do."""
+        return Me(caller.name, sorted(caller.permissions))
+
+    @get("/api/audit", READ)
+    async def entries(self, *, limit: Annotated[int, Meta(ge=0, le=1000)] = 100) -> _Trail:
+        """List who wanted and did what, the latest first."""
+        said = await (await self._store()).desired(every=True, limit=limit)
+        return _Trail(msgspec.convert(said[::-1], list[Entry], from_attributes=True))
 
     async def _desire(self, caller: Caller, what: str, value: str | None) -> Desired:
         return await (await self._store()).desire(what, value, said_by(caller))

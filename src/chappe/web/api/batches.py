@@ -15,8 +15,8 @@ from chappe.connection import Connection
 from chappe.errors import InvalidMessage, NotFound
 from chappe.messages.envelope import sent_at
 from chappe.roles import ACT, READ, Caller
-from chappe.web.api.failures import ActedOnLetters, ActionOnLetters, Failures, Limit
-from chappe.web.api.letters import Listed
+from chappe.web.api.failures import ActionOnLetters, Failures, Limit
+from chappe.web.api.letters import ActedOnLetters, Listed
 from chappe.web.api.operations import Number, Part, get, post
 
 _HOLDS: Final = 1.0  # seconds for which what was counted holds

@@ -14,9 +14,9 @@ from chappe.app import App
 from chappe.connection import Connection
 from chappe.engines.contract.letters import Letter
 from chappe.errors import InvalidMessage, NotFound
-from chappe.failure_groups import FAILURE, IGNORED, RESOLVED, Done, FailureGroups, Group, act_on
+from chappe.failure_groups import FAILURE, IGNORED, RESOLVED, Done, FailureGroups, Group, act_on, edited
 from chappe.roles import ACT, READ, Caller
-from chappe.web.api.letters import Edits, Listed, listed
+from chappe.web.api.letters import ActedOnLetters, Listed, listed, refuse_invalid, refuse_unknown_fields
 from chappe.web.api.operations import Number, Part, get, noted, post, said_by
 
 _LOOK: Final = 1.0  # seconds for which what was read holds
@@ -73,15 +73,6 @@ class _Page(Struct, frozen=True):
     cursor: str | None
 
 
-class ActedOnLetters(Struct, frozen=True):
-    """How many letters were acted on, how many are left for another request, and some that cannot be retried."""
-
-    done: int
-    left: int
-    refused: list[str]
-    cursor: str | None
-
-
 class Failures(Part):
     """The routes of the failures of one application, with what this gateway has read of them."""
 
@@ -89,7 +80,6 @@ class Failures(Part):
         super().__init__(app)
         self._now = now
         self.groups = FailureGroups()
-        self._edits = Edits(app)
         self._reading: asyncio.Task[None] | None = None
         self._read_at = float("-inf")
 
@@ -142,8 +132,8 @@ class Failures(Part):
         if asked.action in _SAID:
             await connection.store.desire(f"{FAILURE}{group.cause.fingerprint}", _SAID[asked.action], said_by(caller))
             self._read_at = float("-inf")
-            return ActedOnLetters(len(group.numbers), 0, [], None)
-        self._edits.check(group.cause.type, asked.edit)
+            return ActedOnLetters(len(group.numbers), [])
+        refuse_unknown_fields(self._app, group.cause.type, asked.edit or {})
         return await self.act(caller, connection, group.numbers, asked, f"failure {group.cause.fingerprint}")
 
     async def act(self, caller: Caller, connection: Connection, all_: Sequence[int], asked: ActionOnLetters, of: str) -> ActedOnLetters:
@@ -156,7 +146,7 @@ class Failures(Part):
         what = f"{told.done} dead letters of {of}"
         await noted(connection.store, caller, asked.action, f"{what}, edited: {', '.join(asked.edit)}" if asked.edit else what)
         cursor = f"{numbers[reached - 1]}-{until}" if left else None
-        return ActedOnLetters(told.done, len(left), told.refused[:_MOST_REFUSED], cursor)
+        return ActedOnLetters(told.done, told.refused[:_MOST_REFUSED], len(left), cursor)
 
     async def _act_on(self, connection: Connection, numbers: Sequence[int], asked: ActionOnLetters) -> tuple[Done, int]:
         """Act on letters for a while, and return what became of how many."""
@@ -181,8 +171,10 @@ class Failures(Part):
                 if letter is None:
                     whole.gone.append(number)
                 else:
-                    bodies[number] = self._edits.edited(letter, edit)
+                    bodies[number] = edited(letter, edit)
+                    refuse_invalid(self._app, letter, bodies[number])
             except InvalidMessage as error:
+                bodies.pop(number, None)
                 whole.refused.append(f"dead letter {number}: {error}")
         await asyncio.gather(*(connection.store.edit_letter(number, body) for number, body in bodies.items()))
         return list(bodies)

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from chappe.app import App
 from chappe.engines.contract.letters import Letter
 from chappe.errors import InvalidMessage, NotFound, UnknownMessage
-from chappe.failure_groups import act_on, cause_of, edited
+from chappe.failure_groups import act_on, cause_of
 from chappe.failures import first_line
 from chappe.messages.codec import decode_plain, decoder
 from chappe.messages.message import Message
@@ -33,7 +33,9 @@ class Listed(Struct, frozen=True):
     died_at: float
 
 
-class _Whole(Listed, frozen=True):
+class WholeLetter(Listed, frozen=True):
+    """A dead letter with everything that is known of it."""
+
     fingerprint: str
     body: Any
     headers: dict[str, str]
@@ -46,7 +48,9 @@ class _List(Struct, frozen=True):
     cursor: str | None
 
 
-class _Acted(Struct, frozen=True):
+class ActedOnLetters(Struct, frozen=True):
+    """How many letters were acted on, how many are left for another request, and some that cannot be retried."""
+
     done: int
     refused: list[str]
     left: int = 0
@@ -58,39 +62,29 @@ class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
     body: Raw | UnsetType = UNSET
 
 
-class Edits:
-    """Other values of fields, for messages of types that this application may know."""
+def refuse_unknown_fields(app: App, kind: str, edit: dict[str, Any]) -> None:
+    """Raise `InvalidMessage` for a field that a type does not have, if the application knows it."""
+    known = _class(app, kind)
+    fields: tuple[str, ...] = () if known is None else known.__struct_encode_fields__
+    if unknown := [name for name in edit if fields and name not in fields]:
+        raise InvalidMessage(kind, {f"$.{unknown[0]}": f"it has no such field; its fields are: {', '.join(fields)}"})
 
-    def __init__(self, app: App) -> None:
-        self._app = app
 
-    def _class(self, kind: str) -> type[Message] | None:
-        try:
-            return self._app.registry.message(kind)
-        except UnknownMessage:
-            return None
+def refuse_invalid(app: App, letter: Letter, body: bytes) -> None:
+    """Raise `InvalidMessage` for a body that is none of the letter's type, if the application knows it."""
+    known, envelope = _class(app, letter.envelope.type), letter.envelope
+    try:
+        if known is not None:
+            decoder(known, envelope.content_type)(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidMessage(envelope.type, {"$": str(error)}) from None
 
-    def check(self, kind: str, edit: dict[str, Any] | None) -> None:
-        """Raise `InvalidMessage` for a field that the type does not have."""
-        known = self._class(kind)
-        fields: tuple[str, ...] = () if known is None else known.__struct_encode_fields__
-        if unknown := [name for name in edit or {} if fields and name not in fields]:
-            raise InvalidMessage(kind, {f"$.{unknown[0]}": f"it has no such field; its fields are: {', '.join(fields)}"})
 
-    def refuse_invalid(self, letter: Letter, body: bytes) -> None:
-        """Raise `InvalidMessage` for a body that is none of the letter's type."""
-        known, envelope = self._class(letter.envelope.type), letter.envelope
-        try:
-            if known is not None:
-                decoder(known, envelope.content_type)(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidMessage(envelope.type, {"$": str(error)}) from None
-
-    def edited(self, letter: Letter, edit: dict[str, Any]) -> bytes:
-        """Return the body of a letter with other values of some fields. Raises `InvalidMessage`."""
-        body = edited(letter, edit)
-        self.refuse_invalid(letter, body)
-        return body
+def _class(app: App, kind: str) -> type[Message] | None:
+    try:
+        return app.registry.message(kind)
+    except UnknownMessage:
+        return None
 
 
 class Letters(Part):
@@ -103,24 +97,24 @@ class Letters(Part):
         return _List([listed(letter) for letter in letters], str(letters[-1].number) if len(letters) == limit else None)
 
     @get("/api/letters/{number:int}", READ)
-    async def letter(self, number: int) -> _Whole:
+    async def letter(self, number: int) -> WholeLetter:
         """Show one dead letter with everything that is known of it."""
         return _whole(await self._known(number))
 
     @post("/api/letters/{number:int}", ACT)
-    async def act(self, number: int, asked: _Wanted, caller: Caller) -> _Acted:
+    async def act(self, number: int, asked: _Wanted, caller: Caller) -> ActedOnLetters:
         """Retry a dead letter, also with another body, or discard it."""
         letter, store = await self._known(number), await self._store()
         text = f"dead letter {number}, message {letter.envelope.id}"
         if not isinstance(asked.body, UnsetType):
             if asked.action != "retry" or letter.envelope.content_type.partition(";")[0] not in ("", "application/json"):
                 raise InvalidMessage("the body", {"$.body": "the body of a letter in JSON can be replaced where it is retried"})
-            Edits(self._app).refuse_invalid(letter, bytes(asked.body))
+            refuse_invalid(self._app, letter, bytes(asked.body))
             await store.edit_letter(number, bytes(asked.body))
             text += ", with another body"
         told = await act_on(store, [number], asked.action)
         await noted(store, caller, asked.action, text)
-        return _Acted(told.done, told.refused)
+        return ActedOnLetters(told.done, told.refused)
 
     async def _known(self, number: int) -> Letter:
         if number >= 2**63:
@@ -137,7 +131,7 @@ def listed(letter: Letter) -> Listed:
     )  # fmt: skip
 
 
-def _whole(letter: Letter) -> _Whole:
+def _whole(letter: Letter) -> WholeLetter:
     envelope = letter.envelope
     fingerprint = cause_of(envelope.type, letter.queue, letter.reason, letter.error).fingerprint
     try:
@@ -145,6 +139,6 @@ def _whole(letter: Letter) -> _Whole:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = {"base64": base64.b64encode(envelope.body).decode()}
     few = {name: getattr(listed(letter), name) for name in Listed.__struct_fields__}
-    return _Whole(
+    return WholeLetter(
         **few, fingerprint=fingerprint, body=body, headers=dict(envelope.headers or {}), traceback=letter.error, history=letter.history
     )
