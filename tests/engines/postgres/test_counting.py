@@ -19,7 +19,7 @@ from ...servers import shared
 
 @pytest.fixture
 async def broker(shared_servers: tuple[Path, int], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresBroker]:
-    monkeypatch.setattr(counting, "_MOST", 100)
+    monkeypatch.setattr(counting, "MOST", 100)
     made = PostgresBroker(shared.database(*shared_servers).url, deadline=60.0)
     await made.declare(Topology(queues=(bind("small"), bind("large"), bind("behind"))))
     yield made

@@ -98,7 +98,7 @@ async def test_a_plain_message_that_was_only_given_back_stays_where_it_is(broker
         async with broker.consume([own.name], prefetch=1) as consumer:
             (delivery,) = await consumer.receive(1, 60.0)
             assert (is_stray(delivery.tag), delivery.attempt) == (True, 1)
-    assert (await broker._kept.depths([own.name]))[own.name] == Depth()
+    assert await broker._kept.depth(own.name) == Depth()
 
 
 @pytest.mark.proof  # RabbitMQ may stand still for many seconds

@@ -16,15 +16,6 @@ from chappe.engines.postgres.tending import Tending
 from chappe.errors import NotFound
 from chappe.messages.envelope import sent_at
 
-_COUNT: Final = """
-    select queue, sum(ready)::bigint, sum(running)::bigint, sum(delayed)::bigint, sum(dead)::bigint from (
-        select queue, count(*) filter (where state > 0) as ready, 0 as running, count(*) filter (where state = 0) as delayed,
-            0 as dead
-        from message where queue = any(%(queues)s) group by queue
-        union all select queue, 0, count(*), 0, 0 from running where queue = any(%(queues)s) group by queue
-        union all select queue, 0, 0, 0, count(*) from dead where queue = any(%(queues)s) group by queue
-    ) counted group by queue
-"""
 _LOOK: Final = """
     select q.name, q.paused, now_seconds(), next.due, next.message_id, coalesce(t.published, 0)::bigint, coalesce(t.done, 0)::bigint,
         coalesce(t.retried, 0)::bigint, coalesce(t.died, 0)::bigint
@@ -79,21 +70,13 @@ class Contents:
     routes: Routes
     tending: Tending
 
-    async def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
-        """Count the messages of queues. Raises `NotFound`."""
-
-        async def work(cursor: Cursor) -> dict[str, Depth]:
-            await self.routes.refresh(cursor)
-            known = {self.routes.queue(name).id: name for name in queues}
-            await cursor.execute(_COUNT, {"queues": list(known)})
-            counted = {int(row[0]): Depth(*(int(count) for count in row[1:])) for row in await cursor.fetchall()}
-            return {name: counted.get(number, Depth()) for number, name in known.items()}
+    async def depth(self, queue: str) -> Depth:
+        async def work(cursor: Cursor) -> Depth:
+            known = await self.routes.find(cursor, queue)
+            return (await counting.count(cursor, [known.id], most=None))[known.id][0]
 
         await self.tending.take_back()
         return await self.database.run(work, writes=False)
-
-    async def depth(self, queue: str) -> Depth:
-        return (await self.depths([queue]))[queue]
 
     async def summaries(self) -> dict[str, Summary]:
         """Return what is known of each queue besides its depth."""
@@ -112,7 +95,7 @@ class Contents:
 
         async def work(cursor: Cursor) -> dict[str, tuple[Depth, bool]]:
             known = {self.routes.queue(name).id: name for name in queues}
-            return {known[number]: found for number, found in (await counting.count(cursor, list(known))).items()}
+            return {known[number]: found for number, found in (await counting.count(cursor, list(known), most=counting.MOST)).items()}
 
         await self.tending.take_back()
         return await self.database.run(work, writes=False)

@@ -12,7 +12,7 @@ from typing import Any, Final, LiteralString
 from chappe.engines.contract.broker import Depth
 from chappe.engines.postgres.database import Cursor
 
-_MOST: Final = 10_000  # of one state of a queue that are counted
+MOST: Final = 10_000  # of one state of a queue that are counted
 _PAGES: Final = 200  # of a table that are looked at for an estimate
 _COUNT: Final[LiteralString] = """
     select q.id,
@@ -44,19 +44,17 @@ _DEAD: Final[LiteralString] = _SOME.format(table="'dead'", name="dead", state="-
 _STATES: Final = (1, 2, 3, 0, -1)  # in the order of what is counted; of dead letters there is none
 
 
-async def count(cursor: Cursor, queues: Sequence[int]) -> Mapping[int, tuple[Depth, bool]]:
-    """Return how many messages each queue has in each state, and whether that is an estimate."""
-    await cursor.execute(_COUNT, {"queues": list(queues), "most": _MOST})
+async def count(cursor: Cursor, queues: Sequence[int], *, most: int | None) -> Mapping[int, tuple[Depth, bool]]:
+    """Return how many messages each queue has in each state, and whether that is an estimate: of what is more than `most`."""
+    await cursor.execute(_COUNT, {"queues": list(queues), "most": most})
     rows = await cursor.fetchall()
-    if not any(count >= _MOST for _, *counts, _ in rows for count in counts):
+    if most is None or not any(count >= most for _, *counts, _ in rows for count in counts):
         return {queue: (_depth(counts, lent), False) for queue, *counts, lent in rows}
     some = await _estimates(cursor)
     found: dict[int, tuple[Depth, bool]] = {}
     for queue, *counts, lent in rows:
-        better = [
-            max(count, some.get((queue, state), 0)) if count >= _MOST else count for count, state in zip(counts, _STATES, strict=True)
-        ]
-        found[queue] = (_depth(better, lent), max(counts) >= _MOST)
+        better = [max(count, some.get((queue, state), 0)) if count >= most else count for count, state in zip(counts, _STATES, strict=True)]
+        found[queue] = (_depth(better, lent), max(counts) >= most)
     return found
 
 

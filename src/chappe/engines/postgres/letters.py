@@ -68,15 +68,10 @@ class Letters:
     _routes: Routes
 
     async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
-        async def work(cursor: Cursor) -> list[Letter]:
-            most = max(0, min(limit, _MOST))
-            if queue is None:
-                await cursor.execute(_ALL, (after, most))
-            else:
-                await cursor.execute(_OF_QUEUE, ((await self._routes.find(cursor, queue)).id, after, most))
-            return [_shown(row) for row in await cursor.fetchall()]
-
-        return await self._database.run(work, writes=False)
+        most = max(0, min(limit, _MOST))
+        of_queue = () if queue is None else (await self._routes.known(self._database, queue),)
+        rows = await self._database.once(_OF_QUEUE if of_queue else _ALL, (*of_queue, after, most), repeatable=True)
+        return [_shown(row) for row in rows]
 
     async def failing(self, *, after: int = 0, limit: int = 100) -> list[Letter]:
         return [_shown(row) for row in await self._database.once(_FAILING, (after, max(0, min(limit, _MOST))), repeatable=True)]

@@ -146,15 +146,11 @@ class Looking:
         return [_shown(name, state, row) for name, state, *row in rows]
 
     async def ahead(self, queue: str, place: str) -> int:
-        async def work(cursor: Cursor) -> int:
-            known = await self._routes.find(cursor, queue)
-            await cursor.execute(_AHEAD, (int(place), known.id, MOST_AHEAD))
-            row = await cursor.fetchone()
-            return 0 if row is None else int(row[0])
-
         if not place.isdigit() or len(place) > 18:
             raise NotFound(f'"{place[:100]}" is no place of a message')
-        return await self._database.run(work, writes=False)
+        number = await self._routes.known(self._database, queue)
+        ((count,),) = await self._database.once(_AHEAD, (int(place), number, MOST_AHEAD), repeatable=True)
+        return int(count)
 
 
 def _begun(cursor: str, sections: Sequence[_Section]) -> tuple[int, tuple[Any, ...]]:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from chappe.engines.contract.fleet import PAUSED, QUEUE
-from chappe.engines.postgres.database import Cursor
+from chappe.engines.postgres.database import Cursor, Database
 from chappe.errors import ChappeError, NotFound, TopologyConflict
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import Binding, Queue, Topology, merged, takers
@@ -106,6 +106,10 @@ class Routes:
         """Return a queue as it is declared now. Raises `NotFound`."""
         await self.refresh(cursor)
         return self.queue(name)
+
+    async def known(self, database: Database, name: str) -> int:
+        """Return the number of a queue as it is declared now. Raises `NotFound`."""
+        return (await database.run(lambda cursor: self.find(cursor, name), writes=False)).id
 
     def takers(self, exchange: str, routing_key: str) -> list[Known]:
         """Return the queues that take this routing key, or raise `Unroutable`."""

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, LiteralString, Protocol, cast
+from typing import Any, Final, LiteralString, Protocol, TypeVar, cast
 
 import msgspec
 
 from chappe.bounds import CLOCKS_APART
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.contract.broker import Depth
-from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
+from chappe.engines.contract.fleet import PAUSED, QUEUE, TENANT, ClientStatus, Desired, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.results import ENDED as HAVE_ENDED
 from chappe.engines.contract.results import Merge, Start, State, ended_as
+from chappe.engines.fairness import weight_of
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.budgets import Budgets
 from chappe.engines.postgres.contents import Contents, Summary
 from chappe.engines.postgres.database import Cursor
-from chappe.engines.postgres.desires import Desires
 from chappe.engines.postgres.intake import MergeFirst
 from chappe.engines.postgres.letters import Letters
 from chappe.engines.postgres.looking import Looking
 from chappe.engines.postgres.presence import ENDED, LIVES
 from chappe.engines.postgres.rows import decode
-from chappe.engines.postgres.storing import ARCHIVED
+from chappe.engines.postgres.storing import ARCHIVED, TELL
 from chappe.engines.postgres.transfer import Transfer
 from chappe.errors import NotFound
 from chappe.messages.capabilities import Exchange
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import passes
+
+T = TypeVar("T")
 
 _LEAVE_OUT: Final = "update schedule_definition set definition = null where application = %s and definition is not null and name <> all(%s)"
 _BEGIN: Final = """
@@ -84,6 +86,17 @@ _SESSIONS: Final[LiteralString] = (
     " left join (select session, count(*) as holding from running group by session) lent on session = number"
     " where exists (select 1 from pg_locks where " + LIVES + " and objid::bigint = number) order by number"
 )
+_DESIRE: Final = "insert into desired (what, value, who) values (%s, %s, %s) returning number, what, value, who, at"
+_WEIGH: Final = """
+    insert into weight values (%s, coalesce(%s::text::float8, 1)) on conflict (tenant) do update set weight = excluded.weight
+"""
+_LATEST: Final = """
+    select number, what, value, who, at from (select distinct on (what) * from desired order by what, number desc) latest
+    where number > %s order by number limit %s
+"""
+_EVERY: Final = """
+    select number, what, value, who, at from (select * from desired where number > %s order by number desc limit %s) latest order by number
+"""
 _END: Final = "select seq from archive_head"
 _ARCHIVED: Final = "select seq, at, exchange, routing_key, envelope from archive where seq > %s order by seq limit %s"
 _LOOKED_AT_ONCE: Final = 1000
@@ -125,7 +138,7 @@ class Beside(Protocol):
         ...
 
 
-class PostgresStore(Budgets, Letters, Looking, Transfer, Desires):
+class PostgresStore(Budgets, Letters, Looking, Transfer):
     """What many hosts remember together."""
 
     def __init__(self, broker: PostgresBroker, beside: Beside | None = None) -> None:
@@ -214,32 +227,36 @@ class PostgresStore(Budgets, Letters, Looking, Transfer, Desires):
         return State(message_id, name, ended_as(state, error), queue, result, error, shown, into)
 
     async def result(self, message_id: str, wait: float) -> State:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait
         state = await self.state(message_id)
         if state.state in HAVE_ENDED or wait <= 0:
             return state
-        ended = asyncio.Event()
-        self._waiting[message_id].add(ended)
         session = await self._presence.number()
+        await self._database.once(_ASK, (message_id, session), repeatable=True)
         try:
-            await self._database.once(_ASK, (message_id, session), repeatable=True)
-            while True:
-                ended.clear()
-                state = await self.state(message_id)
-                left = until - loop.time()
-                if state.state in HAVE_ENDED or left <= 0:
-                    return state
-                try:
-                    async with asyncio.timeout(min(left, _AGAIN)):
-                        await ended.wait()
-                except TimeoutError:
-                    continue
+            return await self._told(message_id, wait, lambda: self.state(message_id), lambda state: state.state in HAVE_ENDED, _AGAIN)
         finally:
-            self._waiting[message_id].discard(ended)
-            if not self._waiting[message_id]:
-                del self._waiting[message_id]
+            if message_id not in self._waiting:
                 await self._database.once(_ASK_NO_MORE, (message_id, session), repeatable=True)
+
+    async def _told(self, what: str, wait: float, look: Callable[[], Awaitable[T]], is_over: Callable[[T], bool], again: float) -> T:
+        """Look whenever somebody tells of `what`, and `again` after so many seconds, until it is over or was waited for long enough."""
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        until = loop.time() + wait
+        self._waiting[what].add(told)
+        try:
+            while True:
+                told.clear()
+                found = await look()
+                left = until - loop.time()
+                if is_over(found) or left <= 0:
+                    return found
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, again)):
+                        await told.wait()
+        finally:
+            self._waiting[what].discard(told)
+            if not self._waiting[what]:
+                del self._waiting[what]
 
     def _hear(self, channel: str, payload: str) -> None:
         if channel == ENDED:
@@ -264,21 +281,12 @@ class PostgresStore(Budgets, Letters, Looking, Transfer, Desires):
         page = await self._page(after, limit, pattern)
         if wait <= 0 or page.end != after:
             return page
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
-        until = loop.time() + wait
-        self._waiting[ARCHIVED].add(told)
-        try:
-            while True:
-                told.clear()
-                await self._listen()
-                page = await self._page(after, limit, pattern)
-                if page.end != after or loop.time() >= until:
-                    return page
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(until):
-                        await told.wait()
-        finally:
-            self._waiting[ARCHIVED].discard(told)
+
+        async def look() -> Page:
+            await self._listen()
+            return await self._page(after, limit, pattern)
+
+        return await self._told(ARCHIVED, wait, look, lambda page: page.end != after, wait)
 
     async def _page(self, after: int, limit: int, pattern: str) -> Page:
         limit = max(0, min(limit, _LOOKED_AT_ONCE))
@@ -357,6 +365,28 @@ class PostgresStore(Budgets, Letters, Looking, Transfer, Desires):
         exchanges = list(self._routes.exchanges.values())
         passed = await (self._contents.passed() if self._beside is None else self._beside.passed(exchanges))
         return Overview(await self.engine(), queues, exchanges, clients, passed)
+
+    async def desire(self, what: str, value: str | None, who: str) -> Desired:
+        if what.startswith(TENANT) and value is not None:
+            weight_of(value)
+
+        async def work(cursor: Cursor) -> Desired:
+            if what.startswith(QUEUE):
+                known = await self._routes.find(cursor, what.removeprefix(QUEUE))
+                await cursor.execute("update queue set paused = %s where id = %s", (value == PAUSED, known.id))
+                await cursor.execute(TELL, ([known.id],))
+            if what.startswith(TENANT):
+                await cursor.execute(_WEIGH, (what.removeprefix(TENANT), value))
+            await cursor.execute(_DESIRE, (what, value, who))
+            row = await cursor.fetchone()
+            assert row is not None
+            return Desired(*row)
+
+        return await self._database.run(work)
+
+    async def desired(self, *, after: int = 0, every: bool = False, limit: int = 1000) -> list[Desired]:
+        rows = await self._database.once(_EVERY if every else _LATEST, (after, max(0, min(limit, 1000))), repeatable=True)
+        return [Desired(*row) for row in rows]
 
     async def tell(self, info: Mapping[str, Any]) -> None:
         await self._presence.tell(info)

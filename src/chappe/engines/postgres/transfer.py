@@ -8,7 +8,7 @@ from typing import Any, Final, LiteralString
 
 from chappe.engines.contract.letters import Exported
 from chappe.engines.postgres.contents import FORGET
-from chappe.engines.postgres.database import Cursor, Database
+from chappe.engines.postgres.database import Database
 from chappe.engines.postgres.presence import Presence
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import MERGES, TRACKED, decode, encode
@@ -50,7 +50,7 @@ _BURY: Final = """
         %(ranks)s::bigint[], %(ids)s::text[], %(attempts)s::integer[], %(keys)s::text[], %(reasons)s::text[], %(errors)s::text[],
         %(times)s::float8[], %(histories)s::text[], %(envelopes)s::bytea[]
     ) as t (rank, id, attempts, key, reason, error, died_at, history, envelope)
-    where not exists (select 1 from dead d where d.queue = %(queue)s and d.message_id = t.id and d.died_at = t.died_at)
+    where not exists (select 1 from dead d where d.queue = %(queue)s and d.message_id = t.id and d.died_at = t.died_at) returning number
 """
 
 
@@ -63,44 +63,26 @@ class Transfer:
 
     async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
         session = await self._presence.number() if state == "running" else 0
-
-        async def work(cursor: Cursor) -> list[Exported]:
-            known = await self._routes.find(cursor, queue)
-            if state == "delayed":
-                await cursor.execute(_LATER, (known.id, later, limit))
-            elif state == "dead":
-                await cursor.execute(_DEAD, (known.id, after, limit))
-            else:
-                await cursor.execute(_MINE, (known.id, session, limit))
-            return [_shown(row) for row in await cursor.fetchall()]
-
-        return await self._database.run(work, writes=False)
+        number = await self._routes.known(self._database, queue)
+        statement = _LATER if state == "delayed" else _DEAD if state == "dead" else _MINE
+        behind = later if state == "delayed" else after if state == "dead" else session
+        return [_shown(row) for row in await self._database.once(statement, (number, behind, limit), repeatable=True)]
 
     async def delete_delayed(self, queue: str, places: Sequence[int]) -> list[int]:
-        async def work(cursor: Cursor) -> list[int]:
-            known = await self._routes.find(cursor, queue)
-            await cursor.execute(_DELETE, {"queue": known.id, "places": list(places), "why": "moved to another engine", "state": "dead"})
-            return [int(row[0]) for row in await cursor.fetchall()]
-
-        return await self._database.run(work)
+        number = await self._routes.known(self._database, queue)
+        values = {"queue": number, "places": list(places), "why": "moved to another engine", "state": "dead"}
+        return [int(row[0]) for row in await self._database.once(_DELETE, values)]
 
     async def import_letters(self, queue: str, letters: Sequence[Exported]) -> int:
-        async def work(cursor: Cursor) -> int:
-            known = await self._routes.find(cursor, queue)
-            told = [(one, one.letter) for one in letters if one.letter is not None]
-            await cursor.execute(
-                _BURY,
-                {
-                    "queue": known.id, "ranks": [-one.priority for one, _ in told], "ids": [one.envelope.id for one, _ in told],
-                    "attempts": [one.attempt for one, _ in told], "keys": [one.key for one, _ in told],
-                    "reasons": [letter[0] for _, letter in told], "errors": [letter[1] for _, letter in told],
-                    "times": [letter[2] for _, letter in told], "histories": [json.dumps(letter[3]) for _, letter in told],
-                    "envelopes": [encode(one.envelope) for one, _ in told],
-                },
-            )  # fmt: skip
-            return cursor.rowcount
-
-        return await self._database.run(work)
+        told = [(one, one.letter) for one in letters if one.letter is not None]
+        values = {
+            "queue": await self._routes.known(self._database, queue), "ranks": [-one.priority for one, _ in told],
+            "ids": [one.envelope.id for one, _ in told], "attempts": [one.attempt for one, _ in told],
+            "keys": [one.key for one, _ in told], "reasons": [letter[0] for _, letter in told],
+            "errors": [letter[1] for _, letter in told], "times": [letter[2] for _, letter in told],
+            "histories": [json.dumps(letter[3]) for _, letter in told], "envelopes": [encode(one.envelope) for one, _ in told],
+        }  # fmt: skip
+        return len(await self._database.once(_BURY, values))
 
 
 def _shown(row: tuple[Any, ...]) -> Exported:

@@ -271,7 +271,7 @@ class RabbitBroker:
         return seen
 
     async def _looked_at(self, queue: str) -> Depth:
-        kept = (await self._kept.depths([queue]))[queue]
+        kept = await self._kept.depth(queue)
         pushed = (await self.counts([queue]))[queue]
         return Depth(kept.ready + pushed.ready, kept.running + pushed.running, kept.delayed, kept.dead)
 

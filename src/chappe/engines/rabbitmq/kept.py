@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
@@ -121,8 +121,8 @@ class Kept(Broker, Protocol):
         self, queues: Sequence[str], *, prefetch: int, temporary: Sequence[Queue] = ()
     ) -> AbstractAsyncContextManager[KeptConsumer]: ...
 
-    async def depths(self, queues: Sequence[str]) -> Mapping[str, Depth]:
-        """Count the messages of queues. Raises `NotFound`."""
+    async def depth(self, queue: str) -> Depth:
+        """Count the messages of a queue. Raises `NotFound`."""
         ...
 
     async def queues(self) -> Sequence[str]:
