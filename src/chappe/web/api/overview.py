@@ -84,7 +84,7 @@ class Overviews(Part):
 
     @get("/api/changes", READ)
     async def watch(self, request: Request) -> Response:
-        """Send the overview whenever it has changed, at most once a second."""
+        """Send the overview whenever it has changed, at most once a second, and after 15 seconds without a change."""
         if self._watchers >= _MOST_WATCHERS:
             return problem(503, "Too many are watching", "close a page of the dashboard", headers={"Retry-After": "10"})
         push: Push | None = request.scope.get("extensions", {}).get(PUSH)
