@@ -39,6 +39,14 @@ _ALL_FOUND = """
 """
 
 
+def cut(broker: RabbitBroker) -> None:
+    """Lose all connections to RabbitMQ, as if the network had failed."""
+    broker._outlet.cut()
+    for link in (broker._asking, *(consumer.pushing.subscriptions.link for consumer in broker._consumers)):
+        if link is not None:
+            link.cut()
+
+
 class SharedServers:
     """Places in servers that others use too: they run always."""
 
@@ -228,7 +236,7 @@ class DistributedEngine(EngineUnderTest):
         wire.cut()
         for consumer in broker._consumers:
             consumer._closed = consumer.pushing._closed = True
-        broker.cut()
+        cut(broker)
         kept.database._closed = True
         with contextlib.suppress(Exception):
             await kept.close()

@@ -22,6 +22,7 @@ from chappe.errors import BrokerUnavailable
 from chappe.messages.envelope import Envelope, Options, Publication
 from chappe.messages.topology import Topology, bind
 
+from ..contract.distributed import cut
 from ..servers.postgres import PostgresNode
 from ..servers.rabbitmq import RabbitNode
 from ..servers.shared import Database, Vhost
@@ -138,7 +139,7 @@ async def test_a_worker_that_dies_between_the_two_steps_of_a_retry_loses_nothing
             async def dies(*said: Any) -> Any:
                 if stored:
                     await settle(*said)
-                broker.cut()
+                cut(broker)
                 raise BrokerUnavailable("the worker died")
 
             setattr(kept._endings, verb, dies)

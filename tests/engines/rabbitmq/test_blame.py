@@ -14,6 +14,7 @@ from chappe.engines.rabbitmq.broker import RabbitBroker
 from chappe.engines.rabbitmq.names import RELAY
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
+from tests.contract.distributed import cut
 from tests.servers.shared import Database, Vhost
 
 WAIT = 60.0
@@ -32,7 +33,7 @@ async def dies_with(rabbit: Vhost, postgres: Database, queue: str, name: str) ->
     async with broker.consume([queue], prefetch=2) as consumer:
         while name not in (held := {d.envelope.id: d.tag for d in await consumer.receive(2, WAIT)}):
             await consumer.settle([Retry(tag, 0.0, counted=False) for tag in held.values()])
-        broker.cut()
+        cut(broker)
         consumer._closed = consumer.pushing._closed = consumer._kept._closed = True
         await broker._kept.close()
     await broker.close()

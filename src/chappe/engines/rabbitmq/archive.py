@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from chappe.engines.contract.archive import Page, Record
 from chappe.engines.rabbitmq.link import Link
@@ -26,20 +27,16 @@ async def read(link: Link, after: int, limit: int, pattern: str, wait: float = 0
         return Page([], min(after, end), end)
     found: list[Record] = []
     seen, looked = after, 0
-    came = asyncio.Event()
 
-    def take(message: Message) -> None:
+    def take(number: int, message: Message) -> None:
         nonlocal seen, looked
-        number = _number(message)
-        link.channel.ack(message.tag)
         if number > seen and len(found) < limit:  # a stream gives the whole chunk in which an offset is
             seen, looked = number, looked + 1
             if pattern == "#" or passes("topic", pattern, message.routing_key):
                 envelope = envelope_of(message.properties, message.body, fallback=message.routing_key)
                 found.append(Record(number, published_at(message.properties), message.exchange, message.routing_key, envelope))
-        came.set()
 
-    tag = await link.channel.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: after}, on_cancelled=came.set)
+    tag, came = await _consume(link, after, take)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait if end == after else None):
             link.ended.add_done_callback(lambda _: came.set())
@@ -51,23 +48,24 @@ async def read(link: Link, after: int, limit: int, pattern: str, wait: float = 0
     return Page(found, seen, max(end, seen), seen - after - looked)
 
 
-def _number(message: Message) -> int:
-    headers: Any = message.properties.headers
-    return int(headers[OFFSET]) + 1
+async def _consume(link: Link, offset: int | str, take: Callable[[int, Message], None]) -> tuple[str, asyncio.Event]:
+    """Have records be taken with their numbers from an offset on; return the consumer's tag, and what is set with each of them."""
+    came = asyncio.Event()
+
+    def lent(message: Message) -> None:
+        link.channel.ack(message.tag)
+        take(int(message.properties.headers[OFFSET]) + 1, message)
+        came.set()
+
+    tag = await link.channel.consume(ARCHIVE, lent, prefetch=_AT_ONCE, arguments={OFFSET: offset}, on_cancelled=came.set)
+    return tag, came
 
 
 async def _last(link: Link) -> int | None:
     """Return the number of the last record, none if there is none."""
     last: list[int] = []
-    came = asyncio.Event()
-
-    def take(message: Message) -> None:
-        last.append(_number(message))
-        link.channel.ack(message.tag)
-        came.set()
-
     _, count, _ = await link.queue(ARCHIVE, passive=True)
-    tag = await link.channel.consume(ARCHIVE, take, prefetch=_AT_ONCE, arguments={OFFSET: "last"}, on_cancelled=came.set)
+    tag, came = await _consume(link, "last", lambda number, _: last.append(number))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(None if count else _EMPTY):  # a busy server that is slow to show it has it all the same
             await came.wait()

@@ -35,7 +35,7 @@ from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
 
-_LOOKS, _LOOKS_AT_MANY = 20, 4
+_LOOKS: Final = 20
 _SETTLING: Final = 2.0  # seconds: killed within one (3.10.8) after it made a quorum queue, RabbitMQ has it, but never finds its log
 _PROMPT: Final = 0.3
 _BIND: Final = 3.0  # seconds between two looks at exchanges that others may delete and make again: our bindings go with them
@@ -86,14 +86,6 @@ class RabbitBroker:
         if self._asking is not None:
             await self._asking.close()
         await self._kept.close()
-
-    def cut(self) -> None:
-        """Lose all connections to RabbitMQ, as if the network had failed."""
-        for consumer in self._consumers:
-            consumer.pushing.subscriptions.cut()
-        self._outlet.cut()
-        if self._asking is not None:
-            self._asking.cut()
 
     # --- declaring
 
@@ -302,7 +294,7 @@ class RabbitBroker:
 
     async def preflight(self) -> list[Finding]:
         """Look at RabbitMQ and at what is beside it."""
-        link = await Link.open(self.address, name="chappe doctor", deadline=self._deadline)
+        link = await self._open("looks around")
         try:
             found = [finding async for finding in preflight(link, self.address, await self._kept.queues(), self._deadline)]
         finally:

@@ -43,7 +43,6 @@ class RabbitConsumer:
         self._looks_at = 0.0
         self._patience = patience
         self._prefetch = prefetch
-        self.queues = list(queues)
         self._lent: set[int] = set()  # of what is kept; what nobody waited for is held too, until it is given back
         self._asked = 0
         self._stops = 0

@@ -75,10 +75,6 @@ class KeptConsumer(Consumer, Protocol):
         """End deliveries of RabbitMQ, by their tags: what is not refused is kept, or done."""
         ...
 
-    def held(self) -> list[int]:
-        """Return the tags of everything that is out."""
-        ...
-
 
 class Presence(Protocol):
     """Who this session is, what others see of it, and who else holds messages of RabbitMQ's."""

@@ -11,7 +11,7 @@ import itertools
 import logging
 import re
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final
@@ -121,41 +121,19 @@ class Link:
 
     # --- what is declared
 
-    async def exchange(
-        self,
-        name: str,
-        kind: str,
-        *,
-        durable: bool = True,
-        auto_delete: bool = False,
-        passive: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-    ) -> None:
+    async def exchange(self, name: str, kind: str, *, durable: bool = True, **how: Any) -> None:
         """Make an exchange exist, or only look (`passive`). Raises `TopologyConflict` if it is another, `NotFound` if it is missing."""
-        method = Exchange.Declare(exchange=name, type=kind, passive=passive, durable=durable, auto_delete=auto_delete, arguments=arguments)
-        await self._declare(f'declare the exchange "{name}"', method)
+        await self._declare(f'declare the exchange "{name}"', Exchange.Declare(exchange=name, type=kind, durable=durable, **how))
 
-    async def queue(
-        self,
-        name: str,
-        *,
-        durable: bool = True,
-        exclusive: bool = False,
-        auto_delete: bool = False,
-        passive: bool = False,
-        arguments: Mapping[str, Any] | None = None,
-    ) -> tuple[str, int, int]:
+    async def queue(self, name: str, *, durable: bool = True, **how: Any) -> tuple[str, int, int]:
         """Make a queue exist, or only look (`passive`), and return its name, the messages that are ready and its consumers.
 
         Raises `TopologyConflict` if it is another, `NotFound` if it is missing.
         """
-        method = Queue.Declare(
-            queue=name, passive=passive, durable=durable, exclusive=exclusive, auto_delete=auto_delete, arguments=arguments
-        )
-        declared = await self._declare(f'declare the queue "{name}"', method)
+        declared = await self._declare(f'declare the queue "{name}"', Queue.Declare(queue=name, durable=durable, **how))
         return declared.queue, declared.message_count, declared.consumer_count
 
-    async def bind(self, queue: str, exchange: str, key: str, arguments: Mapping[str, Any] | None = None) -> None:
+    async def bind(self, queue: str, exchange: str, key: str, arguments: dict[str, Any] | None = None) -> None:
         """Have a queue receive what an exchange routes to it by this key; raises `NotFound`."""
         method = Queue.Bind(queue=queue, exchange=exchange, routing_key=key, arguments=arguments)
         await self._declare(f'bind the queue "{queue}" to "{exchange}"', method)
@@ -200,11 +178,6 @@ class Link:
         self._protocol.flush()
 
     # --- its end
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything may be said."""
-        return self._stopped is None
 
     def check(self) -> None:
         """Raise `BrokerUnavailable` if nothing may be said any more."""

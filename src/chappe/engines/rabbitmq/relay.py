@@ -13,6 +13,7 @@ from chappe.engines.contract.stray import unwrapped
 from chappe.engines.rabbitmq.confirms import Outgoing
 from chappe.engines.rabbitmq.outlet import Outlet
 from chappe.engines.rabbitmq.properties import COPIES, properties_of
+from chappe.engines.rabbitmq.tasks import Tasks
 from chappe.errors import BrokerError, NotFound, Rejected, Unroutable
 
 log = logging.getLogger("chappe.rabbitmq")
@@ -29,19 +30,18 @@ class Relay:
         """Prepare; the outlet is for nobody else: an exchange that is gone ends its connection, and what others wait for on it."""
         self._consume = consume
         self._outlet = outlet
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks("relaying")
+        self._relays = False
 
     def begin(self) -> None:
         """Publish from now on."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._relay())
+        if not self._relays:
+            self._relays = True
+            self._tasks.begin(self._relay())
 
     async def close(self) -> None:
         """End."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._tasks.close()
         await self._outlet.close()
 
     async def _relay(self) -> None:

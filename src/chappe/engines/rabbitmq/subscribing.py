@@ -134,11 +134,6 @@ class Subscriptions:
         if self.link is not None:
             await self.link.close()
 
-    def cut(self) -> None:
-        """Lose the connection, as if the network had failed."""
-        if self.link is not None:
-            self.link.cut()
-
     # --- asking for one
 
     def _short(self, wanted: int) -> list[Source]:
