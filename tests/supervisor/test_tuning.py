@@ -13,8 +13,7 @@ from chappe.settings import Governor, Pool, Settings
 from chappe.supervisor import tuning
 from chappe.supervisor.child import Child
 from chappe.supervisor.governor import Reading, Ruling
-from chappe.supervisor.plan import plan
-from chappe.supervisor.pools import Pools
+from chappe.supervisor.plan import Pools, plan
 from chappe.supervisor.tuning import Tuning
 
 from ..waiting import auntil

@@ -26,13 +26,15 @@ from chappe.supervisor.launcher import CONTROL_VARIABLE, LARGEST, MOST_HANDLES, 
 
 
 @click.command(hidden=True)
+@click.option("--no-gateway", is_flag=True, help="Hold nothing of the web.")
 @click.pass_context
-def launcher(ctx: click.Context) -> None:
+def launcher(ctx: click.Context, no_gateway: bool) -> None:
     """Import the application, then fork the processes that the supervisor asks for."""
     settings = msgspec.structs.replace(settings_of(ctx), token=None)
     set_up(settings, "launcher")
     setproctitle.setproctitle("chappe launcher")
-    for module in ("chappe.cli.processes", "chappe.web.gateway", "chappe.web.http_protocol", "uvicorn"):
+    web = () if no_gateway else ("chappe.web.gateway", "chappe.web.http_protocol", "uvicorn")
+    for module in ("chappe.cli.processes", *web):
         importlib.import_module(module)  # once for all, and before there is a project's folder in which they may be found
     before = opened()
     find_app(settings)

@@ -209,7 +209,7 @@ class ForkLauncher:
 Launcher = ExecLauncher | ForkLauncher
 
 
-async def open_launcher(environment: Mapping[str, str], seconds: float, *, fork: bool) -> Launcher:
+async def open_launcher(environment: Mapping[str, str], seconds: float, *, fork: bool, gateway: bool) -> Launcher:
     """Return what starts processes of an application that can be imported; raises `ChildFailed` if it cannot.
 
     Where they are not to be forked, or the application started threads while it was imported, which a forked process lacks, or opened
@@ -217,7 +217,9 @@ async def open_launcher(environment: Mapping[str, str], seconds: float, *, fork:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        process = await ExecLauncher(environment).start(("launcher",), {}, {CONTROL_VARIABLE: theirs.fileno()})
+        process = await ExecLauncher(environment).start(
+            ("launcher", *(() if gateway else ("--no-gateway",))), {}, {CONTROL_VARIABLE: theirs.fileno()}
+        )
     except BaseException:
         ours.close()
         raise

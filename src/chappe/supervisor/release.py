@@ -19,15 +19,16 @@ IMPORTED_WITHIN: Final = 60.0
 class Release:
     """What `chappe run` starts processes from until the next reload, by its `launcher`."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environment: Mapping[str, str], *, gateway: bool = True) -> None:
         self.settings = settings
+        self._gateway = gateway
         self._environment = environment
         self.launcher: Launcher = ExecLauncher(environment)
         self._restoring = asyncio.Lock()
 
     async def open(self) -> None:
         """Import the application; raises `ChildFailed` if that does not succeed."""
-        self.launcher = await open_launcher(self._environment, IMPORTED_WITHIN, fork=self.settings.fork)
+        self.launcher = await open_launcher(self._environment, IMPORTED_WITHIN, fork=self.settings.fork, gateway=self._gateway)
 
     async def restore(self) -> None:
         """Import the application again if the process that held it has died."""

@@ -21,13 +21,11 @@ from chappe.engines.file.owner import Ownership
 from chappe.engines.file.private_files import write_private
 from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
 from chappe.settings import TOKEN_VARIABLE, Settings, without_token
-from chappe.supervisor.backoff import CONFIGURATION, crashes_after, is_fatal
 from chappe.supervisor.child import Child
 from chappe.supervisor.following import Following
 from chappe.supervisor.launcher import LISTEN_VARIABLE, ExecLauncher
 from chappe.supervisor.listening import listen
-from chappe.supervisor.plan import ENGINE, ChildSpec, plan, suspects_spec
-from chappe.supervisor.pools import Pools
+from chappe.supervisor.plan import CONFIGURATION, ENGINE, ChildSpec, Pools, crashes_after, is_fatal, plan, suspects_spec
 from chappe.supervisor.release import Release
 from chappe.supervisor.replacement import refuse_other_place, replace_all
 from chappe.supervisor.tuning import Tuning
@@ -65,7 +63,7 @@ class Supervisor:
         self._status = status
         self._environment = without_token(os.environ)
         self._exec = ExecLauncher(self._environment)
-        self._release = Release(settings, self._environment)
+        self._release = Release(settings, self._environment, gateway=gateway)
         self._engine = Child(ENGINE) if settings.is_file else None
         self._children: list[Child] = []
         self._listener: socket.socket | None = None
@@ -329,7 +327,7 @@ class Supervisor:
     async def _replace_release(self) -> None:
         settings = self._load()
         refuse_other_place(self._release.settings, settings)
-        release, old = Release(settings, self._environment), self._release
+        release, old = Release(settings, self._environment, gateway=self._gateway), self._release
         await release.open()
         if await replace_all(self, old, release, self._plan(release)):
             self._release = release

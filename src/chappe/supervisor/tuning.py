@@ -17,7 +17,7 @@ from chappe.supervisor import governor
 from chappe.supervisor.autoscale import Autoscale, Decision, Load
 from chappe.supervisor.child import Child
 from chappe.supervisor.governor import Governor, Reading, Ruling, shares
-from chappe.supervisor.pools import Pools
+from chappe.supervisor.plan import Pools
 from chappe.supervisor.pressure import Pressure, Probe
 
 log = logging.getLogger("chappe.supervisor")
