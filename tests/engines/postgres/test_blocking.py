@@ -281,3 +281,18 @@ def test_where_the_server_is_silent_a_thread_says_so_and_no_event_loop_waits_as_
     monkeypatch.setattr("chappe.engines.postgres.blocking._Bounded.connect", connect)
     with pytest.raises(BrokerUnavailable, match="did not answer"):
         publisher.takes([to("q")])
+
+
+async def test_what_threads_publish_through_an_exchange_is_counted(postgres: Database) -> None:
+    name = f"counted-{uuid4().hex[:8]}"
+    topology = Topology((Exchange(name),), (bind(f"{name}.a", f"{name}:k"), bind(f"{name}.b", f"{name}:k"), bind(f"{name}.c", f"{name}:c")))
+    broker = PostgresBroker(postgres.url)
+    await broker.declare(topology)
+    publisher = PostgresPublisher(postgres.url, lambda: topology, deadline=60.0)
+    both, one = (Publication(Envelope("m", "test", b"{}"), key, name) for key in "kc")
+    assert publisher.takes([both, one])
+    for publications in ([both], [one], [both, one]):
+        stepped(publisher, *publications)
+    assert (await broker.passed())[name] == (4, 6)
+    publisher.close()
+    await broker.close()
