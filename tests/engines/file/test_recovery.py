@@ -98,6 +98,13 @@ def test_a_file_that_is_whole_is_saved_as_it_is(which: str, request: pytest.Fixt
     assert asked(sick, tally) == asked(kept, tally)
 
 
+def test_a_folder_may_have_any_name(whole: HttpProtocol, tmp_path: Path) -> None:
+    sick = whole.copy(tmp_path / "a#b?c%41")
+    report, found, _ = saved(sick)
+    assert report.whole and found.given == whole.everything
+    assert examine(sick) == []
+
+
 def test_the_new_file_is_private_whole_and_alone(sick: Path) -> None:
     _, _, kept = saved(sick)
     assert stat.S_IMODE((sick.parent / "new.db").stat().st_mode) == 0o600

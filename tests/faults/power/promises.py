@@ -12,8 +12,9 @@ from zlib import crc32
 import msgspec
 
 from chappe.bounds import IDEMPOTENCY_KEPT, RESULTS_KEPT
+from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.file.records import SERIALS_KEPT
-from chappe.engines.file.verbs import AckRequest, DeadRequest, RetryRequest
+from chappe.engines.file.verbs import AckRequest
 from chappe.engines.file.wire import Posted
 from chappe.messages.envelope import Envelope, Options
 from chappe.messages.topology import Topology, passes
@@ -89,7 +90,7 @@ class Promises:
         self,
         asked: Asked,
         refused: Sequence[Any],
-        settlements: Sequence[AckRequest | RetryRequest | DeadRequest],
+        settlements: Sequence[AckRequest | Retry | Dead],
         held: dict[int, tuple[str, str]],
     ) -> None:
         tags = {refusal[0] for refusal in refused}
@@ -104,7 +105,7 @@ class Promises:
                 self._end(queue, identity, "done", asked.now)
                 if settlement.marked:
                     self._forget("mark", identity)
-            elif isinstance(settlement, RetryRequest):
+            elif isinstance(settlement, Retry):
                 self._retry(queue, identity, settlement, asked.now)
             else:
                 self._bury(queue, identity, settlement.reason, asked.now)
@@ -213,7 +214,7 @@ class Promises:
         if options.unique is not None:
             self.facts["unique", options.unique] = (identity, None if options.unique_for is None else now + options.unique_for)
 
-    def _retry(self, queue: str, identity: str, retry: RetryRequest, now: float) -> None:
+    def _retry(self, queue: str, identity: str, retry: Retry, now: float) -> None:
         name = ("message", queue, identity)
         message: Message = self.facts[name]
         if retry.error is not None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from chappe.bounds import FURTHEST
 from chappe.messages.envelope import Envelope, Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
+
+Seconds = Annotated[float, Meta(ge=0, le=FURTHEST)]
+Tag = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Delivery(Struct, frozen=True, array_like=True, gc=False):
@@ -43,7 +47,7 @@ class Ack(Struct, frozen=True, array_like=True, gc=False, tag="ack"):
     result: bytes | None = None
     marked: bool = False
     error: str | None = None
-    took: float | None = None
+    took: Seconds | None = None
 
 
 class Retry(Struct, frozen=True, array_like=True, gc=False, tag="retry"):
@@ -53,22 +57,22 @@ class Retry(Struct, frozen=True, array_like=True, gc=False, tag="retry"):
     room, `after` or not: then it is ready at its old place, no more than there is room for, those of larger priorities first.
     """
 
-    delivery: int
-    after: float = 0.0
+    delivery: Tag
+    after: Seconds = 0.0
     counted: bool = True
     error: str | None = None
     note: str | None = None
     budget: str | None = None
-    took: float | None = None
+    took: Seconds | None = None
 
 
 class Dead(Struct, frozen=True, array_like=True, gc=False, tag="dead"):
     """A dead letter: kept with its reason, error and history until somebody retries or discards it."""
 
-    delivery: int
+    delivery: Tag
     reason: str
     error: str | None = None
-    took: float | None = None
+    took: Seconds | None = None
 
 
 Settlement = Ack | Retry | Dead

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from chappe.engines.contract.broker import Seconds
 from chappe.messages.envelope import Envelope
 
 
@@ -35,15 +36,15 @@ class Exported(Struct, frozen=True, array_like=True):
 
     place: int
     envelope: Envelope
-    attempt: int
-    priority: int = 0
+    attempt: Annotated[int, Meta(ge=0, lt=2**31)]
+    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] = 0
     delay: float | None = None
     key: str | None = None
     merges: bool = False
     unique: str | None = None
     unique_for: float | None = None
     tracked: bool = False
-    letter: tuple[str, str | None, float, tuple[tuple[float, int, str], ...]] | None = None
+    letter: tuple[str, str | None, Seconds, tuple[tuple[float, int, str], ...]] | None = None
 
 
 class Letters(Protocol):

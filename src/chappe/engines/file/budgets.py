@@ -9,8 +9,9 @@ from msgspec import Meta
 
 from chappe.bounds import STARTS_AHEAD
 from chappe.engines.budget import Budget, BudgetStatus, Taught, status_of
+from chappe.engines.contract.broker import Seconds
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Moment, Number, Pace
+from chappe.engines.file.wire import Moment, Number
 
 _AT_ONCE: Final = 1000
 _KNOWN = "select tat, interval, burst, closed, learned from budget where name = ?"
@@ -39,7 +40,7 @@ class Budgets:
             self.wait(*found)
 
     def take(
-        self, budget: str, interval: Pace | None, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)], within: Pace, tag: Number
+        self, budget: str, interval: Seconds | None, burst: Annotated[int, Meta(ge=1, le=2**31 - 1)], within: Seconds, tag: Number
     ) -> tuple[bool, float]:
         """Take the next start if it is soon enough and nobody stands before; say whether, and in how many seconds it is."""
         now = self._turn.now()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
+from urllib.parse import quote
 
 import apsw
 
@@ -145,6 +146,12 @@ def open_database(path: Path) -> Database:
     if fresh:
         _sync_names(path.parent.resolve())
     return db
+
+
+def open_to_read(path: Path, mode: str = "mode=ro") -> Database:
+    """Open a file without changing it; with the mode `immutable=1` nobody else may. Raises `apsw.Error`."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    return cast("Database", apsw.Connection(f"file:{quote(str(path.resolve()))}?{mode}", flags=flags))
 
 
 def _configure(db: Database, path: Path, *, fresh: bool) -> None:

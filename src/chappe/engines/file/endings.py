@@ -37,7 +37,7 @@ _PURGED_READY = (
 _PURGED_DELAYED = "select due, id, message_id, flags, key from delayed where queue = ? and id <= ? limit ?"
 _PURGED_AT_ONCE: Final = 5_000  # what others ask waits meanwhile
 
-Removed = tuple[int, str, int, str | None]  # the number, id, flags and key of a message that was removed before it ended
+Removed = tuple[float, int, str, int, str | None]  # the rank or due, number, id, flags and key of a message that is removed
 
 
 class Endings:
@@ -228,12 +228,19 @@ class Endings:
         turn.finished.append(message_id)
         turn.finished += [str(row[0]) for row in turn.db.execute("select message_id from tracked where into_id = ?", (message_id,))]
 
-    def removed(self, queue: QueueState, rows: Sequence[Removed], why: str) -> None:
-        """Tidy up what was remembered of messages that were removed before they ended."""
-        db = self._turn.db
+    def remove(self, queue: QueueState, table: str, rows: Sequence[Removed], why: str) -> None:
+        """Remove messages that are ready or delayed before they end, and what is remembered of them."""
+        db, column = self._turn.db, "rank" if table == "ready" else "due"
+        self._turn.write()
+        db.executemany(f"delete from {table} where queue = ? and {column} = ? and id = ?", [(queue.id, *row[:2]) for row in rows])  # noqa: S608 - constant names
+        if table == "ready":
+            queue.rows -= len(rows)
+        else:
+            queue.delayed -= len(rows)
+        self._turn.changed.add(queue)
         if not queue.owner:
-            db.executemany("delete from mark where message_id = ?", [(row[1],) for row in rows])
-        for number, message_id, flags, key in rows:
+            db.executemany("delete from mark where message_id = ?", [(row[2],) for row in rows])
+        for _, number, message_id, flags, key in rows:
             if key is not None and queue.line.held.get(key) == number:
                 del queue.line.held[key]
             if flags & TRACKED:
@@ -251,19 +258,12 @@ class Endings:
         row = turn.db.execute("select queue from tracked where message_id = ?", (message_id,)).fetchone()
         known = None if row is None else turn.routes.queues.get(str(row[0]))
         where, values = ("", (message_id,)) if known is None else (" and queue = ?", (message_id, known.id))
-        for table, select, column in (("ready", _READY, "rank"), ("delayed", _DELAYED, "due")):
-            for queue_id, place, number, *rest in turn.db.execute(select + where, values).fetchall():
-                if number in turn.claims:
-                    continue
-                state, queue = table, turn.routes.by_id[queue_id]
-                turn.write()
-                turn.db.execute(f"delete from {table} where queue = ? and {column} = ? and id = ?", (queue_id, place, number))  # noqa: S608 - constant names
-                if table == "ready":
-                    queue.rows -= 1
-                else:
-                    queue.delayed -= 1
-                self.removed(queue, [(number, *rest)], CANCELLED)
-                self._dispatch.refresh(queue)
+        for table, select in (("ready", _READY), ("delayed", _DELAYED)):
+            for queue_id, *row in turn.db.execute(select + where, values).fetchall():
+                if row[1] not in turn.claims:
+                    state, queue = table, turn.routes.by_id[queue_id]
+                    self.remove(queue, table, [(*row,)], CANCELLED)
+                    self._dispatch.refresh(queue)
         return state
 
     def purge(self, queue: str, delete: bool, place: tuple[Number, Number, Number] | None) -> tuple[int, tuple[int, int, int] | None]:
@@ -281,16 +281,12 @@ class Endings:
                 f'queue "{queue}" has {found.running} running and {counted(found.dead, "dead message")}; '
                 "end or discard them before deleting it"
             )
-        turn.write()
         until, rank, number = place or (2**62 if delete else turn.next_id(), -(2**62), 0)
         delayed = turn.db.execute(_PURGED_DELAYED, (found.id, until, most)).fetchall()
-        turn.db.executemany("delete from delayed where due = ? and id = ?", [row[:2] for row in delayed])
         seen = turn.db.execute(_PURGED_READY, (found.id, rank, number, until, most - len(delayed))).fetchall()
         ready = [row for row in seen if row[1] not in turn.claims]
-        turn.db.executemany("delete from ready where queue = ? and rank = ? and id = ?", [(found.id, *row[:2]) for row in ready])
-        found.delayed -= len(delayed)
-        found.rows -= len(ready)
-        self.removed(found, [row[1:] for row in (*delayed, *ready)], "purged")
+        self.remove(found, "delayed", delayed, "purged")
+        self.remove(found, "ready", ready, "purged")
         self._dispatch.refresh(found)  # what waited for a key whose message was removed is behind the cursor
         if is_over := len(delayed) + len(seen) < most:
             if delete:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import Final, cast
-from urllib.parse import quote
+from typing import Final
 
 import apsw
 
 from chappe.engines.file import writeahead
-from chappe.engines.file.database import APPLICATION_ID, Database, migrations
+from chappe.engines.file.database import APPLICATION_ID, Database, migrations, open_to_read
 from chappe.engines.file.integrity import SEALED, envelope_of
 from chappe.engines.file.owner import Ownership
 from chappe.words import counted
@@ -42,7 +41,7 @@ def examine(path: Path) -> list[str]:
         return [f"{log.hurt}: SQLite would forget every commit behind them"]
     mode = "mode=ro" if log.frames else "immutable=1"  # without a log nothing need be written to read it
     try:
-        db = cast("Database", apsw.Connection(f"file:{quote(str(path))}?{mode}", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI))
+        db = open_to_read(path, mode)
     except apsw.Error as error:
         return [f"it cannot be opened: {error}"]
     try:

@@ -10,11 +10,11 @@ import stat
 import sys
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import quote
 
 import apsw
 
 from chappe.engines.file import writeahead
+from chappe.engines.file.database import open_to_read
 from chappe.errors import CorruptStorage, UnsafeStorage
 
 _OURS: Final = ("", "-shm")  # SQLite holds locks on these; closing any descriptor of them in this process drops all of them
@@ -77,8 +77,7 @@ def _frames_taken(path: Path) -> int:
     if not Path(f"{path}-wal").exists():
         return 0
     try:
-        uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-        db: Any = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        db = open_to_read(path)
         try:
             db.execute("select count(*) from sqlite_schema").fetchall()
             return max(0, db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0])

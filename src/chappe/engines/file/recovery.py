@@ -15,14 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import apsw
 import msgspec
 from msgspec import Struct
 
 from chappe.engines.file import writeahead
-from chappe.engines.file.database import APPLICATION_ID, Database, migrations, open_database
+from chappe.engines.file.database import APPLICATION_ID, Database, migrations, open_database, open_to_read
 from chappe.engines.file.inspection import nobody_else, quick_check
 from chappe.engines.file.integrity import SEALED, envelope_of, has_ids, is_credible, repaired
 from chappe.engines.file.pages import Pages, Row, Table, tables
@@ -171,7 +171,7 @@ class _Salvage:
 
     def _read_with_sqlite(self) -> bool:
         """Read every table as far as SQLite can; says whether there is damage."""
-        db = cast("Database", apsw.Connection(f"file:{self._image}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI))
+        db = open_to_read(self._image, "immutable=1")
         try:
             try:
                 names = self._tables_of(db)

@@ -20,15 +20,12 @@ from chappe.engines.contract.store import Store
 from chappe.engines.file.broker import FileBroker
 from chappe.messages.envelope import Publication, Receipt
 
-_receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
-_letter: Final = msgspec.msgpack.Decoder(Letter).decode
-_letters: Final = msgspec.msgpack.Decoder(list[Letter]).decode
+_ANSWERS: Final = {
+    name: msgspec.msgpack.Decoder(inspect.get_annotations(verb, eval_str=True)["return"]).decode
+    for name, verb in inspect.getmembers(Store, inspect.iscoroutinefunction)
+}
 _failing: Final = msgspec.msgpack.Decoder(tuple[list[Letter], int | None]).decode
-_look: Final = msgspec.msgpack.Decoder(Look).decode
-_page: Final = msgspec.msgpack.Decoder(Page).decode
-_state: Final = msgspec.msgpack.Decoder(State).decode
 _fired: Final = msgspec.msgpack.Decoder(tuple[bool, list[Receipt]]).decode
-_carried: Final = msgspec.msgpack.Decoder(list[Exported]).decode
 _RESULT_MARGIN = 5.0
 _LOOK: Final = 0.25  # seconds between two looks into the archive where no engine runs that would tell
 
@@ -41,8 +38,12 @@ class _FileStore(Store):
         self._bodies = broker.bodies
         self._client = broker
 
+    def _say(self, verb: str, *arguments: Any, deadline: float | None = None) -> asyncio.Future[Any]:
+        """Say a verb to the engine, and have its answer be read as the contract declares it."""
+        return self._call(verb, *arguments, decode=_ANSWERS[verb], deadline=deadline)
+
     async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
-        receipts = await self._call("mark", message_id, handler, await self._bodies.aput(then), result, decode=_receipts)
+        receipts = await self._say("mark", message_id, handler, await self._bodies.aput(then), result)
         return self._bodies.shown(receipts)
 
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
@@ -54,7 +55,7 @@ class _FileStore(Store):
             tried = merge(tried, self._bodies.shown(receipts))
 
     async def result(self, message_id: str, wait: float) -> State:
-        return await self._call("result", message_id, wait, decode=_state, deadline=wait + _RESULT_MARGIN)
+        return await self._say("result", message_id, wait, deadline=wait + _RESULT_MARGIN)
 
     async def batch(self, batch: str) -> Mapping[str, int]:
         whole = Counter[str]()
@@ -65,7 +66,7 @@ class _FileStore(Store):
         return whole
 
     async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
-        return await self._bodies.awhole(await self._call("letters", queue, after, limit, decode=_letters))
+        return await self._bodies.awhole(await self._say("letters", queue, after, limit))
 
     async def failing(self, *, after: int = 0, limit: int = 100) -> list[Letter]:
         found: list[Letter] = []
@@ -76,11 +77,11 @@ class _FileStore(Store):
         return found[:limit]
 
     async def letter(self, number: int) -> Letter:
-        (found,) = await self._bodies.awhole([await self._call("letter", number, decode=_letter)])
+        (found,) = await self._bodies.awhole([await self._say("letter", number)])
         return found
 
     async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
-        found: Look = await self._call("look", queue, state, list(containing), cursor, limit, decode=_look)
+        found: Look = await self._say("look", queue, state, list(containing), cursor, limit)
         return replace(found, messages=await self._bodies.awhole(found.messages))
 
     async def find(self, message_id: str, *, queue: str | None = None) -> list[MessageStatus]:
@@ -95,7 +96,7 @@ class _FileStore(Store):
         return found
 
     async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
-        return await self._bodies.awhole(await self._call("export_messages", queue, state, after, later, limit, decode=_carried))
+        return await self._bodies.awhole(await self._say("export_messages", queue, state, after, later, limit))
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
         page = await self._page(after, limit, pattern)
@@ -106,7 +107,7 @@ class _FileStore(Store):
         return await self._page(after, limit, pattern)
 
     async def _page(self, after: int, limit: int, pattern: str) -> Page:
-        page: Page = await self._call("archived", after, limit, pattern, decode=_page)
+        page: Page = await self._say("archived", after, limit, pattern)
         return replace(page, records=await self._bodies.awhole(page.records))
 
     async def tell(self, info: Mapping[str, Any]) -> None:
@@ -120,19 +121,17 @@ def store_of(broker: FileBroker) -> Store:
 
 
 def _said(verb: str) -> Callable[..., Any]:
-    """Return the method that says a verb of the contract to the engine, with its arguments in order, and reads what it is to return."""
-    declared = getattr(Store, verb)
-    signature = inspect.signature(declared)
-    decode = msgspec.msgpack.Decoder(inspect.get_annotations(declared, eval_str=True)["return"]).decode
+    """Return the method that says a verb of the contract to the engine, with its arguments in order."""
+    signature = inspect.signature(getattr(Store, verb))
 
     async def say(self: _FileStore, *given: Any, **named: Any) -> Any:
         whole = signature.bind(self, *given, **named)
         whole.apply_defaults()
-        return await self._call(verb, *whole.args[1:], *whole.kwargs.values(), decode=decode)  # pyright: ignore[reportPrivateUsage]
+        return await self._say(verb, *whole.args[1:], *whole.kwargs.values())  # pyright: ignore[reportPrivateUsage]
 
     return say
 
 
-for _name, _ in inspect.getmembers(Store, inspect.iscoroutinefunction):
+for _name in _ANSWERS:
     if _name not in vars(_FileStore):
         setattr(_FileStore, _name, _said(_name))

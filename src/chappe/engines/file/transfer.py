@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from chappe.engines.contract.broker import Seconds
+from chappe.engines.contract.letters import Exported
 from chappe.engines.file.endings import INSERT_DEAD, NEVER, Endings
 from chappe.engines.file.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engines.file.seal import seal, unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Imported, Number, Pace, encode
+from chappe.engines.file.wire import Number, encode
 from chappe.errors import Rejected
 
 _MORE = """(select name from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1),
@@ -23,7 +25,7 @@ _DELAYED = (
     "select id, message_id, attempt, due, rank, flags, key, " + _MORE + " from delayed m where queue = ? and due > ?"
     " order by due, id limit ?"
 )  # fmt: skip
-_ONE = "select id, message_id, flags, key from delayed where queue = ? and id = ?"
+_ONE = "select due, id, message_id, flags, key from delayed where queue = ? and id = ?"
 _DEAD = (
     "select number, message_id, attempts, null, rank, flags, key, " + _MORE + ", reason, error, died_at, history from dead m"
     " where queue = ? and number > ? order by number limit ?"
@@ -38,7 +40,7 @@ class Transfer:
         self._turn = turn
         self._endings = endings
 
-    def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Pace, limit: Number) -> list[Any]:
+    def export_messages(self, session: Session, queue: str, state: str, after: Number, later: Seconds, limit: Number) -> list[Any]:
         """Show what is delayed for longer than `later` seconds, dead with a number above `after`, or running at this session."""
         turn, limit = self._turn, max(0, min(limit, 1000))
         found = turn.routes.queue(queue)
@@ -55,16 +57,12 @@ class Transfer:
         """Delete those that are still delayed, and return which."""
         turn = self._turn
         found = turn.routes.queue(queue)
-        turn.write()
         rows = [row for place in places if (row := turn.db.execute(_ONE, (found.id, place)).fetchone())]
-        gone = [row for row in rows if not _stays(found, row[0], row[2], row[3])]
-        turn.db.executemany("delete from delayed where queue = ? and id = ?", [(found.id, row[0]) for row in gone])
-        self._endings.removed(found, gone, MOVED)
-        found.delayed -= len(gone)
-        turn.changed.add(found)
-        return [row[0] for row in gone]
+        gone = [row for row in rows if not _stays(found, row[1], row[3], row[4])]
+        self._endings.remove(found, "delayed", gone, MOVED)
+        return [row[1] for row in gone]
 
-    def import_letters(self, queue: str, letters: list[Imported]) -> int:
+    def import_letters(self, queue: str, letters: list[Exported]) -> int:
         """Store dead letters of another engine, without those that are there, and say how many."""
         turn = self._turn
         found = turn.routes.queue(queue)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import apsw
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Raw
 
-from chappe.bounds import FURTHEST
-from chappe.engines.contract.broker import Dead, Retry
+from chappe.engines.contract.broker import Dead, Retry, Seconds, Tag
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.store import Store
 from chappe.engines.file.budgets import Budgets
@@ -23,7 +22,7 @@ from chappe.engines.file.looking import Looking
 from chappe.engines.file.queues import Claim, QueueState, Session, listed
 from chappe.engines.file.records import Records
 from chappe.engines.file.transfer import Transfer
-from chappe.engines.file.wire import Number, Pace, Posted, encode
+from chappe.engines.file.wire import Posted, encode
 from chappe.errors import BrokerError, NotFound, Rejected
 from chappe.messages.topology import Queue, Topology
 
@@ -33,27 +32,12 @@ _LARGEST_TOLD: Final = 1024 * 1024  # bytes: a supervisor tells of all its proce
 class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     """`Ack` with its publications still closed."""
 
-    delivery: Number
+    delivery: Tag
     then: list[Posted] = []
     result: bytes | None = None
     marked: bool = False
     error: str | None = None
-    took: Pace | None = None
-
-
-class RetryRequest(Retry, frozen=True, array_like=True, gc=False):
-    """`Retry`, within what a file can hold, as `DeadRequest`."""
-
-    delivery: Number
-    after: Annotated[float, Meta(ge=0, le=FURTHEST)] = 0.0
-    took: Pace | None = None
-
-
-class DeadRequest(Dead, frozen=True, array_like=True, gc=False):
-    """`Dead`."""
-
-    delivery: Number
-    took: Pace | None = None
+    took: Seconds | None = None
 
 
 class Verbs:
@@ -94,7 +78,7 @@ class Verbs:
         self._turn.require_space()
         return self.intake.publish(posted)
 
-    def settle(self, session: Session, settlements: list[AckRequest | RetryRequest | DeadRequest]) -> list[Any]:
+    def settle(self, session: Session, settlements: list[AckRequest | Retry | Dead]) -> list[Any]:
         endings = self.endings
         refused: list[Any] = []
         done: list[tuple[Claim, AckRequest]] = []
@@ -112,7 +96,7 @@ class Verbs:
                         refused.append(refusal)
                         continue
                 done.append((claim, settlement))
-            elif isinstance(settlement, RetryRequest):
+            elif isinstance(settlement, Retry):
                 one = settlement
                 endings.retry(claim, one.after, counted=one.counted, error=one.error, note=one.note, budget=one.budget)
             else:
@@ -187,9 +171,9 @@ class Verbs:
         return said(session, *decoded) if verb in _OF_SESSIONS else said(*decoded)
 
 
-def _has_run(settlement: AckRequest | RetryRequest | DeadRequest) -> bool:
+def _has_run(settlement: AckRequest | Retry | Dead) -> bool:
     """Tell whether a message was not just given back."""
-    return settlement.took is not None or not isinstance(settlement, RetryRequest) or settlement.counted
+    return settlement.took is not None or not isinstance(settlement, Retry) or settlement.counted
 
 
 def _takes_session(verb: Any) -> bool:

@@ -15,7 +15,6 @@ from msgspec import Meta, Raw, Struct
 
 from chappe import errors
 from chappe.bounds import FURTHEST
-from chappe.engines.contract.letters import Exported
 from chappe.engines.file.bodies import file_of
 from chappe.messages.envelope import Envelope, Options
 
@@ -26,7 +25,6 @@ LENT_AT_ONCE: Final = 8 * 1024 * 1024
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Moment = Annotated[float, Meta(ge=-FURTHEST, le=253402300799.0)]  # seconds since the epoch, up to the year 9999; NaN is neither
-Pace = Annotated[float, Meta(ge=0, le=FURTHEST)]
 Wait = Annotated[float, Meta(le=FURTHEST)]
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding bytes from outside may raise
@@ -54,14 +52,6 @@ class Posted(Struct, array_like=True, gc=False):
     def __post_init__(self) -> None:
         opened = _readable(self.envelope)
         self.message_id, self.type, self.body_file = opened.id, opened.type, file_of(opened)
-
-
-class Imported(Exported, frozen=True, array_like=True):
-    """A dead letter of another engine, within what a file can hold."""
-
-    attempt: Annotated[int, Meta(ge=0, lt=2**31)]
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
-    letter: tuple[str, str | None, Annotated[float, Meta(ge=0, le=FURTHEST)], tuple[tuple[float, int, str], ...]] | None = None
 
 
 class Request(Struct, array_like=True, gc=False):
