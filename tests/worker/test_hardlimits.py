@@ -8,8 +8,8 @@ import pytest
 
 from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.file.running_tables import read_table
-from chappe.worker import hardlimits
-from chappe.worker.hardlimits import HardLimits
+from chappe.worker import heartbeat
+from chappe.worker.heartbeat import HardLimits
 from chappe.worker.running_table import RunningTable
 
 
@@ -29,7 +29,7 @@ def test_a_message_over_its_limit_ends_the_process(table: RunningTable) -> None:
 
 def test_a_message_that_ended_in_time_ends_nothing(table: RunningTable, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(hardlimits, "steady", lambda: now)
+    monkeypatch.setattr(heartbeat, "steady", lambda: now)
     ended = threading.Event()
     limits = HardLimits(table, end=ended.set)
     limits.begin(Retry(1, 0.0), 10.0, "push 1")
@@ -46,7 +46,7 @@ def test_a_message_that_ended_in_time_ends_nothing(table: RunningTable, monkeypa
 def test_a_log_record_that_cannot_be_made_keeps_no_process_alive(
     table: RunningTable, monkeypatch: pytest.MonkeyPatch, beyond: Retry | Dead, is_last: bool, after: float
 ) -> None:
-    monkeypatch.setattr(hardlimits.log, "critical", lambda *_: 1 / 0)
+    monkeypatch.setattr(heartbeat.log, "critical", lambda *_: 1 / 0)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     ended = threading.Event()
     table.begin(0, 7)

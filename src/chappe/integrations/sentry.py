@@ -57,12 +57,6 @@ class _Sentry(Middleware):
         self._reported: collections.deque[tuple[str, int]] = collections.deque(maxlen=_REMEMBERED)
 
     def wrap_handle(self, spec: MessageSpec, call_next: Handle) -> Handle:
-        return self._around(spec, call_next)
-
-    def wrap_apart(self, spec: MessageSpec, call_next: Handle) -> Handle:
-        return self._around(spec, call_next)
-
-    def _around(self, spec: MessageSpec, call_next: Handle) -> Handle:
         if not self._is_active():
             return call_next
 
@@ -78,6 +72,8 @@ class _Sentry(Middleware):
                     raise
 
         return watched
+
+    wrap_apart = wrap_handle
 
     def _is_active(self) -> bool:
         """Tell whether there is somebody to report to, from this process."""

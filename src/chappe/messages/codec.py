@@ -54,9 +54,9 @@ def find_faults(message: type[Any], values: Any, *, strings: bool = False) -> di
     msgspec stops at the first fault; somebody who fills in a form wants all of them, so each field is
     converted alone. `strings` is for values that came from JSON, where a date is a string and a field may have another name.
     """
-    if not isinstance(values, Mapping):
-        return {"$": f"Expected `object`, got `{_json_kind(values)}`"}
-    builtin = _JSON_LACKS if strings else (bytes, bytearray)
+    if not isinstance(values, Mapping):  # what msgspec says of it is all there is to say
+        return {}
+    builtin = () if strings else (bytes, bytearray)
     given = cast("Mapping[str, Any]", values)
     faults: dict[str, str] = {}
     fields = {(field.encode_name if strings else field.name): field for field in msgspec.structs.fields(message)}
@@ -81,11 +81,3 @@ def find_faults(message: type[Any], values: Any, *, strings: bool = False) -> di
             fault, _, inner = str(error).partition(" - at `$")
             faults[f"${inner.rstrip('`')}"] = fault
     return faults
-
-
-_JSON_LACKS: Final = ()
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {list: "array", str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
-    return next((name for kind, name in kinds.items() if type(value) is kind), "unknown")

@@ -27,8 +27,8 @@ class Examined(Struct, frozen=True):
     has_times: bool = False
 
 
-def examine(message: type[Any]) -> Examined | None:
-    """Look at the types of all fields, or return nothing as long as one of them names something that is not there yet.
+def examine(message: type[Any], *, is_last: bool = False) -> Examined | None:
+    """Look at the types of all fields, or return nothing if one of them names something that is not there yet, unless it `is_last`.
 
     Raises `DefinitionError` for the first field that could be sent but never read again, or whose default does not fit.
     """
@@ -36,8 +36,10 @@ def examine(message: type[Any]) -> Examined | None:
         found = inspect.type_info(message)
         _ = msgspec.json.Decoder(message)
         declared = msgspec.structs.fields(message)
-    except NameError:
-        return None
+    except NameError as error:
+        if not is_last:
+            return None
+        raise DefinitionError(f"{message.__name__}: the type of a field cannot be resolved ({error}); {ADVICE}") from None
     except TypeError as error:
         raise DefinitionError(_unsupported(message, error)) from None
     assert isinstance(found, inspect.StructType)
@@ -52,15 +54,6 @@ def examine(message: type[Any]) -> Examined | None:
         all(isinstance(kind, _EXACT) for inner in kinds.values() for kind in inner) and not any(_is_loose(field) for field in declared),
         any(isinstance(kind, inspect.TimeType) for inner in kinds.values() for kind in inner),
     )
-
-
-def unresolved(message: type[Any]) -> DefinitionError:
-    """Return the error for a message of which `examine` says nothing."""
-    try:
-        _ = inspect.type_info(message)
-    except NameError as error:
-        return DefinitionError(f"{message.__name__}: the type of a field cannot be resolved ({error}); {ADVICE}")
-    raise AssertionError("it is resolved by now")
 
 
 def refuse_default(owner: str, name: str, kind: Any, default: Any) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from chappe.errors import DefinitionError, InvalidMessage
 from chappe.messages.capabilities import Capabilities, MessageSpec, complete, refuse_unknown
 from chappe.messages.codec import decoder, find_faults
-from chappe.messages.fields import Examined, examine, unresolved
+from chappe.messages.fields import Examined, examine
 from chappe.messages.shape import refuse_field_names, refuse_options, refuse_other_merge, resolve_local_names
 from chappe.messages.template import check_fields
 from chappe.messages.values import refuse_not_finite, writer
@@ -91,9 +91,8 @@ def examined_of(message: type[Message]) -> Examined:
     """Return what the types of a message's fields say; raises `DefinitionError` for one that cannot be resolved, or not be carried."""
     known: Examined | None = message.__examined__
     if known is None:
-        known = examine(message)
-        if known is None:
-            raise unresolved(message)
+        known = examine(message, is_last=True)
+        assert known is not None, "what cannot be resolved was raised"
         type.__setattr__(message, "__examined__", known)
     return known
 

@@ -1,7 +1,7 @@
-"""The thread of a worker that shows that its process lives, and ends it when a handler keeps its event loop to itself.
+"""The threads of a worker that show that its process lives, and end it when a handler keeps its event loop, or ignores its `kill_after`.
 
 Signs of life come from a thread, so that a handler that blocks the loop for a while costs nobody else's messages; the
-loop's own progress is watched, so that one which blocks it for ever does.
+loop's own progress is watched, so that one which blocks it for ever does. A handler that hangs may hang the event loop with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+from chappe.clocks import steady
+from chappe.engines.contract.broker import Dead, Retry
 from chappe.output import end_now, stderr
+from chappe.worker.running_table import KILL_AFTER, RunningTable
 
 log = logging.getLogger("chappe.worker")
 
@@ -23,6 +26,7 @@ BLOCKED: Final = 30.0  # seconds after which a worker whose loop does not turn i
 EXIT_CODE: Final = 75
 _BEAT: Final = 1.0
 _SLOW: Final = 1.0
+_TICK: Final = 0.1
 
 
 class Heartbeat:
@@ -93,3 +97,39 @@ class Heartbeat:
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - the documented way to see another thread  # pyright: ignore[reportPrivateUsage]
         return "".join(traceback.format_stack(frame, limit=8)) if frame is not None else ""
+
+
+class HardLimits:
+    """Ends this process when a message runs longer than it may; the supervisor starts another."""
+
+    def __init__(self, table: RunningTable, end: Callable[[], None] = lambda: end_now(EXIT_CODE)) -> None:
+        self._table = table
+        self._end = end
+        self.watched: dict[int, tuple[float, float, str, Retry | Dead]] = {}  # by tag: until when, for how long, what, and its verdict
+        self._thread: threading.Thread | None = None
+
+    def begin(self, beyond: Retry | Dead, seconds: float, what: str) -> None:
+        """Watch a message, which `beyond` is to settle when it has run for so many seconds."""
+        self.watched[beyond.delivery] = (steady() + seconds, seconds, what, beyond)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="chappe-hard-limits", daemon=True)
+            self._thread.start()
+
+    def end(self, tag: int) -> None:
+        """Watch it no longer."""
+        self.watched.pop(tag, None)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_TICK)
+            now = steady()
+            for tag, (until, limit, what, beyond) in list(self.watched.items()):
+                if now > until:
+                    try:
+                        if tag in self.watched:  # it has not just ended
+                            after = beyond.after if isinstance(beyond, Retry) else 0.0
+                            self._table.blame(tag, KILL_AFTER, limit, is_last=isinstance(beyond, Dead), after=after)
+                        log.critical("%s ran longer than its kill_after; this worker ends, the message is retried", what)
+                    finally:  # a record factory of the application may raise
+                        self._end()
+                    return

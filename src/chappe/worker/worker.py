@@ -28,7 +28,7 @@ from chappe.errors import BrokerError, NoHandler, UnknownMessage
 from chappe.failures import describe, summarize
 from chappe.forking import in_child
 from chappe.messages.values import result_of
-from chappe.worker.hardlimits import HardLimits
+from chappe.worker.heartbeat import HardLimits
 from chappe.worker.plans import Plan, Plans
 from chappe.worker.prefetch import ahead
 from chappe.worker.running_table import RunningTable
