@@ -13,6 +13,7 @@ import pytest
 
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.store import PostgresStore
+from chappe.engines.rabbitmq import address
 from chappe.engines.rabbitmq.broker import RabbitBroker
 from chappe.engines.rabbitmq.names import RELAY
 from chappe.messages.capabilities import Exchange
@@ -86,6 +87,16 @@ async def test_what_the_plugin_counts_of_our_exchanges_is_told_and_the_archive_i
         await auntil(passed, "the plugin to be heard")
         assert await passed() == expected
         assert f"/api/exchanges/{rabbit.name}?columns=name,message_stats.publish_in,message_stats.publish_out" in plugin.asked
+
+
+async def test_the_plugin_is_told_no_password_where_the_url_does_not_name_its_port(
+    rabbit: Vhost, postgres: Database, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(address._MANAGEMENT, "amqp", plugin.port)
+    async with opened(rabbit.url, postgres) as (broker, store):
+        assert broker.address.management == plugin.port
+        assert (await store.overview()).passed == {}
+    assert not plugin.asked
 
 
 async def test_without_the_plugin_nothing_is_told_and_all_else_is(rabbit: Vhost, postgres: Database) -> None:

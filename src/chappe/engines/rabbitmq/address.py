@@ -26,8 +26,8 @@ _LONGEST_HEARTBEAT: Final = 3600
 class Address(Struct, frozen=True):
     """Hosts that are tried in turn, and what each of them is told; no text of it shows the password.
 
-    `heartbeat`: seconds, 0 for none. `management`: the port of RabbitMQ's management plugin. The options of TLS
-    are those of RabbitMQ's own URLs.
+    `heartbeat`: seconds, 0 for none. `management`: the port of RabbitMQ's management plugin, and whether the URL named it.
+    The options of TLS are those of RabbitMQ's own URLs.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -36,6 +36,7 @@ class Address(Struct, frozen=True):
     vhost: str = "/"
     heartbeat: int = _HEARTBEAT
     management: int = _MANAGEMENT["amqp"]
+    names_management: bool = False
     tls: bool = False
     cacertfile: str | None = None
     certfile: str | None = None
@@ -73,6 +74,7 @@ class Address(Struct, frozen=True):
             vhost=_vhost(path),
             heartbeat=_heartbeat(options.get("heartbeat", str(_HEARTBEAT))),
             management=_port(options.get("management", str(_MANAGEMENT[scheme]))),
+            names_management="management" in options,
             tls=scheme == "amqps",
             cacertfile=options.get("cacertfile"),
             certfile=options.get("certfile"),

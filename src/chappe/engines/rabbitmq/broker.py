@@ -229,7 +229,12 @@ class RabbitBroker:
         return f"RabbitMQ {link.server_version} at {link.where}"
 
     async def passed(self, exchanges: Sequence[Exchange]) -> dict[str, tuple[int, int]]:
-        """Return what the management plugin told last of exchanges, nothing without one; a port that is silent keeps nobody waiting."""
+        """Return what the management plugin told last of exchanges, nothing without one; a port that is silent keeps nobody waiting.
+
+        It is asked where the URL names its port only: by itself Chappe tells no port the password again and again.
+        """
+        if not self.address.names_management:
+            return {}
         if self._passing is None or self._passing.done():
             host = (await self._link()).where.rpartition(":")[0]
             self._passing = self._tasks.begin(self._look_at(host, exchanges))
