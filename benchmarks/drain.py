@@ -1,4 +1,4 @@
-"""Draining: a backlog that waits, and workers that begin all at once."""
+"""Draining: a backlog that waits, and workers that begin all at once (row R18)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Push: from an event's archiving, or a peer's send, until the last of many clients of one gateway process has it, ten events a second."""
+"""Push (row D13): from an event's archiving, or a peer's send, until the last of many clients of one gateway has it, ten a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Supervision: how soon a killed process is replaced, what many cost, and what is left of a killed supervisor (rows W4, W8 and R11)."""
+"""Supervision: how soon a killed process is replaced, what many cost, and what is left of a killed supervisor (rows W4, W8, R11, D16)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation is true: each of its blocks runs, and its tables say what the code does."""
+"""The documentation is true: each of its blocks runs, and its tables say what the code does (row D27)."""
 
 import asyncio
 import configparser

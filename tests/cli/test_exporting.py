@@ -1,4 +1,4 @@
-"""`chappe export systemd` writes a unit that systemd takes."""
+"""`chappe export systemd` writes a unit that systemd takes (row D30)."""
 
 from __future__ import annotations
 

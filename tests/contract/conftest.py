@@ -1,4 +1,4 @@
-"""The engines that the suite runs on: a new one is one more line here."""
+"""The engines that the suite runs on: a new one is one more line here (row M10)."""
 
 from __future__ import annotations
 

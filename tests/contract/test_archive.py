@@ -167,6 +167,7 @@ async def test_taking_and_purging_leave_the_archive_as_it_is(engine: EngineUnder
 
 @pytest.mark.restarts
 async def test_the_archive_goes_on_without_a_gap_after_a_restart(engine: EngineUnderTest, peer: Peer) -> None:
+    """Row H14: what keeps the events may end, and loses none."""
     await send(peer, *[event("kept", "x", str(n)) for n in range(3)])
     await engine.restart()
     peer = await engine.connect()

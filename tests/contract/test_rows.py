@@ -61,6 +61,7 @@ async def test_t12_the_same_code_sends_is_retried_answers_and_hears_events_on_ev
 
 
 async def test_t10_many_workers_on_one_queue_share_it_and_each_message_comes_once(engine: EngineUnderTest) -> None:
+    """Row D20 too: a queue has one name, whoever serves it, and its work goes to whoever is there."""
     peers = [await engine.connect() for _ in range(6)]
     await declare(peers[0], "q")
     names = [str(n) for n in range(120)]

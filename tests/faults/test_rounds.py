@@ -1,4 +1,4 @@
-"""Rounds of faults of the servers under a stream of messages: two in every build, each fault at least once in the proof."""
+"""Rounds of faults of the servers under a stream of messages: two in every build, each fault at least once in the proof (rows D26, M7)."""
 
 from __future__ import annotations
 

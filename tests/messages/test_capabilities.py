@@ -1,4 +1,4 @@
-"""Capabilities: the class keywords of messages."""
+"""Capabilities: the class keywords of messages (row D6)."""
 
 import types
 from typing import Any, Self

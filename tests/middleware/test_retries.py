@@ -1,4 +1,4 @@
-"""The capability `retry`: what failed is handled again, later each time."""
+"""The capability `retry`: what failed is handled again, later each time (row D6)."""
 
 from typing import Any
 

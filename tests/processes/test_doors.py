@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from .conftest import Mill
@@ -72,6 +73,19 @@ def test_the_gateway_goes_on_whatever_an_inline_command_does_to_its_process(mill
     assert len(mill.lines("start")) == 5
     assert mill.pid("gateway") == before
     mill.end()
+
+
+@pytest.mark.timeout(90)
+def test_h5_every_port_of_a_run_is_at_the_chosen_interface_and_another_one_finds_nothing(mill: Mill) -> None:
+    mill.run()
+    port = int(mill.address().rpartition(":")[2])
+    assert mill.process is not None
+    run = psutil.Process(mill.process.pid)
+    connections = [one for process in (run, *run.children(recursive=True)) for one in process.net_connections("inet")]
+    places = {one.laddr for one in connections if one.status == psutil.CONN_LISTEN}
+    assert [tuple(place) for place in places] == [("127.0.0.1", port)]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
 
 
 @pytest.mark.timeout(90)

@@ -1,4 +1,4 @@
-"""Reloads: a new release takes over without a refused request, and one that cannot run changes nothing (row D19)."""
+"""Reloads: a new release takes over without a refused request, and one that cannot run changes nothing (rows D19, D24, M11)."""
 
 import os
 import signal

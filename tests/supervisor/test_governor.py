@@ -1,4 +1,4 @@
-"""The governor gives way to others on the host at once, comes back when they are gone, and shares what there is."""
+"""The governor gives way to others on the host at once, comes back when they are gone, and shares what there is (row M2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the end of a process means while all run; each process is a shell that says what it is told to."""
+"""What the end of a process means while all run; each process is a shell that says what it is told to (row D18, on one host)."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Alerts: each fault is told once when it has lasted, and once when it is over."""
+"""Alerts: each fault is told once when it has lasted, and once when it is over (rows D23, D26: nobody has to look for them)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .shop import Open, opened
 ORDER: dict[str, Any] = {"customer": "Ada", "lines": [{"article": "pen", "count": 2}]}
 
 
-async def test_a_command_is_answered_with_202_and_where_to_ask_after_it(shop: Open) -> None:
+async def test_d9_a_command_is_answered_with_202_before_it_is_handled_and_with_where_to_ask_after_it(shop: Open) -> None:
     answer = await shop.client.post("/commands/order", json=ORDER)
     assert answer.status_code == 202
     body = answer.json()

@@ -327,7 +327,7 @@ def test_m9_of_a_message_that_has_ended_the_page_shows_what_followed_from_it(hot
     page.wait_for_selector("table.trail :text-is('booked')")
 
 
-def test_h8_of_an_exchange_the_page_shows_what_is_published_and_delivered(hotel: Hotel, opened: Opened) -> None:
+def test_h7_h8_of_an_exchange_the_page_shows_what_is_published_and_delivered(hotel: Hotel, opened: Opened) -> None:
     if not hotel.broker.startswith("sqlite"):
         pytest.skip("this engine does not count what goes through exchanges")
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes."""
+"""What Prometheus scrapes (row D23)."""
 
 import shutil
 import subprocess

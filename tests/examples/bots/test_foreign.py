@@ -1,4 +1,4 @@
-"""Plain pika scripts, with declarations of their own, beside a bot of ours on RabbitMQ."""
+"""Plain pika scripts, with declarations of their own, beside a bot of ours on RabbitMQ (row D25)."""
 
 import asyncio
 import json

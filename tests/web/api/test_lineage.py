@@ -1,4 +1,4 @@
-"""From any message to what began it, and to everything that followed, whatever state it is in."""
+"""From any message to what began it, and to everything that followed, whatever state it is in (row D21)."""
 
 import json
 from pathlib import Path
