@@ -118,6 +118,7 @@ def test_tstp_pauses_and_cont_resumes(mill: Mill) -> None:
     mill.send("Work(name='running', seconds=30)")
     until(lambda: mill.names("start"))
     mill.process.send_signal(signal.SIGTSTP)
+    until(lambda: "takes nothing new until it gets SIGCONT" in mill.errors(), "the worker to hear it")
     mill.send(*(f"Work(name='w{n}')" for n in range(5)))
     mill.release()
     until(lambda: mill.names("end") == ["running"], "what runs goes on")

@@ -143,8 +143,13 @@ def _take_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, cold: as
 
 def _take_pauses(loop: asyncio.AbstractEventLoop, say: Callable[[bool], None]) -> None:
     """Have TSTP say that nothing more is to be taken, and CONT that it is."""
-    loop.add_signal_handler(signal.SIGTSTP, say, True)
-    loop.add_signal_handler(signal.SIGCONT, say, False)
+
+    def hear(is_paused: bool) -> None:
+        say(is_paused)
+        log.info("takes nothing new until it gets SIGCONT" if is_paused else "takes messages again")
+
+    loop.add_signal_handler(signal.SIGTSTP, hear, True)
+    loop.add_signal_handler(signal.SIGCONT, hear, False)
 
 
 def _speak_with_supervisor(working: Worker, line: Lifeline) -> None:
