@@ -27,24 +27,12 @@ _LEND: Final[LiteralString] = _ADOPT.format("running", ", session", "0", ", %(se
 _QUEUE: Final[LiteralString] = _ADOPT.format("message", "", "8", "")
 
 
-async def lend_strays(cursor: Cursor, session: int, strays: Sequence[Stray], queues: Mapping[str, int]) -> dict[int, int]:
-    """Lend strays to a session, as if it had claimed them here, and return by their tags the places of those that are new."""
-    return await _adopt(cursor, _LEND, {**_values(strays, queues), "session": session})
-
-
-async def queue_strays(cursor: Cursor, strays: Sequence[Stray], queues: Mapping[str, int]) -> dict[int, int]:
-    """Have strays wait here, as if they had been lent before, and return by their tags the places of those that are new."""
-    return await _adopt(cursor, _QUEUE, _values(strays, queues))
-
-
-def _values(strays: Sequence[Stray], queues: Mapping[str, int]) -> dict[str, Any]:
-    return {
+async def adopt(cursor: Cursor, strays: Sequence[Stray], queues: Mapping[str, int], session: int | None) -> dict[int, int]:
+    """Lend strays to a session as if it had claimed them here, or have them wait as if they had been lent before; return places by tags."""
+    values: dict[str, Any] = {
         "tags": [stray.tag for stray in strays], "queues": [queues[stray.queue or ""] for stray in strays],
         "ids": [stray.envelope.id.replace("\x00", "\N{REPLACEMENT CHARACTER}") for stray in strays],
-        "envelopes": [encode(stray.envelope) for stray in strays],
+        "envelopes": [encode(stray.envelope) for stray in strays], "session": session,
     }  # fmt: skip
-
-
-async def _adopt(cursor: Cursor, statement: LiteralString, values: dict[str, Any]) -> dict[int, int]:
-    await cursor.execute(statement, values)
-    return {int(tag): int(place) for tag, place in await cursor.fetchall()}
+    await cursor.execute(_QUEUE if session is None else _LEND, values)
+    return {int(tag): int(place) for tag, place in await cursor.fetchall()}  # of those that are new

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from chappe.engines.contract.broker import Dead, Delivery, Refusal, Retry, Settlement
 from chappe.engines.contract.stray import MARK, Stray
-from chappe.engines.postgres.adopting import queue_strays
+from chappe.engines.postgres.adopting import adopt
 from chappe.engines.postgres.blame import REMEMBERED, Blame
 from chappe.engines.postgres.claims import ALL, CLAIM, CLAIM_ALONE, PAUSED_OF, READY_IN, Floors, Held, delivery_of, held_of
 from chappe.engines.postgres.database import Cursor, Database, Row
@@ -274,7 +274,7 @@ class PostgresConsumer:
         known = await self._queues_of(strays)
 
         async def work(cursor: Cursor) -> None:
-            await self._blame.recall(cursor, await queue_strays(cursor, strays, known))
+            await self._blame.recall(cursor, await adopt(cursor, strays, known, None))
 
         await self._database.run(work, repeatable=True)
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from chappe.engines.contract.broker import Ack, Dead, Refusal, Retry, Settlement
 from chappe.engines.contract.stray import Stray
 from chappe.engines.postgres import budgets, lines
-from chappe.engines.postgres.adopting import lend_strays
+from chappe.engines.postgres.adopting import adopt
 from chappe.engines.postgres.claims import Held, held_of_stray
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.intake import Intake, MergeFirst
@@ -150,7 +150,7 @@ class Endings:
             await self._store_then(cursor, passing)
             await cursor.execute(_UNMARK, ([strays[s.delivery].envelope.id for s in passing if s.marked],))
         lasting = [s for s in settlements if strays[s.delivery].queue is not None]
-        places = await lend_strays(cursor, session, [strays[s.delivery] for s in lasting], known)
+        places = await adopt(cursor, [strays[s.delivery] for s in lasting], known, session)
         new = {places[s.delivery]: s for s in lasting if s.delivery in places}
         named = {place: strays[s.delivery] for place, s in new.items()}
         held = {place: held_of_stray(one, known) for place, one in named.items()}
