@@ -10,7 +10,7 @@ export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: audit help dashboard demo demo-auction demo-bots demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-quick peers docs setup power power-stack sick storm tools clean
+.PHONY: audit help dashboard demo demo-auction demo-bots demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-import bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
 
 # Install those of Debian's packages $(1) that are missing, when root; no server is started as a service, none gets data of the system's.
@@ -165,6 +165,9 @@ peers: $(PEERS)/.installed # What the bench compares Chappe with
 
 bench: $(VENV)/.tests peers $(if $(filter postgres rabbitmq,$(BROKER)),tools) ## Measure Chappe and its peers in turns, print a table, write benchmarks/*.json (BROKER=postgres, BROKER=rabbitmq ARGS="--runs 1 drain")
 	@$(BIN)/python -m benchmarks --broker $(BROKER) $(ARGS)
+
+bench-import: $(VENV)/.tests ## Import 160,000 links of 20 users into read later and kill workers meanwhile (ARGS="--links 20000 --extract")
+	@PYTHONPATH=examples $(BIN)/python -m benchmarks.imports $(ARGS)
 
 bench-quick: $(VENV)/.tests ## Measure Chappe alone, in small sizes, within a minute or so
 	@$(BIN)/python -m benchmarks --scale quick --runs 1 --systems chappe --output benchmarks/out/quick.json $(ARGS)

@@ -129,11 +129,12 @@ class Library:
 
     def fetched(self, article: int, html: str, final_url: str) -> bool:
         """Keep the page of an article that waits; False if it does not wait any more."""
+        packed = zlib.compress(html.encode(errors="replace"), 1)  # not within the transaction, for which other writers wait
         with self.writing() as session:
             if not self._change(session, article, "waiting", state="fetched", final_url=final_url):
                 return False
             session.execute(delete(Page).where(Page.article_id == article))
-            session.execute(insert(Page).values(article_id=article, html=zlib.compress(html.encode(errors="replace"), 1)))
+            session.execute(insert(Page).values(article_id=article, html=packed))
         return True
 
     def page_of(self, article: int) -> tuple[str, str] | None:

@@ -108,7 +108,7 @@ class LocalWeb:
         self._asked = Counter[str]()
         self.app = Starlette(
             routes=[Route("/~asked", self.asked), Route("/{path:path}", self.page)],
-            middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
+            middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1)],
         )
 
     async def asked(self, request: Request) -> Response:

@@ -78,7 +78,7 @@ def with_signal(pid: int) -> None:
 MANY = 8_000
 
 
-def test_w13_w14_the_second_half_of_8000_links_goes_as_fast_as_the_first_and_takes_no_more_memory(
+def test_w13_w14_fifteen_workers_take_the_second_half_of_8000_links_as_fast_as_the_first_and_with_no_more_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHAPPE_SHARED", str(tmp_path / "nowhere"))  # small pages of our own
@@ -86,6 +86,8 @@ def test_w13_w14_the_second_half_of_8000_links_goes_as_fast_as_the_first_and_tak
     assert write_pocket_export(export, MANY) == MANY
     memory = dict[str, list[int]]()
     with Stage(tmp_path / "stage") as stage:
+        fifteen = stage.config.read_text().replace("processes = 1\nconcurrency = 40", "processes = 13\nconcurrency = 3")
+        stage.config.write_text(fifteen)  # with the two that extract
         stage.start_web()
         stage.start_pages()
         stage.start_chappe()
