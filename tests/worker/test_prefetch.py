@@ -8,8 +8,8 @@ from chappe.worker.prefetch import MOST, ahead
 @pytest.mark.parametrize(
     ("rate", "concurrency", "count"),
     [
-        (0.0, 1, 1),
-        (0.5, 100, 1),
+        (0.0, 1, 0),
+        (20.0, 100, 0),
         (50.0, 100, 1),
         (1000.0, 100, 20),
         (1000.0, 1, 20),
@@ -23,4 +23,4 @@ def test_what_is_held_ahead(rate: float, concurrency: int, count: int) -> None:
 
 
 def test_w10_a_worker_of_slow_handlers_never_hoards() -> None:
-    assert max(ahead(1 / seconds, 100) for seconds in (0.1, 1.0, 60.0)) == 1
+    assert max(ahead(1 / seconds, 100) for seconds in (0.1, 1.0, 60.0)) == 0

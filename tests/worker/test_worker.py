@@ -387,8 +387,19 @@ async def test_a_handler_is_cancelled_with_its_message_and_neither_its_slot_nor_
             await shop.app.acancel(waits.id)
 
 
+async def test_w10_a_worker_whose_handlers_are_slow_leaves_to_others_what_it_has_no_slot_for(tmp_path: Path) -> None:
+    async with Shop(tmp_path, concurrency=1) as shop:
+        await shop.send("wait", "fine")
+        await auntil(lambda: shop.ran == ["wait"])
+        assert await shop.connection.broker.depth("work") == Depth(ready=1, running=1)
+        shop.gate.set()
+        await shop.settled()
+        assert shop.ran == ["wait", "fine"]
+
+
 async def test_what_waits_in_a_worker_is_cancelled_before_it_begins(tmp_path: Path) -> None:
     async with Shop(tmp_path, concurrency=1) as shop:
+        shop.worker._settler.rate = 100.0  # so that it holds some ahead
         _, waits = await shop.app.asend([Do(what="wait"), Do(what="fine")])
 
         async def is_held() -> bool:
@@ -442,6 +453,7 @@ async def test_a_result_that_cannot_be_stored_costs_its_neighbours_nothing(shop:
 
 async def test_what_was_lost_before_it_began_is_not_run(tmp_path: Path) -> None:
     async with Shop(tmp_path, concurrency=1) as shop:
+        shop.worker._settler.rate = 100.0  # so that it holds some ahead
         await shop.send("wait", "fine")
         await auntil(lambda: shop.ran == ["wait"])
         await auntil(lambda: len(shop.worker._buffer) == 1)

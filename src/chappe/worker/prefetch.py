@@ -11,6 +11,6 @@ MOST: Final = 1000
 def ahead(rate: float, concurrency: int) -> int:
     """Return how many messages to hold beyond those in slots, for a worker that ends `rate` messages a second.
 
-    A worker of slow handlers holds next to nothing that another could run; a fast one is never starved.
+    A worker of slow handlers holds nothing that another could run; a fast one is never starved.
     """
-    return max(1, min(MOST, round(rate * AHEAD), 50 * concurrency))
+    return min(MOST, round(rate * AHEAD), 50 * concurrency)
