@@ -1,6 +1,8 @@
 """What operators change while all runs: how many processes there are, what is taken, and which release runs."""
 
 import json
+import os
+from pathlib import Path
 
 import httpx2
 
@@ -50,6 +52,9 @@ def test_w6_w15_pools_are_scaled_queues_paused_and_the_intake_closed_and_a_reloa
         until(lambda: client.post("/commands/work", json={"name": "again"}).status_code == 202, "the door to open")
 
     before = mill.pid("mill-1")
+    assert os.getpriority(os.PRIO_PROCESS, before) == os.getpriority(os.PRIO_PROCESS, 0) + 3
+    if (shares := Path(f"/proc/{before}/autogroup")).exists():  # a worker leads a session of its own
+        until(lambda: shares.read_text().endswith(" nice 3\n"), "its session to be as nice to others")
     mill.chappe("reload")
     until(lambda: "all 3 processes run the new release" in mill.errors(), "the new release")
     assert mill.pid("mill-1") != before

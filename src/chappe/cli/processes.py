@@ -36,6 +36,7 @@ from chappe.engines.file.server import Engine
 from chappe.engines.file.serving import serve
 from chappe.errors import AlreadyOwned, ChappeError, InvalidSettings
 from chappe.lifetime import Lifeline
+from chappe.niceness import be_nice
 from chappe.settings import CONCURRENCY, TOKEN_VARIABLE, Settings, place_of
 from chappe.supervisor.launcher import LISTEN_VARIABLE
 from chappe.supervisor.listening import bound
@@ -161,7 +162,7 @@ def worker(
     if log_file is not None:
         _write_to(log_file)
     if nice:
-        os.nice(nice)
+        be_nice(nice)
     line = _start(settings, f"worker {name}", settings.grace)
     before = opened()
     app = find_app(settings, role="worker", may_own_file=False)

@@ -11,7 +11,6 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -26,14 +25,13 @@ from chappe.messages.codec import decoder
 from chappe.messages.envelope import Publication
 from chappe.messages.topology import Topology
 from chappe.messages.values import result_of
+from chappe.niceness import share_of_session
 
 log = logging.getLogger("chappe.worker")
 
 SOCKET_VARIABLE: Final = "CHAPPE_HANDLER_FD"
 _MIB: Final = 1024 * 1024
-_AUTOGROUP: Final = Path("/proc/self/autogroup")
-_NICE: Final = "10"
-_RATE_LIMIT_PAUSE: Final = 0.1  # Linux takes one such change in this time, of all who are not root
+_NICE: Final = 10
 _NOT_READY_PAUSE: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -126,7 +124,7 @@ async def serve(app: Program, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    stepping_back = asyncio.create_task(_step_back())
+    _step_back()
     app.bus.set_threads(1)
     control = socket.socket(fileno=int(os.environ.pop(SOCKET_VARIABLE)))
     reader, writer = await asyncio.open_connection(sock=control)
@@ -136,23 +134,17 @@ async def serve(app: Program, parent: int) -> None:
         await writer.drain()
         if isinstance(answer, Failed) and answer.is_spent:
             break
-    stepping_back.cancel()
     await app.aclose()
 
 
-async def _step_back() -> None:
+def _step_back() -> None:
     """Leave the processor to others: what computes gives way at once to what waits for messages.
 
     A nice value would only make its share small; whoever is woken would still wait until its slice ends.
     """
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError):  # where Linux shares the processor among sessions, only this counts beside those of others
-        while f"nice {_NICE}\n" not in _AUTOGROUP.read_text():
-            with contextlib.suppress(BlockingIOError):
-                _AUTOGROUP.write_text(_NICE)
-                return
-            await asyncio.sleep(_RATE_LIMIT_PAUSE)
+    share_of_session(_NICE)
 
 
 async def _answer(bus: Bus, call: Call, say: Callable[[Struct], None]) -> Done | Failed:
