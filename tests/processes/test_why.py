@@ -163,7 +163,7 @@ def test_each_cause_that_keeps_a_message_from_running_is_named_while_it_does(rea
     assert set(reasons.why(first)) == {"running"}
     same, other = reasons.send("long", name="same", key="a"), reasons.send("long", name="other", key="c")
     assert first in reasons.told(same, "key")["text"]
-    reasons.told(other, "busy")  # it is lent to the worker, and has not begun
+    reasons.told(other, "busy")
     reasons.send("long", name="next", key="d")
     last = reasons.send("long", name="last", key="e")
     reasons.told(last, "behind")

@@ -87,19 +87,21 @@ def _of_queue(message: MessageStatus, facts: Facts) -> Iterator[Reason]:
             yield Reason("governor", f"{text}: the machine is busy")
             break
     if facts.ahead:
-        rate = sum(pool.get("rate") or 0.0 for _, pool in pools)
-        many = f"more than {MOST_AHEAD:,}" if facts.ahead >= MOST_AHEAD else f"{facts.ahead:,}"
-        speed = f", at {rate:g} a second" if rate > 0 else ""
-        until = facts.now + facts.ahead / rate if rate > 0 and facts.ahead < MOST_AHEAD else None
-        plural = "message is" if facts.ahead == 1 else "messages are"
-        if message.tenant is not None:
-            yield Reason(
-                "share", f'{many} {plural} of "{message.tenant}" served before it, which has a share of the workers\' time among others'
-            )
-            return
-        yield Reason("behind", f"{many} {plural} served before it{speed}", until)
-    elif pools and all(pool["busy"] >= pool["slots"] * max(1, len(pool["processes"])) for _, pool in pools):
-        yield Reason("busy", "every slot of the pools that serve it is busy; it is the next")
+        yield _behind(message, facts, sum(pool.get("rate") or 0.0 for _, pool in pools))
+    if pools and all(pool["busy"] >= pool["slots"] * max(1, len(pool["processes"])) for _, pool in pools):
+        yield Reason("busy", "every slot of the pools that serve it is busy" + ("" if facts.ahead else "; it is the next"))
+
+
+def _behind(message: MessageStatus, facts: Facts, rate: float) -> Reason:
+    """Return what is served before a message, where its queue is served at so many messages a second."""
+    many = f"more than {MOST_AHEAD:,}" if facts.ahead >= MOST_AHEAD else f"{facts.ahead:,}"
+    plural = "message is" if facts.ahead == 1 else "messages are"
+    if message.tenant is not None:
+        text = f'{many} {plural} of "{message.tenant}" served before it, which has a share of the workers\' time among others'
+        return Reason("share", text)
+    speed = f", at {rate:g} a second" if rate > 0 else ""
+    until = facts.now + facts.ahead / rate if rate > 0 and facts.ahead < MOST_AHEAD else None
+    return Reason("behind", f"{many} {plural} served before it{speed}", until)
 
 
 def _without_consumers(facts: Facts) -> Iterator[Reason]:

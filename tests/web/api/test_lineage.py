@@ -52,6 +52,7 @@ def chain() -> App:
 
 async def test_every_message_of_a_trail_leads_to_the_same_trail_and_others_are_not_in_it() -> None:
     async with testing(chain()) as t:
+        t.advance(3600)  # its clock stands still: what is archived is not older than the ids, which are of the real time
         transport = httpx2.ASGITransport(app=of_this_user(gateway(t.app)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:7070") as http:
             begun = (await http.post("/commands/begin", json={"name": "one"})).json()["id"]
@@ -80,6 +81,7 @@ async def test_lines_of_the_logs_of_this_host_are_part_of_the_trail(tmp_path: Pa
 async def test_where_the_queues_take_all_the_time_the_archive_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chappe.web.api.lineage._WITHIN", 0.0)
     async with testing(chain()) as t:
+        t.advance(3600)  # its clock stands still: what is archived is not older than the ids, which are of the real time
         transport = httpx2.ASGITransport(app=of_this_user(gateway(t.app)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:7070") as http:
             begun = (await http.post("/commands/begin", json={"name": "one"})).json()["id"]

@@ -22,6 +22,7 @@ from chappe.roles import READ
 from chappe.web.api.operations import Part, get
 
 _WITHIN: Final = 0.7  # seconds for which queues and the archive are looked through, half of them each
+_SKEW: Final = 5.0  # seconds by which clocks of hosts may differ
 _TAIL: Final = 1024 * 1024  # bytes at the end of a log file
 _MOST: Final = 500
 
@@ -110,7 +111,7 @@ async def _stored(store: Store, root: str) -> AsyncGenerator[list[Node]]:
 async def _archived(store: Store, root: str) -> AsyncGenerator[list[Node]]:
     """Yield the events that were archived since it began, page by page."""
     began = sent_at(root)
-    position = 0 if began is None else await position_at(store, began - 1.0)
+    position = 0 if began is None else await position_at(store, began - _SKEW)
     while True:
         page = await store.archived(position, AT_ONCE)
         yield [
