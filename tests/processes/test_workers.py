@@ -68,7 +68,8 @@ def test_term_finishes_what_runs_and_gives_the_rest_back_uncounted(mill: Mill) -
     until(lambda: len(mill.names("start")) == 2)
     assert mill.process is not None
     mill.process.send_signal(signal.SIGTERM)
-    until(lambda: mill.queues()["work"]["ready"] == 4, "what did not start to be given back")
+    until(lambda: "for what runs: 2 messages" in mill.errors(), "the worker to hear it")
+    assert mill.queues()["work"]["ready"] == 4
     mill.release()
     assert mill.process.wait(60) == 0
     assert sorted(mill.names("end")) == sorted(mill.names("start")) == ["w0", "w1"]

@@ -28,6 +28,7 @@ from chappe.errors import BrokerError, NoHandler, UnknownMessage
 from chappe.failures import describe, summarize
 from chappe.forking import in_child
 from chappe.messages.values import result_of
+from chappe.words import counted
 from chappe.worker.heartbeat import HardLimits
 from chappe.worker.plans import Plan, Plans
 from chappe.worker.prefetch import ahead
@@ -115,6 +116,7 @@ class Worker:
         """
         self._stopping = self._settler.is_ending = True
         self._give_back()
+        log.info("takes nothing new, and waits up to %g s for what runs: %s", grace, counted(self.busy, "message"))
         deadline = self._loop.time() + grace
         while self.busy and self._loop.time() < deadline:
             self._settled.clear()
