@@ -62,9 +62,11 @@ class Wire:
         task.add_done_callback(self._tasks.discard)
         try:
             there, back = await asyncio.open_connection(*self._there)
-        except OSError:
+        except BaseException as error:  # also when the wire is closed meanwhile
             writer.transport.abort()
-            return
+            if isinstance(error, OSError):
+                return
+            raise
         pair = _Pair()
         pair.is_silent = self._is_silent
         pair.ends = [writer, back]
@@ -113,9 +115,12 @@ class Wire:
 
         async def end() -> None:
             self._server.close()
+            for _ in range(3):  # who was let in a moment ago is served by now, and ends with the others
+                await asyncio.sleep(0)
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # the ends that were reset are closed
 
         self._do(end())
         self._loop.call_soon_threadsafe(self._loop.stop)
