@@ -180,8 +180,8 @@ def test_each_cause_that_keeps_a_message_from_running_is_named_while_it_does(rea
     lost = reasons.send("lost")
 
     def kill_and_ask() -> bool:
-        with contextlib.suppress(ProcessLookupError):  # it waits longer for its next start with each death
-            os.kill(mill.rows()["lost-1"].pid or 2**22, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a process that crashes waits longer for its next start each time
+            os.kill(mill.rows()["lost-1"].pid or 2**22, signal.SIGSEGV)
         return "lost" in reasons.why(lost)
 
     until(kill_and_ask, "lost to be named")
