@@ -20,6 +20,7 @@ from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.client import _Call
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.owner import Ownership
+from chappe.engines.file.verbs import DECODERS, HARMLESS
 from chappe.engines.file.wire import frame
 from chappe.errors import BrokerError, BrokerUnavailable, CorruptStorage, Unconfirmed, UnsafeStorage
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -208,6 +209,8 @@ async def test_what_a_frozen_engine_lends_to_a_receive_that_was_given_up_is_give
     [
         ("depth", ("q",), BrokerUnavailable),
         ("declare", (Topology(queues=(bind("q"),)),), BrokerUnavailable),
+        ("letters", (None, 0, 1), BrokerUnavailable),
+        ("budgets", (1,), BrokerUnavailable),
         ("purge", ("q", False, None), Unconfirmed),
         ("retry_letters", ([1],), Unconfirmed),
         ("discard_letters", ([1],), Unconfirmed),
@@ -228,6 +231,10 @@ async def test_only_what_certainly_changed_nothing_is_said_to_have_changed_nothi
     await broker.close()
     with pytest.raises(kind, match="closed before the answer"):
         await closed
+
+
+def test_every_verb_that_may_be_said_again_is_a_verb() -> None:
+    assert HARMLESS - {"await_archived", "cancel", "result"} <= DECODERS.keys(), "those three wait, and are no verbs of the decoders"
 
 
 async def test_what_was_never_said_is_unavailable_whatever_it_was(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from chappe.engines.file.ledger import Ledger, owned_for_a_moment
 from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.queues import Session
 from chappe.engines.file.server import Engine
-from chappe.engines.file.verbs import DECODERS, Verbs
+from chappe.engines.file.verbs import DECODERS, HARMLESS, Verbs
 from chappe.engines.file.wire import (
     LARGEST_FRAME,
     PROTOCOL,
@@ -47,10 +47,6 @@ _SWEEP: Final = 1.0
 _LATE: Final = 0.01
 _RETRY: Final = 0.05
 _WAITS: Final = frozenset({"receive", "result", "await_archived"})
-_HARMLESS: Final = frozenset({  # they only read, or may be said again: a process begins with some of them, and waits for its engine so long
-    "ahead", "archived", "await_archived", "begin_schedules", "cancel", "declare", "depth", "desired", "engine", "followers",
-    "keep_position", "last_fired", "letter", "list_letters", "look", "marks", "overview", "ping", "result", "state", "subscribe", "tell",
-})  # fmt: skip
 
 Decode = Callable[[Raw], Any]
 _publications: Final = msgspec.msgpack.Decoder(tuple[list[Publication]]).decode
@@ -416,7 +412,7 @@ class Client:
 
 def _unanswered(call: _Call, why: str, hint: str = "") -> BrokerError:
     """Return the error of a call without an answer: what was sent, and changes something, may have been done."""
-    if call.sent and call.verb not in _HARMLESS:
+    if call.sent and call.verb not in HARMLESS:
         return Unconfirmed(f"{why}; it may be stored or not")
     return BrokerUnavailable(why + hint)
 

@@ -190,15 +190,16 @@ def _decoder(verb: Any) -> Callable[[Raw], tuple[Any, ...]]:
 _PARTS: Final = {
     "records": Records, "budgets": Budgets, "letters": Letters, "looking": Looking, "transfer": Transfer, "endings": Endings,
 }  # fmt: skip
+_DECLARED: Final = frozenset({*dir(Store), "purge"})
 _VERBS: Final = {
     **{name: ("", verb) for name, verb in vars(Verbs).items() if name != "perform" and not name.startswith("_") and _takes_session(verb)},
-    **{
-        name: (part, verb)
-        for part, kind in _PARTS.items()
-        for name, verb in vars(kind).items()
-        if name in {*dir(Store), "purge"} and name[0] != "_"
-    },
+    **{name: (part, verb) for part, kind in _PARTS.items() for name, verb in vars(kind).items() if name in _DECLARED and name[0] != "_"},
 }
 _PART_OF: Final = {name: part for name, (part, _) in _VERBS.items()}
 _OF_SESSIONS: Final = frozenset(name for name, (_, verb) in _VERBS.items() if _takes_session(verb))
 DECODERS: Final = {name: _decoder(verb) for name, (_, verb) in _VERBS.items()}
+HARMLESS: Final = frozenset({  # they only read, or may be said again: a process begins with some of them, and waits for its engine so long
+    "ahead", "archived", "await_archived", "batch", "batches", "begin_schedules", "budgets", "cancel", "declare", "depth", "desired",
+    "engine", "export_messages", "failing", "followers", "keep_position", "last_fired", "letter", "letters", "look", "marks", "overview",
+    "ping", "result", "state", "subscribe", "tell",
+})  # fmt: skip
