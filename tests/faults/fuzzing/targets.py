@@ -20,7 +20,7 @@ from chappe import App, Command, Event, Rate, cron
 from chappe.cli.sending import parse
 from chappe.engines.file import waits
 from chappe.engines.file.verbs import DECODERS
-from chappe.engines.file.wire import UNREADABLE, Frames, decode_answer, decode_request, encode, error_of, frame
+from chappe.engines.file.wire import PROTOCOL, UNREADABLE, Frames, decode_answer, decode_request, encode, error_of, frame
 from chappe.errors import ChappeError, DefinitionError, InvalidCapability, InvalidMessage, InvalidSettings, MessageError
 from chappe.messages.bounds import excess_of
 from chappe.messages.codec import JSON, MSGPACK, decode_body, decoder, encode_json
@@ -74,7 +74,7 @@ MESSAGES: list[Any] = [
 ENVELOPE = Envelope("01a1", "order", encode_json(MESSAGES[0]), 1.5, JSON, {"traceparent": "00"}, "c", "r")
 POSTED = (ENVELOPE, "orders", "", 1, 0.5, Options(key="k", merges=True, unique="u", unique_for=1.0, idempotency_key="i"))
 REQUESTS: dict[str, tuple[Any, ...]] = {
-    "hello": ({"protocol": 2, "name": "x", "role": "worker", "info": {"pid": 1}, "held": [("orders", 7)]},),
+    "hello": ({"protocol": PROTOCOL, "name": "x", "role": "worker", "info": {"pid": 1}, "held": [("orders", 7)]},),
     "receive": (["orders", "scans"], 10, 1.5), "result": ("01a1", 1.0), "cancel": (3,),
     "declare": ({"exchanges": [{"name": "e", "kind": "topic", "archive": 5.0}], "queues": [{"name": "q", "bindings": [{"exchange": "e", "key": "#"}]}]},),
     "publish": ([POSTED],), "settle": ([("ack", 1, [POSTED], b"r", True), ("retry", 2, 1.0, True, "e", "n"), ("dead", 3, "r", "e")],),

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from chappe.engines.file.wire import encode, frame
+from chappe.engines.file.wire import PROTOCOL, encode, frame
 
 from ...waiting import until
 from .house import ORDER, House
@@ -108,11 +108,11 @@ ROWS = [
     Row("wire-wrong-argument", "an argument of another type", "`depth` of 5", "BrokerError", "Expected `str`, got `int` - at `$[0]`", asked("depth", 5)),
     Row("wire-unknown-queue", "a queue that is not declared", "`depth` of nobody", "NotFound", 'queue "nobody" is not declared; declared are: orders, parcels, shop.on.sold',
         asked("depth", "nobody")),
-    Row("wire-other-protocol", "another version of the protocol", "`hello` with protocol 3", "BrokerError",
-        "this engine speaks protocol 2, the client 3; restart both with the same chappe", asked("hello", {"protocol": 3, "name": "x"})),
+    Row("wire-other-protocol", "another version of the protocol", "`hello` with protocol 4", "BrokerError",
+        "this engine speaks protocol 3, the client 4; restart both with the same chappe", asked("hello", {"protocol": 4, "name": "x"})),
     Row("wire-hello-without-protocol", "no version", "`hello` without protocol", "BrokerError", "missing required field `protocol`", asked("hello", {"name": "x"})),
     Row("wire-claims-what-it-never-held", "a client that claims what it never held", "`hello` with tags", "done", '"kept": []',
-        asked("hello", {"protocol": 2, "name": "x", "held": [("orders", 2**62), ("nobody", -1)]}), "it may keep nothing"),
+        asked("hello", {"protocol": PROTOCOL, "name": "x", "held": [("orders", 2**62), ("nobody", -1)]}), "it may keep nothing"),
     # --- publishing
     Row("wire-nowhere", "no such queue", "`publish` to nowhere", "Unroutable", 'no queue is called "nowhere"; declare it by starting the application',
         asked("publish", posted(key="nowhere"))),

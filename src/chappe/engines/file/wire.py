@@ -18,7 +18,7 @@ from chappe.bounds import FURTHEST
 from chappe.engines.file.bodies import file_of
 from chappe.messages.envelope import Envelope, Options
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 LARGEST_FRAME: Final = 64 * 1024 * 1024
 UNASKED: Final = 0  # the serial of what a client is told without a request: the tag of what it holds that somebody cancels
 LENT_AT_ONCE: Final = 8 * 1024 * 1024
