@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict, get_args, get_orig
 import msgspec
 from msgspec import Meta, Struct
 
-from chappe.bounds import FURTHEST
+from chappe.bounds import FURTHEST, Seconds
 from chappe.errors import InvalidCapability
 
 _PERIODS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -22,7 +22,6 @@ _NAMED: Final = re.compile(r"[^\s,*\x00-\x1f\x7f-\x9f](?:[^,*\x00-\x1f\x7f-\x9f]
 
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
-Seconds = Annotated[float, Meta(ge=0, le=FURTHEST)]
 Duration = Annotated[float, Meta(gt=0, le=FURTHEST)]
 
 

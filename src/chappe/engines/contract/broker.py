@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Final, Protocol
+from typing import Final, Protocol
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from chappe.bounds import FURTHEST
+from chappe.bounds import Number, Seconds
 from chappe.messages.envelope import Envelope, Publication, Receipt
 from chappe.messages.finding import Finding
 from chappe.messages.topology import Queue, Topology
-
-Seconds = Annotated[float, Meta(ge=0, le=FURTHEST)]
-Tag = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Delivery(Struct, frozen=True, array_like=True, gc=False):
@@ -57,7 +54,7 @@ class Retry(Struct, frozen=True, array_like=True, gc=False, tag="retry"):
     room, `after` or not: then it is ready at its old place, no more than there is room for, those of larger priorities first.
     """
 
-    delivery: Tag
+    delivery: Number
     after: Seconds = 0.0
     counted: bool = True
     error: str | None = None
@@ -69,7 +66,7 @@ class Retry(Struct, frozen=True, array_like=True, gc=False, tag="retry"):
 class Dead(Struct, frozen=True, array_like=True, gc=False, tag="dead"):
     """A dead letter: kept with its reason, error and history until somebody retries or discards it."""
 
-    delivery: Tag
+    delivery: Number
     reason: str
     error: str | None = None
     took: Seconds | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
-from chappe.engines.contract.broker import Seconds
+from chappe.bounds import Seconds
 from chappe.messages.envelope import Envelope
 
 

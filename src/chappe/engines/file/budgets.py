@@ -7,11 +7,10 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from chappe.bounds import STARTS_AHEAD
+from chappe.bounds import STARTS_AHEAD, Number, Seconds
 from chappe.engines.budget import Budget, BudgetStatus, Taught, status_of
-from chappe.engines.contract.broker import Seconds
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Moment, Number
+from chappe.engines.file.wire import Moment
 
 _AT_ONCE: Final = 1000
 _KNOWN = "select tat, interval, burst, closed, learned from budget where name = ?"

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from chappe.bounds import Number
 from chappe.engines.file.dispatch import Receiver
 from chappe.engines.file.queues import Session
-from chappe.engines.file.wire import LARGEST_FRAME, Number, Request, failure_of, frame
+from chappe.engines.file.wire import LARGEST_FRAME, Request, failure_of, frame
 from chappe.errors import BrokerError, ChappeError
 
 

@@ -7,14 +7,13 @@ from typing import Final
 
 import msgspec
 
-from chappe.bounds import DEATHS_ALLOWED
+from chappe.bounds import DEATHS_ALLOWED, Number
 from chappe.engines.contract.broker import DIED, Death
 from chappe.engines.contract.results import CANCELLED
 from chappe.engines.dispatch import SUSPECT
 from chappe.engines.file.dispatch import Dispatch
 from chappe.engines.file.queues import HAS_FILE, HISTORY, HOLDER, MERGES, RETURNED, TRACKED, UNIQUE, Claim, QueueState, Session
 from chappe.engines.file.turn import DELAY, Turn
-from chappe.engines.file.wire import Number
 from chappe.errors import BrokerError
 from chappe.failures import why_dead
 from chappe.words import counted

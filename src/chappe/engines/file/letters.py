@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from chappe.bounds import Number
 from chappe.engines.file.queues import MERGES
 from chappe.engines.file.seal import seal, unseal, unseal_or_stand_in
 from chappe.engines.file.tenants import tenant_of
 from chappe.engines.file.turn import INSERT_FAIR, Turn
-from chappe.engines.file.wire import Number
 from chappe.errors import NotFound, Rejected
 from chappe.messages.envelope import Envelope
 

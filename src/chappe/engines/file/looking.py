@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from msgspec import Raw
 
+from chappe.bounds import Number
 from chappe.engines.contract.inspection import MOST_AHEAD
 from chappe.engines.dispatch import SUSPECT
 from chappe.engines.file import running_tables
@@ -15,7 +16,6 @@ from chappe.engines.file.budgets import Budgets
 from chappe.engines.file.queues import HISTORY, Claim, QueueState, Session
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Number
 from chappe.errors import NotFound
 
 _LOOKED_AT: Final = 5000  # rows of one answer

@@ -8,14 +8,14 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import Raw
 
-from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT
+from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT, Number
 from chappe.engines.contract.fleet import PAUSED, QUEUE, TENANT
 from chappe.engines.contract.results import ENDED, ended_as
 from chappe.engines.fairness import weight_of
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Moment, Number, Posted
+from chappe.engines.file.wire import Moment, Posted
 from chappe.errors import NotFound
 from chappe.messages.capabilities import Exchange
 from chappe.messages.topology import passes

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from chappe.engines.contract.broker import Seconds
+from chappe.bounds import Number, Seconds
 from chappe.engines.contract.letters import Exported
 from chappe.engines.file.endings import INSERT_DEAD, NEVER, Endings
 from chappe.engines.file.queues import MERGES, TRACKED, QueueState, Session
 from chappe.engines.file.seal import seal, unseal_or_stand_in
 from chappe.engines.file.turn import Turn
-from chappe.engines.file.wire import Number, encode
+from chappe.engines.file.wire import encode
 from chappe.errors import Rejected
 
 _MORE = """(select name from unique_key u where flags & 2 > 0 and u.message_id = m.message_id limit 1),

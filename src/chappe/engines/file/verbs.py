@@ -10,7 +10,8 @@ import apsw
 import msgspec
 from msgspec import Raw
 
-from chappe.engines.contract.broker import Dead, Retry, Seconds, Tag
+from chappe.bounds import Number, Seconds
+from chappe.engines.contract.broker import Dead, Retry
 from chappe.engines.contract.fleet import ClientStatus, EngineStatus, Overview, QueueStatus
 from chappe.engines.contract.store import Store
 from chappe.engines.file.budgets import Budgets
@@ -32,7 +33,7 @@ _LARGEST_TOLD: Final = 1024 * 1024  # bytes: a supervisor tells of all its proce
 class AckRequest(msgspec.Struct, array_like=True, gc=False, tag="ack"):
     """`Ack` with its publications still closed."""
 
-    delivery: Tag
+    delivery: Number
     then: list[Posted] = []
     result: bytes | None = None
     marked: bool = False

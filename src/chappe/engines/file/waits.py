@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from chappe.bounds import Number
 from chappe.engines.contract.results import ENDED
 from chappe.engines.file.connection import BrokenProtocol, Connection, Hello
 from chappe.engines.file.dispatch import Receiver
@@ -16,7 +17,7 @@ from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.queues import listed
 from chappe.engines.file.records import Records
 from chappe.engines.file.turn import ARCHIVED
-from chappe.engines.file.wire import PROTOCOL, Number, Request, Wait, encode
+from chappe.engines.file.wire import PROTOCOL, Request, Wait, encode
 from chappe.errors import BrokerError, ChappeError
 
 _MOST_WAITING: Final = 1_000  # requests of one client that wait for deliveries

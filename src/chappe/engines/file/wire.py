@@ -23,7 +23,6 @@ LARGEST_FRAME: Final = 64 * 1024 * 1024
 UNASKED: Final = 0  # the serial of what a client is told without a request: the tag of what it holds that somebody cancels
 LENT_AT_ONCE: Final = 8 * 1024 * 1024
 
-Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Moment = Annotated[float, Meta(ge=-FURTHEST, le=253402300799.0)]  # seconds since the epoch, up to the year 9999; NaN is neither
 Wait = Annotated[float, Meta(le=FURTHEST)]
 
