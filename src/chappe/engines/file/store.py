@@ -34,25 +34,23 @@ class _FileStore(Store):
     """Speaks to the one process that owns the SQLite file: the verbs that are not here are said as the contract declares them."""
 
     def __init__(self, broker: FileBroker) -> None:
-        self._call = broker.call
-        self._bodies = broker.bodies
-        self._client = broker
+        self._broker = broker
 
     def _say(self, verb: str, *arguments: Any, deadline: float | None = None) -> asyncio.Future[Any]:
         """Say a verb to the engine, and have its answer be read as the contract declares it."""
-        return self._call(verb, *arguments, decode=_ANSWERS[verb], deadline=deadline)
+        return self._broker.call(verb, *arguments, decode=_ANSWERS[verb], deadline=deadline)
 
     async def mark(self, message_id: str, handler: str, then: Sequence[Publication] = (), result: bytes | None = None) -> list[Receipt]:
-        receipts = await self._say("mark", message_id, handler, await self._bodies.aput(then), result)
-        return self._bodies.shown(receipts)
+        receipts = await self._say("mark", message_id, handler, await self._broker.bodies.aput(then), result)
+        return self._broker.bodies.shown(receipts)
 
     async def fire(self, schedule: str, slot: float, publications: Sequence[Publication], merge: Merge | None = None) -> bool:
         tried = publications
         while True:
-            fired, receipts = await self._call("fire", schedule, slot, await self._bodies.aput(tried), decode=_fired)
+            fired, receipts = await self._broker.call("fire", schedule, slot, await self._broker.bodies.aput(tried), decode=_fired)
             if not receipts or merge is None:
                 return fired
-            tried = merge(tried, self._bodies.shown(receipts))
+            tried = merge(tried, self._broker.bodies.shown(receipts))
 
     async def result(self, message_id: str, wait: float) -> State:
         return await self._say("result", message_id, wait, deadline=wait + _RESULT_MARGIN)
@@ -61,33 +59,33 @@ class _FileStore(Store):
         whole = Counter[str]()
         after: str | None = ""
         while after is not None:
-            counts, after = await self._call("batch", batch, after)
+            counts, after = await self._broker.call("batch", batch, after)
             whole.update(counts)
         return whole
 
     async def letters(self, queue: str | None = None, *, after: int = 0, limit: int = 100) -> list[Letter]:
-        return await self._bodies.awhole(await self._say("letters", queue, after, limit))
+        return await self._broker.bodies.awhole(await self._say("letters", queue, after, limit))
 
     async def failing(self, *, after: int = 0, limit: int = 100) -> list[Letter]:
         found: list[Letter] = []
         place: int | None = after
         while place is not None and len(found) < limit:
-            letters, place = await self._call("failing", place, limit, decode=_failing)
+            letters, place = await self._broker.call("failing", place, limit, decode=_failing)
             found += letters
         return found[:limit]
 
     async def letter(self, number: int) -> Letter:
-        (found,) = await self._bodies.awhole([await self._say("letter", number)])
+        (found,) = await self._broker.bodies.awhole([await self._say("letter", number)])
         return found
 
     async def look(self, queue: str, state: str, *, containing: Sequence[bytes] = (), cursor: str = "", limit: int = 20) -> Look:
         found: Look = await self._say("look", queue, state, list(containing), cursor, limit)
-        return replace(found, messages=await self._bodies.awhole(found.messages))
+        return replace(found, messages=await self._broker.bodies.awhole(found.messages))
 
     async def find(self, message_id: str, *, queue: str | None = None) -> list[MessageStatus]:
         found: list[MessageStatus] = []
-        for one in (await self.overview()).queues:
-            async with aclosing(pages(self, [one] if queue in (None, one.name) else [], message_id)) as looked:
+        for one in [one for one in (await self.overview()).queues if queue in (None, one.name)]:
+            async with aclosing(pages(self, [one], message_id)) as looked:
                 async for messages in looked:
                     same = [message for message in messages if message.envelope.id == message_id]
                     found += same
@@ -96,23 +94,23 @@ class _FileStore(Store):
         return found
 
     async def export_messages(self, queue: str, state: str, *, after: int = 0, later: float = 0.0, limit: int = 100) -> list[Exported]:
-        return await self._bodies.awhole(await self._say("export_messages", queue, state, after, later, limit))
+        return await self._broker.bodies.awhole(await self._say("export_messages", queue, state, after, later, limit))
 
     async def archived(self, after: int, limit: int, *, pattern: str = "#", wait: float = 0.0) -> Page:
         page = await self._page(after, limit, pattern)
         if wait <= 0 or page.end != after:
             return page
-        if not await self._call("await_archived", after, wait, deadline=wait + _RESULT_MARGIN):
+        if not await self._broker.call("await_archived", after, wait, deadline=wait + _RESULT_MARGIN):
             await asyncio.sleep(min(wait, _LOOK))
         return await self._page(after, limit, pattern)
 
     async def _page(self, after: int, limit: int, pattern: str) -> Page:
         page: Page = await self._say("archived", after, limit, pattern)
-        return replace(page, records=await self._bodies.awhole(page.records))
+        return replace(page, records=await self._broker.bodies.awhole(page.records))
 
     async def tell(self, info: Mapping[str, Any]) -> None:
-        self._client.info = dict(info)  # also for an engine that comes after this one
-        await self._call("tell", self._client.info)
+        self._broker.info = dict(info)  # also for an engine that comes after this one
+        await self._broker.call("tell", self._broker.info)
 
 
 def store_of(broker: FileBroker) -> Store:
