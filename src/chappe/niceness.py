@@ -23,10 +23,10 @@ def be_nice(nice: int) -> None:
 def share_of_session(nice: int) -> None:
     """Have the session of this process be so nice to others, as soon as Linux takes it."""
     if _AUTOGROUP.exists():
-        threading.Thread(target=_say, args=(nice,), name="niceness", daemon=True).start()
+        threading.Thread(target=_write, args=(nice,), name="niceness", daemon=True).start()
 
 
-def _say(nice: int) -> None:
+def _write(nice: int) -> None:
     with contextlib.suppress(OSError):
         while f"nice {nice}\n" not in _AUTOGROUP.read_text():
             with contextlib.suppress(BlockingIOError):
