@@ -17,8 +17,9 @@ from chappe import beats
 from chappe.beats import Beat
 from chappe.engines.file.running_tables import started_by
 from chappe.lifetime import PARENT_VARIABLE, READY_VARIABLE, memory_of
+from chappe.supervisor.backoff import is_fatal, pause
 from chappe.supervisor.launcher import Launcher, Process
-from chappe.supervisor.plan import ChildSpec, is_fatal, pause
+from chappe.supervisor.plan import ChildSpec
 from chappe.supervisor.release import Release
 
 log = logging.getLogger("chappe.supervisor")

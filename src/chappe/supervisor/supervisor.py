@@ -21,11 +21,12 @@ from chappe.engines.file.owner import Ownership
 from chappe.engines.file.private_files import write_private
 from chappe.errors import AlreadyOwned, ChappeError, ChildFailed
 from chappe.settings import TOKEN_VARIABLE, Settings, without_token
+from chappe.supervisor.backoff import CONFIGURATION, crashes_after, is_fatal
 from chappe.supervisor.child import Child
 from chappe.supervisor.following import Following
 from chappe.supervisor.launcher import LISTEN_VARIABLE, ExecLauncher
 from chappe.supervisor.listening import listen
-from chappe.supervisor.plan import CONFIGURATION, ENGINE, ChildSpec, Pools, crashes_after, is_fatal, plan, suspects_spec
+from chappe.supervisor.plan import ENGINE, ChildSpec, Pools, plan, suspects_spec
 from chappe.supervisor.release import Release
 from chappe.supervisor.replacement import refuse_other_place, replace_all
 from chappe.supervisor.tuning import Tuning

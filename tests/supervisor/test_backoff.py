@@ -2,7 +2,7 @@
 
 import pytest
 
-from chappe.supervisor.plan import crashes_after, is_planned, pause
+from chappe.supervisor.backoff import crashes_after, is_planned, pause
 
 
 @pytest.mark.parametrize(
