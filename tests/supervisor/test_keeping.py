@@ -112,7 +112,7 @@ async def test_a_process_for_suspects_is_replaced_with_the_release_whenever_it_w
 async def test_w8_a_process_whose_starts_fail_in_a_row_is_fatal_and_somebody_is_told_once(
     worker: str, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("chappe.supervisor.plan._PAUSES", (0.0, 0.01))
+    monkeypatch.setattr("chappe.supervisor.backoff._PAUSES", (0.0, 0.01))
     told = tmp_path / "told"
     (tmp_path / "tell").write_text(f'echo "$1|$CHAPPE_ALERT" >> {told}\n')
     pools = {"work": Pool(processes=1, concurrency=1, start_retries=2), "sound": Pool(processes=1, concurrency=1)}
@@ -157,7 +157,7 @@ async def test_t8_no_process_stops_without_a_line_that_says_why(
 async def test_w4_a_worker_that_others_kill_again_and_again_is_replaced_at_once_each_time(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("chappe.supervisor.plan._PAUSES", (0.0, 3600.0))
+    monkeypatch.setattr("chappe.supervisor.backoff._PAUSES", (0.0, 3600.0))
     async with host.running():
         (child,) = host.children("work-1")
         for kills in range(1, 8):
