@@ -68,6 +68,7 @@ async def test_while_a_handler_keeps_the_event_loop_to_itself_its_stack_is_told_
     telling.touch()
 
     def compute() -> None:
+        os.kill(os.getpid(), signal.SIGTTIN)
         while not telling.stat().st_size:
             sum(range(1000))
 
@@ -75,8 +76,6 @@ async def test_while_a_handler_keeps_the_event_loop_to_itself_its_stack_is_told_
         await asyncio.sleep(0)
         compute()
 
-    asking = threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGTTIN))
-    asking.start()
     await asyncio.create_task(handler(), name="busy")
     found = msgspec.json.decode(await auntil(telling.read_bytes), type=list[Stack])
     (busy,) = (one for one in found if one.name == "task busy")
