@@ -90,6 +90,12 @@ class Passing(Kept, exchange=Exchange("passing", archive=0.0), routing_key="pass
     """The same of an exchange that is not."""
 
 
+class Bulk(Event, exchange=Kept.__spec__.exchange, routing_key="bulk"):
+    """A large event of the exchange that is archived."""
+
+    note: str
+
+
 @app.on(Kept)
 async def heard_kept(event: Kept) -> None: ...
 

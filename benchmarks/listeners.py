@@ -15,7 +15,7 @@ from typing import cast
 from benchmarks import cue
 from benchmarks.meters import percentile
 
-_UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 _AT = re.compile(rb'"at":(\d+\.\d+)')
 _QUIET = 0.5
 PATIENCE = 60.0
@@ -67,7 +67,7 @@ class _Client(asyncio.Protocol):
 async def main(kind: str, port: int, clients: int, events: int) -> None:
     """Listen and tell."""
     loop = asyncio.get_running_loop()
-    path, more = ("/events?live=sse&pattern=kept", "") if kind == "sse" else ("/events?pattern=kept", _UPGRADE)
+    path, more = ("/events?live=sse&pattern=kept", "") if kind == "sse" else ("/events?pattern=kept", UPGRADE)
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n".encode()
     welcome = b"\r\n\r\n" if kind == "peer" else b"chappe.position"
     all_of_them: list[_Client] = []

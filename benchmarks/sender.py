@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import cue
-from benchmarks.application import Block, Burn, Kept, Mask, Noop, Passing, Pause, Shared, Stamp, app
+from benchmarks.application import Block, Bulk, Burn, Kept, Mask, Noop, Passing, Pause, Shared, Stamp, app
 from benchmarks.payload import FIELDS, stamped
 from chappe import Command, Event
 
@@ -60,6 +60,14 @@ def paced_events(count: int) -> None:
     """Publish ten events a second."""
     for _ in range(count):
         app.publish(Kept(**FIELDS))
+        time.sleep(0.1)
+
+
+def paced_bulk(count: int) -> None:
+    """Publish ten large events a second, 8 MiB together."""
+    event = Bulk(note="x" * (2**23 // count))
+    for _ in range(count):
+        app.publish(event)
         time.sleep(0.1)
 
 
@@ -174,7 +182,7 @@ _WAYS: dict[str, Callable[..., Any]] = {
     way.__name__: way
     for way in (
         one_by_one, awaited_one_by_one, tasks, threads, hundreds, fill, paced, awaited_paced, masks, awaited_masks, masks_by_hundreds,
-        pauses, blocks, blocks_one_by_one, burns, events, paced_events, fill_shared, behind,
+        pauses, blocks, blocks_one_by_one, burns, events, paced_events, paced_bulk, fill_shared, behind,
     )
 }  # fmt: skip
 
@@ -183,7 +191,7 @@ def _warm(how: str, sizes: dict[str, int]) -> Command | Event | list[Mask]:
     """Return what is sent before the clock starts: it connects, and makes keys pending."""
     if "masks" in how:
         return [_mask(number, sizes["keys"]) for number in range(sizes["keys"])]
-    if how == "paced_events":
+    if how in ("paced_events", "paced_bulk"):
         return Pause(at=0.0, seconds=0.0)
     if "paced" in how:
         return Stamp(**stamped(0.0))

@@ -159,6 +159,7 @@ _PUSH_P50, _PUSH_P99 = "push to the last WebSocket, p50", "push to the last WebS
 PUSH_P50, PUSH_P99 = Work(_PUSH_P50, "ms", *_push(_PUSH_P50)), Work(_PUSH_P99, "ms", *_push(_PUSH_P99))
 PUSH_SSE_P50 = Work("push to the last stream of server-sent events, p50", "ms", *_push(_PUSH_P50))
 PUSH_SSE_P99 = Work("push to the last stream of server-sent events, p99", "ms", *_push(_PUSH_P99))
+PUSH_UNREAD = Work("push to the last WebSocket that reads, p99, beside 20 that do not : without", "ratio", (at_most(1.3),))
 
 AT_ONCE = Work("handlers of 5 ms, five at once, sent in one call", "handlers/s")
 _SINGLY = (Bound(f"≥ 0.8 × {AT_ONCE.name}", _of("chappe", AT_ONCE.name, 0.8), at_least=True),)
@@ -166,7 +167,7 @@ ONE_BY_ONE = Work("handlers of 5 ms, five at once, sent one by one", "handlers/s
 
 MASK = Work("mask to a pending key, send one by one", MESSAGES, (at_least(5_000),))
 AMASK = Work("mask to a pending key, asend one by one", MESSAGES, (at_least(5_000),))
-MASK_FOUR = Work("masks to pending keys, four processes send one by one", MESSAGES, far=(at_least(1_500),), postgres=(at_least(4_000),))
+MASK_FOUR = Work("masks to pending keys, four processes send one by one", MESSAGES, far=(at_least(4_000),), postgres=(at_least(4_000),))
 MASK_HUNDREDS = Work("masks to pending keys, send by 100", MESSAGES, (at_least(40_000),))
 
 FAIR_DRAIN = Work(
