@@ -114,10 +114,11 @@ def test_a_floor_begins_where_the_last_full_claim_began_and_goes_after_a_second_
     now = 1.1
     claimed(5, 6)
     assert floors.of(7) == (LOWEST, 0)
-    claimed(7, 8)
-    claimed(9, 10)
-    assert floors.of(7) == (0, 8)
-    claimed(11)
+    claimed(3, 7)
+    assert floors.of(7) == (0, 2), "one claim looked from the start: each walks over all that others keep dead there"
+    claimed(8, 9)
+    assert floors.of(7) == (0, 7)
+    claimed(10)
     assert floors.of(7) == (LOWEST, 0)
 
 

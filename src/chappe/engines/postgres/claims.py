@@ -91,8 +91,12 @@ class Floors:
     def claimed(self, queue: int, rows: list[Row], limit: int) -> None:
         """Hear what a claim brought."""
         now = self._now()
-        if len(rows) < limit or now - self._looked.setdefault(queue, now) > _LOOK_AGAIN:
+        if len(rows) < limit:
             self.forget(queue)
+            return
+        if now - self._looked.setdefault(queue, now) > _LOOK_AGAIN:
+            self._looked[queue] = now
+            self._places.pop(queue, None)  # for one claim: the queue is as deep as before
             return
         self._brought[queue] = self._brought.get(queue, 0) + len(rows)
         rank, place = int(rows[0][1]), int(rows[0][0])
