@@ -89,10 +89,13 @@ def publisher(settings: Settings, topology: Callable[[], Topology], is_declared:
         from chappe.engines.file.blocking import FilePublisher
 
         return FilePublisher(settings.path, topology, deadline=settings.deadline, large_body=settings.large_body)
-    if settings.is_postgres:
-        from chappe.engines.postgres.blocking import PostgresPublisher
+    from chappe.engines.postgres.blocking import PostgresPublisher
 
+    if settings.is_postgres:
         return PostgresPublisher(settings.broker, topology, deadline=settings.deadline)
     from chappe.engines.rabbitmq.blocking import RabbitPublisher
+    from chappe.engines.rabbitmq.names import RELAY
 
-    return RabbitPublisher(settings.broker, topology, is_declared, deadline=settings.deadline)
+    assert settings.store is not None
+    kept = PostgresPublisher(settings.store, topology, deadline=settings.deadline, relay=RELAY)
+    return RabbitPublisher(settings.broker, topology, is_declared, kept=kept, deadline=settings.deadline)

@@ -1,4 +1,4 @@
-"""Publishing from threads without an event loop: plain messages over one connection that all threads of a process share."""
+"""Publishing from threads without an event loop: over one connection that all threads of a process share."""
 
 from __future__ import annotations
 
@@ -8,35 +8,47 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 from psycopg import sql
 
+from chappe.engines.postgres import blocking
 from chappe.engines.postgres.blocking import PostgresPublisher
 from chappe.engines.postgres.broker import PostgresBroker
+from chappe.engines.postgres.journeys import Journey
+from chappe.engines.postgres.rows import decode
 from chappe.engines.postgres.store import PostgresStore
 from chappe.errors import BrokerUnavailable, Unconfirmed
 from chappe.messages.capabilities import Exchange
-from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.envelope import Envelope, Options, Publication, Receipt
 from chappe.messages.topology import Topology, bind
 from tests.servers.postgres import PostgresNode
 from tests.servers.shared import Database
+
+MASK = Options(key="k", merges=True)
 
 
 def to(queue: str, name: str = "m", **wishes: object) -> Publication:
     return Publication(Envelope(name, "test", b"{}"), queue, **wishes)  # pyright: ignore[reportArgumentType] - wishes of a publication
 
 
-def stepped(publisher: PostgresPublisher, *publications: Publication) -> list[str]:
+def receipts(publisher: PostgresPublisher, *publications: Publication) -> list[Receipt]:
     """Publish as `App.send` does, from whichever thread this is."""
     work = publisher.publish(publications)
     try:
         work.send(None)
     except StopIteration as ended:
-        return [receipt.id for receipt in ended.value]
+        return ended.value
     raise AssertionError("it suspended")
+
+
+def stepped(publisher: PostgresPublisher, *publications: Publication) -> list[str]:
+    """Publish, and return the ids."""
+    return [receipt.id for receipt in receipts(publisher, *publications)]
 
 
 @pytest.fixture
@@ -93,7 +105,11 @@ async def test_what_needs_more_than_one_statement_is_left_to_an_event_loop(postg
         postgres.url, lambda: Topology(exchanges=(Exchange("kept", "topic", 60.0),), queues=(bind(name),)), deadline=20.0
     )
     assert publisher.takes([to(name), to(name, priority=5)])
-    assert not publisher.takes([to(name), to(name, options=Options(key="k"))])
+    assert not publisher.takes([to(name), to(name, options=MASK)])
+    for options in (Options(key="k"), replace(MASK, tracked=True), replace(MASK, unique="u"), replace(MASK, idempotency_key="i")):
+        assert not publisher.takes([to(name, options=options)])
+    assert publisher.takes([to(name, options=MASK)])
+    assert not publisher.takes([to(name, options=MASK, delay=1.0)])
     assert not publisher.takes([to(name, delay=1.0)])
     assert not publisher.takes([to("nowhere")])
     assert not publisher.takes([Publication(Envelope("e", "test", b"{}"), "a.b", exchange="kept")])
@@ -296,3 +312,81 @@ async def test_what_threads_publish_through_an_exchange_is_counted(postgres: Dat
     assert (await broker.passed())[name] == (4, 6)
     publisher.close()
     await broker.close()
+
+
+async def test_a_thread_merges_with_what_is_pending_and_is_shown_it_when_its_guess_is_wrong(
+    postgres: Database, name: str, make: Make
+) -> None:
+    publisher = make(postgres.url, name)
+
+    def mask(message_id: str, replaces: int | None = None) -> Receipt:
+        publication = to(name, message_id, options=replace(MASK, replaces=replaces))
+        assert publisher.takes([publication])
+        return receipts(publisher, publication)[0]
+
+    first = mask("first")
+    shown = mask("second")
+    assert (first.outcome, shown.outcome, shown.id, shown.version) == ("stored", "pending", "first", first.version)
+    merged = mask("first", shown.version)
+    assert merged.outcome == "merged" and merged.version != first.version
+    late = mask("first", shown.version)
+    assert (late.outcome, late.id, late.version) == ("pending", "first", merged.version) and late.pending is not None
+    broker = PostgresBroker(postgres.url)
+    async with broker.consume([name], prefetch=1) as consumer:
+        await consumer.receive(1, 60.0)
+        begun = mask("first", merged.version)
+        assert (begun.outcome, begun.pending) == ("pending", None), "it runs: whoever merged with it sends his own"
+        assert mask("third").outcome == "stored"
+    await broker.close()
+
+
+async def test_of_threads_that_change_one_mask_at_once_each_is_shown_what_the_others_made_of_it(
+    postgres: Database, name: str, make: Make
+) -> None:
+    senders = [make(postgres.url, name) for _ in range(4)]
+
+    def add(publisher: PostgresPublisher, number: int) -> None:
+        mine = to(name, f"m{number}", options=MASK)
+        assert publisher.takes([mine])
+        tried = mine
+        while (receipt := receipts(publisher, tried)[0]).outcome == "pending":
+            tried = mine
+            if receipt.pending is not None:
+                body = receipt.pending.body + f"{number} ".encode()
+                tried = replace(mine, envelope=replace(receipt.pending, body=body), options=replace(MASK, replaces=receipt.version))
+
+    def add_some(publisher: PostgresPublisher) -> None:
+        for number in range(25):
+            add(publisher, 100 * senders.index(publisher) + number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add_some, senders))
+    with psycopg.connect(postgres.url) as connection:
+        ((envelope,),) = connection.execute(
+            "select envelope from chappe.message join chappe.queue on queue = id where name = %s", (name,)
+        ).fetchall()
+    numbers = decode(envelope).body.removeprefix(b"{}").split()
+    assert len(numbers) == len(set(numbers)) == 99, "the first one is what the others were merged into"
+
+
+async def test_a_mask_of_which_the_connection_is_lost_is_said_again_where_that_does_no_harm(
+    postgres: Database, name: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = make(postgres.url, name)
+    mask = to(name, "first", options=MASK)
+    assert publisher.takes([mask])
+    execute, lost = blocking._executed, list[Journey]()
+
+    def executed_and_lost(connection: Any, journey: Journey) -> Any:
+        found = execute(connection, journey)
+        if journey in lost:
+            return found
+        lost.append(journey)
+        raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(blocking, "_executed", executed_and_lost)
+    stored = receipts(publisher, mask)[0]
+    assert stored.outcome == "stored" and len(lost) == 2, "it was looked, and stored"
+    with pytest.raises(Unconfirmed):
+        receipts(publisher, replace(mask, options=replace(MASK, replaces=stored.version)))
+    assert await waiting(postgres.url, name) == ["first"]

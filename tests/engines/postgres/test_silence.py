@@ -35,8 +35,9 @@ def wire(url: str) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def far(url: str, wire: Wire) -> str:
+async def far(url: str, broker: PostgresBroker, wire: Wire) -> str:
     """The URL of the database behind the wire."""
+    await broker.declare(Topology(queues=(bind("q"),)))
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{wire.port}"))
 

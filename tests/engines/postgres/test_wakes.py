@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from chappe.engines.postgres import consumer as module
-from chappe.engines.postgres import intake
+from chappe.engines.postgres import journeys
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.database import Database
 from chappe.messages.envelope import Envelope, Options, Publication
@@ -57,7 +57,7 @@ async def test_masks_that_find_none_to_be_merged_with_take_one_journey_each(
     once = Database.once
 
     async def counted(self: Database, statement: Any, *values: Any, **more: Any) -> Any:
-        looks.extend([statement] if statement == intake._LOOK else [])
+        looks.extend([statement] if statement == journeys._LOOK else [])
         return await once(self, statement, *values, **more)
 
     monkeypatch.setattr(Database, "once", counted)

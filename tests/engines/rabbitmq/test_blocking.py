@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from chappe.engines.rabbitmq.blocking import RabbitPublisher
 from chappe.engines.rabbitmq.link import Link
 from chappe.engines.rabbitmq.names import QUORUM
 from chappe.errors import BrokerUnavailable, Unconfirmed
-from chappe.messages.envelope import Envelope, Options, Publication
+from chappe.messages.envelope import Envelope, Options, Publication, Receipt
 from chappe.messages.topology import Topology, bind
 from tests.servers.rabbitmq import RabbitNode
 from tests.waiting import PATIENCE, until
@@ -63,8 +63,25 @@ async def name(link: Link) -> str:
     return found
 
 
+class Elsewhere:
+    """A publisher of what is kept beside RabbitMQ, that takes what has a key."""
+
+    def __init__(self) -> None:
+        self.published: list[Publication] = []
+
+    def takes(self, publications: Sequence[Publication]) -> bool:
+        return all(p.options is not None and p.options.key is not None for p in publications)
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
+        self.published += publications
+        return [Receipt(p.envelope.id) for p in publications]
+
+    def close(self) -> None:
+        self.published.clear()
+
+
 def publisher_of(node: RabbitNode, name: str, *, deadline: float = 60.0) -> RabbitPublisher:
-    return RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: True, deadline=deadline)
+    return RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: True, kept=Elsewhere(), deadline=deadline)
 
 
 async def test_each_thread_publishes_and_what_it_published_is_there(link: Link, node: RabbitNode, name: str) -> None:
@@ -142,11 +159,21 @@ async def test_what_the_store_keeps_what_is_not_ours_and_what_a_loop_sends_goes_
             )
         )
     )
-    assert found == [True, False, False, False, False, False]
+    assert found == [True, False, False, True, False, False]
     assert not publisher.takes([to(name)]), "this thread runs a loop"
-    undeclared = RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: False, deadline=60.0)
+    undeclared = RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: False, kept=Elsewhere(), deadline=60.0)
     in_thread(lambda: found.append(undeclared.takes([to(name)])))
     assert not found[-1]
+
+
+async def test_what_is_kept_beside_rabbitmq_is_published_there(node: RabbitNode, name: str) -> None:
+    kept = Elsewhere()
+    publisher = RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: True, kept=kept, deadline=60.0)
+    mask, plain = to(name, "mask", options=Options(key="k", merges=True)), to(name, "plain")
+    assert publisher.takes([mask]) and not publisher.takes([mask, plain]), "they go to two servers"
+    assert stepped(publisher, mask) == ["mask"] and kept.published == [mask]
+    publisher.close()
+    assert not kept.published, "it was closed too"
 
 
 @pytest.mark.proof
@@ -193,9 +220,10 @@ import os, sys
 from chappe.engines.rabbitmq.blocking import RabbitPublisher
 from chappe.messages.envelope import Envelope, Publication
 from chappe.messages.topology import Topology, bind
+from tests.engines.rabbitmq.test_blocking import Elsewhere
 
 url, queue = sys.argv[1:]
-publisher = RabbitPublisher(url, lambda: Topology(queues=(bind(queue),)), lambda: True, deadline=60.0)
+publisher = RabbitPublisher(url, lambda: Topology(queues=(bind(queue),)), lambda: True, kept=Elsewhere(), deadline=60.0)
 
 def send(name):
     try:

@@ -1,4 +1,4 @@
-"""Publishing for threads without an event loop: plain messages in one statement, over one connection that they share.
+"""Publishing for threads without an event loop: plain messages and those that only merge, over one connection that they share.
 
 A synchronous send that goes through another thread's loop costs two changes of thread each way. One connection for all threads, because
 PostgreSQL has few: a web server with forty threads in each of eight processes would take them all.
@@ -6,19 +6,21 @@ PostgreSQL has few: a web server with forty threads in each of eight processes w
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any, Final, LiteralString, TypeVar, cast
+from functools import cached_property
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
-from chappe.engines.postgres.database import FINGERPRINT, LATE, Cursor, Database, reason
-from chappe.engines.postgres.intake import plain
+from chappe.engines.postgres.database import AGAIN, FINGERPRINT, LATE, Cursor, Database, reason
+from chappe.engines.postgres.journeys import MOST, Journey, Masks, plain
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import encode
 from chappe.errors import BrokerUnavailable, ChappeError, CorruptStorage, Rejected, StorageFull, Unconfirmed
@@ -35,14 +37,15 @@ _SLOW: Final = 0.1
 
 
 class PostgresPublisher:
-    """Publishes plain messages to queues that are known; for all else an event loop is needed."""
+    """Publishes plain messages, and one that only merges, to queues that are known; for all else an event loop is needed."""
 
-    def __init__(self, url: str, topology: Callable[[], Topology], *, deadline: float) -> None:
-        """Prepare; `topology` is declared before the first publication, `deadline` is in seconds."""
+    def __init__(self, url: str, topology: Callable[[], Topology], *, deadline: float, relay: str | None = None) -> None:
+        """Prepare; `topology` is declared before the first publication, `deadline` is in seconds; for `relay` see `Routes`."""
         self._database = Database(url, deadline=deadline)
         self._topology = topology
         self._deadline = deadline
-        self._routes = Routes()
+        self._routes = Routes(relay)
+        self._masks = Masks(self._routes)
         self._declared: Topology | None = None
         self._connection: _Bounded | None = None
         self._process = os.getpid()
@@ -53,7 +56,7 @@ class PostgresPublisher:
         """Tell whether this thread can publish these now."""
         if self._user == threading.get_ident() or self._process != os.getpid():  # a signal interrupted it
             return False
-        if any(p.options is not None or p.delay > 0 for p in publications):
+        if any(p.options is not None or p.delay > 0 for p in publications) and len(publications) > 1:
             return False
         if self._declared is not self._topology():
             began = steady()
@@ -63,7 +66,11 @@ class PostgresPublisher:
                 if steady() - began > _SLOW * self._deadline:  # an event loop would wait as long once more
                     raise self._silent(error) from None
                 return False  # an event loop makes the schema, or says what is wrong
-        return all(map(self._is_taken, publications))
+        return self._are_taken(publications)
+
+    def _are_taken(self, publications: Sequence[Publication]) -> bool:
+        is_plain = all(p.options is None and p.delay <= 0 for p in publications)
+        return all(map(self._is_taken, publications)) if is_plain else self._masks.queue(publications) is not None
 
     def _is_taken(self, p: Publication) -> bool:
         found = self._routes.known_takers(p.exchange, p.routing_key)
@@ -71,8 +78,7 @@ class PostgresPublisher:
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
-        self._alone(lambda until: self._store(publications, until))
-        return [Receipt(p.envelope.id) for p in publications]
+        return self._alone(lambda until: self._store(publications, until))
 
     def close(self) -> None:
         """Close the connection, when what is being said over it is answered."""
@@ -114,40 +120,63 @@ class PostgresPublisher:
         with connection.transaction(), connection.cursor(binary=True) as cursor:
             _stepped(self._routes.refresh(cast("Cursor", _Awaited(cursor))))
 
-    def _store(self, publications: Sequence[Publication], until: float) -> None:
-        envelopes = [encode(p.envelope) for p in publications]
+    def _store(self, publications: Sequence[Publication], until: float) -> list[Receipt]:
+        store = self._store_plain if publications[0].options is None else self._store_mask
         for _ in range(_ROUNDS):
-            taken = [self._routes.takers(p.exchange, p.routing_key) for p in publications]
-            if not any(taken) or self._said(*plain(self._routes.version, publications, envelopes, taken), until):
-                return
+            if (receipts := store(publications, until)) is not None:
+                return receipts
             try:
                 self._read(until)  # somebody declared something meanwhile
             except (psycopg.Error, OSError) as error:
                 raise self._silent(error) from None
-        raise BrokerUnavailable(
-            f"{self._database.place}: what is declared changed {_ROUNDS} times meanwhile; nothing was stored, try again"
-        )
+            if not self._are_taken(publications):
+                break
+        raise BrokerUnavailable(f"{self._database.place}: what is declared changes meanwhile; nothing was stored, try again")
 
-    def _said(self, statement: LiteralString, values: dict[str, Any], until: float) -> bool:
-        """Store in one statement; tell whether the topology was as it is known. Raises as `Database.once` does."""
+    def _store_plain(self, publications: Sequence[Publication], until: float) -> list[Receipt] | None:
+        taken = [self._routes.takers(p.exchange, p.routing_key) for p in publications]
+        if any(taken):
+            statement = plain(self._routes.version, publications, [encode(p.envelope) for p in publications], taken)
+            ((*rows,),) = self._rows(Journey([statement], is_repeatable=False), until)
+            if not rows or not rows[0][0]:
+                return None
+        return [Receipt(p.envelope.id) for p in publications]
+
+    def _store_mask(self, publications: Sequence[Publication], until: float) -> list[Receipt] | None:
+        conversation = self._masks.publish(publications)
+        try:
+            journey = next(conversation)
+            while True:
+                journey = conversation.send(self._rows(journey, until))
+        except StopIteration as ended:
+            return cast("list[Receipt] | None", ended.value)
+
+    def _rows(self, journey: Journey, until: float) -> list[list[tuple[Any, ...]]]:
+        """Make a journey, and return the rows of each statement. Raises as `Database.together` does."""
         place = self._database.place
-        try:
-            cursor = self._connected(until).cursor(binary=True)
-        except (psycopg.Error, OSError) as error:
-            raise self._silent(error) from None
-        try:
-            row = cursor.execute(statement, values, prepare=True).fetchone()
-        except psycopg.errors.DiskFull as error:
-            raise StorageFull(f"{place} has no room to store more ({reason(error)}); nothing was lost") from None
-        except psycopg.errors.QueryCanceled as error:
-            raise self._silent(error) from None
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            raise Unconfirmed(f"{place} was lost while it stored something ({reason(error)}): it may be stored or not") from None
-        except psycopg.DataError as error:
-            raise Rejected(f"PostgreSQL cannot store this: {reason(error)}") from None
-        except psycopg.Error as error:
-            raise BrokerUnavailable(f"{place} refused: {reason(error)}; nothing was stored") from None
-        return row is not None and bool(row[0])
+        for tries in itertools.count(1):
+            try:
+                connection = self._connected(until)
+            except (psycopg.Error, OSError) as error:
+                raise self._silent(error) from None
+            try:
+                return _executed(connection, journey)
+            except AGAIN as error:
+                if tries >= _ROUNDS:
+                    raise BrokerUnavailable(f"{place}: others were in the way ({reason(error)}); nothing was stored, try again") from None
+            except psycopg.errors.DiskFull as error:
+                raise StorageFull(f"{place} has no room to store more ({reason(error)}); nothing was lost") from None
+            except psycopg.errors.QueryCanceled as error:
+                raise self._silent(error) from None
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                if not journey.is_repeatable or tries > 1:
+                    raise Unconfirmed(f"{place} was lost while it stored something ({reason(error)}): it may be stored or not") from None
+                self._leave()
+            except psycopg.DataError as error:
+                raise Rejected(f"PostgreSQL cannot store this: {reason(error)}") from None
+            except psycopg.Error as error:
+                raise BrokerUnavailable(f"{place} refused: {reason(error)}; nothing was stored") from None
+        raise AssertionError("it counts without end")
 
     def _silent(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(f"{self._database.place} did not answer within {self._deadline:g} s ({reason(error)}); nothing was stored")
@@ -176,13 +205,22 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
 
     until = 0.0
 
+    @cached_property
+    def cursors(self) -> list[psycopg.Cursor[tuple[Any, ...]]]:
+        """As many cursors as a journey has statements: making one takes as long as a fifth of what is said over it."""
+        return [self.cursor(binary=True) for _ in range(MOST)]
+
+    @cached_property
+    def _quiet(self) -> select.poll:
+        look = select.poll()
+        look.register(self.fileno(), select.POLLIN)
+        return look
+
     def is_quiet(self) -> bool:
         """Tell whether it is open, and the server has said nothing since the last answer: what it says then is mostly goodbye."""
         if self.closed:
             return False
-        look = select.poll()
-        look.register(self.fileno(), select.POLLIN)
-        return not look.poll(0)
+        return not self._quiet.poll(0)
 
     def wait(self, gen: Generator[Wait, Ready, T], *_: Any, **__: Any) -> T:
         """Run one conversation with the server. Raises `TimeoutError` when it is over."""
@@ -203,6 +241,18 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
                 state = gen.send(Ready(ready))
         except StopIteration as ended:
             return cast("T", ended.value)
+
+
+def _executed(connection: _Bounded, journey: Journey) -> list[list[tuple[Any, ...]]]:
+    """Execute what one journey says, in one transaction, and return the rows of each statement."""
+    cursors = connection.cursors[: len(journey.statements)]
+    if len(cursors) == 1:
+        cursors[0].execute(*journey.statements[0], prepare=True)
+    else:
+        with connection.pipeline(), connection.transaction():
+            for cursor, (statement, values) in zip(cursors, journey.statements, strict=True):
+                cursor.execute(statement, values, prepare=True)
+    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 
 class _Awaited:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import cached_property
 from importlib import resources
 from typing import Any, Final, LiteralString, TypeVar
 
@@ -38,7 +39,7 @@ class Collision(Exception):
     """Another transaction came first, and what this one has read is out of date: begin again."""
 
 
-_AGAIN: Final = (Collision, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)
+AGAIN: Final = (Collision, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)
 _LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout, OSError)
 _FULL: Final = (psycopg.errors.DiskFull,)
 # The server hears within seconds that the host of a session is gone: what it held is ready again then.
@@ -76,7 +77,7 @@ class Database:
         self._is_made = False
         self._closed = False
 
-    @property
+    @cached_property
     def place(self) -> str:
         """Where it is, without the password."""
         known = conninfo_to_dict(self.url)
@@ -183,6 +184,9 @@ class Database:
     async def together(self, statements: Sequence[tuple[LiteralString, Values]], *, repeatable: bool = False) -> list[list[Row]]:
         """Execute statements in one transaction with one journey to the server and back, and return the rows of each."""
 
+        if len(statements) == 1:
+            return [await self.once(*statements[0], repeatable=repeatable)]
+
         async def execution(cursor: Cursor, said: _Said) -> list[list[Row]]:
             said.is_final, said.is_repeatable = True, repeatable
             connection = cursor.connection
@@ -207,7 +211,7 @@ class Database:
                             late = min(until, loop.time() + time * (_SOON if soon else LATE))
                             async with cut_at(late, connection), connection.cursor(binary=True) as cursor:
                                 return await doing(cursor, said)
-                    except _AGAIN as error:
+                    except AGAIN as error:
                         said.is_final = False
                         if (tries := tries + 1) >= _TRIES:
                             why = f"others were in the way {tries} times ({reason(error)})"

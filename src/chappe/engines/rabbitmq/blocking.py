@@ -1,7 +1,7 @@
 """Publishing for threads without an event loop: each has a connection, and a loop that runs only while it waits for RabbitMQ.
 
-A synchronous send that goes through another thread's loop costs two changes of thread each way. What is kept beside RabbitMQ goes there
-all the same.
+A synchronous send that goes through another thread's loop costs two changes of thread each way. What is kept beside RabbitMQ is published
+by another.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from chappe.engines.contract.broker import Publisher
 from chappe.engines.rabbitmq.address import Address
 from chappe.engines.rabbitmq.kept import is_kept
 from chappe.engines.rabbitmq.outlet import Outlet, outgoing
@@ -97,11 +98,17 @@ def _end(process: int, loop: asyncio.AbstractEventLoop, outlet: Outlet) -> None:
 class RabbitPublisher:
     """Publishes to queues that this application declared; for all else an event loop is needed."""
 
-    def __init__(self, url: str, topology: Callable[[], Topology], is_declared: Callable[[], bool], *, deadline: float) -> None:
-        """Prepare; `is_declared` says whether the topology was declared, which is done over an event loop."""
+    def __init__(
+        self, url: str, topology: Callable[[], Topology], is_declared: Callable[[], bool], *, kept: Publisher, deadline: float
+    ) -> None:
+        """Prepare; `is_declared` says whether the topology was declared, which is done over an event loop.
+
+        What is `kept` beside RabbitMQ is published by another.
+        """
         self._address = replace(Address.parse(url), heartbeat=0)  # nobody would send it between two sends
         self._topology = topology
         self._is_declared = is_declared
+        self._kept = kept
         self._deadline = deadline
         self._mine = threading.local()
         self._all: weakref.WeakSet[_Own] = weakref.WeakSet()
@@ -113,9 +120,10 @@ class RabbitPublisher:
         if not self._is_declared():
             self._taken = {}  # what is declared now may take more
             return False
-        if _is_in_a_loop():
-            return False
-        return not any(is_kept(p) or not self._is_taken(p.exchange, p.routing_key) for p in publications)
+        are_kept = set(map(is_kept, publications))
+        if True in are_kept:
+            return False not in are_kept and self._kept.takes(publications)
+        return not _is_in_a_loop() and all(self._is_taken(p.exchange, p.routing_key) for p in publications)
 
     def _is_taken(self, exchange: str, routing_key: str) -> bool:
         """Tell whether one of our own queues takes it."""
@@ -133,6 +141,8 @@ class RabbitPublisher:
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
+        if is_kept(publications[0]):
+            return await self._kept.publish(publications)
         own: _Own | None = getattr(self._mine, "own", None)
         if own is None or own.process != os.getpid():
             own = self._mine.own = _Own(self._address, self._deadline)
@@ -147,6 +157,7 @@ class RabbitPublisher:
             for own in list(self._all):
                 own.close()
         self._mine = threading.local()
+        self._kept.close()
 
 
 def _is_in_a_loop() -> bool:

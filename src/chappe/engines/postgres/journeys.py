@@ -1,0 +1,252 @@
+"""What is stored by one journey to the server: plain messages, and one message that may be merged with what is pending."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Sequence
+from typing import Any, Final, LiteralString, NamedTuple
+
+from chappe.engines.postgres.database import Row, Values
+from chappe.engines.postgres.routes import Known, Routes
+from chappe.engines.postgres.rows import encode
+from chappe.engines.postgres.storing import pending_of, tally
+from chappe.messages.envelope import Options, Publication, Receipt
+
+_KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as ok from topology)"
+# Of those who wait so many are named as there are messages, and one more: the others look a moment later, for these may be busy by then.
+_TOLD: Final[LiteralString] = """
+    told as (
+        select pg_notify('chappe_ready', arrived.queue || ' ' || named.sessions)
+        from (select queue, count(*) as many from stored group by queue) arrived, lateral (
+            select string_agg(session::text, ' ') as sessions from (
+                select session from waiter where waiter.queue = arrived.queue order by random() limit least(arrived.many + 1, 500)
+            ) chosen
+        ) named
+        where named.sessions is not null
+    ),
+"""
+# Those who wait, and so somebody is told at all, are looked for in the list of what is returned: where nobody waits that costs least.
+_TELL_OF_ONE: Final[LiteralString] = """
+    (
+        select pg_notify('chappe_ready', %(queue)s || ' ' || string_agg(session::text, ' '))
+        from (select session from waiter where queue = %(queue)s order by random() limit 2) chosen having count(*) > 0
+    )
+"""
+_COUNT_ONE: Final[LiteralString] = (
+    "insert into tally (queue, published, exchange, passed) select queue, 1, %(exchange)s, %(passed)s from stored"
+)
+_TOLD_OF_ALL: Final[LiteralString] = (
+    _TOLD
+    + """
+    counted as (
+        insert into tally (queue, exchange, published, passed) select t.*
+        from known, unnest(%(tallied)s::integer[], %(through)b::text[], %(delivered)s::bigint[], %(passed)s::bigint[]) as t where ok
+    )
+"""
+)
+_PLAIN: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    stored as (
+        insert into message (queue, rank, message_id, envelope)
+        select queue, rank, id, envelope
+        from known, unnest(%(queues)s::integer[], %(ranks)s::bigint[], %(ids)b::text[], %(envelopes)b::bytea[])
+            as t (queue, rank, id, envelope)
+        where ok returning queue
+    ),
+    """
+    + _TOLD_OF_ALL
+    + " select ok, (select count(*) from told) from known"
+)
+_ARCHIVED: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    sent as (
+        select * from unnest(
+            %(exchanges)b::text[], %(keys)b::text[], %(ids)b::text[], %(envelopes)b::bytea[], %(places)s::integer[], %(ranks)s::bigint[],
+            %(queues)b::text[]
+        ) as t (exchange, routing_key, id, envelope, place, rank, queues)
+    ),
+    stored as (
+        insert into message (queue, rank, message_id, envelope)
+        select queue, rank, id, envelope
+        from known, sent, unnest(sent.queues::integer[]) as queue where ok returning queue
+    ),
+    head as (
+        update archive_head set seq = seq + %(count)s from known where ok returning seq - %(count)s as before, now_seconds() as at
+    ),
+    archived as (insert into archive select before + place, at, exchange, routing_key, id, envelope from head, sent where place > 0),
+    """
+    + _TOLD_OF_ALL
+    + " select ok, (select count(*) from told), (select tell_archived() from head) from known"
+)
+_ONE: Final[LiteralString] = (
+    """
+    with stored as (
+        insert into message (queue, rank, message_id, envelope)
+        select %(queue)s, %(rank)s, %(id)s, %(envelope)s from topology where version = %(topology)s returning queue
+    )
+    """
+    + _COUNT_ONE
+    + " returning true, "
+    + _TELL_OF_ONE
+)
+# One message that may be merged, alone in its call, is what is sent most often: two statements in one journey. The first chooses by what it
+# sees whether the message is ready or behind, and the second corrects it by the line, which both then hold.
+_FIRST: Final[LiteralString] = (
+    _KNOWN
+    + """,
+    pending as (select message_id, version, envelope from message where queue = %(queue)s and key = %(key)s and pending),
+    turn as (select nextval('place') as place from known where ok and not exists (select 1 from pending)),
+    stored as (
+        insert into message (place, queue, rank, state, message_id, flags, key, pending, version, envelope)
+        select place, %(queue)s, %(rank)s,
+            case when exists (select 1 from line where queue = %(queue)s and key = %(key)s) then 2 else 1 end,
+            %(id)s, 32, %(key)s, true, place, %(envelope)s
+        from turn on conflict (queue, key) where pending do nothing returning queue, place
+    ),
+    joined as (
+        insert into line select %(queue)s, %(key)s, place from stored on conflict (queue, key) do update set head = line.head returning head
+    ),
+    """
+    + "counted as ("
+    + _COUNT_ONE
+    + """)
+    select ok, pending.message_id, pending.version, pending.envelope, stored.place, (select count(*) from joined),
+        case when stored.place is not null then
+    """
+    + _TELL_OF_ONE
+    + """
+        end
+    from known left join pending on true left join stored on true
+    """
+)
+_CORRECT: Final = """
+    update message m set state = case when l.head = m.place then 1 else 2 end from line l
+    where m.queue = %(queue)s and m.key = %(key)s and m.pending and m.message_id = %(id)s and l.queue = m.queue and l.key = m.key
+        and m.state = case when l.head = m.place then 2 else 1 end
+"""
+_LOOK: Final = "select message_id, version, envelope from message where queue = %(queue)s and key = %(key)s and pending"
+# Who guessed wrong is told at once what is pending. What others change at this very moment is shown as it was before: with the version that
+# was guessed.
+_CHANGE: Final = """
+    with changed as (
+        update message set envelope = %(envelope)s, version = nextval('place')
+        where queue = %(queue)s and key = %(key)s and pending and version = %(replaces)s returning message_id, version
+    )
+    select message_id, version, null from changed
+    union all
+    select message_id, version, envelope from message
+    where queue = %(queue)s and key = %(key)s and pending and not exists (select 1 from changed)
+"""
+_ROUNDS: Final = 5
+MOST: Final = 2  # statements of a journey
+
+
+def plain(
+    topology: int, publications: Sequence[Publication], envelopes: Sequence[bytes], taken: Sequence[list[Known]]
+) -> tuple[LiteralString, dict[str, Any]]:
+    """Return what stores plain messages if the topology is still this one: one of one queue by its values, several by columns."""
+    if len(publications) == 1 == len(taken[0]):
+        (p,), (envelope,), ((known,),) = publications, envelopes, taken
+        return _ONE, {
+            "topology": topology, "queue": known.id, "rank": -p.priority, "id": p.envelope.id, "envelope": envelope,
+            "exchange": p.exchange, "passed": 1 if p.exchange else 0,
+        }  # fmt: skip
+    copies = [
+        (known.id, -p.priority, p.envelope.id, envelope)
+        for p, envelope, to in zip(publications, envelopes, taken, strict=True)
+        for known in to
+    ]
+    queues, ranks, ids, contents = (list(column) for column in zip(*copies, strict=True))
+    columns = {"topology": topology, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": contents}
+    return _PLAIN, columns | _tallied(publications, taken)
+
+
+def _tallied(publications: Sequence[Publication], taken: Sequence[list[Known]]) -> dict[str, list[Any]]:
+    return dict(zip(("tallied", "through", "delivered", "passed"), tally(zip(publications, taken, strict=True)), strict=True))
+
+
+def archiving(
+    topology: int, publications: Sequence[Publication], envelopes: list[bytes], taken: Sequence[list[Known]], kept: list[bool]
+) -> tuple[LiteralString, dict[str, Any]]:
+    """Return what stores plain messages, and archives some of them, if the topology is still this one."""
+    return _ARCHIVED, {
+        "topology": topology, "count": sum(kept), "ranks": [-p.priority for p in publications], "envelopes": envelopes,
+        "queues": [f"{{{','.join(str(known.id) for known in queues)}}}" for queues in taken],
+        "places": [place if is_kept else 0 for place, is_kept in zip(itertools.accumulate(map(int, kept)), kept, strict=True)],
+        "exchanges": [p.exchange for p in publications], "keys": [p.routing_key for p in publications],
+        "ids": [p.envelope.id for p in publications], **_tallied(publications, taken),
+    }  # fmt: skip
+
+
+class Journey(NamedTuple):
+    """Statements of one transaction, and whether they may be said again where nobody knows whether they were executed."""
+
+    statements: list[tuple[LiteralString, Values]]
+    is_repeatable: bool
+
+
+Conversation = Generator[Journey, list[list[Row]], list[Receipt] | None]
+
+
+class Masks:
+    """Publishes one message that asks for nothing else than to be merged, for whoever makes the journeys."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self._often_pending = True  # whether the last mask found another that it had to be merged with
+
+    def queue(self, publications: Sequence[Publication]) -> Known | None:
+        """Return where it goes, if it is one of these messages, and nothing else is to be done."""
+        (p, *others) = publications
+        if others or p.options is None or not _merges_only(p.options) or p.delay > 0 or p.priority:
+            return None
+        known = self._routes.known_takers(p.exchange, p.routing_key)
+        return None if known is None or len(known) != 1 or known[0].queue.fair else known[0]
+
+    def publish(self, publications: Sequence[Publication]) -> Conversation:
+        """Store or merge it, and return its receipt; none where the topology has changed, or it must go another way."""
+        known, (p, *_) = self.queue(publications), publications
+        if known is None or p.options is None:
+            return None
+        values = {
+            "topology": self._routes.version, "queue": known.id, "key": p.options.key, "id": p.envelope.id, "rank": -p.priority,
+            "envelope": encode(p.envelope), "replaces": p.options.replaces, "exchange": p.exchange, "passed": 1 if p.exchange else 0,
+        }  # fmt: skip
+        if p.options.replaces is not None:
+            return [(yield from _changed(p, values))]
+        if self._often_pending:
+            ((*found,),) = yield Journey([(_LOOK, values)], is_repeatable=True)
+            if found:
+                return [pending_of(*found[0])]
+        self._often_pending = False
+        for _ in range(_ROUNDS):
+            # Said twice it finds itself: an answer that was lost costs nothing.
+            (row, *_), _corrected = yield Journey([(_FIRST, values), (_CORRECT, values)], is_repeatable=True)
+            ok, pending_id, version, pending, place, *_ = row
+            if pending_id == p.envelope.id:
+                return [Receipt(p.envelope.id, "stored", int(version))]
+            if not ok:
+                return None
+            if place is not None:
+                return [Receipt(p.envelope.id, "stored", int(place))]
+            if pending_id is not None:
+                self._often_pending = True
+                return [pending_of(pending_id, version, pending)]
+        return None
+
+
+def _changed(p: Publication, values: dict[str, Any]) -> Generator[Journey, list[list[Row]], Receipt]:
+    """Replace what is pending if it is still of that version, and return what is pending if not."""
+    ((*rows,),) = yield Journey([(_CHANGE, values)], is_repeatable=False)
+    if rows and rows[0][1] == values["replaces"]:
+        ((*rows,),) = yield Journey([(_LOOK, values)], is_repeatable=True)
+    if not rows:
+        return Receipt(p.envelope.id, "pending")
+    message_id, version, envelope = rows[0]
+    return Receipt(str(message_id), "merged", int(version)) if envelope is None else pending_of(message_id, version, envelope)
+
+
+def _merges_only(options: Options) -> bool:
+    return options.merges and options.key is not None and not options.tracked and options.unique is None and options.idempotency_key is None
