@@ -9,6 +9,8 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
+# Where it is set, each of the hundreds of processes that a run starts compiles all that it imports, and the tests take a third longer.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: audit help dashboard demo demo-auction demo-bots demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-import bench-quick peers docs setup power power-stack sick storm tools clean
 .DEFAULT_GOAL := help
@@ -91,6 +93,7 @@ demo-bots: $(VENV)/.demo dashboard ## Have five bots and a person talk, one of w
 
 # The gate: one run of pytest, five workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools dashboard ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
+	@$(BIN)/python -m compileall -q src examples
 	$(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS)
 
 gate-busy: $(VENV)/.tests tools ## Run `make check test` beside two processes that burn CPU and one that writes to the disk (TIMES=3)

@@ -38,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL), (signal.SIGQUIT, signal.SIG_DFL)):
         signal.signal(number, handler)  # who runs the tests in the background may have them ignored, and programs under test inherit that
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        # Of a project's file that a test changes twice within a second the old bytecode would be run; what is there already is used.
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     is_gate = "not proof" in (config.option.markexpr or "") and "TMPDIR" not in os.environ and config.option.basetemp is None
     if is_gate and os.access(_MEMORY, os.W_OK):
         _remove_what_killed_runs_left()
