@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from chappe.web.pages import BUILT
 
+from ..servers.postgres import PostgresNode
 from ..waiting import PATIENCE, until
 from .shop import TOKEN
 
@@ -92,8 +94,9 @@ def free_port() -> int:
 class Hotel:
     """`chappe run` over a small application, and a client of its gateway."""
 
-    def __init__(self, folder: Path, broker: str | None) -> None:
-        self.folder, self.port, self.broker = folder, free_port(), broker or f"sqlite:///{folder}/chappe.db"
+    def __init__(self, folder: Path, node: PostgresNode | None) -> None:
+        self.folder, self.port, self.node = folder, free_port(), node
+        self.broker = f"sqlite:///{folder}/chappe.db" if node is None else node.url
         (folder / "hotel.py").write_text(APPLICATION)
         (folder / "chappe.toml").write_text(CONFIG)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -107,6 +110,21 @@ class Hotel:
             inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHAPPE_")}
             command = [sys.executable, "-m", "chappe", *arguments]
             return subprocess.Popen(command, cwd=self.folder, env=inherited | environment, stdout=log, stderr=log)
+
+    @contextmanager
+    def engine_ended(self) -> Iterator[None]:
+        """Have the engine stand still, and be killed and started again at the end of the block."""
+        if self.node is not None:
+            with self.node.frozen():
+                yield
+            self.node.kill()
+            self.node.start()
+            return
+        every = psutil.Process(self.process.pid).children(recursive=True)
+        (engine,) = [one for one in every if "chappe engine" in " ".join(one.cmdline())]
+        engine.suspend()
+        yield
+        engine.kill()
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, (self.folder / "run.log").read_text()[-2000:]
@@ -151,8 +169,8 @@ class Hotel:
 
 @pytest.fixture(scope="module", params=["file", pytest.param("postgres", marks=pytest.mark.proof)])
 def hotel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hotel]:
-    broker = None if request.param == "file" else request.getfixturevalue("postgres").url
-    hotel = Hotel(tmp_path_factory.mktemp("hotel"), broker)
+    node = None if request.param == "file" else request.getfixturevalue("postgres_node")
+    hotel = Hotel(tmp_path_factory.mktemp("hotel"), node)
     yield hotel
     hotel.close()
 
@@ -328,8 +346,6 @@ def test_m9_of_a_message_that_has_ended_the_page_shows_what_followed_from_it(hot
 
 
 def test_h7_h8_of_an_exchange_the_page_shows_what_is_published_and_delivered(hotel: Hotel, opened: Opened) -> None:
-    if not hotel.broker.startswith("sqlite"):
-        pytest.skip("this engine does not count what goes through exchanges")
     for _ in range(5):
         hotel.send("remind", guest="ada")
     page = opened("exchanges")
@@ -389,15 +405,11 @@ def test_a_schedule_is_told_in_words_paused_and_fired_now(hotel: Hotel, opened: 
 
 
 def test_the_page_says_that_it_is_cut_off_and_goes_on_when_the_engine_is_there_again(hotel: Hotel, opened: Opened) -> None:
-    if not hotel.broker.startswith("sqlite"):
-        pytest.skip("the engine is a server here, which others use, too")
     opened.expected.append("503|ERR_")
     page = opened("queues")
     height = page.evaluate("document.querySelector('main').offsetTop")
-    [engine] = [one for one in psutil.Process(hotel.process.pid).children(recursive=True) if "chappe engine" in " ".join(one.cmdline())]
-    engine.suspend()
-    page.wait_for_selector(".link.lost")
-    engine.kill()
+    with hotel.engine_ended():
+        page.wait_for_selector(".link.lost")
     assert page.evaluate("document.querySelector('main').offsetTop") == height
     until(hotel.is_ready, "the engine is there again")
     page.wait_for_selector(".link.live")
