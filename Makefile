@@ -91,10 +91,10 @@ demo-auction: $(VENV)/.demo dashboard ## Show real bids arriving in browsers by 
 demo-bots: $(VENV)/.demo dashboard ## Have five bots and a person talk, one of which is away for a while and catches up
 	@PYTHONPATH=examples $(BIN)/python -m bots.demo $(ARGS)
 
-# The gate: one run of pytest, six workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
+# The gate: one run of pytest, five workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools dashboard ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
 	@$(BIN)/python -m compileall -q src examples
-	$(BIN)/python -m pytest -n 6 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS)
 
 gate-busy: $(VENV)/.tests tools ## Run `make check test` beside two processes that burn CPU and one that writes to the disk (TIMES=3)
 	@$(BIN)/python -m tests.busy --times $(or $(TIMES),1) -- $(AGAIN) check test
