@@ -390,3 +390,22 @@ async def test_a_mask_of_which_the_connection_is_lost_is_said_again_where_that_d
     with pytest.raises(Unconfirmed):
         receipts(publisher, replace(mask, options=replace(MASK, replaces=stored.version)))
     assert await waiting(postgres.url, name) == ["first"]
+
+
+async def test_what_may_be_said_again_is_not_when_there_is_no_time_left_to_connect(
+    postgres: Database, name: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, now, said = make(postgres.url, name), [100.0], list[Journey]()
+    mask = to(name, "first", options=MASK)
+    assert publisher.takes([mask])
+
+    def silent(_: object, journey: Journey) -> None:
+        said.append(journey)
+        now[0] += 16.0
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(blocking, "steady", lambda: now[0])
+    monkeypatch.setattr(blocking, "_executed", silent)
+    with pytest.raises(Unconfirmed):
+        receipts(publisher, mask)
+    assert len(said) == 1

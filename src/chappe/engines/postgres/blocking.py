@@ -169,7 +169,7 @@ class PostgresPublisher:
             except psycopg.errors.QueryCanceled as error:
                 raise self._silent(error) from None
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                if not journey.is_repeatable or tries > 1:
+                if not journey.is_repeatable or tries > 1 or until - steady() < self._deadline * _CONNECTING:
                     raise Unconfirmed(f"{place} was lost while it stored something ({reason(error)}): it may be stored or not") from None
                 self._leave()
             except psycopg.DataError as error:
