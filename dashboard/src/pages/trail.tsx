@@ -26,6 +26,9 @@ function inOrder(nodes: Node[]): [Node, number][] {
   return ordered.length ? ordered : nodes.map((one) => [one, 0]);
 }
 
+/** What is told in words, and is no message. */
+const lines = new Set(["log", "push"]);
+
 export function Trail({ id }: { id: string }) {
   const asked = useAsked<{ nodes: Node[]; is_all: boolean }>(`lineage/${quoted(id)}`, 15);
   if (!asked.data && asked.error instanceof Refused && asked.error.status === 404) return null;
@@ -60,10 +63,10 @@ export function Trail({ id }: { id: string }) {
                   <tr key={`${one.id} ${one.kind} ${one.queue} ${one.at}`} class={one.id === id ? "this" : ""}>
                     <td class="main" style={{ paddingLeft: `${16 + depth * 18}px` }}>
                       {depth > 0 && <span class="dim" aria-hidden="true">└ </span>}
-                      {one.kind === "log" ? <span class="mono">{one.text}</span> : <a href={to("message", one.id)}>{one.type}</a>}{" "}
-                      {one.kind !== "log" && <span class="dim">{one.text ?? one.kind}</span>}
+                      {lines.has(one.kind) ? <span class="mono">{one.text}</span> : <a href={to("message", one.id)}>{one.type}</a>}{" "}
+                      {!lines.has(one.kind) && <span class="dim">{one.text ?? one.kind}</span>}
                     </td>
-                    <td>{one.state && one.kind !== "log" && <Badge state={one.state} />}</td>
+                    <td>{one.state && <Badge state={one.state} />}</td>
                     <td class="wide dim">{one.queue}</td>
                     <td class="wide bar">
                       {one.at != null && (

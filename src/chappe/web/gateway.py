@@ -55,8 +55,8 @@ def gateway(app: App) -> ASGIApp:
     commands, metrics, overviews = Commands(app), Metrics(), Overviews(app, VERSION)
     watching, failures = Watching(app), Failures(app)
     live = Live(app, commands.post)
-    single = [part(app) for part in (Actions, Processes, Schedules, Letters, Messages, Lineage)]
-    parts = (overviews, failures, Batches(app, failures), Watched(app, watching), *single)
+    single = [part(app) for part in (Actions, Processes, Schedules, Letters, Messages)]
+    parts = (overviews, failures, Batches(app, failures), Watched(app, watching), *single, Lineage(app, live.hub.pushed))
     operations = [operation for part in parts for operation in part.operations()]
     documents = {
         "/openapi.json": encode_json(document(app, VERSION, operations)),

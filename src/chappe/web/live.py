@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from starlette.datastructures import Headers
@@ -48,6 +49,7 @@ _LONGEST_POLL: Final = 30.0
 _READ_WITHIN: Final = 60.0  # seconds for a client to read a page
 _AGAIN: Final = 0.2
 _LONGEST_PATTERN: Final = 255
+_REMEMBERED: Final = 10_000  # events of which it is known to how many clients they were pushed
 
 
 def _concerns(said: Said, pattern: str) -> bool:
@@ -76,6 +78,7 @@ class Hub:
         self._archive = archive
         self._groups: dict[tuple[str, Make], dict[Listener, None]] = {}
         self.position = -1
+        self.pushed: dict[int, tuple[float, int]] = {}  # by seq: when the latest events were pushed, and to how many clients
         self._task: asyncio.Task[None] | None = None
         self._read = asyncio.Event()
         self._told_at = 0.0
@@ -134,9 +137,11 @@ class Hub:
 
     def _publish(self, said: list[Said], cursor: int) -> None:
         """Write to all without waiting: no listener can come or go meanwhile; one that has read further is told only what is new to it."""
+        told: Counter[int] = Counter()
         for (pattern, make), listeners in list(self._groups.items()):
             concerned = [one for one in said if _concerns(one, pattern)]
             data = make(concerned) if concerned else b""
+            told.update(dict.fromkeys([one.seq for one in concerned if one.key not in (LOST, POSITION)], len(listeners)))
             for listener in list(listeners):
                 new = data
                 if listener.ahead:
@@ -147,6 +152,15 @@ class Hub:
                     log.warning("a client that did not read is closed: it was sent everything up to seq %d", self.position)
                     self.leave(listener)
         self.position = cursor
+        self._remember(told)
+
+    def _remember(self, told: Mapping[int, int]) -> None:
+        now = time.time()
+        for seq, clients in told.items():
+            self.pushed.pop(seq, None)  # of another archive, if there is one
+            self.pushed[seq] = (now, clients)
+        while len(self.pushed) > _REMEMBERED:
+            del self.pushed[next(iter(self.pushed))]
 
 
 class Wanted(NamedTuple):

@@ -74,7 +74,7 @@ async def test_lines_of_the_logs_of_this_host_are_part_of_the_trail(tmp_path: Pa
     line = {"timestamp": "2026-11-30T00:00:00Z", "level": "warning", "event": "attempt 1 of m1 failed"}
     file.write_bytes(b"no json m1\n" + json.dumps(line).encode() + b"\n" + json.dumps({**line, "event": "of m2"}).encode() + b"\n")
     app.configure(Settings(pools={"default": Pool(log=str(file))}))
-    (node,) = Lineage(app)._logged({"m1"})
+    (node,) = Lineage(app, {})._logged({"m1"})
     assert (node.cause, node.text) == ("m1", "warning: attempt 1 of m1 failed")
 
 
@@ -88,3 +88,16 @@ async def test_where_the_queues_take_all_the_time_the_archive_is_looked_at_all_t
             t.drain()
             trail = (await http.get(f"/api/lineage/{begun}")).json()
             assert ("begun" in {node["type"] for node in trail["nodes"]}, trail["is_all"]) == (True, False)
+
+
+async def test_an_event_of_the_trail_says_to_how_many_clients_the_gateway_pushed_it() -> None:
+    async with testing(chain()) as t:
+        t.advance(3600)  # its clock stands still: what is archived is not older than the ids, which are of the real time
+        receipt = await t.app.asend(Begin(name="one"))
+        t.drain()
+        trail = await Lineage(t.app, {1: (5.0, 2)}).trail(receipt.id)
+        (event,) = (node for node in trail.nodes if node.kind == "event")
+        (push,) = (node for node in trail.nodes if node.kind == "push")
+        assert (push.cause, push.at, push.text) == (event.id, 5.0, "pushed to 2 clients")
+        other = await Lineage(t.app, {7: (5.0, 2)}).trail(receipt.id)
+        assert {node.kind for node in other.nodes} == {"command", "event"}

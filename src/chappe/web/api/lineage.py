@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from chappe.app import App
 from chappe.archive.follow import AT_ONCE, position_at
+from chappe.engines.contract.archive import Record
 from chappe.engines.contract.inspection import MessageStatus, pages
 from chappe.engines.contract.store import Store
 from chappe.errors import NotFound
@@ -50,6 +52,11 @@ class _Trail(Struct, frozen=True):
 class Lineage(Part):
     """The route of one message's trail."""
 
+    def __init__(self, app: App, pushed: Mapping[int, tuple[float, int]]) -> None:
+        """Tell of an application; `pushed` says by seq when this gateway pushed an event, and to how many clients."""
+        super().__init__(app)
+        self._pushed = pushed
+
     @get("/api/lineage/{id}", READ)
     async def trail(self, id: str) -> _Trail:
         """Tell what led to a message and what followed from it, in the order of time; `is_all` is false where the search was cut short."""
@@ -71,7 +78,7 @@ class Lineage(Part):
 
     async def _collect(self, store: Store, root: str, found: dict[tuple[str, str | None], Node], ends: float) -> bool:
         is_all = True
-        for kept, share in ((_stored, 2), (_archived, 1)):
+        for kept, share in ((_stored, 2), (self._archived, 1)):
             until = time.monotonic() + (ends - time.monotonic()) / share
             async with aclosing(kept(store, root)) as looked:
                 async for nodes in looked:
@@ -81,10 +88,30 @@ class Lineage(Part):
                     if time.monotonic() > until or len(found) > _MOST:
                         is_all = False
                         break
-        for identity in {root, *(node.id for node in found.values())}:
+        for identity in {root, *(node.id for node in found.values() if node.kind != "push")}:
             if (node := await _tracked(store, identity, root)) is not None and not any(one == identity for one, queue in found if queue):
                 found[identity, node.queue] = node
         return is_all
+
+    async def _archived(self, store: Store, root: str) -> AsyncGenerator[list[Node]]:
+        """Yield the events that were archived since it began, page by page, each with what this gateway knows of its pushes."""
+        began = sent_at(root)
+        position = 0 if began is None else await position_at(store, began - _SKEW)
+        while True:
+            page = await store.archived(position, AT_ONCE)
+            yield [node for one in page.records if _belongs(one.envelope, root) for node in self._heard(one)]
+            position = page.cursor
+            if position >= page.end:
+                return
+
+    def _heard(self, one: Record) -> Iterator[Node]:
+        event = _node(one.envelope, "event", state="done", at=one.at, text=f"{one.exchange} {one.routing_key}")
+        yield event
+        if (pushed := self._pushed.get(one.seq)) is not None:
+            at, clients = pushed
+            yield Node(
+                f"{event.id}@push", "push", "push", None, at, cause=event.id, text=f"pushed to {clients} client{'s' * (clients != 1)}"
+            )
 
     def _logged(self, ids: set[str]) -> Iterator[Node]:
         """Return the lines of our logs that name one of them, from the end of the files of the pools of this host."""
@@ -106,22 +133,6 @@ async def _stored(store: Store, root: str) -> AsyncGenerator[list[Node]]:
     yield [_of_queue(one) for one in await store.find(root)]
     async for messages in pages(store, (await store.overview()).queues, root):
         yield [_of_queue(one) for one in messages if _belongs(one.envelope, root)]
-
-
-async def _archived(store: Store, root: str) -> AsyncGenerator[list[Node]]:
-    """Yield the events that were archived since it began, page by page."""
-    began = sent_at(root)
-    position = 0 if began is None else await position_at(store, began - _SKEW)
-    while True:
-        page = await store.archived(position, AT_ONCE)
-        yield [
-            _node(one.envelope, "event", state="done", at=one.at, text=f"{one.exchange} {one.routing_key}")
-            for one in page.records
-            if _belongs(one.envelope, root)
-        ]
-        position = page.cursor
-        if position >= page.end:
-            return
 
 
 async def _tracked(store: Store, identity: str, root: str) -> Node | None:
