@@ -99,6 +99,20 @@ async def test_who_waits_for_a_key_names_the_message_that_has_it(peer: Peer) -> 
         assert held["second"] == first.envelope.id, "it keeps its key while it waits for its retry"
 
 
+async def test_a_message_that_is_lent_while_it_is_looked_for_is_found(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    await send(peer, seen("m"))
+    (message,) = await looked(peer, "ready")
+    look, lent = peer.store.look, list[object]()
+    async with peer.broker.consume(["q"], prefetch=1) as consumer:
+
+        async def look_when_it_is_lent(*asked: Any, **more: Any) -> Any:
+            lent.extend([] if lent else [await one(consumer)])
+            return await look(*asked, **more)
+
+        monkeypatch.setattr(peer.store, "look", look_when_it_is_lent)
+        assert called(await peer.store.find(message.envelope.id)) == ["m"]
+
+
 async def test_a_message_is_found_by_its_id_in_each_queue_and_state(peer: Peer) -> None:
     await send(peer, seen("m"), seen("another"), seen("later", delay=3600.0))
     (later,) = await looked(peer, "delayed")

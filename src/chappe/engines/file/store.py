@@ -83,6 +83,10 @@ class _FileStore(Store):
         return replace(found, messages=await self._broker.bodies.awhole(found.messages))
 
     async def find(self, message_id: str, *, queue: str | None = None) -> list[MessageStatus]:
+        # What goes from one state to another meanwhile may be in neither when that is looked at.
+        return await self._find(message_id, queue) or await self._find(message_id, queue)
+
+    async def _find(self, message_id: str, queue: str | None) -> list[MessageStatus]:
         found: list[MessageStatus] = []
         for one in [one for one in (await self.overview()).queues if queue in (None, one.name)]:
             async with aclosing(pages(self, [one], message_id)) as looked:
