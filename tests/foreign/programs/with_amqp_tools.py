@@ -29,7 +29,7 @@ def read(body: str) -> dict[str, Any]:
 
 
 TOLD = json.load(sys.stdin)
-URL = TOLD["url"]
+URL = TOLD["url"] + "%2F" * TOLD["url"].endswith("/")  # these take no path for an empty name
 assert not TOLD["exchanges"], "amqp-tools declare no exchanges"
 bindings: list[str] = []
 for queue in TOLD["queues"]:
