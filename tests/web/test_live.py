@@ -482,4 +482,4 @@ async def test_a_listener_hears_what_comes_once_whether_it_has_read_further_than
         await ended.wait()
     await hub.close()
     assert told == {"with": [6, 7, 8, 0, 1, 2], "ahead": [8, 0, 1, 2], "behind": []}
-    assert {seq: clients for seq, (_, clients) in hub.pushed.items()} == {6: 2, 7: 2, 8: 2, 1: 2, 2: 2}
+    assert {message_id: clients for message_id, (_, clients) in hub.pushed.items()} == {"m6": 2, "m7": 2, "m8": 2, "m1": 2, "m2": 2}

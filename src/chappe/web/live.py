@@ -78,7 +78,7 @@ class Hub:
         self._archive = archive
         self._groups: dict[tuple[str, Make], dict[Listener, None]] = {}
         self.position = -1
-        self.pushed: dict[int, tuple[float, int]] = {}  # by seq: when the latest events were pushed, and to how many clients
+        self.pushed: dict[str, tuple[float, int]] = {}  # by id: when the latest events were pushed, and to how many clients
         self._task: asyncio.Task[None] | None = None
         self._read = asyncio.Event()
         self._told_at = 0.0
@@ -137,11 +137,11 @@ class Hub:
 
     def _publish(self, said: list[Said], cursor: int) -> None:
         """Write to all without waiting: no listener can come or go meanwhile; one that has read further is told only what is new to it."""
-        told: Counter[int] = Counter()
+        told: Counter[str] = Counter()
         for (pattern, make), listeners in list(self._groups.items()):
             concerned = [one for one in said if _concerns(one, pattern)]
             data = make(concerned) if concerned else b""
-            told.update(dict.fromkeys([one.seq for one in concerned if one.key not in (LOST, POSITION)], len(listeners)))
+            told.update(dict.fromkeys([one.id for one in concerned if one.id], len(listeners)))
             for listener in list(listeners):
                 new = data
                 if listener.ahead:
@@ -154,11 +154,9 @@ class Hub:
         self.position = cursor
         self._remember(told)
 
-    def _remember(self, told: Mapping[int, int]) -> None:
+    def _remember(self, told: Mapping[str, int]) -> None:
         now = time.time()
-        for seq, clients in told.items():
-            self.pushed.pop(seq, None)  # of another archive, if there is one
-            self.pushed[seq] = (now, clients)
+        self.pushed |= {message_id: (now, clients) for message_id, clients in told.items()}
         while len(self.pushed) > _REMEMBERED:
             del self.pushed[next(iter(self.pushed))]
 

@@ -20,6 +20,7 @@ class Said(NamedTuple):
     seq: int
     key: str
     text: bytes
+    id: str = ""  # of the message; what tells a position is none
 
 
 def said_of(record: Record) -> Said:
@@ -33,7 +34,7 @@ def said_of(record: Record) -> Said:
         text = encode_json(event | {"base64": True} if isinstance(body, bytes) else event)
     except (TypeError, ValueError, OverflowError, RecursionError):
         text = encode_json(event | {"body": envelope.body, "base64": True})
-    return Said(record.seq, record.routing_key, text)
+    return Said(record.seq, record.routing_key, text, envelope.id)
 
 
 def lost_of(page: Page, loss: int) -> Said:

@@ -95,9 +95,9 @@ async def test_an_event_of_the_trail_says_to_how_many_clients_the_gateway_pushed
         t.advance(3600)  # its clock stands still: what is archived is not older than the ids, which are of the real time
         receipt = await t.app.asend(Begin(name="one"))
         t.drain()
-        trail = await Lineage(t.app, {1: (5.0, 2)}).trail(receipt.id)
-        (event,) = (node for node in trail.nodes if node.kind == "event")
+        (event,) = (node for node in (await Lineage(t.app, {}).trail(receipt.id)).nodes if node.kind == "event")
+        trail = await Lineage(t.app, {event.id: (5.0, 2)}).trail(receipt.id)
         (push,) = (node for node in trail.nodes if node.kind == "push")
         assert (push.cause, push.at, push.text) == (event.id, 5.0, "pushed to 2 clients")
-        other = await Lineage(t.app, {7: (5.0, 2)}).trail(receipt.id)
+        other = await Lineage(t.app, {"of another": (5.0, 2)}).trail(receipt.id)
         assert {node.kind for node in other.nodes} == {"command", "event"}

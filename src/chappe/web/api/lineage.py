@@ -15,13 +15,13 @@ from msgspec import Struct
 
 from chappe.app import App
 from chappe.archive.follow import AT_ONCE, position_at
-from chappe.engines.contract.archive import Record
 from chappe.engines.contract.inspection import MessageStatus, pages
 from chappe.engines.contract.store import Store
 from chappe.errors import NotFound
 from chappe.messages.envelope import Envelope, sent_at
 from chappe.roles import READ
 from chappe.web.api.operations import Part, get
+from chappe.words import counted
 
 _WITHIN: Final = 0.7  # seconds for which queues and the archive are looked through, half of them each
 _SKEW: Final = 5.0  # seconds by which clocks of hosts may differ
@@ -52,8 +52,8 @@ class _Trail(Struct, frozen=True):
 class Lineage(Part):
     """The route of one message's trail."""
 
-    def __init__(self, app: App, pushed: Mapping[int, tuple[float, int]]) -> None:
-        """Tell of an application; `pushed` says by seq when this gateway pushed an event, and to how many clients."""
+    def __init__(self, app: App, pushed: Mapping[str, tuple[float, int]]) -> None:
+        """Tell of an application; `pushed` says by id when this gateway pushed an event, and to how many clients."""
         super().__init__(app)
         self._pushed = pushed
 
@@ -73,12 +73,12 @@ class Lineage(Part):
             raise NotFound(f"nothing is kept of message {id[:100]}, nor of what followed from it")
         ids = {node.id for node in found.values()}
         logged = await asyncio.to_thread(lambda: list(self._logged(ids)))
-        nodes = sorted([*found.values(), *logged], key=lambda node: node.at or 0.0)
+        nodes = sorted([*found.values(), *self._pushes(ids), *logged], key=lambda node: node.at or 0.0)
         return _Trail(root, nodes[:_MOST], is_all and len(nodes) <= _MOST)
 
     async def _collect(self, store: Store, root: str, found: dict[tuple[str, str | None], Node], ends: float) -> bool:
         is_all = True
-        for kept, share in ((_stored, 2), (self._archived, 1)):
+        for kept, share in ((_stored, 2), (_archived, 1)):
             until = time.monotonic() + (ends - time.monotonic()) / share
             async with aclosing(kept(store, root)) as looked:
                 async for nodes in looked:
@@ -88,30 +88,16 @@ class Lineage(Part):
                     if time.monotonic() > until or len(found) > _MOST:
                         is_all = False
                         break
-        for identity in {root, *(node.id for node in found.values() if node.kind != "push")}:
+        for identity in {root, *(node.id for node in found.values())}:
             if (node := await _tracked(store, identity, root)) is not None and not any(one == identity for one, queue in found if queue):
                 found[identity, node.queue] = node
         return is_all
 
-    async def _archived(self, store: Store, root: str) -> AsyncGenerator[list[Node]]:
-        """Yield the events that were archived since it began, page by page, each with what this gateway knows of its pushes."""
-        began = sent_at(root)
-        position = 0 if began is None else await position_at(store, began - _SKEW)
-        while True:
-            page = await store.archived(position, AT_ONCE)
-            yield [node for one in page.records if _belongs(one.envelope, root) for node in self._heard(one)]
-            position = page.cursor
-            if position >= page.end:
-                return
-
-    def _heard(self, one: Record) -> Iterator[Node]:
-        event = _node(one.envelope, "event", state="done", at=one.at, text=f"{one.exchange} {one.routing_key}")
-        yield event
-        if (pushed := self._pushed.get(one.seq)) is not None:
-            at, clients = pushed
-            yield Node(
-                f"{event.id}@push", "push", "push", None, at, cause=event.id, text=f"pushed to {clients} client{'s' * (clients != 1)}"
-            )
+    def _pushes(self, ids: set[str]) -> Iterator[Node]:
+        """Return to how many clients this gateway pushed them, as far as it remembers."""
+        for identity in ids & self._pushed.keys():
+            at, clients = self._pushed[identity]
+            yield Node(f"{identity}@push", "push", "push", None, at, cause=identity, text=f"pushed to {counted(clients, 'client')}")
 
     def _logged(self, ids: set[str]) -> Iterator[Node]:
         """Return the lines of our logs that name one of them, from the end of the files of the pools of this host."""
@@ -133,6 +119,22 @@ async def _stored(store: Store, root: str) -> AsyncGenerator[list[Node]]:
     yield [_of_queue(one) for one in await store.find(root)]
     async for messages in pages(store, (await store.overview()).queues, root):
         yield [_of_queue(one) for one in messages if _belongs(one.envelope, root)]
+
+
+async def _archived(store: Store, root: str) -> AsyncGenerator[list[Node]]:
+    """Yield the events that were archived since it began, page by page."""
+    began = sent_at(root)
+    position = 0 if began is None else await position_at(store, began - _SKEW)
+    while True:
+        page = await store.archived(position, AT_ONCE)
+        yield [
+            _node(one.envelope, "event", state="done", at=one.at, text=f"{one.exchange} {one.routing_key}")
+            for one in page.records
+            if _belongs(one.envelope, root)
+        ]
+        position = page.cursor
+        if position >= page.end:
+            return
 
 
 async def _tracked(store: Store, identity: str, root: str) -> Node | None:
