@@ -27,15 +27,15 @@ async def measure(session: Session, scale: Scale) -> AsyncGenerator[Figure]:
     for unread in (0, _UNREAD):
         async with session.stage() as stage:
             port = await _gateway(stage)
-            deaf = await stage.python("benchmarks.unread", port, str(unread))
-            await deaf.line()
+            silent = await stage.python("benchmarks.unread", port, str(unread))
+            await silent.line()
             bulk = await stage.python("benchmarks.sender", "paced_bulk", json.dumps({"count": scale.pushed}))
             await bulk.line()
             bulk.go()
             tails.append((await _pushed(stage, "websocket", port, scale))["p99"])
             await bulk.line()
-            deaf.go()
-            if (closed := await deaf.line()) != unread:
+            silent.go()
+            if (closed := await silent.line()) != unread:
                 raise RuntimeError(f"the gateway closed {closed} of {unread} clients that do not read")
     yield Figure(PUSH_UNREAD, tails[1] / tails[0])
 
