@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_LINK_MODE := copy
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
-# Where it is set, each of the hundreds of processes that a run starts compiles all that it imports, and the tests take a third longer.
+# Where it is set, each of the hundreds of processes that a run starts compiles all that it imports, and the tests take a minute longer.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: audit help dashboard demo demo-auction demo-bots demo-import demo-triggers test test-rabbitmq4 check gate-busy proof coverage fuzz bench bench-import bench-quick peers docs setup power power-stack sick storm tools clean
