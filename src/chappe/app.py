@@ -36,6 +36,7 @@ from chappe.messages.topology import Queue
 from chappe.messages.values import result_as, result_of
 from chappe.middleware.defaults import defaults
 from chappe.settings import Settings
+from chappe.stepping import stepped
 from chappe.triggers.schedule import Schedule, Trigger
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class App:
         publisher = self.connections.publisher()
         if publisher is None or not publisher.takes(publications):
             return self.wait_for(self.publish_all(publications))
-        return _stepped(self._publish(publications, publisher.publish))
+        return stepped(self._publish(publications, publisher.publish))
 
     @overload
     async def asend(
@@ -437,12 +438,3 @@ class App:
     def close(self) -> None:
         """Close the connection that the synchronous verbs use."""
         self.connections.close(self.aclose)
-
-
-def _stepped(work: Coroutine[Any, Any, R]) -> R:
-    """Run a coroutine that never suspends."""
-    try:
-        work.send(None)
-    except StopIteration as ended:
-        return ended.value
-    raise AssertionError("it suspended")

@@ -19,7 +19,6 @@ from psycopg import sql
 from chappe.engines.postgres import blocking
 from chappe.engines.postgres.blocking import PostgresPublisher
 from chappe.engines.postgres.broker import PostgresBroker
-from chappe.engines.postgres.journeys import Journey
 from chappe.engines.postgres.rows import decode
 from chappe.engines.postgres.store import PostgresStore
 from chappe.errors import BrokerUnavailable, Unconfirmed
@@ -114,6 +113,14 @@ async def test_what_needs_more_than_one_statement_is_left_to_an_event_loop(postg
     assert not publisher.takes([to("nowhere")])
     assert not publisher.takes([Publication(Envelope("e", "test", b"{}"), "a.b", exchange="kept")])
     publisher.close()
+
+
+def test_for_what_needs_an_event_loop_no_connection_is_opened(make: Make) -> None:
+    publisher = make("postgresql://nobody@127.0.0.1:1/none", "q", deadline=20.0)
+    wishes: list[dict[str, Any]] = [{"delay": 1.0}, {"options": Options(key="k")}, {"options": MASK, "priority": 1}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chappe.engines.postgres.blocking._Bounded.connect", lambda *_, **__: pytest.fail("it connects"))
+        assert [publisher.takes([to("q", **wish)]) for wish in wishes] == [False, False, False]
 
 
 async def test_a_database_without_the_schema_is_left_to_an_event_loop(postgres: Database, make: Make) -> None:
@@ -375,13 +382,13 @@ async def test_a_mask_of_which_the_connection_is_lost_is_said_again_where_that_d
     publisher = make(postgres.url, name)
     mask = to(name, "first", options=MASK)
     assert publisher.takes([mask])
-    execute, lost = blocking._executed, list[Journey]()
+    execute, lost = blocking._executed, list[Any]()
 
-    def executed_and_lost(connection: Any, journey: Journey) -> Any:
-        found = execute(connection, journey)
-        if journey in lost:
+    def executed_and_lost(connection: Any, statements: Any) -> Any:
+        found = execute(connection, statements)
+        if statements in lost:
             return found
-        lost.append(journey)
+        lost.append(statements)
         raise psycopg.OperationalError("the connection is lost")
 
     monkeypatch.setattr(blocking, "_executed", executed_and_lost)
@@ -395,12 +402,12 @@ async def test_a_mask_of_which_the_connection_is_lost_is_said_again_where_that_d
 async def test_what_may_be_said_again_is_not_when_there_is_no_time_left_to_connect(
     postgres: Database, name: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publisher, now, said = make(postgres.url, name), [100.0], list[Journey]()
+    publisher, now, said = make(postgres.url, name), [100.0], list[object]()
     mask = to(name, "first", options=MASK)
     assert publisher.takes([mask])
 
-    def silent(_: object, journey: Journey) -> None:
-        said.append(journey)
+    def silent(_: object, statements: object) -> None:
+        said.append(statements)
         now[0] += 16.0
         raise TimeoutError("no answer")
 

@@ -166,8 +166,9 @@ async def test_what_the_store_keeps_what_is_not_ours_and_what_a_loop_sends_goes_
     assert not found[-1]
 
 
-async def test_what_is_kept_beside_rabbitmq_is_published_there(node: RabbitNode, name: str) -> None:
+async def test_what_is_kept_beside_rabbitmq_is_published_there(node: RabbitNode, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Elsewhere()
+    monkeypatch.setattr(kept, "takes", lambda _: True)
     publisher = RabbitPublisher(node.url, lambda: Topology(queues=(bind(name),)), lambda: True, kept=kept, deadline=60.0)
     mask, plain = to(name, "mask", options=Options(key="k", merges=True)), to(name, "plain")
     assert publisher.takes([mask]) and not publisher.takes([mask, plain]), "they go to two servers"

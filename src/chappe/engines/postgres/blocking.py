@@ -6,31 +6,33 @@ PostgreSQL has few: a web server with forty threads in each of eight processes w
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, LiteralString, TypeVar, cast
 
 import psycopg
 from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
-from chappe.engines.postgres.database import AGAIN, FINGERPRINT, LATE, Cursor, Database, reason
-from chappe.engines.postgres.journeys import MOST, Journey, Masks, plain
+from chappe.engines.postgres.database import AGAIN, FINGERPRINT, LATE, Cursor, Database, Row, Values, reason
+from chappe.engines.postgres.journeys import Masks, is_mask, plain
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import encode
 from chappe.errors import BrokerUnavailable, ChappeError, CorruptStorage, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology
+from chappe.stepping import stepped
 
 T = TypeVar("T")
+_Statements = Sequence[tuple[LiteralString, Values]]
 
 _inherited: Final[list[object]] = []  # what a forked child never touches
 _ROUNDS: Final = 5
+_MOST: Final = 2  # statements of a transaction
 # Parts of the deadline: what must be left of it for a new connection, and after which a server is silent.
 _CONNECTING: Final = 0.4
 _SLOW: Final = 0.1
@@ -56,7 +58,7 @@ class PostgresPublisher:
         """Tell whether this thread can publish these now."""
         if self._user == threading.get_ident() or self._process != os.getpid():  # a signal interrupted it
             return False
-        if any(p.options is not None or p.delay > 0 for p in publications) and len(publications) > 1:
+        if not _are_plain(publications) and not is_mask(publications):
             return False
         if self._declared is not self._topology():
             began = steady()
@@ -69,8 +71,7 @@ class PostgresPublisher:
         return self._are_taken(publications)
 
     def _are_taken(self, publications: Sequence[Publication]) -> bool:
-        is_plain = all(p.options is None and p.delay <= 0 for p in publications)
-        return all(map(self._is_taken, publications)) if is_plain else self._masks.queue(publications) is not None
+        return all(map(self._is_taken, publications)) if _are_plain(publications) else self._masks.queue(publications[0]) is not None
 
     def _is_taken(self, p: Publication) -> bool:
         found = self._routes.known_takers(p.exchange, p.routing_key)
@@ -111,14 +112,14 @@ class PostgresPublisher:
         with connection.transaction(), connection.cursor(binary=True) as cursor:
             if cursor.execute("select fingerprint from made_by").fetchone() != (FINGERPRINT,):
                 raise CorruptStorage(f"{self._database.place}: the tables are those of another release")
-            _stepped(self._routes.declare(cast("Cursor", _Awaited(cursor)), topology))
+            stepped(self._routes.declare(cast("Cursor", _Awaited(cursor)), topology))
         self._read(until)
         self._declared = topology
 
     def _read(self, until: float) -> None:
         connection = self._connected(until)
         with connection.transaction(), connection.cursor(binary=True) as cursor:
-            _stepped(self._routes.refresh(cast("Cursor", _Awaited(cursor))))
+            stepped(self._routes.refresh(cast("Cursor", _Awaited(cursor))))
 
     def _store(self, publications: Sequence[Publication], until: float) -> list[Receipt]:
         store = self._store_plain if publications[0].options is None else self._store_mask
@@ -137,30 +138,28 @@ class PostgresPublisher:
         taken = [self._routes.takers(p.exchange, p.routing_key) for p in publications]
         if any(taken):
             statement = plain(self._routes.version, publications, [encode(p.envelope) for p in publications], taken)
-            ((*rows,),) = self._rows(Journey([statement], is_repeatable=False), until)
-            if not rows or not rows[0][0]:
+            (rows,) = self._together([statement], until, repeatable=False)
+            if not rows:
                 return None
         return [Receipt(p.envelope.id) for p in publications]
 
     def _store_mask(self, publications: Sequence[Publication], until: float) -> list[Receipt] | None:
-        conversation = self._masks.publish(publications)
-        try:
-            journey = next(conversation)
-            while True:
-                journey = conversation.send(self._rows(journey, until))
-        except StopIteration as ended:
-            return cast("list[Receipt] | None", ended.value)
+        async def together(statements: _Statements, *, repeatable: bool) -> list[list[Row]]:
+            return self._together(statements, until, repeatable=repeatable)
 
-    def _rows(self, journey: Journey, until: float) -> list[list[tuple[Any, ...]]]:
-        """Make a journey, and return the rows of each statement. Raises as `Database.together` does."""
-        place = self._database.place
-        for tries in itertools.count(1):
+        return stepped(self._masks.publish(publications, together))
+
+    def _together(self, statements: _Statements, until: float, *, repeatable: bool) -> list[list[Row]]:
+        """Execute statements in one transaction, and return the rows of each. Raises as `Database.together` does."""
+        place, tries = self._database.place, 0
+        while True:
+            tries += 1
             try:
                 connection = self._connected(until)
             except (psycopg.Error, OSError) as error:
                 raise self._silent(error) from None
             try:
-                return _executed(connection, journey)
+                return _executed(connection, statements)
             except AGAIN as error:
                 if tries >= _ROUNDS:
                     raise BrokerUnavailable(f"{place}: others were in the way ({reason(error)}); nothing was stored, try again") from None
@@ -169,14 +168,13 @@ class PostgresPublisher:
             except psycopg.errors.QueryCanceled as error:
                 raise self._silent(error) from None
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                if not journey.is_repeatable or tries > 1 or until - steady() < self._deadline * _CONNECTING:
+                if not repeatable or tries > 1 or until - steady() < self._deadline * _CONNECTING:
                     raise Unconfirmed(f"{place} was lost while it stored something ({reason(error)}): it may be stored or not") from None
                 self._leave()
             except psycopg.DataError as error:
                 raise Rejected(f"PostgreSQL cannot store this: {reason(error)}") from None
             except psycopg.Error as error:
                 raise BrokerUnavailable(f"{place} refused: {reason(error)}; nothing was stored") from None
-        raise AssertionError("it counts without end")
 
     def _silent(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(f"{self._database.place} did not answer within {self._deadline:g} s ({reason(error)}); nothing was stored")
@@ -207,8 +205,8 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
 
     @cached_property
     def cursors(self) -> list[psycopg.Cursor[tuple[Any, ...]]]:
-        """As many cursors as a journey has statements: making one takes as long as a fifth of what is said over it."""
-        return [self.cursor(binary=True) for _ in range(MOST)]
+        """As many cursors as are needed at most: making one takes as long as a fifth of what is said over it."""
+        return [self.cursor(binary=True) for _ in range(_MOST)]
 
     @cached_property
     def _quiet(self) -> select.poll:
@@ -243,14 +241,17 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
             return cast("T", ended.value)
 
 
-def _executed(connection: _Bounded, journey: Journey) -> list[list[tuple[Any, ...]]]:
-    """Execute what one journey says, in one transaction, and return the rows of each statement."""
-    cursors = connection.cursors[: len(journey.statements)]
+def _are_plain(publications: Sequence[Publication]) -> bool:
+    return all(p.options is None and p.delay <= 0 for p in publications)
+
+
+def _executed(connection: _Bounded, statements: _Statements) -> list[list[Row]]:
+    cursors = connection.cursors[: len(statements)]
     if len(cursors) == 1:
-        cursors[0].execute(*journey.statements[0], prepare=True)
+        cursors[0].execute(*statements[0], prepare=True)
     else:
         with connection.pipeline(), connection.transaction():
-            for cursor, (statement, values) in zip(cursors, journey.statements, strict=True):
+            for cursor, (statement, values) in zip(cursors, statements, strict=True):
                 cursor.execute(statement, values, prepare=True)
     return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
@@ -269,10 +270,3 @@ class _Awaited:
 
     async def fetchall(self) -> list[tuple[Any, ...]]:
         return self._cursor.fetchall()
-
-
-def _stepped(work: Any) -> None:
-    """Run a coroutine that never suspends."""
-    with suppress(StopIteration):
-        work.send(None)
-        raise AssertionError("it suspended")

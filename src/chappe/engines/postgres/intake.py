@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, cast
+from typing import Final
 
 from chappe.engines.postgres.database import Cursor, Database
 from chappe.engines.postgres.journeys import Masks, archiving, plain
@@ -36,7 +36,7 @@ class Intake:
         if not publications:
             return []
         with self._database.one_deadline():
-            stored = await self._publish_plain(publications) or await self._publish_mask(publications)
+            stored = await self._publish_plain(publications) or await self._masks.publish(publications, self._database.together)
             return stored or await self._database.run(lambda cursor: self.store(cursor, publications))
 
     # --- in one journey
@@ -57,17 +57,7 @@ class Intake:
         else:
             return None
         rows = await self._database.once(*statement)
-        return [Receipt(p.envelope.id) for p in publications] if rows and rows[0][0] else None
-
-    async def _publish_mask(self, publications: Sequence[Publication]) -> list[Receipt] | None:
-        """Store or merge one message that asks for nothing else than to be merged."""
-        conversation = self._masks.publish(publications)
-        try:
-            journey = next(conversation)
-            while True:
-                journey = conversation.send(await self._database.together(journey.statements, repeatable=journey.is_repeatable))
-        except StopIteration as ended:
-            return cast("list[Receipt] | None", ended.value)
+        return [Receipt(p.envelope.id) for p in publications] if rows else None
 
     # --- in a transaction
 

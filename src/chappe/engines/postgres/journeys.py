@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Sequence
-from typing import Any, Final, LiteralString, NamedTuple
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, LiteralString, Protocol
 
 from chappe.engines.postgres.database import Row, Values
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.engines.postgres.rows import encode
 from chappe.engines.postgres.storing import pending_of, tally
-from chappe.messages.envelope import Options, Publication, Receipt
+from chappe.messages.envelope import Publication, Receipt
 
 _KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as ok from topology)"
-# Of those who wait so many are named as there are messages, and one more: the others look a moment later, for these may be busy by then.
-_TOLD: Final[LiteralString] = """
-    told as (
-        select pg_notify('chappe_ready', arrived.queue || ' ' || named.sessions)
-        from (select queue, count(*) as many from stored group by queue) arrived, lateral (
-            select string_agg(session::text, ' ') as sessions from (
-                select session from waiter where waiter.queue = arrived.queue order by random() limit least(arrived.many + 1, 500)
-            ) chosen
-        ) named
-        where named.sessions is not null
-    ),
-"""
 # Those who wait, and so somebody is told at all, are looked for in the list of what is returned: where nobody waits that costs least.
 _TELL_OF_ONE: Final[LiteralString] = """
     (
@@ -35,15 +23,22 @@ _TELL_OF_ONE: Final[LiteralString] = """
 _COUNT_ONE: Final[LiteralString] = (
     "insert into tally (queue, published, exchange, passed) select queue, 1, %(exchange)s, %(passed)s from stored"
 )
-_TOLD_OF_ALL: Final[LiteralString] = (
-    _TOLD
-    + """
+# Of those who wait so many are named as there are messages, and one more: the others look a moment later, for these may be busy by then.
+_TOLD_OF_ALL: Final[LiteralString] = """
+    told as (
+        select pg_notify('chappe_ready', arrived.queue || ' ' || named.sessions)
+        from (select queue, count(*) as many from stored group by queue) arrived, lateral (
+            select string_agg(session::text, ' ') as sessions from (
+                select session from waiter where waiter.queue = arrived.queue order by random() limit least(arrived.many + 1, 500)
+            ) chosen
+        ) named
+        where named.sessions is not null
+    ),
     counted as (
         insert into tally (queue, exchange, published, passed) select t.*
         from known, unnest(%(tallied)s::integer[], %(through)b::text[], %(delivered)s::bigint[], %(passed)s::bigint[]) as t where ok
     )
 """
-)
 _PLAIN: Final[LiteralString] = (
     _KNOWN
     + """,
@@ -56,7 +51,7 @@ _PLAIN: Final[LiteralString] = (
     ),
     """
     + _TOLD_OF_ALL
-    + " select ok, (select count(*) from told) from known"
+    + " select (select count(*) from told) from known where ok"
 )
 _ARCHIVED: Final[LiteralString] = (
     _KNOWN
@@ -78,7 +73,7 @@ _ARCHIVED: Final[LiteralString] = (
     archived as (insert into archive select before + place, at, exchange, routing_key, id, envelope from head, sent where place > 0),
     """
     + _TOLD_OF_ALL
-    + " select ok, (select count(*) from told), (select tell_archived() from head) from known"
+    + " select (select count(*) from told), (select tell_archived() from head) from known where ok"
 )
 _ONE: Final[LiteralString] = (
     """
@@ -88,7 +83,7 @@ _ONE: Final[LiteralString] = (
     )
     """
     + _COUNT_ONE
-    + " returning true, "
+    + " returning "
     + _TELL_OF_ONE
 )
 # One message that may be merged, alone in its call, is what is sent most often: two statements in one journey. The first chooses by what it
@@ -140,7 +135,14 @@ _CHANGE: Final = """
     where queue = %(queue)s and key = %(key)s and pending and not exists (select 1 from changed)
 """
 _ROUNDS: Final = 5
-MOST: Final = 2  # statements of a journey
+
+
+class Together(Protocol):
+    """Executes statements in one transaction with one journey, and returns the rows of each; see `Database.together`."""
+
+    def __call__(self, statements: Sequence[tuple[LiteralString, Values]], *, repeatable: bool) -> Awaitable[list[list[Row]]]:
+        """Say them, again where nobody knows whether they were executed if they are `repeatable`."""
+        ...
 
 
 def plain(
@@ -180,50 +182,40 @@ def archiving(
     }  # fmt: skip
 
 
-class Journey(NamedTuple):
-    """Statements of one transaction, and whether they may be said again where nobody knows whether they were executed."""
-
-    statements: list[tuple[LiteralString, Values]]
-    is_repeatable: bool
-
-
-Conversation = Generator[Journey, list[list[Row]], list[Receipt] | None]
-
-
 class Masks:
-    """Publishes one message that asks for nothing else than to be merged, for whoever makes the journeys."""
+    """Publishes one message that asks for nothing else than to be merged."""
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
         self._often_pending = True  # whether the last mask found another that it had to be merged with
 
-    def queue(self, publications: Sequence[Publication]) -> Known | None:
-        """Return where it goes, if it is one of these messages, and nothing else is to be done."""
-        (p, *others) = publications
-        if others or p.options is None or not _merges_only(p.options) or p.delay > 0 or p.priority:
-            return None
+    def queue(self, p: Publication) -> Known | None:
+        """Return where a mask goes, if that is known and nothing else is to be done."""
         known = self._routes.known_takers(p.exchange, p.routing_key)
         return None if known is None or len(known) != 1 or known[0].queue.fair else known[0]
 
-    def publish(self, publications: Sequence[Publication]) -> Conversation:
+    async def publish(self, publications: Sequence[Publication], together: Together) -> list[Receipt] | None:
         """Store or merge it, and return its receipt; none where the topology has changed, or it must go another way."""
-        known, (p, *_) = self.queue(publications), publications
-        if known is None or p.options is None:
+        if not is_mask(publications):
+            return None
+        (p,) = publications
+        known, options = self.queue(p), p.options
+        if known is None or options is None:
             return None
         values = {
-            "topology": self._routes.version, "queue": known.id, "key": p.options.key, "id": p.envelope.id, "rank": -p.priority,
-            "envelope": encode(p.envelope), "replaces": p.options.replaces, "exchange": p.exchange, "passed": 1 if p.exchange else 0,
+            "topology": self._routes.version, "queue": known.id, "key": options.key, "id": p.envelope.id, "rank": -p.priority,
+            "envelope": encode(p.envelope), "replaces": options.replaces, "exchange": p.exchange, "passed": 1 if p.exchange else 0,
         }  # fmt: skip
-        if p.options.replaces is not None:
-            return [(yield from _changed(p, values))]
+        if options.replaces is not None:
+            return [await _changed(p, values, together)]
         if self._often_pending:
-            ((*found,),) = yield Journey([(_LOOK, values)], is_repeatable=True)
+            (found,) = await together([(_LOOK, values)], repeatable=True)
             if found:
                 return [pending_of(*found[0])]
         self._often_pending = False
         for _ in range(_ROUNDS):
             # Said twice it finds itself: an answer that was lost costs nothing.
-            (row, *_), _corrected = yield Journey([(_FIRST, values), (_CORRECT, values)], is_repeatable=True)
+            (row, *_), _corrected = await together([(_FIRST, values), (_CORRECT, values)], repeatable=True)
             ok, pending_id, version, pending, place, *_ = row
             if pending_id == p.envelope.id:
                 return [Receipt(p.envelope.id, "stored", int(version))]
@@ -237,16 +229,21 @@ class Masks:
         return None
 
 
-def _changed(p: Publication, values: dict[str, Any]) -> Generator[Journey, list[list[Row]], Receipt]:
+async def _changed(p: Publication, values: dict[str, Any], together: Together) -> Receipt:
     """Replace what is pending if it is still of that version, and return what is pending if not."""
-    ((*rows,),) = yield Journey([(_CHANGE, values)], is_repeatable=False)
+    (rows,) = await together([(_CHANGE, values)], repeatable=False)
     if rows and rows[0][1] == values["replaces"]:
-        ((*rows,),) = yield Journey([(_LOOK, values)], is_repeatable=True)
+        (rows,) = await together([(_LOOK, values)], repeatable=True)
     if not rows:
         return Receipt(p.envelope.id, "pending")
     message_id, version, envelope = rows[0]
     return Receipt(str(message_id), "merged", int(version)) if envelope is None else pending_of(message_id, version, envelope)
 
 
-def _merges_only(options: Options) -> bool:
-    return options.merges and options.key is not None and not options.tracked and options.unique is None and options.idempotency_key is None
+def is_mask(publications: Sequence[Publication]) -> bool:
+    """Tell whether it is one message that asks for nothing else than to be merged."""
+    (p, *others) = publications
+    o = p.options
+    if others or o is None or p.delay > 0 or p.priority:
+        return False
+    return o.merges and o.key is not None and not o.tracked and o.unique is None and o.idempotency_key is None

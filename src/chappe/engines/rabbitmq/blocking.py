@@ -120,9 +120,9 @@ class RabbitPublisher:
         if not self._is_declared():
             self._taken = {}  # what is declared now may take more
             return False
-        are_kept = set(map(is_kept, publications))
-        if True in are_kept:
-            return False not in are_kept and self._kept.takes(publications)
+        kept = [is_kept(p) for p in publications]
+        if any(kept):
+            return all(kept) and self._kept.takes(publications)
         return not _is_in_a_loop() and all(self._is_taken(p.exchange, p.routing_key) for p in publications)
 
     def _is_taken(self, exchange: str, routing_key: str) -> bool:
