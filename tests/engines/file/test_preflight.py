@@ -202,6 +202,27 @@ def test_a_new_log_torn_in_its_first_bytes_over_one_that_is_written_back_is_no_d
     preflight.refuse(tmp_path / "torn.db")
 
 
+def test_a_new_log_torn_in_its_first_bytes_over_one_that_began_to_overwrite_another_is_no_damage(tmp_path: Path) -> None:
+    """The power failed twice: in the first commit of one log, of which some frames reached the disk, and in the first bytes of the next."""
+    path = killed(tmp_path)
+    log, begun = Path(f"{path}-wal"), tmp_path / "begun.db"
+    old = log.read_bytes()
+    db = apsw.Connection(str(path))
+    db.execute("select count(*) from sqlite_schema").fetchall()
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    shutil.copy(path, begun)
+    db.execute("create table large (a)")
+    db.execute("insert into large values (zeroblob(400000))")
+    new = log.read_bytes()
+    db.close()
+    torn = bytearray(old)
+    torn[-3 * 4120 :] = new[len(old) - 3 * 4120 : len(old)]  # where the old log had its last commit
+    assert not any(int.from_bytes(torn[at + 4 : at + 8], "big") for at in range(len(old) - 3 * 4120, len(old), 4120)), "no commit"
+    Path(f"{begun}-wal").write_bytes(torn)
+    flip(Path(f"{begun}-wal"), 20)
+    preflight.refuse(begun)
+
+
 def test_files_that_come_and_go_while_it_looks_are_no_hazard(path: Path) -> None:
     log, ended = Path(f"{path}-wal"), threading.Event()
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -129,7 +130,7 @@ def _read(handle: int, known_size: int | None, index: Index | None) -> tuple[boo
     if page_size not in _PAGE_SIZES:
         return True, _without_frames(known_size, index)
     all_salts = _salts(handle, page_size)
-    own = header[16:24] if whole_header else next((salts for salts in all_salts if any(salts)), b"")
+    own = header[16:24] if whole_header else _latest(all_salts)
     last = max((number for number, salts in enumerate(all_salts, 1) if salts == own), default=0)
     found: list[tuple[Frame, bool]] = []
     sums = (first, second)
@@ -176,6 +177,14 @@ def _salts(handle: int, page_size: int) -> list[bytes]:
     step = _FRAME.size + page_size
     frames = max(0, os.fstat(handle).st_size - _HEADER.size) // step
     return [os.pread(handle, 8, _HEADER.size + number * step + 8) for number in range(frames)]
+
+
+def _latest(all_salts: Sequence[bytes]) -> bytes:
+    """Return the salts of the log that was begun last: the first of the two counts them, and goes round (section 4.1)."""
+    found = [salts for salts in all_salts if any(salts)]
+    count = [int.from_bytes(salts[:4], "big") for salts in found]
+    ahead = [(number - count[0] + 2**31) % 2**32 for number in count]
+    return found[ahead.index(max(ahead))] if found else b""
 
 
 def checksum(data: bytes, sums: tuple[int, int] = (0, 0), *, big: bool) -> tuple[int, int]:
