@@ -127,7 +127,10 @@ async def mask(command: Mask) -> None: ...
 
 @app.handles(Shared)
 async def shared(command: Shared) -> None:
-    tally.since(command.at)
+    if command.at:
+        tally.since(command.at)
+    else:
+        tally.note()
     if command.seconds:
         await asyncio.sleep(command.seconds)
 

@@ -129,13 +129,14 @@ def test_what_was_dealt_out_and_not_lent_is_no_longer_counted_at_the_next_look()
 
 
 def test_only_short_messages_are_served_in_a_row_and_few_of_a_small_claim() -> None:
-    shares = waiting({}, "new", "short", "long")
+    shares = waiting({}, "new", "short", "tenth", "long")
     for _ in range(50):
-        shares.took("short", 0.0001)
+        shares.took("short", 0.00001)
+        shares.took("tenth", 0.0001)
     shares.took("long", 0.1)
     shares.look()
-    assert [shares.in_a_row(tenant, 500) for tenant in ("short", "long")] == [8, 1]
-    assert [shares.in_a_row("short", most) for most in (100, 50, 10, 1)] == [8, 5, 1, 1]
+    assert [shares.in_a_row(tenant, 500) for tenant in ("short", "tenth", "long")] == [24, 10, 1]
+    assert [shares.in_a_row("short", most) for most in (100, 50, 10, 1)] == [24, 13, 3, 1]
     assert waiting_row(Shares({})) == 1, "nobody knows how long they take"
 
 
@@ -231,3 +232,20 @@ def test_the_next_is_always_who_had_least_of_those_that_wait(steps: list[tuple[s
                     assert shares.next(number) == min(turns, key=turns.__getitem__, default=None)
                     if turns:
                         shares.deal(min(turns, key=turns.__getitem__), number)
+
+
+def test_those_who_had_the_same_but_for_a_moment_are_served_in_the_order_of_the_store() -> None:
+    shares = Shares({})
+    for place, tenant in enumerate("cab"):
+        shares.wait(tenant, 0, place)
+    for seconds, tenant in zip((0.00012, 0.00011, 0.0001), "cab", strict=True):
+        shares.took(tenant, seconds)
+    shares.look()
+    order = ""
+    for place in range(3, 12):
+        assert (tenant := shares.next()) is not None
+        shares.deal(tenant, place=place)
+        order += tenant
+    assert order == "cab" * 3
+    shares.took("c", 0.001)
+    assert shares.allot(1) == ["a"], "more than a moment counts"

@@ -15,7 +15,7 @@ from chappe.engines.fairness import Shares
 
 FAIR: Final = 128  # among the flags of a message: it is of a tenant
 SUSPECT: Final = 64  # among the flags of a message: a worker died while it executed, so that it runs alone
-_AHEAD: Final = 16  # numbers of one tenant that are read at once, or known from when they came: memory for each tenant that waits
+_AHEAD: Final = 24  # numbers of one tenant that are read at once, or known from when they came: memory for each tenant that waits
 
 Row = tuple[int, int, int, str | None, *tuple[Any, ...]]  # its number, rank, flags and key; what follows is the engine's
 
@@ -132,7 +132,7 @@ class Line:
             lane = found.lanes[tenant] = Lane()
             lane.cursor, lane.exhausted = number, True
             if self.shares is not None:
-                self.shares.wait(tenant, rank)
+                self.shares.wait(tenant, rank, number)
         return lane
 
     @property
@@ -172,11 +172,11 @@ class Line:
         """Take from the tenants of one priority, one message after the other."""
         while len(found) < most and not waiting.is_over and (picked := self._pick(rank, shares, number, most - len(found), waiting)):
             rows = waiting.those(number, list(picked))
+            self.whose |= picked
             for row in rows:
                 if self._admits(row, lent, again):
                     again.add(row[0])
                     found.append(row)
-                    self.whose[row[0]] = picked[row[0]]
             if waiting.is_over:  # what was not read is still next
                 last = rows[-1][0] if rows else None
                 for place in reversed(picked):
@@ -193,7 +193,7 @@ class Line:
                 shares.rest(tenant, number)
             elif places := lane.pop(min(shares.in_a_row(tenant, most), most - len(picked))):
                 picked.update(dict.fromkeys(places, tenant))
-                shares.deal(tenant, number, len(places))
+                shares.deal(tenant, number, len(places), places[-1])
             elif lane.exhausted:
                 del rank.lanes[tenant]
             else:

@@ -4,6 +4,7 @@ The tenant that had least is next: the seconds that its messages took, divided b
 start-time fair queueing (Goyal, Vin and Cheng, 1996) whose tags are corrected by what was measured, so that a changed weight counts from
 the next claim on, and messages that take longer cost more. Who comes when others have had much has no claim on what it did not ask for.
 
+Who has had the same but for a moment is served in the order of the store, where neighbours cost much less than messages from everywhere.
 The turns are kept in a heap, in which only those are put anew of whom something changed: a claim costs as much as it brings, whatever
 the number of tenants.
 """
@@ -22,24 +23,33 @@ _LIGHTEST: Final = 0.001
 _HEAVIEST: Final = 1000.0
 _REMEMBERED: Final = 10_000  # tenants that have nothing waiting or running
 _QUANTUM: Final = 0.001  # seconds for which one tenant may be served in a row: nobody waits noticeably longer for it
-_IN_A_ROW: Final = 8  # messages of one tenant, of a claim of a hundred or more
+_IN_A_ROW: Final = 24  # messages of one tenant, of a claim of a hundred or more
 
-_Turn = tuple[float, float, str]  # what a tenant has had, and what of it runs, both by weight: the smallest is next
+# What a tenant has had, to the quantum, and what of it runs, both by weight, and where the last one stood: the smallest is next.
+_Turn = tuple[float, float, int, str]
 
 
 class _Account:
     """What is known of one tenant."""
 
-    __slots__ = ("estimate", "in_a_row", "ranks", "running", "step", "turn", "used")
+    __slots__ = ("estimate", "had", "in_a_row", "place", "quantum", "ranks", "running", "step", "turn", "used", "weight")
 
     def __init__(self, used: float) -> None:
         self.used = used  # seconds by weight
         self.running = 0
+        self.place = 0  # in the store, of what was served last
         self.estimate: float | None = None  # seconds of one message
         self.ranks: set[int] = set()  # where something of it waits
-        self.step = 0.0  # what one message more adds to what it had
+        self.had = used  # with an estimate of what runs, and was dealt out
+        self.step = 0.0  # what one message more adds to it
+        self.weight = 1.0
+        self.quantum = _QUANTUM  # seconds by weight
         self.in_a_row = 1  # messages that are served at once, because they are short
-        self.turn: _Turn = (used, 0.0, "")
+        self.turn: _Turn = (used, 0.0, 0, "")
+
+    def turn_after(self, running: float, tenant: str) -> _Turn:
+        """Return the turn that follows from what it had, where so much runs."""
+        return (self.had // self.quantum * self.quantum, running, self.place, tenant)
 
 
 class Shares:
@@ -57,12 +67,13 @@ class Shares:
 
     # --- whose turn it is
 
-    def wait(self, tenant: str, rank: int = 0) -> None:
+    def wait(self, tenant: str, rank: int = 0, place: int = 0) -> None:
         """Hear that something of a tenant waits where nothing waited: what it did not use is not kept for it."""
         account = self._account(tenant)
         if rank not in account.ranks:
             if not account.running and not account.ranks:
                 account.used = max(account.used, self.least)
+                account.place = place
             account.ranks.add(rank)
             self._changed[tenant] = account
 
@@ -82,11 +93,13 @@ class Shares:
         weights, typical = self._weights, 1.0 if self._typical is None else self._typical
         is_much = 2 * len(changed) > len(self._accounts)
         for tenant, account in changed.items():
-            weight = weights.get(tenant, 1.0)
+            account.weight = weight = weights.get(tenant, 1.0)
+            account.quantum = _QUANTUM / weight
             seconds = typical if account.estimate is None else account.estimate
-            account.step = step = seconds / weight
+            account.step = seconds / weight
             account.in_a_row = max(1, min(_IN_A_ROW, int(_QUANTUM / seconds)))
-            account.turn = turn = (account.used + account.running * step, account.running / weight, tenant)
+            account.had = account.used + account.running * account.step
+            account.turn = turn = account.turn_after(account.running / weight, tenant)
             for rank in () if is_much else account.ranks:
                 heapq.heappush(self._heaps.setdefault(rank, []), turn)
         if is_much or any(len(heap) > 2 * len(self._accounts) + 64 for heap in self._heaps.values()):
@@ -107,10 +120,10 @@ class Shares:
         heap, accounts = self._heaps.get(rank), self._accounts
         while heap:
             turn = heap[0]
-            account = accounts.get(turn[2])
+            account = accounts.get(turn[3])
             if account is not None and account.turn is turn and rank in account.ranks:
                 self.least = max(self.least, account.used)
-                return turn[2]
+                return turn[3]
             heapq.heappop(heap)  # it was put elsewhere since
         return None
 
@@ -128,11 +141,12 @@ class Shares:
         """Return how many messages of who is `next` are served at once, of a claim of up to `most`: neighbours in the store cost less."""
         return min(self._accounts[tenant].in_a_row, 1 + most * _IN_A_ROW // 100)
 
-    def deal(self, tenant: str, rank: int = 0, count: int = 1) -> None:
+    def deal(self, tenant: str, rank: int = 0, count: int = 1, place: int | None = None) -> None:
         """Count messages more for who is `next`, until the next look: by then they are `lent`, or were none."""
         account = self._changed[tenant] = self._accounts[tenant]
-        had, running, _ = account.turn
-        account.turn = turn = (had + count * account.step, running, tenant)
+        account.had += count * account.step
+        account.place = account.place if place is None else place
+        account.turn = turn = account.turn_after(account.turn[1] + count / account.weight, tenant)
         heapq.heapreplace(self._heaps[rank], turn)
         if len(account.ranks) > 1:
             for other in account.ranks - {rank}:
@@ -147,17 +161,19 @@ class Shares:
         if estimate is not None:
             self._typical = estimate if self._typical is None else self._typical + _LEARNS * (estimate - self._typical)
 
-    def lent(self, tenant: str, count: int = 1) -> None:
-        """Hear that so many more messages of a tenant run, or so many less."""
-        self._changing(tenant).running += count
+    def lent(self, tenant: str, count: int = 1, place: int | None = None) -> None:
+        """Hear that so many more messages of a tenant run, or so many less, and where in the store the last one of them stood."""
+        account = self._changing(tenant)
+        account.running += count
+        account.place = account.place if place is None else place
 
-    def took(self, tenant: str, seconds: float) -> None:
-        """Hear how long a message of a tenant took."""
+    def took(self, tenant: str, seconds: float, count: int = 1) -> None:
+        """Hear how long a message of a tenant took, or so many together."""
         account, typical = self._changing(tenant), self._typical
-        seconds = max(seconds, _LEAST)
-        account.used += seconds / self._weights.get(tenant, 1.0)
-        account.estimate = seconds if account.estimate is None else account.estimate + _LEARNS * (seconds - account.estimate)
-        self._typical = seconds if typical is None else typical + _LEARNS * (seconds - typical)
+        mean, learns = max(seconds / count, _LEAST), 1 - (1 - _LEARNS) ** count
+        account.used += count * mean / self._weights.get(tenant, 1.0)
+        account.estimate = mean if account.estimate is None else account.estimate + learns * (mean - account.estimate)
+        self._typical = mean if typical is None else typical + learns * (mean - typical)
 
     def reweigh(self) -> None:
         """Hear that weights have changed."""

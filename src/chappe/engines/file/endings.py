@@ -51,10 +51,15 @@ class Endings:
         claim = self._turn.claims.get(tag)
         return claim if claim is not None and claim.session is session else None
 
-    def charge(self, claim: Claim, took: float | None) -> None:
-        """Charge a tenant with the seconds that a message ran, or else with those since it was lent."""
-        if claim.tenant is not None and (shares := claim.queue.line.shares) is not None:
-            shares.took(claim.tenant, self._turn.now() - claim.lent_at if took is None else took)
+    def charge(self, ended: Sequence[tuple[Claim, float | None]]) -> None:
+        """Charge tenants with the seconds that their messages ran, or else with those since they were lent."""
+        now = self._turn.now()
+        charged: dict[tuple[QueueState, str | None], list[float]] = {}
+        for claim, took in ended:
+            charged.setdefault((claim.queue, claim.tenant), []).append(now - claim.lent_at if took is None else took)
+        for (queue, tenant), seconds in charged.items():
+            if tenant is not None and (shares := queue.line.shares) is not None:
+                shares.took(tenant, sum(seconds), len(seconds))
 
     def ack(self, claims: Sequence[tuple[Claim, bytes | None, bool, str | None]]) -> None:
         """End claims as done, each with its result, whether handlers left marks, and why there is no result."""

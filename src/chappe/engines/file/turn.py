@@ -5,6 +5,7 @@ It is synchronous, does no I/O but SQLite's and the log's, and reads no clock by
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -129,8 +130,7 @@ class Turn:
         for claim in claims:
             held[claim.id] = claim.session.claims[claim.id] = claim
             claim.queue.running += 1
-            if claim.tenant is not None and (shares := claim.queue.line.shares) is not None:
-                shares.lent(claim.tenant)
+        _count_running(claims, 1)
         self._moves.append((True, claims))
 
     def drop(self, claims: Sequence[Claim]) -> None:
@@ -139,8 +139,7 @@ class Turn:
         for claim in claims:
             del held[claim.id], claim.session.claims[claim.id]
             claim.queue.running -= 1
-            if claim.tenant is not None and (shares := claim.queue.line.shares) is not None:
-                shares.lent(claim.tenant, -1)
+        _count_running(claims, -1)
         self._moves.append((False, claims))
 
     # --- what is counted
@@ -187,3 +186,10 @@ class Turn:
 
     def _set_meta(self, name: str, value: Any) -> None:
         self.db.execute("update meta set value = ? where name = ?", (value, name))
+
+
+def _count_running(claims: Sequence[Claim], step: int) -> None:
+    """Tell of the tenants of messages how many run more, or less."""
+    for (queue, tenant), count in Counter([(c.queue, c.tenant) for c in claims if c.tenant is not None]).items():
+        if (shares := queue.line.shares) is not None:
+            shares.lent(tenant, step * count)

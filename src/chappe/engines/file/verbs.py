@@ -83,6 +83,7 @@ class Verbs:
         endings = self.endings
         refused: list[Any] = []
         done: list[tuple[Claim, AckRequest]] = []
+        charged: list[tuple[Claim, float | None]] = []
         seen: set[int] = set()
         for settlement in settlements:
             tag = settlement.delivery
@@ -103,8 +104,10 @@ class Verbs:
             else:
                 endings.dead_letter(claim, settlement.reason, settlement.error)
             if claim.tenant is not None and _has_run(settlement):
-                endings.charge(claim, settlement.took)
+                charged.append((claim, settlement.took))
             seen.add(tag)
+        if charged:
+            endings.charge(charged)
         if done:
             endings.ack([(claim, one.result, one.marked, one.error) for claim, one in done])
         return refused

@@ -46,7 +46,10 @@ _FULL: Final = (psycopg.errors.DiskFull,)
 _ALIVE: Final = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3"
 # What is claimed and settled is a few rows of tables that grow and shrink faster than the statistics by which plans are made. Also what is
 # looked at is the beginning of an index: whoever gathers rows from it first, and sorts them then, reads the whole queue for that.
-_PLANS: Final = "-c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+_PLANS: Final = (
+    "-c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+    " -c max_parallel_workers_per_gather=0"
+)
 _SLOWLY: Final = "select set_config('statement_timeout', %s, true)"
 _TRIES: Final = 10
 _PAUSE: Final = 0.05

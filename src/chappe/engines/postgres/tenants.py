@@ -25,33 +25,32 @@ _TURN: Final[LiteralString] = """
 _WAITING: Final[LiteralString] = """
     recursive t as (
         (
-            select rank, tenant from message where queue = %(queue)s and state = 1 and tenant is not null
-                and not (select paused from queue where id = %(queue)s) order by rank, tenant limit 1
+            select rank, tenant, place from message where queue = %(queue)s and state = 1 and tenant is not null
+                and not (select paused from queue where id = %(queue)s) order by rank, tenant, place limit 1
         )
         union all
-        select m.rank, m.tenant from t, lateral (
-            select rank, tenant from message where queue = %(queue)s and state = 1 and tenant is not null
-                and (rank, tenant) > (t.rank, t.tenant) order by rank, tenant limit 1
+        select m.rank, m.tenant, m.place from t, lateral (
+            select rank, tenant, place from message where queue = %(queue)s and state = 1 and tenant is not null
+                and (rank, tenant) > (t.rank, t.tenant) order by rank, tenant, place limit 1
         ) m
     ),
-    waits as materialized (select rank, tenant from t limit %(most)s)
+    waits as materialized (select rank, tenant, place from t limit %(most)s)
 """
 # What came since: the places of what is stored at the same time need not be in the order of the commits.
 _COME: Final[LiteralString] = """
     waits as materialized (
-        select distinct rank, tenant from (
-            select rank, tenant from message where place > %(since)s and queue = %(queue)s and state = 1 and tenant is not null
+        select rank, tenant, min(place) as place from (
+            select rank, tenant, place from message where place > %(since)s and queue = %(queue)s and state = 1 and tenant is not null
                 and not (select paused from queue where id = %(queue)s) order by place limit %(most)s
-        ) m
+        ) m group by rank, tenant
     )
 """
+# What runs comes in rows without a rank: joined to the others it would be counted again for each of them.
 _KNOWN: Final[LiteralString] = """
-    select t.rank, t.tenant, coalesce(s.used, 0), s.estimate, coalesce(w.weight, 1), coalesce(r.count, 0), (select last_value from place)
-    from waits t left join share s on s.queue = %(queue)s and s.tenant = t.tenant
-    left join weight w on w.tenant = t.tenant
-    left join (
-        select tenant, count(*) as count from running where queue = %(queue)s and tenant is not null group by tenant
-    ) r on r.tenant = t.tenant
+    select t.rank, t.tenant, coalesce(s.used, 0), s.estimate, coalesce(w.weight, 1), t.place, (select last_value from place)
+    from waits t left join share s on s.queue = %(queue)s and s.tenant = t.tenant left join weight w on w.tenant = t.tenant
+    union all
+    select null, tenant, 0, null, 1, 0, count(*) from running where queue = %(queue)s and tenant is not null group by tenant
 """
 _LOOK_AT_ALL: Final[LiteralString] = f"with {_WAITING} {_KNOWN}"
 _LOOK_AT_NEW: Final[LiteralString] = f"with {_COME} {_KNOWN}"
@@ -92,22 +91,25 @@ _LEAST_SECONDS: Final = 1e-6
 class _View:
     """What one consumer knows of the tenants of a queue: as of its last looks, and what it has lent since."""
 
-    def __init__(self, now: float, least: float, weights: dict[str, float]) -> None:
+    def __init__(self, now: float, least: float, weights: dict[str, float], since: int) -> None:
         self.whole_at = self.looked_at = now
         self.least = least  # what those had that waited
         self.weights = weights
         self.shares = Shares(weights, least)
         self.waiting: set[tuple[int, str]] = set()
-        self.last = self.since = 0  # the places of the last look and of the one before
+        self.last, self.since = 0, since  # the places of the last look and of the one before
 
     def take(self, rows: Sequence[Row]) -> None:
         """Take what a look brought; of those that are known, what was lent since is known better here."""
         known = {tenant for _, tenant in self.waiting}
-        for rank, tenant, used, estimate, weight, running, last in rows:
+        running = {row[1]: int(row[6]) for row in rows if row[0] is None}
+        for rank, tenant, used, estimate, weight, place, last in rows:
+            if rank is None:
+                continue
             if tenant not in known:
                 self.weights[tenant] = float(weight)
-                self.shares.know(tenant, float(used), estimate, int(running))
-            self.shares.wait(tenant, int(rank))
+                self.shares.know(tenant, float(used), estimate, running.get(tenant, 0))
+            self.shares.wait(tenant, int(rank), int(place))
             self.waiting.add((int(rank), tenant))
             self.last = int(last)
 
@@ -146,13 +148,15 @@ class Tenants:
         if view is None or len(view.waiting) < _FEW or now - view.whole_at > _WHOLE:
             await cursor.execute(_LOOK_AT_ALL, {"queue": queue, "most": _MOST})
             rows = await cursor.fetchall()
-            view = _View(now, max(least, min((float(row[2]) for row in rows), default=0.0)), {})
+            since = 0 if view is None else view.last
+            view = _View(now, max(least, min((float(row[2]) for row in rows if row[0] is not None), default=0.0)), {}, since)
         elif now - view.looked_at > _LOOK:
             await cursor.execute(_LOOK_AT_NEW, {"queue": queue, "most": _MOST, "since": view.since})
             rows, view.looked_at, view.since = await cursor.fetchall(), now, view.last
         else:
             return view
         view.take(rows)
+        view.since = view.since or view.last
         return view
 
     @staticmethod
@@ -169,8 +173,9 @@ class Tenants:
             for row in await cursor.fetchall():
                 lent.setdefault(str(row[8]), deque()).append(row)
             for tenant, count in counts.items():
-                shares.lent(tenant, len(lent.get(tenant, ())))
-                if len(lent.get(tenant, ())) < count:
+                rows = lent.get(tenant, ())
+                shares.lent(tenant, len(rows), rows[-1][0] if rows else None)
+                if len(rows) < count:
                     shares.rest(tenant, rank)
             found += [lent[tenant].popleft() for tenant in order if lent.get(tenant)]
         return found
