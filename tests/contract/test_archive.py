@@ -109,6 +109,29 @@ async def test_a_reader_goes_on_after_what_it_has_seen(peer: Peer) -> None:
     assert shown((await peer.store.archived(seen[-1].seq, 3)).records) == ["new"]
 
 
+async def test_what_was_published_together_is_read_from_any_position_in_pages_of_any_size(peer: Peer) -> None:
+    exchanges = ["kept"] * 150 + ["also", "plain", "kept"] * 10 + ["kept"] * 100
+    bodies = [f"{n} " + "x" * (40_000 if n in (140, 240, 241) else 10) for n in range(len(exchanges))]
+    await send(peer, *[event(to, "taken.x", body, id=str(n)) for n, (to, body) in enumerate(zip(exchanges, bodies, strict=True))])
+    wanted = [(exchange, body) for exchange, body in zip(exchanges, bodies, strict=True) if exchange != "plain"]
+
+    async def archived() -> int:
+        return (await peer.store.archived(0, 1)).end
+
+    await eventually(archived, len(wanted))
+    for after, limit in ((0, 7), (100, 1000), (149, 1), (128, 128), (255, 20)):
+        seen: list[Record] = []
+        position = after
+        while (page := await peer.store.archived(position, limit)).records:
+            assert (len(page.records) <= limit, page.lost) == (True, 0)
+            seen += page.records
+            position = page.cursor
+        assert position == len(wanted)
+        assert [(r.seq, r.exchange, r.envelope.body.decode()) for r in seen] == [
+            (n, *wanted[n - 1]) for n in range(after + 1, len(wanted) + 1)
+        ]
+
+
 @pytest.mark.parametrize(
     ("pattern", "wanted"), [("#", "0123"), ("a.*", "01"), ("a.#", "013"), ("*.c", "12"), ("b.c", "2"), ("nothing", "")]
 )

@@ -31,7 +31,7 @@ async def test_m4_an_archive_that_is_too_large_or_too_old_loses_its_oldest_and_t
     broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tending, "_AT_ONCE", 1)
-    exchanges = (Exchange("small", archive=1e6, archive_bytes=5_000), Exchange("old", archive=0.000001), Exchange("kept", archive=1e6))
+    exchanges = (Exchange("small", archive=1e6, archive_bytes=5_200), Exchange("old", archive=0.000001), Exchange("kept", archive=1e6))
     await broker.declare(Topology(exchanges))
     store = PostgresStore(broker)
     for name in "abcdefghijklmnop":

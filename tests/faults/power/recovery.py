@@ -15,6 +15,7 @@ import apsw
 import msgspec
 
 from chappe.engines.file import preflight
+from chappe.engines.file.archiving import events_of
 from chappe.engines.file.database import Database
 from chappe.engines.file.ledger import Ledger
 from chappe.engines.file.seal import unseal
@@ -89,10 +90,9 @@ def _facts(ledger: Ledger) -> tuple[dict[Fact, Any], int]:
     for queue, identity, rank, attempts, key, envelope, number, reason, history in db.execute(_DEAD):
         more = (number, reason, len(msgspec.msgpack.decode(history)))
         put(queue, identity, Message("dead", rank, attempts, key, None, _sum(envelope), more))
-    for seq, exchange, routing_key, identity, at, envelope in db.execute(
-        "select seq, exchange, routing_key, message_id, at, envelope from archive"
-    ):
-        facts["archive", seq] = (exchange, routing_key, identity, at, _sum(envelope))
+    for exchange, at, *row in db.execute("select exchange, at, seq, routing_key, message_id, envelope, events from archive"):
+        for seq, routing_key, identity, envelope in events_of(*row):
+            facts["archive", seq] = (exchange, routing_key, identity, at, _sum(envelope))
     for scope, count in db.execute("select message_id, count(*) from failure group by message_id"):
         facts["failures", *_scope(scope, names)] = count
     for scope, count in db.execute("select message_id, count from death"):

@@ -9,6 +9,8 @@ from msgspec import Raw
 
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.dispatch import FAIR
+from chappe.engines.file import archiving
+from chappe.engines.file.archiving import Archived
 from chappe.engines.file.queues import HAS_FILE, MERGES, TRACKED, UNIQUE, QueueState
 from chappe.engines.file.seal import seal, unseal
 from chappe.engines.file.turn import ARCHIVED, DELAY, INSERT, INSERT_FAIR, Turn
@@ -33,7 +35,7 @@ class Intake:
         receipts: list[Any] = []
         rows: list[tuple[Any, ...]] = []
         arrived: dict[tuple[QueueState, int], int] = {}
-        archived: list[tuple[Any, ...]] = []
+        archived: list[Archived] = []
         next_id = self._turn.next_id
         for p, queues in zip(posted, routes, strict=True):
             options = p.options
@@ -57,7 +59,7 @@ class Intake:
                 self._turn.passing.append((p.exchange, len(queues)))
                 exchange = self._turn.routes.exchanges[p.exchange]
                 if exchange.archive:
-                    archived.append((now, p.exchange, p.routing_key, p.message_id, envelope, 1 if flags else None))
+                    archived.append((p, envelope))
         if rows or archived:
             self._turn.write()
         if rows:
@@ -67,9 +69,7 @@ class Intake:
             self._turn.changed.add(queue)
         if archived:
             self._turn.finished.append(ARCHIVED)
-            self._turn.db.executemany(
-                "insert into archive (at, exchange, routing_key, message_id, envelope, has_file) values (?, ?, ?, ?, ?, ?)", archived
-            )
+            self._turn.db.executemany(archiving.INSERT, archiving.rows(archived, archiving.end_of(self._turn.db), now))
         return receipts
 
     def _routes(self, posted: Sequence[Posted]) -> list[tuple[QueueState, ...]]:

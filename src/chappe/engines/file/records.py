@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -12,6 +13,7 @@ from chappe.bounds import BUDGETS_KEPT, CLOCKS_APART, RESULTS_KEPT, Number
 from chappe.engines.contract.fleet import PAUSED, QUEUE, TENANT
 from chappe.engines.contract.results import ENDED, ended_as
 from chappe.engines.fairness import weight_of
+from chappe.engines.file import archiving
 from chappe.engines.file.intake import Intake
 from chappe.engines.file.seal import unseal_or_stand_in
 from chappe.engines.file.turn import Turn
@@ -162,30 +164,27 @@ class Records:
 
     def archived(self, after: Number, limit: Number, pattern: str) -> tuple[list[Any], int, int, int]:
         """Return archived messages in order, only those whose routing key fits; then `cursor`, `end` and `lost` of `Page`."""
-        end, limit = self.archive_end(), max(0, min(limit, 1000))
+        end, limit = archiving.end_of(self._turn.db), max(0, min(limit, 1000))
         if after >= end or not limit:
             return [], min(after, end), end, 0
         rows = self._turn.db.execute(
-            "select seq, at, exchange, routing_key, message_id, envelope from archive where seq > ? order by seq limit ?",
+            "select at, exchange, seq, routing_key, message_id, envelope, events from archive where seq > ? order by seq limit ?",
             (after, _LOOKED_AT_ONCE),
         )
         found: list[Any] = []
         cursor, looked, room = after, 0, _ROOM
-        for seq, at, exchange, key, message_id, stored in rows:
-            if pattern == "#" or passes("topic", pattern, str(key)):
+        for at, exchange, seq, key, message_id, stored in _events(rows, after):
+            if pattern == "#" or passes("topic", pattern, key):
                 room -= len(stored)
                 if found and (len(found) >= limit or room < 0):
                     break
                 found.append((seq, at, exchange, key, Raw(unseal_or_stand_in(stored, message_id))))
-            cursor, looked = int(seq), looked + 1
+            cursor, looked = seq, looked + 1
+            if looked == _LOOKED_AT_ONCE:
+                break
         else:
-            cursor = cursor if looked == _LOOKED_AT_ONCE else end
+            cursor = end
         return found, cursor, end, cursor - after - looked
-
-    def archive_end(self) -> int:
-        """Return the number of the last event that was archived, kept or not."""
-        row = self._turn.db.execute("select seq from sqlite_sequence where name = 'archive'").fetchone()
-        return 0 if row is None else int(row[0])
 
     def followers(self) -> dict[str, int]:
         """Return the positions of followers."""
@@ -278,6 +277,13 @@ class Records:
         ).fetchall()
         self._turn.db.executemany(f"delete from {table} where {key} = ?", rows)  # noqa: S608 - constant names
         return len(rows)
+
+
+def _events(rows: Iterable[Any], after: int) -> Iterator[tuple[float, str, int, str, str, bytes]]:
+    for at, exchange, *row in rows:
+        for seq, key, message_id, stored in archiving.events_of(*row):
+            if seq > after:
+                yield at, exchange, seq, key, message_id, stored
 
 
 def begin_at(last: float | None, now: float) -> float:

@@ -22,9 +22,10 @@ import msgspec
 from msgspec import Struct
 
 from chappe.engines.file import writeahead
+from chappe.engines.file.archiving import events_of
 from chappe.engines.file.database import APPLICATION_ID, Database, migrations, open_database, open_to_read
-from chappe.engines.file.inspection import nobody_else, quick_check
-from chappe.engines.file.integrity import SEALED, envelope_of, has_ids, is_credible, repaired
+from chappe.engines.file.inspection import count_envelopes, nobody_else, quick_check
+from chappe.engines.file.integrity import SEALED, has_ids, is_credible, repaired
 from chappe.engines.file.pages import Pages, Row, Table, tables
 from chappe.engines.file.private_files import sync
 from chappe.engines.file.queues import Counts
@@ -318,18 +319,17 @@ class _Salvage:
         return line
 
     def _part(self, table: str, queues: list[dict[str, Any]]) -> Part:
-        (read,) = self._draft.execute(f'select count(*) from "{table}"').fetchone()  # noqa: S608 - names of our schema
-        damaged = 0
         if table in SEALED:
-            stored = self._draft.execute(f"select envelope from {table}")  # noqa: S608 - names of our schema
-            damaged = sum(envelope_of(envelope) is None for (envelope,) in stored)
+            read, damaged = count_envelopes(self._draft, table)
+        else:
+            (read,), damaged = self._draft.execute(f'select count(*) from "{table}"').fetchone(), 0  # noqa: S608 - names of our schema
         lost: int | None = None if self._faults else self._refused[table]
         if table in ("ready", "delayed", "dead"):
             each = [queue[f"{table}_lost"] for queue in queues]
             lost = None if None in each else sum(each)
         elif table == "archive" and "archive" in self._sequences:
-            (first,) = self._draft.execute("select min(seq) from archive").fetchone()
-            lost = 0 if first is None else self._sequences["archive"] - int(first) + 1 - int(read)
+            row = self._draft.execute("select seq, '', '', envelope, events from archive order by seq limit 1").fetchone()
+            lost = 0 if row is None else self._sequences["archive"] - events_of(*row)[0][0] + 1 - read
         return Part(table, int(read), damaged, lost)
 
     def _finish(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from chappe.bounds import Number
 from chappe.engines.contract.results import ENDED
+from chappe.engines.file import archiving
 from chappe.engines.file.connection import BrokenProtocol, Connection, Hello
 from chappe.engines.file.dispatch import Receiver
 from chappe.engines.file.ledger import Ledger
@@ -110,7 +111,7 @@ class Waits:
     def await_archived(self, connection: Connection, request: Request) -> None:
         """Answer when something was archived behind a position, or after the wait."""
         after, wait = _archived(request.arguments)
-        if self._records.archive_end() != after or wait <= 0:
+        if archiving.end_of(self._ledger.turn.db) != after or wait <= 0:
             connection.answer(request.serial, True)
         else:
             self._wait(connection, request, ARCHIVED, wait, lambda: True)

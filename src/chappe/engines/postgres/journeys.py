@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, LiteralString, Protocol
 
+from chappe.engines.postgres.archiving import ARCHIVE, TOLD, columns
 from chappe.engines.postgres.database import Row, Values
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.engines.postgres.rows import encode
 from chappe.engines.postgres.storing import pending_of, tally
 from chappe.messages.envelope import Publication, Receipt
 
-_KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as ok from topology)"
+# There is one row of it: where a plan is to be made for any values, PostgreSQL must know that.
+_KNOWN: Final[LiteralString] = "with known as (select version = %(topology)s as ok from topology limit 1)"
 # Those who wait, and so somebody is told at all, are looked for in the list of what is returned: where nobody waits that costs least.
 _TELL_OF_ONE: Final[LiteralString] = """
     (
@@ -57,23 +58,21 @@ _ARCHIVED: Final[LiteralString] = (
     _KNOWN
     + """,
     sent as (
-        select * from unnest(
-            %(exchanges)b::text[], %(keys)b::text[], %(ids)b::text[], %(envelopes)b::bytea[], %(places)s::integer[], %(ranks)s::bigint[],
-            %(queues)b::text[]
-        ) as t (exchange, routing_key, id, envelope, place, rank, queues)
+        select * from unnest(%(ids)b::text[], %(envelopes)b::bytea[], %(ranks)s::bigint[], %(queues)b::text[])
+            as t (id, envelope, rank, queues)
     ),
     stored as (
         insert into message (queue, rank, message_id, envelope)
         select queue, rank, id, envelope
         from known, sent, unnest(sent.queues::integer[]) as queue where ok returning queue
     ),
-    head as (
-        update archive_head set seq = seq + %(count)s from known where ok returning seq - %(count)s as before, now_seconds() as at
-    ),
-    archived as (insert into archive select before + place, at, exchange, routing_key, id, envelope from head, sent where place > 0),
     """
+    + ARCHIVE
+    + ","
     + _TOLD_OF_ALL
-    + " select (select count(*) from told), (select tell_archived() from head) from known where ok"
+    + " select (select count(*) from told), "
+    + TOLD
+    + " from known where ok"
 )
 _ONE: Final[LiteralString] = (
     """
@@ -174,11 +173,11 @@ def archiving(
 ) -> tuple[LiteralString, dict[str, Any]]:
     """Return what stores plain messages, and archives some of them, if the topology is still this one."""
     return _ARCHIVED, {
-        "topology": topology, "count": sum(kept), "ranks": [-p.priority for p in publications], "envelopes": envelopes,
+        "topology": topology, "ranks": [-p.priority for p in publications], "ids": [p.envelope.id for p in publications],
         "queues": [f"{{{','.join(str(known.id) for known in queues)}}}" for queues in taken],
-        "places": [place if is_kept else 0 for place, is_kept in zip(itertools.accumulate(map(int, kept)), kept, strict=True)],
-        "exchanges": [p.exchange for p in publications], "keys": [p.routing_key for p in publications],
-        "ids": [p.envelope.id for p in publications], **_tallied(publications, taken),
+        "keys": [p.routing_key for p in publications],
+        **columns([p.exchange if is_kept else None for p, is_kept in zip(publications, kept, strict=True)], envelopes),
+        **_tallied(publications, taken),
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from chappe.engines.contract.fleet import PAUSED, QUEUE, TENANT, ClientStatus, D
 from chappe.engines.contract.results import ENDED as HAVE_ENDED
 from chappe.engines.contract.results import Merge, Start, State, ended_as
 from chappe.engines.fairness import weight_of
+from chappe.engines.postgres import archiving
 from chappe.engines.postgres.broker import PostgresBroker
 from chappe.engines.postgres.budgets import Budgets
 from chappe.engines.postgres.contents import Contents, Summary
@@ -98,7 +99,6 @@ _EVERY: Final = """
     select number, what, value, who, at from (select * from desired where number > %s order by number desc limit %s) latest order by number
 """
 _END: Final = "select seq from archive_head"
-_ARCHIVED: Final = "select seq, at, exchange, routing_key, envelope from archive where seq > %s order by seq limit %s"
 _LOOKED_AT_ONCE: Final = 1000
 _KEEP: Final = "insert into follower values (%s, %s) on conflict (name) do update set position = excluded.position"
 _WAIT_FOR_OTHERS: Final = "select seq from archive_head for share"  # who archives now may not have seen who listens
@@ -291,20 +291,20 @@ class PostgresStore(Budgets, Letters, Looking, Transfer):
     async def _page(self, after: int, limit: int, pattern: str) -> Page:
         limit = max(0, min(limit, _LOOKED_AT_ONCE))
         most = limit if pattern == "#" else _LOOKED_AT_ONCE
-        statements: list[tuple[LiteralString, Any]] = [(_END, ()), (_ARCHIVED, (after, most if limit else 0))]
+        statements: list[tuple[LiteralString, Any]] = [(_END, ()), archiving.reading(after, most if limit else 0)]
         ((end,),), rows = await self._database.together(statements, repeatable=True)
         if after >= end or not limit:
             return Page([], min(after, end), end)
         found: list[Record] = []
         cursor, looked = after, 0
-        for seq, at, exchange, key, envelope in rows:
-            if pattern == "#" or passes("topic", pattern, str(key)):
+        for seq, at, exchange, key, envelope in archiving.events_of(rows, after):
+            if pattern == "#" or passes("topic", pattern, key):
                 if len(found) >= limit:
                     break
-                found.append(Record(int(seq), float(at), exchange, key, decode(envelope)))
-            cursor, looked = int(seq), looked + 1
+                found.append(Record(seq, at, exchange, key, decode(envelope)))
+            cursor, looked = seq, looked + 1
         else:
-            cursor = cursor if len(rows) == most else max(cursor, end)
+            cursor = cursor if looked >= most else max(cursor, end)
         return Page(found, cursor, max(cursor, end), cursor - after - looked)
 
     async def _listen(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 from chappe.bounds import IDEMPOTENCY_KEPT
 from chappe.engines.contract.stray import wrapped
 from chappe.engines.postgres import lines
+from chappe.engines.postgres.archiving import ARCHIVE, TOLD, columns
 from chappe.engines.postgres.database import Collision, Cursor
 from chappe.engines.postgres.routes import Known, Routes
 from chappe.engines.postgres.rows import BEHIND, DELAYED, MERGES, READY, TRACKED, UNIQUE, decode, encode
@@ -63,15 +64,7 @@ _TRACK: Final = """
     select id, type, 'ready', queue, now_seconds(), into_id
     from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) as t (id, type, queue, into_id) on conflict do nothing
 """
-_ARCHIVE: Final = """
-    with head as (update archive_head set seq = seq + %s returning seq - %s as before, now_seconds() as at),
-    kept as (
-        insert into archive select before + number, at, exchange, routing_key, id, envelope
-        from head, unnest(%b::text[], %b::text[], %b::text[], %b::bytea[])
-            with ordinality as t (exchange, routing_key, id, envelope, number)
-    )
-    select tell_archived() from head
-"""
+_ARCHIVE: Final[LiteralString] = "with known as (select true as ok)," + ARCHIVE + "select " + TOLD
 ARCHIVED: Final = ""  # what those ask for, in place of a message, who wait for the archive
 _ROUNDS: Final = 5
 
@@ -289,8 +282,8 @@ class Storing:
         exchanges = self._routes.exchanges
         kept = [p for n, p in enumerate(self._all) if p.exchange and exchanges[p.exchange].archive and self._is(n, "stored")]
         if kept:
-            columns = ([p.exchange for p in kept], [p.routing_key for p in kept], [p.envelope.id for p in kept])
-            await self._cursor.execute(_ARCHIVE, (len(kept), len(kept), *columns, [encode(p.envelope) for p in kept]))
+            values = columns([p.exchange for p in kept], [encode(p.envelope) for p in kept])
+            await self._cursor.execute(_ARCHIVE, values | {"keys": [p.routing_key for p in kept]})
 
 
 def tally(stored: Iterable[tuple[Publication, Sequence[Known]]]) -> list[list[Any]]:

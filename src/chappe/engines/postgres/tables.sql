@@ -167,13 +167,14 @@ create table weight (tenant text primary key, weight double precision not null);
 create table schedule (name text primary key, slot double precision not null);
 create table schedule_definition (name text primary key, application text not null, definition text);
 
+-- Events that were published together and follow one another in one exchange: those from `first` to `seq`.
 create table archive (
+    first bigint not null,
     seq bigint primary key,
     at double precision not null,
     exchange text not null,
-    routing_key text not null,
-    message_id text not null,
-    envelope bytea not null
+    routing_keys text[] not null,
+    envelopes bytea[] not null
 );
 create table archive_head (seq bigint not null);
 insert into archive_head values (0);

@@ -80,7 +80,7 @@ _ADD_UP: Final[LiteralString] = """
 """
 _TOO_MUCH: Final = """
     with sized as (
-        select seq, archive_bytes, sum(octet_length(envelope)) over (partition by exchange order by seq desc) as bytes
+        select seq, archive_bytes, sum(pg_column_size(envelopes)) over (partition by exchange order by seq desc) as bytes
         from archive join exchange on name = exchange where archive_bytes > 0
     )
     delete from archive where seq in (select seq from sized where bytes > archive_bytes order by seq limit %s)
