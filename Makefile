@@ -94,7 +94,11 @@ demo-bots: $(VENV)/.demo dashboard ## Have five bots and a person talk, one of w
 # The gate: one run of pytest, five workers on two cores, for many tests wait for processes and servers; see design §15 for what belongs to it and what to the proof.
 test: $(VENV)/.tests tools dashboard ## Run the tests of the gate, on every engine, with a few real processes (ARGS="-k name")
 	@$(BIN)/python -m compileall -q src examples
-	$(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS)
+	$(if $(TYPES_BESIDE),$(BIN)/basedpyright >$(VENV)/types.log 2>&1 & types=$$!; )$(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS); result=$$?; \
+	$(if $(TYPES_BESIDE),wait $$types || result=1; cat $(VENV)/types.log; )exit $$result
+
+# Where both are asked for, types are checked while the tests run.
+TYPES_BESIDE := $(and $(filter check,$(MAKECMDGOALS)),$(filter test,$(MAKECMDGOALS)))
 
 gate-busy: $(VENV)/.tests tools ## Run `make check test` beside two processes that burn CPU and one that writes to the disk (TIMES=3)
 	@$(BIN)/python -m tests.busy --times $(or $(TIMES),1) -- $(AGAIN) check test
@@ -141,7 +145,7 @@ test-rabbitmq4: $(VENV)/.tests tools $(RABBITMQ4) ## Run the tests of RabbitMQ w
 check: $(VENV)/.tests ## Format, lint, types, import layers: what must be clean at every commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
+	$(if $(TYPES_BESIDE),,$(BIN)/basedpyright)
 	$(BIN)/lint-imports
 	$(if $(NODE),@if $(AGAIN) --silent dashboard/node_modules/.installed; then cd dashboard && npm run --silent check; \
 	  else echo "what the client of the dashboard needs cannot be installed: it is not checked" >&2; fi,@echo "Node is not here: the client of the dashboard is not checked" >&2)

@@ -37,7 +37,7 @@ PEERS: Final = 2
 PREFETCH: Final = 4
 MANY: Final = os.environ.get("CHAPPE_HYPOTHESIS") == "many"
 PROFILE: Final = settings(
-    max_examples=2000 if MANY else 60,
+    max_examples=2000 if MANY else 30,
     stateful_step_count=100 if MANY else 50,
     deadline=None,
     print_blob=True,
@@ -47,7 +47,7 @@ PROFILE: Final = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
 FAR: Final = settings(
-    PROFILE, max_examples=200 if MANY else 3, phases=[Phase.generate]
+    PROFILE, max_examples=200 if MANY else 2, phases=[Phase.generate]
 )  # over two servers a step takes a tenth of a second
 SHORT: Final = 1000.0
 CALM: Final = 7  # steps between two disturbances, so that lives get somewhere

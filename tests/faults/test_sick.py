@@ -18,7 +18,7 @@ from .gate import only
 from .sick.injuries import Options, run
 from .sick.patients import patient, run_engine
 
-CASES = 60
+CASES = 30
 SEED = int(os.environ.get("CHAPPE_SEED", "1"))
 
 
