@@ -191,7 +191,8 @@ def test_an_answer_that_was_lost_sends_nothing_twice(scene: Scene, trial: Trial)
     assert scene.relay() + scene.relay() > 0
     assert scene.waiting() == []
     trial.drain()
-    assert sorted(map(repr, scene.handled)) == sorted(map(repr, [Pay(order=1), Pay(order=2), Sync(place=1, what={"a", "b"})]))
+    assert len(scene.handled) == 3
+    assert all(one in scene.handled for one in (Pay(order=1), Pay(order=2), Sync(place=1, what={"a", "b"})))
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), StorageFull("full")])
