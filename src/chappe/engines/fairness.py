@@ -32,7 +32,7 @@ _Turn = tuple[float, float, int, str]
 class _Account:
     """What is known of one tenant."""
 
-    __slots__ = ("estimate", "had", "in_a_row", "place", "quantum", "ranks", "running", "step", "turn", "used", "weight")
+    __slots__ = ("estimate", "had", "in_a_row", "place", "ranks", "running", "step", "turn", "used", "weight")
 
     def __init__(self, used: float) -> None:
         self.used = used  # seconds by weight
@@ -43,13 +43,13 @@ class _Account:
         self.had = used  # with an estimate of what runs, and was dealt out
         self.step = 0.0  # what one message more adds to it
         self.weight = 1.0
-        self.quantum = _QUANTUM  # seconds by weight
         self.in_a_row = 1  # messages that are served at once, because they are short
         self.turn: _Turn = (used, 0.0, 0, "")
 
     def turn_after(self, running: float, tenant: str) -> _Turn:
         """Return the turn that follows from what it had, where so much runs."""
-        return (self.had // self.quantum * self.quantum, running, self.place, tenant)
+        quantum = _QUANTUM / self.weight
+        return (self.had // quantum * quantum, running, self.place, tenant)
 
 
 class Shares:
@@ -94,7 +94,6 @@ class Shares:
         is_much = 2 * len(changed) > len(self._accounts)
         for tenant, account in changed.items():
             account.weight = weight = weights.get(tenant, 1.0)
-            account.quantum = _QUANTUM / weight
             seconds = typical if account.estimate is None else account.estimate
             account.step = seconds / weight
             account.in_a_row = max(1, min(_IN_A_ROW, int(_QUANTUM / seconds)))

@@ -1,24 +1,19 @@
-"""The rows of the archive: events that are published together and follow one another in one exchange are one row.
-
-A row for each would cost a publisher as much as the messages themselves.
-"""
+"""The rows of the archive in the file: the events of one stand one behind the other, each sealed by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from chappe.engines.archiving import ROOM, runs
 from chappe.engines.file.database import Database
 from chappe.engines.file.wire import Posted
 
-_EVENTS: Final = 128  # of one row at most: who wants one of them reads them all
-_ROOM: Final = 64 * 1024  # bytes of their envelopes
 INSERT: Final = """insert into archive (seq, at, exchange, routing_key, message_id, envelope, has_file, events)
     values (?, ?, ?, ?, ?, ?, ?, ?)"""
 _heads: Final = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
-
 
 Archived = tuple[Posted, bytes]  # a publication and its sealed envelope
 
@@ -29,10 +24,11 @@ def end_of(db: Database) -> int:
     return 0 if row is None else int(row[0])
 
 
-def rows(archived: Iterable[Archived], end: int, at: float) -> list[tuple[Any, ...]]:
+def rows(archived: Sequence[Archived], end: int, at: float) -> list[tuple[Any, ...]]:
     """Return the rows of events that come behind `end`. One whose body is a file has a row of its own, by which the file is found."""
     found: list[tuple[Any, ...]] = []
-    for run in _runs(archived):
+    for begin, behind in runs((p.exchange, len(sealed) if p.body_file is None else ROOM + 1) for p, sealed in archived):
+        run = archived[begin:behind]
         end += len(run)
         first, envelope = run[0]
         heads = None
@@ -42,22 +38,6 @@ def rows(archived: Iterable[Archived], end: int, at: float) -> list[tuple[Any, .
         has_file = None if first.body_file is None else 1
         found.append((end, at, first.exchange, first.routing_key, first.message_id, envelope, has_file, heads))
     return found
-
-
-def _runs(archived: Iterable[Archived]) -> Iterator[list[Archived]]:
-    run: list[Archived] = []
-    room, exchange = 0, None
-    for one in archived:
-        p, envelope = one
-        room -= len(envelope)
-        if room < 0 or p.exchange != exchange or len(run) == _EVENTS or p.body_file is not None:
-            if run:
-                yield run
-            run, room = [], 0 if p.body_file is not None else _ROOM - len(envelope)
-            exchange = p.exchange
-        run.append(one)
-    if run:
-        yield run
 
 
 def events_of(seq: int, routing_key: str, message_id: str, envelope: bytes, events: str | None) -> list[tuple[int, str, str, bytes]]:

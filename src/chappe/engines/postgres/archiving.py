@@ -1,15 +1,13 @@
-"""The rows of the archive: events that are published together and follow one another in one exchange are one row.
-
-A row for each would cost a publisher more than half of what it publishes by hundreds.
-"""
+"""The rows of the archive in PostgreSQL: what stores them, and what reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, LiteralString
 
-_EVENTS: Final = 128  # of one row at most: who wants one of them reads them all
-_ROOM: Final = 64 * 1024  # bytes of their envelopes
+from chappe.engines.archiving import runs
+
 # The parts of a statement that has `known`, and in `keys` and `envelopes` what `columns` are about.
 ARCHIVE: Final[LiteralString] = """
     head as (
@@ -34,22 +32,14 @@ _READ: Final[LiteralString] = """
 """
 
 
-def columns(exchanges: Iterable[str | None], envelopes: list[bytes]) -> dict[str, Any]:
+def columns(exchanges: Sequence[str | None], envelopes: list[bytes]) -> dict[str, Any]:
     """Return what to archive of envelopes: those with the name of the exchange that keeps them."""
-    runs: list[tuple[str, int, int, int]] = []
-    archived = room = 0
-    for place, (exchange, envelope) in enumerate(zip(exchanges, envelopes, strict=True), 1):
-        if exchange is None:
-            continue
-        archived += 1
-        room -= len(envelope)
-        if runs and room >= 0 and runs[-1][0] == exchange and runs[-1][2] == place - 1 and place - runs[-1][1] < _EVENTS:
-            runs[-1] = (exchange, runs[-1][1], place, archived)
-        else:
-            runs.append((exchange, place, place, archived))
-            room = _ROOM - len(envelope)
-    named = zip(("exchanges", "begins", "ends", "lasts"), zip(*runs, strict=True), strict=True)
-    return {name: list(column) for name, column in named} | {"archived": archived, "envelopes": envelopes}
+    found = runs(zip(exchanges, map(len, envelopes), strict=True))
+    lasts = list(itertools.accumulate(end - begin for begin, end in found))
+    return {
+        "exchanges": [exchanges[begin] for begin, _ in found], "begins": [begin + 1 for begin, _ in found],
+        "ends": [end for _, end in found], "lasts": lasts, "archived": lasts[-1], "envelopes": envelopes,
+    }  # fmt: skip
 
 
 def reading(after: int, most: int) -> tuple[LiteralString, Any]:

@@ -49,9 +49,10 @@ class Intake:
             if p.options is not None or p.delay > 0 or known is None or any(k.queue.fair for k in known):
                 return None
             taken.append(known)
-        envelopes, kept = [encode(p.envelope) for p in publications], [self._routes.archives(p.exchange) for p in publications]
-        if any(kept):
-            statement = archiving(self._routes.version, publications, envelopes, taken, kept)
+        envelopes = [encode(p.envelope) for p in publications]
+        keepers = [p.exchange if self._routes.archives(p.exchange) else None for p in publications]
+        if any(keepers):
+            statement = archiving(self._routes.version, publications, envelopes, taken, keepers)
         elif any(taken):
             statement = plain(self._routes.version, publications, envelopes, taken)
         else:

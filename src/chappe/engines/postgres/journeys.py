@@ -169,15 +169,14 @@ def _tallied(publications: Sequence[Publication], taken: Sequence[list[Known]]) 
 
 
 def archiving(
-    topology: int, publications: Sequence[Publication], envelopes: list[bytes], taken: Sequence[list[Known]], kept: list[bool]
+    topology: int, publications: Sequence[Publication], envelopes: list[bytes], taken: Sequence[list[Known]], keepers: Sequence[str | None]
 ) -> tuple[LiteralString, dict[str, Any]]:
-    """Return what stores plain messages, and archives some of them, if the topology is still this one."""
+    """Return what stores plain messages, and archives those that an exchange keeps, if the topology is still this one."""
     return _ARCHIVED, {
         "topology": topology, "ranks": [-p.priority for p in publications], "ids": [p.envelope.id for p in publications],
         "queues": [f"{{{','.join(str(known.id) for known in queues)}}}" for queues in taken],
         "keys": [p.routing_key for p in publications],
-        **columns([p.exchange if is_kept else None for p, is_kept in zip(publications, kept, strict=True)], envelopes),
-        **_tallied(publications, taken),
+        **columns(keepers, envelopes), **_tallied(publications, taken),
     }  # fmt: skip
 
 
