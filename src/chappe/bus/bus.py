@@ -207,9 +207,10 @@ def _seal(kind: type[Message], spec: MessageSpec, write: Callable[[Any], bytes],
     name = spec.name
 
     def seal(message: Any, draft: Draft) -> Publication:
-        parts: list[Any] = [part for pair in draft.headers.items() for part in pair] if draft.headers else []
-        if not all(isinstance(part, str) and _can_be_sent(part) for part in parts):
-            raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
+        if draft.headers:
+            parts: list[Any] = [part for pair in draft.headers.items() for part in pair]
+            if not all(isinstance(part, str) and _can_be_sent(part) for part in parts):
+                raise InvalidMessage(name, {"headers": f"names and values must be texts: {draft.headers!r}"})
         options = None if draft.options is None else _owned(application, draft.options)
         envelope = Envelope(draft.id, name, write(message), now(), JSON, draft.headers or NO_HEADERS, draft.correlation_id, draft.reply_to)
         return Publication(envelope, key(message), exchange, draft.priority or 0, draft.delay or 0.0, options)

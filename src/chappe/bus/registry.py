@@ -239,8 +239,8 @@ class Registry:
         Raises `TopologyConflict` if two declarations disagree, and `DuplicateName` if the queue of a command is that of a temporary
         subscriber.
         """
-        declared = (self.messages, self.exchanges, self.queues, self.temporary, self.subscribers, self.routes)
-        known = (*map(len, declared), self._is_lasting)
+        declared = len(self.messages) + len(self.exchanges) + len(self.queues) + len(self.temporary)  # each of them only grows
+        known = (declared + len(self.subscribers) + len(self.routes), self._is_lasting)
         if self._topology is None or self._topology[0] != known:
             self._topology = (known, self._made_topology())
         return self._topology[1]

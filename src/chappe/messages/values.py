@@ -28,6 +28,9 @@ def writer(name: str, examined: Examined, read: Callable[[bytes], Any]) -> Calla
     `read` is how they will be read. Where the types say that nothing can change, nothing is read again.
     """
 
+    is_exact, finite = examined.is_exact, bool(examined.finite)
+    hidden = examined.has_times  # changes that `==` does not see
+
     def write(message: Any) -> bytes:
         try:
             body = encode_json(message)
@@ -35,24 +38,17 @@ def writer(name: str, examined: Examined, read: Callable[[bytes], Any]) -> Calla
             raise InvalidMessage(name, {_unwritable(message, "$"): f"it cannot be written as JSON: {error}"}) from None
         except RecursionError:
             raise InvalidMessage(name, {"$": _ENDLESS}) from None
-        if not examined.is_exact or (examined.finite and b"null" in body):
-            _refuse_changes(name, message, body, read, hidden=examined.has_times)
+        if not is_exact or (finite and b"null" in body):
+            try:
+                back = read(body)
+                changed = None if back == message and not hidden else _not_finite(message, "$") or _change(message, back, "$")
+            except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+                changed = _not_finite(message, "$") or _placed(error)
+            if changed is not None:
+                raise InvalidMessage(name, dict([changed]))
         return body
 
     return write
-
-
-def _refuse_changes(name: str, message: Any, body: bytes, read: Callable[[bytes], Any], *, hidden: bool) -> None:
-    """Raise `InvalidMessage` if a body is not read as the message that was written; `hidden` are changes that `==` does not see."""
-    try:
-        back = read(body)
-        if back == message and not hidden:
-            return
-        changed = _not_finite(message, "$") or _change(message, back, "$")
-    except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
-        changed = _not_finite(message, "$") or _placed(error)
-    if changed is not None:
-        raise InvalidMessage(name, dict([changed])) from None
 
 
 def refuse_not_finite(name: str, message: Any, fields: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology
 
 _RETRY: Final = 0.05
-_AT_ONCE: Final = 1 << 18
+_AT_ONCE: Final = 1 << 14
 _receipts: Final = msgspec.msgpack.Decoder(list[Receipt]).decode
 
 
@@ -146,10 +146,10 @@ class _Link:
         """Tell whether the connection is of this process and not closed by the engine."""
         if self._socket is None or self._pid != os.getpid():
             return False
+        if not self._waiting.poll(0):
+            return True
         try:
             return self._socket.recv(1, socket.MSG_PEEK) != b""
-        except BlockingIOError:
-            return True
         except OSError:
             return False
 

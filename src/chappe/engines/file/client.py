@@ -25,6 +25,7 @@ from chappe.engines.file.queues import Session
 from chappe.engines.file.server import Engine
 from chappe.engines.file.verbs import DECODERS, HARMLESS, Verbs
 from chappe.engines.file.wire import (
+    AT_ONCE,
     LARGEST_FRAME,
     PROTOCOL,
     UNASKED,
@@ -267,7 +268,7 @@ class Client:
         """Return the queue and tag of everything that is out."""
         return [place for consumer in self.consumers for place in consumer.held()]
 
-    def received(self, link: object, data: bytes) -> None:
+    def received(self, link: object, data: bytes | memoryview) -> None:
         """Take bytes from the engine."""
         if link is not self._link:
             return
@@ -417,11 +418,12 @@ def _unanswered(call: _Call, why: str, hint: str = "") -> BrokerError:
     return BrokerUnavailable(why + hint)
 
 
-class _Link(asyncio.Protocol):
+class _Link(asyncio.BufferedProtocol):
     """The client's end of the Unix socket."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._room = memoryview(bytearray(AT_ONCE))
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -440,8 +442,11 @@ class _Link(asyncio.Protocol):
         os.dup2(nothing, self._transport.get_extra_info("socket").fileno(), inheritable=False)
         os.close(nothing)
 
-    def data_received(self, data: bytes) -> None:
-        self._client.received(self, data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._client.received(self, self._room[:nbytes])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

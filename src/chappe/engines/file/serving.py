@@ -15,17 +15,19 @@ import apsw
 from chappe.engines.file.connection import Connection
 from chappe.engines.file.owner import is_of_this_user, socket_path
 from chappe.engines.file.server import Engine
-from chappe.engines.file.wire import UNREADABLE, Frames, decode_request
+from chappe.engines.file.wire import AT_ONCE, UNREADABLE, Frames, decode_request
 from chappe.output import end_now
 
 log = logging.getLogger("chappe.file")
 
 
-class _Served(asyncio.Protocol):
+class _Served(asyncio.BufferedProtocol):
     """A client on the Unix socket."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, room: bytearray) -> None:
+        """Prepare; `room` is what all clients of an event loop are read into, one after the other."""
         self._engine = engine
+        self._room = memoryview(room)
         self._frames = Frames()
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
@@ -38,12 +40,15 @@ class _Served(asyncio.Protocol):
             return
         self._connection = self._engine.attach(transport.write, transport.abort)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         connection = self._connection
         if connection is None or connection.closed:
             return
         try:
-            for body in self._frames.feed(data):
+            for body in self._frames.feed(self._room[:nbytes]):
                 self._engine.submit(connection, decode_request(body))
         except (*UNREADABLE, ValueError) as error:
             log.warning("dropped a client that does not speak the protocol: %s", error)
@@ -61,6 +66,7 @@ async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine:
     `engine` is one that was made in this event loop already, for tests with a clock of their own.
     """
     engine = engine or Engine(path)
+    room = bytearray(AT_ONCE)
     address = socket_path(path)
     address.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -68,7 +74,7 @@ async def serve(path: Path, ready: Callable[[], None] = lambda: None, *, engine:
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(str(address))
         address.chmod(0o600)  # where the mode of the descriptor says nothing
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(engine), sock=listener, backlog=1024)
+        server = await asyncio.get_running_loop().create_unix_server(lambda: _Served(engine, room), sock=listener, backlog=1024)
     except BaseException:
         listener.close()
         raise

@@ -24,6 +24,7 @@ UNREADABLE: Final = "chappe-unreadable"
 _MUCH: Final = 8_192
 _LOOKS: Final = 4  # at silence, in a heartbeat: RabbitMQ sends two, and the last look may be just too early
 _PATIENCE: Final = 2  # heartbeats
+_AT_ONCE: Final = 1 << 16  # bytes that are read at once, into room that is there already: asking for new bytes each time costs more
 _CLOSED: Final = "the connection was closed by the other side"
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _HEADER: Final = struct.Struct(">BHIHHQ")  # the frame's type, channel and size; then the class, a weight and the size of the body
@@ -47,7 +48,7 @@ class _Content:
         self.body = bytearray()
 
 
-class Protocol(asyncio.Protocol):
+class Protocol(asyncio.BufferedProtocol):
     """One connection: `on_heard` is told what is neither lent nor confirmed, `on_end` once why it is no more."""
 
     def __init__(self, on_heard: Callable[[Heard], None], on_end: Callable[[str], None]) -> None:
@@ -55,6 +56,7 @@ class Protocol(asyncio.Protocol):
         self._stream: asyncio.Transport | None = None
         self.lends: dict[str, Callable[[Message], None]] = {}  # by the consumer's tag
         self.on_confirmed: Callable[[int, bool], None] = lambda _, __: None
+        self._room = memoryview(bytearray(_AT_ONCE))
         self.received = 0  # bytes
         self._rest = b""
         self._contents: dict[int, _Content] = {}
@@ -111,8 +113,12 @@ class Protocol(asyncio.Protocol):
         _keep_alive(self._stream.get_extra_info("socket"))
         self.emit(frame.ProtocolHeader().marshal())
 
-    def data_received(self, data: bytes) -> None:
-        self.received += len(data)  # also those of a message that has not come as a whole: it is no silence
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._room[:nbytes])
+        self.received += nbytes  # also those of a message that has not come as a whole: it is no silence
         try:
             self._rest = self._read(self._rest + data if self._rest else data)
         except Exception as error:  # whatever it was: this connection ends, and says why
