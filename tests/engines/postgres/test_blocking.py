@@ -177,7 +177,7 @@ async def test_a_connection_that_the_server_closed_is_opened_again_and_nothing_i
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()"
         )
     gone = publisher._connection
-    while gone is not None and gone.is_quiet():  # the server ends a session some time after it was told to
+    while gone is not None and not gone._quiet.poll(0):  # the server ends a session some time after it was told to
         await asyncio.sleep(0.01)
     stepped(publisher, to(name, "after"))
     assert await waiting(postgres.url, name) == ["before", "after"]

@@ -202,6 +202,28 @@ def test_a_thread_that_publishes_gets_an_error_from_a_silent_network_and_publish
     publisher.close()
 
 
+async def test_what_is_sent_over_a_connection_that_the_network_forgot_is_stored_and_not_in_doubt(
+    remote: PostgresBroker, broker: PostgresBroker, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chappe.engines.postgres.database.QUIET", 0.0)
+    wire.fall_silent()
+    await remote.publish([message("m")])
+    assert await broker.depth("q") == Depth(ready=1)
+
+
+def test_what_a_thread_sends_over_a_connection_that_the_network_forgot_is_stored_and_not_in_doubt(
+    far: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chappe.engines.postgres.blocking.QUIET", 0.0)
+    topology = Topology(queues=(bind("q"),))
+    publisher = PostgresPublisher(far, lambda: topology, deadline=_DEADLINE)
+    assert publisher.takes([message("m")])
+    wire.fall_silent()
+    (receipt,) = asyncio.run(publisher.publish([message("m")]))  # it never suspends
+    assert receipt.id == "m"
+    publisher.close()
+
+
 async def test_what_one_send_asks_one_after_the_other_has_one_deadline_together(
     broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
-from chappe.engines.postgres.database import AGAIN, FINGERPRINT, LATE, Cursor, Database, Row, Values, reason
+from chappe.engines.postgres.database import AGAIN, FINGERPRINT, HEARS, LATE, QUIET, Cursor, Database, Row, Values, reason
 from chappe.engines.postgres.journeys import Masks, is_mask, plain
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import encode
@@ -181,7 +181,7 @@ class PostgresPublisher:
 
     def _connected(self, until: float) -> _Bounded:
         """Return the connection, after opening it if that is needed. Raises `psycopg.Error`."""
-        if self._connection is not None and not self._connection.is_quiet():
+        if self._connection is not None and not self._connection.is_heard(min(until, steady() + self._deadline * HEARS)):
             self._leave()
         if self._connection is None:
             self._connection = _Bounded.connect(self._database.url, **self._database.parameters())
@@ -202,6 +202,7 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
     """A connection whose answers are waited for until a time of the steady clock."""
 
     until = 0.0
+    _heard_at = 0.0
 
     @cached_property
     def cursors(self) -> list[psycopg.Cursor[tuple[Any, ...]]]:
@@ -214,11 +215,20 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
         look.register(self.fileno(), select.POLLIN)
         return look
 
-    def is_quiet(self) -> bool:
-        """Tell whether it is open, and the server has said nothing since the last answer: what it says then is mostly goodbye."""
-        if self.closed:
+    def is_heard(self, until: float) -> bool:
+        """Tell whether it is open, and the server has said nothing since the last answer: what it says then is mostly goodbye.
+
+        Where that was a while ago, it is asked, until some time: a network may have forgotten it without a word.
+        """
+        if self.closed or self._quiet.poll(0):
             return False
-        return not self._quiet.poll(0)
+        if steady() - self._heard_at > QUIET:
+            self.until = until
+            with suppress(psycopg.Error, OSError):
+                self.execute("select 1")
+                return True
+            return False
+        return True
 
     def wait(self, gen: Generator[Wait, Ready, T], *_: Any, **__: Any) -> T:
         """Run one conversation with the server. Raises `TimeoutError` when it is over."""
@@ -238,6 +248,7 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
                 ready = (Ready.R if happened[0][1] & ~select.POLLOUT else 0) | (Ready.W if happened[0][1] & ~select.POLLIN else 0)
                 state = gen.send(Ready(ready))
         except StopIteration as ended:
+            self._heard_at = steady()
             return cast("T", ended.value)
 
 

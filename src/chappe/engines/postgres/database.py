@@ -59,6 +59,8 @@ _ENDS: Final = ContextVar("chappe_postgres_ends", default=math.inf)  # the time 
 _CONNECTING: Final = 0.4
 _SOON: Final = 0.6
 LATE: Final = 0.8
+HEARS: Final = 0.2
+QUIET: Final = 1.0  # seconds after which a connection is asked whether the server still hears it: what it is told first would be in doubt
 
 
 class _Said:
@@ -78,6 +80,7 @@ class Database:
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
         self._is_made = False
+        self._heard_at = 0.0  # the time of the loop at which the server last answered
         self._closed = False
 
     @cached_property
@@ -114,12 +117,25 @@ class Database:
         if not self._is_made:
             await self._make(until)
             self._is_made = True
-        if self._connection is not None and (self._connection.closed or _is_hung_up(self._connection)):
+        if self._connection is not None and not await self._is_heard(self._connection, until):
             await self._connection.close()
             self._connection = None
         if self._connection is None:
             self._connection = await self.connect()
         return self._connection
+
+    async def _is_heard(self, connection: Connection, until: float) -> bool:
+        """Tell whether the server hears a connection: where nothing was said for a while, a network may have forgotten it."""
+        if connection.closed or _is_hung_up(connection):
+            return False
+        now = asyncio.get_running_loop().time()
+        if now - self._heard_at <= QUIET:
+            return True
+        with suppress(*_LOST):
+            async with cut_at(min(until, now + self.deadline * HEARS), connection):
+                await connection.execute("select 1")
+                return True
+        return False
 
     async def _make(self, until: float) -> None:
         """Make the tables where there are none. Raises `CorruptStorage` where they are those of another release."""
@@ -213,7 +229,9 @@ class Database:
                             connection = await self._ready(until)
                             late = min(until, loop.time() + time * (_SOON if soon else LATE))
                             async with cut_at(late, connection), connection.cursor(binary=True) as cursor:
-                                return await doing(cursor, said)
+                                done = await doing(cursor, said)
+                                self._heard_at = loop.time()
+                                return done
                     except AGAIN as error:
                         said.is_final = False
                         if (tries := tries + 1) >= _TRIES:

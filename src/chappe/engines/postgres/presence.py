@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from chappe.engines.postgres.database import LATE, Connection, Database, cut_at
+from chappe.engines.postgres.database import HEARS, LATE, Connection, Database, cut_at
 from chappe.errors import BrokerError, BrokerUnavailable
 
 log = logging.getLogger("chappe.postgres")
@@ -147,19 +147,20 @@ class Presence:
 
     async def _assure(self, connection: Connection, number: int) -> None:
         """Close the connection when it brings nothing any more, or the server does not know of it: it may have ended without a word."""
-        self._echoed = True
+        deadline = self._database.deadline
         while True:
-            await asyncio.sleep(self._database.deadline / 2)
-            if not self._echoed:
-                await asyncio.sleep(_AGAIN)  # a loop that was blocked has not read it yet
-            if not self._echoed:
-                break
+            await asyncio.sleep(deadline * (0.5 - HEARS))
             self._echoed = False
             try:
                 if not await self._database.once(_CALL, (f"chappe_{number}", number), repeatable=True):
                     break
+                await asyncio.sleep(deadline * HEARS)
+                if not self._echoed:
+                    await asyncio.sleep(_AGAIN)  # a loop that was blocked has not read it yet
+                if not self._echoed:
+                    break
             except BrokerError:
-                self._echoed = True  # a server that is away takes nobody for dead
+                pass  # a server that is away takes nobody for dead
         await connection.close()
 
     async def tell(self, info: Mapping[str, Any]) -> None:

@@ -145,9 +145,9 @@ class Tending:
             lost += [int(number) for (number,) in await self._database.once(_FORGOTTEN, (), repeatable=True)]
             await self._database.once(_ADD_UP, {"most": _AT_ONCE}, repeatable=True)
         if is_due or lost:
-            await self._database.run(lambda cursor: self._tend_once(cursor, lost))
+            await self._database.run(lambda cursor: self._tend_once(cursor, lost), repeatable=True)
             self._gone = {number: since for number, since in self._gone.items() if number not in lost}
-        if now - self._pruned >= _PRUNE and await self._database.run(self._prune):
+        if now - self._pruned >= _PRUNE and await self._database.run(self._prune, repeatable=True):
             self._pruned = now
         return 0.0 if is_due else _TURN if next_due is None else max(0.0, min(_TURN, float(next_due)))
 
