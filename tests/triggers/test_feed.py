@@ -1,5 +1,7 @@
 """What is new in a feed: each item once, whatever its server and its author do."""
 
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from chappe.triggers.feed import Answer, Feed, Poll, conditions, failed, read
+
+from ..waiting import until
 
 FEEDS = Path("/work/shared/data/feeds")
 NOW = 1_460_548_800.0  # 13 April 2016, noon
@@ -52,6 +56,30 @@ def test_t6_what_many_users_follow_is_parsed_once_and_each_hears_of_it(monkeypat
     polls = [read(Feed(f"http://{user}.test/feed"), answered(body), NOW + user) for user in range(60)]
     assert parsed.call_count == 1
     assert [(one.link, one.published) for found in polls for one in found.items] == [(f"http://{u}.test/a", NOW + u) for u in range(60)]
+
+
+def test_t6_what_is_read_by_several_threads_at_once_is_parsed_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    library: Any = feedparser
+    parse, calls, body = library.parse, list[object](), rss(item(1), "<item><title>B</title><guid>at-once</guid></item>")
+    polls: list[Poll] = []
+    other = threading.Thread(target=lambda: polls.append(read(Feed("http://b.test/"), answered(body), NOW)))
+
+    def is_in_the_way() -> bool:
+        frame = sys._current_frames().get(other.ident or 0)
+        return len(calls) > 1 or (frame is not None and frame.f_code.co_name == "_read_once")
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if threading.current_thread() is not other:
+            other.start()
+            until(is_in_the_way, "the other thread to wait, or to parse")
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr(library, "parse", slow)
+    polls.append(read(Feed("http://a.test/"), answered(body), NOW))
+    other.join()
+    assert len(calls) == 1
+    assert [sorted(ids(poll)) for poll in polls] == [["at-once", "id-1"]] * 2
 
 
 @pytest.mark.skipif(not REAL, reason="the real feeds are in shared/data, which is absent")

@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import re
+import threading
 import urllib.parse
 import xml.sax
 import xml.sax.handler
@@ -24,6 +25,7 @@ from chappe.triggers.pace import WEEK, decayed, interval, not_before
 
 _REMEMBERED: Final = 1000  # ids beyond those of the newest document
 _LONGEST_TROUBLE: Final = 300
+_reading: Final = threading.Lock()
 _COMMON: Final = 256 * 1024  # bytes of a document that is kept in case that others follow it too
 _LIBRARY: Any = feedparser  # it has no types
 _HARMLESS: Final = (feedparser.CharacterEncodingOverride, feedparser.NonXMLContentType)
@@ -110,8 +112,7 @@ def read(feed: Feed, answer: Answer, now: float) -> Poll:
     if digest == feed.digest:
         return _settled(_validated(here, answer), now, pause)
     # Without the address of the document: ids would be made relative to it, and be others where it moves.
-    parse = _document if len(answer.body) <= _COMMON else _document.__wrapped__
-    found = parse(answer.body, answer.headers.get("content-type", "application/xml"))
+    found = _read_once(answer.body, answer.headers.get("content-type", "application/xml"))
     if isinstance(found, str):
         return failed(feed, found, now, pause)
     fresh, seen = _fresh(found.items, here, now)
@@ -147,6 +148,14 @@ def _refusal(status: int, pause: float) -> str:
             return "There is no feed at this address (404): is it right?"
         case _:
             return f"The server answered {status} in place of a feed; it is asked again later."
+
+
+def _read_once(body: bytes, content_type: str) -> _Document | str:
+    """Return the document; of those that several threads read at once, each is read by one and found by the others."""
+    if len(body) > _COMMON:
+        return _document.__wrapped__(body, content_type)
+    with _reading:  # one after the other is as quick: the parser is Python
+        return _document(body, content_type)
 
 
 @functools.lru_cache(64)  # many users follow the same feed, and reading it costs more than everything else of a poll
