@@ -72,6 +72,43 @@ def test_w12_a_burst_of_others_cuts_within_two_seconds_and_the_slots_come_back_w
     assert after[-1][1] >= 0.9 * SLOTS
 
 
+def test_what_has_become_slower_for_good_is_its_new_quiet_value_as_soon_as_nothing_of_ours_can_be_the_cause() -> None:
+    governor, limit, seen = Governor(80.0), SLOTS, list[Ruling]()
+    for at in range(240):
+        probe = 0.010 if at < 60 else 0.020  # a page has more on it
+        seen.append(governor.rule(at * TICK, Reading(20.0, 0.0, probe), busy=limit, slots=SLOTS, least=1))
+        limit = seen[-1].limit
+    assert min(one.limit for one in seen[60:]) == 1
+    assert seen[-1].limit >= 0.9 * SLOTS
+    assert seen[-1].slow == 1.0
+
+
+def test_what_is_slow_while_something_of_ours_runs_is_not_its_quiet_value() -> None:
+    governor = Governor(80.0)
+    seen = [governor.rule(at * TICK, Reading(20.0, 0.0, 0.010 if at < 60 else 0.020), busy=10, slots=SLOTS, least=1) for at in range(240)]
+    assert (seen[-1].limit, seen[-1].slow) == (1, 2.0)
+
+
+def test_one_answer_that_was_fast_by_luck_is_not_the_quiet_value() -> None:
+    governor = Governor(80.0)
+    for at in range(60):
+        found = governor.rule(at * TICK, Reading(20.0, 0.0, 0.005 if at == 30 else 0.010), busy=10, slots=SLOTS, least=1)
+        assert found.slow is not None
+        assert found.slow < 1.1
+    assert not found.why
+
+
+def test_a_pool_without_work_does_not_keep_another_from_growing() -> None:
+    """Each pool keeps a slot, and of five only one has work."""
+    governor, limit = Governor(80.0), 100
+    for at in range(240):
+        busy = max(1, limit - 4)
+        limit = governor.rule(at * TICK, Reading(100.0 if 100 <= at < 140 else 20.0), busy=busy, slots=SLOTS, least=5).limit
+        if at == 139:
+            assert limit == 5
+    assert limit >= 0.9 * SLOTS
+
+
 def test_it_begins_with_few_slots_so_that_a_quiet_host_is_seen_first() -> None:
     assert Machine().tick(0.0).limit <= 0.2 * SLOTS
 

@@ -14,7 +14,8 @@ STALLED: Final = 0.4  # the part of the time in which somebody waited for a proc
 HELD: Final = 5.0  # seconds after a cut in which nothing grows
 BETWEEN: Final = 1.0  # seconds between two cuts: what one did shows a little later
 GROWTH: Final = 0.03  # of all slots, in a second
-_FORGET: Final = 1e-5  # by how much the quiet value of the probe rises with each reading: what was once fast may be slower for good
+_SINKS: Final = 0.1  # of the way to a faster answer of the probe, for each reading: one that was fast by luck is not its quiet value
+_LEARNS: Final = 5.0  # seconds with as little at work as may be, whose fastest answer is the quiet value: nothing of ours slows it
 
 
 class Reading(Struct, frozen=True):
@@ -46,11 +47,12 @@ class Governor:
         self._above = 0  # readings in a row with more than the ceiling
         self._cut_at = float("-inf")
         self._quiet: float | None = None
+        self._rest: tuple[float, float] | None = None  # since when as little as may be is at work, and the fastest answer since
 
     def rule(self, now: float, reading: Reading, *, busy: int, slots: int, least: int) -> Ruling:
         """Return how many of all slots may be used; `busy` are in use, and `least` are always allowed."""
         limit = max(least, 0.1 * slots) if self._limit is None else self._limit
-        slow = self._slowness(reading.probe)
+        slow = self._slowness(now, reading.probe, rests=limit <= least and busy <= least)
         self._above = self._above + 1 if reading.cpu > self._ceiling else 0
         stalled = reading.stalled is not None and reading.stalled > STALLED
         fault = self._fault(reading, slow, stalled)
@@ -61,7 +63,7 @@ class Governor:
             fault = fault or "held after a cut"
         elif self._above or stalled:
             fault = "no more: the processors are busy"
-        elif busy > limit / 2:
+        elif busy > (limit - least) / 2:  # of those that a pool without work keeps none is missed
             limit += max(1.0, GROWTH * slots) * TICK
         self._limit = max(float(least), min(float(slots), limit))
         return Ruling(int(self._limit), fault, None if slow is None else round(slow, 2))
@@ -76,12 +78,19 @@ class Governor:
             return f"somebody waits for a processor {reading.stalled or 0:.0%} of the time"
         return ""
 
-    def _slowness(self, probe: float | None) -> float | None:
-        """Return what the probe takes in parts of what it took at best."""
+    def _slowness(self, now: float, probe: float | None, *, rests: bool) -> float | None:
+        """Return what the probe takes in parts of what it took when it was quiet; `rests` if as little as may be is at work."""
         if probe is None:
             return None
-        self._quiet = probe if self._quiet is None else min(probe, self._quiet * (1 + _FORGET))
-        return probe / self._quiet if self._quiet else None
+        quiet = probe if self._quiet is None else self._quiet
+        if probe < quiet:
+            quiet += _SINKS * (probe - quiet)
+        since, fastest = (now, probe) if self._rest is None or not rests else self._rest
+        self._rest = (since, min(fastest, probe)) if rests else None
+        if rests and now - since >= _LEARNS:
+            quiet, self._rest = max(quiet, min(fastest, probe)), None
+        self._quiet = quiet
+        return probe / quiet if quiet else None
 
 
 def shares(limit: int, slots: Sequence[int]) -> list[int]:
