@@ -15,12 +15,14 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
+import httpx2
 import psutil
 
 from read_later.stage import Stage
@@ -30,6 +32,7 @@ _POOLS = """app = "read_later.app:app"
 queues = ["import.*"]
 processes = {workers}
 concurrency = {slots}
+nice = 19
 [pools.extract]
 queues = ["extract", "tidy"]
 processes = 2
@@ -37,6 +40,7 @@ concurrency = 1
 """
 _PATIENCE = 7200.0
 _PARTS = (2, 25, 50, 75, 98)  # percent: before is the start, behind are those that the web has wait
+_QUIET = 20.0  # seconds in which the page is read before anything is imported
 _MIB = 1024 * 1024
 
 
@@ -49,6 +53,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=35, help="pages that each fetches at once")
     parser.add_argument("--extract", action="store_true", help="read the pages, too")
     parser.add_argument("--kill", type=float, default=5.0, metavar="SECONDS", help="kill a random worker so often; 0: never")
+    parser.add_argument("--slow", type=float, default=1.3, help="how many times slower the page may be")
     parser.add_argument("--ungoverned", action="store_true", help="take no regard of what else the host does")
     return parser.parse_args()
 
@@ -85,6 +90,38 @@ class Meters:
     def largest(self, name: str, least: float, most: float) -> float:
         """Return the most MiB that one process held within a part of the run."""
         return max((size for share, size in self.memory[name] if least <= share <= most), default=0) / _MIB
+
+
+class Visitor:
+    """Reads the list of articles twenty times a second, as somebody would whom the import must not slow down."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._took: list[float] = []
+        self._gone = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self.late = 0
+        self._thread.start()
+
+    def _read(self) -> None:
+        with httpx2.Client(timeout=5.0) as http:
+            while not self._gone.wait(0.05):
+                began = time.monotonic()
+                try:
+                    http.get(self._url).raise_for_status()
+                except httpx2.TimeoutException:
+                    self.late += 1
+                self._took.append(time.monotonic() - began)
+
+    def p95(self) -> float:
+        """Return the milliseconds within which 95 % of the answers since the last call came."""
+        took, self._took = sorted(self._took), []
+        return took[int(0.95 * len(took))] * 1000 if took else 0.0
+
+    def leave(self) -> None:
+        """Read no more."""
+        self._gone.set()
+        self._thread.join()
 
 
 def write_export(file: Path, user: int, links: int) -> Path:
@@ -164,12 +201,16 @@ def check(stage: Stage, chosen: argparse.Namespace) -> list[str]:
 def run(chosen: argparse.Namespace, stage: Stage) -> bool:
     """Import, and print the figures of each stage; say whether all is as it must be."""
     _, table, governor = stage.config.read_text().partition("[governor]")
-    stage.config.write_text(_POOLS.format(workers=chosen.workers, slots=chosen.slots) + table + governor)
+    bearable = f"{governor.rstrip()}\nslow = {chosen.slow}\n" if governor else ""
+    stage.config.write_text(_POOLS.format(workers=chosen.workers, slots=chosen.slots) + table + bearable)
     stage.start_web()
     stage.start_pages()
     stage.start_chappe()
     if not chosen.extract:
         subprocess.run([sys.executable, "-m", "chappe", "pause", "extract"], check=True, env=stage.environment(), stdout=subprocess.DEVNULL)
+    visitor = Visitor(f"{stage.pages_url}/articles")
+    time.sleep(_QUIET)
+    quiet = visitor.p95()
     meters = Meters()
     meters.look(stage, 0.0)
     before, started = meters.seconds(), time.monotonic()
@@ -177,6 +218,7 @@ def run(chosen: argparse.Namespace, stage: Stage) -> bool:
         uploads = uploading.submit(lambda: (upload(stage, chosen.links, chosen.users), time.monotonic() - started)[1])
         reached, queued, killed = follow(stage, chosen, meters, started)
         answered = uploads.result()
+    visitor.leave()
     used = meters.seconds() - before
     verb = "extracted" if chosen.extract else "fetched"
     rates = [chosen.links * (b - a) / 100 / max(0.001, reached[b] - reached[a]) for a, b in itertools.pairwise(_PARTS)]
@@ -185,6 +227,8 @@ def run(chosen: argparse.Namespace, stage: Stage) -> bool:
     print(f"a second   {', '.join(f'{rate:.0f}' for rate in rates)} in each quarter; the last is {rates[-1] / rates[0]:.0%} of the first")
     print(f"CPU        {used.total() / chosen.links * 1000:.1f} ms a link:", end=" ")
     print(", ".join(f"{name.removeprefix('chappe ')} {seconds / chosen.links * 1000:.2f}" for name, seconds in used.most_common()))
+    during = visitor.p95()
+    print(f"page       95 % within {quiet:.1f} ms before, {during:.1f} ms meanwhile: {during / quiet:.2f} ×; {visitor.late} came too late")
     memory = ((name, meters.largest(name, 0.25, 0.5), meters.largest(name, 0.75, 1.0)) for name in used)
     print("memory     MiB of the largest, second and last quarter:", end=" ")
     print(", ".join(f"{name.removeprefix('chappe ')} {early:.0f} {late:.0f}" for name, early, late in memory if late))

@@ -162,7 +162,7 @@ def test_the_processes_of_a_pool_are_a_number_or_two(given: int | str, bounds: t
 
 @pytest.mark.parametrize(
     ("table", "said"),
-    [("cpu = 0", "governor: cpu must be within"), ("cp = 80", 'did you mean "cpu"?'), ('probe = "ftp://x"', "governor: probe"),
+    [("cpu = 0", "governor: cpu must be within"), ("slow = 1", "governor: slow must be within"), ("cp = 80", 'did you mean "cpu"?'), ('probe = "ftp://x"', "governor: probe"),
      ('probe = "http://user:secret@host/"', "governor: probe")],
 )  # fmt: skip
 def test_a_wrong_governor_is_refused_naming_what_is_wrong(toml: Path, table: str, said: str) -> None:

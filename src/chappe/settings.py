@@ -105,15 +105,18 @@ def processes_of(given: int | str) -> tuple[int, int]:
 class Governor(Struct, frozen=True, forbid_unknown_fields=True):
     """When the workers of a host make room for others: above `cpu` percent of all cores, or where an address answers slowly.
 
-    `probe` is an URL of the application, asked ten times a second; it counts as slow above 1.3 times what it needs on a quiet host.
+    `probe` is an URL of the application, asked ten times a second; it counts as slow above `slow` times what it needs on a quiet host.
     """
 
     cpu: float = 85.0
     probe: str | None = None
+    slow: float = 1.3
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpu <= 100:
             raise ValueError("cpu must be within 1..100 percent")
+        if not 1.1 <= self.slow <= 100:
+            raise ValueError("slow must be within 1.1..100 times the quiet value of the probe")
         if self.probe is not None and not re.fullmatch(rf"http://{_HOST}(?:/\S*)?", self.probe, re.IGNORECASE):
             raise ValueError(f"probe: {shown(self.probe)} is no address; write one like http://127.0.0.1:8000/health")
 

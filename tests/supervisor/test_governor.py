@@ -18,7 +18,7 @@ class Machine:
     """Four processors on which each slot in use takes a fixed part, beside an application; all that is ready always suffices."""
 
     def __init__(self, *, has_probe: bool = False, cost: float = 4.0) -> None:
-        self.governor = Governor(80.0)
+        self.governor = Governor(80.0, 1.3)
         self.now = 0.0
         self.limit = SLOTS
         self.has_probe = has_probe
@@ -73,7 +73,7 @@ def test_w12_a_burst_of_others_cuts_within_two_seconds_and_the_slots_come_back_w
 
 
 def test_what_has_become_slower_for_good_is_its_new_quiet_value_as_soon_as_nothing_of_ours_can_be_the_cause() -> None:
-    governor, limit, seen = Governor(80.0), SLOTS, list[Ruling]()
+    governor, limit, seen = Governor(80.0, 1.3), SLOTS, list[Ruling]()
     for at in range(240):
         probe = 0.010 if at < 60 else 0.020  # a page has more on it
         seen.append(governor.rule(at * TICK, Reading(20.0, 0.0, probe), busy=limit, slots=SLOTS, least=1))
@@ -84,13 +84,13 @@ def test_what_has_become_slower_for_good_is_its_new_quiet_value_as_soon_as_nothi
 
 
 def test_what_is_slow_while_something_of_ours_runs_is_not_its_quiet_value() -> None:
-    governor = Governor(80.0)
+    governor = Governor(80.0, 1.3)
     seen = [governor.rule(at * TICK, Reading(20.0, 0.0, 0.010 if at < 60 else 0.020), busy=10, slots=SLOTS, least=1) for at in range(240)]
     assert (seen[-1].limit, seen[-1].slow) == (1, 2.0)
 
 
 def test_one_answer_that_was_fast_by_luck_is_not_the_quiet_value() -> None:
-    governor = Governor(80.0)
+    governor = Governor(80.0, 1.3)
     for at in range(60):
         found = governor.rule(at * TICK, Reading(20.0, 0.0, 0.005 if at == 30 else 0.010), busy=10, slots=SLOTS, least=1)
         assert found.slow is not None
@@ -100,7 +100,7 @@ def test_one_answer_that_was_fast_by_luck_is_not_the_quiet_value() -> None:
 
 def test_a_pool_without_work_does_not_keep_another_from_growing() -> None:
     """Each pool keeps a slot, and of five only one has work."""
-    governor, limit = Governor(80.0), 100
+    governor, limit = Governor(80.0, 1.3), 100
     for at in range(240):
         busy = max(1, limit - 4)
         limit = governor.rule(at * TICK, Reading(100.0 if 100 <= at < 140 else 20.0), busy=busy, slots=SLOTS, least=5).limit
@@ -121,7 +121,7 @@ def test_nothing_grows_while_less_than_half_is_used() -> None:
 
 
 def test_one_reading_above_the_ceiling_is_no_reason_yet() -> None:
-    governor = Governor(80.0)
+    governor = Governor(80.0, 1.3)
     before = governor.rule(0.0, Reading(50.0), busy=10, slots=SLOTS, least=1).limit
     assert governor.rule(0.5, Reading(99.0), busy=10, slots=SLOTS, least=1).limit == before
     found = governor.rule(1.0, Reading(99.0), busy=10, slots=SLOTS, least=1)
@@ -131,21 +131,23 @@ def test_one_reading_above_the_ceiling_is_no_reason_yet() -> None:
 
 def test_who_waits_for_a_processor_counts_only_where_no_probe_knows_better() -> None:
     for probe, why in ((None, "somebody waits for a processor 90% of the time"), (0.01, "no more: the processors are busy")):
-        governor = Governor(80.0)
+        governor = Governor(80.0, 1.3)
         for now in range(3):
             found = governor.rule(float(now), Reading(50.0, 0.9, probe), busy=10, slots=SLOTS, least=1)
             assert found.why == why
 
 
 def test_a_slow_probe_is_named_with_how_slow_it_is() -> None:
-    governor = Governor(80.0)
-    governor.rule(0.0, Reading(10.0, 0.0, 0.010), busy=10, slots=SLOTS, least=1)
+    governor = Governor(80.0, 1.3)
+    before = governor.rule(0.0, Reading(10.0, 0.0, 0.010), busy=10, slots=SLOTS, least=1).limit
     found = governor.rule(0.5, Reading(10.0, 0.0, 0.020), busy=10, slots=SLOTS, least=1)
+    assert (found.limit, found.why) == (before, "no more: the probe is slow"), "one reading is no reason yet"
+    found = governor.rule(1.0, Reading(10.0, 0.0, 0.020), busy=10, slots=SLOTS, least=1)
     assert (found.why, found.slow) == ("the probe takes 2.0 times its quiet time", 2.0)
 
 
 def test_each_pool_keeps_a_slot_however_busy_others_are() -> None:
-    governor = Governor(80.0)
+    governor = Governor(80.0, 1.3)
     limits = [governor.rule(at / 2, Reading(100.0), busy=SLOTS, slots=SLOTS, least=3).limit for at in range(60)]
     assert min(limits) == limits[-1] == 3
 

@@ -87,7 +87,7 @@ async def test_each_worker_is_told_its_share_once_and_again_when_it_is_new(monke
     limits = [4]
 
     class Ruled:
-        def __init__(self, _: float) -> None: ...
+        def __init__(self, _: float, __: float) -> None: ...
 
         def rule(self, _: float, __: Reading, *, busy: int, slots: int, least: int) -> Ruling:
             assert (busy, slots, least) == (0, 40, 2)

@@ -9,19 +9,19 @@ from msgspec import Struct
 
 TICK: Final = 0.5  # seconds between two readings
 CUT: Final = 0.7
-SLOW: Final = 1.3  # times the quiet value of the probe
 STALLED: Final = 0.4  # the part of the time in which somebody waited for a processor
 HELD: Final = 5.0  # seconds after a cut in which nothing grows
 BETWEEN: Final = 1.0  # seconds between two cuts: what one did shows a little later
+SEEN: Final = 2.0  # the same where the probe says so: its latest answers are as old
 GROWTH: Final = 0.03  # of all slots, in a second
 _SINKS: Final = 0.1  # of the way to a faster answer of the probe, for each reading: one that was fast by luck is not its quiet value
-_LEARNS: Final = 5.0  # seconds with as little at work as may be, whose fastest answer is the quiet value: nothing of ours slows it
+_LEARNS: Final = 5.0  # seconds with as little at work as may be, whose mean is the quiet value: nothing of ours slows it then
 
 
 class Reading(Struct, frozen=True):
     """What is seen of a host: percent of all processors, the part of the time in which somebody waited for one, and the probe's answer.
 
-    `probe` are the seconds within which 95 % of the latest answers came.
+    `probe` are the seconds within which three quarters of the latest answers came.
     """
 
     cpu: float
@@ -40,55 +40,58 @@ class Ruling(Struct, frozen=True):
 class Governor:
     """One for a host: each pool by itself would take what another has just given."""
 
-    def __init__(self, cpu: float) -> None:
-        """Begin with few slots, so that the probe is seen on a quiet host."""
+    def __init__(self, cpu: float, slow: float) -> None:
+        """Begin with few slots, so that the probe is seen on a quiet host; it is too slow above `slow` times what it takes then."""
         self._ceiling = cpu
+        self._bearable = slow
         self._limit: float | None = None
         self._above = 0  # readings in a row with more than the ceiling
         self._cut_at = float("-inf")
         self._quiet: float | None = None
-        self._rest: tuple[float, float] | None = None  # since when as little as may be is at work, and the fastest answer since
+        self._slow = 0  # readings in a row with a slow probe
+        self._rest: list[tuple[float, float]] = []  # when the probe was read, and what it took, since as little as may be is at work
 
     def rule(self, now: float, reading: Reading, *, busy: int, slots: int, least: int) -> Ruling:
         """Return how many of all slots may be used; `busy` are in use, and `least` are always allowed."""
         limit = max(least, 0.1 * slots) if self._limit is None else self._limit
         slow = self._slowness(now, reading.probe, rests=limit <= least and busy <= least)
         self._above = self._above + 1 if reading.cpu > self._ceiling else 0
+        self._slow = self._slow + 1 if slow is not None and slow > self._bearable else 0
         stalled = reading.stalled is not None and reading.stalled > STALLED
-        fault = self._fault(reading, slow, stalled)
-        if fault and now - self._cut_at >= BETWEEN:
+        fault, between = self._fault(reading, slow, stalled)
+        if fault and now - self._cut_at >= between:
             limit = min(limit, max(busy, least)) * CUT  # what was allowed and not used is no relief
             self._cut_at = now
         elif fault or now - self._cut_at < HELD:
             fault = fault or "held after a cut"
-        elif self._above or stalled:
-            fault = "no more: the processors are busy"
+        elif self._above or self._slow or stalled:
+            fault = f"no more: {'the probe is slow' if self._slow else 'the processors are busy'}"
         elif busy > (limit - least) / 2:  # of those that a pool without work keeps none is missed
             limit += max(1.0, GROWTH * slots) * TICK
         self._limit = max(float(least), min(float(slots), limit))
         return Ruling(int(self._limit), fault, None if slow is None else round(slow, 2))
 
-    def _fault(self, reading: Reading, slow: float | None, stalled: bool) -> str:
-        """Return why there must be less, or nothing."""
-        if slow is not None and slow > SLOW:
-            return f"the probe takes {slow:.1f} times its quiet time"
+    def _fault(self, reading: Reading, slow: float | None, stalled: bool) -> tuple[str, float]:
+        """Return why there must be less, or nothing, and how long after the last cut."""
         if self._above >= 2:
-            return f"{reading.cpu:.0f} % of the processors is above {self._ceiling:g} %"
+            return f"{reading.cpu:.0f} % of the processors is above {self._ceiling:g} %", BETWEEN
+        if self._slow >= 2:
+            return f"the probe takes {slow:.1f} times its quiet time", SEEN
         if stalled and slow is None:  # where there is a probe, it knows better: others may wait for each other
-            return f"somebody waits for a processor {reading.stalled or 0:.0%} of the time"
-        return ""
+            return f"somebody waits for a processor {reading.stalled or 0:.0%} of the time", BETWEEN
+        return "", BETWEEN
 
     def _slowness(self, now: float, probe: float | None, *, rests: bool) -> float | None:
         """Return what the probe takes in parts of what it took when it was quiet; `rests` if as little as may be is at work."""
         if probe is None:
             return None
         quiet = probe if self._quiet is None else self._quiet
-        if probe < quiet:
+        self._rest = [*self._rest, (now, probe)] if rests else []
+        if self._rest and now - self._rest[0][0] >= _LEARNS:
+            quiet = sum(took for _, took in self._rest) / len(self._rest)
+            self._rest = []
+        elif probe < quiet:
             quiet += _SINKS * (probe - quiet)
-        since, fastest = (now, probe) if self._rest is None or not rests else self._rest
-        self._rest = (since, min(fastest, probe)) if rests else None
-        if rests and now - since >= _LEARNS:
-            quiet, self._rest = max(quiet, min(fastest, probe)), None
         self._quiet = quiet
         return probe / quiet if quiet else None
 

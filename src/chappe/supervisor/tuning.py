@@ -137,7 +137,7 @@ class Tuning:
                 await asyncio.sleep(governor.TICK)
                 if self._host.settings.governor != asked:
                     asked = self._host.settings.governor
-                    deciding = None if asked is None else Governor(asked.cpu)
+                    deciding = None if asked is None else Governor(asked.cpu, asked.slow)
                     if probe is not None:
                         probe.close()
                     probe = None if asked is None or asked.probe is None else Probe(asked.probe)
