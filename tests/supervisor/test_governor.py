@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def test_a_pool_without_work_does_not_keep_another_from_growing() -> None:
 
 def test_it_begins_with_few_slots_so_that_a_quiet_host_is_seen_first() -> None:
     assert Machine().tick(0.0).limit <= 0.2 * SLOTS
+
+
+def test_w12_beside_a_load_that_swings_by_chance_most_of_what_is_allowed_is_used() -> None:
+    chance, machine = random.Random(1), Machine()
+    found = windows(machine.run(600.0, lambda _: min(100.0, max(0.0, chance.gauss(20.0, 10.0)))))
+    assert sum(load <= 80.0 for load in found) >= 0.95 * len(found)
+    assert sum(found) / len(found) >= 0.88 * 80.0
 
 
 def test_nothing_grows_while_less_than_half_is_used() -> None:

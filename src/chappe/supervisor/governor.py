@@ -9,8 +9,10 @@ from msgspec import Struct
 
 TICK: Final = 0.5  # seconds between two readings
 CUT: Final = 0.7
+AIM: Final = 0.91  # of the ceiling, up to which slots grow: what is measured swings
+SPENT: Final = 97.0  # percent of the processors above which nobody knows how much too much it is
 STALLED: Final = 0.4  # the part of the time in which somebody waited for a processor
-HELD: Final = 5.0  # seconds after a cut in which nothing grows
+HELD: Final = 5.0  # seconds after a deep cut in which nothing grows
 BETWEEN: Final = 1.0  # seconds between two cuts: what one did shows a little later
 SEEN: Final = 2.0  # the same where the probe says so: its latest answers are as old
 GROWTH: Final = 0.03  # of all slots, in a second
@@ -46,7 +48,7 @@ class Governor:
         self._bearable = slow
         self._limit: float | None = None
         self._above = 0  # readings in a row with more than the ceiling
-        self._cut_at = float("-inf")
+        self._cut_at = self._held_until = float("-inf")
         self._quiet: float | None = None
         self._slow = 0  # readings in a row with a slow probe
         self._rest: list[tuple[float, float]] = []  # when the probe was read, and what it took, since as little as may be is at work
@@ -60,16 +62,22 @@ class Governor:
         stalled = reading.stalled is not None and reading.stalled > STALLED
         fault, between = self._fault(reading, slow, stalled)
         if fault and now - self._cut_at >= between:
-            limit = min(limit, max(busy, least)) * CUT  # what was allowed and not used is no relief
-            self._cut_at = now
-        elif fault or now - self._cut_at < HELD:
+            part = self._part(reading.cpu)
+            limit = min(limit, max(busy, least)) * part  # what was allowed and not used is no relief
+            self._cut_at, self._held_until = now, now + (HELD if part == CUT else between)
+        elif fault or now < self._held_until:
             fault = fault or "held after a cut"
         elif self._above or self._slow or stalled:
             fault = f"no more: {'the probe is slow' if self._slow else 'the processors are busy'}"
         elif busy > (limit - least) / 2:  # of those that a pool without work keeps none is missed
-            limit += max(1.0, GROWTH * slots) * TICK
+            room = (AIM * self._ceiling - reading.cpu) * busy / max(1.0, reading.cpu)  # what runs takes no more than all that is taken
+            limit += max(0.0, min(max(1.0, GROWTH * slots) * TICK, room))
         self._limit = max(float(least), min(float(slots), limit))
         return Ruling(int(self._limit), fault, None if slow is None else round(slow, 2))
+
+    def _part(self, cpu: float) -> float:
+        """Return which part of the slots stays: the processors are busy in proportion to them, and a probe says nothing of how much."""
+        return max(CUT, AIM * AIM * self._ceiling / cpu) if self._above >= 2 and self._slow < 2 and cpu < SPENT else CUT
 
     def _fault(self, reading: Reading, slow: float | None, stalled: bool) -> tuple[str, float]:
         """Return why there must be less, or nothing, and how long after the last cut."""
