@@ -158,6 +158,29 @@ def test_what_is_remembered_is_bounded_and_never_less_than_the_document(monkeypa
     assert read(feed, answered(rss(item(1002), item(1001), item(1000))), NOW + 90).items == ()
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("&lt;b&gt;A&lt;/b&gt; name &amp;amp; more", "A name & more"),
+        ("<![CDATA[One<br>two <script>alert('three')</script>&amp; four]]>", "One two & four"),
+        ("<![CDATA[<p>un<em>end</em>ing <style>b{}]]>", "unending"),
+        ("a &lt; b", "a < b"),
+    ],
+)
+def test_html_is_read_as_what_a_reader_sees_of_it_and_never_a_script(written: str, read: str) -> None:
+    entry = f'<entry><id>1</id><title type="html">{written}</title><summary type="html">{written}</summary></entry>'
+    (of_rss, of_atom) = polled(rss(f"<item><description>{written}</description><guid>1</guid></item>"),
+        f'<feed xmlns="http://www.w3.org/2005/Atom"><title>A</title>{entry}</feed>'.encode().replace(b"<id>1<", b"<id>2<"))  # fmt: skip
+    assert [one.summary for one in of_rss.items] == [read]
+    assert [(one.title, one.summary) for one in of_atom.items] == [(read, read)]
+
+
+def test_what_has_neither_id_nor_link_and_only_a_picture_is_an_item_once() -> None:
+    first, second = polled(*[rss("<item><description>&lt;img src='/a.png'&gt;</description></item>", head) for head in ("", " ")])
+    assert [one.summary for one in first.items] == [""]
+    assert second.items == ()
+
+
 def test_a_feed_is_written_and_read_by_msgspec() -> None:
     (poll,) = polled(rss(item(1)))
     assert msgspec.json.decode(msgspec.json.encode(poll.feed), type=Feed) == poll.feed

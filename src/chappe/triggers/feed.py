@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import functools
 import hashlib
+import html.parser
 import io
 import math
 import re
@@ -24,6 +25,8 @@ from msgspec.structs import replace
 from chappe.triggers.pace import WEEK, decayed, interval, not_before
 
 _REMEMBERED: Final = 1000  # ids beyond those of the newest document
+_UNSEEN: Final = frozenset({"script", "style", "template"})
+_WITHIN_A_LINE: Final = frozenset({"a", "abbr", "b", "code", "em", "i", "q", "s", "small", "span", "strong", "sub", "sup", "u", *_UNSEEN})
 _LONGEST_TROUBLE: Final = 300
 _reading: Final = threading.Lock()
 _COMMON: Final = 256 * 1024  # bytes of a document that is kept in case that others follow it too
@@ -165,7 +168,9 @@ def _document(body: bytes, content_type: str) -> _Document | str:
     if (bomb := _bomb(body, said)) is not None:
         return bomb
     try:
-        found: Any = _LIBRARY.parse(io.BytesIO(body), response_headers=said)  # a stream: a text would be opened if it were a path
+        # What is kept is made plain text: safe HTML with absolute links would take twice as long. A stream: a text could be a path.
+        without = {"sanitize_html": False, "resolve_relative_uris": False}
+        found: Any = _LIBRARY.parse(io.BytesIO(body), response_headers=said, **without)
     except Exception as error:  # a parser of others' documents: one feed must not stop the others
         return f"The feed cannot be read: {type(error).__name__}: {error}"
     if not found.get("version") and not found.entries:
@@ -221,7 +226,37 @@ def _item(entry: Any) -> Item:
     moments = (_moment(dates.get(name)) for name in ("published_parsed", "updated_parsed"))
     moment = next((moment for moment in moments if moment is not None), math.inf)
     identity = str(entry.get("id") or "") or link or f"{title}\n{summary}".strip()
-    return Item(identity, title, link, summary, moment)
+    return Item(identity, _plain(title, entry.get("title_detail")), link, _plain(summary, entry.get("summary_detail")), moment)
+
+
+class _Text(html.parser.HTMLParser):
+    """Keeps what a reader would see of HTML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._hidden += tag in _UNSEEN
+        self.seen += [] if tag in _WITHIN_A_LINE else [" "]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = max(0, self._hidden - (tag in _UNSEEN))
+        self.seen += [] if tag in _WITHIN_A_LINE else [" "]
+
+    def handle_data(self, data: str) -> None:
+        self.seen += [] if self._hidden else [data]
+
+
+def _plain(written: str, detail: dict[str, Any] | None) -> str:
+    """Return plain text, whether it is declared to be text or HTML."""
+    if "html" not in str((detail or {}).get("type")) or not ("<" in written or "&" in written):
+        return written
+    reader = _Text()
+    reader.feed(written)
+    reader.close()
+    return " ".join("".join(reader.seen).split())
 
 
 def _address(base: str, link: str) -> str:
