@@ -62,7 +62,9 @@ class Recycle(Command):
 async def http() -> AsyncIterator[httpx2.AsyncClient]:
     """One client for each worker, with bounded patience."""
     limits = httpx2.Limits(max_connections=200, max_keepalive_connections=50)
-    async with httpx2.AsyncClient(timeout=20.0, limits=limits, trust_env=False, verify=TLS, headers={"user-agent": "triggers/1.0"}) as client:
+    async with httpx2.AsyncClient(
+        timeout=20.0, limits=limits, trust_env=False, verify=TLS, headers={"user-agent": "triggers/1.0"}
+    ) as client:
         yield client
 
 

@@ -99,6 +99,13 @@ def test_one_answer_that_was_fast_by_luck_is_not_the_quiet_value() -> None:
     assert not found.why
 
 
+def test_a_host_that_was_busy_at_its_start_is_not_held_for_a_quiet_one() -> None:
+    governor = Governor(80.0, 1.3)
+    seen = [governor.rule(at * TICK, Reading(20.0, 0.0, 0.100 if at < 4 else 0.010), busy=10, slots=SLOTS, least=1) for at in range(20)]
+    assert seen[-1].slow is not None
+    assert seen[-1].slow > 0.75
+
+
 def test_a_pool_without_work_does_not_keep_another_from_growing() -> None:
     """Each pool keeps a slot, and of five only one has work."""
     governor, limit = Governor(80.0, 1.3), 100

@@ -17,6 +17,7 @@ BETWEEN: Final = 1.0  # seconds between two cuts: what one did shows a little la
 SEEN: Final = 2.0  # the same where the probe says so: its latest answers are as old
 GROWTH: Final = 0.03  # of all slots, in a second
 _SINKS: Final = 0.1  # of the way to a faster answer of the probe, for each reading: one that was fast by luck is not its quiet value
+_CHANCE: Final = 2.0  # times faster that an answer may be by luck; a host that just began is slower than that
 _LEARNS: Final = 5.0  # seconds with as little at work as may be, whose mean is the quiet value: nothing of ours slows it then
 
 
@@ -99,6 +100,7 @@ class Governor:
             quiet = sum(took for _, took in self._rest) / len(self._rest)
             self._rest = []
         elif probe < quiet:
+            quiet = min(quiet, _CHANCE * probe)
             quiet += _SINKS * (probe - quiet)
         self._quiet = quiet
         return probe / quiet if quiet else None
