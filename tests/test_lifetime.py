@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -22,10 +24,15 @@ def test_what_is_asked_to_end_when_its_supervisor_died_is_gone_within_fifteen_se
     gives_back: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: queue.SimpleQueue[object] = queue.SimpleQueue()
-    monkeypatch.setattr("chappe.lifetime.time.sleep", done.put)
-    monkeypatch.setattr("chappe.lifetime.os.kill", lambda _, number: done.put(number))
+    # In modules of its own: threads that other tests have left sleep, too.
+    changed = {
+        time: {"sleep": done.put},
+        os: {"kill": lambda _, number: done.put(number)},
+        signal: {"getsignal": lambda _: print if gives_back else signal.SIG_DFL},
+    }
+    for module, others in changed.items():
+        monkeypatch.setattr(f"chappe.lifetime.{module.__name__}", SimpleNamespace(**{**vars(module), **others}))
     monkeypatch.setattr("chappe.lifetime.end_now", lambda _: done.put("gone"))
-    monkeypatch.setattr("chappe.lifetime.signal.getsignal", lambda _: print if gives_back else signal.SIG_DFL)
     alive, ended = os.pipe()
     monkeypatch.setenv(PARENT_VARIABLE, str(alive))
     Lifeline(3600.0, delay=3600.0)

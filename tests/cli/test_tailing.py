@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,5 +38,5 @@ def test_w7_what_is_written_later_is_followed_also_into_the_next_file(tmp_path: 
         with file.open("a") as log:
             log.write(left.pop(0))
 
-    monkeypatch.setattr("chappe.cli.tailing.time.sleep", write)
+    monkeypatch.setattr("chappe.cli.tailing.time", SimpleNamespace(sleep=write))
     assert list(islice(lines, 2)) == [b"more", b"last"]

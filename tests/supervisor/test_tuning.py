@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -67,7 +68,7 @@ async def test_a_pool_has_processes_for_its_own_queues_by_their_measured_time(mo
     await host.fit()
     tuned = Tuning(host)
     clock = iter(float(second) for second in range(100))
-    monkeypatch.setattr("chappe.supervisor.tuning.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("chappe.supervisor.tuning.time", SimpleNamespace(monotonic=lambda: next(clock)))
     await tuned.scale([queue("import.a"), queue("rest")])
     tuned.hear(host.running[0], ran("import.a", 2.0, 5))
     await tuned.scale([queue("import.a", 100), queue("import.b", 100, paused=True), queue("import.slow", 900), queue("rest", 900)])

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,8 @@ class Hotel:
         (engine,) = [one for one in every if "chappe engine" in " ".join(one.cmdline())]
         engine.suspend()
         yield
-        engine.kill()
+        with suppress(psutil.NoSuchProcess):  # where the block took long its supervisor was first
+            engine.kill()
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, (self.folder / "run.log").read_text()[-2000:]
