@@ -164,6 +164,8 @@ def test_what_is_remembered_is_bounded_and_never_less_than_the_document(monkeypa
         ("&lt;b&gt;A&lt;/b&gt; name &amp;amp; more", "A name & more"),
         ("<![CDATA[One<br>two <script>alert('three')</script>&amp; four]]>", "One two & four"),
         ("<![CDATA[<p>un<em>end</em>ing <style>b{}]]>", "unending"),
+        ("<![CDATA[a <!-- quiet --> b <style>c{}</style>d<script>e</style>f</script>g]]>", "a b dg"),
+        ("<![CDATA[a</script> b]]>", "a b"),
         ("a &lt; b", "a < b"),
     ],
 )
@@ -173,6 +175,13 @@ def test_html_is_read_as_what_a_reader_sees_of_it_and_never_a_script(written: st
         f'<feed xmlns="http://www.w3.org/2005/Atom"><title>A</title>{entry}</feed>'.encode().replace(b"<id>1<", b"<id>2<"))  # fmt: skip
     assert [one.summary for one in of_rss.items] == [read]
     assert [(one.title, one.summary) for one in of_atom.items] == [(read, read)]
+
+
+@pytest.mark.parametrize("part", ["<a ", "<a x='", "<!--", "</", "<a<", "<script>", "&#"])
+def test_no_html_takes_more_than_one_look(part: str) -> None:
+    """What is looked through again for each tag would take hours here."""
+    (poll,) = polled(rss(f"<item><guid>1</guid><description><![CDATA[{part * 200_000}]]></description></item>"))
+    assert [one.id for one in poll.items] == ["1"]
 
 
 def test_what_has_neither_id_nor_link_and_only_a_picture_is_an_item_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import functools
 import hashlib
-import html.parser
+import html
 import io
 import math
 import re
@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from chappe.triggers.pace import WEEK, decayed, interval, not_before
 
 _REMEMBERED: Final = 1000  # ids beyond those of the newest document
+_TAG: Final = re.compile(r"<(/?[a-zA-Z0-9]++|[!?])[^<>]*+>?")  # also one that does not end; never looked through twice
 _UNSEEN: Final = frozenset({"script", "style", "template"})
 _WITHIN_A_LINE: Final = frozenset({"a", "abbr", "b", "code", "em", "i", "q", "s", "small", "span", "strong", "sub", "sup", "u", *_UNSEEN})
 _LONGEST_TROUBLE: Final = 300
@@ -229,34 +230,22 @@ def _item(entry: Any) -> Item:
     return Item(identity, _plain(title, entry.get("title_detail")), link, _plain(summary, entry.get("summary_detail")), moment)
 
 
-class _Text(html.parser.HTMLParser):
-    """Keeps what a reader would see of HTML."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self._hidden += tag in _UNSEEN
-        self.seen += [] if tag in _WITHIN_A_LINE else [" "]
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = max(0, self._hidden - (tag in _UNSEEN))
-        self.seen += [] if tag in _WITHIN_A_LINE else [" "]
-
-    def handle_data(self, data: str) -> None:
-        self.seen += [] if self._hidden else [data]
-
-
 def _plain(written: str, detail: dict[str, Any] | None) -> str:
-    """Return plain text, whether it is declared to be text or HTML."""
-    if "html" not in str((detail or {}).get("type")) or not ("<" in written or "&" in written):
+    """Return plain text, whether it is declared to be text or HTML: what a reader would see of it, and no tag."""
+    if "html" not in str((detail or {}).get("type")):
         return written
-    reader = _Text()
-    reader.feed(written)
-    reader.close()
-    return " ".join("".join(reader.seen).split())
+    seen, hidden = list[str](), ""
+    for place, part in enumerate(_TAG.split(written)):  # what is between two tags, the name of the tag behind it, and so on
+        if place % 2 == 0:
+            seen += [] if hidden else [html.unescape(part)]
+            continue
+        name = part.lower()
+        if hidden:
+            hidden = "" if name == f"/{hidden}" else hidden
+        elif name in _UNSEEN:
+            hidden = name
+        seen += [] if name.lstrip("/") in _WITHIN_A_LINE else [" "]
+    return " ".join("".join(seen).split())
 
 
 def _address(base: str, link: str) -> str:
