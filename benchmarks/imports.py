@@ -15,16 +15,15 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
-import httpx2
 import psutil
 
+from read_later.demo import Reader
 from read_later.stage import Stage
 
 _POOLS = """app = "read_later.app:app"
@@ -41,6 +40,7 @@ concurrency = 1
 _PATIENCE = 7200.0
 _PARTS = (2, 25, 50, 75, 98)  # percent: before is the start, behind are those that the web has wait
 _QUIET = 20.0  # seconds in which the page is read before anything is imported
+_PAUSE = 0.05  # between two of its readings
 _MIB = 1024 * 1024
 
 
@@ -90,38 +90,6 @@ class Meters:
     def largest(self, name: str, least: float, most: float) -> float:
         """Return the most MiB that one process held within a part of the run."""
         return max((size for share, size in self.memory[name] if least <= share <= most), default=0) / _MIB
-
-
-class Visitor:
-    """Reads the list of articles twenty times a second, as somebody would whom the import must not slow down."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._took: list[float] = []
-        self._gone = threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self.late = 0
-        self._thread.start()
-
-    def _read(self) -> None:
-        with httpx2.Client(timeout=5.0) as http:
-            while not self._gone.wait(0.05):
-                began = time.monotonic()
-                try:
-                    http.get(self._url).raise_for_status()
-                except httpx2.TimeoutException:
-                    self.late += 1
-                self._took.append(time.monotonic() - began)
-
-    def p95(self) -> float:
-        """Return the milliseconds within which 95 % of the answers since the last call came."""
-        took, self._took = sorted(self._took), []
-        return took[int(0.95 * len(took))] * 1000 if took else 0.0
-
-    def leave(self) -> None:
-        """Read no more."""
-        self._gone.set()
-        self._thread.join()
 
 
 def write_export(file: Path, user: int, links: int) -> Path:
@@ -201,24 +169,22 @@ def check(stage: Stage, chosen: argparse.Namespace) -> list[str]:
 def run(chosen: argparse.Namespace, stage: Stage) -> bool:
     """Import, and print the figures of each stage; say whether all is as it must be."""
     _, table, governor = stage.config.read_text().partition("[governor]")
-    bearable = f"{governor.rstrip()}\nslow = {chosen.slow}\n" if governor else ""
-    stage.config.write_text(_POOLS.format(workers=chosen.workers, slots=chosen.slots) + table + bearable)
+    governor = f"{governor.rstrip()}\nslow = {chosen.slow}\n" if governor else ""
+    stage.config.write_text(_POOLS.format(workers=chosen.workers, slots=chosen.slots) + table + governor)
     stage.start_web()
     stage.start_pages()
     stage.start_chappe()
     if not chosen.extract:
         subprocess.run([sys.executable, "-m", "chappe", "pause", "extract"], check=True, env=stage.environment(), stdout=subprocess.DEVNULL)
-    visitor = Visitor(f"{stage.pages_url}/articles")
-    time.sleep(_QUIET)
-    quiet = visitor.p95()
+    with Reader(stage, _PAUSE) as quiet_reader:
+        time.sleep(_QUIET)
     meters = Meters()
     meters.look(stage, 0.0)
     before, started = meters.seconds(), time.monotonic()
-    with ThreadPoolExecutor(1) as uploading:
+    with Reader(stage, _PAUSE) as reader, ThreadPoolExecutor(1) as uploading:
         uploads = uploading.submit(lambda: (upload(stage, chosen.links, chosen.users), time.monotonic() - started)[1])
         reached, queued, killed = follow(stage, chosen, meters, started)
         answered = uploads.result()
-    visitor.leave()
     used = meters.seconds() - before
     verb = "extracted" if chosen.extract else "fetched"
     rates = [chosen.links * (b - a) / 100 / max(0.001, reached[b] - reached[a]) for a, b in itertools.pairwise(_PARTS)]
@@ -227,8 +193,8 @@ def run(chosen: argparse.Namespace, stage: Stage) -> bool:
     print(f"a second   {', '.join(f'{rate:.0f}' for rate in rates)} in each quarter; the last is {rates[-1] / rates[0]:.0%} of the first")
     print(f"CPU        {used.total() / chosen.links * 1000:.1f} ms a link:", end=" ")
     print(", ".join(f"{name.removeprefix('chappe ')} {seconds / chosen.links * 1000:.2f}" for name, seconds in used.most_common()))
-    during = visitor.p95()
-    print(f"page       95 % within {quiet:.1f} ms before, {during:.1f} ms meanwhile: {during / quiet:.2f} ×; {visitor.late} came too late")
+    quiet, during = quiet_reader.milliseconds(95), reader.milliseconds(95)
+    print(f"page       95 % within {quiet:.1f} ms before, {during:.1f} ms meanwhile: {during / quiet:.2f} ×; {reader.failed} failed")
     memory = ((name, meters.largest(name, 0.25, 0.5), meters.largest(name, 0.75, 1.0)) for name in used)
     print("memory     MiB of the largest, second and last quarter:", end=" ")
     print(", ".join(f"{name.removeprefix('chappe ')} {early:.0f} {late:.0f}" for name, early, late in memory if late))

@@ -42,9 +42,10 @@ class Uploaded(Struct):
 
 
 class Reader:
-    """Somebody who opens a page five times a second while imports run."""
+    """Somebody who opens a page while imports run, some `pause` of seconds after each answer."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, pause: float = 0.2) -> None:
+        self._pause = pause
         self._url = f"{stage.pages_url}/articles"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read, name="reader")
@@ -53,7 +54,7 @@ class Reader:
 
     def _read(self) -> None:
         with httpx2.Client(timeout=10.0, trust_env=False) as http:
-            while not self._over.wait(0.2):
+            while not self._over.wait(self._pause):
                 started = time.perf_counter()
                 try:
                     http.get(self._url).raise_for_status()
@@ -69,9 +70,13 @@ class Reader:
         self._over.set()
         self._thread.join()
 
-    def __str__(self) -> str:
+    def milliseconds(self, part: int) -> float:
+        """Return within how many milliseconds so many percent of the answers came."""
         ordered = sorted(self.seconds) or [0.0]
-        median, slow = (ordered[len(ordered) * part // 100] * 1000 for part in (50, 95))
+        return ordered[len(ordered) * part // 100] * 1000
+
+    def __str__(self) -> str:
+        median, slow = self.milliseconds(50), self.milliseconds(95)
         return f"{len(self.seconds)} pages, half of them in {median:.0f} ms, 95 % in {slow:.0f} ms, {self.failed} failed"
 
 

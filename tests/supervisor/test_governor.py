@@ -161,6 +161,12 @@ def test_a_slow_probe_is_named_with_how_slow_it_is() -> None:
     assert (found.why, found.slow) == ("the probe takes 2.0 times its quiet time", 2.0)
 
 
+def test_how_slow_the_probe_may_be_is_said() -> None:
+    governor = Governor(80.0, 2.5)
+    found = [governor.rule(at * TICK, Reading(10.0, 0.0, 0.024 if at else 0.010), busy=10, slots=SLOTS, least=1) for at in range(10)]
+    assert [(one.why, one.slow) for one in found[1:]] == [("", 2.4)] * 9
+
+
 def test_each_pool_keeps_a_slot_however_busy_others_are() -> None:
     governor = Governor(80.0, 1.3)
     limits = [governor.rule(at / 2, Reading(100.0), busy=SLOTS, slots=SLOTS, least=3).limit for at in range(60)]

@@ -82,13 +82,14 @@ async def test_a_pool_has_processes_for_its_own_queues_by_their_measured_time(mo
 
 async def test_each_worker_is_told_its_share_once_and_again_when_it_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = {"a": Pool(processes=2, concurrency=10), "b": Pool(processes=1, concurrency=20)}
-    host = Host(Settings(pools=pools, governor=Governor(cpu=80.0)))
+    host = Host(Settings(pools=pools, governor=Governor(cpu=80.0, slow=1.6)))
     await host.fit()
     tuned = Tuning(host)
     limits = [4]
 
     class Ruled:
-        def __init__(self, _: float, __: float) -> None: ...
+        def __init__(self, cpu: float, slow: float) -> None:
+            assert (cpu, slow) == (80.0, 1.6)
 
         def rule(self, _: float, __: Reading, *, busy: int, slots: int, least: int) -> Ruling:
             assert (busy, slots, least) == (0, 40, 2)

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -137,7 +138,7 @@ async def test_a_socket_and_a_stream_end_with_their_token(door: Door, monkeypatc
 
 
 def test_a_token_is_good_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chappe.web.live.time.time", lambda: 1000.0)
+    monkeypatch.setattr("chappe.web.live.time", SimpleNamespace(time=lambda: 1000.0))
     assert [live._left(Limits((), frozenset(), until)) for until in (1001.5, 999.0)] == [1.5, 0.0]
     assert live._left(None) is None
 

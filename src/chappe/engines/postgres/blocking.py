@@ -18,7 +18,7 @@ import psycopg
 from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
-from chappe.engines.postgres.database import AGAIN, FINGERPRINT, HEARS, LATE, QUIET, Cursor, Database, Row, Values, reason
+from chappe.engines.postgres.database import AGAIN, ANSWERS, FINGERPRINT, LATE, QUIET, Cursor, Database, Row, Values, reason
 from chappe.engines.postgres.journeys import Masks, is_mask, plain
 from chappe.engines.postgres.routes import Routes
 from chappe.engines.postgres.rows import encode
@@ -181,7 +181,7 @@ class PostgresPublisher:
 
     def _connected(self, until: float) -> _Bounded:
         """Return the connection, after opening it if that is needed. Raises `psycopg.Error`."""
-        if self._connection is not None and not self._connection.is_heard(min(until, steady() + self._deadline * HEARS)):
+        if self._connection is not None and not self._connection.is_heard(min(until, steady() + self._deadline * ANSWERS)):
             self._leave()
         if self._connection is None:
             self._connection = _Bounded.connect(self._database.url, **self._database.parameters())
@@ -222,13 +222,13 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
         """
         if self.closed or self._quiet.poll(0):
             return False
-        if steady() - self._heard_at > QUIET:
-            self.until = until
-            with suppress(psycopg.Error, OSError):
-                self.execute("select 1")
-                return True
-            return False
-        return True
+        if steady() - self._heard_at <= QUIET:
+            return True
+        self.until = until
+        with suppress(psycopg.Error, OSError):
+            self.execute("select 1")
+            return True
+        return False
 
     def wait(self, gen: Generator[Wait, Ready, T], *_: Any, **__: Any) -> T:
         """Run one conversation with the server. Raises `TimeoutError` when it is over."""

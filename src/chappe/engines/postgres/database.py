@@ -59,7 +59,7 @@ _ENDS: Final = ContextVar("chappe_postgres_ends", default=math.inf)  # the time 
 _CONNECTING: Final = 0.4
 _SOON: Final = 0.6
 LATE: Final = 0.8
-HEARS: Final = 0.2
+ANSWERS: Final = 0.2  # what a server needs at most to say that it is there
 QUIET: Final = 1.0  # seconds after which a connection is asked whether the server still hears it: what it is told first would be in doubt
 
 
@@ -132,7 +132,7 @@ class Database:
         if now - self._heard_at <= QUIET:
             return True
         with suppress(*_LOST):
-            async with cut_at(min(until, now + self.deadline * HEARS), connection):
+            async with cut_at(min(until, now + self.deadline * ANSWERS), connection):
                 await connection.execute("select 1")
                 return True
         return False

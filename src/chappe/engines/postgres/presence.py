@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from chappe.engines.postgres.database import HEARS, LATE, Connection, Database, cut_at
+from chappe.engines.postgres.database import ANSWERS, LATE, Connection, Database, cut_at
 from chappe.errors import BrokerError, BrokerUnavailable
 
 log = logging.getLogger("chappe.postgres")
@@ -62,7 +62,7 @@ class Presence:
         self._hearing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._closed = False
-        self._echoed = True  # whether what it last called to itself came back
+        self._echoed = False  # whether what it last called to itself came back
 
     async def number(self) -> int:
         """Return the number, after entering if that is needed. Raises `BrokerUnavailable`."""
@@ -149,12 +149,12 @@ class Presence:
         """Close the connection when it brings nothing any more, or the server does not know of it: it may have ended without a word."""
         deadline = self._database.deadline
         while True:
-            await asyncio.sleep(deadline * (0.5 - HEARS))
+            await asyncio.sleep(deadline * (0.5 - ANSWERS))
             self._echoed = False
             try:
                 if not await self._database.once(_CALL, (f"chappe_{number}", number), repeatable=True):
                     break
-                await asyncio.sleep(deadline * HEARS)
+                await asyncio.sleep(deadline * ANSWERS)
                 if not self._echoed:
                     await asyncio.sleep(_AGAIN)  # a loop that was blocked has not read it yet
                 if not self._echoed:
