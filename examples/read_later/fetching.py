@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import zlib
-from collections.abc import Sequence
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx2
-from charset_normalizer import from_bytes
 from msgspec import Struct
 
 from read_later.addresses import Forbidden, Resolve, public_address, resolve
@@ -20,7 +16,6 @@ MOST_REDIRECTS: Final = 5
 _READABLE: Final = ("text/html", "application/xhtml+xml", "text/plain")
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _LONGEST_PAUSE: Final = 120.0
-_META_CHARSET: Final = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
 _AGENT: Final = "read-later/1.0 (an example of Chappe)"
 
 
@@ -37,10 +32,15 @@ class PageFailed(Exception):
 
 
 class FetchedPage(Struct, frozen=True):
-    """The text of a page and the address that it came from in the end."""
+    """A page as its server sent it, and the address that it came from in the end.
 
-    html: str
+    Reading it is not for the process that fetches: what unpacks and decodes one page keeps all others waiting.
+    """
+
+    body: bytes
     url: str
+    is_packed: bool = False
+    charset: str | None = None
 
 
 class _Guard(httpx2.AsyncBaseTransport):
@@ -100,8 +100,8 @@ class Fetcher:
         try:
             async with asyncio.timeout(self._seconds), self._http.stream("GET", url) as answer:
                 _judge(answer)
-                body = await _body(answer)
-                return FetchedPage(decoded(body, answer.charset_encoding), str(answer.url))
+                is_packed = _is_packed(answer)
+                return FetchedPage(await _body(answer), str(answer.url), is_packed, answer.charset_encoding)
         except TimeoutError:
             raise PageFailed(f"it did not come within {self._seconds:g} seconds", is_passing=True) from None
         except httpx2.TooManyRedirects:
@@ -131,42 +131,22 @@ def _judge(answer: httpx2.Response) -> None:
         raise _too_large()
 
 
-async def _body(answer: httpx2.Response) -> bytes:
-    """Read the body up to the bound, and unpack no more than that: a small answer may hold a very large one."""
+def _is_packed(answer: httpx2.Response) -> bool:
     encoding = answer.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
         raise PageFailed(f"its server packs it as {encoding[:30]}, which was not asked for")
-    unpack = zlib.decompressobj(31) if "gzip" in encoding else None
+    return "gzip" in encoding
+
+
+async def _body(answer: httpx2.Response) -> bytes:
+    """Read the body as it comes, up to the bound."""
     body = bytearray()
     async for chunk in answer.aiter_raw():
-        try:
-            body += unpack.decompress(chunk, LARGEST_PAGE + 1 - len(body)) if unpack else chunk
-        except zlib.error:
-            raise PageFailed("its server packs it in a way that cannot be read") from None
-        if len(body) > LARGEST_PAGE or (unpack and unpack.unconsumed_tail):
+        body += chunk
+        if len(body) > LARGEST_PAGE:
             raise _too_large()
     return bytes(body)
 
 
 def _too_large() -> PageFailed:
     return PageFailed(f"it is larger than {LARGEST_PAGE // 1024 // 1024} MB")
-
-
-def decoded(body: bytes, declared: str | None) -> str:
-    """Return the text of a page: as what it says it is, if that can be, or else as what it most likely is."""
-    meta = _META_CHARSET.search(body[:4096])
-    for charset in _candidates(body, declared, meta.group(1).decode("ascii", "replace") if meta else None):
-        try:
-            return body.decode(charset)
-        except (UnicodeDecodeError, LookupError):
-            continue
-    best = from_bytes(body[: 256 * 1024]).best()
-    return body.decode(best.encoding if best else "utf-8", errors="replace")
-
-
-def _candidates(body: bytes, declared: str | None, meta: str | None) -> Sequence[str]:
-    marked = "utf-8-sig" if body.startswith(b"\xef\xbb\xbf") else "utf-16" if body.startswith((b"\xff\xfe", b"\xfe\xff")) else None
-    # Everywhere on the web these three mean the larger set of Windows (https://encoding.spec.whatwg.org).
-    windows = {"iso-8859-1": "cp1252", "latin-1": "cp1252", "us-ascii": "cp1252", "latin1": "cp1252"}
-    named = [windows.get(name.lower(), name) for name in (declared, meta) if name]
-    return [name for name in (marked, *named, "utf-8") if name]

@@ -14,6 +14,7 @@ from read_later.extraction import NoText, extract
 from read_later.fetching import Fetcher, PageFailed
 from read_later.library import Library
 from read_later.messages import ATTEMPTS, EndLostArticles, ExtractArticle, FetchArticle
+from read_later.reading import Unreadable, html_of
 
 _OURS: Final = frozenset(kind.__spec__.name for kind in (FetchArticle, ExtractArticle))
 
@@ -30,7 +31,7 @@ async def fetch_article(command: FetchArticle, library: Library, fetcher: Fetche
                 raise RetryLater(str(failure), after=failure.after) from None
             await asyncio.to_thread(library.failed, command.article, str(failure))
             return
-        await asyncio.to_thread(library.fetched, command.article, page.html, page.url)
+        await asyncio.to_thread(library.fetched, command.article, page)
     yield ExtractArticle(article=command.article)  # also where an attempt before this one was cut off behind the commit
 
 
@@ -41,8 +42,8 @@ def extract_article(command: ExtractArticle, library: Library) -> None:
     if page is None:
         return
     try:
-        found = extract(*page)
-    except NoText as why:
+        found = extract(html_of(page), page.url)
+    except (Unreadable, NoText) as why:
         library.failed(command.article, str(why))
     else:
         library.extracted(command.article, found.text, title=found.title, author=found.author, published=found.published)

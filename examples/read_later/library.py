@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -15,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, undefer
 
 from read_later.exports import Export
+from read_later.fetching import FetchedPage
 from read_later.messages import FetchArticle
 from read_later.tables import PENDING, Article, Import, Page, Table
 
@@ -120,45 +120,45 @@ class Library:
             send(session, [FetchArticle(source=source, article=number) for number, source in found])
             return len(found)
 
-    # --- what workers do
+    # --- what workers do: a statement or two each, for which a session would only cost time
 
     def url_of(self, article: int) -> str | None:
         """Return the address of an article that waits to be fetched; None if it does not, or not any more."""
-        with self.reading() as session:
-            return session.scalar(select(Article.url).where(Article.id == article, Article.state == "waiting"))
+        with self._reading.begin() as connection:
+            return connection.scalar(select(Article.url).where(Article.id == article, Article.state == "waiting"))
 
-    def fetched(self, article: int, html: str, final_url: str) -> bool:
+    def fetched(self, article: int, page: FetchedPage) -> bool:
         """Keep the page of an article that waits; False if it does not wait any more."""
-        packed = zlib.compress(html.encode(errors="replace"), 1)  # not within the transaction, for which other writers wait
-        with self.writing() as session:
-            if not self._change(session, article, "waiting", state="fetched", final_url=final_url):
+        with self._engine.begin() as connection:
+            if not self._change(connection, article, "waiting", state="fetched", final_url=page.url):
                 return False
-            session.execute(delete(Page).where(Page.article_id == article))
-            session.execute(insert(Page).values(article_id=article, html=packed))
+            kept = {"article_id": article, "body": page.body, "is_packed": page.is_packed, "charset": (page.charset or "")[:100] or None}
+            connection.execute(insert(Page), kept)
         return True
 
-    def page_of(self, article: int) -> tuple[str, str] | None:
-        """Return the page of an article and its address; None if it was read already."""
-        with self.reading() as session:
-            row = session.execute(select(Page.html, Article.final_url).join(Article).where(Article.id == article)).first()
-        return None if row is None else (zlib.decompress(row[0]).decode(), row[1] or "")
+    def page_of(self, article: int) -> FetchedPage | None:
+        """Return the page of an article as its server sent it; None if it was read already."""
+        wanted = select(Page.body, Article.final_url, Page.is_packed, Page.charset).join(Article)
+        with self._reading.begin() as connection:
+            row = connection.execute(wanted.where(Article.id == article)).first()
+        return None if row is None else FetchedPage(*row)
 
     def extracted(self, article: int, text: str, *, title: str, author: str | None, published: str | None) -> None:
         """Keep what a page says; the title of the export stays if there is one."""
-        with self.writing() as session:
+        with self._engine.begin() as connection:
             kept = func.coalesce(func.nullif(Article.title, ""), title)
             values = {"text": text, "title": kept, "author": author, "published": published, "words": len(text.split())}
-            self._change(session, article, "fetched", state="done", ended_at=self._now(), error=None, **values)
-            session.execute(delete(Page).where(Page.article_id == article))
+            self._change(connection, article, "fetched", state="done", ended_at=self._now(), error=None, **values)
+            connection.execute(delete(Page).where(Page.article_id == article))
 
     def failed(self, article: int, why: str) -> bool:
         """End an article that is pending without a text: its title and link stay, with the reason; False if it is not pending."""
-        with self.writing() as session:
-            session.execute(delete(Page).where(Page.article_id == article))
-            return self._change(session, article, *PENDING, state="failed", ended_at=self._now(), error=why)
+        with self._engine.begin() as connection:
+            connection.execute(delete(Page).where(Page.article_id == article))
+            return self._change(connection, article, *PENDING, state="failed", ended_at=self._now(), error=why)
 
-    def _change(self, session: Session, article: int, *states: str, **values: Any) -> bool:
-        changed: Any = session.execute(update(Article).where(Article.id == article, Article.state.in_(states)).values(**values))
+    def _change(self, connection: Connection, article: int, *states: str, **values: Any) -> bool:
+        changed: Any = connection.execute(update(Article).where(Article.id == article, Article.state.in_(states)).values(**values))
         return changed.rowcount == 1
 
     # --- what pages show

@@ -17,8 +17,6 @@ from zlib import crc32
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -82,6 +80,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.known = dict[str, Path]()
+        self._packed = dict[Path, bytes]()
         data = shared_data()
         shared = data / "web" if data else Path(__file__).parent / "samples"
         truth = shared / "aeb/ground-truth.json"
@@ -92,11 +91,13 @@ class Shelf:
         found = [*self.known.values(), *shared.glob("readability/*/source.html")]
         self.pages = sorted(found) or sorted(shared.glob("*.html"))
 
-    def page(self, host: str, path: str) -> str:
-        """Return the page behind an address."""
+    def page(self, host: str, path: str) -> bytes:
+        """Return the page behind an address, packed by gzip."""
         chosen = self.known.get(host + path.partition("?")[0]) or self.pages[crc32(path.encode()) % len(self.pages)]
-        content = chosen.read_bytes()
-        return (gzip.decompress(content) if chosen.suffix == ".gz" else content).decode(errors="replace")
+        if chosen not in self._packed:
+            content = chosen.read_bytes()
+            self._packed[chosen] = content if chosen.suffix == ".gz" else gzip.compress(content)
+        return self._packed[chosen]
 
 
 class LocalWeb:
@@ -106,10 +107,7 @@ class LocalWeb:
         self._shelf = Shelf()
         self._slow = slow
         self._asked = Counter[str]()
-        self.app = Starlette(
-            routes=[Route("/~asked", self.asked), Route("/{path:path}", self.page)],
-            middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1)],
-        )
+        self.app = Starlette(routes=[Route("/~asked", self.asked), Route("/{path:path}", self.page)])
 
     async def asked(self, request: Request) -> Response:
         """Say how often each address was asked for."""
@@ -127,7 +125,7 @@ class LocalWeb:
                 return RedirectResponse(f"http://{host}{_WELL}{path.lstrip('/')}", 301)
             case "wrong charset":
                 # Windows' letters, called UTF-8 by the server and by the page.
-                content = self._shelf.page(host, path).encode("cp1252", "xmlcharrefreplace")
+                content = gzip.decompress(self._shelf.page(host, path)).decode(errors="replace").encode("cp1252", "xmlcharrefreplace")
                 return Response(content, media_type="text/html; charset=utf-8")
             case "502 twice" if self._asked[host + path] <= 2:
                 return PlainTextResponse("bad gateway", 502)
@@ -145,7 +143,10 @@ class LocalWeb:
                 return Response(b"%PDF-1.7", media_type="application/pdf")
             case _:
                 pass
-        return HTMLResponse(self._shelf.page(host, path.removeprefix(_WELL)))
+        content = self._shelf.page(host, path.removeprefix(_WELL))
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return HTMLResponse(gzip.decompress(content))
+        return HTMLResponse(content, headers={"Content-Encoding": "gzip"})
 
 
 async def _without_end() -> AsyncIterator[bytes]:

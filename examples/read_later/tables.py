@@ -76,9 +76,11 @@ class Article(Table):
 
 
 class Page(Table):
-    """A page between being fetched and being read."""
+    """A page between being fetched and being read, as its server sent it."""
 
     __tablename__ = "page"
 
     article_id: Mapped[int] = mapped_column(ForeignKey("article.id"), primary_key=True)
-    html: Mapped[bytes] = mapped_column(LargeBinary)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    is_packed: Mapped[bool]
+    charset: Mapped[str | None] = mapped_column(String(100))

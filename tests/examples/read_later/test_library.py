@@ -5,8 +5,10 @@ import datetime as dt
 import pytest
 from sqlalchemy import func, select
 
-from read_later.exports import Export, Link
+from read_later.exports import Export
+from read_later.fetching import FetchedPage
 from read_later.library import Library, open_engine
+from read_later.links import Link
 from read_later.messages import FetchArticle
 from read_later.tables import Article
 
@@ -109,13 +111,14 @@ def test_what_workers_keep_of_a_page_is_the_articles_in_either_database(either_l
     library = either_library
     number, (one, two) = begin(library, [Link("https://paper.example/1", "", NOON, ("a",)), *links(2)])
     assert library.url_of(one.article) == "https://paper.example/1"
-    assert library.fetched(one.article, "<p>é</p>", "https://paper.example/final")
-    assert library.fetched(two.article, "<p>two</p>", "https://paper.example/2")
+    page = FetchedPage("<p>é</p>".encode(), "https://paper.example/final", is_packed=False, charset="utf-8")
+    assert library.fetched(one.article, page)
+    assert library.fetched(two.article, FetchedPage(b"packed", "https://paper.example/2", is_packed=True))
     assert library.url_of(one.article) is None
-    assert library.page_of(one.article) == ("<p>é</p>", "https://paper.example/final")
+    assert library.page_of(one.article) == page
     library.extracted(one.article, "three words é", title="Its own", author="A", published="2020-01-01")
     library.extracted(two.article, "x", title="Its own", author=None, published=None)
-    assert not library.fetched(one.article, "late", "late")
+    assert not library.fetched(one.article, page)
     assert not library.failed(one.article, "late")
     assert library.page_of(one.article) is None
     found = library.article("ada", one.article)
