@@ -55,6 +55,21 @@ async def test_tables_of_this_release_are_used_as_they_are(url: str) -> None:
         await broker.close()
 
 
+async def test_what_is_long_is_compressed_quickly_where_the_server_can(url: str) -> None:
+    broker = PostgresBroker(url, deadline=60.0)
+    await broker.queues()
+    await broker.close()
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        found = await connection.execute(
+            "select relname, attcompression::text from pg_attribute join pg_class on attrelid = pg_class.oid"
+            " where relnamespace = 'chappe'::regnamespace and relkind = 'r' and attname in ('envelope', 'envelopes')"
+        )
+        methods = dict(await found.fetchall())
+        known = await connection.execute("select 'lz4' = any(enumvals) from pg_settings where name = 'default_toast_compression'")
+        expected = "l" if (await known.fetchone() or (False,))[0] else ""
+    assert methods == dict.fromkeys(("message", "running", "dead", "archive"), expected)
+
+
 async def _in_turn(cursor: Cursor) -> None:
     for statement in ("select 1", "select 2"):
         await cursor.execute(statement)
