@@ -19,6 +19,7 @@ from chappe.engines.file import client
 from chappe.engines.file.broker import FileBroker
 from chappe.engines.file.client import _Call
 from chappe.engines.file.ledger import Ledger
+from chappe.engines.file.link import Link
 from chappe.engines.file.owner import Ownership
 from chappe.engines.file.verbs import DECODERS, HARMLESS
 from chappe.engines.file.wire import frame
@@ -401,7 +402,7 @@ async def test_what_a_client_held_is_ready_again_when_it_dies_though_a_child_of_
         assert len(await consumer.receive(1, 10.0)) == 1
         child = forked(live)
         link = broker._link
-        assert isinstance(link, client._Link)
+        assert isinstance(link, Link)
         assert link._transport is not None
         broker.unlinked = lambda _: None  # type: ignore[method-assign]
         link._transport.abort()  # as its death does

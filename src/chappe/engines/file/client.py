@@ -12,7 +12,7 @@ import random
 import socket
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
@@ -20,12 +20,12 @@ from msgspec import Raw
 from chappe.engines.contract.broker import Retry
 from chappe.engines.file.bodies import LARGE, Bodies
 from chappe.engines.file.ledger import Ledger, owned_for_a_moment
-from chappe.engines.file.owner import is_of_this_user, socket_path
+from chappe.engines.file.link import Link
+from chappe.engines.file.owner import socket_path
 from chappe.engines.file.queues import Session
 from chappe.engines.file.server import Engine
 from chappe.engines.file.verbs import DECODERS, HARMLESS, Verbs
 from chappe.engines.file.wire import (
-    AT_ONCE,
     LARGEST_FRAME,
     PROTOCOL,
     UNASKED,
@@ -183,7 +183,7 @@ class Client:
         self._closed = "this connection is of the process that was forked; make another one in the child"
         link, self._link = self._link, None
         self._forget_link()
-        if isinstance(link, _Link):
+        if isinstance(link, Link):
             link.leave()
 
     # --- the link
@@ -201,7 +201,7 @@ class Client:
                     self._link_local(self._engine)
                     return
                 try:
-                    await self._loop.create_unix_connection(lambda: _Link(self), str(socket_path(self.path)))
+                    await self._loop.create_unix_connection(lambda: Link(self), str(socket_path(self.path)))
                     if self._write is not None:
                         return  # else it was lost again before we heard of it: a dying engine still had us in its backlog
                 except UnsafeStorage as error:  # it does not pass by itself
@@ -416,38 +416,3 @@ def _unanswered(call: _Call, why: str, hint: str = "") -> BrokerError:
     if call.sent and call.verb not in HARMLESS:
         return Unconfirmed(f"{why}; it may be stored or not")
     return BrokerUnavailable(why + hint)
-
-
-class _Link(asyncio.BufferedProtocol):
-    """The client's end of the Unix socket."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._room = memoryview(bytearray(AT_ONCE))
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
-        if not is_of_this_user(stream.get_extra_info("socket")):
-            stream.abort()  # somebody poses as the engine
-            return
-        self._transport = stream
-        self._client.linked(self, stream.write, stream.close)
-
-    def leave(self) -> None:
-        """Have this process hold the socket no more: not by closing the transport, which its event loop shares with the parent's."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(nothing, self._transport.get_extra_info("socket").fileno(), inheritable=False)
-        os.close(nothing)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._client.received(self, self._room[:nbytes])
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._client.unlinked(self)
