@@ -111,8 +111,41 @@ async def test_what_needs_more_than_one_statement_is_left_to_an_event_loop(postg
     assert not publisher.takes([to(name, options=MASK, delay=1.0)])
     assert not publisher.takes([to(name, delay=1.0)])
     assert not publisher.takes([to("nowhere")])
-    assert not publisher.takes([Publication(Envelope("e", "test", b"{}"), "a.b", exchange="kept")])
+    assert not publisher.takes([Publication(Envelope("e", "test", b"{}"), "a.b", exchange="kept", options=MASK)])
     publisher.close()
+
+
+async def archived(url: str, after: int, exchange: str) -> list[tuple[str, str]]:
+    """Return the routing keys and ids of what an exchange archived behind a position."""
+    broker = PostgresBroker(url)
+    page = await PostgresStore(broker).archived(after, 1000)
+    await broker.close()
+    return [(record.routing_key, record.envelope.id) for record in page.records if record.exchange == exchange]
+
+
+async def test_what_an_exchange_keeps_is_archived_without_an_event_loop_whether_queues_take_it_or_not(postgres: Database, name: str) -> None:
+    def event(identity: str, key: str) -> Publication:
+        return Publication(Envelope(identity, "test", b"{}"), key, exchange=f"{name}-kept")
+
+    queues = (bind(f"{name}-one", f"{name}-kept:one.#"), bind(f"{name}-two", f"{name}-kept:*.both"))
+    topology = Topology(exchanges=(Exchange(f"{name}-kept", "topic", 60.0),), queues=queues)
+    publisher = PostgresPublisher(postgres.url, lambda: topology, deadline=20.0)
+    broker = PostgresBroker(postgres.url)
+    before = (await PostgresStore(broker).archived(0, 0)).end
+    await broker.close()
+    for events in (
+        [event("a", "one.x"), event("b", "one.x")],
+        [event("c", "one.both"), event("d", "none")],
+        [event("e", "none")],
+        [event("f", "one.x")],
+    ):
+        assert publisher.takes(events)
+        assert stepped(publisher, *events) == [e.envelope.id for e in events]
+    publisher.close()
+    kept = [("one.x", "a"), ("one.x", "b"), ("one.both", "c"), ("none", "d"), ("none", "e"), ("one.x", "f")]
+    assert await archived(postgres.url, before, f"{name}-kept") == kept
+    assert await waiting(postgres.url, f"{name}-one") == ["a", "b", "c", "f"]
+    assert await waiting(postgres.url, f"{name}-two") == ["c"]
 
 
 def test_for_what_needs_an_event_loop_no_connection_is_opened(make: Make) -> None:

@@ -168,7 +168,8 @@ def _configure(db: Database, path: Path, *, fresh: bool) -> None:
         found = db.pragma(name)
         if found != wanted:
             raise UnsafeStorage(f"{path}: pragma {name} is {found!r} and cannot be set to {wanted!r} on this disk")
-    db.pragma("cache_size", -65536)
+    # Not more: a commit that split a page within the tree looks through the whole cache, see docs/decisions/performance.md.
+    db.pragma("cache_size", -16384)
     db.pragma("wal_autocheckpoint", 0)  # the ledger does it, between two turns, and hears of its errors
     db.pragma("journal_size_limit", 64 * 1024 * 1024)
     _migrate(db, path)

@@ -19,9 +19,8 @@ from psycopg.waiting import Ready, Wait
 
 from chappe.clocks import steady
 from chappe.engines.postgres.database import AGAIN, ANSWERS, FINGERPRINT, LATE, QUIET, Cursor, Database, Row, Values, reason
-from chappe.engines.postgres.journeys import Masks, is_mask, plain
+from chappe.engines.postgres.journeys import Masks, is_mask, plain, takers_of
 from chappe.engines.postgres.routes import Routes
-from chappe.engines.postgres.rows import encode
 from chappe.errors import BrokerUnavailable, ChappeError, CorruptStorage, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology
@@ -58,7 +57,7 @@ class PostgresPublisher:
         """Tell whether this thread can publish these now."""
         if self._user == threading.get_ident() or self._process != os.getpid():  # a signal interrupted it
             return False
-        if not _are_plain(publications) and not is_mask(publications):
+        if any(p.options is not None or p.delay > 0 for p in publications) and not is_mask(publications):
             return False
         if self._declared is not self._topology():
             began = steady()
@@ -71,11 +70,10 @@ class PostgresPublisher:
         return self._are_taken(publications)
 
     def _are_taken(self, publications: Sequence[Publication]) -> bool:
-        return all(map(self._is_taken, publications)) if _are_plain(publications) else self._masks.queue(publications[0]) is not None
-
-    def _is_taken(self, p: Publication) -> bool:
-        found = self._routes.known_takers(p.exchange, p.routing_key)
-        return found is not None and all(known.owner is None and not known.queue.fair for known in found)
+        if is_mask(publications):
+            return self._masks.queue(publications[0]) is not None
+        found = takers_of(self._routes, publications)
+        return found is not None and all(known.owner is None for queues in found for known in queues)
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
@@ -136,8 +134,7 @@ class PostgresPublisher:
 
     def _store_plain(self, publications: Sequence[Publication], until: float) -> list[Receipt] | None:
         taken = [self._routes.takers(p.exchange, p.routing_key) for p in publications]
-        if any(taken):
-            statement = plain(self._routes.version, publications, [encode(p.envelope) for p in publications], taken)
+        if (statement := plain(self._routes, publications, taken)) is not None:
             (rows,) = self._together([statement], until, repeatable=False)
             if not rows:
                 return None
@@ -250,10 +247,6 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
         except StopIteration as ended:
             self._heard_at = steady()
             return cast("T", ended.value)
-
-
-def _are_plain(publications: Sequence[Publication]) -> bool:
-    return all(p.options is None and p.delay <= 0 for p in publications)
 
 
 def _executed(connection: _Bounded, statements: _Statements) -> list[list[Row]]:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from chappe.engines.postgres.database import Cursor, Database
-from chappe.engines.postgres.journeys import Masks, archiving, plain
+from chappe.engines.postgres.journeys import Masks, plain, takers_of
 from chappe.engines.postgres.routes import Known, Routes
-from chappe.engines.postgres.rows import encode
 from chappe.engines.postgres.storing import Storing
 from chappe.errors import Unroutable
 from chappe.messages.envelope import Publication, Receipt
@@ -43,19 +42,9 @@ class Intake:
 
     async def _publish_plain(self, publications: Sequence[Publication]) -> list[Receipt] | None:
         """Store publications that ask for nothing in one journey, if they all are, and the topology is as it is known."""
-        taken: list[list[Known]] = []
-        for p in publications:
-            known = self._routes.known_takers(p.exchange, p.routing_key, archives=True)
-            if p.options is not None or p.delay > 0 or known is None or any(k.queue.fair for k in known):
-                return None
-            taken.append(known)
-        envelopes = [encode(p.envelope) for p in publications]
-        keepers = [p.exchange if self._routes.archives(p.exchange) else None for p in publications]
-        if any(keepers):
-            statement = archiving(self._routes.version, publications, envelopes, taken, keepers)
-        elif any(taken):
-            statement = plain(self._routes.version, publications, envelopes, taken)
-        else:
+        taken = takers_of(self._routes, publications)
+        statement = None if taken is None else plain(self._routes, publications, taken)
+        if statement is None:
             return None
         rows = await self._database.once(*statement)
         return [Receipt(p.envelope.id) for p in publications] if rows else None

@@ -40,9 +40,7 @@ _TOLD_OF_ALL: Final[LiteralString] = """
         from known, unnest(%(tallied)s::integer[], %(through)b::text[], %(delivered)s::bigint[], %(passed)s::bigint[]) as t where ok
     )
 """
-_PLAIN: Final[LiteralString] = (
-    _KNOWN
-    + """,
+_STORED: Final[LiteralString] = """
     stored as (
         insert into message (queue, rank, message_id, envelope)
         select queue, rank, id, envelope
@@ -51,10 +49,11 @@ _PLAIN: Final[LiteralString] = (
         where ok returning queue
     ),
     """
-    + _TOLD_OF_ALL
-    + " select (select count(*) from told) from known where ok"
-)
-_ARCHIVED: Final[LiteralString] = (
+_AND_ARCHIVED: Final[LiteralString] = ARCHIVE + "," + _TOLD_OF_ALL + " select (select count(*) from told), " + TOLD + " from known where ok"
+_PLAIN: Final[LiteralString] = _KNOWN + "," + _STORED + _TOLD_OF_ALL + " select (select count(*) from told) from known where ok"
+# Where each goes to one queue, nothing is to be repeated for each.
+_ARCHIVED: Final[LiteralString] = _KNOWN + "," + _STORED + _AND_ARCHIVED
+_ARCHIVED_TO_MANY: Final[LiteralString] = (
     _KNOWN
     + """,
     sent as (
@@ -67,12 +66,7 @@ _ARCHIVED: Final[LiteralString] = (
         from known, sent, unnest(sent.queues::integer[]) as queue where ok returning queue
     ),
     """
-    + ARCHIVE
-    + ","
-    + _TOLD_OF_ALL
-    + " select (select count(*) from told), "
-    + TOLD
-    + " from known where ok"
+    + _AND_ARCHIVED
 )
 _ONE: Final[LiteralString] = (
     """
@@ -144,14 +138,37 @@ class Together(Protocol):
         ...
 
 
-def plain(
-    topology: int, publications: Sequence[Publication], envelopes: Sequence[bytes], taken: Sequence[list[Known]]
-) -> tuple[LiteralString, dict[str, Any]]:
-    """Return what stores plain messages if the topology is still this one: one of one queue by its values, several by columns."""
+def takers_of(routes: Routes, publications: Sequence[Publication]) -> list[list[Known]] | None:
+    """Return where each of these goes, if they are plain, that is known, and nothing else is to be done than to store and archive them."""
+    if any(p.options is not None or p.delay > 0 for p in publications):
+        return None
+    places = [(p.exchange, p.routing_key) for p in publications]
+    found: dict[tuple[str, str], list[Known]] = {}
+    for place in set(places):
+        known = routes.known_takers(*place, archives=True)
+        if known is None or any(k.queue.fair for k in known):
+            return None
+        found[place] = known
+    return [found[place] for place in places]
+
+
+def plain(routes: Routes, publications: Sequence[Publication], taken: Sequence[list[Known]]) -> tuple[LiteralString, dict[str, Any]] | None:
+    """Return what stores plain messages, and archives those that an exchange keeps, if the topology is still this one.
+
+    None where there is nothing to store.
+    """
+    envelopes = [encode(p.envelope) for p in publications]
+    exchanges = [p.exchange for p in publications]
+    keeping = {exchange for exchange in set(exchanges) if routes.archives(exchange)}
+    if keeping:
+        keepers = [exchange if exchange in keeping else None for exchange in exchanges]
+        return _archived(routes.version, publications, envelopes, taken, keepers)
+    if not any(taken):
+        return None
     if len(publications) == 1 == len(taken[0]):
         (p,), (envelope,), ((known,),) = publications, envelopes, taken
         return _ONE, {
-            "topology": topology, "queue": known.id, "rank": -p.priority, "id": p.envelope.id, "envelope": envelope,
+            "topology": routes.version, "queue": known.id, "rank": -p.priority, "id": p.envelope.id, "envelope": envelope,
             "exchange": p.exchange, "passed": 1 if p.exchange else 0,
         }  # fmt: skip
     copies = [
@@ -160,7 +177,7 @@ def plain(
         for known in to
     ]
     queues, ranks, ids, contents = (list(column) for column in zip(*copies, strict=True))
-    columns = {"topology": topology, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": contents}
+    columns = {"topology": routes.version, "queues": queues, "ranks": ranks, "ids": ids, "envelopes": contents}
     return _PLAIN, columns | _tallied(publications, taken)
 
 
@@ -168,16 +185,17 @@ def _tallied(publications: Sequence[Publication], taken: Sequence[list[Known]]) 
     return dict(zip(("tallied", "through", "delivered", "passed"), tally(zip(publications, taken, strict=True)), strict=True))
 
 
-def archiving(
+def _archived(
     topology: int, publications: Sequence[Publication], envelopes: list[bytes], taken: Sequence[list[Known]], keepers: Sequence[str | None]
 ) -> tuple[LiteralString, dict[str, Any]]:
-    """Return what stores plain messages, and archives those that an exchange keeps, if the topology is still this one."""
-    return _ARCHIVED, {
+    values = {
         "topology": topology, "ranks": [-p.priority for p in publications], "ids": [p.envelope.id for p in publications],
-        "queues": [f"{{{','.join(str(known.id) for known in queues)}}}" for queues in taken],
         "keys": [p.routing_key for p in publications],
         **columns(keepers, envelopes), **_tallied(publications, taken),
     }  # fmt: skip
+    if all(len(queues) == 1 for queues in taken):
+        return _ARCHIVED, values | {"queues": [known.id for (known,) in taken]}
+    return _ARCHIVED_TO_MANY, values | {"queues": [f"{{{','.join(str(known.id) for known in queues)}}}" for queues in taken]}
 
 
 class Masks:
