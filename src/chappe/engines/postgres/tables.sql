@@ -219,5 +219,6 @@ do $$ begin
     execute 'alter table running alter envelope set compression lz4';
     execute 'alter table dead alter envelope set compression lz4';
     execute 'alter table archive alter envelopes set compression lz4';
+    execute 'alter table archive alter envelopes set storage main';
 exception when feature_not_supported or syntax_error then null;
 end $$;
