@@ -123,7 +123,9 @@ async def archived(url: str, after: int, exchange: str) -> list[tuple[str, str]]
     return [(record.routing_key, record.envelope.id) for record in page.records if record.exchange == exchange]
 
 
-async def test_what_an_exchange_keeps_is_archived_without_an_event_loop_whether_queues_take_it_or_not(postgres: Database, name: str) -> None:
+async def test_what_an_exchange_keeps_is_archived_without_an_event_loop_whether_queues_take_it_or_not(
+    postgres: Database, name: str
+) -> None:
     def event(identity: str, key: str) -> Publication:
         return Publication(Envelope(identity, "test", b"{}"), key, exchange=f"{name}-kept")
 
