@@ -149,7 +149,8 @@ def follow(stage: Stage, chosen: argparse.Namespace, meters: Meters, started: fl
 def lost(stage: Stage) -> int:
     """Return how many commands ran in a worker that was killed three times: they are dead letters, and their articles ended by that."""
     with closing(sqlite3.connect(f"file:{stage.folder / 'chappe.db'}?mode=ro", uri=True, timeout=30.0)) as database:
-        return int(database.execute("select count(*) from dead where reason = 'worker_lost'").fetchone()[0])
+        which = "join queue on queue.id = dead.queue where name = 'import.pocket' and reason = 'worker_lost'"
+        return int(database.execute(f"select count(*) from dead {which}").fetchone()[0])
 
 
 def check(stage: Stage, chosen: argparse.Namespace, killed: int) -> list[str]:
@@ -173,7 +174,7 @@ def check(stage: Stage, chosen: argparse.Namespace, killed: int) -> list[str]:
         "pages that wait to be read": (pages, fetched),
         "commands in the outbox": (unsent, 0),
         "fetch commands that ended": (queues["import.pocket"]["done"] + dead, chosen.links),
-        "dead letters for another reason": (sum(queue["dead"] for queue in queues.values()) - dead, 0),
+        "fetch commands that died for another reason": (queues["import.pocket"]["dead"] - dead, 0),
     }
     return [f"{what}: {is_so}, not {must}" for what, (is_so, must) in found.items() if is_so != must]
 

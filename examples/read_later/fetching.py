@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
@@ -16,6 +17,7 @@ MOST_REDIRECTS: Final = 5
 _READABLE: Final = ("text/html", "application/xhtml+xml", "text/plain")
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _LONGEST_PAUSE: Final = 120.0
+_CHARSET: Final = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _AGENT: Final = "read-later/1.0 (an example of Chappe)"
 
 
@@ -101,7 +103,7 @@ class Fetcher:
             async with asyncio.timeout(self._seconds), self._http.stream("GET", url) as answer:
                 _judge(answer)
                 is_packed = _is_packed(answer)
-                return FetchedPage(await _body(answer), str(answer.url), is_packed, answer.charset_encoding)
+                return FetchedPage(await _body(answer), str(answer.url), is_packed, _charset(answer))
         except TimeoutError:
             raise PageFailed(f"it did not come within {self._seconds:g} seconds", is_passing=True) from None
         except httpx2.TooManyRedirects:
@@ -136,6 +138,11 @@ def _is_packed(answer: httpx2.Response) -> bool:
     if encoding not in ("identity", "gzip", "x-gzip", ""):
         raise PageFailed(f"its server packs it as {encoding[:30]}, which was not asked for")
     return "gzip" in encoding
+
+
+def _charset(answer: httpx2.Response) -> str | None:
+    declared = answer.charset_encoding
+    return declared if declared is not None and _CHARSET.fullmatch(declared) else None
 
 
 async def _body(answer: httpx2.Response) -> bytes:

@@ -132,7 +132,7 @@ class Library:
         with self._engine.begin() as connection:
             if not self._change(connection, article, "waiting", state="fetched", final_url=page.url):
                 return False
-            kept = {"article_id": article, "body": page.body, "is_packed": page.is_packed, "charset": (page.charset or "")[:100] or None}
+            kept = {"article_id": article, "body": page.body, "is_packed": page.is_packed, "charset": page.charset}
             connection.execute(insert(Page), kept)
         return True
 
@@ -148,14 +148,17 @@ class Library:
         with self._engine.begin() as connection:
             kept = func.coalesce(func.nullif(Article.title, ""), title)
             values = {"text": text, "title": kept, "author": author, "published": published, "words": len(text.split())}
-            self._change(connection, article, "fetched", state="done", ended_at=self._now(), error=None, **values)
-            connection.execute(delete(Page).where(Page.article_id == article))
+            if self._change(connection, article, "fetched", state="done", ended_at=self._now(), error=None, **values):
+                connection.execute(delete(Page).where(Page.article_id == article))
 
     def failed(self, article: int, why: str) -> bool:
         """End an article that is pending without a text: its title and link stay, with the reason; False if it is not pending."""
         with self._engine.begin() as connection:
+            # The article first: its lock keeps a page from coming between the two.
+            if not self._change(connection, article, *PENDING, state="failed", ended_at=self._now(), error=why):
+                return False
             connection.execute(delete(Page).where(Page.article_id == article))
-            return self._change(connection, article, *PENDING, state="failed", ended_at=self._now(), error=why)
+        return True
 
     def _change(self, connection: Connection, article: int, *states: str, **values: Any) -> bool:
         changed: Any = connection.execute(update(Article).where(Article.id == article, Article.state.in_(states)).values(**values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import zlib
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from charset_normalizer import from_bytes
 
 from read_later.fetching import LARGEST_PAGE, FetchedPage
 
-_META_CHARSET: Final = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
+_META_CHARSET: Final = re.compile(rb"""<meta[^>]{0,200}?charset\s*+=\s*+["']?\s*+([\w.:-]{1,40})""", re.IGNORECASE)
+
+_NO_CHARSETS: Final = {"punycode", "idna", "undefined", "utf-7", "unicode-escape", "raw-unicode-escape"}
 
 
 class Unreadable(Exception):
@@ -41,15 +44,23 @@ def _decoded(body: bytes, declared: str | None) -> str:
     for charset in _candidates(body, declared, meta.group(1).decode("ascii", "replace") if meta else None):
         try:
             return body.decode(charset)
-        except (ValueError, LookupError):  # some codecs refuse by errors of their own: "undefined", "idna"
+        except (ValueError, LookupError):  # not all that Python knows are of text
             continue
     best = from_bytes(body[: 256 * 1024]).best()
     return body.decode(best.encoding if best else "utf-8", errors="replace")
 
 
+def _is_known(name: str) -> bool:
+    """Tell whether a browser could know it: Python also has some that take long, or make what is no text."""
+    try:
+        return codecs.lookup(name).name.replace("_", "-") not in _NO_CHARSETS
+    except (ValueError, LookupError):
+        return False
+
+
 def _candidates(body: bytes, declared: str | None, meta: str | None) -> Sequence[str]:
     marked = "utf-8-sig" if body.startswith(b"\xef\xbb\xbf") else "utf-16" if body.startswith((b"\xff\xfe", b"\xfe\xff")) else None
-    # Everywhere on the web these three mean the larger set of Windows (https://encoding.spec.whatwg.org).
+    # Everywhere on the web these mean the larger set of Windows (https://encoding.spec.whatwg.org).
     windows = {"iso-8859-1": "cp1252", "latin-1": "cp1252", "us-ascii": "cp1252", "latin1": "cp1252"}
-    named = [windows.get(name.lower(), name) for name in (declared, meta) if name]
+    named = [windows.get(name.lower(), name) for name in (declared, meta) if name and _is_known(name)]
     return [name for name in (marked, *named, "utf-8") if name]

@@ -100,9 +100,8 @@ async def test_it_declares_by_itself_and_what_is_published_is_ready_in_its_order
 
 
 async def test_what_needs_more_than_one_statement_is_left_to_an_event_loop(postgres: Database, name: str) -> None:
-    publisher = PostgresPublisher(
-        postgres.url, lambda: Topology(exchanges=(Exchange("kept", "topic", 60.0),), queues=(bind(name),)), deadline=20.0
-    )
+    topology = Topology(exchanges=(Exchange("kept", "topic", 60.0),), queues=(bind(name), bind(f"{name}-kept", "kept:a.#")))
+    publisher = PostgresPublisher(postgres.url, lambda: topology, deadline=20.0)
     assert publisher.takes([to(name), to(name, priority=5)])
     assert not publisher.takes([to(name), to(name, options=MASK)])
     for options in (Options(key="k"), replace(MASK, tracked=True), replace(MASK, unique="u"), replace(MASK, idempotency_key="i")):
@@ -113,6 +112,20 @@ async def test_what_needs_more_than_one_statement_is_left_to_an_event_loop(postg
     assert not publisher.takes([to("nowhere")])
     assert not publisher.takes([Publication(Envelope("e", "test", b"{}"), "a.b", exchange="kept", options=MASK)])
     publisher.close()
+
+
+async def test_a_queue_that_became_fair_since_it_was_judged_takes_nothing_without_a_tenant(
+    postgres: Database, name: str, make: Make
+) -> None:
+    publisher = make(postgres.url, name)
+    assert publisher.takes([to(name, "judged")])
+    broker = PostgresBroker(postgres.url)
+    await broker.declare(Topology(queues=(bind(name, fair=True),)))
+    await broker.close()
+    for identity in ("of another thread", "judged"):  # the first reads the routes anew for both
+        with pytest.raises(BrokerUnavailable, match="nothing was stored, try again"):
+            stepped(publisher, to(name, identity))
+    assert await waiting(postgres.url, name) == []
 
 
 async def archived(url: str, after: int, exchange: str) -> list[tuple[str, str]]:

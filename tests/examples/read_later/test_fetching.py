@@ -188,3 +188,12 @@ async def test_answers_of_hostile_servers_end_with_a_sentence(answer: bytes, why
         await fetcher.close()
     assert why in str(failed)
     assert failed.after == (7.0 if "429" in why else None)
+
+
+async def test_a_charset_that_no_database_could_keep_is_none() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset*=us-ascii''a%00b\r\nContent-Length: 3\r\n\r\n<p>"
+    async with answering(answer) as url:
+        fetcher = Fetcher(ask=rehearsed, web=url)
+        page = await fetcher.fetch("https://paper.example/")
+        await fetcher.close()
+    assert (page.body, page.charset) == (b"<p>", None)

@@ -132,3 +132,18 @@ def test_what_workers_keep_of_a_page_is_the_articles_in_either_database(either_l
         NOON,
     )
     assert [a.title for a in library.articles("ada", import_id=number)[0]] == ["Article 2", "Its own"]  # those that ended last first
+
+
+def test_a_page_is_there_only_while_its_article_is_fetched(either_library: Library) -> None:
+    library = either_library
+    page = FetchedPage(b"<p>", "https://paper.example/1")
+    _, (one,) = begin(library, links(1))
+    for _ in range(2):
+        assert library.fetched(one.article, page)
+        assert library.failed(one.article, "there is no text")
+        assert library.page_of(one.article) is None
+        assert library.retry("ada", lambda *_: None, article=one.article) == 1
+        library.extracted(one.article, "early", title="", author=None, published=None)  # of a message that was late
+    assert library.fetched(one.article, page)
+    library.extracted(one.article, "text", title="", author=None, published=None)
+    assert library.page_of(one.article) is None

@@ -33,3 +33,16 @@ def test_pages_are_read_in_the_letters_that_they_are_written_in(body: bytes, dec
 def test_pages_that_cannot_be_unpacked_say_why(body: bytes, why: str) -> None:
     with pytest.raises(Unreadable, match=why):
         html_of(FetchedPage(body, "", is_packed=True))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("body", "declared"),
+    [
+        (b"a" * 2_000_000 + b"-" + b"b" * 2_000_000, "punycode"),
+        (b"+2AA-", "utf-7"),
+        (b"\\ud800", "unicode_escape"),
+    ],
+)
+def test_pages_that_would_take_minutes_or_be_no_text_are_read_as_browsers_read_them(body: bytes, declared: str) -> None:
+    assert html_of(FetchedPage(body, "", charset=declared)) == body.decode("ascii")

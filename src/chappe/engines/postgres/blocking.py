@@ -20,7 +20,7 @@ from psycopg.waiting import Ready, Wait
 from chappe.clocks import steady
 from chappe.engines.postgres.database import AGAIN, ANSWERS, FINGERPRINT, LATE, QUIET, Cursor, Database, Row, Values, reason
 from chappe.engines.postgres.journeys import Masks, is_mask, plain, takers_of
-from chappe.engines.postgres.routes import Routes
+from chappe.engines.postgres.routes import Known, Routes
 from chappe.errors import BrokerUnavailable, ChappeError, CorruptStorage, Rejected, StorageFull, Unconfirmed
 from chappe.messages.envelope import Publication, Receipt
 from chappe.messages.topology import Topology
@@ -70,10 +70,11 @@ class PostgresPublisher:
         return self._are_taken(publications)
 
     def _are_taken(self, publications: Sequence[Publication]) -> bool:
-        if is_mask(publications):
-            return self._masks.queue(publications[0]) is not None
+        return self._masks.queue(publications[0]) is not None if is_mask(publications) else self._takers(publications) is not None
+
+    def _takers(self, publications: Sequence[Publication]) -> list[list[Known]] | None:
         found = takers_of(self._routes, publications)
-        return found is not None and all(known.owner is None for queues in found for known in queues)
+        return None if found is None or any(known.owner is not None for queues in found for known in queues) else found
 
     async def publish(self, publications: Sequence[Publication]) -> list[Receipt]:
         """See `Broker.publish`; it never suspends, so that it can be stepped without an event loop."""
@@ -133,7 +134,8 @@ class PostgresPublisher:
         raise BrokerUnavailable(f"{self._database.place}: what is declared changes meanwhile; nothing was stored, try again")
 
     def _store_plain(self, publications: Sequence[Publication], until: float) -> list[Receipt] | None:
-        taken = [self._routes.takers(p.exchange, p.routing_key) for p in publications]
+        if (taken := self._takers(publications)) is None:  # another thread has read the routes anew since they were judged
+            return None
         if (statement := plain(self._routes, publications, taken)) is not None:
             (rows,) = self._together([statement], until, repeatable=False)
             if not rows:

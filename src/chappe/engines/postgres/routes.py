@@ -88,7 +88,7 @@ class Routes:
         }
         self.by_id = {known.id: known for known in self.queues.values()}
         self._bindings = {name: [(b.exchange, b.key) for b in known.queue.bindings] for name, known in self.queues.items()}
-        self._cache.clear()
+        self._cache = {}
         self.version = version
 
     def forget(self) -> None:
@@ -113,12 +113,13 @@ class Routes:
 
     def takers(self, exchange: str, routing_key: str) -> list[Known]:
         """Return the queues that take this routing key, or raise `Unroutable`."""
-        found = self._cache.get((exchange, routing_key))
+        cache = self._cache  # another thread may read anew meanwhile: what is found in the old topology is kept with it
+        found = cache.get((exchange, routing_key))
         if found is None:
             found = [self.queues[name] for name in takers(self.exchanges, self._bindings, exchange, routing_key)]
             if exchange and self.relay is not None:
                 found.append(self.queues[self.relay])
-            self._cache[exchange, routing_key] = found
+            cache[exchange, routing_key] = found
         return found
 
     def archives(self, exchange: str) -> bool:
