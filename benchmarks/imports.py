@@ -146,24 +146,27 @@ def follow(stage: Stage, chosen: argparse.Namespace, meters: Meters, started: fl
     raise TimeoutError(f"waited {_PATIENCE:g} s in vain for all articles; {states}")
 
 
-def lost(stage: Stage) -> int:
-    """Return how many commands ran in a worker that was killed three times: they are dead letters, and their articles ended by that."""
+def died(stage: Stage) -> tuple[int, int]:
+    """Return how many commands that fetch were running in three killed workers, and how many commands died for another reason.
+
+    The articles of both end by that.
+    """
     with closing(sqlite3.connect(f"file:{stage.folder / 'chappe.db'}?mode=ro", uri=True, timeout=30.0)) as database:
-        which = "join queue on queue.id = dead.queue where name = 'import.pocket' and reason = 'worker_lost'"
-        return int(database.execute(f"select count(*) from dead {which}").fetchone()[0])
+        letters = database.execute("select name, reason from dead join queue on queue.id = dead.queue").fetchall()
+    return letters.count(("import.pocket", "worker_lost")), sum(reason != "worker_lost" for _, reason in letters)
 
 
 def check(stage: Stage, chosen: argparse.Namespace, killed: int) -> list[str]:
     """Return what is wrong when all is over; the last messages may still be on their way out."""
 
     def is_over() -> bool:
-        return stage.queues()["import.pocket"]["done"] + lost(stage) == chosen.links
+        return stage.queues()["import.pocket"]["done"] + died(stage)[0] == chosen.links
 
     with suppress(TimeoutError):
         stage.wait_for(is_over, "the last commands to end", 120.0)
-    queues, dead = stage.queues(), lost(stage)
-    if dead:
-        print(f"lost       {dead} of {chosen.links} commands were running in each of three of the {killed} killed workers")
+    lost, others = died(stage)
+    if lost:
+        print(f"lost       {lost} of {chosen.links} commands were running in each of three of the {killed} killed workers")
     with closing(sqlite3.connect(stage.folder / "read_later.db", timeout=30.0)) as database:
         counts = database.execute("select count(*), count(distinct user || ' ' || url), count(distinct user) from article").fetchone()
         pages = database.execute("select count(*) from page").fetchone()[0]
@@ -173,8 +176,8 @@ def check(stage: Stage, chosen: argparse.Namespace, killed: int) -> list[str]:
         "articles": (counts, (chosen.links, chosen.links, chosen.users)),
         "pages that wait to be read": (pages, fetched),
         "commands in the outbox": (unsent, 0),
-        "fetch commands that ended": (queues["import.pocket"]["done"] + dead, chosen.links),
-        "fetch commands that died for another reason": (queues["import.pocket"]["dead"] - dead, 0),
+        "fetch commands that ended": (stage.queues()["import.pocket"]["done"] + lost, chosen.links),
+        "commands that died for another reason": (others, 0),
     }
     return [f"{what}: {is_so}, not {must}" for what, (is_so, must) in found.items() if is_so != must]
 
