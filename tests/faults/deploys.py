@@ -96,10 +96,13 @@ class Shop:
         with (folder / "stderr").open("ab") as errors:
             command = [sys.executable, "-m", "chappe", "run", "--no-scheduler"]
             self.process = subprocess.Popen(command, cwd=folder, env=self.environment, stdout=errors, stderr=errors)
-        until(lambda: "processes are ready" in self.said(), "chappe run to be ready", 120)
-        self.port = int(re.findall(r"gateway listens on http://127.0.0.1:(\d+)", self.said())[-1])
+        until(lambda: "processes are ready" in self.said() and self._ports(), "chappe run to be ready", 120)
+        self.port = self._ports()[-1]
         for thread in self._threads:
             thread.start()
+
+    def _ports(self) -> list[int]:
+        return [int(port) for port in re.findall(r"gateway listens on http://127.0.0.1:(\d+)", self.said())]
 
     def said(self) -> str:
         """Read what all processes said."""

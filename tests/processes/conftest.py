@@ -208,6 +208,7 @@ class Mill:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("CHAPPE_") and k not in ("PORT", "LOG_LEVEL")}
         self.environment |= {"CHAPPE_APP": "mill:app", "CHAPPE_PORT": "0", "CHAPPE_STATE_DIR": str(folder / "state")}
         self.started: list[subprocess.Popen[bytes]] = []
+        self.said_before = ""
         self.configure("[pools.default]\nprocesses = 1\nconcurrency = 100\n")  # the same on every machine
 
     def configure(self, text: str) -> None:
@@ -225,6 +226,7 @@ class Mill:
     def run(self, *arguments: str) -> None:
         """Start `chappe run` and wait until all its processes are ready."""
         before = self.ready()
+        self.said_before = self.errors()
         self.process = self.start("run", *arguments)
         until(
             lambda: self.ready() > before or self.process is None or self.process.poll() is not None,
@@ -295,8 +297,8 @@ class Mill:
         return until(lambda: self.rows()[name].pid)
 
     def address(self) -> str:
-        """Return the address of the gateway, as it said it."""
-        return until(lambda: re.findall(r"gateway listens on (http://[\d.:]+)", self.errors()))[-1]
+        """Return the address of the gateway, as it said it since the last `run`: its line may come after the supervisor's that all are ready."""
+        return until(lambda: re.findall(r"gateway listens on (http://[\d.:]+)", self.errors().removeprefix(self.said_before)))[-1]
 
     def release(self) -> None:
         """Let every `Work` end."""

@@ -72,8 +72,11 @@ class Stack:
         with (folder / "stderr").open("wb") as errors:
             command = [*_STRACE, "-o", str(self.trace), sys.executable, "-m", "chappe", "run"]
             self._process = subprocess.Popen(command, cwd=folder, env=environment, stdout=errors, stderr=errors)
-        self._wait(lambda: _READY in self._said())
-        self.port = int(re.findall(r"listens on http://127\.0\.0\.1:(\d+)", self._said())[-1])
+        self._wait(lambda: _READY in self._said() and self._ports())
+        self.port = self._ports()[-1]
+
+    def _ports(self) -> list[int]:
+        return [int(port) for port in re.findall(r"listens on http://127\.0\.0\.1:(\d+)", self._said())]
 
     def kill_engine(self) -> None:
         """Kill the engine with SIGKILL, and wait for its successor."""
