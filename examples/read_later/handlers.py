@@ -16,6 +16,12 @@ from read_later.library import Library
 from read_later.messages import ATTEMPTS, EndLostArticles, ExtractArticle, FetchArticle
 from read_later.reading import Unreadable, html_of
 
+
+class _Lost(msgspec.Struct):
+    article: int
+    retries: int = 0
+
+
 _OURS: Final = frozenset(kind.__spec__.name for kind in (FetchArticle, ExtractArticle))
 
 
@@ -32,7 +38,8 @@ async def fetch_article(command: FetchArticle, library: Library, fetcher: Fetche
             await asyncio.to_thread(library.failed, command.article, str(failure))
             return
         await asyncio.to_thread(library.fetched, command.article, page)
-    yield ExtractArticle(article=command.article)  # also where an attempt before this one was cut off behind the commit
+    # Also where an attempt before this one was cut off behind the commit.
+    yield ExtractArticle(article=command.article, retries=command.retries)
 
 
 @app.handles(ExtractArticle)
@@ -51,15 +58,16 @@ def extract_article(command: ExtractArticle, library: Library) -> None:
 
 @app.handles(EndLostArticles)
 async def end_lost_articles(_: EndLostArticles, library: Library) -> int:
-    """Look through the dead letters for articles that nobody works on any more."""
+    """Look through the dead letters for articles that nobody works on any more; one that was retried since has a message of its own."""
     store = (await app.connection()).store
     ended = number = 0
     while letters := await store.letters(after=number):
         number = letters[-1].number
         for letter in letters:
             if letter.envelope.type in _OURS:
-                article = msgspec.json.decode(letter.envelope.body)["article"]
-                ended += await asyncio.to_thread(library.failed, article, f"it could not be worked on ({letter.reason})")
+                lost = msgspec.json.decode(letter.envelope.body, type=_Lost)
+                why = f"it could not be worked on ({letter.reason})"
+                ended += await asyncio.to_thread(library.failed, lost.article, why, retries=lost.retries)
     return ended
 
 

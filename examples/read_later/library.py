@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, Text, cast, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Text, cast, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, undefer
 
@@ -111,13 +111,14 @@ class Library:
 
     def retry(self, user: str, send: Send, *, article: int | None = None, import_id: int | None = None) -> int:
         """Have failed articles of a user fetched again, one or those of an import, and say how many."""
-        which = select(Article.id, Article.source).where(Article.user == user, Article.state == "failed")
+        which = select(Article.id, Article.source, Article.retries + 1).where(Article.user == user, Article.state == "failed")
         which = which.where(Article.id == article) if article is not None else which.where(Article.import_id == import_id)
         with self.writing() as session:
             found = session.execute(which.order_by(Article.id)).all()
-            for chunk in _chunks([number for number, _ in found]):
-                session.execute(update(Article).where(Article.id.in_(chunk)).values(state="waiting", error=None, ended_at=None))
-            send(session, [FetchArticle(source=source, article=number) for number, source in found])
+            for chunk in _chunks([number for number, *_ in found]):
+                again = {"state": "waiting", "error": None, "ended_at": None, "retries": Article.retries + 1}
+                session.execute(update(Article).where(Article.id.in_(chunk)).values(again))
+            send(session, [FetchArticle(source=source, article=number, retries=retries) for number, source, retries in found])
             return len(found)
 
     # --- what workers do: a statement or two each, for which a session would only cost time
@@ -130,7 +131,7 @@ class Library:
     def fetched(self, article: int, page: FetchedPage) -> bool:
         """Keep the page of an article that waits; False if it does not wait any more."""
         with self._engine.begin() as connection:
-            if not self._change(connection, article, "waiting", state="fetched", final_url=page.url):
+            if not self._change(connection, Article.id == article, "waiting", state="fetched", final_url=page.url):
                 return False
             kept = {"article_id": article, "body": page.body, "is_packed": page.is_packed, "charset": page.charset}
             connection.execute(insert(Page), kept)
@@ -148,20 +149,26 @@ class Library:
         with self._engine.begin() as connection:
             kept = func.coalesce(func.nullif(Article.title, ""), title)
             values = {"text": text, "title": kept, "author": author, "published": published, "words": len(text.split())}
-            if self._change(connection, article, "fetched", state="done", ended_at=self._now(), error=None, **values):
+            if self._change(connection, Article.id == article, "fetched", state="done", ended_at=self._now(), error=None, **values):
                 connection.execute(delete(Page).where(Page.article_id == article))
 
-    def failed(self, article: int, why: str) -> bool:
-        """End an article that is pending without a text: its title and link stay, with the reason; False if it is not pending."""
+    def failed(self, article: int, why: str, *, retries: int | None = None) -> bool:
+        """End an article that is pending without a text: its title and link stay, with the reason.
+
+        False if it is not pending, or was retried another number of times.
+        """
+        which = Article.id == article
+        if retries is not None:
+            which &= Article.retries == retries
         with self._engine.begin() as connection:
             # The article first: its lock keeps a page from coming between the two.
-            if not self._change(connection, article, *PENDING, state="failed", ended_at=self._now(), error=why):
+            if not self._change(connection, which, *PENDING, state="failed", ended_at=self._now(), error=why):
                 return False
             connection.execute(delete(Page).where(Page.article_id == article))
         return True
 
-    def _change(self, connection: Connection, article: int, *states: str, **values: Any) -> bool:
-        changed: Any = connection.execute(update(Article).where(Article.id == article, Article.state.in_(states)).values(**values))
+    def _change(self, connection: Connection, which: ColumnElement[bool], *states: str, **values: Any) -> bool:
+        changed: Any = connection.execute(update(Article).where(which, Article.state.in_(states)).values(**values))
         return changed.rowcount == 1
 
     # --- what pages show

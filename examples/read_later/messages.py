@@ -16,12 +16,14 @@ class FetchArticle(Command, queue="import.{source}", retry=Retry(ATTEMPTS, delay
 
     source: Source
     article: int
+    retries: int = 0  # how often its user had it fetched again
 
 
 class ExtractArticle(Command, queue="extract", retry=Retry(2, delay=2.0), process=Process(memory=1024), kill_after=120.0):
     """Keep what the page of an article says, without its menus and advertisements."""
 
     article: int
+    retries: int = 0
 
 
 class EndLostArticles(Command, queue="tidy"):

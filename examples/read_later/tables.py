@@ -73,6 +73,7 @@ class Article(Table):
     author: Mapped[str | None] = mapped_column(Text)
     published: Mapped[str | None] = mapped_column(String(20))
     words: Mapped[int] = mapped_column(default=0)
+    retries: Mapped[int] = mapped_column(default=0)  # how often its user had it fetched again
 
 
 class Page(Table):

@@ -125,6 +125,21 @@ def test_the_last_article_ends_also_when_its_message_is_a_dead_letter(trial: Tri
     assert articles(library, number)["https://paper.example/a"].error == "it could not be worked on (attempts spent)"
 
 
+def test_an_article_that_was_retried_is_not_ended_by_the_dead_letter_from_before(trial: Trial, library: Library) -> None:
+    trial.provide(Fetcher, Breaking())  # type: ignore[arg-type]
+    number = begin(trial, library, "https://paper.example/a")
+    trial.drain(to_the_end=True, slots=0)
+    assert trial.ask(EndLostArticles()) == 1
+    again = list[FetchArticle]()
+    assert library.retry("ada", lambda _, commands: again.extend(commands), import_id=number) == 1
+    assert trial.ask(EndLostArticles()) == 0
+    assert not library.progress(number).is_over
+    trial.app.send(again)
+    trial.drain(to_the_end=True, slots=0)
+    assert trial.ask(EndLostArticles()) == 1
+    assert library.progress(number).is_over
+
+
 class Busy:
     """A server that says when to come back."""
 
