@@ -27,7 +27,12 @@ def test_what_others_kill_has_not_failed_by_itself() -> None:
 
 
 def test_the_first_crash_costs_nothing_and_the_pause_never_exceeds_a_minute() -> None:
-    pauses = [pause(crashes) for crashes in range(20)]
+    pauses = [pause(crashes, luck=1.0) for crashes in range(20)]
     assert pauses[:6] == [0.0, 0.0, 0.5, 1.0, 2.0, 4.0]
     assert pauses == sorted(pauses)
     assert pauses[-1] == 60.0
+    assert pause(3, retries=2, luck=1.0) == 60.0
+
+
+def test_processes_that_crash_together_start_again_at_moments_of_their_own() -> None:
+    assert [pause(6, luck=luck) for luck in (0.0, 0.25, 1.0)] == [4.0, 5.0, 8.0]

@@ -23,11 +23,13 @@ def crashes_after(crashes: int, code: int, lived: float, *, asked: bool = False,
     return 1 if lived >= HEALTHY_AFTER or by_others else crashes + 1
 
 
-def pause(crashes: int, retries: int | None = None) -> float:
-    """Return the seconds to wait before the next start: none after the first crash, a minute at most and when the retries are spent."""
-    if is_fatal(crashes, retries):
-        return _PAUSES[-1]
-    return 0.0 if crashes == 0 else _PAUSES[min(crashes - 1, len(_PAUSES) - 1)]
+def pause(crashes: int, retries: int | None = None, *, luck: float) -> float:
+    """Return the seconds to wait before the next start: none after the first crash, a minute at most, also when the retries are spent.
+
+    `luck` is between 0 and 1 and another for each process: many that crash together shall not all start again at the same moment.
+    """
+    latest = len(_PAUSES) - 1 if is_fatal(crashes, retries) else min(max(crashes - 1, 0), len(_PAUSES) - 1)
+    return _PAUSES[latest] * (0.5 + 0.5 * luck)
 
 
 def is_fatal(crashes: int, retries: int | None) -> bool:

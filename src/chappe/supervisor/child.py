@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ class Child:
         self.beat = Beat()  # the latest
         self.on_beat: Callable[[Child, Beat], None] = lambda _, __: None
         self.slots_told: int | None = None
+        self._luck = random.random()
         self._life: int | None = None
         self._table: int | None = None
 
@@ -137,7 +139,7 @@ class Child:
 
     def pause(self) -> float:
         """Return the seconds to wait before its next start."""
-        return pause(self.crashes, self.spec.start_retries)
+        return pause(self.crashes, self.spec.start_retries, luck=self._luck)
 
     def memory(self) -> int:
         """Return the MiB of memory that it holds, zero if that cannot be told."""

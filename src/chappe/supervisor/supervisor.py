@@ -261,7 +261,7 @@ class Supervisor:
     def _crashed(self, child: Child, crashes: int, what: str) -> None:
         """Count one more crash in a row and say when it is tried again; somebody is told when its retries are spent."""
         child.crashes = crashes
-        log.warning("%s; crash %d in a row, again in %g s", what, crashes, child.pause())
+        log.warning("%s; crash %d in a row, again in %.1f s", what, crashes, child.pause())
         retries = child.spec.start_retries
         if is_fatal(crashes, retries) and not is_fatal(crashes - 1, retries):
             text = f"{child.spec.name} is FATAL: {crashes} starts in a row failed; it is tried again once a minute"
