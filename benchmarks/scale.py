@@ -40,6 +40,7 @@ class Scale:
     masks_by_hundreds: int = 20_000
     kills: int = 15
     supervised: int = 70
+    jobs: int = 10_000
     many: int = 400
     crashing: int = 60
 
@@ -55,6 +56,6 @@ SCALES: Final = {
         drained=2_000, drained_slowly=500, sent=80, sent_by_hundreds=400, senders=2, syncs=20, stamped=20, shallow=200, deep=4_000,
         deep_far=4_000, rounds=1, blocks=1, block=20, posting=0.2, settling=0.1, idling=0.2, idlers=2, handlers=4, pause=0.05, keys=20,
         masks=40, masks_by_hundreds=200, handlers_short=20, listeners=20, pushed=3,
-        held=2_000, held_slowly=500, kills=1, supervised=2, many=3, crashing=2,
+        held=2_000, held_slowly=500, kills=1, supervised=2, jobs=100, many=3, crashing=2,
     ),
 }  # fmt: skip

@@ -176,7 +176,8 @@ FAIR_DRAIN = Work(
 FAIR_FIRST = Work("first start of a tenant behind 100,000 of another, jobs of 10 ms", "ms", (at_most(110),))
 
 SUPERVISED_REPLACED = Work("killed worker to its replacement's first message, p50", "ms", (at_most(300),))
-SUPERVISED_PSS = Work("70 forked workers : 70 interpreters, PSS", "ratio", (at_most(0.25),), (at_most(0.125),))
+SUPERVISED_PSS = Work("70 forked workers of read later : 70 interpreters, PSS", "ratio", (at_most(0.25),), (at_most(0.125),))
+SUPERVISED_PSS_LATER = Work("70 forked workers : 70 interpreters, PSS after 10,000 jobs", "ratio", (at_most(0.25),), (at_most(0.125),))
 SUPERVISED_MANY = Work("400 processes up", "s", (at_most(60),))
 SUPERVISED_ORPHANS = Work("killed supervisor to the end of the last of its 400 processes", "s", (at_most(15),))
 SUPERVISED_TAKEOVER = Work("killed supervisor to the next in charge", "s", (at_most(3),))
@@ -196,5 +197,6 @@ WORKS: Final = (
     PAUSES, BLOCKS, AT_ONCE, ONE_BY_ONE,
     MASK, AMASK, MASK_FOUR, MASK_HUNDREDS,
     FAIR_DRAIN, FAIR_FIRST,
-    SUPERVISED_REPLACED, SUPERVISED_PSS, SUPERVISED_MANY, SUPERVISED_ORPHANS, SUPERVISED_TAKEOVER, SUPERVISED_CRASHING,
+    SUPERVISED_REPLACED, SUPERVISED_PSS, SUPERVISED_PSS_LATER, SUPERVISED_MANY, SUPERVISED_ORPHANS, SUPERVISED_TAKEOVER,
+    SUPERVISED_CRASHING,
 )  # fmt: skip

@@ -20,6 +20,11 @@ app = App("read-later")
 outbox = Outbox(app, lambda: create_engine(database()), Table.metadata)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
 
+# Workers are forked from a process that has imported this: they share what SQLAlchemy prepares when it is used for the first time.
+_rehearsal = open_engine("sqlite://")
+Library(_rehearsal).url_of(0)
+_rehearsal.dispose()
+
 
 def database() -> str:
     """Return where the application's own tables are, which need not be where messages wait."""

@@ -6,8 +6,9 @@ import importlib
 import io
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 import setproctitle
@@ -58,14 +59,34 @@ def cli(ctx: click.Context, app: str | None, broker: str | None, config: Path | 
     ctx.obj = {"app": app, "broker": broker, "config": config}
 
 
+def read(arguments: Sequence[str]) -> Callable[[], Any]:
+    """Return what runs a verb with these arguments, which are read at once. Raises `click.ClickException`."""
+    above = click.Context(cli, info_name="chappe", obj={"app": None, "broker": None, "config": None})
+    name, *others = arguments
+    verb = cli.get_command(above, name)
+    assert verb is not None
+    context = verb.make_context(name, others, above)
+
+    def run() -> Any:
+        with context:
+            return verb.invoke(context)
+
+    return run
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; what goes wrong is said in one sentence, with the exit code of its kind."""
     divide_first_process()
     given = sys.argv[1:] if arguments is None else arguments
     if remember_arguments(given):
         setproctitle.setproctitle("chappe")  # a password need not stand in the list of processes for long
+    end_with(lambda: cli.main(args=given, prog_name="chappe", standalone_mode=False))
+
+
+def end_with(verb: Callable[[], Any]) -> NoReturn:
+    """Run a verb and end with its exit code; what goes wrong is said in one sentence."""
     try:
-        sys.exit(cli.main(args=given, prog_name="chappe", standalone_mode=False) or 0)
+        sys.exit(verb() or 0)
     except ChappeError as error:
         say(f"chappe: {error}")
         sys.exit(error.exit_code)

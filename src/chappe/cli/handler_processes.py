@@ -74,7 +74,7 @@ def _fork_handlers(app: App, control: socket.socket) -> None:
         signal.signal(number, lambda _, __: None)  # a handler, which is none any more in what a handler starts
     settle_down()
     parent = os.getpid()
-    serve_forks(control, lambda _: _run(app, parent), os.setpgrp, ends_groups=True)
+    serve_forks(control, lambda _: lambda: _run(app, parent), os.setpgrp, ends_groups=True)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int:

@@ -43,26 +43,37 @@ def launcher(ctx: click.Context, no_gateway: bool) -> None:
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_VARIABLE)))
     settle_down()
     control.send(encode(Loaded(kept)))
-    serve(control, _run)
+    serve(control, _prepared)
 
 
-def _run(arguments: tuple[str, ...]) -> int:
-    """Run a verb in a forked process and return its exit code."""
-    from chappe.cli import main
+def _prepared(arguments: tuple[str, ...]) -> Callable[[], int]:
+    """Return what runs a verb in a forked process and returns its exit code.
 
-    try:
-        main(list(arguments))
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return 0
+    Its arguments are read here: reading them touches so much that each process would have 2 MB of memory for itself afterwards.
+    """
+    from chappe.cli import end_with, read
+
+    verb = read(arguments)
+
+    def run() -> int:
+        try:
+            end_with(verb)
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+
+    return run
 
 
 def serve(
-    control: socket.socket, run: Callable[[tuple[str, ...]], int], divide: Callable[[], None] = os.setsid, *, ends_groups: bool = False
+    control: socket.socket,
+    prepared: Callable[[tuple[str, ...]], Callable[[], int]],
+    divide: Callable[[], None] = os.setsid,
+    *,
+    ends_groups: bool = False,
 ) -> None:
     """Fork what is asked for and tell who ended, until whoever asks is gone; `divide` has a process take no signals of ours.
 
-    With `ends_groups` what a process leaves behind in its group ends with it.
+    `prepared` is asked before the fork for what a process runs. With `ends_groups` what a process leaves behind in its group ends with it.
     """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
@@ -85,6 +96,7 @@ def serve(
                 if not frame:
                     return
                 asked = decode_start(frame)
+                run = prepared(asked.arguments)
                 pid, fault = -1, ""
                 try:
                     pid = os.fork()
@@ -101,7 +113,7 @@ def serve(
                 control.send(encode(Started(asked.serial, max(0, pid), fault)))
 
 
-def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], int], divide: Callable[[], None]) -> None:
+def _become(asked: Start, handles: list[int], run: Callable[[], int], divide: Callable[[], None]) -> None:
     """Be the process that was asked for, to its end."""
     code = 70
     try:
@@ -110,7 +122,7 @@ def _become(asked: Start, handles: list[int], run: Callable[[tuple[str, ...]], i
         divide()  # a Ctrl-C in the terminal is for the supervisor, which tells us
         os.environ.update(asked.variables)
         os.environ.update({name: str(handle) for name, handle in zip(asked.handles, handles, strict=True)})
-        code = run(asked.arguments)
+        code = run()
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:  # whatever it is: a process that went on here would be a second launcher

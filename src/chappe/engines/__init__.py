@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from chappe.errors import InvalidSettings
 from chappe.messages.topology import Topology
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from chappe.engines.postgres.broker import PostgresBroker
     from chappe.engines.rabbitmq.broker import RabbitBroker
 
+_OF_SERVERS: Final = ("postgres.broker", "postgres.store", "postgres.blocking", "rabbitmq.broker", "rabbitmq.blocking")
+
 
 def load(settings: Settings) -> None:
     """Import the libraries of the engine, as far as they are installed, before a project's folder is searched for them."""
-    if not settings.is_file:
-        with contextlib.suppress(ImportError):
-            for module in ("postgres.broker", "postgres.store", "postgres.blocking", "rabbitmq.broker", "rabbitmq.blocking"):
-                importlib.import_module(f"chappe.engines.{module}")
+    modules = ("file.broker", "file.store") if settings.is_file else _OF_SERVERS
+    with contextlib.suppress(ImportError):
+        for module in modules:
+            importlib.import_module(f"chappe.engines.{module}")
 
 
 def connected(
