@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chappe.supervisor.governor import TICK, Governor, Reading, Ruling, shares
+from chappe.supervisor.governor import TICK, Governor, Reading, Ruling, filled, shares
 
 DATA = Path("/work/shared/data/load")
 SLOTS = 70
@@ -171,6 +171,13 @@ def test_each_pool_keeps_a_slot_however_busy_others_are() -> None:
     governor = Governor(80.0, 1.3)
     limits = [governor.rule(at / 2, Reading(100.0), busy=SLOTS, slots=SLOTS, least=3).limit for at in range(60)]
     assert min(limits) == limits[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "slots", "found"), [(9, [4, 4], [4, 4]), (5, [4, 4], [4, 1]), (3, [4, 4], [3, 0]), (0, [4], [0]), (3, [], [])]
+)
+def test_the_slots_of_a_pool_are_those_of_few_processes(limit: int, slots: list[int], found: list[int]) -> None:
+    assert filled(limit, slots) == found
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class Worker:
     """A worker that remembers what it was told."""
 
     def __init__(self, spec: Any) -> None:
-        self.spec, self.pid = spec, 1
+        self.spec, self.pid, self.started_at = spec, 1, 0.0
         self.beat, self.slots_told, self.ready = Beat(), cast("int | None", None), asyncio.Event()
         self.ready.set()
         self.told: list[str] = []
@@ -85,7 +85,7 @@ async def test_each_worker_is_told_its_share_once_and_again_when_it_is_new(monke
     host = Host(Settings(pools=pools, governor=Governor(cpu=80.0, slow=1.6)))
     await host.fit()
     tuned = Tuning(host)
-    limits = [4]
+    limits = [26]
 
     class Ruled:
         def __init__(self, cpu: float, slow: float) -> None:
@@ -98,11 +98,11 @@ async def test_each_worker_is_told_its_share_once_and_again_when_it_is_new(monke
     monkeypatch.setattr(tuning, "Governor", Ruled)
     monkeypatch.setattr("chappe.supervisor.governor.TICK", 0.001)
     task = asyncio.create_task(tuned.govern())
-    await auntil(lambda: all(worker.told for worker in host.workers), "all to be told")
-    assert [worker.told for worker in host.workers] == [["slots 1"], ["slots 1"], ["slots 2"]]
+    await auntil(lambda: all(worker.told for worker in host.workers[1:]), "all to be told")
+    assert [worker.told for worker in host.workers] == [[], ["slots 3"], ["slots 13"]]
     limits.append(40)
-    await auntil(lambda: all(len(worker.told) > 1 for worker in host.workers), "all to be told again")
-    assert [worker.told[1:] for worker in host.workers] == [["slots 10"], ["slots 10"], ["slots 20"]]
+    await auntil(lambda: all(len(worker.told) > 1 for worker in host.workers[1:]), "all to be told again")
+    assert [worker.told for worker in host.workers] == [[], ["slots 3", "slots 10"], ["slots 13", "slots 20"]]
     seen = tuned.seen()
     assert seen is not None
     assert (seen["limit"], seen["slots"], seen["why"]) == (40, 40, "because")

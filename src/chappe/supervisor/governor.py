@@ -112,6 +112,15 @@ class Governor:
         return probe / quiet if quiet else None
 
 
+def filled(limit: int, slots: Sequence[int]) -> list[int]:
+    """Return how many of the slots of each process may be used if the first have all of theirs: the others let a processor rest."""
+    found: list[int] = []
+    for count in slots:
+        found.append(min(count, limit))
+        limit -= found[-1]
+    return found
+
+
 def shares(limit: int, slots: Sequence[int]) -> list[int]:
     """Return how many of the slots of each process may be used: in proportion, in whole numbers, never more than it has."""
     whole = sum(slots)

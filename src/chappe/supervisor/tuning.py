@@ -16,7 +16,7 @@ from chappe.settings import Settings
 from chappe.supervisor import governor
 from chappe.supervisor.autoscale import Autoscale, Decision, Load
 from chappe.supervisor.child import Child
-from chappe.supervisor.governor import Governor, Reading, Ruling, shares
+from chappe.supervisor.governor import Governor, Reading, Ruling, filled, shares
 from chappe.supervisor.plan import Pools
 from chappe.supervisor.pressure import Pressure, Probe
 
@@ -159,7 +159,10 @@ class Tuning:
             log.info("%d of %d slots in place of %d: %s", self.ruling.limit, slots, before.limit, self.ruling.why)
 
     def _share(self) -> None:
-        """Tell each worker how many of its slots it may use, if that is new to it; each pool has a share by its slots."""
+        """Tell each worker how many of its slots it may use, if that is new to it.
+
+        Each pool has a share by its slots, and fills its processes in turn, those that have run longest first.
+        """
         workers = self._workers()
         pools: dict[str, list[Child]] = collections.defaultdict(list)
         for child in workers:
@@ -169,7 +172,8 @@ class Tuning:
         spare = max(0, limit - len(pools))  # one for each pool first
         of_pools = [1 + share for share in shares(spare, [count - 1 for count in slots])] if limit >= len(pools) else shares(limit, slots)
         for children, share in zip(pools.values(), of_pools, strict=True):
-            for child, allowed in zip(children, shares(share, [child.spec.slots for child in children]), strict=True):
+            children.sort(key=lambda child: (not child.ready.is_set(), child.started_at))
+            for child, allowed in zip(children, filled(share, [child.spec.slots for child in children]), strict=True):
                 known = child.spec.slots if child.slots_told is None else child.slots_told
                 if child.ready.is_set() and allowed != known:
                     child.slots_told = allowed
